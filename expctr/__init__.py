@@ -1,0 +1,1 @@
+"""ExpCTR: language-model explanations and click-through-rate prediction, trained together."""

@@ -1,0 +1,160 @@
+"""Templates -> text -> token ids (paper 4.1, 4.2.2).
+
+Titles and explanations are untrusted: control characters and the tokenizer's own control tokens are taken out of
+them, and each title and each prompt has a cap in tokens. What was cut is counted.
+"""
+
+import re
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from string import Formatter
+
+from transformers import PreTrainedTokenizerBase
+
+from expctr.data.batch import Nouns, SampleText
+
+_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u200b-\u200f\u2028-\u202e\u2060-\u2069\ufeff]+")
+_FIELDS = {
+    "explanation": {"liked", "disliked", "target"},
+    "lc": {"reason"},
+    "lc_titled": {"reason", "target"},
+    "icl": {"liked", "disliked", "target"},
+}
+_NOUNS = {"item", "items", "person", "activity"}
+
+
+@dataclass
+class PromptOptions:
+    """Prompt templates and their caps. `{item}`, `{items}`, `{person}`, `{activity}` are the dataset's nouns."""
+
+    explanation: str = (
+        "You are a helpful online recommendation assistant with access to a vast database of {items} and {person} "
+        "reviews. A customer has provided you with information about their {activity} preferences:\n"
+        "The liked {items}: {liked}.\n"
+        "The disliked {items}: {disliked}.\n"
+        'Considering the preference of the customer, predict how the customer will consider "{target}" and give a '
+        "reason. The answer should be within one sentence."
+    )
+    """Asks for the explanation (paper 4.1). Fields: {liked}, {disliked}, {target}."""
+    lc: str = (
+        "Given how the user thinks about a {item}, identify whether the user will like the target {item} by answering "
+        '"Yes." or "No."\n'
+        "The user thought: {reason}\n"
+        "Whether the user will like the target {item} target:"
+    )
+    """Asks for the user's choice given an explanation (paper 4.2.2, which never names the target). Field: {reason}."""
+    lc_titled: str = (
+        "Given how the user thinks about a {item}, identify whether the user will like the target {item} by answering "
+        '"Yes." or "No."\n'
+        "The user thought: {reason}\n"
+        'Whether the user will like the target {item} "{target}":'
+    )
+    """The same with the target's title, used when `lc.include_title` is set. Fields: {reason}, {target}."""
+    icl: str = (
+        "Given the user's preference, identify whether the user will like the target {item} by answering "
+        '"Yes." or "No."\n'
+        "The liked {items}: {liked}.\n"
+        "The disliked {items}: {disliked}.\n"
+        'Whether the user will like the target {item} "{target}":'
+    )
+    """Asks the language model directly (the ICL row of Table 1). Fields: {liked}, {disliked}, {target}."""
+    none: str = "none"
+    """What an empty list of liked or disliked items reads as."""
+    title_tokens: int = 32
+    """A title is cut after this many tokens."""
+    prompt_tokens: int = 640
+    """The oldest history titles are left out until the prompt is no longer than this."""
+
+    def __post_init__(self) -> None:
+        for name, allowed in _FIELDS.items():
+            used = {field for _, field, _, _ in Formatter().parse(getattr(self, name)) if field is not None}
+            if unknown := used - allowed - _NOUNS:
+                raise ValueError(
+                    f"prompts.{name} has unknown field(s) {sorted(unknown)}: it may use {sorted(allowed | _NOUNS)} "
+                    "(write a literal brace twice)"
+                )
+            if name != "icl" and not allowed <= used:
+                raise ValueError(f"prompts.{name} must contain {sorted('{' + f + '}' for f in allowed - used)}")
+
+
+class Prompts:
+    """Writes the prompts of one tokenizer and one dataset.
+
+    Args:
+        tokenizer: its chat template is applied where it has one.
+        options: templates and caps.
+        nouns: what the dataset's items and people are called.
+    """
+
+    def __init__(self, tokenizer: PreTrainedTokenizerBase, options: PromptOptions, nouns: Nouns) -> None:
+        self.tokenizer, self.options, self.nouns = tokenizer, options, nouns
+        self.cut: Counter[str] = Counter()
+        """How many titles were cut, and history titles left out, so far."""
+        self._titles: dict[str, str] = {}
+        specials = sorted(tokenizer.all_special_tokens, key=len, reverse=True)
+        self._special = re.compile("|".join(map(re.escape, specials)) or r"(?!)")
+
+    def explanation(self, texts: Sequence[SampleText]) -> list[list[int]]:
+        """Token ids of the prompts that ask for an explanation."""
+        return [self._with_history(self.options.explanation, text) for text in texts]
+
+    def icl(self, texts: Sequence[SampleText]) -> list[list[int]]:
+        """Token ids of the prompts that ask for the choice directly."""
+        return [self._with_history(self.options.icl, text) for text in texts]
+
+    def lc(self, texts: Sequence[SampleText], reasons: Sequence[str], include_title: bool) -> list[list[int]]:
+        """Token ids of the prompts that ask for the choice given an explanation (Eq. 8)."""
+        template = self.options.lc_titled if include_title else self.options.lc
+        return [
+            self.encode(self._fill(template, reason=self.clean(reason), target=self.title(text.target)))
+            for text, reason in zip(texts, reasons, strict=True)
+        ]
+
+    def encode(self, message: str) -> list[int]:
+        """Token ids of one user message, ready for the answer's first token."""
+        if self.tokenizer.chat_template is None:
+            return list(self.tokenizer(message).input_ids)
+        ids = self.tokenizer.apply_chat_template(
+            [{"role": "user", "content": message}], add_generation_prompt=True, tokenize=True, return_dict=False
+        )
+        return [int(i) for i in ids]
+
+    def clean(self, text: str) -> str:
+        """Text without control characters, control tokens of the tokenizer, or runs of white space."""
+        text = _CONTROL.sub(" ", text)
+        while (stripped := self._special.sub("", text)) != text:  # taking one out may put another together
+            text = stripped
+        return " ".join(text.split())
+
+    def title(self, raw: str) -> str:
+        """A title as prompts show it: cleaned, and cut at `title_tokens`."""
+        if raw not in self._titles:
+            text = self.clean(raw[: 64 * self.options.title_tokens])
+            offsets = self.tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)["offset_mapping"]
+            if len(offsets) > self.options.title_tokens:
+                self.cut["titles"] += 1
+                text = text[: offsets[self.options.title_tokens - 1][1]].rstrip() + "..."
+            self._titles[raw] = text
+        return self._titles[raw]
+
+    def _with_history(self, template: str, text: SampleText) -> list[int]:
+        liked, disliked = [self.title(t) for t in text.liked], [self.title(t) for t in text.disliked]
+        while True:
+            ids = self.encode(
+                self._fill(template, liked=liked, disliked=disliked, target=self.title(text.target))
+            )
+            if len(ids) <= self.options.prompt_tokens:
+                return ids
+            longer = liked if len(liked) >= len(disliked) else disliked
+            if not longer:
+                raise ValueError(
+                    f"a prompt without history is {len(ids)} tokens long, over prompts.prompt_tokens="
+                    f"{self.options.prompt_tokens}: raise it, or shorten the template or prompts.title_tokens"
+                )
+            longer.pop(0)
+            self.cut["history titles"] += 1
+
+    def _fill(self, template: str, **values: str | list[str]) -> str:
+        filled = {k: v if isinstance(v, str) else ", ".join(v) or self.options.none for k, v in values.items()}
+        return template.format(**vars(self.nouns), **filled)
