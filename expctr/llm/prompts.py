@@ -156,5 +156,6 @@ class Prompts:
             self.cut["history titles"] += 1
 
     def _fill(self, template: str, **values: str | list[str]) -> str:
-        filled = {k: v if isinstance(v, str) else ", ".join(v) or self.options.none for k, v in values.items()}
+        quoted = {k: ", ".join(f'"{t}"' for t in v) for k, v in values.items() if not isinstance(v, str)}
+        filled = {k: quoted.get(k, v) or self.options.none for k, v in values.items()}
         return template.format(**vars(self.nouns), **filled)
