@@ -1,0 +1,103 @@
+"""From index tensors to one vector a field."""
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+PADDING = 0
+"""The index of "no value" in every field."""
+OOV = 1
+"""The index of "a value never seen in training" in every field."""
+
+
+class FieldEmbeddings(nn.Module):
+    """One embedding vector a field; fields with several values (genres, histories) are mean-pooled.
+
+    All fields live in one table and are read by one lookup, which keeps an epoch from being a queue of small kernels.
+    Padding gives zeros and gets no gradient; a row without any value in a field gets zeros there.
+
+    While training, each index is replaced by the field's OOV index with probability `oov_rate`, so that the row which
+    stands for new users and items at inference is trained, and not an initial value. The draws come from torch's
+    global generator.
+
+    Args:
+        sizes: rows of each field's table, among them 0 (padding) and 1 (OOV).
+        shares: fields that read another field's rows, such as `{"liked": "target"}`; each is still a field of its
+            own in the output. They need no entry in `sizes`.
+        dim: length of a vector.
+        oov_rate: probability in [0, 1) of replacing an index while training.
+
+    Raises:
+        ValueError: a field shares the table of an unknown field, or states another size than that table has.
+    """
+
+    def __init__(self, sizes: Mapping[str, int], shares: Mapping[str, str], dim: int, oov_rate: float = 0.02) -> None:
+        super().__init__()
+        self.names: tuple[str, ...] = (*sizes, *(name for name in shares if name not in sizes))
+        self.oov_rate = oov_rate
+        start = 1  # row 0 is the padding of all fields
+        starts: dict[str, int] = {}
+        for name, size in sizes.items():
+            if name not in shares:
+                starts[name] = start - 1  # index 1 of the field is the row `start`
+                start += size - 1
+        for name, owner in shares.items():
+            if owner not in starts:
+                raise ValueError(f"field {name!r} shares the table of {owner!r}, which has none: {sorted(starts)}")
+            if sizes.get(name, sizes[owner]) != sizes[owner]:
+                raise ValueError(f"field {name!r} has {sizes[name]} rows, but shares {owner!r} with {sizes[owner]}")
+        self._start = {name: starts[shares.get(name, name)] for name in self.names}
+        self._size = {name: sizes[shares.get(name, name)] for name in self.names}
+        self.weight = nn.Parameter(torch.empty(start, dim))
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """Xavier-normal over the table, as RecBole does."""
+        nn.init.xavier_normal_(self.weight)
+        with torch.no_grad():
+            self.weight[PADDING].zero_()
+
+    def forward(self, features: Mapping[str, Tensor]) -> Tensor:
+        """Look up and pool.
+
+        Args:
+            features: int64 `[batch]`, or `[batch, values]` with 0 as padding, for every field; others are ignored.
+
+        Returns:
+            `[batch, fields, dim]`, fields in the order of `names`.
+
+        Raises:
+            KeyError: a field is missing.
+            IndexError: an index lies outside its field's table.
+        """
+        if missing := [name for name in self.names if name not in features]:
+            raise KeyError(f"the batch lacks the fields {missing}; it has {sorted(features)}")
+        columns = [features[name] if features[name].ndim == 2 else features[name][:, None] for name in self.names]
+        widths = [column.shape[1] for column in columns]
+        index = torch.cat(columns, dim=1)
+        per_column = torch.tensor(widths, device=index.device)
+        self._check(index, per_column)
+
+        if self.training and self.oov_rate > 0:
+            replaced = (torch.rand(index.shape, device=index.device) < self.oov_rate) & (index != PADDING)
+            index = index.masked_fill(replaced, OOV)
+        offset = torch.tensor([self._start[name] for name in self.names], device=index.device)
+        rows = torch.where(index == PADDING, PADDING, index + offset.repeat_interleave(per_column))
+
+        batch, values = rows.shape
+        first = per_column.cumsum(0) - per_column
+        bags = torch.arange(batch, device=rows.device)[:, None] * values + first
+        pooled = F.embedding_bag(rows.flatten(), self.weight, bags.flatten(), mode="mean", padding_idx=PADDING)
+        return pooled.view(batch, len(self.names), self.weight.shape[1])
+
+    def _check(self, index: Tensor, per_column: Tensor) -> None:
+        """Without this an index too large would quietly read the next field's rows."""
+        limit = torch.tensor([self._size[name] for name in self.names], device=index.device)
+        wrong = (index < 0) | (index >= limit.repeat_interleave(per_column))
+        if bool(wrong.any()):
+            column = int(wrong.any(0).nonzero()[0])
+            name = self.names[int((per_column.cumsum(0) <= column).sum())]
+            found = int(index[:, column][wrong[:, column]][0])
+            raise IndexError(f"field {name!r} holds index {found}, but its table has {self._size[name]} rows")

@@ -1,0 +1,41 @@
+"""DeepFM (Guo et al., "DeepFM: A Factorization-Machine based Neural Network for CTR Prediction", IJCAI 2017)."""
+
+from collections.abc import Mapping
+
+from torch import Tensor
+
+from expctr.ctr.zoo.base import BackboneOptions, CTRBackbone
+
+
+def pairwise_interactions(vectors: Tensor) -> Tensor:
+    """The FM's second-order term: the sum over all pairs of fields of their inner product.
+
+    Computed in time linear in the fields (Rendle 2010, lemma 3.1).
+
+    Args:
+        vectors: `[batch, fields, dim]`.
+
+    Returns:
+        `[batch]`.
+    """
+    return 0.5 * (vectors.sum(1).square() - vectors.square().sum(1)).sum(-1)
+
+
+class DeepFM(CTRBackbone):
+    """A factorization machine and a deep tower over the same field embeddings, their logits added."""
+
+    def __init__(
+        self, sizes: Mapping[str, int], shares: Mapping[str, str], options: BackboneOptions, text_dim: int = 0
+    ) -> None:
+        super().__init__(sizes, shares, options, text_dim)
+        # The last column is the first-order weight: one lookup then serves the FM's linear part and the vectors.
+        self.fields = self.embeddings(options.embedding_dim + 1)
+        self.deep = self.tower(len(self.fields.names) * options.embedding_dim)
+        self.last = self.head(options.mlp[-1])  # its bias is the FM's too
+
+    def logits(self, features: Mapping[str, Tensor], text: Tensor | None) -> Tensor:
+        """As `CTRBackbone.forward`."""
+        fields: Tensor = self.fields(features)
+        first_order, vectors = fields[..., -1].sum(1), fields[..., :-1]
+        deep: Tensor = self.last(self.deep(vectors.flatten(1), text), text).squeeze(-1)
+        return first_order + pairwise_interactions(vectors) + deep
