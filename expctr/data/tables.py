@@ -1,0 +1,336 @@
+"""The tables that every reader returns, how a delimited text file becomes one, and what is said of a bad row.
+
+A file is read as lines and split by polars, so that an error can name the line, whatever is wrong with it: a row that
+cannot be used is not raised while reading, it is *marked*. `Table.collect` then raises the first one, or counts and
+skips them all.
+"""
+
+import codecs
+import csv
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import polars as pl
+
+OnBadRow = Literal["error", "skip"]
+
+TOO_FEW, TOO_MANY, UNDECODABLE = "too few columns", "too many columns", "undecodable bytes"
+NOT_JSON, NO_ID = "not a JSON object", "no user or item id"
+NOT_A_NUMBER, OUT_OF_RANGE, BAD_TIME = "rating is not a number", "rating out of range", "timestamp is not a number"
+_MENDS = {
+    TOO_FEW: "give the row all its columns",
+    TOO_MANY: "quote the value that contains the delimiter",
+    UNDECODABLE: "save the whole file in one encoding, UTF-8",
+    NOT_JSON: "write one JSON object a line",
+    NO_ID: "give the row both ids",
+    NOT_A_NUMBER: "write a number",
+    OUT_OF_RANGE: "put it on the dataset's scale",
+    BAD_TIME: "write seconds since 1970",
+}
+PROBLEM = pl.Enum(list(_MENDS))
+"""What can be wrong with a row; one byte a row, since it is collected for all of them."""
+
+_LOCATED = {NO_ID: "user or item", NOT_A_NUMBER: "rating", OUT_OF_RANGE: "rating", BAD_TIME: "timestamp"}
+_DELIMITERS = ("::", "\t", ";", ",", "|")
+_QUOTING = (";", ",")
+
+RATINGS: dict[str, tuple[str, ...]] = {
+    "user": ("user", "userid", "reviewerid"),
+    "item": ("item", "itemid", "movieid", "isbn", "asin", "parentasin"),
+    "rating": ("rating", "bookrating", "overall"),
+    "timestamp": ("timestamp", "unixreviewtime"),
+}
+"""Our names for the columns of a ratings file, and the headers that mean them."""
+
+
+class DataError(ValueError):
+    """Raw data that cannot be used: what is wrong, in which file, row and column, and how to mend it."""
+
+
+@dataclass(frozen=True)
+class Table:
+    """One raw file as a lazy table.
+
+    Attributes:
+        frame: the columns that the reader promises, and `row` (1-based line of the file), `problem` (null in a good
+            row), `column` (where the problem is) and `line` (the raw text).
+        path: the file, for messages.
+    """
+
+    frame: pl.LazyFrame
+    path: Path
+
+    def collect(self, columns: Sequence[str | pl.Expr], on_bad_row: OnBadRow, dropped: Counter[str]) -> pl.DataFrame:
+        """Reads some columns of the good rows.
+
+        Args:
+            columns: what to read.
+            on_bad_row: raise at the first bad row, or skip them all.
+            dropped: counts the skipped rows by reason; added to in place.
+
+        Raises:
+            DataError: a row is bad and `on_bad_row` is `error`, or the file has no rows.
+        """
+        frame = self.frame.select(*columns, "problem").collect(engine="streaming")
+        if frame.is_empty():
+            raise DataError(f"no rows in {self.path}: is this the right file, and whole?")
+        problems = frame["problem"].drop_nulls()
+        if problems.len() and on_bad_row == "error":
+            raise self._first_problem(problems.len(), frame.height)
+        for problem, count in problems.value_counts().iter_rows():
+            dropped[f"{self.path.name}: {problem}"] += count
+        return frame.filter(pl.col("problem").is_null()).drop("problem")
+
+    def _first_problem(self, count: int, rows: int) -> DataError:
+        bad = self.frame.filter(pl.col("problem").is_not_null()).select("row", "problem", "column", "line")
+        row, problem, column, line = bad.head(1).collect().row(0)
+        return DataError(
+            f"{problem}, {self.path}, row {row:,}, column {column}: {line[:120]!r}. Mend: {_MENDS[problem]}; or "
+            f"count and skip such rows with on_bad_row: skip ({count:,} of {rows:,} rows are bad)"
+        )
+
+
+@dataclass(frozen=True)
+class Tables:
+    """A dataset's raw files.
+
+    Attributes:
+        interactions: `user` str, `item` str, `rating` float32, `timestamp` int64 seconds or null, `review` str or null.
+        items: `item`, `title` (null where the raw data have none) and side features: integers, strings, lists of
+            strings.
+        users: `user` and side features; None where the raw data say nothing of them.
+    """
+
+    interactions: Table
+    items: Table
+    users: Table | None = None
+
+    @property
+    def files(self) -> list[Path]:
+        """The raw files that the tables are read from."""
+        return [table.path for table in (self.interactions, self.items, self.users) if table is not None]
+
+
+def find_files(folder: Path, layouts: Mapping[str, Sequence[str]]) -> tuple[str, list[Path]]:
+    """Finds which layout a folder holds: the first one all of whose required files are there.
+
+    Args:
+        folder: the folder with the raw files.
+        layouts: layout name -> file name patterns; one that ends in `?` is optional.
+
+    Returns:
+        The layout's name and its files, in the order of the patterns, those that are not there left out.
+
+    Raises:
+        DataError: no such folder, or no layout is complete; the message lists what was looked for and what is there.
+    """
+    if not folder.is_dir():
+        raise DataError(f"no such folder: {folder}. Mend: set the path to the folder that holds the raw files")
+    for name, patterns in layouts.items():
+        found = [next(iter(sorted(folder.glob(pattern.rstrip("?")))), None) for pattern in patterns]
+        if all(path or pattern.endswith("?") for path, pattern in zip(found, patterns, strict=True)):
+            return name, [path for path in found if path]
+    wanted = "; ".join(f"{name}: {', '.join(p for p in files if p[-1] != '?')}" for name, files in layouts.items())
+    content = sorted(path.name for path in folder.iterdir())
+    there = ", ".join(content[:12]) + (", ..." if len(content) > 12 else "") if content else "nothing"
+    raise DataError(f"no known layout in {folder}. Looked for {wanted}. The folder holds {there}")
+
+
+def read_delimited(
+    path: Path,
+    names: Mapping[str, Sequence[str]],
+    required: Sequence[str],
+    headerless: Sequence[str] = (),
+    encoding: Literal["utf-8", "latin-1"] = "utf-8",
+    replace: Mapping[str, str] | None = None,
+) -> Table:
+    r"""Reads a delimited text file with or without a header, all columns as strings.
+
+    The delimiter is what splits the header (or the first line) into the required columns. `,` and `;` files may quote
+    values; within `;` files a backslash escapes, as in the original BookCrossing dump. An `encoding` of `latin-1` means
+    that the layout was published so: such a file is read as UTF-8 if it is valid UTF-8, because people convert it. In
+    a `utf-8` layout the lines that are not UTF-8 are bad rows.
+
+    Args:
+        path: the file.
+        names: our column name -> the headers that mean it, lower case and without punctuation.
+        required: the columns that must be there; others are null when they are not.
+        headerless: our names in the file's order, for layouts that have no header.
+        encoding: the encoding that the layout was published in.
+        replace: regular expression -> replacement, made in each raw line before it is split.
+
+    Returns:
+        A table of the columns in `names` or `headerless`.
+
+    Raises:
+        DataError: no such file, or its first line has not the required columns by any delimiter.
+    """
+    lines, first, lossy = _read_lines(path, encoding)
+    delimiter, fields = _sniff(path, first, names, required, headerless)
+    for pattern, by in (replace or {}).items():
+        lines = lines.with_columns(pl.col("line").str.replace_all(pattern, by))
+    if not headerless:
+        lines = lines.filter(pl.col("row") > 1)
+
+    quoted, width = delimiter in _QUOTING, len(fields)
+    parts = pl.Struct({f"{i}": pl.String for i in range(width + 1)})
+    split = pl.col("line").map_batches(
+        lambda batch: _split(batch, delimiter, width, quoted), return_dtype=parts, is_elementwise=True
+    )
+    value = [pl.col("parts").struct.field(str(i)) for i in range(width + 1)]
+    garbled = [v.str.contains("\ufffd", literal=True) if lossy else pl.lit(False) for v in value[:width]]
+    problem = (
+        pl.when(value[width - 1].is_null())
+        .then(pl.lit(TOO_FEW, PROBLEM))
+        .when(value[width].is_not_null())
+        .then(pl.lit(TOO_MANY, PROBLEM))
+        .when(pl.any_horizontal(garbled))
+        .then(pl.lit(UNDECODABLE, PROBLEM))
+    )
+    column = pl.coalesce(
+        *(pl.when(v.is_null() | bad).then(pl.lit(name)) for v, bad, name in zip(value, garbled, fields, strict=False)),
+        pl.lit(f"{width + 1} of {width}"),
+    )
+    ours = _ours(fields, names, headerless)
+    columns = [
+        (value[ours[name]].str.strip_chars() if name in ours else pl.lit(None, pl.String)).alias(name)
+        for name in headerless or names
+    ]
+    frame = lines.with_columns(split.alias("parts")).select(
+        "row", "line", problem.alias("problem"), column.alias("column"), *columns
+    )
+    return Table(frame, path)
+
+
+def read_ratings(path: Path, low: float, high: float, encoding: Literal["utf-8", "latin-1"] = "utf-8") -> Table:
+    """Reads a delimited ratings file: user, item, rating and, if it is there, timestamp, with or without a header.
+
+    Args:
+        path: the file.
+        low: the lowest rating of the scale.
+        high: the highest.
+        encoding: see `read_delimited`.
+
+    Raises:
+        DataError: as `read_delimited`.
+    """
+    _, first, _ = _read_lines(path, encoding)
+    order = tuple(RATINGS) if plain_name(first).isdigit() else ()
+    table = read_delimited(path, RATINGS, ("user", "item", "rating"), order, encoding)
+    return Table(typed_ratings(table.frame, low, high), path)
+
+
+def typed_ratings(frame: pl.LazyFrame, low: float, high: float) -> pl.LazyFrame:
+    """Gives the columns of a ratings table their types, and marks ratings that are no numbers or off the scale.
+
+    Args:
+        frame: string columns `user`, `item`, `rating`, `timestamp`, perhaps `review`, and a table's own columns.
+        low: the lowest rating of the scale.
+        high: the highest.
+    """
+    text = {"rating": pl.col("rating"), "timestamp": pl.col("timestamp")}
+    rating = text["rating"].cast(pl.Float32, strict=False)
+    time = text["timestamp"].replace("", None).cast(pl.Float64, strict=False).cast(pl.Int64)
+    problem = (
+        pl.when(pl.col("problem").is_not_null())
+        .then("problem")
+        .when((pl.col("user").fill_null("") == "") | (pl.col("item").fill_null("") == ""))
+        .then(pl.lit(NO_ID, PROBLEM))
+        .when(rating.is_null() | rating.is_nan())
+        .then(pl.lit(NOT_A_NUMBER, PROBLEM))
+        .when(~rating.is_between(low, high))
+        .then(pl.lit(OUT_OF_RANGE, PROBLEM))
+        .when(time.is_null() & (text["timestamp"].fill_null("") != ""))
+        .then(pl.lit(BAD_TIME, PROBLEM))
+    )
+    located = problem.cast(pl.String).replace_strict(_LOCATED, default=pl.col("column"), return_dtype=pl.String)
+    columns = frame.collect_schema().names()
+    return frame.with_columns(problem.alias("problem"), located.alias("column")).with_columns(
+        rating, time, *([] if "review" in columns else [pl.lit(None, pl.String).alias("review")])
+    )
+
+
+def plain_name(header: str) -> str:
+    """A header without case, punctuation and RecBole's type: `User-ID` and `user_id:token` are both `userid`."""
+    return "".join(c for c in header.split(":")[0].lower() if c.isalnum())
+
+
+def _read_lines(path: Path, encoding: str) -> tuple[pl.LazyFrame, str, bool]:
+    """The file's lines with their numbers, its first line, and whether some bytes could not be decoded."""
+    if not path.is_file():
+        raise DataError(f"no such file: {path}")
+    utf8 = _is_utf8(path)
+    if utf8:
+        lines = pl.scan_lines(path, name="line", row_index_name="row", row_index_offset=1)
+    else:
+        text = path.read_bytes().decode(encoding, errors="replace")
+        lines = pl.LazyFrame({"line": text.split("\n")}).with_row_index("row", 1)
+    lines = lines.with_columns(pl.col("line").str.strip_chars_end("\r").str.strip_prefix("\ufeff"))
+    head = lines.head(1).select("line").collect()
+    if head.is_empty() or not head.item().strip():
+        raise DataError(f"no header and no data, {path}, row 1: the file is empty or starts with an empty line")
+    return lines.filter(pl.col("line") != ""), head.item(), not utf8 and encoding == "utf-8"
+
+
+def _is_utf8(path: Path) -> bool:
+    decoder = codecs.getincrementaldecoder("utf-8")()
+    with path.open("rb") as file:
+        try:
+            while chunk := file.read(1 << 22):
+                decoder.decode(chunk)
+            decoder.decode(b"", final=True)
+        except UnicodeDecodeError:
+            return False
+    return True
+
+
+def _sniff(
+    path: Path, first: str, names: Mapping[str, Sequence[str]], required: Sequence[str], headerless: Sequence[str]
+) -> tuple[str, list[str]]:
+    """The delimiter, and the file's column names in order (ours where it has no header)."""
+    splits = {}
+    for delimiter in _DELIMITERS:
+        row = _split(pl.Series([first]), delimiter, first.count(delimiter) + 1, delimiter in _QUOTING)
+        splits[delimiter] = [value.strip() for value in row.to_list()[0].values() if value is not None]
+    if headerless:
+        delimiter, fields = max(splits.items(), key=lambda split: len(split[1]))
+        if len(fields) >= len(required):
+            extra = range(len(headerless), len(fields))
+            return delimiter, [*headerless[: len(fields)], *(f"column {i + 1}" for i in extra)]
+    else:
+        delimiter, fields = max(splits.items(), key=lambda split: len(_ours(split[1], names, ())))
+        if _ours(fields, names, ()).keys() >= set(required):
+            return delimiter, fields
+    raise DataError(
+        f"wrong delimiter or header, {path}, row 1, column 1: none of {' '.join(map(repr, _DELIMITERS))} splits "
+        f"{first[:120]!r} into the columns {', '.join(required)}"
+    )
+
+
+def _ours(fields: Sequence[str], names: Mapping[str, Sequence[str]], headerless: Sequence[str]) -> dict[str, int]:
+    """Our column name -> its position in the file."""
+    if headerless:
+        return {name: i for i, name in enumerate(fields) if name in headerless}
+    plain = [plain_name(field) for field in fields]
+    found = {name: next((plain.index(a) for a in accepted if a in plain), None) for name, accepted in names.items()}
+    return {name: i for name, i in found.items() if i is not None}
+
+
+def _split(lines: pl.Series, delimiter: str, width: int, quoted: bool) -> pl.Series:
+    """Splits lines into a struct of `width` + 1 strings: a good line leaves the last one null, and only that."""
+    if not (quoted and lines.str.contains('"', literal=True).any()):
+        parts = lines.str.splitn(delimiter, width + 1)
+        return parts.struct.rename_fields([str(i) for i in range(width + 1)])
+    escape = "\\" if delimiter == ";" else None
+    rows: list[list[str | None]] = []
+    for line in lines:
+        try:
+            fields: list[str | None] = [*next(csv.reader((line,), delimiter=delimiter, escapechar=escape))]
+        except csv.Error:
+            fields = []
+        rows.append((fields + [None] * (width + 1))[: width + 1])
+    schema = {str(i): pl.String for i in range(width + 1)}
+    return pl.DataFrame(rows, schema=schema, orient="row").to_struct(lines.name)
