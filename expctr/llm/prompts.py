@@ -92,7 +92,8 @@ class Prompts:
         self.cut: Counter[str] = Counter()
         """How many titles were cut, and history titles left out, so far."""
         self._titles: dict[str, str] = {}
-        specials = sorted(tokenizer.all_special_tokens, key=len, reverse=True)
+        added = [str(token) for token in tokenizer.added_tokens_decoder.values() if token.special]
+        specials = sorted({*tokenizer.all_special_tokens, *added}, key=len, reverse=True)
         self._special = re.compile("|".join(map(re.escape, specials)) or r"(?!)")
 
     def explanation(self, texts: Sequence[SampleText]) -> list[list[int]]:
@@ -115,10 +116,10 @@ class Prompts:
         """Token ids of one user message, ready for the answer's first token."""
         if self.tokenizer.chat_template is None:
             return list(self.tokenizer(message).input_ids)
-        ids = self.tokenizer.apply_chat_template(
-            [{"role": "user", "content": message}], add_generation_prompt=True, tokenize=True, return_dict=False
+        text = self.tokenizer.apply_chat_template(
+            [{"role": "user", "content": message}], add_generation_prompt=True, tokenize=False
         )
-        return [int(i) for i in ids]
+        return list(self.tokenizer(text, add_special_tokens=False).input_ids)
 
     def clean(self, text: str) -> str:
         """Text without control characters, control tokens of the tokenizer, or runs of white space."""
@@ -141,9 +142,7 @@ class Prompts:
     def _with_history(self, template: str, text: SampleText) -> list[int]:
         liked, disliked = [self.title(t) for t in text.liked], [self.title(t) for t in text.disliked]
         while True:
-            ids = self.encode(
-                self._fill(template, liked=liked, disliked=disliked, target=self.title(text.target))
-            )
+            ids = self.encode(self._fill(template, liked=liked, disliked=disliked, target=self.title(text.target)))
             if len(ids) <= self.options.prompt_tokens:
                 return ids
             longer = liked if len(liked) >= len(disliked) else disliked

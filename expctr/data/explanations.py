@@ -1,0 +1,56 @@
+"""The explanations gathered so far: what the CTR stage trains on, and a record of every one for people to read."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+
+
+class ExplanationStore:
+    """Sample -> its latest explanation, and the rows of the epoch under way.
+
+    A finished epoch's rows go to `folder/EPOCH-STAGE.parquet`; those of the epoch under way live here and in the
+    checkpoint, so that a killed run loses none and doubles none.
+    """
+
+    def __init__(self) -> None:
+        self.latest: dict[int, str] = {}
+        self.rows: list[dict[str, Any]] = []
+
+    def add(self, samples: Sequence[int], texts: Sequence[str], **columns: Any) -> None:
+        """Keep the texts as the samples' latest, and one row each.
+
+        Args:
+            samples: sample ids.
+            texts: their explanations.
+            columns: further columns of the rows: a sequence with a value a sample, or one value for all.
+        """
+        self.latest.update(zip(samples, texts, strict=True))
+        for i, (sample, text) in enumerate(zip(samples, texts, strict=True)):
+            values = {k: v[i] if isinstance(v, list) else v for k, v in columns.items()}
+            self.rows.append({"sample": sample, "text": text, **values})
+
+    def texts(self, samples: Sequence[int]) -> list[str]:
+        """The latest explanation of each sample, empty where there is none yet."""
+        return [self.latest.get(sample, "") for sample in samples]
+
+    def flush(self, folder: Path, name: str) -> Path | None:
+        """Write the rows of the epoch under way to `folder/name.parquet` and begin anew."""
+        if not self.rows:
+            return None
+        folder.mkdir(parents=True, exist_ok=True)
+        path, aside = folder / f"{name}.parquet", folder / f".{name}.tmp"
+        pl.DataFrame(self.rows, infer_schema_length=None).write_parquet(aside)
+        aside.replace(path)
+        self.rows = []
+        return path
+
+    def state_dict(self) -> dict[str, Any]:
+        """Plain lists and dicts, so that a checkpoint loads with `weights_only`."""
+        return {"latest": dict(self.latest), "rows": [dict(row) for row in self.rows]}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """The inverse of `state_dict`."""
+        self.latest = dict(state["latest"])
+        self.rows = [dict(row) for row in state["rows"]]

@@ -1,0 +1,280 @@
+"""One base model in memory, four parts: policy, reference, LC scorer, trunk of the critic.
+
+With the adapter on it is the policy; with the adapter off it is pi_init, the LC scorer, and what the critic reads.
+Base weights are never written: no merge and unmerge, whose rounding would drift the base and with it the reward.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from importlib.resources import files
+from pathlib import Path
+from typing import Any, Literal, NamedTuple, cast
+
+import torch
+from peft import LoraConfig, PeftModel, get_peft_model, prepare_model_for_kbit_training
+from torch import Tensor, nn
+from transformers import (
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    BitsAndBytesConfig,
+    DynamicCache,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
+
+DType = Literal["auto", "float32", "bfloat16", "float16"]
+
+
+@dataclass
+class LLMOptions:
+    """The base language model and its adapter."""
+
+    path: str = "nano"
+    """A hub id, a folder, or `nano`, the 1-3 M parameter stand-in that ships with the package."""
+    gguf_file: str | None = None
+    """A GGUF file in that folder or repository."""
+    revision: str | None = None
+    """Commit or tag on the hub."""
+    trust_remote_code: bool = False
+    """Run the model's own Python code. Leave off unless you have read it."""
+    dtype: DType = "auto"
+    """Of the base. `auto`: bfloat16 where the processor computes in it, float32 else. The adapter is always float32."""
+    quantization: Literal["none", "nf4", "int8"] = "none"
+    """Load the base in 4 or 8 bits (bitsandbytes)."""
+    attention: Literal["sdpa", "eager", "flash_attention_2"] = "sdpa"
+    """Attention implementation of transformers."""
+    adapter_scope: Literal["all", "response"] = "all"
+    """`all`: the adapter acts on every token. `response`: from the prompt's last token on, so that the prompt's keys
+    and values come from the frozen base, once a sample, and serve the rollout, the reference and every PPO epoch."""
+    lora_r: int = 16
+    """Rank of the adapter."""
+    lora_alpha: int = 32
+    """Scale of the adapter, over its rank."""
+    lora_targets: str | list[str] = "all-linear"
+    """Which layers get an adapter: names, or `all-linear`."""
+
+
+class Hidden(NamedTuple):
+    """Last hidden states, and the cache with the new tokens in it."""
+
+    states: Tensor
+    """`[batch, tokens, hidden]`."""
+    cache: DynamicCache | None
+
+
+class LanguageModel(nn.Module):
+    """The base with its adapter.
+
+    Args:
+        options: what to load.
+    """
+
+    def __init__(self, options: LLMOptions) -> None:
+        super().__init__()
+        self.options = options
+        self.tokenizer = load_tokenizer(options)
+        base = load_base(options)
+        if options.quantization != "none":
+            base = prepare_model_for_kbit_training(base, use_gradient_checkpointing=False)
+        base.requires_grad_(False)
+        lora = LoraConfig(
+            r=options.lora_r, lora_alpha=options.lora_alpha, target_modules=options.lora_targets, task_type="CAUSAL_LM"
+        )
+        with torch.random.fork_rng():
+            torch.manual_seed(0)
+            self.peft: PeftModel = get_peft_model(base, lora)
+        self.peft.eval()
+        generation = base.generation_config
+        eos = generation.eos_token_id if generation is not None else None
+        self.eos_ids = sorted({self.tokenizer.eos_token_id, *([eos] if isinstance(eos, int) else eos or [])} - {None})
+        if not self.eos_ids:
+            raise ValueError(f"{options.path}: neither tokenizer nor model names an end-of-sequence token")
+        pad = self.tokenizer.pad_token_id
+        self.pad_id = self.eos_ids[0] if pad is None else int(pad)
+        self._check_head()
+
+    @property
+    def causal(self) -> PreTrainedModel:
+        """The causal language model with the adapter's layers inside."""
+        return cast(PreTrainedModel, self.peft.get_base_model())
+
+    @property
+    def hidden_size(self) -> int:
+        """Width of the hidden states."""
+        return int(self.causal.config.get_text_config().hidden_size)
+
+    @property
+    def vocabulary(self) -> int:
+        """How many tokens the output layer knows."""
+        return int(self.causal.config.get_text_config().vocab_size)
+
+    @property
+    def device(self) -> torch.device:
+        """Where the base is."""
+        return self.causal.device
+
+    @contextmanager
+    def adapter(self, on: bool) -> Iterator[None]:
+        """The adapter on (policy) or off (everything else)."""
+        if on:
+            yield
+        else:
+            with self.peft.disable_adapter():
+                yield
+
+    def hidden(
+        self,
+        ids: Tensor,
+        mask: Tensor,
+        adapter: bool,
+        cache: DynamicCache | None = None,
+        keep_cache: bool = False,
+    ) -> Hidden:
+        """Hidden states of new tokens.
+
+        Args:
+            ids: the new tokens, `[batch, tokens]`.
+            mask: of the cached and the new tokens together, `[batch, cached + tokens]`; its positions are counted from
+                the mask, so left padding does not shift them.
+            adapter: on or off.
+            cache: keys and values of earlier tokens. It is extended in place.
+            keep_cache: return a cache also where none was given.
+        """
+        positions = (mask.long().cumsum(1) - 1).clamp_min(0)[:, -ids.shape[1] :]
+        if cache is None and keep_cache:
+            cache = DynamicCache()
+        with self.adapter(adapter):
+            out = self.causal.base_model(
+                input_ids=ids,
+                attention_mask=mask.long(),
+                position_ids=positions,
+                past_key_values=cache,
+                use_cache=cache is not None,
+            )
+        return Hidden(out.last_hidden_state, cache)
+
+    def logits(self, hidden: Tensor) -> Tensor:
+        """Vocabulary logits in float32, `[..., hidden]` -> `[..., vocabulary]`."""
+        head = cast(nn.Linear, self.causal.get_output_embeddings())
+        return cast(Tensor, head(hidden.to(head.weight.dtype) if head.weight.is_floating_point() else hidden)).float()
+
+    def base_checksum(self) -> float:
+        """A sum over the base's frozen weights, which training must leave as it is."""
+        frozen = (p for p in self.peft.parameters() if not p.requires_grad)
+        return float(sum(p.detach().double().abs().sum() for p in frozen))
+
+    @torch.no_grad()
+    def _check_head(self) -> None:
+        ids = torch.tensor([[self.eos_ids[0], self.pad_id]], device=self.device)
+        ours = self.logits(self.hidden(ids, torch.ones_like(ids), adapter=True).states)
+        theirs = self.causal(input_ids=ids).logits.float()
+        if not torch.allclose(ours, theirs, rtol=1e-2, atol=1e-2 * float(theirs.abs().max())):
+            raise ValueError(
+                f"{self.options.path}: {type(self.causal).__name__} changes its logits after the output layer, which "
+                "expctr does not support: choose a base without logit scaling or soft-capping"
+            )
+
+
+class ValueHead(nn.Module):
+    """A small MLP critic over the frozen base's hidden states, in float32.
+
+    Args:
+        hidden_size: width of the base.
+        width: width of the hidden layer.
+    """
+
+    def __init__(self, hidden_size: int, width: int = 256) -> None:
+        super().__init__()
+        with torch.random.fork_rng():
+            torch.manual_seed(0)
+            self.layers = nn.Sequential(
+                nn.LayerNorm(hidden_size), nn.Linear(hidden_size, width), nn.Tanh(), nn.Linear(width, 1)
+            )
+        last = cast(nn.Linear, self.layers[-1])
+        nn.init.zeros_(last.weight)  # values begin at 0, so the first advantages are the returns
+        nn.init.zeros_(last.bias)
+
+    def forward(self, hidden: Tensor) -> Tensor:
+        """`[batch, response, hidden]` -> `[batch, response]`."""
+        return cast(Tensor, self.layers(hidden.float())).squeeze(-1)
+
+
+def load_tokenizer(options: LLMOptions) -> PreTrainedTokenizerBase:
+    """The base's tokenizer."""
+    tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(
+        _place(options), **_source(options), clean_up_tokenization_spaces=False
+    )
+    if not tokenizer.is_fast:
+        raise ValueError(f"{options.path}: title caps need a fast tokenizer (tokenizer.json), and this one has none")
+    return tokenizer
+
+
+def load_base(options: LLMOptions) -> PreTrainedModel:
+    """The base model, frozen weights as they are on disk (safetensors or GGUF only)."""
+    settings: dict[str, Any] = {"attn_implementation": options.attention, **_source(options)}
+    dtype = resolve_dtype(options.dtype)
+    if options.quantization != "none":
+        if options.gguf_file:
+            raise ValueError("llm.quantization and llm.gguf_file exclude each other: a GGUF file has its own precision")
+        settings["quantization_config"] = BitsAndBytesConfig(
+            load_in_4bit=options.quantization == "nf4",
+            load_in_8bit=options.quantization == "int8",
+            bnb_4bit_quant_type="nf4",
+            bnb_4bit_compute_dtype=dtype,
+            bnb_4bit_use_double_quant=True,
+        )
+    if not options.gguf_file:
+        settings["use_safetensors"] = True
+    model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(
+        _place(options), dtype=torch.float32 if options.gguf_file else dtype, **settings
+    )
+    if options.gguf_file:
+        model = _plain(model, options.attention)
+        model.to(dtype=dtype)
+    model.eval()
+    return model
+
+
+def resolve_dtype(dtype: DType) -> torch.dtype:
+    """The base's dtype on this machine; see `LLMOptions.dtype`."""
+    if dtype != "auto":
+        return cast(torch.dtype, getattr(torch, dtype))
+    on_gpu = torch.cuda.is_available()
+    fast = torch.cuda.is_bf16_supported() if on_gpu else torch.cpu._is_avx512_bf16_supported()
+    return torch.bfloat16 if fast else torch.float32
+
+
+def _plain(model: PreTrainedModel, attention: str) -> PreTrainedModel:
+    """An ordinary model with a GGUF model's weights; the loaded one refuses casts and saves."""
+    config = model.config
+    if hasattr(config, "quantization_config"):
+        del config.quantization_config
+    with torch.device("meta"):
+        plain = AutoModelForCausalLM.from_config(config, attn_implementation=attention)
+    plain.load_state_dict(model.state_dict(), assign=True, strict=False)
+    plain.tie_weights()
+    # buffers such as rotary frequencies are not in the state dict
+    for (name, buffer), source in zip(plain.named_buffers(), model.buffers(), strict=True):
+        if buffer.is_meta:
+            owner, _, leaf = name.rpartition(".")
+            plain.get_submodule(owner).register_buffer(leaf, source.clone(), persistent=False)
+    return cast(PreTrainedModel, plain)
+
+
+def _place(options: LLMOptions) -> str:
+    if options.path == "nano":
+        return str(files("expctr") / "nano")
+    folder = Path(options.path).expanduser()
+    if options.path.startswith(("/", ".", "~")) and not folder.is_dir():
+        raise ValueError(f"llm.path: there is no folder {folder}; give a folder, a hub id, or nano")
+    return str(folder) if folder.is_dir() else options.path
+
+
+def _source(options: LLMOptions) -> dict[str, Any]:
+    source: dict[str, Any] = {"trust_remote_code": options.trust_remote_code}
+    if options.revision:
+        source["revision"] = options.revision
+    if options.gguf_file:
+        source["gguf_file"] = options.gguf_file
+    return source

@@ -1,0 +1,178 @@
+"""Sampling explanations, with each prompt computed once."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal, Self, cast
+
+import numpy as np
+import torch
+from torch import Tensor
+from transformers import DynamicCache
+from transformers.cache_utils import DynamicLayer
+
+from expctr.llm.base import LanguageModel
+from expctr.stopwatch import Stopwatch
+
+
+@dataclass
+class RolloutOptions:
+    """How explanations are sampled. There is no top-p or top-k: truncated sampling would break PPO's ratio."""
+
+    max_new_tokens: int = 128
+    """An explanation is cut after this many tokens (the paper's own run to 145)."""
+    temperature: float = 1.0
+    """Of the sampling while training. Tests are greedy."""
+    group_size: int = 1
+    """Responses a prompt."""
+    truncated: Literal["keep", "penalise", "mask"] = "keep"
+    """A response without an end within max_new_tokens: rewarded as any other, rewarded `delta` less, or left out."""
+
+    def __post_init__(self) -> None:
+        if self.max_new_tokens < 1 or self.group_size < 1:
+            raise ValueError("rollout.max_new_tokens and rollout.group_size must be at least 1")
+        if self.temperature <= 0:
+            raise ValueError(f"rollout.temperature is {self.temperature}: it must be above 0 (tests are greedy anyway)")
+
+
+@dataclass
+class Rollout:
+    """Prompts and the responses to them.
+
+    Attributes:
+        prompt_ids: left padded, `[batch, prompt]`.
+        prompt_mask: bool `[batch, prompt]`.
+        response_ids: right padded, `[batch, response]`.
+        response_mask: bool `[batch, response]`, true up to and including the last token (the EOS where there is one).
+        logprobs: of the tokens as they were sampled, at the sampling temperature, float32 `[batch, response]`.
+        truncated: bool `[batch]`, no EOS within the limit.
+        cache: the frozen base's keys and values of all prompt tokens but the last, where the adapter's scope is the
+            response; else `None`.
+    """
+
+    prompt_ids: Tensor
+    prompt_mask: Tensor
+    response_ids: Tensor
+    response_mask: Tensor
+    logprobs: Tensor
+    truncated: Tensor
+    cache: DynamicCache | None
+
+    def __len__(self) -> int:
+        return len(self.prompt_ids)
+
+    def select(self, rows: Tensor) -> Self:
+        """Some of the rows, their responses cut at the longest one."""
+        mask = self.response_mask[rows]
+        longest = int(mask.sum(1).max())
+        return type(self)(
+            self.prompt_ids[rows],
+            self.prompt_mask[rows],
+            self.response_ids[rows, :longest],
+            mask[:, :longest],
+            self.logprobs[rows, :longest],
+            self.truncated[rows],
+            None if self.cache is None else branch(self.cache, rows),
+        )
+
+
+def branch(cache: DynamicCache, rows: Tensor | None = None) -> DynamicCache:
+    """A cache that can be extended and leaves the given one as it is."""
+    copy = DynamicCache()
+    for i, layer in enumerate(cast(list[DynamicLayer], cache.layers)):
+        keys, values = cast(Tensor, layer.keys), cast(Tensor, layer.values)
+        copy.update(keys if rows is None else keys[rows], values if rows is None else values[rows], i)
+    return copy
+
+
+def pad_left(prompts: Sequence[Sequence[int]], pad_id: int, device: torch.device) -> tuple[Tensor, Tensor]:
+    """Token ids `[batch, prompt]` and their bool mask, from lengths (pad may equal EOS)."""
+    longest = max(map(len, prompts))
+    ids = torch.tensor([[pad_id] * (longest - len(p)) + list(p) for p in prompts], device=device)
+    lengths = torch.tensor([len(p) for p in prompts], device=device)
+    mask = torch.arange(longest, device=device) >= longest - lengths[:, None]
+    return ids, mask
+
+
+def uniforms(seed: int, epoch: int, samples: Sequence[int], repeats: int, count: int) -> Tensor:
+    """Sampling noise keyed by (seed, epoch, sample, repeat), so a draw is the same on any rank and after any resume.
+
+    Returns:
+        Numbers in [0, 1), float64 `[samples * repeats, count]`.
+    """
+    draws = [
+        np.random.Generator(np.random.Philox(key=[seed, sample], counter=[0, 0, repeat, epoch])).random(count)
+        for sample in samples
+        for repeat in range(repeats)
+    ]
+    return torch.from_numpy(np.stack(draws))
+
+
+@torch.no_grad()
+def generate(
+    model: LanguageModel,
+    prompts: Sequence[Sequence[int]],
+    options: RolloutOptions,
+    noise: Tensor | None = None,
+    adapter: bool = True,
+    watch: Stopwatch | None = None,
+) -> Rollout:
+    """Answer prompts.
+
+    Args:
+        model: the language model.
+        prompts: token ids.
+        options: length and temperature.
+        noise: uniform numbers `[batch, max_new_tokens]`, one a token, turned into tokens by inverting the cumulative
+            distribution; `None` for greedy answers.
+        adapter: the policy, or the untrained base.
+        watch: takes the seconds of `prefill` and `decode`.
+    """
+    watch = watch or Stopwatch()
+    ids, mask = pad_left(prompts, model.pad_id, model.device)
+    base_prompt = model.options.adapter_scope == "response" or not adapter
+    with watch("prefill"):
+        cache = model.hidden(ids[:, :-1], mask[:, :-1], adapter=not base_prompt, keep_cache=True).cache
+    assert cache is not None
+    kept = branch(cache) if model.options.adapter_scope == "response" else None
+
+    batch, limit = len(ids), options.max_new_tokens
+    tokens = torch.full((batch, limit), model.pad_id, device=ids.device)
+    logprobs = torch.zeros(batch, limit, device=ids.device)
+    lengths = torch.full((batch,), limit, device=ids.device)
+    truncated = torch.ones(batch, dtype=torch.bool, device=ids.device)
+    eos = torch.tensor(model.eos_ids, device=ids.device)
+    noise = None if noise is None else noise.to(ids.device)
+    alive, current, seen = torch.arange(batch, device=ids.device), ids[:, -1:], mask
+    with watch("decode"):
+        for step in range(limit):
+            hidden = model.hidden(current, seen, adapter=adapter, cache=cache).states[:, -1]
+            scores = model.logits(hidden) / options.temperature
+            chosen = scores.argmax(-1) if noise is None else _invert(scores, noise[alive, step])
+            tokens[alive, step] = chosen
+            logprobs[alive, step] = scores.gather(1, chosen[:, None])[:, 0] - scores.logsumexp(-1)
+            ended = torch.isin(chosen, eos)
+            lengths[alive[ended]] = step + 1
+            truncated[alive[ended]] = False
+            seen = torch.cat([seen, torch.ones_like(seen[:, :1])], 1)
+            current = chosen[:, None]
+            if ended.any():  # finished rows leave the batch
+                left = (~ended).nonzero()[:, 0]
+                if not len(left):
+                    break
+                alive, current, seen = alive[left], current[left], seen[left]
+                cache.batch_select_indices(left)
+    longest = int(lengths.max())
+    response_mask = torch.arange(longest, device=ids.device) < lengths[:, None]
+    return Rollout(ids, mask, tokens[:, :longest], response_mask, logprobs[:, :longest], truncated, kept)
+
+
+def texts(model: LanguageModel, rollout: Rollout) -> list[str]:
+    """The responses as text, on one line each."""
+    rows = [ids[mask].tolist() for ids, mask in zip(rollout.response_ids, rollout.response_mask, strict=True)]
+    return [" ".join(text.split()) for text in model.tokenizer.batch_decode(rows, skip_special_tokens=True)]
+
+
+def _invert(scores: Tensor, uniform: Tensor) -> Tensor:
+    cumulative = scores.double().softmax(-1).cumsum(-1)
+    target = uniform[:, None] * cumulative[:, -1:]
+    return torch.searchsorted(cumulative, target, right=True)[:, 0].clamp_max(scores.shape[-1] - 1)

@@ -1,0 +1,326 @@
+"""The policy: writes explanations, scores them, and learns from their rewards."""
+
+import math
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import lightning as L
+import torch
+from lightning.pytorch.core.optimizer import LightningOptimizer
+from torch import Tensor
+
+from expctr import ppo
+from expctr.data.batch import Nouns, SampleText
+from expctr.distributed import all_mean_std, all_sum, rank, world_size
+from expctr.llm.base import LanguageModel, LLMOptions, ValueHead
+from expctr.llm.prompts import PromptOptions, Prompts
+from expctr.llm.rollout import Rollout, RolloutOptions, generate, texts, uniforms
+from expctr.llm.scoring import Answers, LCOptions, ResponseScores, answer_tokens, score_responses, yes_no_scores
+from expctr.modules.options import KLOptions, PPOOptions, RewardOptions
+from expctr.rewards import by_prompt, normalise
+from expctr.stopwatch import Stopwatch
+
+
+class PPOExplainerModule(L.LightningModule):
+    """A language model that writes one sentence on a user's choice, and improves it by PPO (paper 4.1, 4.2).
+
+    Args:
+        llm: the base and its adapter.
+        prompts: templates and caps.
+        rollout: how explanations are sampled.
+        lc: how the frozen base scores them (Eq. 8).
+        reward: how rewards are made of scores (Eq. 9, 10).
+        kl: the penalty for leaving the base (Eq. 7).
+        ppo: the optimisation.
+    """
+
+    model: LanguageModel
+
+    def __init__(
+        self,
+        llm: LLMOptions = LLMOptions(),
+        prompts: PromptOptions = PromptOptions(),
+        rollout: RolloutOptions = RolloutOptions(),
+        lc: LCOptions = LCOptions(),
+        reward: RewardOptions = RewardOptions(),
+        kl: KLOptions = KLOptions(),
+        ppo: PPOOptions = PPOOptions(),
+    ) -> None:
+        super().__init__()
+        self.llm, self.prompt_options, self.rollout_options = llm, prompts, rollout
+        self.lc, self.reward, self.kl, self.ppo = lc, reward, kl, ppo
+        needs_groups = [
+            name for name, used in (("reward.norm", reward.norm), ("ppo.advantage", ppo.advantage)) if used == "group"
+        ]
+        if needs_groups and rollout.group_size == 1:
+            raise ValueError(f"{' and '.join(needs_groups)}: group needs rollout.group_size of at least 2")
+        self.built = False
+        self.beta = kl.beta
+        self._running = (0, 0.0, 0.0)
+
+    def build(self, nouns: Nouns) -> None:
+        """Load the base; once.
+
+        Args:
+            nouns: what the dataset's items and people are called.
+        """
+        if self.built:
+            return
+        self.model = LanguageModel(self.llm)
+        self.value_head = ValueHead(self.model.hidden_size)
+        self.prompts = Prompts(self.model.tokenizer, self.prompt_options, nouns)
+        template = self.prompt_options.lc_titled if self.lc.include_title else self.prompt_options.lc
+        ending = template.format(**vars(nouns), reason="", target="").rsplit("\n", 1)[-1]
+        self.answers: Answers = answer_tokens(self.model, ending, self.lc)
+        self.built = True
+
+    def trainable(self) -> list[torch.nn.Parameter]:
+        """The adapter's and the critic's parameters."""
+        return [p for p in self.parameters() if p.requires_grad]
+
+    def optimizer(self) -> torch.optim.AdamW:
+        """Adam with the betas and epsilon that the field uses for PPO on language models."""
+        return torch.optim.AdamW(self.trainable(), lr=self.ppo.lr, betas=(0.9, 0.95), eps=1e-5, weight_decay=0.0)
+
+    def steps(self, rows: int) -> int:
+        """Optimizer steps of one rollout batch of so many rows over all ranks."""
+        rows *= self.rollout_options.group_size
+        return self.ppo.epochs * -(-rows // self.ppo.minibatch_size)
+
+    def explain(
+        self,
+        samples: Sequence[SampleText],
+        noise: Tensor | None = None,
+        adapter: bool = True,
+        watch: Stopwatch | None = None,
+    ) -> tuple[Rollout, list[str]]:
+        """Explanations of samples: greedy, or sampled by the given noise (`uniforms`).
+
+        Args:
+            samples: titles of each row.
+            noise: `[rows * group_size, max_new_tokens]`.
+            adapter: the policy, or the untrained base.
+            watch: takes the seconds of each part.
+        """
+        prompts = self.prompts.explanation(samples)
+        if noise is not None:
+            prompts = [prompt for prompt in prompts for _ in range(self.rollout_options.group_size)]
+        rollout = generate(self.model, prompts, self.rollout_options, noise, adapter, watch)
+        return rollout, texts(self.model, rollout)
+
+    def noise(self, seed: int, epoch: int, samples: Sequence[int]) -> Tensor:
+        """The sampling noise of an epoch's samples."""
+        return uniforms(seed, epoch, samples, self.rollout_options.group_size, self.rollout_options.max_new_tokens)
+
+    def lc_scores(self, samples: Sequence[SampleText], reasons: Sequence[str]) -> Tensor:
+        """How likely a liking is to the frozen base that has read the explanation: s_u of Eq. 8, `[rows]`."""
+        prompts = self.prompts.lc(samples, reasons, self.lc.include_title)
+        return yes_no_scores(self.model, prompts, self.answers, self.lc)
+
+    def icl_scores(self, samples: Sequence[SampleText]) -> Tensor:
+        """How likely a liking is to the frozen base asked directly (the ICL row), `[rows]`."""
+        return yes_no_scores(self.model, self.prompts.icl(samples), self.answers, self.lc)
+
+    def lc_gap(self, samples: Sequence[SampleText]) -> tuple[float, float]:
+        """Can the scorer tell a sentence of liking from one of dislike?
+
+        Returns:
+            The mean difference of the scores, and the share of pairs that are in the right order (0.5 for a tie).
+        """
+        like = [f'The user will likely enjoy "{self.prompts.title(s.target)}".' for s in samples]
+        dislike = [f'The user will likely dislike "{self.prompts.title(s.target)}".' for s in samples]
+        liked, disliked = self.lc_scores(samples, like), self.lc_scores(samples, dislike)
+        order = (liked > disliked).float() + 0.5 * (liked == disliked).float()
+        return float((liked - disliked).mean()), float(order.mean())
+
+    def normalised(self, rewards: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+        """Eq. 10 by the options: the rewards within +-delta, and which were clipped, both `[rows]`."""
+        options = self.reward
+        running = None
+        if options.norm == "running":
+            running = self._update_running(rewards)
+        return normalise(
+            rewards,
+            options.norm,
+            options.delta,
+            labels=labels if options.baseline == "label" else None,
+            group_size=self.rollout_options.group_size,
+            running=running,
+        )
+
+    def update(
+        self,
+        rollout: Rollout,
+        rewards: Tensor,
+        optimizer: LightningOptimizer,
+        backward: Callable[[Tensor], None],
+        generator: torch.Generator,
+        watch: Stopwatch,
+    ) -> dict[str, float]:
+        """One PPO update on a rollout batch (Eq. 7).
+
+        Args:
+            rollout: this rank's prompts and responses.
+            rewards: normalised, `[rows]`.
+            optimizer: over `trainable()`.
+            backward: Lightning's.
+            generator: orders the minibatches; the same on all ranks.
+            watch: takes the seconds of `reference` and `train`.
+
+        Returns:
+            What TensorBoard shows, means over all ranks.
+        """
+        options, mask = self.ppo, rollout.response_mask
+        if self.rollout_options.truncated == "penalise":
+            rewards = rewards - self.reward.delta * rollout.truncated
+        weight = mask
+        if self.rollout_options.truncated == "mask":
+            weight = mask & ~rollout.truncated[:, None]
+        with watch("reference"), torch.no_grad():
+            reference = score_responses(
+                self.model, rollout, adapter=False, temperature=self.rollout_options.temperature
+            )
+            kl = ppo.kl_estimate(rollout.logprobs, reference.logprobs, self.kl.estimator) * mask
+            beta = self.beta if self.kl.where == "reward" else 0.0
+            per_token = ppo.token_rewards(rewards, kl, mask, beta)
+            critic = options.advantage == "gae"
+            values = self.value_head(reference.hidden) * mask if critic else torch.zeros_like(per_token)
+            advantages = ppo.gae(per_token, values, mask, options.gamma, options.lam if critic else 1.0)
+            returns = advantages + values
+            if options.advantage == "group":
+                mean = by_prompt(per_token.sum(1), self.rollout_options.group_size)
+                advantages = (advantages - mean[:, None]) * mask
+            advantages = ppo.whiten(advantages, weight)
+
+        sums = torch.zeros(6, device=rewards.device)  # tokens, clipped, approx KL, ratio, policy loss, value loss
+        norms: list[float] = []
+        first_ratio = float("nan")
+        with watch("train"):
+            for _ in range(options.epochs):
+                for minibatch in self._minibatches(len(rollout), generator):
+                    tokens = float(all_sum(weight[torch.cat(minibatch)].sum())) or 1.0
+                    scale = world_size() / tokens  # sharded gradients are averaged over ranks
+                    optimizer.zero_grad()
+                    before = sums.clone()
+                    for rows in minibatch:
+                        loss, parts = self._losses(rollout, rows, reference, values, advantages, returns, weight)
+                        backward(loss * scale)
+                        sums += parts
+                    if not norms:
+                        part = all_sum(sums - before)
+                        first_ratio = float(part[3] / part[0].clamp_min(1))
+                    norms.append(self._step(optimizer))
+        total = all_sum(sums)
+        tokens_seen = total[0].clamp_min(1)
+        rows_seen, length, kl_sum, entropy, cut = all_sum(
+            torch.stack(
+                [
+                    torch.tensor(float(len(rollout)), device=rewards.device),
+                    mask.sum(),
+                    ((rollout.logprobs - reference.logprobs) * mask).sum(),
+                    -(rollout.logprobs * mask).sum(),
+                    rollout.truncated.sum(),
+                ]
+            )
+        )
+        stats = {
+            "kl": float(kl_sum / rows_seen),
+            "kl_per_token": float(kl_sum / length),
+            "entropy": float(entropy / length),
+            "clip_fraction": float(total[1] / tokens_seen),
+            "approx_kl": float(total[2] / tokens_seen),
+            "ratio": float(total[3] / tokens_seen),
+            "ratio_first": first_ratio,
+            "policy_loss": float(total[4] / tokens_seen),
+            "response_length": float(length / rows_seen),
+            "truncated": float(cut / rows_seen),
+            "grad_norm": sum(norms) / len(norms),
+            "beta": self.beta,
+        }
+        if critic:
+            stats["value_loss"] = float(total[5] / tokens_seen)
+            stats["explained_variance"] = float(ppo.explained_variance(values, returns, mask))
+        if self.kl.target is not None:
+            self.beta = ppo.adapt_beta(self.beta, stats["kl"], self.kl.target, self.kl.horizon)
+        return stats
+
+    def extra_state(self) -> dict[str, Any]:
+        """What a checkpoint needs besides weights."""
+        return {"beta": self.beta, "running": self._running}
+
+    def load_extra_state(self, state: dict[str, Any]) -> None:
+        """The inverse of `extra_state`."""
+        self.beta, self._running = state["beta"], tuple(state["running"])
+
+    def _minibatches(self, rows: int, generator: torch.Generator) -> list[list[Tensor]]:
+        """This rank's rows of each minibatch, by micro-batch.
+
+        A minibatch holds the same rows for any number of ranks, and all ranks have as many micro-batches, some empty.
+        """
+        group, world = self.rollout_options.group_size, world_size()
+        order = torch.randperm(int(all_sum(torch.tensor(rows, device=self.device))), generator=generator)
+        prompt = order // group  # the loader deals prompts to the ranks in turn
+        owner, local = prompt % world, prompt // world * group + order % group
+        minibatches = []
+        for ranks, here in zip(owner.split(self.ppo.minibatch_size), local.split(self.ppo.minibatch_size), strict=True):
+            most = int(ranks.bincount().max())
+            size = self.ppo.micro_batch_size or most
+            micro = list(here[ranks == rank()].split(size))
+            minibatches.append(micro + [here[:0]] * (-(-most // size) - len(micro)))
+        return minibatches
+
+    def _losses(
+        self,
+        rollout: Rollout,
+        rows: Tensor,
+        reference: ResponseScores,
+        values: Tensor,
+        advantages: Tensor,
+        returns: Tensor,
+        weight: Tensor,
+    ) -> tuple[Tensor, Tensor]:
+        """The loss of a micro-batch, summed over tokens, and the sums that are logged. No rows: a row of weight 0."""
+        options = self.ppo
+        idle = not len(rows)
+        rows = torch.zeros(1, dtype=torch.long) if idle else rows
+        part = rollout.select(rows)
+        width = part.response_ids.shape[1]
+        mask = weight[rows, :width] & (not idle)
+        temperature, entropy_coef = self.rollout_options.temperature, options.entropy_coef
+        scores = score_responses(self.model, part, adapter=True, temperature=temperature, with_entropy=entropy_coef > 0)
+        policy = ppo.policy_loss(scores.logprobs, part.logprobs, advantages[rows, :width], mask, options.clip)
+        loss, critic = policy.loss, torch.zeros_like(policy.loss)
+        if self.kl.where == "loss":
+            kl = ppo.kl_estimate(scores.logprobs, reference.logprobs[rows, :width], self.kl.estimator)
+            loss = loss + self.beta * (kl * mask).sum()
+        if entropy_coef:
+            loss = loss - entropy_coef * (scores.entropy * mask).sum()
+        if options.advantage == "gae":
+            predicted = self.value_head(reference.hidden[rows, :width])
+            critic = ppo.value_loss(predicted, values[rows, :width], returns[rows, :width], mask, options.value_clip)
+            loss = loss + options.vf_coef * critic
+        sums = torch.stack([mask.sum(), policy.clipped, policy.approx_kl, policy.ratio, policy.loss, critic])
+        return loss, sums.detach().float()
+
+    def _step(self, optimizer: LightningOptimizer) -> float:
+        parameters = self.trainable()
+        norm = torch.nn.utils.clip_grad_norm_(parameters, self.ppo.grad_clip)
+        total = float(norm.full_tensor() if isinstance(norm, torch.distributed.tensor.DTensor) else norm)
+        if not math.isfinite(total):
+            raise FloatingPointError(
+                f"PPO's gradient norm is {total}, and the step was not made. Lower ppo.lr or reward.delta, or load the "
+                "base in float32 (llm.dtype); the last checkpoint is unharmed"
+            )
+        optimizer.step()
+        return total
+
+    def _update_running(self, rewards: Tensor) -> tuple[Tensor, Tensor]:
+        """Mean and deviation over all rewards so far (Chan et al. 1979, parallel update)."""
+        count, mean, squares = self._running
+        new = int(all_sum(torch.tensor(len(rewards))))
+        batch_mean, batch_std = (float(x) for x in all_mean_std(rewards))
+        total = count + new
+        squares += batch_std**2 * new + (batch_mean - mean) ** 2 * count * new / total
+        mean += (batch_mean - mean) * new / total
+        self._running = (total, mean, squares)
+        return rewards.new_tensor(mean), rewards.new_tensor((squares / total) ** 0.5)

@@ -1,0 +1,112 @@
+"""Rewards of explanations (Eq. 9, 10, 13): tensors in, tensors out.
+
+Means and deviations run over the rollout batch of all ranks, so that a run on two devices equals a run on one.
+"""
+
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from expctr.distributed import all_mean_std
+
+Metric = Literal["mae", "brier", "log"]
+Delta = Literal["abs", "signed", "relu"]
+Norm = Literal["batch", "group", "running", "none"]
+EPS = 1e-6
+
+
+def alignment(scores: Tensor, labels: Tensor, metric: Metric = "mae") -> Tensor:
+    """How well scores agree with the user's choice; at most 1 (Eq. 9).
+
+    `mae` is the paper's 1 - |y - s|. It is linear in s, so the best score is always 0 or 1, however unsure the
+    evidence; `brier` and `log` are proper scores, whose best s is the true probability.
+
+    Args:
+        scores: probabilities of a liking, `[batch]`.
+        labels: 0 or 1, `[batch]`.
+        metric: `mae` 1 - |y - s|, `brier` 1 - (y - s)^2, `log` 1 + log p(y).
+
+    Returns:
+        `[batch]`.
+    """
+    error = (labels - scores).abs()
+    if metric == "mae":
+        return 1 - error
+    if metric == "brier":
+        return 1 - error**2
+    return 1 + (1 - error).clamp_min(EPS).log()
+
+
+def text_gain(scores: Tensor, scores_without_text: Tensor, labels: Tensor, delta: Delta = "abs") -> Tensor:
+    """The last term of Eq. 13: what the explanation changed in the CTR model's score.
+
+    `abs` is the paper's |s - s0|, which rewards any change, a harmful one too. `signed` is the error that the text
+    took away, |y - s0| - |y - s|; `relu` the same, harm counted as nothing.
+
+    Args:
+        scores: the CTR model's scores with the explanation, `[batch]`.
+        scores_without_text: its scores with z = 0, `[batch]`.
+        labels: 0 or 1, `[batch]`.
+        delta: which of the three.
+
+    Returns:
+        `[batch]`, within [-1, 1].
+    """
+    if delta == "abs":
+        return (scores - scores_without_text).abs()
+    gain = (labels - scores_without_text).abs() - (labels - scores).abs()
+    return gain.clamp_min(0) if delta == "relu" else gain
+
+
+def by_label(rewards: Tensor, labels: Tensor) -> Tensor:
+    """Mean reward of the row's label over all ranks, `[batch]`.
+
+    A baseline may depend on the label, which no action changes; it takes most of the label's noise away.
+    """
+    positive = labels > 0.5
+    means = [all_mean_std(rewards, mask)[0] for mask in (~positive, positive)]
+    return torch.where(positive, means[1], means[0])
+
+
+def by_prompt(rewards: Tensor, group_size: int) -> Tensor:
+    """Mean reward of the responses to the same prompt, `[batch]`; they stand next to each other."""
+    return rewards.view(-1, group_size).mean(1, keepdim=True).expand(-1, group_size).reshape(-1)
+
+
+def normalise(
+    rewards: Tensor,
+    norm: Norm = "batch",
+    delta: float = 1.0,
+    *,
+    labels: Tensor | None = None,
+    group_size: int = 1,
+    running: tuple[Tensor, Tensor] | None = None,
+) -> tuple[Tensor, Tensor]:
+    """Normalised and clipped rewards (Eq. 10).
+
+    Args:
+        rewards: `[batch]`.
+        norm: whose mean and deviation: of the rollout `batch` (the paper), of the `group` of responses to one prompt,
+            of all batches so far (`running`), or `none` (the reward as it is, clipped).
+        delta: bound of the result.
+        labels: where given, the mean is taken per label (`[batch]`).
+        group_size: responses a prompt, for `group`.
+        running: mean and deviation so far, for `running`.
+
+    Returns:
+        The rewards within [-delta, delta], and which of them were clipped (bool), both `[batch]`.
+    """
+    mean, std = all_mean_std(rewards)
+    if norm == "none":
+        mean, std = torch.zeros_like(mean), torch.ones_like(std)
+    elif norm == "running" and running is not None:
+        mean, std = running
+    elif norm == "group":
+        mean = by_prompt(rewards, group_size)
+        std = by_prompt((rewards - mean) ** 2, group_size).sqrt()
+    if labels is not None:
+        mean = by_label(rewards, labels)
+        std = all_mean_std(rewards - mean)[1]
+    scaled = (rewards - mean) / (std + EPS)
+    return scaled.clamp(-delta, delta), scaled.abs() > delta

@@ -1,0 +1,91 @@
+"""A random Llama of a few thousand weights, and what the tests ask of it."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+
+from expctr.data.batch import Nouns, SampleText
+from expctr.llm.base import LanguageModel, LLMOptions
+from expctr.llm.prompts import PromptOptions, Prompts
+
+CHAT = "{% for m in messages %}<|user|>{{ m['content'] }}{% endfor %}{% if add_generation_prompt %}<|assistant|>{% endif %}"
+
+
+def make_llm(folder: Path, *, pad_is_eos: bool = False, chat: bool = True, seed: int = 0) -> Path:
+    """Write a random two-layer Llama with a byte-level tokenizer that knows Yes and No as single tokens."""
+    options = PromptOptions()
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    specials = ["<|pad|>", "<|user|>", "<|assistant|>", "<|end|>"]
+    corpus = [options.explanation, options.lc, options.icl, "Yes. No. Yes. No."] * 3
+    alphabet = pre_tokenizers.ByteLevel.alphabet()
+    tokenizer.train_from_iterator(
+        corpus, trainers.BpeTrainer(vocab_size=600, special_tokens=specials, initial_alphabet=alphabet)
+    )
+    fast = PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer,
+        pad_token="<|end|>" if pad_is_eos else "<|pad|>",
+        eos_token="<|end|>",
+        chat_template=CHAT if chat else None,
+    )
+    torch.manual_seed(seed)
+    config = LlamaConfig(
+        vocab_size=len(fast),
+        hidden_size=32,
+        intermediate_size=64,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        max_position_embeddings=2048,
+        tie_word_embeddings=True,
+        pad_token_id=fast.pad_token_id,
+        eos_token_id=fast.eos_token_id,
+        bos_token_id=None,
+        initializer_range=0.2,
+    )
+    LlamaForCausalLM(config).save_pretrained(folder)
+    fast.save_pretrained(folder)
+    return folder
+
+
+def stir_adapter(model: LanguageModel, seed: int = 1) -> None:
+    """Give the adapter weights that change what the model says; a fresh one is the identity."""
+    generator = torch.Generator().manual_seed(seed)
+    for name, parameter in model.named_parameters():
+        if "lora_B" in name:
+            parameter.data.normal_(0, 0.3, generator=generator)
+
+
+@pytest.fixture(scope="session")
+def llm_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_llm(tmp_path_factory.mktemp("llm"))
+
+
+@pytest.fixture(scope="session", params=["pad token", "pad is eos"])
+def any_llm_folder(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_llm(tmp_path_factory.mktemp("llm"), pad_is_eos=request.param == "pad is eos")
+
+
+@pytest.fixture
+def model(llm_folder: Path) -> LanguageModel:
+    return LanguageModel(LLMOptions(path=str(llm_folder), dtype="float32", lora_r=4))
+
+
+@pytest.fixture
+def samples() -> list[SampleText]:
+    return [
+        SampleText("Heat", ("Toy Story", "Fargo"), ("Casper",)),
+        SampleText("Nikita", (), ("Casper", "Die Hard: With a Vengeance", "Se7en")),
+        SampleText("Kids", ("Alien",), ()),
+        SampleText("Usual Suspects, The", tuple(f"Film {i}" for i in range(8)), ("Congo",)),
+        SampleText("M", (), ()),
+    ]
+
+
+@pytest.fixture
+def prompts(model: LanguageModel) -> Prompts:
+    return Prompts(model.tokenizer, PromptOptions(), Nouns("movie", "movies", "viewer", "viewing"))

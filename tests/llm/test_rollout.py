@@ -1,0 +1,142 @@
+"""What is sampled, and that each way of computing its log-probabilities says the same."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from conftest import stir_adapter
+from torch import Tensor
+from transformers import AutoModelForCausalLM
+
+from expctr.data.batch import Nouns, SampleText
+from expctr.llm.base import LanguageModel, LLMOptions
+from expctr.llm.prompts import PromptOptions, Prompts
+from expctr.llm.rollout import Rollout, RolloutOptions, generate, pad_left, uniforms
+from expctr.llm.scoring import score_responses, token_logprobs
+
+OPTIONS = RolloutOptions(max_new_tokens=12)
+
+
+def load(folder: Path, scope: str) -> LanguageModel:
+    model = LanguageModel(LLMOptions(path=str(folder), dtype="float32", lora_r=4, adapter_scope=scope))
+    stir_adapter(model)
+    return model
+
+
+def sample(model: LanguageModel, texts: list[SampleText], options: RolloutOptions = OPTIONS) -> Rollout:
+    prompts = Prompts(model.tokenizer, PromptOptions(), Nouns()).explanation(texts)
+    return generate(model, prompts, options, uniforms(3, 0, range(len(texts)), 1, options.max_new_tokens))
+
+
+def plain_logprobs(model: LanguageModel, rollout: Rollout, row: int, adapter_from: int | None) -> Tensor:
+    """One row alone, no padding, no cache; the adapter acts from position `adapter_from` (None: never)."""
+    prompt = rollout.prompt_ids[row][rollout.prompt_mask[row]]
+    response = rollout.response_ids[row][rollout.response_mask[row]]
+    ids = torch.cat([prompt, response])[None]
+    handles = []
+    if adapter_from:
+        # zero what the adapter adds to earlier positions, by hooks on its last factor
+        def mute(_module: torch.nn.Module, _inputs: object, output: Tensor) -> Tensor:
+            return torch.cat([torch.zeros_like(output[:, :adapter_from]), output[:, adapter_from:]], 1)
+
+        handles = [m.register_forward_hook(mute) for n, m in model.named_modules() if n.endswith("lora_B.default")]
+    with torch.no_grad(), model.adapter(adapter_from is not None):
+        logits = model.causal(input_ids=ids).logits[0, len(prompt) - 1 : -1]
+    for handle in handles:
+        handle.remove()
+    return logits.log_softmax(-1).gather(1, response[:, None])[:, 0]
+
+
+@pytest.mark.parametrize("scope", ["all", "response"])
+def test_logprobs_equal_a_plain_forward_with_the_same_adapter_mask(
+    any_llm_folder: Path, samples: list[SampleText], scope: str
+) -> None:
+    model = load(any_llm_folder, scope)
+    rollout = sample(model, samples)
+    policy = score_responses(model, rollout, adapter=True, temperature=1.0).logprobs
+    for row in range(len(samples)):
+        start = int(rollout.prompt_mask[row].sum()) - 1 if scope == "response" else 0
+        mask = rollout.response_mask[row]
+        expected = plain_logprobs(model, rollout, row, adapter_from=start)
+        torch.testing.assert_close(policy[row][mask], expected, atol=1e-5, rtol=0)
+        torch.testing.assert_close(rollout.logprobs[row][mask], expected, atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("scope", ["all", "response"])
+def test_reference_is_the_base_model_as_it_is_on_disk(llm_folder: Path, samples: list[SampleText], scope: str) -> None:
+    model = load(llm_folder, scope)
+    rollout = sample(model, samples)
+    reference = score_responses(model, rollout, adapter=False, temperature=1.0).logprobs
+    base = AutoModelForCausalLM.from_pretrained(llm_folder)
+    for row in range(len(samples)):
+        prompt = rollout.prompt_ids[row][rollout.prompt_mask[row]]
+        response = rollout.response_ids[row][rollout.response_mask[row]]
+        logits = base(input_ids=torch.cat([prompt, response])[None]).logits[0, len(prompt) - 1 : -1]
+        expected = logits.log_softmax(-1).gather(1, response[:, None])[:, 0]
+        torch.testing.assert_close(reference[row][rollout.response_mask[row]], expected, atol=1e-5, rtol=0)
+
+
+def test_a_row_is_sampled_alike_in_any_company(llm_folder: Path, samples: list[SampleText]) -> None:
+    model = load(llm_folder, "response")
+    together = sample(model, samples)
+    alone = sample(model, samples[:1])
+    mask = alone.response_mask[0]
+    assert torch.equal(together.response_ids[0, : len(mask)][mask], alone.response_ids[0][mask])
+
+
+def test_noise_depends_on_seed_epoch_sample_and_repeat_only() -> None:
+    noise = uniforms(1, 2, [5, 9], 2, 4)
+    assert torch.equal(uniforms(1, 2, [9], 2, 4), noise[2:])
+    others = [uniforms(0, 2, [5], 1, 4), uniforms(1, 3, [5], 1, 4), uniforms(1, 2, [6], 1, 4), noise[1:2]]
+    assert all(not torch.equal(noise[:1], other) for other in others)
+
+
+def test_sampling_follows_the_model(model: LanguageModel) -> None:
+    """Over many draws, the first token's frequencies are the model's probabilities."""
+    prompt = model.tokenizer("The liked").input_ids
+    count = 4000
+    options = RolloutOptions(max_new_tokens=1, temperature=2.0)
+    rollout = generate(model, [prompt] * count, options, uniforms(0, 0, range(count), 1, 1))
+    logits = model.logits(model.hidden(torch.tensor([prompt]), torch.ones(1, len(prompt)), adapter=True).states)[0, -1]
+    expected = (logits / 2.0).softmax(-1)
+    observed = rollout.response_ids[:, 0].bincount(minlength=len(expected)) / count
+    assert (observed - expected).abs().max() < 4 * (0.25 / count) ** 0.5
+
+
+def test_masks_come_from_lengths(any_llm_folder: Path, samples: list[SampleText]) -> None:
+    model = load(any_llm_folder, "response")
+    rollout = sample(model, samples * 8, RolloutOptions(max_new_tokens=40, temperature=3.0))
+    eos = model.eos_ids[0]
+    for ids, mask, cut in zip(rollout.response_ids, rollout.response_mask, rollout.truncated, strict=True):
+        length = int(mask.sum())
+        assert mask[:length].all()
+        assert eos not in ids[: length - 1]
+        assert (ids[length - 1] == eos) == (not cut)
+        assert not cut or length == 40
+    assert 0 < int(rollout.truncated.sum()) < len(rollout)
+
+
+def test_left_padding_keeps_the_pad_token_where_it_is_also_content() -> None:
+    ids, mask = pad_left([[7, 7, 1], [7]], 7, torch.device("cpu"))
+    assert ids.tolist() == [[7, 7, 1], [7, 7, 7]]
+    assert mask.tolist() == [[True, True, True], [False, False, True]]
+
+
+def test_logits_in_parts_give_the_same_logprobs_entropy_and_gradient(model: LanguageModel) -> None:
+    torch.manual_seed(0)
+    hidden = torch.randn(3, 5, model.hidden_size, requires_grad=True)
+    tokens = torch.randint(0, model.vocabulary, (3, 5))
+    results = []
+    for limit in (2**26, 4 * model.vocabulary):
+        logprobs, entropy = token_logprobs(model, hidden, tokens, 1.3, with_entropy=True, max_logits=limit)
+        (gradient,) = torch.autograd.grad((logprobs + entropy).sum(), hidden)
+        results.append((logprobs, entropy, gradient))
+    torch.testing.assert_close(*results)
+    assert (results[0][1] > 0).all()
+
+
+def test_options_out_of_range_are_refused() -> None:
+    with pytest.raises(ValueError, match="temperature is 0"):
+        RolloutOptions(temperature=0)
+    with pytest.raises(ValueError, match="at least 1"):
+        RolloutOptions(max_new_tokens=0)
