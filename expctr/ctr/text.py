@@ -1,0 +1,176 @@
+"""Explanations as vectors: a frozen sentence encoder with a cache (Eq. 11)."""
+
+import hashlib
+import sqlite3
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from contextlib import closing, contextmanager
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from torch import Tensor
+
+if TYPE_CHECKING:
+    from sentence_transformers import SentenceTransformer
+    from transformers import PreTrainedTokenizerBase
+
+
+@dataclass(frozen=True)
+class EncoderOptions:
+    """The sentence encoder that turns an explanation into its vector z."""
+
+    path: str = "BAAI/bge-small-en-v1.5"
+    """Hub id, or folder with config.json, tokenizer and safetensors weights."""
+    revision: str = "main"
+    """Branch, tag or commit of the hub id."""
+    trust_remote_code: bool = False
+    """Run Python code that comes with the encoder."""
+    max_tokens: int = 256
+    """Longer texts are cut to this many tokens."""
+    batch_size: int = 64
+    """Texts encoded at once."""
+    cache_dir: Path | None = None
+    """Folder that keeps vectors between runs, one file an encoder; none without it."""
+    memory: int = 50_000
+    """Vectors kept in memory, the newest."""
+
+
+class SentenceEncoder:
+    """A frozen encoder, mean-pooled over the last hidden layer whatever pooling it ships with (Eq. 11).
+
+    The vectors are not normalised. A text without content has z = 0, which Eq. 13 calls "no explanation".
+
+    A text's vector depends on that text alone, bit for bit: the padded length follows from its own length, and there is
+    always some padding, so the kernels are the same in every batch. A resumed run thus gets the vectors it would have
+    got, whether or not the cache survived.
+
+    Not an `nn.Module`, so that no checkpoint of a module holding it contains its weights. The model loads at the first
+    use. Several processes may share a cache folder.
+    """
+
+    _STEP = 16
+    """Padded lengths are multiples of this many tokens."""
+
+    def __init__(self, options: EncoderOptions) -> None:
+        self.options = options
+        self._memory: dict[bytes, Tensor] = {}
+
+    @property
+    def dim(self) -> int:
+        """Length of a vector."""
+        dim = self._model.get_embedding_dimension()
+        assert dim is not None  # the pooling layer states it
+        return dim
+
+    @torch.no_grad()
+    def encode(self, texts: Sequence[str], device: torch.device | str = "cpu") -> Tensor:
+        """Vectors of `texts`, from the cache where they are in it.
+
+        Args:
+            texts: any strings; repeated ones are encoded once.
+            device: where to encode, and where the result lies.
+
+        Returns:
+            float32 `[len(texts), dim]`.
+        """
+        keys = [hashlib.sha256(text.encode("utf-8", "surrogatepass")).digest() for text in texts]
+        wanted = {key: text for key, text in zip(keys, texts, strict=True) if text.strip()}
+        found = {key: self._memory[key] for key in wanted if key in self._memory}
+        found |= self._read([key for key in wanted if key not in found])
+        if fresh := {key: text for key, text in wanted.items() if key not in found}:
+            vectors = self._encode(list(fresh.values()), device)
+            made = dict(zip(fresh, vectors.cpu(), strict=True))
+            self._write(made)
+            found |= made
+        self._remember(found)
+        empty = torch.zeros(self.dim)
+        return torch.stack([found.get(key, empty) for key in keys]).to(device) if keys else empty.new_zeros(0, self.dim)
+
+    def _encode(self, texts: list[str], device: torch.device | str) -> Tensor:
+        """`[texts, dim]`, in batches of one padded length each."""
+        model = self._model.to(device)
+        # One token less than the model can read leaves room for the padding that every batch has.
+        limit = min(self.options.max_tokens, self._tokenizer.model_max_length - 1)
+        tokens: list[list[int]] = self._tokenizer(texts, truncation=True, max_length=limit)["input_ids"]
+        buckets: dict[int, list[int]] = defaultdict(list)
+        for row, ids in enumerate(tokens):
+            if ids:  # a text that the tokenizer drops whole has no content either
+                padded = (len(ids) // self._STEP + 1) * self._STEP
+                buckets[min(padded, self._tokenizer.model_max_length)].append(row)
+
+        vectors = torch.zeros(len(texts), self.dim, device=device)
+        for length, rows in sorted(buckets.items(), reverse=True):  # longest first: memory runs out at once or never
+            for start in range(0, len(rows), self.options.batch_size):
+                chosen = rows[start : start + self.options.batch_size]
+                padded_ids = torch.zeros(len(chosen), length, dtype=torch.long)
+                mask = torch.zeros_like(padded_ids)
+                for line, row in enumerate(chosen):
+                    padded_ids[line, : len(tokens[row])] = torch.tensor(tokens[row])
+                    mask[line, : len(tokens[row])] = 1
+                out = model({"input_ids": padded_ids.to(device), "attention_mask": mask.to(device)})
+                vectors[chosen] = out["sentence_embedding"].float()
+        return vectors
+
+    def _remember(self, vectors: dict[bytes, Tensor]) -> None:
+        self._memory |= vectors
+        while len(self._memory) > self.options.memory:
+            del self._memory[next(iter(self._memory))]
+
+    @contextmanager
+    def _database(self) -> Iterator[sqlite3.Connection]:
+        """A connection for one transaction; SQLite's lock makes it safe beside other processes, and against a kill."""
+        assert self.options.cache_dir is not None
+        self.options.cache_dir.mkdir(parents=True, exist_ok=True)
+        with closing(sqlite3.connect(self.options.cache_dir / f"{self.key}.sqlite", timeout=60)) as database, database:
+            database.execute("CREATE TABLE IF NOT EXISTS vectors (text BLOB PRIMARY KEY, z BLOB) WITHOUT ROWID")
+            yield database
+
+    def _read(self, keys: list[bytes]) -> dict[bytes, Tensor]:
+        if self.options.cache_dir is None or not keys:
+            return {}
+        with self._database() as database:
+            rows = ((key, database.execute("SELECT z FROM vectors WHERE text = ?", (key,)).fetchone()) for key in keys)
+            return {key: torch.from_numpy(np.frombuffer(row[0], "<f4").copy()) for key, row in rows if row}
+
+    def _write(self, vectors: dict[bytes, Tensor]) -> None:
+        if self.options.cache_dir is None:
+            return
+        with self._database() as database:
+            rows = [(key, vector.numpy().astype("<f4").tobytes()) for key, vector in vectors.items()]
+            database.executemany("INSERT OR IGNORE INTO vectors VALUES (?, ?)", rows)
+
+    @cached_property
+    def key(self) -> str:
+        """Hash of all that shapes a vector: weights, vocabulary and the cut. Paths and names do not matter."""
+        digest = hashlib.sha256(f"mean-pooled, {self.options.max_tokens} tokens".encode())
+        digest.update(repr(sorted(self._tokenizer.get_vocab().items())).encode("utf-8", "surrogatepass"))
+        for name, weight in sorted(self._model.state_dict().items()):
+            digest.update(f"{name} {tuple(weight.shape)}".encode())
+            digest.update(weight.cpu().contiguous().numpy().data)
+        return digest.hexdigest()[:32]
+
+    @cached_property
+    def _model(self) -> "SentenceTransformer":
+        # Imported here because it takes seconds, which `--help` should not.
+        from sentence_transformers import SentenceTransformer
+        from sentence_transformers.sentence_transformer.modules import Pooling, Transformer
+
+        options = self.options
+        source = {"revision": options.revision, "trust_remote_code": options.trust_remote_code}
+        transformer = Transformer(
+            options.path,
+            model_kwargs={**source, "use_safetensors": True, "dtype": torch.float32},
+            config_kwargs=source,
+            processor_kwargs=source,
+        )
+        pooling = Pooling(transformer.get_embedding_dimension(), "mean")
+        return SentenceTransformer(modules=[transformer, pooling], device="cpu").eval().requires_grad_(False)
+
+    @property
+    def _tokenizer(self) -> "PreTrainedTokenizerBase":
+        tokenizer: PreTrainedTokenizerBase = self._model.tokenizer
+        return tokenizer

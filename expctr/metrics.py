@@ -1,0 +1,161 @@
+"""What a table of click scores is worth: AUC, LogLoss, MAE, RMSE, MSE, calibration, and how sure one can be of them."""
+
+import math
+import warnings
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+from torchmetrics.functional import mean_absolute_error, mean_squared_error
+from torchmetrics.functional.classification import binary_auroc
+
+METRICS = ("auc", "logloss", "mae", "rmse", "mse")
+"""The keys of `ctr_metrics`, in the order of the paper's Table 1; MSE is named in its text only."""
+
+
+def ctr_metrics(scores: Tensor, labels: Tensor) -> dict[str, float]:
+    """The metrics of Table 1, and MSE.
+
+    Args:
+        scores: click probabilities `[rows]`.
+        labels: 0 or 1, `[rows]`.
+
+    Returns:
+        By the names in `METRICS`. AUC is nan, with a warning, where all labels are the same. All are nan without rows.
+
+    Raises:
+        ValueError: the shapes differ, a score is no probability, or a label is neither 0 nor 1.
+    """
+    _check(scores, labels)
+    if len(scores) == 0:
+        return dict.fromkeys(METRICS, math.nan)
+    rate = float(labels.double().mean())
+    if 0 < rate < 1:
+        auc = float(binary_auroc(scores, labels.long()))
+    else:
+        warnings.warn(f"AUC is undefined: all {len(labels)} labels are {rate:.0f}", stacklevel=2)
+        auc = math.nan
+    logloss, score, label = float(_logloss(scores, labels).mean()), scores.double(), labels.double()
+    mse = float(mean_squared_error(score, label))
+    mae = float(mean_absolute_error(score, label))
+    return {"auc": auc, "logloss": logloss, "mae": mae, "rmse": math.sqrt(mse), "mse": mse}
+
+
+def bootstrap_intervals(
+    scores: Tensor, labels: Tensor, n: int = 1000, seed: int = 0, level: float = 0.95
+) -> dict[str, tuple[float, float]]:
+    """Percentile bootstrap intervals of `ctr_metrics`, over resampled rows.
+
+    Args:
+        scores: click probabilities `[rows]`.
+        labels: 0 or 1, `[rows]`.
+        n: resamples.
+        seed: of the resampling; the same seed and number of rows draw the same rows.
+        level: probability mass between the bounds.
+
+    Returns:
+        `(low, high)` by the names in `METRICS`. A resample with one class has no AUC and is left out of AUC's interval,
+        which is nan where none has one.
+    """
+    _check(scores, labels)
+    if len(scores) == 0:
+        return dict.fromkeys(METRICS, (math.nan, math.nan))
+    scores, labels = scores.detach().cpu(), labels.detach().cpu()
+    rows, error = len(scores), scores.double() - labels.double()
+    per_row = torch.stack([_logloss(scores, labels), error.abs(), error.square()], dim=1)
+    generator = torch.Generator().manual_seed(seed)
+    order = scores.argsort()
+    _, tie = scores[order].unique_consecutive(return_inverse=True)
+    positive = labels[order].double()
+
+    parts: list[Tensor] = []
+    done = 0
+    while done < n:
+        count = min(n - done, max(1, 4_000_000 // rows))  # resamples at once: bounds the memory
+        done += count
+        drawn = torch.randint(rows, (count, rows), generator=generator)
+        weight = torch.zeros(count, rows, dtype=torch.float64)
+        weight.scatter_add_(1, drawn, torch.ones_like(drawn, dtype=torch.float64))
+        logloss, mae, mse = (weight @ per_row / rows).unbind(1)
+        parts.append(torch.stack([_weighted_auc(weight[:, order], positive, tie), logloss, mae, mse.sqrt(), mse], 1))
+    tail = (1 - level) / 2
+    low, high = torch.cat(parts).nanquantile(torch.tensor([tail, 1 - tail], dtype=torch.float64), dim=0)
+    return {name: (float(low[i]), float(high[i])) for i, name in enumerate(METRICS)}
+
+
+def label_entropy(rate: float) -> float:
+    """LogLoss, in nats, of the best constant score for labels of which the share `rate` is 1."""
+    return -sum(p * math.log(p) for p in (rate, 1 - rate) if p > 0)
+
+
+def constant_logloss(constant: float, labels: Tensor) -> float:
+    """LogLoss, in nats, of scoring every row by the same `constant`; with the training rows' base rate, what any model
+    has to beat.
+    """
+    return float(_logloss(torch.full((len(labels),), constant), labels).mean())
+
+
+class Calibration(NamedTuple):
+    """How far scores are from rates, in bins of equal width over [0, 1]."""
+
+    ece: float
+    """Expected calibration error: the mean over rows of their bin's |mean score - share of ones|."""
+    rows: Tensor
+    """Rows in each bin, `[bins]`."""
+    score: Tensor
+    """Mean score of each bin, nan where empty, `[bins]`."""
+    rate: Tensor
+    """Share of ones in each bin, nan where empty, `[bins]`."""
+
+
+def calibration(scores: Tensor, labels: Tensor, bins: int = 10) -> Calibration:
+    """The calibration of click scores (Guo et al., "On Calibration of Modern Neural Networks", ICML 2017).
+
+    Args:
+        scores: click probabilities `[rows]`.
+        labels: 0 or 1, `[rows]`.
+        bins: how many; a score on a bound belongs to the bin above, 1 to the last.
+    """
+    _check(scores, labels)
+    scores, labels = scores.double(), labels.double()
+    index = (scores * bins).long().clamp_max(bins - 1)
+    count = torch.bincount(index, minlength=bins)
+    score, rate = (torch.bincount(index, values, minlength=bins) / count for values in (scores, labels))
+    gap = ((score - rate).abs() * count).nansum() / max(len(scores), 1)
+    return Calibration(float(gap), count, score, rate)
+
+
+def _logloss(scores: Tensor, labels: Tensor) -> Tensor:
+    """LogLoss of each row in nats, float64 `[rows]`; as in scikit-learn, scores stay off 0 and 1 by their dtype's eps."""
+    eps = torch.finfo(scores.dtype).eps
+    return F.binary_cross_entropy(scores.double().clamp(eps, 1 - eps), labels.double(), reduction="none")
+
+
+def _weighted_auc(weight: Tensor, positive: Tensor, tie: Tensor) -> Tensor:
+    """AUC under many weightings of the same rows: the share of (positive, negative) pairs in the right order.
+
+    Args:
+        weight: float64 `[weightings, rows]`, in the order of rising scores.
+        positive: the labels in that order, float64 `[rows]`.
+        tie: the number of each row's distinct score, rising, `[rows]`; pairs of equal scores count half.
+
+    Returns:
+        float64 `[weightings]`, nan where either class has no weight.
+    """
+    groups = int(tie[-1]) + 1
+    ones, zeros = (
+        torch.zeros(len(weight), groups, dtype=weight.dtype).index_add_(1, tie, weight * chosen)
+        for chosen in (positive, 1 - positive)
+    )
+    below = zeros.cumsum(1) - zeros
+    return (ones * (below + 0.5 * zeros)).sum(1) / (ones.sum(1) * zeros.sum(1))
+
+
+def _check(scores: Tensor, labels: Tensor) -> None:
+    if scores.ndim != 1 or scores.shape != labels.shape:
+        raise ValueError(f"scores {tuple(scores.shape)} and labels {tuple(labels.shape)} must both be [rows]")
+    if not bool(((scores >= 0) & (scores <= 1)).all()):  # false for nan too
+        raise ValueError("a score lies outside [0, 1] or is nan")
+    if not bool(((labels == 0) | (labels == 1)).all()):
+        raise ValueError("a label is neither 0 nor 1")

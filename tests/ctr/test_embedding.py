@@ -1,0 +1,130 @@
+"""Field embeddings: what each cell of the output is made of, and what gets a gradient."""
+
+import pytest
+import torch
+
+from expctr.ctr.embedding import OOV, FieldEmbeddings
+
+SIZES = {"user": 5, "target": 7, "genres": 4}
+SHARES = {"liked": "target", "disliked": "target"}
+
+
+def make(oov_rate: float = 0.0) -> FieldEmbeddings:
+    torch.manual_seed(0)
+    return FieldEmbeddings(SIZES, SHARES, dim=3, oov_rate=oov_rate)
+
+
+def features(**changed: torch.Tensor) -> dict[str, torch.Tensor]:
+    return {
+        "user": torch.tensor([1, 4]),
+        "target": torch.tensor([2, 6]),
+        "genres": torch.tensor([[1, 3], [2, 0]]),
+        "liked": torch.tensor([[3, 6, 0], [0, 0, 0]]),
+        "disliked": torch.tensor([[2], [5]]),
+        "sample": torch.tensor([10, 11]),
+    } | changed
+
+
+def one(table: FieldEmbeddings, field: str, index: int) -> torch.Tensor:
+    """The vector that a single index of a field gets."""
+    empty = {name: torch.tensor([0]) for name in table.names}
+    return table(empty | {field: torch.tensor([index])})[0, table.names.index(field)]
+
+
+def test_shape_and_order_of_the_fields():
+    table = make()
+    assert table.names == ("user", "target", "genres", "liked", "disliked")
+    assert table(features()).shape == (2, 5, 3)
+
+
+def test_several_values_are_averaged_over_those_that_are_there():
+    table = make()
+    out = table(features())
+    torch.testing.assert_close(out[0, 2], (one(table, "genres", 1) + one(table, "genres", 3)) / 2)
+    torch.testing.assert_close(out[1, 2], one(table, "genres", 2))
+    torch.testing.assert_close(out[0, 3], (one(table, "target", 3) + one(table, "target", 6)) / 2)
+
+
+def test_no_values_give_zeros():
+    table = make()
+    assert table(features())[1, 3].eq(0).all()
+    assert table(features(user=torch.tensor([0, 0])))[:, 0].eq(0).all()
+
+
+def test_liked_and_disliked_read_the_targets_rows_and_are_pooled_apart():
+    table = make()
+    out = table(features())
+    torch.testing.assert_close(out[0, 4], out[0, 1])  # both are item 2
+    assert not torch.allclose(out[0, 3], out[0, 4])
+
+
+def test_fields_do_not_share_rows_unless_told():
+    table = make()
+    vectors = [one(table, field, index) for field, size in SIZES.items() for index in range(1, size)]
+    assert len({tuple(vector.tolist()) for vector in vectors}) == len(vectors)
+
+
+def test_the_width_of_the_padding_does_not_matter():
+    table = make()
+    wide = features(liked=torch.tensor([[0, 3, 0, 6, 0], [0] * 5]))
+    torch.testing.assert_close(table(wide), table(features()))
+
+
+def test_only_rows_that_were_read_get_a_gradient():
+    table = make()
+    table(features()).square().sum().backward()
+    touched = table.weight.grad.abs().sum(1) > 0
+    assert not touched[0]
+    # users 1, 4; items 2, 6, 3, 5; genres 1, 3, 2
+    assert touched.sum() == 2 + 4 + 3
+
+
+def test_training_replaces_ids_by_the_oov_row_at_the_given_rate():
+    table = make(oov_rate=0.25)
+    batch = 8000
+    many = {name: torch.full((batch,), 3) for name in table.names}
+    many["disliked"] = torch.zeros(batch, 2, dtype=torch.long)
+    replaced = (table(many)[:, 1] == one(table.eval(), "target", OOV)).all(-1)
+    assert 0.23 < replaced.float().mean() < 0.27
+    table.train()(many).square().sum().backward()
+    assert table.weight.grad.abs().sum(1).gt(0).sum() == 2 * 3  # id 3 and OOV of each table
+    assert table(many)[:, 4].eq(0).all()  # padding stays padding
+
+
+def test_evaluation_replaces_nothing_and_reseeding_repeats_the_draws():
+    table = make(oov_rate=0.5)
+    draws = []
+    for _ in range(2):
+        torch.manual_seed(5)
+        draws.append(table(features()))
+    torch.testing.assert_close(draws[0], draws[1], rtol=0, atol=0)
+    table.eval()
+    torch.testing.assert_close(table(features()), table(features()), rtol=0, atol=0)
+
+
+def test_an_empty_batch_still_reaches_the_table():
+    table = make()
+    out = table({name: value[:0] for name, value in features().items()})
+    assert out.shape == (0, 5, 3)
+    out.sum().backward()
+    assert table.weight.grad.eq(0).all()
+
+
+@pytest.mark.parametrize(
+    ("field", "values"), [("user", [1, 5]), ("user", [-1, 1]), ("genres", [[1, 2], [0, 4]]), ("liked", [[7], [1]])]
+)
+def test_an_index_outside_its_field_is_named(field: str, values: list[object]):
+    with pytest.raises(IndexError, match=f"field '{field}' holds index"):
+        make()(features(**{field: torch.tensor(values)}))
+
+
+def test_a_missing_field_is_named():
+    with pytest.raises(KeyError, match="genres"):
+        make()({name: value for name, value in features().items() if name != "genres"})
+
+
+def test_sharing_with_an_unknown_field_or_another_size_is_refused():
+    with pytest.raises(ValueError, match="shares the table of 'item'"):
+        FieldEmbeddings(SIZES, {"liked": "item"}, dim=3)
+    with pytest.raises(ValueError, match="has 6 rows"):
+        FieldEmbeddings(SIZES | {"liked": 6}, {"liked": "target"}, dim=3)

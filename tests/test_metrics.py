@@ -1,0 +1,132 @@
+"""Metrics: numbers worked by hand, agreement with scikit-learn and torchmetrics, and intervals that cover."""
+
+import math
+import time
+
+import pytest
+import torch
+from sklearn import metrics as sklearn_metrics
+from torch import Tensor
+from torchmetrics.functional.classification import binary_calibration_error
+
+from expctr.metrics import METRICS, bootstrap_intervals, calibration, constant_logloss, ctr_metrics, label_entropy
+
+
+def random_rows(rows: int, seed: int = 0) -> tuple[Tensor, Tensor]:
+    """Informative scores with ties."""
+    generator = torch.Generator().manual_seed(seed)
+    scores = (torch.rand(rows, generator=generator) * 50).round() / 50
+    return scores, (torch.rand(rows, generator=generator) < 0.3 + 0.4 * scores).float()
+
+
+def test_by_hand():
+    out = ctr_metrics(torch.tensor([0.8, 0.5, 0.5, 0.1]), torch.tensor([1.0, 1.0, 0.0, 0.0]))
+    # pairs: (0.8, 0.5) right, (0.8, 0.1) right, (0.5, 0.5) half, (0.5, 0.1) right
+    assert out["auc"] == pytest.approx(3.5 / 4)
+    assert out["logloss"] == pytest.approx(-(math.log(0.8) + 2 * math.log(0.5) + math.log(0.9)) / 4)
+    assert out["mae"] == pytest.approx(1.3 / 4)
+    assert out["mse"] == pytest.approx((0.04 + 0.25 + 0.25 + 0.01) / 4)
+    assert out["rmse"] == pytest.approx(math.sqrt(0.1375))
+    assert tuple(out) == METRICS
+
+
+def test_agrees_with_scikit_learn():
+    scores, labels = random_rows(500)
+    scores[0], scores[1] = 0, 1  # the clamp of LogLoss
+    out, p, y = ctr_metrics(scores, labels), scores.numpy(), labels.numpy()
+    assert out["auc"] == pytest.approx(sklearn_metrics.roc_auc_score(y, p))
+    assert out["logloss"] == pytest.approx(sklearn_metrics.log_loss(y, p), rel=1e-5)
+    assert out["mae"] == pytest.approx(sklearn_metrics.mean_absolute_error(y, p))
+    assert out["rmse"] == pytest.approx(sklearn_metrics.root_mean_squared_error(y, p))
+
+
+def test_a_certain_and_wrong_score_costs_much_but_is_finite():
+    out = ctr_metrics(torch.tensor([1.0, 0.0]), torch.tensor([0.0, 1.0]))
+    assert out["logloss"] == pytest.approx(-math.log(torch.finfo(torch.float32).eps), rel=1e-3)
+    assert out["auc"] == 0
+
+
+def test_one_class_has_no_auc():
+    with pytest.warns(UserWarning, match="all 2 labels are 1"):
+        out = ctr_metrics(torch.tensor([0.5, 0.75]), torch.ones(2))
+    assert math.isnan(out["auc"])
+    assert out["mae"] == pytest.approx(0.375)
+    low, high = bootstrap_intervals(torch.tensor([0.5, 0.75]), torch.ones(2), n=20)["auc"]
+    assert math.isnan(low)
+    assert math.isnan(high)
+
+
+def test_no_rows():
+    assert all(math.isnan(value) for value in ctr_metrics(torch.zeros(0), torch.zeros(0)).values())
+    assert set(bootstrap_intervals(torch.zeros(0), torch.zeros(0))) == set(METRICS)
+
+
+@pytest.mark.parametrize(
+    ("scores", "labels", "message"),
+    [([0.5, 1.5], [0, 1], "outside"), ([0.5, math.nan], [0, 1], "nan"), ([0.5, 0.5], [0, 2], "neither")],
+)
+def test_what_is_no_probability_or_label_is_refused(scores: list[float], labels: list[int], message: str):
+    with pytest.raises(ValueError, match=message):
+        ctr_metrics(torch.tensor(scores), torch.tensor(labels))
+    with pytest.raises(ValueError, match="must both be"):
+        ctr_metrics(torch.tensor(scores), torch.zeros(3))
+
+
+def test_intervals_are_those_of_resampled_rows():
+    scores, labels = random_rows(80)
+    generator = torch.Generator().manual_seed(3)
+    draws = torch.randint(80, (200, 80), generator=generator)
+    slow = [ctr_metrics(scores[rows], labels[rows]) for rows in draws]
+    fast = bootstrap_intervals(scores, labels, n=200, seed=3, level=0.9)
+    for name in METRICS:
+        values = torch.tensor([row[name] for row in slow], dtype=torch.float64)
+        low, high = values.quantile(torch.tensor([0.05, 0.95], dtype=torch.float64))
+        assert fast[name] == pytest.approx((float(low), float(high)), rel=1e-5)
+
+
+def test_intervals_surround_the_estimate_and_narrow_with_rows_and_level():
+    few, many = random_rows(100), random_rows(2500)
+    wide, narrow = bootstrap_intervals(*few), bootstrap_intervals(*many)
+    half = bootstrap_intervals(*few, level=0.5)
+    for name, value in ctr_metrics(*few).items():
+        assert wide[name][0] < half[name][0] < value < half[name][1] < wide[name][1]
+        assert narrow[name][1] - narrow[name][0] < 0.5 * (wide[name][1] - wide[name][0])
+
+
+def test_intervals_repeat_under_a_seed_and_cover_a_known_truth():
+    assert bootstrap_intervals(*random_rows(50), seed=1) == bootstrap_intervals(*random_rows(50), seed=1)
+    covered = 0
+    for seed in range(60):
+        generator = torch.Generator().manual_seed(seed)
+        scores, labels = torch.rand(200, generator=generator), (torch.rand(200, generator=generator) < 0.5).float()
+        low, high = bootstrap_intervals(scores, labels, n=200, seed=seed)["auc"]
+        covered += low < 0.5 < high  # scores that know nothing
+    assert covered >= 51
+
+
+def test_intervals_are_quick():
+    scores, labels = random_rows(2000)
+    start = time.perf_counter()
+    bootstrap_intervals(scores, labels, n=1000)
+    assert time.perf_counter() - start < 4  # half a second on an idle core
+
+
+def test_entropy_is_the_best_constants_logloss():
+    assert label_entropy(0.5) == pytest.approx(math.log(2))
+    assert label_entropy(0) == label_entropy(1) == 0
+    labels = torch.tensor([1.0, 1.0, 1.0, 0.0])
+    best = constant_logloss(0.75, labels)
+    assert best == pytest.approx(label_entropy(0.75), rel=1e-6)
+    assert best < min(constant_logloss(0.7, labels), constant_logloss(0.8, labels))
+
+
+def test_calibration_by_hand_and_against_torchmetrics():
+    out = calibration(torch.tensor([0.1, 0.3, 0.9, 1.0]), torch.tensor([0.0, 1.0, 1.0, 1.0]), bins=2)
+    assert out.rows.tolist() == [2, 2]
+    assert out.ece == pytest.approx(0.5 * abs(0.2 - 0.5) + 0.5 * abs(0.95 - 1))
+    assert out.rate.tolist() == pytest.approx([0.5, 1])
+    generator = torch.Generator().manual_seed(0)
+    scores = torch.rand(300, generator=generator)
+    labels = (torch.rand(300, generator=generator) < scores**2).float()
+    theirs = binary_calibration_error(scores, labels.long(), n_bins=10)
+    assert calibration(scores, labels).ece == pytest.approx(float(theirs), abs=1e-5)
