@@ -99,7 +99,10 @@ class Features:
             if self.vocabularies.get(name) != other.vocabularies.get(name)
         ]
         if different:
-            raise ValueError(f"vocabularies differ in values: {', '.join(different)}. Are data.path and data.samples the same?")
+            raise ValueError(
+                f"vocabularies differ in values: {', '.join(different)}. Mend: use the data.path and data.samples that "
+                "the checkpoint was trained with"
+            )
 
     def state_dict(self) -> dict[str, Any]:
         """Plain lists and strings, for a checkpoint that is loaded with `weights_only`."""

@@ -53,6 +53,8 @@ def show(report: PrepareReport) -> Group:
     for reason, count in report.dropped.items():
         rows.add_row(f"dropped: {reason}", f"{count:,}", f"{count / max(report.rows, 1):.2%}")
     rows.add_row("kept", f"{report.interactions:,}", f"{report.interactions / max(report.rows, 1):.2%}")
+    for reason, count in report.side_dropped.items():
+        rows.add_row(f"not used: {reason}", f"{count:,}")
     rows.add_row("users, items", f"{report.users:,}, {report.items:,}")
     rows.add_row("rated items without a title", f"{report.untitled:.2%}")
 

@@ -23,7 +23,7 @@ Ints = NDArray[np.int64]
 Hashes = NDArray[np.uint64]
 
 
-@dataclass
+@dataclass(frozen=True)
 class SampleOptions:
     """How samples are drawn from interactions."""
 
@@ -75,7 +75,8 @@ class PrepareReport:
         rule: the labelling rule in words.
         rows: rows read.
         dropped: rows not used, by reason.
-        interactions: rows left.
+        side_dropped: rows of the item and user files not used, by reason.
+        interactions: rows left; with `dropped` they sum to `rows`.
         users: users with interactions left.
         items: items with interactions left.
         untitled: share of the rated items that have no title.
@@ -89,6 +90,7 @@ class PrepareReport:
     rule: str = ""
     rows: int = 0
     dropped: dict[str, int] = field(default_factory=dict)
+    side_dropped: dict[str, int] = field(default_factory=dict)
     interactions: int = 0
     users: int = 0
     items: int = 0
@@ -118,13 +120,12 @@ def make_samples(
     Raises:
         DataError: a bad row (`on_bad_row: error`), no timestamps to order by, or a split without samples.
     """
-    report, dropped = PrepareReport(rule=_rule(options)), Counter[str]()
-    items = _collect_all(tables.items, "item", options.on_bad_row, dropped)
+    report, dropped, side_dropped = PrepareReport(rule=_rule(options)), Counter[str](), Counter[str]()
+    items = _collect_all(tables.items, "item", options.on_bad_row, side_dropped)
     titled = items.filter(pl.col("title").fill_null("") != "")
     sources = splits or {"": tables.interactions}
     events = _clean(_read(sources, options, dropped, report), titled["item"], options, dropped, report)
     events = _ordered(events, options)
-    report.dropped = dict(dropped)
 
     lengths, starts = _history_lengths(events)
     samples_dropped = Counter[str]()
@@ -147,10 +148,10 @@ def make_samples(
     samples = samples.with_columns(pl.int_range(pl.len(), dtype=pl.Int64).alias("sample"))
     samples = _with_reviews(samples, sources)
     if tables.users is not None:
-        users = _collect_all(tables.users, "user", options.on_bad_row, dropped)
+        users = _collect_all(tables.users, "user", options.on_bad_row, side_dropped)
         users = users.rename({c: f"user_{c}" for c in users.columns if c != "user"})
         samples = samples.join(users, on="user", how="left", maintain_order="left")
-        report.dropped = dict(dropped)
+    report.dropped, report.side_dropped = dict(dropped), dict(side_dropped)
     _describe(samples, report)
     for name, share in zip(SPLITS, options.fractions, strict=True):
         if not report.splits[name]["samples"] and (splits or share):

@@ -36,6 +36,7 @@ PROBLEM = pl.Enum(list(_MENDS))
 _LOCATED = {NO_ID: "user or item", NOT_A_NUMBER: "rating", OUT_OF_RANGE: "rating", BAD_TIME: "timestamp"}
 _DELIMITERS = ("::", "\t", ";", ",", "|")
 _QUOTING = (";", ",")
+_MILLISECONDS = 10**11  # a timestamp beyond this is in milliseconds (Amazon 2023); in seconds it would be the year 5138
 
 RATINGS: dict[str, tuple[str, ...]] = {
     "user": ("user", "userid", "reviewerid"),
@@ -231,9 +232,9 @@ def typed_ratings(frame: pl.LazyFrame, low: float, high: float) -> pl.LazyFrame:
         low: the lowest rating of the scale.
         high: the highest.
     """
-    text = {"rating": pl.col("rating"), "timestamp": pl.col("timestamp")}
-    rating = text["rating"].cast(pl.Float32, strict=False)
-    time = text["timestamp"].replace("", None).cast(pl.Float64, strict=False).cast(pl.Int64)
+    rating = pl.col("rating").cast(pl.Float32, strict=False)
+    time = pl.col("timestamp").cast(pl.Float64, strict=False).cast(pl.Int64)
+    time = pl.when(time > _MILLISECONDS).then(time // 1000).otherwise(time)
     problem = (
         pl.when(pl.col("problem").is_not_null())
         .then("problem")
@@ -243,13 +244,13 @@ def typed_ratings(frame: pl.LazyFrame, low: float, high: float) -> pl.LazyFrame:
         .then(pl.lit(NOT_A_NUMBER, PROBLEM))
         .when(~rating.is_between(low, high))
         .then(pl.lit(OUT_OF_RANGE, PROBLEM))
-        .when(time.is_null() & (text["timestamp"].fill_null("") != ""))
+        .when(time.is_null() & (pl.col("timestamp").fill_null("") != ""))
         .then(pl.lit(BAD_TIME, PROBLEM))
     )
     located = problem.cast(pl.String).replace_strict(_LOCATED, default=pl.col("column"), return_dtype=pl.String)
     columns = frame.collect_schema().names()
     return frame.with_columns(problem.alias("problem"), located.alias("column")).with_columns(
-        rating, time, *([] if "review" in columns else [pl.lit(None, pl.String).alias("review")])
+        rating, time.alias("timestamp"), *([] if "review" in columns else [pl.lit(None, pl.String).alias("review")])
     )
 
 
