@@ -127,7 +127,7 @@ def calibration(scores: Tensor, labels: Tensor, bins: int = 10) -> Calibration:
 
 
 def _logloss(scores: Tensor, labels: Tensor) -> Tensor:
-    """LogLoss of each row in nats, float64 `[rows]`; as in scikit-learn, scores stay off 0 and 1 by their dtype's eps."""
+    """LogLoss of each row in nats, float64 `[rows]`; like scikit-learn's, off 0 and 1 by the scores' eps."""
     eps = torch.finfo(scores.dtype).eps
     return F.binary_cross_entropy(scores.double().clamp(eps, 1 - eps), labels.double(), reduction="none")
 

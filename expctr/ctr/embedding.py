@@ -6,10 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-PADDING = 0
-"""The index of "no value" in every field."""
-OOV = 1
-"""The index of "a value never seen in training" in every field."""
+from expctr.data.features import PADDING, UNSEEN
 
 
 class FieldEmbeddings(nn.Module):
@@ -25,7 +22,7 @@ class FieldEmbeddings(nn.Module):
     Args:
         sizes: rows of each field's table, among them 0 (padding) and 1 (OOV).
         shares: fields that read another field's rows, such as `{"liked": "target"}`; each is still a field of its
-            own in the output. They need no entry in `sizes`.
+            own in the output. Their entry in `sizes` may be left out.
         dim: length of a vector.
         oov_rate: probability in [0, 1) of replacing an index while training.
 
@@ -82,7 +79,7 @@ class FieldEmbeddings(nn.Module):
 
         if self.training and self.oov_rate > 0:
             replaced = (torch.rand(index.shape, device=index.device) < self.oov_rate) & (index != PADDING)
-            index = index.masked_fill(replaced, OOV)
+            index = index.masked_fill(replaced, UNSEEN)
         offset = torch.tensor([self._start[name] for name in self.names], device=index.device)
         rows = torch.where(index == PADDING, PADDING, index + offset.repeat_interleave(per_column))
 

@@ -3,7 +3,8 @@
 import pytest
 import torch
 
-from expctr.ctr.embedding import OOV, FieldEmbeddings
+from expctr.ctr.embedding import FieldEmbeddings
+from expctr.data.features import UNSEEN
 
 SIZES = {"user": 5, "target": 7, "genres": 4}
 SHARES = {"liked": "target", "disliked": "target"}
@@ -84,10 +85,10 @@ def test_training_replaces_ids_by_the_oov_row_at_the_given_rate():
     batch = 8000
     many = {name: torch.full((batch,), 3) for name in table.names}
     many["disliked"] = torch.zeros(batch, 2, dtype=torch.long)
-    replaced = (table(many)[:, 1] == one(table.eval(), "target", OOV)).all(-1)
+    replaced = (table(many)[:, 1] == one(table.eval(), "target", UNSEEN)).all(-1)
     assert 0.23 < replaced.float().mean() < 0.27
     table.train()(many).square().sum().backward()
-    assert table.weight.grad.abs().sum(1).gt(0).sum() == 2 * 3  # id 3 and OOV of each table
+    assert table.weight.grad.abs().sum(1).gt(0).sum() == 2 * 3  # id 3 and the unseen row of each table
     assert table(many)[:, 4].eq(0).all()  # padding stays padding
 
 
@@ -126,5 +127,12 @@ def test_a_missing_field_is_named():
 def test_sharing_with_an_unknown_field_or_another_size_is_refused():
     with pytest.raises(ValueError, match="shares the table of 'item'"):
         FieldEmbeddings(SIZES, {"liked": "item"}, dim=3)
+    assert FieldEmbeddings(SIZES | {"liked": 7}, SHARES, dim=3).names == (
+        "user",
+        "target",
+        "genres",
+        "liked",
+        "disliked",
+    )
     with pytest.raises(ValueError, match="has 6 rows"):
         FieldEmbeddings(SIZES | {"liked": 6}, {"liked": "target"}, dim=3)

@@ -1,0 +1,295 @@
+"""The ID-based CTR model, with explanations or without, alone or as a part of ExpCTR."""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal, cast
+
+import lightning as L
+import torch
+from lightning.pytorch.trainer.states import TrainerFn
+from lightning.pytorch.utilities.types import OptimizerLRScheduler
+from torch import Tensor, nn
+from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict, set_model_state_dict
+from torch.distributed.device_mesh import DeviceMesh
+from torch.distributed.fsdp import fully_shard
+from torch.nn import functional as F
+
+from expctr.ctr.zoo import BackboneOptions, CTRBackbone, build
+from expctr.data.batch import Batch
+from expctr.distributed import all_gather_rows, all_sum, rank, world_size
+from expctr.metrics import ctr_metrics
+
+_WHOLE = StateDictOptions(full_state_dict=True)  # unsharded tensors in and out, also under FSDP2
+
+
+@dataclass(frozen=True)
+class CTROptions(BackboneOptions):
+    """The shape of a CTR model and how it is trained."""
+
+    lr: float = 1e-3
+    """Adam's learning rate."""
+    weight_decay: float = 0.0
+    """Adam's L2 penalty."""
+    text_dropout: float = 0.0
+    """Share of training rows whose explanation is hidden (z = 0), so that the score without one is in distribution."""
+    crossfit: int = 1
+    """Models trained, each on all rows but its own share; a training row is then scored by the one that never saw it.
+    1 trains a single model on all rows."""
+    monitor: Literal["logloss", "auc"] = "logloss"
+    """Validation metric that early stopping watches."""
+    patience: int = 3
+    """Validations without improvement until training stops; the best weights are restored."""
+    seed: int = 0
+    """Of the initial weights, and of dropout where the module trains alone."""
+
+
+_DEFAULTS = CTROptions()
+
+
+class BestWeights:
+    """The weights at the best validation so far, and how long ago that was.
+
+    Args:
+        modules: whose weights to keep.
+        higher: whether more is better.
+        patience: validations without improvement until it is time to stop.
+    """
+
+    def __init__(self, modules: nn.Module, higher: bool, patience: int) -> None:
+        self._modules, self._sign, self._patience = modules, 1.0 if higher else -1.0, patience
+        self.forget()
+
+    def forget(self) -> None:
+        """Start over, as before the first validation."""
+        self._best, self._waited = -math.inf, 0
+        self._weights: dict[str, Tensor] = {}
+
+    def update(self, value: float) -> bool:
+        """Record a validation's metric (nan never improves) and return whether it is time to stop.
+
+        Every rank has to call this, with the same value.
+        """
+        if self._sign * value > self._best:
+            self._best, self._waited = self._sign * value, 0
+            state = cast("dict[str, Tensor]", get_model_state_dict(self._modules, options=_WHOLE))
+            self._weights = {name: tensor.detach().clone() for name, tensor in state.items()}
+        else:
+            self._waited += 1
+        return self._waited >= self._patience
+
+    def restore(self) -> None:
+        """Put the best weights back; nothing happens before the first validation."""
+        if self._weights:
+            set_model_state_dict(self._modules, dict(self._weights), options=_WHOLE)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Plain numbers and tensors, the same on every rank."""
+        return {"best": self._best, "waited": self._waited, "weights": dict(self._weights)}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Continue where `state_dict` was taken."""
+        self._best, self._waited, self._weights = state["best"], state["waited"], dict(state["weights"])
+
+
+class CTRModule(L.LightningModule):
+    """Any model of the zoo, trained by binary cross-entropy.
+
+    Alone it is the baseline without text. As a part of another module, that one builds it with the length of its text
+    vectors, calls `loss`, `score` and `best`, and does the logging: these methods log nothing and return plain values.
+
+    Args:
+        backbone: the model's name in `expctr.ctr.zoo`.
+        options: its shape and how it is trained.
+    """
+
+    def __init__(self, backbone: str = "DeepFM", options: CTROptions = _DEFAULTS) -> None:
+        super().__init__()
+        if options.crossfit < 1:
+            raise ValueError(f"crossfit counts models, so it must be at least 1, not {options.crossfit}")
+        self.backbone, self.options = backbone, options
+        self.backbones = nn.ModuleList()
+        self.best = BestWeights(self.backbones, options.monitor == "auc", options.patience)
+        self._vocabulary: tuple[Mapping[str, int], Mapping[str, str], int] = ({}, {}, 0)
+        self._scored: list[tuple[Tensor, Tensor]] = []
+
+    def configure_model(self) -> None:
+        """Build for the data module's vocabularies, unless `build` was called before."""
+        if len(self.backbones) == 0:
+            features = self.trainer.datamodule.features  # type: ignore[attr-defined]
+            self.build(features.sizes, features.shares)
+            if self.device_mesh is not None:
+                self.shard(self.device_mesh["data_parallel"])
+
+    def build(self, sizes: Mapping[str, int], shares: Mapping[str, str], text_dim: int = 0) -> None:
+        """Make the model (all `crossfit` of them), its weights drawn from `options.seed`.
+
+        Args:
+            sizes: rows of each field's table, among them 0 (padding) and 1 (OOV).
+            shares: fields that read another field's table.
+            text_dim: length of the text vectors z; 0 for a model without text.
+        """
+        self._vocabulary = sizes, shares, text_dim
+        self.backbones.extend(self._fresh())
+
+    def reset(self, optimizer: torch.optim.Optimizer | None = None) -> None:
+        """Return to the initial weights, for a stage that starts over; forgets the best ones too.
+
+        Args:
+            optimizer: the one whose moments and step counts go back to zero.
+        """
+        fresh = nn.ModuleList(self._fresh()).state_dict()
+        set_model_state_dict(self.backbones, fresh, options=_WHOLE)
+        self.best.forget()
+        for state in optimizer.state.values() if optimizer else ():
+            for value in state.values():
+                value.zero_()
+
+    def _fresh(self) -> list[CTRBackbone]:
+        models: list[CTRBackbone] = []
+        # On the CPU and from its own generator: the same weights on any machine, and no draw taken from a run's.
+        with torch.device("cpu"), torch.random.fork_rng(devices=[]):
+            for fold in range(self.options.crossfit):
+                torch.default_generator.manual_seed(self.options.seed + fold)
+                models.append(build(self.backbone, *self._vocabulary[:2], self.options, self._vocabulary[2]))
+        return models
+
+    def shard(self, mesh: DeviceMesh) -> None:
+        """Shard each model by FSDP2 over a one-dimensional mesh."""
+        for backbone in self.backbones:
+            fully_shard(backbone, mesh=mesh)
+
+    def forward(self, features: Mapping[str, Tensor], text: Tensor | None = None) -> Tensor:
+        """Every cross-fitted model's logits, `[crossfit, batch]`; arguments as for `CTRBackbone`."""
+        return torch.stack([backbone(features, text) for backbone in self.backbones])
+
+    def logits(self, features: Mapping[str, Tensor], text: Tensor | None = None) -> Tensor:
+        """The click's logit `[batch]`, the mean of the cross-fitted models'; arguments as for `CTRBackbone`."""
+        mean: Tensor = self(features, text).mean(0)
+        return mean
+
+    def loss(self, batch: Batch, text: Tensor | None = None) -> Tensor:
+        """Binary cross-entropy, averaged over the rows of all ranks and summed over the cross-fitted models.
+
+        Scaled by the world size, since sharding averages gradients over ranks.
+
+        Args:
+            batch: training rows.
+            text: their text vectors, `[batch, text_dim]`; `None` stands for z = 0.
+
+        Returns:
+            A scalar to call `backward` on.
+        """
+        if text is not None and self.training and self.options.text_dropout > 0:
+            shown = torch.rand(len(batch), 1, device=text.device) >= self.options.text_dropout
+            text = text * shown
+        folds = self.options.crossfit
+        total = torch.zeros((), device=batch.label.device)
+        for fold, backbone in enumerate(self.backbones):
+            rows = (batch.sample % folds != fold) | (folds == 1)
+            features = {name: values[rows] for name, values in batch.features.items()}
+            logits = backbone(features, None if text is None else text[rows])
+            summed = F.binary_cross_entropy_with_logits(logits, batch.label[rows], reduction="sum")
+            total = total + summed / all_sum(rows.sum()).clamp_min(1)
+        return total * world_size()
+
+    @torch.no_grad()
+    def score(self, batch: Batch, text: Tensor | None = None, *, heldout: bool = False) -> Tensor:
+        """The click's probability, s^r of Eq. 12, without dropout whatever mode the module is in.
+
+        Args:
+            batch: any rows.
+            text: their text vectors, `[batch, text_dim]`; `None` stands for z = 0.
+            heldout: the rows are training rows: score each by the cross-fitted model that was not trained on it.
+
+        Returns:
+            `[batch]`.
+        """
+        training = self.training
+        self.eval()
+        logits: Tensor = self(batch.features, text)
+        self.train(training)
+        if heldout:
+            return logits.gather(0, (batch.sample % self.options.crossfit)[None])[0].sigmoid()
+        return logits.mean(0).sigmoid()
+
+    def score_without_text(self, batch: Batch, *, heldout: bool = False) -> Tensor:
+        """The click's probability at z = 0, the s~^r of Eq. 13; `[batch]`."""
+        return self.score(batch, heldout=heldout)
+
+    # Below: training alone. An outer module has hooks of its own and never calls these.
+
+    def configure_optimizers(self) -> OptimizerLRScheduler:
+        """One Adam over all models."""
+        return torch.optim.Adam(self.parameters(), lr=self.options.lr, weight_decay=self.options.weight_decay)
+
+    def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
+        """Make dropout a function of the seed and the place in training, so that resuming repeats it."""
+        torch.manual_seed(hash((self.options.seed, self.current_epoch, batch_idx, rank())) % 2**63)
+
+    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        """One batch, without text."""
+        loss = self.loss(batch)
+        mean = all_sum(loss) / (world_size() ** 2 * self.options.crossfit)
+        self.log("ctr/loss", mean, prog_bar=True, batch_size=len(batch))
+        return loss
+
+    def validation_step(self, batch: Batch, batch_idx: int) -> None:
+        """Score one batch; the metrics are of all rows together."""
+        self._scored.append((self.score(batch), batch.label))
+
+    def on_validation_epoch_end(self) -> None:
+        """Log the metrics, and stop when they no longer improve."""
+        metrics = self._log_metrics("val")
+        if self.trainer.state.fn == TrainerFn.FITTING and not self.trainer.sanity_checking:
+            self.trainer.should_stop |= self.best.update(metrics[self.options.monitor])
+
+    def on_train_end(self) -> None:
+        """Keep the best weights, not the last."""
+        self.best.restore()
+
+    def on_test_start(self) -> None:
+        """A checkpoint holds the last weights and the best ones."""
+        self.best.restore()
+
+    def test_step(self, batch: Batch, batch_idx: int) -> None:
+        """As `validation_step`."""
+        self.validation_step(batch, batch_idx)
+
+    def on_test_epoch_end(self) -> None:
+        """Log the metrics."""
+        self._log_metrics("test")
+
+    def on_predict_start(self) -> None:
+        """As `on_test_start`."""
+        self.best.restore()
+
+    def predict_step(self, batch: Batch, batch_idx: int) -> dict[str, Tensor]:
+        """`sample` ids and click probabilities `score`, both `[batch]`."""
+        return {"sample": batch.sample, "score": self.score(batch)}
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Add the best weights so far."""
+        checkpoint["ctr_best"] = self.best.state_dict()
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Continue with the best weights so far."""
+        self.best.load_state_dict(checkpoint["ctr_best"])
+
+    def _log_metrics(self, split: str) -> dict[str, float]:
+        scores, labels = (all_gather_rows(torch.cat(part)) for part in zip(*self._scored, strict=True))
+        self._scored.clear()
+        metrics = ctr_metrics(scores, labels)
+        self.log_dict({f"{split}/{name}": value for name, value in metrics.items()}, prog_bar=split == "val")
+        return metrics
+
+
+class DeepFMTextModule(CTRModule):
+    """DeepFM, the paper's CTR model (5.1): alone the DeepFM row of its Table 1, with explanations ExpCTR-Aug's.
+
+    Args:
+        options: its shape and how it is trained.
+    """
+
+    def __init__(self, options: CTROptions = _DEFAULTS) -> None:
+        super().__init__("DeepFM", options)
