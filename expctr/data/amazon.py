@@ -126,7 +126,7 @@ def read_json_lines(path: Path, keys: Mapping[str, Sequence[str]]) -> Table:
         row = 1
         for lines in _chunks(path):
             frame = _parse(lines, {name: keys[name] for name in wanted if name in keys})
-            extra = {"row": pl.int_range(row, row + len(lines), dtype=pl.UInt32), "column": pl.lit("of the whole row")}
+            extra = {"row": pl.int_range(row, row + len(lines), dtype=pl.UInt32), "column": pl.lit("all")}
             if "line" in wanted:
                 frame = frame.with_columns(pl.Series("line", [line.decode(errors="replace") for line in lines]))
             frame = frame.with_columns(**extra).select(wanted)

@@ -1,7 +1,9 @@
 """The LightningDataModules: a reader, its defaults and its nouns; everything else they share."""
 
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
+from typing import Any, Protocol, runtime_checkable
 from typing import Any
 
 import lightning as L
@@ -12,6 +14,8 @@ from expctr.data import amazon, bookcrossing, movielens
 from expctr.data.batch import Nouns
 from expctr.data.dataset import SampleTable
 from expctr.data.features import Features
+from expctr.data.loader import EpochSampler, ResumableLoader
+from expctr.data.people import read_people
 from expctr.data.prepare import cached_samples, show
 from expctr.data.samples import SPLITS, PrepareReport, SampleOptions, make_samples
 from expctr.data.tables import Table, Tables
@@ -38,19 +42,28 @@ class SplitFiles:
     """Test targets."""
 
 
-class RatingsDataModule(L.LightningDataModule):
-    """Samples of one dataset, prepared once, cached, and served by split.
+@runtime_checkable
+class Staged(Protocol):
+    """What the loaders ask of a module that trains in stages."""
 
-    Attributes:
-        samples: the table of `samples.make_samples`, after `setup`.
-        features: vocabularies fitted on its training rows, after `setup`.
-        report: what became of the raw rows, after `setup`.
-        nouns: what items and people are called.
-    """
+    @property
+    def entry(self) -> Any:
+        """The epoch's plan entry, whose `stage` is `lc`, `ctr` or `ic`."""
+
+    @property
+    def ctr_stopped(self) -> bool:
+        """Has the CTR stage under way stopped early?"""
+
+
+class RatingsDataModule(L.LightningDataModule):
+    """Samples of one dataset, prepared once, cached, and served by split; `setup` fills the attributes."""
 
     samples: pl.DataFrame
+    """The table of `samples.make_samples`."""
     features: Features
+    """Vocabularies fitted on its training rows."""
     report: PrepareReport
+    """What became of the raw rows."""
 
     def __init__(
         self,
@@ -61,6 +74,8 @@ class RatingsDataModule(L.LightningDataModule):
         rollout_batch_size: int = 32,
         ctr_batch_size: int = 2048,
         eval_batch_size: int = 64,
+        balance_rollouts: bool = False,
+        people: str | None = None,
         seed: int = 0,
         cache_dir: str | None = None,
     ) -> None:
@@ -74,6 +89,10 @@ class RatingsDataModule(L.LightningDataModule):
             rollout_batch_size: samples that each rank explains between two policy updates.
             ctr_batch_size: samples in a batch of the CTR model.
             eval_batch_size: samples in a batch of validation, test and predict.
+            balance_rollouts: half of each rollout batch liked, half disliked targets: saying "liked" to everything then
+                earns nothing.
+            people: CSV of new users and items for `predict`, with the columns liked_titles, disliked_titles (separated
+                by `|`) and target_title.
             seed: seed of the order of training batches (of the samples: `samples.seed`).
             cache_dir: where prepared samples are kept; default `~/.cache/expctr`.
         """
@@ -85,6 +104,8 @@ class RatingsDataModule(L.LightningDataModule):
         self.rollout_batch_size = rollout_batch_size
         self.ctr_batch_size = ctr_batch_size
         self.eval_batch_size = eval_batch_size
+        self.balance_rollouts = balance_rollouts
+        self.people = people
         self.seed = seed
         self.cache_dir = cache_dir
         self._tables: dict[str, SampleTable] = {}
@@ -114,9 +135,69 @@ class RatingsDataModule(L.LightningDataModule):
 
     def table(self, split: str) -> SampleTable:
         """The samples of train, val or test as tensors and titles; made once."""
+        if split == "predict":
+            if self.people is None:
+                return self.table("test")
+            return SampleTable.from_texts([person.text for person in read_people(Path(self.people))], self.features)
         if split not in self._tables:
             self._tables[split] = SampleTable.from_samples(self.rows(split), self.features)
         return self._tables[split]
+
+    def train_dataloader(self) -> ResumableLoader:
+        """Batches of the stage under way: rollout batches with titles, or the CTR model's without."""
+        table, module = self.table("train"), self._module
+        epoch = self._trainer.current_epoch
+        if module is not None and module.entry.stage != "ctr":
+            labels = table.label if self.balance_rollouts else None
+            sampler = EpochSampler(len(table), self.rollout_batch_size, self.seed, epoch, labels)
+            return ResumableLoader(sampler, table.batch)
+        sampler = EpochSampler(len(table), self.ctr_batch_size, self.seed, epoch)
+        if module is not None and module.ctr_stopped:
+            sampler.batches = sampler.batches[:1]  # the stage's remaining epochs pass without training
+        return ResumableLoader(sampler, partial(table.batch, with_text=False))
+
+    def val_dataloader(self) -> ResumableLoader:
+        """The validation split; without titles while no explanation is written."""
+        module = self._module
+        writes = module is not None and not (self._trainer.state.fn == "fit" and module.entry.stage == "ctr")
+        return self._eval_loader(self.table("val"), writes)
+
+    def test_dataloader(self) -> ResumableLoader:
+        """The test split."""
+        return self._eval_loader(self.table("test"), True)
+
+    def predict_dataloader(self) -> ResumableLoader:
+        """The people of the CSV `people`, or the test split."""
+        return self._eval_loader(self.table("predict"), True)
+
+    def prediction_ids(self) -> pl.DataFrame:
+        """Who and what the rows of `predict` are about: `sample`, `user`, `target`, `target_title`."""
+        columns = ["sample", "user", "target", "target_title"]
+        if self.people is None:
+            return self.rows("test").select(columns)
+        rows = [(i, p.user, p.target, p.text.target) for i, p in enumerate(read_people(Path(self.people)))]
+        return pl.DataFrame(rows, schema=columns, orient="row")
+
+    def rollout_batches(self) -> list[int]:
+        """Rows of each rollout batch of an epoch, over all ranks."""
+        table = self.table("train")
+        labels = table.label if self.balance_rollouts else None
+        return [len(rows) for rows in EpochSampler(len(table), self.rollout_batch_size, labels=labels).batches]
+
+    def _eval_loader(self, table: SampleTable, with_text: bool) -> ResumableLoader:
+        size = self.eval_batch_size if with_text else self.ctr_batch_size
+        return ResumableLoader(EpochSampler(len(table), size), partial(table.batch, with_text=with_text))
+
+    @property
+    def _trainer(self) -> L.Trainer:
+        assert self.trainer is not None
+        return self.trainer
+
+    @property
+    def _module(self) -> Staged | None:
+        """The module, where it follows a plan of stages."""
+        module = self._trainer.lightning_module
+        return module if isinstance(module, Staged) else None
 
     def _load(self) -> tuple[pl.DataFrame, PrepareReport]:
         tables = self.read()
@@ -126,7 +207,13 @@ class RatingsDataModule(L.LightningDataModule):
 
 
 class MovieLensDataModule(RatingsDataModule):
-    """MovieLens: ML-100K (GroupLens' or RecBole's files), ML-1M, ML-20M, latest. Liked from 4 stars (inferred)."""
+    """MovieLens: ML-100K (GroupLens' or RecBole's files), ML-1M, ML-20M, latest. Liked from 4 stars (inferred).
+
+    Args:
+        path: folder with the raw files; the layout is found by itself.
+        samples: how targets, histories, labels and splits are drawn.
+        nouns: what items and people are called in prompts.
+    """
 
     def __init__(
         self,
@@ -148,7 +235,13 @@ class MovieLensDataModule(RatingsDataModule):
 
 
 class BookCrossingDataModule(RatingsDataModule):
-    """BookCrossing: the original dump or Kaggle's files. Liked from 5 of 10, zeros are dislikes (inferred)."""
+    """BookCrossing: the original dump or Kaggle's files. Liked from 5 of 10, zeros are dislikes (inferred).
+
+    Args:
+        path: folder with the raw files; the layout is found by itself.
+        samples: how targets, histories, labels and splits are drawn.
+        nouns: what items and people are called in prompts.
+    """
 
     def __init__(
         self,
@@ -173,6 +266,9 @@ class AmazonBooksDataModule(RatingsDataModule):
     """Amazon reviews of 2014, 2018 or 2023, of any category. Liked above 4 stars (inferred).
 
     Args:
+        path: folder with the raw files; the layout is found by itself.
+        samples: how targets, histories, labels and splits are drawn.
+        nouns: what items and people are called in prompts.
         category: as in the file names; default the only one in `path`, else Books. Set `nouns` with it.
     """
 

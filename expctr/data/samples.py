@@ -156,8 +156,9 @@ def make_samples(
     for name, share in zip(SPLITS, options.fractions, strict=True):
         if not report.splits[name]["samples"] and (splits or share):
             raise DataError(
-                f"the {name} split is empty: {samples.height} samples from {report.users} users in all. Mend: raise "
-                "samples.targets_per_user or samples.fractions, or lower samples.min_ratings and samples.min_history"
+                f"the {name} split is empty: {samples.height} samples from {report.users} users in all (not used: "
+                f"{report.samples_dropped}). Mend: raise samples.targets_per_user or samples.fractions, or lower "
+                "samples.min_ratings and samples.min_history"
             )
     return samples, report
 
@@ -377,11 +378,14 @@ def _with_reviews(samples: pl.DataFrame, sources: Mapping[str, Table]) -> pl.Dat
     key = ["user", "target", "timestamp"]
     wanted = samples.lazy().select(key)
     found = [
-        table.frame.filter(pl.col("problem").is_null() & pl.col("review").is_not_null())
+        table.frame.filter(pl.col("problem").is_null())
         .select("user", pl.col("item").alias("target"), "timestamp", "review")
         .join(wanted, on=key, how="semi", nulls_equal=True)
         for table in sources.values()
+        if "review" in table.frame.collect_schema()
     ]
+    if not found:
+        return samples.with_columns(review=pl.lit(None, pl.String))
     reviews = pl.concat(found).collect(engine="streaming").unique(key, keep="last", maintain_order=True)
     return samples.join(reviews, on=key, how="left", nulls_equal=True, maintain_order="left")
 

@@ -99,7 +99,8 @@ class Tables:
     """A dataset's raw files.
 
     Attributes:
-        interactions: `user` str, `item` str, `rating` float32, `timestamp` int64 seconds or null, `review` str or null.
+        interactions: `user` str, `item` str, `rating` float32, `timestamp` int64 seconds or null, and `review`
+            str or null where the raw data have reviews.
         items: `item`, `title` (null where the raw data have none) and side features: integers, strings, lists of
             strings.
         users: `user` and side features; None where the raw data say nothing of them.
@@ -248,9 +249,8 @@ def typed_ratings(frame: pl.LazyFrame, low: float, high: float) -> pl.LazyFrame:
         .then(pl.lit(BAD_TIME, PROBLEM))
     )
     located = problem.cast(pl.String).replace_strict(_LOCATED, default=pl.col("column"), return_dtype=pl.String)
-    columns = frame.collect_schema().names()
-    return frame.with_columns(problem.alias("problem"), located.alias("column")).with_columns(
-        rating, time.alias("timestamp"), *([] if "review" in columns else [pl.lit(None, pl.String).alias("review")])
+    return frame.with_columns(
+        problem.alias("problem"), located.alias("column"), rating.alias("rating"), time.alias("timestamp")
     )
 
 
