@@ -165,7 +165,7 @@ def read_delimited(
         replace: regular expression -> replacement, made in each raw line before it is split.
 
     Returns:
-        A table of the columns in `names` or `headerless`.
+        A table of the columns in `names` and `headerless`.
 
     Raises:
         DataError: no such file, or its first line has not the required columns by any delimiter.
@@ -199,7 +199,7 @@ def read_delimited(
     ours = _ours(fields, names, headerless)
     columns = [
         (value[ours[name]].str.strip_chars() if name in ours else pl.lit(None, pl.String)).alias(name)
-        for name in headerless or names
+        for name in dict.fromkeys([*headerless, *names])
     ]
     frame = lines.with_columns(split.alias("parts")).select(
         "row", "line", problem.alias("problem"), column.alias("column"), *columns

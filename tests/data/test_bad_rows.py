@@ -1,0 +1,123 @@
+"""Every kind of bad input gives one error with file, row and column, or is counted."""
+
+from collections import Counter
+from pathlib import Path
+
+import pytest
+from tiny import rows, write
+
+from expctr.data import amazon, bookcrossing, movielens
+from expctr.data.samples import SampleOptions, make_samples
+from expctr.data.tables import DataError
+
+HEADER = "userId,movieId,rating,timestamp\n"
+MOVIES = "movieId,title,genres\n1,A (1990),Drama\n2,B (1990),Drama\n3,C (1990),Drama\n"
+
+
+def test_missing_folder_names_it(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"no such folder: .*nowhere"):
+        movielens.read(tmp_path / "nowhere")
+
+
+def test_missing_file_lists_layouts_and_content(tmp_path: Path) -> None:
+    folder = write(tmp_path, {"ratings.csv": HEADER, "notes.txt": ""})
+    with pytest.raises(DataError, match=r"ML-100K: u.data, u.item.*The folder holds notes.txt, ratings.csv"):
+        movielens.read(folder)
+    with pytest.raises(DataError, match=r"BX\[-_\]Book-Ratings.csv.*Kaggle: Ratings.csv, Books.csv"):
+        bookcrossing.read(folder)
+
+
+def test_wrong_delimiter(tmp_path: Path) -> None:
+    folder = write(tmp_path, {"ratings.csv": HEADER.replace(",", " ") + "1 2 3 4\n", "movies.csv": MOVIES})
+    with pytest.raises(
+        DataError, match=r"wrong delimiter or header, .*ratings.csv, row 1, column 1: .*user, item, rating"
+    ):
+        movielens.read(folder)
+    folder = write(tmp_path, {"u.data": "1 1 5 1\n", "u.item": ""})
+    with pytest.raises(DataError, match=r"wrong delimiter or header, .*u.data, row 1"):
+        movielens.read_interactions(folder / "u.data")
+
+
+def test_empty_files(tmp_path: Path) -> None:
+    folder = write(tmp_path, {"ratings.csv": "", "movies.csv": MOVIES})
+    with pytest.raises(DataError, match=r"no header and no data, .*ratings.csv, row 1"):
+        movielens.read(folder)
+    write(tmp_path, {"ratings.csv": HEADER})
+    with pytest.raises(DataError, match=r"no rows in .*ratings.csv"):
+        rows(movielens.read(folder).interactions)
+
+
+BAD_ROWS = [
+    ("1,2,3", "too few columns", "timestamp"),
+    ("1,2,3,4,5", "too many columns", "5 of 4"),
+    ("1,2,good,4", "rating is not a number", "rating"),
+    ("1,2,nan,4", "rating is not a number", "rating"),
+    ("1,2,,4", "rating is not a number", "rating"),
+    ("1,2,5.5,4", "rating out of range", "rating"),
+    ("1,2,-1,4", "rating out of range", "rating"),
+    (",2,5,4", "no user or item id", "user or item"),
+    ("1,2,5,yesterday", "timestamp is not a number", "timestamp"),
+]
+
+
+@pytest.mark.parametrize(("line", "problem", "column"), BAD_ROWS)
+def test_bad_rating_rows(tmp_path: Path, line: str, problem: str, column: str) -> None:
+    folder = write(tmp_path, {"ratings.csv": f"{HEADER}1,1,5,9\n\n{line}\n2,2,5,9\n{line}\n", "movies.csv": MOVIES})
+    table = movielens.read(folder).interactions
+    with pytest.raises(DataError, match=rf"^{problem}, .*ratings.csv, row 4, column {column}: .*2 of 4 rows are bad"):
+        rows(table)
+    dropped = Counter[str]()
+    assert [row["item"] for row in rows(table, "skip")] == ["1", "2"]
+    table.collect(["user"], "skip", dropped)
+    assert dropped == {f"ratings.csv: {problem}": 2}
+
+
+def test_bytes_that_are_not_utf8_in_a_utf8_layout(tmp_path: Path) -> None:
+    movies = MOVIES.encode() + "4,Café,Drama\n".encode() + "5,Café,Drama\n".encode("latin-1")
+    items = movielens.read(write(tmp_path, {"ratings.csv": HEADER + "1,1,5,9\n", "movies.csv": movies})).items
+    with pytest.raises(DataError, match=r"undecodable bytes, .*movies.csv, row 6, column title: .*one encoding, UTF-8"):
+        rows(items)
+    assert [row["title"] for row in rows(items, "skip")] == ["A", "B", "C", "Café"]
+
+
+def test_a_latin1_layout_that_someone_saved_as_utf8(tmp_path: Path) -> None:
+    ratings = '"User-ID";"ISBN";"Book-Rating"\n"1";"1";"5"\n'
+    for encoding in ("latin-1", "utf-8", "utf-8-sig"):
+        books = '"ISBN";"Book-Title"\n"1";"Café"\n'.encode(encoding)
+        tables = bookcrossing.read(write(tmp_path, {"BX-Book-Ratings.csv": ratings, "BX-Books.csv": books}))
+        assert rows(tables.items)[0]["title"] == "Café"
+
+
+def test_bad_json_lines(tmp_path: Path) -> None:
+    good = b'{"reviewerID": "A", "asin": "B", "overall": 5.0, "unixReviewTime": 1}'
+    bad = {
+        b'{"reviewerID": "A"': ("not a JSON object", "all"),
+        b"__import__('os').system('true')": ("not a JSON object", "all"),
+        b"[1]": ("not a JSON object", "all"),
+        b'{"reviewerID": "\xff"}': ("undecodable bytes", "all"),
+        good.replace(b"5.0", b'"good"'): ("rating is not a number", "rating"),
+        good.replace(b"5.0", b"6"): ("rating out of range", "rating"),
+        good.replace(b'"asin"', b'"isbn"'): ("no user or item id", "user or item"),
+    }
+    for line, (problem, column) in bad.items():
+        folder = write(
+            tmp_path, {"Books.json": b"\n".join([good, line, good]), "meta_Books.json": '{"asin": "B", "title": "T"}'}
+        )
+        table = amazon.read(folder).interactions
+        with pytest.raises(DataError, match=rf"^{problem}, .*Books.json, row 2, column {column}: .*1 of 3"):
+            rows(table)
+        assert len(rows(table, "skip")) == 2
+
+
+def test_unknown_items_are_a_counted_drop_and_bad_rows_reach_the_report(tmp_path: Path) -> None:
+    ratings = "".join(f"{user},{item},4,{item}\n" for user in range(9) for item in (1, 2, 77))
+    folder = write(tmp_path, {"ratings.csv": HEADER + ratings + "1,2,bad,1\n", "movies.csv": MOVIES + "9,short\n"})
+    tables = movielens.read(folder)
+    with pytest.raises(DataError, match=r"too few columns, .*movies.csv, row 5, column genres"):
+        make_samples(tables, SampleOptions())
+    _, report = make_samples(tables, SampleOptions(on_bad_row="skip"))
+    assert report.rows == 28
+    assert report.dropped == {"ratings.csv: rating is not a number": 1, "item without a title": 9}
+    assert report.side_dropped == {"movies.csv: too few columns": 1}
+    assert report.interactions == 18
+    assert report.untitled == pytest.approx(1 / 3)
