@@ -1,0 +1,103 @@
+"""The result table, and the paper's numbers against the paper's text."""
+
+import json
+import re
+from pathlib import Path
+
+import pytest
+import torch
+from rich.console import Console
+from torch import Tensor
+
+from expctr.evaluation.table import PAPER, SYSTEMS, ResultTable
+from expctr.metrics import METRICS, ctr_metrics
+
+
+def scored(rows: int = 400) -> tuple[Tensor, Tensor]:
+    generator = torch.Generator().manual_seed(0)
+    scores = torch.rand(rows, generator=generator)
+    return scores, (torch.rand(rows, generator=generator) < scores).float()
+
+
+def table(dataset: str = "ML-20M", **more: Tensor) -> ResultTable:
+    scores, labels = scored()
+    return ResultTable.from_scores(
+        {"ExpCTR-LLM": scores, "ICL": scores / 2, **more}, labels, 0.6, dataset, resamples=50
+    )
+
+
+def printed(result: ResultTable) -> str:
+    console = Console(width=80)
+    with console.capture() as captured:
+        console.print(result)
+    return captured.get()
+
+
+def test_systems_come_in_the_papers_order_and_further_ones_after():
+    result = table(**{"Another": scored()[0]})
+    assert tuple(result.systems) == (*SYSTEMS, "Another")
+    assert result.systems["DeepFM"] == {}
+
+
+def test_numbers_and_intervals():
+    result, (scores, labels) = table(), scored()
+    row = result.systems["ExpCTR-LLM"]
+    assert {name: estimate.value for name, estimate in row.items()} == ctr_metrics(scores, labels)
+    assert all(estimate.low < estimate.value < estimate.high for estimate in row.values())
+    assert result.rows == 400
+    assert result.test_rate == pytest.approx(labels.mean().item())
+    assert result.test_entropy <= result.constant_logloss
+    assert f"{row['auc'].value:.4f} ({row['auc'].low:.3f}–{row['auc'].high:.3f})" in result.to_markdown()
+
+
+def test_what_is_absent_shows_a_dash_everywhere():
+    result = table("elsewhere")
+    line = next(line for line in result.to_markdown().splitlines() if line.startswith("| DeepFM"))
+    assert line == "| DeepFM | - | - | - | - | - |"
+    assert re.search(r"DeepFM(\s+-){5}\s", printed(result))
+    assert result.to_dict()["systems"]["DeepFM"] == {}
+
+
+@pytest.mark.filterwarnings("ignore:AUC is undefined")
+def test_an_undefined_auc_is_a_dash_and_null():
+    result = ResultTable.from_scores({"ICL": torch.tensor([0.5, 0.6])}, torch.ones(2), 0.5, resamples=10)
+    line = next(line for line in result.to_markdown().splitlines() if line.startswith("| ICL"))
+    assert line.startswith("| ICL | - | 0.")
+    assert result.to_dict()["systems"]["ICL"]["auc"] == {"value": None, "low": None, "high": None}
+
+
+def test_the_papers_rows_are_marked_and_only_for_its_datasets():
+    with_paper = table("BookCrossing").to_markdown()
+    assert "| ExpCTR-Aug (paper) | 0.6173 | 0.6715 | 0.4800 | 0.4891 | - |" in with_paper
+    assert with_paper.count("(paper)") == printed(table("BookCrossing")).count("(paper)") == 4
+    assert "paper" not in table("ML-100K").to_markdown()
+    assert table("ML-100K").to_dict()["paper"] == {}
+
+
+def test_the_papers_numbers_are_consistent_with_its_text():
+    """5.2: ExpCTR-Aug gains 18.2%, 11.9% and 17.8% in AUC over DeepFM."""
+    gains = [rows["ExpCTR-Aug"][0] / rows["DeepFM"][0] - 1 for rows in PAPER.values()]
+    assert [round(100 * gain, 1) for gain in gains] == [18.2, 11.9, 17.8]
+    assert all(tuple(rows) == SYSTEMS for rows in PAPER.values())
+
+
+def test_names_are_shown_as_they_are():
+    result = table(**{"[bold]a|b": scored()[0]})
+    assert "[bold]a|b" in printed(result)
+    assert "| [bold]a\\|b |" in result.to_markdown()
+
+
+def test_no_line_is_wrapped_on_a_narrow_console():
+    lines = printed(table("Amazon Books")).splitlines()
+    assert any(line.split() == ["ExpCTR-Aug", "(paper)", "0.6641", "0.6493", "0.4557", "0.4783", "-"] for line in lines)
+    assert not any("…" in line for line in lines)
+
+
+def test_files(tmp_path: Path):
+    result = table()
+    result.write(tmp_path / "run")
+    read = json.loads((tmp_path / "run" / "table.json").read_text())
+    assert read == json.loads(json.dumps(result.to_dict()))
+    assert set(read["systems"]["ICL"]) == set(METRICS)
+    assert read["paper"]["ICL"]["auc"] == 0.6320
+    assert (tmp_path / "run" / "table.md").read_text() == result.to_markdown()
