@@ -47,3 +47,14 @@ class Batch:
 
     def __len__(self) -> int:
         return len(self.label)
+
+    def repeat(self, times: int) -> "Batch":
+        """Each row so many times, next to each other."""
+        if times == 1:
+            return self
+        return Batch(
+            self.sample.repeat_interleave(times),
+            self.label.repeat_interleave(times),
+            {name: values.repeat_interleave(times, 0) for name, values in self.features.items()},
+            [text for text in self.texts for _ in range(times)],
+        )

@@ -4,7 +4,6 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
-from typing import Any
 
 import lightning as L
 import polars as pl
@@ -64,6 +63,8 @@ class RatingsDataModule(L.LightningDataModule):
     """Vocabularies fitted on its training rows."""
     report: PrepareReport
     """What became of the raw rows."""
+    paper_dataset: str
+    """Its name in the paper's Table 1."""
 
     def __init__(
         self,
@@ -86,7 +87,7 @@ class RatingsDataModule(L.LightningDataModule):
             samples: how targets, histories, labels and splits are drawn.
             nouns: what items and people are called in prompts.
             splits: three ratings files in place of drawn targets and splits.
-            rollout_batch_size: samples that each rank explains between two policy updates.
+            rollout_batch_size: samples explained between two policy updates, over all ranks.
             ctr_batch_size: samples in a batch of the CTR model.
             eval_batch_size: samples in a batch of validation, test and predict.
             balance_rollouts: half of each rollout batch liked, half disliked targets: saying "liked" to everything then
@@ -215,6 +216,8 @@ class MovieLensDataModule(RatingsDataModule):
         nouns: what items and people are called in prompts.
     """
 
+    paper_dataset = "ML-20M"
+
     def __init__(
         self,
         path: str,
@@ -242,6 +245,8 @@ class BookCrossingDataModule(RatingsDataModule):
         samples: how targets, histories, labels and splits are drawn.
         nouns: what items and people are called in prompts.
     """
+
+    paper_dataset = "BookCrossing"
 
     def __init__(
         self,
@@ -271,6 +276,8 @@ class AmazonBooksDataModule(RatingsDataModule):
         nouns: what items and people are called in prompts.
         category: as in the file names; default the only one in `path`, else Books. Set `nouns` with it.
     """
+
+    paper_dataset = "Amazon Books"
 
     def __init__(
         self,

@@ -63,24 +63,24 @@ class ResumableLoader:
     resumed in mid-epoch would read its first rows again and never see others.
     """
 
-    def __init__(self, sampler: EpochSampler, batch: Callable[[Tensor], Batch]) -> None:
-        self.sampler, self.batch = sampler, batch
+    def __init__(self, order: EpochSampler, batch: Callable[[Tensor], Batch]) -> None:
+        self.order, self.batch = order, batch
         self.start = self.seen = 0
 
     def __len__(self) -> int:
-        return len(self.sampler)
+        return len(self.order)
 
     def __iter__(self) -> Iterator[Batch]:
         self.seen, self.start = self.start, 0
-        while self.seen < len(self.sampler):
+        while self.seen < len(self.order):
             self.seen += 1  # before the yield: a checkpoint made while a batch is worked on counts it as done
-            yield self.batch(self.sampler.rows(self.seen - 1))
+            yield self.batch(self.order.rows(self.seen - 1))
 
     def state_dict(self) -> dict[str, Any]:
         """The epoch and how many of its batches were handed out."""
-        return {"epoch": self.sampler.epoch, "seen": self.seen}
+        return {"epoch": self.order.epoch, "seen": self.seen}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on after the batches seen, if the state is of this epoch."""
-        if state["epoch"] == self.sampler.epoch:
+        if state["epoch"] == self.order.epoch:
             self.start = state["seen"]

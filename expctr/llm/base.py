@@ -231,7 +231,7 @@ def load_base(options: LLMOptions) -> PreTrainedModel:
     )
     if options.gguf_file:
         model = _plain(model, options.attention)
-        model.to(dtype=dtype)
+        nn.Module.to(model, dtype)
     model.eval()
     return model
 

@@ -1,0 +1,5 @@
+"""`python -m expctr`."""
+
+from expctr.cli import main
+
+main()

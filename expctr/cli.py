@@ -1,0 +1,120 @@
+"""The command line: `expctr fit|validate|test|predict|prepare --config FILE [--config OVERLAY] [--option value]`."""
+
+import sys
+import warnings
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI, SaveConfigCallback
+from lightning.pytorch.loggers import TensorBoardLogger
+from rich.console import Console
+
+from expctr.data.datamodules import RatingsDataModule
+from expctr.errors import UserError
+from expctr.evaluation.results import ResultWriter
+from expctr.training.checkpoint import RunCheckpoint, checkpoints
+from expctr.training.progress import StageProgressBar
+from expctr.training.stages import StageScheduler
+
+
+class Trainer(L.Trainer):
+    """Lightning's trainer, and `prepare`."""
+
+    def prepare(self, model: L.LightningModule, datamodule: L.LightningDataModule) -> None:
+        """Read the raw files, make the samples, and print what became of the rows."""
+        datamodule.prepare_data()
+
+
+class SaveRunConfig(SaveConfigCallback):
+    """Writes the config into the run folder; a later test leaves the run's own as it is."""
+
+    def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
+        """Save, if this is the run."""
+        if stage == "fit":
+            super().setup(trainer, pl_module, stage)
+
+
+class ExpCTRCLI(LightningCLI):
+    """LightningCLI with the stage plan, checkpoints of the run folder, and one folder a run."""
+
+    @staticmethod
+    def subcommands() -> dict[str, set[str]]:
+        """Lightning's, and `prepare`."""
+        return {**LightningCLI.subcommands(), "prepare": {"model", "datamodule"}}
+
+    def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        """The groups `stages` and `checkpoint`, and defaults that the stages need."""
+        parser.add_lightning_class_args(StageScheduler, "stages")
+        parser.add_lightning_class_args(RunCheckpoint, "checkpoint")
+        parser.add_lightning_class_args(ResultWriter, "results")
+        parser.set_defaults(
+            {
+                "trainer.reload_dataloaders_every_n_epochs": 1,
+                "trainer.use_distributed_sampler": False,
+                "trainer.num_sanity_val_steps": 0,
+                "trainer.log_every_n_steps": 1,
+                "trainer.devices": 1,
+                "trainer.enable_model_summary": False,
+            }
+        )
+
+    def before_instantiate_classes(self) -> None:
+        """Find the run's newest checkpoint where one is asked for, and refuse to write over a run."""
+        config = self.config[self.subcommand] if self.subcommand else self.config
+        folder = Path(config.trainer.default_root_dir or ".") / "checkpoints"
+        found = checkpoints(folder)
+        if self.subcommand == "fit":
+            if config.ckpt_path == "last":
+                if not found:
+                    print(f"no checkpoint in {folder} yet: starting at the beginning", file=sys.stderr)
+                config.ckpt_path = str(found[-1]) if found else None
+            elif config.ckpt_path is None and found:
+                raise UserError(
+                    f"{folder.parent} holds a run, saved last at {found[-1].stem}: go on with it by --ckpt_path last, "
+                    "or give another folder by --trainer.default_root_dir"
+                )
+        elif self.subcommand in ("validate", "test", "predict") and config.ckpt_path in (None, "last"):
+            if not found:
+                raise UserError(f"there is no checkpoint in {folder}: run expctr fit with the same config first")
+            config.ckpt_path = str(found[-1])
+
+    def instantiate_trainer(self, **kwargs: Any) -> L.Trainer:
+        """A trainer that logs into the run folder."""
+        config = self._get(self.config_init, "trainer")
+        if config.get("logger") in (None, True):
+            kwargs["logger"] = TensorBoardLogger(config.get("default_root_dir") or ".", name="", version="")
+        return super().instantiate_trainer(**kwargs)
+
+
+def main(args: ArgsType = None) -> None:
+    """Run the command line; `args` in place of `sys.argv`, for tests."""
+    quiet()
+    try:
+        ExpCTRCLI(
+            model_class=L.LightningModule,
+            datamodule_class=RatingsDataModule,
+            subclass_mode_model=True,
+            subclass_mode_data=True,
+            trainer_class=Trainer,
+            seed_everything_default=0,
+            trainer_defaults={"callbacks": [StageProgressBar()]},
+            save_config_callback=SaveRunConfig,
+            save_config_kwargs={"overwrite": True},
+            args=args,
+        )
+    except UserError as error:
+        Console(stderr=True).print(f"[bold red]error:[/] {error}", highlight=False)
+        raise SystemExit(2) from error
+
+
+def quiet() -> None:
+    """Drop warnings about things that are so on purpose."""
+    for message in (
+        "does not have many workers",  # batches are slices of tensors in memory
+        r"module\(s\) in eval mode",  # the language model is never in train mode: dropout would break PPO's ratio
+        "`is_gradient_checkpointing` is deprecated",
+        "isinstance.treespec, LeafSpec.",
+        "`torch.jit.script",
+    ):
+        warnings.filterwarnings("ignore", message=f".*{message}.*")

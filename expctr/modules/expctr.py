@@ -1,0 +1,412 @@
+"""ExpCTR: the explainer and the CTR model, each trained in its stages (paper 4.3.2). The only module that logs."""
+
+import copy
+import logging
+import math
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, cast
+
+import lightning as L
+import torch
+from lightning.pytorch.core.optimizer import LightningOptimizer
+from torch import Tensor
+from torch.optim.lr_scheduler import LRScheduler
+
+from expctr.ctr.text import EncoderOptions, SentenceEncoder
+from expctr.data.batch import Batch
+from expctr.data.explanations import ExplanationStore
+from expctr.distributed import all_gather_objects, all_mean_std, all_sum, rank
+from expctr.llm.sharding import shard, unsharded
+from expctr.metrics import ctr_metrics
+from expctr.modules.ctr import CTRModule
+from expctr.modules.explainer import PPOExplainerModule
+from expctr.modules.options import ICOptions
+from expctr.modules.plan import PlanEntry
+from expctr.rewards import alignment, text_gain
+from expctr.stopwatch import Stopwatch
+
+log = logging.getLogger(__name__)
+
+BLIND = 0.75
+"""Share of sentence pairs in the right order under which the LC scorer is called blind."""
+
+
+class ExpCTRModule(L.LightningModule):
+    """Trains explanations and click predictions together.
+
+    Args:
+        explainer: the policy and its rewards.
+        ctr: the CTR model that reads the explanations' vectors. A second one without text is trained beside it on the
+            same batches: the table's baseline.
+        encoder: the sentence encoder (Eq. 11); `nano` is the shipped model.
+        ic: the IC reward (Eq. 13).
+        seed: of the sampling noise, of the order of minibatches and of dropout.
+    """
+
+    def __init__(
+        self,
+        explainer: PPOExplainerModule,
+        ctr: CTRModule,
+        encoder: EncoderOptions = EncoderOptions(),
+        ic: ICOptions = ICOptions(),
+        seed: int = 0,
+    ) -> None:
+        super().__init__()
+        self.automatic_optimization = False
+        self.strict_loading = False  # checkpoints hold no base weights
+        self.explainer, self.ctr, self.baseline = explainer, ctr, copy.deepcopy(ctr)
+        self.encoder, self.ic, self.seed = SentenceEncoder(encoder), ic, seed
+        self.plan: Sequence[PlanEntry] = ()
+        self.store = ExplanationStore()
+        self.ctr_trained = False
+        self._stopped_in = 0  # the iteration whose CTR stage stopped last
+        self.batches = 0
+        """Training batches so far, over all stages: the x of every curve."""
+        self._vectors: Tensor | None = None
+        self._columns: list[dict[str, Any]] = []
+        self.evaluated: dict[str, list[Any]] = {}
+        """Columns of the last validation, test or prediction, by name, in the order of the samples."""
+
+    # --- set-up
+
+    @property
+    def entry(self) -> PlanEntry:
+        """Where in the plan training is."""
+        return self.plan[min(self.trainer.current_epoch, len(self.plan) - 1)]
+
+    @property
+    def ctr_stopped(self) -> bool:
+        """Has the CTR stage under way nothing left to learn?"""
+        return self.entry.stage == "ctr" and self.entry.iteration == self._stopped_in
+
+    @property
+    def data(self) -> Any:
+        """The data module."""
+        return self.trainer.datamodule  # type: ignore[attr-defined]
+
+    @property
+    def folder(self) -> Path:
+        """The run's folder."""
+        return Path(self.trainer.default_root_dir)
+
+    def configure_model(self) -> None:
+        """Load the base and build the CTR models for the data's vocabularies; once."""
+        if self.explainer.built:
+            return
+        features = self.data.features
+        self.explainer.build(self.data.nouns)
+        self.ctr.build(features.sizes, features.shares, self.encoder.dim)
+        self.baseline.build(features.sizes, features.shares)
+        if self.device_mesh is not None:
+            mesh = self.device_mesh["data_parallel"]
+            shard(self.explainer.model, self.explainer.value_head, mesh)
+            self.ctr.shard(mesh)
+            self.baseline.shard(mesh)
+
+    def configure_optimizers(self) -> Any:
+        """AdamW for the policy with its warm-up, Adam for each CTR model."""
+        policy = self.explainer.optimizer()
+        optimizers = [policy, *(_adam(module) for module in (self.ctr, self.baseline))]
+        for optimizer in optimizers:
+            _prime(optimizer)
+        warmup = max(1, round(self.explainer.ppo.warmup * self._policy_steps()))
+        schedule = torch.optim.lr_scheduler.LambdaLR(policy, lambda step: min(1.0, (step + 1) / warmup))
+        return optimizers, [schedule]
+
+    def _optimizers(self) -> list[LightningOptimizer]:
+        """Of the policy, the CTR model with text, and the one without."""
+        return cast(list[LightningOptimizer], self.optimizers())
+
+    def _policy_steps(self) -> int:
+        """Optimizer steps of the policy in the whole plan."""
+        sizes = self.data.rollout_batches()
+        epochs = sum(entry.stage != "ctr" for entry in self.plan)
+        return epochs * sum(self.explainer.steps(size) for size in sizes)
+
+    def on_fit_start(self) -> None:
+        """Measure whether the LC scorer sees what it is to score."""
+        texts = self.data.table("val").texts[:64] or self.data.table("train").texts[:64]
+        with unsharded(self.explainer.model):
+            gap, order = self.explainer.lc_gap(texts)
+        self._log({"lc/gap": gap, "lc/order": order})
+        told = f"{order:.0%} of pairs told apart, mean difference of s_u {gap:.3f}"
+        self.print(f"LC scorer: {told}")
+        if order < BLIND:
+            warnings.warn(
+                f"the LC scorer is blind: it hardly tells a liking sentence from a disliking one ({told}), so the LC "
+                "reward is noise. Choose another base (llm.path), other answers (lc.positive, lc.negative) or another "
+                "template (prompts.lc)",
+                stacklevel=1,
+            )
+
+    # --- training
+
+    def training_step(self, batch: Batch, batch_idx: int) -> None:
+        """One batch of the stage whose turn it is."""
+        # counter-based, so that no generator's state is in a checkpoint
+        torch.manual_seed(hash((self.seed, self.trainer.current_epoch, batch_idx, rank())) % 2**63)
+        stage = self.entry.stage
+        stats = self._ctr_step(batch, batch_idx) if stage == "ctr" else self._policy_step(batch, batch_idx)
+        self.batches += 1
+        self._log({f"{stage}/{name}": value for name, value in stats.items()})
+
+    def _policy_step(self, batch: Batch, batch_idx: int) -> dict[str, float]:
+        """A rollout, its rewards, and a PPO update (Eq. 7)."""
+        watch, epoch, group = Stopwatch(), self.trainer.current_epoch, self.explainer.rollout_options.group_size
+        noise = self.explainer.noise(self.seed, epoch, batch.sample.tolist())
+        with watch("all"):
+            with unsharded(self.explainer.model):
+                rollout, texts = self.explainer.explain(batch.texts, noise, watch=watch)
+                batch = batch.repeat(group)
+                with watch("score"):
+                    scores, components = self._rewards(batch, texts)
+            total = torch.zeros_like(batch.label)
+            clipped = torch.zeros_like(batch.label, dtype=torch.bool)
+            stats: dict[str, float] = {}
+            for name, (rewards, weight) in components.items():
+                normalised, bounded = self.explainer.normalised(rewards, batch.label)
+                total = total + weight * normalised
+                clipped = clipped | bounded
+                mean, std = all_mean_std(rewards)
+                stats |= {f"reward_{name}": float(mean), f"reward_{name}_std": float(std)}
+            mean, std = all_mean_std(total)
+            stats |= {"reward_normalised": float(mean), "reward_normalised_std": float(std)}
+            stats["reward_clipped"] = float(all_mean_std(clipped.float())[0])
+            for name, values in scores.items():
+                stats |= {f"{name}_mean": float(all_mean_std(values)[0])}
+            generator = torch.Generator().manual_seed(hash((self.seed, epoch, batch_idx)) % 2**63)
+            policy = self._optimizers()[0]
+            stats |= self.explainer.update(rollout, total, policy, self.manual_backward, generator, watch)
+        schedule = cast(LRScheduler, self.lr_schedulers())
+        stats["lr"] = float(schedule.get_last_lr()[0])
+        for _ in range(self.explainer.steps(int(all_sum(torch.tensor(len(batch) // group, device=self.device))))):
+            schedule.step()
+        self._record(batch, texts, scores, {name: rewards for name, (rewards, _) in components.items()}, total)
+        seconds = watch.seconds
+        stats |= {f"seconds_{part}": value for part, value in seconds.items()}
+        rows = float(all_sum(torch.tensor(float(len(batch)), device=self.device)))
+        stats["samples_per_second"] = rows / seconds["all"]
+        stats["tokens_per_second"] = stats["response_length"] * rows / seconds["all"]
+        return stats
+
+    def _rewards(self, batch: Batch, texts: Sequence[str]) -> tuple[dict[str, Tensor], dict[str, tuple[Tensor, float]]]:
+        """The scores of explanations, and the reward's components with their weights (Eq. 9, 13, 14, 16)."""
+        options, stage = self.explainer.reward, self.entry.stage
+        scores: dict[str, Tensor] = {}
+        components: dict[str, tuple[Tensor, float]] = {}
+        lc_weight = 1.0 if stage == "lc" else options.lc_weight
+        if lc_weight:
+            scores["s_u"] = self.explainer.lc_scores(batch.texts, texts)
+            components["lc"] = alignment(scores["s_u"], batch.label, options.metric), lc_weight
+        if stage == "ic":
+            vectors = self.encoder.encode(texts, self.device)
+            scores["s_r"] = self.ctr.score(batch, vectors, heldout=True)
+            scores["s_0"] = self.ctr.score_without_text(batch, heldout=True)
+            gain = text_gain(scores["s_r"], scores["s_0"], batch.label, self.ic.delta)
+            components["ic"] = alignment(scores["s_r"], batch.label, options.metric) + gain, 1.0
+        return scores, components
+
+    def _record(
+        self, batch: Batch, texts: list[str], scores: dict[str, Tensor], rewards: dict[str, Tensor], total: Tensor
+    ) -> None:
+        columns = {name: values.tolist() for name, values in scores.items()}
+        columns |= {f"reward_{name}": values.tolist() for name, values in rewards.items()}
+        columns |= {"label": batch.label.int().tolist(), "reward_normalised": total.tolist()}
+        parts = all_gather_objects((batch.sample.tolist(), texts, columns))
+        entry, epoch = self.entry, self.trainer.current_epoch
+        for samples, written, values in parts:
+            self.store.add(
+                samples,
+                written,
+                stage=entry.stage,
+                iteration=entry.iteration,
+                epoch=epoch,
+                batch=self.batches,
+                **values,
+            )
+        self._vectors = None
+
+    def _ctr_step(self, batch: Batch, batch_idx: int) -> dict[str, float]:
+        """A step of the CTR model with text (Eq. 15), and of the one without."""
+        entry = self.entry
+        if entry.step == 0 and batch_idx == 0:
+            self.ctr.reset(self._optimizers()[1].optimizer)  # each round trains on its own corpus from the start
+            written = sum(sample in self.store.latest for sample in self.data.table("train").sample.tolist())
+            self._log({"ctr/explained": written / max(1, len(self.data.table("train")))})
+        if self.ctr_stopped:
+            return {}
+        modules: list[tuple[CTRModule, LightningOptimizer, Tensor | None]] = [
+            (self.ctr, self._optimizers()[1], self._text_vectors(batch.sample))
+        ]
+        if entry.iteration == 1:
+            modules.append((self.baseline, self._optimizers()[2], None))
+        stats = {}
+        for module, optimizer, vectors in modules:
+            module.train()
+            loss = module.loss(batch, vectors)
+            optimizer.zero_grad()
+            self.manual_backward(loss)
+            optimizer.step()
+            name = "loss" if module is self.ctr else "loss_without_text"
+            folds = module.options.crossfit
+            stats[name] = float(all_sum(loss)) / (self.trainer.world_size**2 * folds)
+        return stats
+
+    def _text_vectors(self, samples: Tensor) -> Tensor:
+        """Vectors of the samples' latest explanations, `[batch, dim]`; 0 where there is none."""
+        if self._vectors is None:
+            everyone = range(int(self.data.samples.height))
+            self._vectors = self.encoder.encode(self.store.texts(everyone), self.device)
+        return self._vectors[samples]
+
+    def on_train_epoch_end(self) -> None:
+        """Write the epoch's explanations to the run folder."""
+        name = f"{self.trainer.current_epoch:03d}-{self.entry.name}"
+        if rank() == 0:
+            self.store.flush(self.folder / "explanations", name)
+        self.store.rows = []
+
+    # --- validation, test, predict
+
+    def validation_step(self, batch: Batch, batch_idx: int) -> None:
+        """In the policy's stages explanations are written anew, greedily; in the CTR stage they are as they were."""
+        if self.trainer.state.fn == "fit" and self.entry.stage == "ctr":
+            if not self.ctr_stopped:
+                vectors = self._text_vectors(batch.sample)
+                self._keep(batch, s_r=self.ctr.score(batch, vectors), s_plain=self.baseline.score(batch))
+            return
+        self._keep(batch, **self._evaluate(batch))
+
+    def on_validation_epoch_end(self) -> None:
+        """Metrics of the whole split; early stopping of the CTR stage."""
+        self.evaluated = columns = self._gather()
+        if "text" in columns:
+            self.store.latest.update(zip(columns["sample"], columns["text"], strict=True))
+            self._vectors = None
+        labels = torch.tensor(columns.get("label", []))
+        metrics: dict[str, dict[str, float]] = {}
+        for name, column in (("llm", "s_u"), ("aug", "s_r"), ("deepfm", "s_plain")):
+            if column in columns:
+                metrics[name] = ctr_metrics(torch.tensor(columns[column]), labels)
+                self._log({f"val/{metric}_{name}": value for metric, value in metrics[name].items()})
+        if "s_u" in columns:
+            rewards = alignment(torch.tensor(columns["s_u"]), labels, self.explainer.reward.metric)
+            self._log({"val/reward_lc": float(rewards.mean()), "val/s_u_above_half": _share_above(columns["s_u"])})
+        if self.trainer.state.fn == "fit" and self.entry.stage == "ctr":
+            self._stop_early(metrics)
+
+    def _stop_early(self, metrics: dict[str, dict[str, float]]) -> None:
+        if not self.ctr_stopped:
+            monitor = self.ctr.options.monitor
+            done = self.ctr.best.update(metrics["aug"][monitor])
+            if self.entry.iteration == 1:
+                done &= self.baseline.best.update(metrics["deepfm"][monitor])
+            if done or self.entry.last:
+                self._stopped_in = self.entry.iteration
+                self.ctr.best.restore()
+                self.baseline.best.restore()
+                self.ctr_trained = True
+
+    def test_step(self, batch: Batch, batch_idx: int) -> None:
+        """Every row of the table on one batch."""
+        columns = self._evaluate(batch)
+        columns["s_icl"] = self.explainer.icl_scores(batch.texts)
+        if self.ctr_trained:
+            columns["s_plain"] = self.baseline.score(batch)
+        self._keep(batch, **columns)
+
+    def on_test_epoch_end(self) -> None:
+        """Gather the rows; `evaluation.results` makes the table of them."""
+        self.evaluated = self._gather()
+
+    def predict_step(self, batch: Batch, batch_idx: int) -> None:
+        """Explanation, s_u and s_r of each row."""
+        self._keep(batch, **self._evaluate(batch))
+
+    def on_predict_epoch_end(self) -> None:
+        """Gather the rows; `evaluation.results` writes them."""
+        self.evaluated = self._gather()
+
+    def _evaluate(self, batch: Batch) -> dict[str, Any]:
+        """Greedy explanations and their scores."""
+        with unsharded(self.explainer.model):
+            _, texts = self.explainer.explain(batch.texts)
+            columns: dict[str, Any] = {"text": texts, "s_u": self.explainer.lc_scores(batch.texts, texts)}
+        if self.ctr_trained:
+            columns["s_r"] = self.ctr.score(batch, self.encoder.encode(texts, self.device))
+            columns["s_0"] = self.ctr.score_without_text(batch)
+        return columns
+
+    def _keep(self, batch: Batch, **columns: Any) -> None:
+        columns |= {"sample": batch.sample, "label": batch.label}
+        self._columns.append({k: v.tolist() if isinstance(v, Tensor) else v for k, v in columns.items()})
+
+    def _gather(self) -> dict[str, list[Any]]:
+        """The columns of all batches and ranks, in the order of the samples."""
+        parts = [part for ranks in all_gather_objects(self._columns) for part in ranks]
+        self._columns = []
+        if not parts:
+            return {}
+        columns = {name: [value for part in parts for value in part[name]] for name in parts[0]}
+        order = sorted(range(len(columns["sample"])), key=columns["sample"].__getitem__)
+        return {name: [values[i] for i in order] for name, values in columns.items()}
+
+    # --- logging
+
+    def _log(self, values: dict[str, float]) -> None:
+        """To the logger, by the number of batches so far: optimizer steps differ in size from stage to stage."""
+        if self.trainer.logger is not None:
+            self.trainer.logger.log_metrics({k: v for k, v in values.items() if math.isfinite(v)}, self.batches)
+        shown = {k: v for k, v in values.items() if k.split("/")[-1] in _SHOWN}
+        self.trainer.progress_bar_metrics.update(shown)
+
+    # --- checkpoints
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Trained weights only, and what is not a weight."""
+        trained = {name for name, parameter in self.named_parameters() if parameter.requires_grad}
+        checkpoint["state_dict"] = {k: v for k, v in checkpoint["state_dict"].items() if k in trained}
+        checkpoint["expctr"] = {
+            "explainer": self.explainer.extra_state(),
+            "store": self.store.state_dict(),
+            "best": [module.best.state_dict() for module in (self.ctr, self.baseline)],
+            "ctr_trained": self.ctr_trained,
+            "stopped_in": self._stopped_in,
+            "batches": self.batches,
+        }
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """The inverse of `on_save_checkpoint`."""
+        state = checkpoint["expctr"]
+        self.explainer.load_extra_state(state["explainer"])
+        self.store.load_state_dict(state["store"])
+        for module, best in zip((self.ctr, self.baseline), state["best"], strict=True):
+            module.best.load_state_dict(best)
+        self.ctr_trained, self._stopped_in, self.batches = state["ctr_trained"], state["stopped_in"], state["batches"]
+        self._vectors = None
+
+
+_SHOWN = {"reward_lc", "reward_ic", "kl", "loss", "auc_llm", "auc_aug"}
+
+
+def _adam(module: CTRModule) -> torch.optim.Adam:
+    return torch.optim.Adam(module.parameters(), lr=module.options.lr, weight_decay=module.options.weight_decay)
+
+
+def _prime(optimizer: torch.optim.Optimizer) -> None:
+    """Give an optimizer whose stage has not begun its moments now, with step 0: to save one without, torch makes a
+    dummy step, and saving would change training.
+    """
+    for group in optimizer.param_groups:
+        for parameter in group["params"]:
+            optimizer.state[parameter] = {
+                "step": torch.tensor(0.0),
+                "exp_avg": torch.zeros_like(parameter),
+                "exp_avg_sq": torch.zeros_like(parameter),
+            }
+
+
+def _share_above(scores: Sequence[float]) -> float:
+    return sum(score > 0.5 for score in scores) / max(1, len(scores))

@@ -1,0 +1,53 @@
+"""FSDP2 for all three stages: the language model and the critic sharded, the small CTR models kept whole."""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning.pytorch.strategies import ModelParallelStrategy
+from torch.distributed.checkpoint.state_dict import (
+    StateDictOptions,
+    get_model_state_dict,
+    get_optimizer_state_dict,
+    set_model_state_dict,
+    set_optimizer_state_dict,
+)
+from torch.distributed.checkpoint.state_dict_loader import load
+
+_TRAINED = StateDictOptions(ignore_frozen_params=True, cpu_offload=True, strict=False)
+
+
+class ShardedStrategy(ModelParallelStrategy):
+    """FSDP2 whose distributed checkpoints hold trained weights only.
+
+    The stock checkpoint filtered to the adapter cannot be loaded, and the stock consolidated one resumes silently wrong
+    on another number of ranks.
+
+    Args:
+        data_parallel_size: how many ranks share the weights and the rows.
+    """
+
+    def __init__(self, data_parallel_size: int) -> None:
+        super().__init__(
+            data_parallel_size=data_parallel_size, tensor_parallel_size=1, save_distributed_checkpoint=True
+        )
+
+    def lightning_module_state_dict(self) -> dict[str, Any]:
+        """The trained weights, each rank its shard."""
+        assert self.model is not None
+        return get_model_state_dict(self.model, options=_TRAINED)
+
+    def load_checkpoint(self, checkpoint_path: Any, weights_only: bool | None = None) -> dict[str, Any]:
+        """Load a checkpoint folder, made by any number of ranks."""
+        assert self.model is not None
+        path = Path(self.broadcast(checkpoint_path))
+        state = {"state_dict": get_model_state_dict(self.model, options=_TRAINED)}
+        load(state, checkpoint_id=path)
+        set_model_state_dict(self.model, state["state_dict"], options=_TRAINED)
+        for index, optimizer in enumerate(self.optimizers):
+            name = f"optimizer_{index}"
+            part = {name: get_optimizer_state_dict(self.model, optimizer, options=_TRAINED)}
+            load(part, checkpoint_id=path)
+            set_optimizer_state_dict(self.model, optimizer, part[name], options=_TRAINED)
+        meta: dict[str, Any] = torch.load(path / "meta.pt", weights_only=True)
+        return meta
