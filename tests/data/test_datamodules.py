@@ -1,0 +1,112 @@
+"""From a folder of raw files to batches, through the cache."""
+
+import os
+from pathlib import Path
+
+import pytest
+from polars.testing import assert_frame_equal
+from tiny import write
+
+from expctr.data import datamodules
+from expctr.data.batch import Nouns
+from expctr.data.datamodules import (
+    AmazonBooksDataModule,
+    BookCrossingDataModule,
+    MovieLensDataModule,
+    RatingsDataModule,
+    SplitFiles,
+)
+from expctr.data.samples import SampleOptions
+
+HEADER = "userId,movieId,rating,timestamp\n"
+
+
+def movielens(folder: Path) -> Path:
+    ratings = "".join(f"{user},{item},{1 + (user + item) % 5},{item}\n" for user in range(20) for item in range(1, 6))
+    movies = "movieId,title,genres\n" + "".join(f"{item},Movie {item} (199{item}),Drama|War\n" for item in range(1, 6))
+    return write(folder, {"ratings.csv": HEADER + ratings, "movies.csv": movies})
+
+
+def module(folder: Path, **options: object) -> MovieLensDataModule:
+    return MovieLensDataModule(str(folder), cache_dir=str(folder / "cache"), **options)  # type: ignore[arg-type]
+
+
+def test_movielens_end_to_end(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    data = module(movielens(tmp_path))
+    data.prepare_data()
+    printed = capsys.readouterr().out
+    for word in (
+        "read",
+        "100",
+        "kept",
+        "base rate",
+        "label entropy",
+        "rating >= 4",
+        "history length",
+        "without a title",
+    ):
+        assert word in printed
+    data.setup("fit")
+    assert [data.rows(split).height for split in ("train", "val", "test")] == [16, 2, 2]
+    batch = data.table("train").batch([0, 1])
+    assert batch.texts[0].target.startswith("Movie ")
+    assert set(batch.features) == {"user", "target", "target_year", "target_genres", "liked", "disliked"}
+    assert data.nouns.items == "movies"
+
+
+def test_cache_is_used_until_a_file_or_an_option_changes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder, made = movielens(tmp_path), []
+    make = datamodules.make_samples
+    monkeypatch.setattr(datamodules, "make_samples", lambda *args: made.append(1) or make(*args))
+    first, again = module(folder), module(folder)
+    for data in (first, again):
+        data.prepare_data()
+        data.setup()
+    assert len(made) == 1
+    assert_frame_equal(first.samples, again.samples)
+    assert first.report == again.report
+    module(folder, samples=SampleOptions(seed=1)).prepare_data()
+    assert len(made) == 2
+    os.utime(folder / "movies.csv", (1, 1))
+    module(folder).prepare_data()
+    assert len(made) == 3
+    assert sorted(path.suffix for path in (folder / "cache").iterdir()) == [".json"] * 3 + [".parquet"] * 3
+
+
+def test_own_splits_in_other_spellings(tmp_path: Path) -> None:
+    movielens(tmp_path)
+    write(
+        tmp_path,
+        {
+            "train.csv": "user,item,rating,timestamp\n1,1,5,1\n1,2,5,2\n",
+            "val.tsv": "user_id:token\titem_id:token\trating:float\ttimestamp:float\n1\t3\t2\t3\n",
+            "test.dat": "1::4::5::4\n",
+        },
+    )
+    own = SplitFiles(*(str(tmp_path / name) for name in ("train.csv", "val.tsv", "test.dat")))
+    data = module(tmp_path, splits=own)
+    data.setup()
+    assert [data.rows(split)["target"].to_list() for split in ("train", "val", "test")] == [["2"], ["3"], ["4"]]
+    assert data.rows("test")["liked"].to_list() == [["1", "2"]]
+
+
+@pytest.mark.parametrize(
+    ("kind", "threshold", "operator", "noun", "sizes"),
+    [
+        (MovieLensDataModule, 4, "ge", "movie", 20_000),
+        (BookCrossingDataModule, 5, "ge", "book", 40_000),
+        (AmazonBooksDataModule, 4, "gt", "book", 20_000),
+    ],
+)
+def test_defaults_are_those_of_the_paper(
+    kind: type[RatingsDataModule], threshold: float, operator: str, noun: str, sizes: int
+) -> None:
+    data = kind("folder")  # type: ignore[call-arg]
+    assert (data.options.threshold, data.options.threshold_op, data.nouns.item) == (threshold, operator, noun)
+    assert data.options.max_samples == sizes
+    assert (data.options.targets_per_user, data.options.max_history) == (1, 10)
+
+
+def test_nouns_of_another_category(tmp_path: Path) -> None:
+    data = AmazonBooksDataModule(str(tmp_path), nouns=Nouns("gift card", "gift cards"))
+    assert (data.nouns.item, data.nouns.person) == ("gift card", "customer")

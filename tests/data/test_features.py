@@ -1,0 +1,102 @@
+"""Vocabularies know training rows only, and travel through a checkpoint."""
+
+import io
+from typing import Any
+
+import polars as pl
+import pytest
+import torch
+
+from expctr.data.batch import SampleText
+from expctr.data.dataset import SampleTable
+from expctr.data.features import Features
+
+
+def samples() -> pl.DataFrame:
+    rows: list[dict[str, Any]] = [
+        {"split": "train", "user": "a", "target": "x", "liked": ["y"], "disliked": [], "user_age": 24,
+         "target_genres": ["Drama", "War"], "target_title": "X", "label": 1},
+        {"split": "train", "user": "b", "target": "y", "liked": [], "disliked": ["z", "x"], "user_age": None,
+         "target_genres": [], "target_title": "Y", "label": 0},
+        {"split": "test", "user": "c", "target": "w", "liked": ["x", "new", "z"], "disliked": ["y"], "user_age": 21,
+         "target_genres": ["War", "New"], "target_title": "W", "label": 1},
+    ]  # fmt: skip
+    titles = [{"liked_titles": [t.upper() for t in row["liked"]], "disliked_titles": []} for row in rows]
+    frame = pl.DataFrame([row | title for row, title in zip(rows, titles, strict=True)], infer_schema_length=None)
+    lists = [pl.col(c).cast(pl.List(pl.String)) for c in ("liked", "disliked", "target_genres", "disliked_titles")]
+    never = pl.lit(None, pl.String).alias("user_country")
+    return frame.with_columns(*lists, never, sample=pl.Series([0, 1, 2], dtype=pl.Int64))
+
+
+def test_hand_worked() -> None:
+    features = Features.fit(samples())
+    # x y z are items of train (2 3 4), w and new are not; ages 20 to 24 share a bucket; no country in train, no field.
+    assert features.sizes == {
+        "user": 4,
+        "target": 5,
+        "user_age": 3,
+        "target_genres": 4,
+        "liked": 5,
+        "disliked": 5,
+    }
+    assert features.shares == {"liked": "target", "disliked": "target"}
+    encoded = {name: values.tolist() for name, values in features.encode(samples()).items()}
+    assert encoded == {
+        "user": [2, 3, 1],
+        "target": [2, 3, 1],
+        "user_age": [2, 1, 2],
+        "target_genres": [[2, 3], [0, 0], [3, 1]],
+        "liked": [[3, 0, 0], [0, 0, 0], [2, 1, 4]],
+        "disliked": [[0, 0], [4, 2], [3, 0]],
+    }
+    assert all(values.dtype == torch.int64 for values in features.encode(samples()).values())
+
+
+def test_rows_of_other_splits_do_not_change_the_fit() -> None:
+    train = samples().filter(split="train")
+    assert Features.fit(train).state_dict() == Features.fit(samples()).state_dict()
+
+
+def test_lists_have_a_column_even_when_all_are_empty() -> None:
+    features = Features.fit(samples())
+    assert features.encode(samples()[1:2])["liked"].tolist() == [[0]]
+
+
+def test_through_a_checkpoint() -> None:
+    features, file = Features.fit(samples()), io.BytesIO()
+    torch.save(features.state_dict(), file)
+    file.seek(0)
+    loaded = Features({"user": [], "target": []}, [])
+    loaded.load_state_dict(torch.load(file, weights_only=True))
+    loaded.check_same(features)
+    assert loaded.encode(samples())["liked"].tolist() == features.encode(samples())["liked"].tolist()
+
+
+def test_a_difference_is_named_with_both_sizes() -> None:
+    fewer = Features.fit(samples().filter(user="a"))
+    with pytest.raises(ValueError, match=r"user \(2 here, 1 there\), target \(3 here, 2 there\)"):
+        Features.fit(samples()).check_same(fewer)
+
+
+def test_table_slices_batches() -> None:
+    features = Features.fit(samples())
+    table = SampleTable.from_samples(samples(), features)
+    batch = table.batch(torch.tensor([2, 0]))
+    assert batch.sample.tolist() == [2, 0]
+    assert batch.label.tolist() == [1.0, 1.0]
+    assert batch.label.dtype == torch.float32
+    assert batch.features["liked"].tolist() == [[2, 1, 4], [3, 0, 0]]
+    assert batch.texts == [SampleText("W", ("X", "NEW", "Z")), SampleText("X", ("Y",))]
+    assert table.batch([1], with_text=False).texts == []
+    assert len(table) == 3
+
+
+def test_new_people_and_items_are_all_unseen() -> None:
+    features = Features.fit(samples())
+    table = SampleTable.from_texts([SampleText("A"), SampleText("B", ("C",))], features)
+    assert {name: values.unique().tolist() for name, values in table.features.items()} == {
+        name: [1] for name in features.fields
+    }
+    shapes = {name: values.dim() for name, values in table.features.items()}
+    assert shapes == {name: values.dim() for name, values in features.encode(samples()).items()}
+    assert table.label.isnan().all()

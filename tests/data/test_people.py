@@ -1,0 +1,40 @@
+"""The CSV of new people and items."""
+
+from pathlib import Path
+
+import pytest
+from tiny import write
+
+from expctr.data.batch import SampleText
+from expctr.data.people import read_people
+from expctr.data.tables import DataError
+
+HEADER = "user,liked_titles,disliked_titles,target_title\n"
+
+
+def test_titles(tmp_path: Path) -> None:
+    folder = write(tmp_path, {"new.csv": HEADER + 'ann,"Alien | Heat, The",,Kids\n,,Casper,"M"\n'})
+    ann, other = read_people(folder / "new.csv")
+    assert ann.text == SampleText("Kids", ("Alien", "Heat, The"), ())
+    assert other.text == SampleText("M", (), ("Casper",))
+    assert (ann.user, ann.target, other.user) == ("ann", "", "")
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("liked_titles,target_title\n", "missing column, .*new.csv, row 1, column disliked_titles"),
+        (HEADER + "a,b,c,d\na,Heat, The,c,d\n", "too many columns, .*new.csv, row 3, column 5.*quote titles"),
+        (HEADER + "a,b\n", "too few columns, .*new.csv, row 2, column disliked_titles"),
+        (HEADER + "a,b,c, \n", "no title, .*new.csv, row 2, column target_title"),
+        ((HEADER + "a,Café,c,d\n").encode("latin-1"), "undecodable bytes, .*new.csv.*UTF-8"),
+    ],
+)
+def test_bad_rows(tmp_path: Path, content: str | bytes, message: str) -> None:
+    with pytest.raises(DataError, match=message):
+        read_people(write(tmp_path, {"new.csv": content}) / "new.csv")
+
+
+def test_missing_file(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="no such file"):
+        read_people(tmp_path / "new.csv")
