@@ -157,7 +157,8 @@ class CTRModule(L.LightningModule):
     def shard(self, mesh: DeviceMesh) -> None:
         """Shard each model by FSDP2 over a one-dimensional mesh."""
         for backbone in self.backbones:
-            fully_shard(backbone, mesh=mesh)
+            # FSDP2 leaves a root unsharded after a forward without backward, where no state dict can be loaded.
+            fully_shard(backbone, mesh=mesh, reshard_after_forward=True)
 
     def forward(self, features: Mapping[str, Tensor], text: Tensor | None = None) -> Tensor:
         """Every cross-fitted model's logits, `[crossfit, batch]`; arguments as for `CTRBackbone`."""
