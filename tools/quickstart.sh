@@ -1,0 +1,16 @@
+#!/usr/bin/env bash
+# From a fresh clone to a trained model and its table, with nothing but a package index.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+bash tools/setup.sh
+.venv/bin/python tools/get_movielens.py .data/ml-100k
+.venv/bin/expctr fit --config configs/quickstart.yaml --ckpt_path last "$@"
+.venv/bin/expctr test --config configs/quickstart.yaml --results.examples 3 "$@"
+cat <<'DONE'
+
+Where to look next:
+  .venv/bin/tensorboard --logdir runs/quickstart      reward curves by stage, explanations as they change
+  runs/quickstart/table.md                            the table above
+  runs/quickstart/explanations/*.parquet              every explanation with its scores and rewards
+  .venv/bin/expctr predict --config configs/quickstart.yaml      explanation and scores of each test row
+DONE

@@ -1,0 +1,10 @@
+#!/usr/bin/env bash
+# Lint, types and tests; makes the environment if need be. Arguments go to pytest: bash tools/test.sh -m "not slow"
+set -euo pipefail
+cd "$(dirname "$0")/.."
+bash tools/setup.sh
+.venv/bin/ruff check .
+.venv/bin/ruff format --check .
+.venv/bin/mypy
+# one thread a worker: more of them than cores make small tensors slower, not faster
+OMP_NUM_THREADS=1 .venv/bin/python -m pytest --numprocesses 2 "$@"
