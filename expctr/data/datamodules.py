@@ -15,8 +15,9 @@ from expctr.data.dataset import SampleTable
 from expctr.data.features import Features
 from expctr.data.loader import EpochSampler, ResumableLoader
 from expctr.data.people import read_people
-from expctr.data.prepare import cached_samples, show
-from expctr.data.samples import SPLITS, PrepareReport, SampleOptions, make_samples
+from expctr.data.prepare import cached_samples
+from expctr.data.report import SPLITS, PrepareReport, show
+from expctr.data.samples import SampleOptions, make_samples
 from expctr.data.tables import Table, Tables
 
 MOVIELENS = SampleOptions(threshold=4, threshold_op="ge", max_samples=20_000)

@@ -8,16 +8,15 @@ and the ids: they depend neither on the order of rows in the file nor on a libra
 import hashlib
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
+from expctr.data.report import SPLITS, PrepareReport, describe
 from expctr.data.tables import DataError, OnBadRow, Table, Tables
-
-SPLITS = ("train", "val", "test")
 
 Ints = NDArray[np.int64]
 Hashes = NDArray[np.uint64]
@@ -61,44 +60,13 @@ class SampleOptions:
             raise ValueError(f"samples.fractions are shares of train, val and test that sum to 1, not {self.fractions}")
         if self.split == "time" and self.order == "shuffle":
             raise ValueError("samples.split: time needs samples.order: time")
-        if min(self.targets_per_user, self.max_history) < 1 or self.min_history < 0:
-            raise ValueError("samples.targets_per_user and max_history are at least 1, and min_history at least 0")
+        if (
+            min(self.targets_per_user, self.max_history, 1 if self.max_samples is None else self.max_samples) < 1
+            or self.min_history < 0
+        ):
+            raise ValueError("samples.targets_per_user, max_history and max_samples are at least 1, min_history 0")
         if self.min_history > self.max_history:
             raise ValueError(f"samples.min_history {self.min_history} is more than max_history {self.max_history}")
-
-
-@dataclass
-class PrepareReport:
-    """What became of the raw rows. Plain values: it is cached as JSON.
-
-    Attributes:
-        rule: the labelling rule in words.
-        rows: rows read.
-        dropped: rows not used, by reason.
-        side_dropped: rows of the item and user files not used, by reason.
-        interactions: rows left; with `dropped` they sum to `rows`.
-        users: users with interactions left.
-        items: items with interactions left.
-        untitled: share of the rated items that have no title.
-        samples_dropped: samples drawn and not used, by reason.
-        withheld: history entries left out of a split because they are targets of a later one.
-        splits: by split, `samples`, `base_rate`, `entropy` (nats; the LogLoss of the best constant), `users`,
-            `warm_users` (share of samples whose user has training samples).
-        history: quantiles of the history length over all samples, by name.
-    """
-
-    rule: str = ""
-    rows: int = 0
-    dropped: dict[str, int] = field(default_factory=dict)
-    side_dropped: dict[str, int] = field(default_factory=dict)
-    interactions: int = 0
-    users: int = 0
-    items: int = 0
-    untitled: float = 0.0
-    samples_dropped: dict[str, int] = field(default_factory=dict)
-    withheld: int = 0
-    splits: dict[str, dict[str, float]] = field(default_factory=dict)
-    history: dict[str, float] = field(default_factory=dict)
 
 
 def make_samples(
@@ -136,7 +104,7 @@ def make_samples(
     else:
         rows = _draw_targets(events, lengths, options, samples_dropped)
         split = _assign(events[rows], options)
-    order = np.lexsort((events["draw"].to_numpy()[rows], split))
+    order = np.lexsort((_again(events["draw"].to_numpy()[rows], 3), split))
     rows, split = rows[order], split[order]
 
     entries, report.withheld = _histories(events, rows, split, starts, lengths, options.max_history)
@@ -152,7 +120,7 @@ def make_samples(
         users = users.rename({c: f"user_{c}" for c in users.columns if c != "user"})
         samples = samples.join(users, on="user", how="left", maintain_order="left")
     report.dropped, report.side_dropped = dict(dropped), dict(side_dropped)
-    _describe(samples, report)
+    describe(samples, report)
     for name, share in zip(SPLITS, options.fractions, strict=True):
         if not report.splits[name]["samples"] and (splits or share):
             raise DataError(
@@ -224,7 +192,7 @@ def _clean(
     codes, titles = _codes(events["item"]), _codes(titled.cast(pl.Categorical))
     known = np.zeros(1 + max(codes.max(initial=0), titles.max(initial=0)), dtype=np.bool_)
     known[titles] = True
-    report.untitled = 1 - float(known[np.unique(codes)].mean())
+    report.untitled = 1 - float(known[np.unique(codes)].mean()) if codes.size else 0.0
     events = keep(events, pl.Series(known[codes]), "item without a title")
     events = keep(events, ~_earlier_duplicate(events), "earlier rating of the same item by the same user")
     events = keep(events, pl.len().over("user") >= options.min_ratings, "user below min_ratings")
@@ -240,7 +208,7 @@ def _earlier_duplicate(events: pl.DataFrame) -> pl.Series:
     pair = events["user"].to_physical().cast(pl.UInt64) * (1 << 32) + events["item"].to_physical().cast(pl.UInt64)
     double = pair.is_duplicated()
     again = events.select("split", "timestamp", pair=pair, row=pl.int_range(pl.len())).filter(double)
-    latest = again.sort("split", "timestamp", "row", nulls_last=False).unique("pair", keep="last")["row"]
+    latest = again.sort("split", "timestamp", "row").unique("pair", keep="last")["row"]
     flags = double.to_numpy().copy()
     flags[latest.to_numpy()] = False
     return pl.Series(flags)
@@ -275,6 +243,11 @@ def _mix(x: Hashes) -> Hashes:
     return x ^ (x >> np.uint64(31))
 
 
+def _again(draw: Hashes, number: int) -> Hashes:
+    """Another draw for the same rows, independent of the first."""
+    return _mix(draw + np.uint64(number))
+
+
 def _history_lengths(events: pl.DataFrame) -> tuple[Ints, Ints]:
     """For each interaction, how many training interactions of its user come before it, and where they start.
 
@@ -289,19 +262,24 @@ def _history_lengths(events: pl.DataFrame) -> tuple[Ints, Ints]:
 
 
 def _draw_targets(events: pl.DataFrame, lengths: Ints, options: SampleOptions, dropped: Counter[str]) -> Ints:
-    """The rows of the targets: the lowest draws of each user, then of all users."""
+    """The rows of the targets: the lowest draws of each user, then a random subset of all users' targets."""
     rows = np.flatnonzero(lengths >= options.min_history)
     eligible = events.select("user", "draw", _liked(options).alias("label"), row=pl.int_range(pl.len()))[rows]
     without = events["user"].n_unique() - eligible["user"].n_unique()
     dropped["user without an interaction that has min_history before it"] += without
     drawn = eligible.sort("user", "draw").group_by("user", maintain_order=True).head(options.targets_per_user)
-    rank = pl.col("draw").rank("ordinal")
+
+    # The lowest of many draws is lower than the lowest of few, so a second draw must say whose targets are kept.
+    turn = pl.col("lot").rank("ordinal")
+    drawn = drawn.with_columns(lot=_again(drawn["draw"].to_numpy(), 1)).with_columns(
+        turn=turn.over("label") if options.balance else turn
+    )
     if options.balance:
-        smaller = int(drawn["label"].value_counts()["count"].min()) if drawn["label"].n_unique() == 2 else 0  # type: ignore[arg-type]
-        kept = drawn.with_columns(rank.over("label").alias("rank")).filter(pl.col("rank") <= smaller)
-        dropped["more of this label than of the other (balance)"] += drawn.height - kept.height
-        drawn, rank = kept, pl.col("rank")
-    kept = drawn if options.max_samples is None else drawn.sort(rank, "draw").head(options.max_samples)
+        likes = int(drawn["label"].sum())
+        smaller = min(likes, drawn.height - likes)
+        dropped["more of this label than of the other (balance)"] += drawn.height - 2 * smaller
+        drawn = drawn.filter(pl.col("turn") <= smaller)
+    kept = drawn.sort("turn", "lot").head(drawn.height if options.max_samples is None else options.max_samples)
     dropped["beyond max_samples"] += drawn.height - kept.height
     return kept["row"].to_numpy().astype(np.int64)
 
@@ -313,9 +291,9 @@ def _assign(targets: pl.DataFrame, options: SampleOptions) -> NDArray[np.int8]:
     if options.split == "time":
         order = np.lexsort((targets["tie"].to_numpy(), targets["timestamp"].to_numpy()))
     else:
-        by_user = _mix(_hashes(targets["user"], options.seed) + np.uint64(1))
-        draw = _mix(targets["draw"].to_numpy() + np.uint64(1))
-        order = np.argsort(draw if options.split == "random" else by_user, kind="stable")
+        by_user = options.split == "user"
+        draw = _hashes(targets["user"], options.seed) if by_user else targets["draw"].to_numpy()
+        order = np.argsort(_again(draw, 2), kind="stable")
     place = np.empty(targets.height, dtype=np.int64)
     place[order] = np.arange(targets.height)
     if options.split == "user":
@@ -388,21 +366,3 @@ def _with_reviews(samples: pl.DataFrame, sources: Mapping[str, Table]) -> pl.Dat
         return samples.with_columns(review=pl.lit(None, pl.String))
     reviews = pl.concat(found).collect(engine="streaming").unique(key, keep="last", maintain_order=True)
     return samples.join(reviews, on=key, how="left", nulls_equal=True, maintain_order="left")
-
-
-def _describe(samples: pl.DataFrame, report: PrepareReport) -> None:
-    trained = samples.filter(split="train")["user"].unique().implode()
-    for name in SPLITS:
-        rows = samples.filter(split=name)
-        rate = float(rows["label"].mean() or 0.0)  # type: ignore[arg-type]
-        p = np.array([rate, 1 - rate])
-        report.splits[name] = {
-            "samples": rows.height,
-            "base_rate": rate,
-            "entropy": float(-(p * np.log(np.maximum(p, 1e-300))).sum()),
-            "users": rows["user"].n_unique(),
-            "warm_users": float(rows["user"].is_in(trained).mean() or 0.0),  # type: ignore[arg-type]
-        }
-    length = samples["liked"].list.len().cast(pl.Int64) + samples["disliked"].list.len().cast(pl.Int64)
-    names = {"min": 0.0, "25%": 0.25, "median": 0.5, "75%": 0.75, "max": 1.0}
-    report.history = {name: float(length.quantile(q) or 0.0) for name, q in names.items()}

@@ -88,7 +88,7 @@ def test_draws_do_not_depend_on_the_order_of_rows() -> None:
 def test_draws_are_the_same_in_every_version() -> None:
     samples, _ = make_samples(make_tables(one_user(5, 1, 4, 3, 2)), SampleOptions())
     drawn = " ".join(f"{user}:{target}" for user, target in samples.select("user", "target").iter_rows())
-    assert drawn == "u0:1 u8:4 u1:4 u3:3 u5:2 u9:1 u4:1 u7:1 u2:4 u6:2"
+    assert drawn == "u8:4 u4:1 u7:1 u0:1 u5:2 u3:3 u6:2 u9:1 u1:4 u2:4"
 
 
 @pytest.mark.parametrize(("op", "label"), [("ge", 1), ("gt", 0)])
@@ -183,6 +183,16 @@ def test_balance() -> None:
     assert fewer["label"].sum() == 5
 
 
+@pytest.mark.parametrize("balance", [False, True])
+def test_max_samples_does_not_favour_users_with_many_ratings(balance: bool) -> None:
+    many = [(f"m{user}", f"{item}", 1.0 + 4 * (user % 2), item) for user in range(200) for item in range(40)]
+    few = [(f"f{user}", f"{item}", 1.0 + 4 * (user % 2), item) for user in range(200) for item in range(2)]
+    samples, _ = make_samples(make_tables(many + few), SampleOptions(max_samples=200, balance=balance))
+    assert 80 < samples["user"].str.starts_with("m").sum() < 120
+    first = samples.filter(split="train").head(80)
+    assert 25 < first["user"].str.starts_with("m").sum() < 55
+
+
 def test_splits() -> None:
     ratings = world(users=60)
     by_user, _ = make_samples(make_tables(ratings), SampleOptions(targets_per_user=5, split="user"))
@@ -265,6 +275,7 @@ def test_side_features_belong_to_the_target_and_the_user() -> None:
         ({"fractions": (0.8, 0.1, 0.2)}, "sum to 1"),
         ({"split": "time", "order": "shuffle"}, "needs samples.order: time"),
         ({"targets_per_user": 0}, "at least 1"),
+        ({"max_samples": 0}, "at least 1"),
         ({"min_history": 5, "max_history": 3}, "more than max_history 3"),
     ],
 )
