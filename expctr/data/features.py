@@ -31,7 +31,6 @@ class Features:
         """
         self.vocabularies = dict(vocabularies)
         self.lists = list(lists)
-        self._index = {name: _index(values) for name, values in self.vocabularies.items()}
 
     @classmethod
     def fit(cls, samples: pl.DataFrame) -> "Features":
@@ -114,10 +113,10 @@ class Features:
         Args:
             state: what `state_dict` gave.
         """
-        self.__init__(state["vocabularies"], state["lists"])  # type: ignore[misc]
+        self.vocabularies, self.lists = dict(state["vocabularies"]), list(state["lists"])
 
     def _encode(self, name: str, values: pl.Series) -> Tensor:
-        index = self._index[_SHARES.get(name, name)]
+        index = _index(self.vocabularies[_SHARES.get(name, name)])
         if name not in self.lists:
             return torch.from_numpy(_look_up(values, index))
         length = values.list.len().fill_null(0).to_numpy().astype(np.int64)

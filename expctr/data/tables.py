@@ -153,8 +153,8 @@ def read_delimited(
 
     The delimiter is what splits the header (or the first line) into the required columns. `,` and `;` files may quote
     values; within `;` files a backslash escapes, as in the original BookCrossing dump. An `encoding` of `latin-1` means
-    that the layout was published so: such a file is read as UTF-8 if it is valid UTF-8, because people convert it. In
-    a `utf-8` layout the lines that are not UTF-8 are bad rows.
+    that the layout was published so: such a file is read as UTF-8 if all of it is valid UTF-8, because people convert
+    it, and else as latin-1, which any bytes are. In a `utf-8` layout the lines that are not UTF-8 are bad rows.
 
     Args:
         path: the file.
@@ -219,8 +219,10 @@ def read_ratings(path: Path, low: float, high: float, encoding: Literal["utf-8",
     Raises:
         DataError: as `read_delimited`.
     """
-    _, first, _ = _read_lines(path, encoding)
-    order = tuple(RATINGS) if plain_name(first).isdigit() else ()
+    order: tuple[str, ...] = ()
+    if path.is_file():
+        with path.open(encoding="latin-1") as file:
+            order = tuple(RATINGS) if plain_name(file.readline()).isdigit() else ()
     table = read_delimited(path, RATINGS, ("user", "item", "rating"), order, encoding)
     return Table(typed_ratings(table.frame, low, high), path)
 
