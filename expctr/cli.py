@@ -1,13 +1,13 @@
 """The command line: `expctr fit|validate|test|predict|prepare --config FILE [--config OVERLAY] [--option value]`."""
 
 import sys
-import warnings
 from pathlib import Path
 from typing import Any
 
 import lightning as L
 from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI, SaveConfigCallback
 from lightning.pytorch.loggers import TensorBoardLogger
+from jsonargparse import set_parsing_settings
 from rich.console import Console
 
 from expctr.data.datamodules import RatingsDataModule
@@ -48,6 +48,7 @@ class ExpCTRCLI(LightningCLI):
         parser.add_lightning_class_args(StageScheduler, "stages")
         parser.add_lightning_class_args(RunCheckpoint, "checkpoint")
         parser.add_lightning_class_args(ResultWriter, "results")
+        parser.link_arguments("seed_everything", "data.init_args.seed", compute_fn=int)
         parser.set_defaults(
             {
                 "trainer.reload_dataloaders_every_n_epochs": 1,
@@ -56,6 +57,7 @@ class ExpCTRCLI(LightningCLI):
                 "trainer.log_every_n_steps": 1,
                 "trainer.devices": 1,
                 "trainer.enable_model_summary": False,
+                "trainer.max_epochs": -1,  # the plan of stages sets it
             }
         )
 
@@ -87,9 +89,9 @@ class ExpCTRCLI(LightningCLI):
         return super().instantiate_trainer(**kwargs)
 
 
-def main(args: ArgsType = None) -> None:
+def run(args: ArgsType = None) -> None:
     """Run the command line; `args` in place of `sys.argv`, for tests."""
-    quiet()
+    set_parsing_settings(docstring_parse_attribute_docstrings=True)  # options document themselves
     try:
         ExpCTRCLI(
             model_class=L.LightningModule,
@@ -106,15 +108,3 @@ def main(args: ArgsType = None) -> None:
     except UserError as error:
         Console(stderr=True).print(f"[bold red]error:[/] {error}", highlight=False)
         raise SystemExit(2) from error
-
-
-def quiet() -> None:
-    """Drop warnings about things that are so on purpose."""
-    for message in (
-        "does not have many workers",  # batches are slices of tensors in memory
-        r"module\(s\) in eval mode",  # the language model is never in train mode: dropout would break PPO's ratio
-        "`is_gradient_checkpointing` is deprecated",
-        "isinstance.treespec, LeafSpec.",
-        "`torch.jit.script",
-    ):
-        warnings.filterwarnings("ignore", message=f".*{message}.*")

@@ -14,6 +14,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from expctr.llm.locate import locate
+
 if TYPE_CHECKING:
     from sentence_transformers import SentenceTransformer
     from transformers import PreTrainedTokenizerBase
@@ -24,7 +26,7 @@ class EncoderOptions:
     """The sentence encoder that turns an explanation into its vector z."""
 
     path: str = "BAAI/bge-small-en-v1.5"
-    """Hub id, or folder with config.json, tokenizer and safetensors weights."""
+    """Hub id, folder with config.json, tokenizer and safetensors weights, or `nano`, the shipped model."""
     revision: str = "main"
     """Branch, tag or commit of the hub id."""
     trust_remote_code: bool = False
@@ -162,7 +164,7 @@ class SentenceEncoder:
         options = self.options
         source = {"revision": options.revision, "trust_remote_code": options.trust_remote_code}
         transformer = Transformer(
-            options.path,
+            locate(options.path, "encoder.path"),
             model_kwargs={**source, "use_safetensors": True, "dtype": torch.float32},
             config_kwargs=source,
             processor_kwargs=source,

@@ -7,8 +7,6 @@ Base weights are never written: no merge and unmerge, whose rounding would drift
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from importlib.resources import files
-from pathlib import Path
 from typing import Any, Literal, NamedTuple, cast
 
 import torch
@@ -22,6 +20,8 @@ from transformers import (
     PreTrainedModel,
     PreTrainedTokenizerBase,
 )
+
+from expctr.llm.locate import locate
 
 DType = Literal["auto", "float32", "bfloat16", "float16"]
 
@@ -68,9 +68,10 @@ class LanguageModel(nn.Module):
 
     Args:
         options: what to load.
+        seed: of the adapter's first weights.
     """
 
-    def __init__(self, options: LLMOptions) -> None:
+    def __init__(self, options: LLMOptions, seed: int = 0) -> None:
         super().__init__()
         self.options = options
         self.tokenizer = load_tokenizer(options)
@@ -82,7 +83,7 @@ class LanguageModel(nn.Module):
             r=options.lora_r, lora_alpha=options.lora_alpha, target_modules=options.lora_targets, task_type="CAUSAL_LM"
         )
         with torch.random.fork_rng():
-            torch.manual_seed(0)
+            torch.manual_seed(seed)
             self.peft: PeftModel = get_peft_model(base, lora)
         self.peft.eval()
         generation = base.generation_config
@@ -182,12 +183,13 @@ class ValueHead(nn.Module):
     Args:
         hidden_size: width of the base.
         width: width of the hidden layer.
+        seed: of the first weights.
     """
 
-    def __init__(self, hidden_size: int, width: int = 256) -> None:
+    def __init__(self, hidden_size: int, width: int = 256, seed: int = 0) -> None:
         super().__init__()
         with torch.random.fork_rng():
-            torch.manual_seed(0)
+            torch.manual_seed(seed)
             self.layers = nn.Sequential(
                 nn.LayerNorm(hidden_size), nn.Linear(hidden_size, width), nn.Tanh(), nn.Linear(width, 1)
             )
@@ -203,7 +205,7 @@ class ValueHead(nn.Module):
 def load_tokenizer(options: LLMOptions) -> PreTrainedTokenizerBase:
     """The base's tokenizer."""
     tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(
-        _place(options), **_source(options), clean_up_tokenization_spaces=False
+        locate(options.path, "llm.path"), **_source(options), clean_up_tokenization_spaces=False
     )
     if not tokenizer.is_fast:
         raise ValueError(f"{options.path}: title caps need a fast tokenizer (tokenizer.json), and this one has none")
@@ -227,7 +229,7 @@ def load_base(options: LLMOptions) -> PreTrainedModel:
     if not options.gguf_file:
         settings["use_safetensors"] = True
     model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(
-        _place(options), dtype=torch.float32 if options.gguf_file else dtype, **settings
+        locate(options.path, "llm.path"), dtype=torch.float32 if options.gguf_file else dtype, **settings
     )
     if options.gguf_file:
         model = _plain(model, options.attention)
@@ -260,15 +262,6 @@ def _plain(model: PreTrainedModel, attention: str) -> PreTrainedModel:
             owner, _, leaf = name.rpartition(".")
             plain.get_submodule(owner).register_buffer(leaf, source.clone(), persistent=False)
     return cast(PreTrainedModel, plain)
-
-
-def _place(options: LLMOptions) -> str:
-    if options.path == "nano":
-        return str(files("expctr") / "nano")
-    folder = Path(options.path).expanduser()
-    if options.path.startswith(("/", ".", "~")) and not folder.is_dir():
-        raise ValueError(f"llm.path: there is no folder {folder}; give a folder, a hub id, or nano")
-    return str(folder) if folder.is_dir() else options.path
 
 
 def _source(options: LLMOptions) -> dict[str, Any]:

@@ -40,8 +40,6 @@ class CTROptions(BackboneOptions):
     """Validation metric that early stopping watches."""
     patience: int = 3
     """Validations without improvement until training stops; the best weights are restored."""
-    seed: int = 0
-    """Of the initial weights, and of dropout where the module trains alone."""
 
 
 _DEFAULTS = CTROptions()
@@ -117,18 +115,20 @@ class CTRModule(L.LightningModule):
         """Build for the data module's vocabularies, unless `build` was called before."""
         if len(self.backbones) == 0:
             features = self.trainer.datamodule.features  # type: ignore[attr-defined]
-            self.build(features.sizes, features.shares)
+            self.build(features.sizes, features.shares, seed=self.trainer.datamodule.seed)  # type: ignore[attr-defined]
             if self.device_mesh is not None:
                 self.shard(self.device_mesh["data_parallel"])
 
-    def build(self, sizes: Mapping[str, int], shares: Mapping[str, str], text_dim: int = 0) -> None:
-        """Make the model (all `crossfit` of them), its weights drawn from `options.seed`.
+    def build(self, sizes: Mapping[str, int], shares: Mapping[str, str], text_dim: int = 0, seed: int = 0) -> None:
+        """Make the model (all `crossfit` of them).
 
         Args:
             sizes: rows of each field's table, among them 0 (padding) and 1 (OOV).
             shares: fields that read another field's table.
             text_dim: length of the text vectors z; 0 for a model without text.
+            seed: of the initial weights, and of dropout where the module trains alone.
         """
+        self._seed = seed
         self._vocabulary = sizes, shares, text_dim
         self.backbones.extend(self._fresh())
 
@@ -150,7 +150,7 @@ class CTRModule(L.LightningModule):
         # On the CPU and from its own generator: the same weights on any machine, and no draw taken from a run's.
         with torch.device("cpu"), torch.random.fork_rng(devices=[]):
             for fold in range(self.options.crossfit):
-                torch.default_generator.manual_seed(self.options.seed + fold)
+                torch.default_generator.manual_seed(self._seed + fold)
                 models.append(build(self.backbone, *self._vocabulary[:2], self.options, self._vocabulary[2]))
         return models
 
@@ -226,7 +226,7 @@ class CTRModule(L.LightningModule):
 
     def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
         """Make dropout a function of the seed and the place in training, so that resuming repeats it."""
-        torch.manual_seed(hash((self.options.seed, self.current_epoch, batch_idx, rank())) % 2**63)
+        torch.manual_seed(hash((self._seed, self.current_epoch, batch_idx, rank())) % 2**63)
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """One batch, without text."""

@@ -42,7 +42,6 @@ class ExpCTRModule(L.LightningModule):
             same batches: the table's baseline.
         encoder: the sentence encoder (Eq. 11); `nano` is the shipped model.
         ic: the IC reward (Eq. 13).
-        seed: of the sampling noise, of the order of minibatches and of dropout.
     """
 
     def __init__(
@@ -51,13 +50,12 @@ class ExpCTRModule(L.LightningModule):
         ctr: CTRModule,
         encoder: EncoderOptions = EncoderOptions(),
         ic: ICOptions = ICOptions(),
-        seed: int = 0,
     ) -> None:
         super().__init__()
         self.automatic_optimization = False
         self.strict_loading = False  # checkpoints hold no base weights
         self.explainer, self.ctr, self.baseline = explainer, ctr, copy.deepcopy(ctr)
-        self.encoder, self.ic, self.seed = SentenceEncoder(encoder), ic, seed
+        self.encoder, self.ic = SentenceEncoder(encoder), ic
         self.plan: Sequence[PlanEntry] = ()
         self.store = ExplanationStore()
         self.ctr_trained = False
@@ -87,6 +85,11 @@ class ExpCTRModule(L.LightningModule):
         return self.trainer.datamodule  # type: ignore[attr-defined]
 
     @property
+    def seed(self) -> int:
+        """Of everything drawn: first weights, sampling noise, minibatches, dropout."""
+        return int(self.data.seed)
+
+    @property
     def folder(self) -> Path:
         """The run's folder."""
         return Path(self.trainer.default_root_dir)
@@ -96,9 +99,9 @@ class ExpCTRModule(L.LightningModule):
         if self.explainer.built:
             return
         features = self.data.features
-        self.explainer.build(self.data.nouns)
-        self.ctr.build(features.sizes, features.shares, self.encoder.dim)
-        self.baseline.build(features.sizes, features.shares)
+        self.explainer.build(self.data.nouns, self.seed)
+        self.ctr.build(features.sizes, features.shares, self.encoder.dim, self.seed)
+        self.baseline.build(features.sizes, features.shares, seed=self.seed)
         if self.device_mesh is not None:
             mesh = self.device_mesh["data_parallel"]
             shard(self.explainer.model, self.explainer.value_head, mesh)

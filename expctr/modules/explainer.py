@@ -58,16 +58,17 @@ class PPOExplainerModule(L.LightningModule):
         self.beta = kl.beta
         self._running = (0, 0.0, 0.0)
 
-    def build(self, nouns: Nouns) -> None:
+    def build(self, nouns: Nouns, seed: int = 0) -> None:
         """Load the base; once.
 
         Args:
             nouns: what the dataset's items and people are called.
+            seed: of the adapter's and the critic's first weights.
         """
         if self.built:
             return
-        self.model = LanguageModel(self.llm)
-        self.value_head = ValueHead(self.model.hidden_size)
+        self.model = LanguageModel(self.llm, seed)
+        self.value_head = ValueHead(self.model.hidden_size, seed=seed)
         self.prompts = Prompts(self.model.tokenizer, self.prompt_options, nouns)
         template = self.prompt_options.lc_titled if self.lc.include_title else self.prompt_options.lc
         ending = template.format(**vars(nouns), reason="", target="").rsplit("\n", 1)[-1]
