@@ -64,7 +64,7 @@ def test_fusion_is_a_linear_layer_over_the_concatenation(fuse: str):
     fused = model(fuse=fuse).eval()
     layer = fused.deep.layers[0] if fuse == "input" else fused.last
     x, z = torch.randn(6, layer.x.in_features), torch.randn(6, TEXT)
-    joined = torch.cat([x, z / z.norm(dim=1, keepdim=True)], dim=1)
+    joined = torch.cat([x, z / z.square().mean(1, keepdim=True).sqrt()], dim=1)
     weight = torch.cat([layer.x.weight, layer.z.weight], dim=1)
     torch.testing.assert_close(layer(x, z), F.linear(joined, weight, layer.x.bias))
 
@@ -117,3 +117,8 @@ def test_deepfm_learns_an_interaction_that_no_single_field_shows():
     with torch.no_grad():
         scores = net.eval()({k: v[5000:] for k, v in rows.items()}).sigmoid()
     assert ctr_metrics(scores, label[5000:])["auc"] > 0.95
+
+
+def test_the_length_of_z_does_not_matter():
+    fused, z = model().eval(), torch.randn(6, TEXT)
+    torch.testing.assert_close(fused(features(), 10 * z), fused(features(), z))

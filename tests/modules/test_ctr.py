@@ -32,9 +32,9 @@ def take(batch: Batch, chosen: Tensor | slice) -> Batch:
     return Batch(batch.sample[chosen], batch.label[chosen], features)
 
 
-def module(text_dim: int = TEXT, **options: object) -> DeepFMTextModule:
+def module(text_dim: int = TEXT, seed: int = 0, **options: object) -> DeepFMTextModule:
     made = DeepFMTextModule(CTROptions(mlp=(16, 8), **options))
-    made.build(SIZES, SHARES, text_dim)
+    made.build(SIZES, SHARES, text_dim, seed)
     return made
 
 
@@ -214,6 +214,7 @@ def unpack(items: list[Batch]) -> Batch:
 
 class Data(L.LightningDataModule):
     features = SimpleNamespace(sizes=SIZES, shares=SHARES)
+    seed = 0
 
     def loader(self, count: int, seed: int) -> DataLoader[Batch]:
         table = rows(count, seed)

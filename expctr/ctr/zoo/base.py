@@ -34,8 +34,11 @@ class FusedLinear(nn.Module):
     exactly, so the layer then *is* the one of a model without text, bit for bit. And the parameters without W_z carry
     the names and shapes of that model.
 
-    z is scaled to unit length first (0 stays 0): sentence encoders are trained on the angle between vectors, their
-    lengths differ tenfold from one encoder to the next, and the learning rate should not have to follow.
+    z is scaled to a root mean square of 1 first (0 stays 0). Sentence encoders are trained on the angle between
+    vectors, and their lengths differ tenfold from one to the next; at this scale z learns about as fast as the ids at
+    one learning rate. (Tried with MiniLM on verdicts that agree with 70% of labels: validation LogLoss 0.640 under
+    `fuse: last`, against 0.654 for z as it is, 0.683 at unit length, 0.611 possible; under `fuse: input` all three come
+    within 0.006 of that.)
 
     Args:
         width: length of x.
@@ -58,7 +61,8 @@ class FusedLinear(nn.Module):
         """`[batch, width]` and `[batch, text_dim]` -> `[batch, out]`; `None` stands for z = 0."""
         hidden: Tensor = self.x(self.dropout(x))
         if self.z is not None and text is not None:
-            hidden = hidden + self.z(self.dropout(F.normalize(text, dim=-1)))
+            scaled = F.normalize(text, dim=-1) * text.shape[-1] ** 0.5
+            hidden = hidden + self.z(self.dropout(scaled))
         return hidden
 
 
