@@ -64,6 +64,8 @@ class ExpCTRCLI(LightningCLI):
     def before_instantiate_classes(self) -> None:
         """Find the run's newest checkpoint where one is asked for, and refuse to write over a run."""
         config = self.config[self.subcommand] if self.subcommand else self.config
+        if "weights_only" in config:
+            config.weights_only = True  # a checkpoint may come from anywhere
         folder = Path(config.trainer.default_root_dir or ".") / "checkpoints"
         found = checkpoints(folder)
         if self.subcommand == "fit":
@@ -103,6 +105,7 @@ def run(args: ArgsType = None) -> None:
             trainer_defaults={"callbacks": [StageProgressBar()]},
             save_config_callback=SaveRunConfig,
             save_config_kwargs={"overwrite": True},
+            auto_configure_optimizers=False,
             args=args,
         )
     except UserError as error:

@@ -14,7 +14,7 @@ from transformers import PreTrainedTokenizerBase
 
 from expctr.data.batch import Nouns, SampleText
 
-_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u200b-\u200f\u2028-\u202e\u2060-\u2069\ufeff]+")
+_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u061c\u200b-\u200f\u2028-\u202e\u2060-\u2069\ufeff\U000e0000-\U000e007f]+")
 _FIELDS = {
     "explanation": {"liked", "disliked", "target"},
     "lc": {"reason"},
@@ -68,7 +68,10 @@ class PromptOptions:
 
     def __post_init__(self) -> None:
         for name, allowed in _FIELDS.items():
-            used = {field for _, field, _, _ in Formatter().parse(getattr(self, name)) if field is not None}
+            try:
+                used = {field for _, field, _, _ in Formatter().parse(getattr(self, name)) if field is not None}
+            except ValueError as error:
+                raise ValueError(f"prompts.{name} is not a template: {error} (write a literal brace twice)") from None
             if unknown := used - allowed - _NOUNS:
                 raise ValueError(
                     f"prompts.{name} has unknown field(s) {sorted(unknown)}: it may use {sorted(allowed | _NOUNS)} "
@@ -152,7 +155,7 @@ class Prompts:
                     f"{self.options.prompt_tokens}: raise it, or shorten the template or prompts.title_tokens"
                 )
             longer.pop(0)
-            self.cut["history titles"] += 1
+            self.cut["history_titles"] += 1
 
     def _fill(self, template: str, **values: str | list[str]) -> str:
         quoted = {k: ", ".join(f'"{t}"' for t in v) for k, v in values.items() if not isinstance(v, str)}

@@ -187,6 +187,7 @@ class ExpCTRModule(L.LightningModule):
         for _ in range(self.explainer.steps(int(all_sum(torch.tensor(len(batch) // group, device=self.device))))):
             schedule.step()
         self._record(batch, texts, scores, {name: rewards for name, (rewards, _) in components.items()}, total)
+        stats |= {f"cut_{what}": float(count) for what, count in self.explainer.prompts.cut.items()}
         seconds = watch.seconds
         stats |= {f"seconds_{part}": value for part, value in seconds.items()}
         rows = float(all_sum(torch.tensor(float(len(batch)), device=self.device)))
