@@ -66,12 +66,13 @@ def by_label(rewards: Tensor, labels: Tensor) -> Tensor:
     """
     positive = labels > 0.5
     means = [all_mean_std(rewards, mask)[0] for mask in (~positive, positive)]
-    return torch.where(positive, means[1], means[0])
+    return torch.where(positive, means[1], means[0]).to(rewards.dtype)
 
 
 def by_prompt(rewards: Tensor, group_size: int) -> Tensor:
     """Mean reward of the responses to the same prompt, `[batch]`; they stand next to each other."""
-    return rewards.view(-1, group_size).mean(1, keepdim=True).expand(-1, group_size).reshape(-1)
+    means = rewards.view(-1, group_size).double().mean(1)  # in float32, equal rewards could differ from their mean
+    return means.to(rewards.dtype).repeat_interleave(group_size)
 
 
 def normalise(

@@ -36,9 +36,10 @@ class EpochSampler:
         if labels is not None:
             liked, disliked = order[labels[order] > 0.5], order[labels[order] <= 0.5]
             half = size // 2
-            order = torch.stack([_cycle(liked, half), _cycle(disliked, half)], 1).flatten()
+            order = torch.stack([_cycle(liked, half), _cycle(disliked, half)], 1)  # a cut between pairs only
+            batch_size = max(1, batch_size // 2)
         count = max(1, -(-len(order) // batch_size))
-        self.batches: Sequence[Tensor] = order.tensor_split(count) if len(order) else []
+        self.batches: Sequence[Tensor] = [part.flatten() for part in order.tensor_split(count)] if len(order) else []
 
     def __len__(self) -> int:
         return len(self.batches)

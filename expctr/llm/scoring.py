@@ -77,9 +77,12 @@ def answer_tokens(model: LanguageModel, prompt: str, options: LCOptions) -> Answ
                 f"lc.positive/lc.negative: {word!r} is {len(ids)} tokens for {model.options.path}, and Eq. 8 reads the "
                 "first token only; choose words that are one token each (such as Yes and No, or yes and no)"
             )
+        if ids[0] == tokenizer.unk_token_id:
+            raise ValueError(f"lc.positive/lc.negative: {word!r} is not in the vocabulary of {model.options.path}")
         return int(ids[0])
 
-    answers = Answers([token(w) for w in options.positive], [token(w) for w in options.negative])
+    # variants may be one token (in a vocabulary without capitals): its probability counts once
+    answers = Answers(*(list(dict.fromkeys(map(token, words))) for words in (options.positive, options.negative)))
     if shared := set(answers.positive) & set(answers.negative):
         raise ValueError(
             f"lc.positive and lc.negative share the token(s) {sorted(shared)}: no answer can be told apart"

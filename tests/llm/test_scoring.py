@@ -1,0 +1,153 @@
+"""The yes/no score (Eq. 8): by hand, and from a model whatever stands beside a prompt."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from conftest import make_llm, stir_adapter
+from torch import Tensor
+from transformers import AutoModelForCausalLM
+
+from expctr.data.batch import Nouns, SampleText
+from expctr.llm.base import LanguageModel, LLMOptions
+from expctr.llm.prompts import PromptOptions, Prompts
+from expctr.llm.scoring import Answers, LCOptions, answer_tokens, yes_no, yes_no_scores
+
+ENDING = "Whether the user will like the target book target:"
+PROBABILITIES = torch.tensor([[0.5, 0.25, 0.125, 0.125]])
+YES_NO = Answers([0], [1])
+REASONS = ["They like it.", "They would hate every minute of it, and say so to anyone who asks.", "", "Why not", "No."]
+
+
+def load(folder: Path) -> LanguageModel:
+    return LanguageModel(LLMOptions(path=str(folder), dtype="float32", lora_r=4))
+
+
+@pytest.fixture(scope="module")
+def plain_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_llm(tmp_path_factory.mktemp("plain"), chat=False)
+
+
+def lc_prompts(model: LanguageModel) -> list[list[int]]:
+    prompts = Prompts(model.tokenizer, PromptOptions(), Nouns("book", "books", "reader", "reading"))
+    return prompts.lc([SampleText("Emma")] * len(REASONS), REASONS, include_title=False)
+
+
+@pytest.mark.parametrize(
+    ("score", "temperature", "expected"),
+    [
+        ("prob", 1.0, 0.562177),  # e^0.5 / (e^0.5 + e^0.25) = 1 / (1 + e^-0.25)
+        ("prob", 0.25, 0.731059),  # 1 / (1 + e^-1)
+        ("logit", 1.0, 0.666667),  # 0.5 / 0.75
+        ("logit", 0.5, 0.8),  # squares: 0.25 / (0.25 + 0.0625)
+    ],
+)
+def test_eq_8_by_hand(score: str, temperature: float, expected: float) -> None:
+    result = yes_no(PROBABILITIES.log() + 7, YES_NO, LCOptions(score=score, temperature=temperature))
+    assert float(result) == pytest.approx(expected, abs=1e-5)
+
+
+def test_eq_8_as_printed_stays_between_0_269_and_0_731() -> None:
+    """At T = 1 it exponentiates probabilities: even a certain answer gives e / (e + 1)."""
+    certain = torch.tensor([[50.0, 0, 0], [0, 50.0, 0], [0, 0, 50.0]])
+    assert yes_no(certain, YES_NO, LCOptions()).tolist() == pytest.approx([0.731059, 0.268941, 0.5], abs=1e-5)
+    scores = yes_no(10 * torch.randn(1000, 5, generator=torch.Generator().manual_seed(0)), YES_NO, LCOptions())
+    assert 0.2689 < float(scores.min()) < 0.28
+    assert 0.72 < float(scores.max()) < 0.7311
+    assert yes_no(certain[:2], YES_NO, LCOptions(score="logit")).tolist() == pytest.approx([1, 0], abs=1e-5)
+
+
+def test_the_probabilities_of_variants_are_summed() -> None:
+    """p(yes) = 0.5 + 0.125 over tokens 0 and 2, p(no) = 0.25."""
+    answers = Answers([0, 2], [1])
+    assert float(yes_no(PROBABILITIES.log(), answers, LCOptions(score="logit"))) == pytest.approx(0.714286, abs=1e-5)
+    assert float(yes_no(PROBABILITIES.log(), answers, LCOptions())) == pytest.approx(0.592667, abs=1e-5)
+
+
+def test_without_a_chat_template_the_answer_has_its_leading_space(plain_folder: Path) -> None:
+    model = load(plain_folder)
+    answers = answer_tokens(model, ENDING, LCOptions())
+    assert [model.tokenizer.decode(ids) for ids in answers] == [" Yes", " No"]
+    whole = model.tokenizer(f"{ENDING} Yes").input_ids
+    assert whole == [*model.tokenizer(ENDING).input_ids, *answers.positive]
+    spaced = answer_tokens(model, ENDING + " ", LCOptions())
+    assert [model.tokenizer.decode(ids) for ids in spaced] == ["Yes", "No"]
+
+
+def test_with_a_chat_template_the_answer_opens_its_turn(llm_folder: Path) -> None:
+    model = load(llm_folder)
+    answers = answer_tokens(model, ENDING, LCOptions())
+    assert [model.tokenizer.decode(ids) for ids in answers] == ["Yes", "No"]
+
+
+@pytest.mark.parametrize("chat", [True, False])
+def test_a_word_that_is_not_one_token_is_named(llm_folder: Path, plain_folder: Path, chat: bool) -> None:
+    model = load(llm_folder if chat else plain_folder)
+    with pytest.raises(ValueError, match=r"lc\.positive.*'Absolutely' is \d+ tokens"):
+        answer_tokens(model, ENDING, LCOptions(positive=["Yes", "Absolutely"]))
+    with pytest.raises(ValueError, match="'' is 0 tokens"):
+        answer_tokens(model, ENDING + " ", LCOptions(negative=[""]))
+
+
+def test_a_word_that_the_vocabulary_does_not_know_is_named(llm_folder: Path) -> None:
+    model = load(llm_folder)
+    model.tokenizer.unk_token = "Yes"  # what an unknown word would become
+    with pytest.raises(ValueError, match="'Yes' is not in the vocabulary"):
+        answer_tokens(model, ENDING, LCOptions())
+
+
+def test_an_answer_cannot_mean_both_and_counts_once(llm_folder: Path) -> None:
+    model = load(llm_folder)
+    with pytest.raises(ValueError, match="share the token"):
+        answer_tokens(model, ENDING, LCOptions(positive=["Yes"], negative=["Yes"]))
+    assert len(answer_tokens(model, ENDING, LCOptions(positive=["Yes", "Yes"])).positive) == 1
+
+
+def test_options_out_of_range_are_refused() -> None:
+    with pytest.raises(ValueError, match=r"lc\.temperature is 0"):
+        LCOptions(temperature=0)
+    with pytest.raises(ValueError, match="at least one answer"):
+        LCOptions(negative=[])
+
+
+def test_scores_are_those_of_a_plain_forward_of_the_model_on_disk(any_llm_folder: Path) -> None:
+    model = load(any_llm_folder)
+    stir_adapter(model)
+    prompts = lc_prompts(model)
+    answers = answer_tokens(model, ENDING, LCOptions())
+    base = AutoModelForCausalLM.from_pretrained(any_llm_folder)
+    expected = []
+    for ids in prompts:
+        with torch.no_grad():
+            p = base(input_ids=torch.tensor([ids])).logits[0, -1].softmax(-1)
+        expected.append(float(p[answers.positive[0]] / (p[answers.positive[0]] + p[answers.negative[0]])))
+    scores = yes_no_scores(model, prompts, answers, LCOptions(score="logit"))
+    assert scores.tolist() == pytest.approx(expected, abs=1e-5)
+    assert scores.dtype == torch.float32
+    assert len({round(score, 4) for score in expected}) == len(expected)  # the test can tell rows apart
+
+
+@pytest.mark.parametrize("batch_size", [1, 2, 3, 64])
+def test_company_and_padding_change_no_score(any_llm_folder: Path, batch_size: int) -> None:
+    model = load(any_llm_folder)
+    prompts, options = lc_prompts(model), LCOptions(score="logit")
+    answers = answer_tokens(model, ENDING, options)
+
+    def score(rows: list[list[int]]) -> Tensor:
+        return yes_no_scores(model, rows, answers, options, batch_size)
+
+    alone = torch.cat([score([ids]) for ids in prompts])
+    torch.testing.assert_close(score(prompts), alone, atol=1e-6, rtol=0)
+    torch.testing.assert_close(score(prompts[::-1]), alone.flip(0), atol=1e-6, rtol=0)
+
+
+def test_the_adapter_has_no_part_in_the_score(llm_folder: Path) -> None:
+    model = load(llm_folder)
+    prompts = lc_prompts(model)
+    answers = answer_tokens(model, ENDING, LCOptions())
+    before = yes_no_scores(model, prompts, answers, LCOptions())
+    stir_adapter(model)
+    assert torch.equal(yes_no_scores(model, prompts, answers, LCOptions()), before)
+    ids = torch.tensor(prompts[:1])
+    states = [model.hidden(ids, torch.ones_like(ids), adapter=on).states for on in (True, False)]
+    assert not torch.allclose(*states)  # though the adapter, when on, has one in what is said
