@@ -93,8 +93,8 @@ class Prompts:
     def __init__(self, tokenizer: PreTrainedTokenizerBase, options: PromptOptions, nouns: Nouns) -> None:
         self.tokenizer, self.options, self.nouns = tokenizer, options, nouns
         self.cut: Counter[str] = Counter()
-        """How many titles were cut, and history titles left out, so far."""
-        self._titles: dict[str, str] = {}
+        """How many titles were cut, and history titles left out; for whoever reads it to clear."""
+        self._titles: dict[str, tuple[str, bool]] = {}
         added = [str(token) for token in tokenizer.added_tokens_decoder.values() if token.special]
         specials = sorted({*tokenizer.all_special_tokens, *added}, key=len, reverse=True)
         self._special = re.compile("|".join(map(re.escape, specials)) or r"(?!)")
@@ -136,11 +136,13 @@ class Prompts:
         if raw not in self._titles:
             text = self.clean(raw[: 64 * self.options.title_tokens])
             offsets = self.tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)["offset_mapping"]
-            if len(offsets) > self.options.title_tokens:
-                self.cut["titles"] += 1
+            cut = len(offsets) > self.options.title_tokens
+            if cut:
                 text = text[: offsets[self.options.title_tokens - 1][1]].rstrip() + "..."
-            self._titles[raw] = text
-        return self._titles[raw]
+            self._titles[raw] = text, cut
+        text, cut = self._titles[raw]
+        self.cut["titles"] += cut
+        return text
 
     def _with_history(self, template: str, text: SampleText) -> list[int]:
         liked, disliked = [self.title(t) for t in text.liked], [self.title(t) for t in text.disliked]

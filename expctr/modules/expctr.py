@@ -159,6 +159,7 @@ class ExpCTRModule(L.LightningModule):
         """A rollout, its rewards, and a PPO update (Eq. 7)."""
         watch, epoch, group = Stopwatch(), self.trainer.current_epoch, self.explainer.rollout_options.group_size
         noise = self.explainer.noise(self.seed, epoch, batch.sample.tolist())
+        self.explainer.prompts.cut.clear()
         with watch("all"):
             with unsharded(self.explainer.model):
                 rollout, texts = self.explainer.explain(batch.texts, noise, watch=watch)
@@ -169,7 +170,7 @@ class ExpCTRModule(L.LightningModule):
             clipped = torch.zeros_like(batch.label, dtype=torch.bool)
             stats: dict[str, float] = {}
             for name, (rewards, weight) in components.items():
-                normalised, bounded = self.explainer.normalised(rewards, batch.label)
+                normalised, bounded = self.explainer.normalised(rewards, batch.label, name)
                 total = total + weight * normalised
                 clipped = clipped | bounded
                 mean, std = all_mean_std(rewards)

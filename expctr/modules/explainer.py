@@ -56,7 +56,7 @@ class PPOExplainerModule(L.LightningModule):
             raise ValueError(f"{' and '.join(needs_groups)}: group needs rollout.group_size of at least 2")
         self.built = False
         self.beta = kl.beta
-        self._running = (0, 0.0, 0.0)
+        self._running: dict[str, tuple[int, float, float]] = {}
 
     def build(self, nouns: Nouns, seed: int = 0) -> None:
         """Load the base; once.
@@ -134,12 +134,18 @@ class PPOExplainerModule(L.LightningModule):
         order = (liked > disliked).float() + 0.5 * (liked == disliked).float()
         return float((liked - disliked).mean()), float(order.mean())
 
-    def normalised(self, rewards: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-        """Eq. 10 by the options: the rewards within +-delta, and which were clipped, both `[rows]`."""
+    def normalised(self, rewards: Tensor, labels: Tensor, component: str = "lc") -> tuple[Tensor, Tensor]:
+        """Eq. 10 by the options: the rewards within +-delta, and which were clipped, both `[rows]`.
+
+        Args:
+            rewards: `[rows]`.
+            labels: `[rows]`.
+            component: whose rewards they are; `norm: running` keeps statistics of each.
+        """
         options = self.reward
         running = None
         if options.norm == "running":
-            running = self._update_running(rewards)
+            running = self._update_running(rewards, component)
         return normalise(
             rewards,
             options.norm,
@@ -247,11 +253,11 @@ class PPOExplainerModule(L.LightningModule):
 
     def extra_state(self) -> dict[str, Any]:
         """What a checkpoint needs besides weights."""
-        return {"beta": self.beta, "running": self._running}
+        return {"beta": self.beta, "running": dict(self._running)}
 
     def load_extra_state(self, state: dict[str, Any]) -> None:
         """The inverse of `extra_state`."""
-        self.beta, self._running = state["beta"], tuple(state["running"])
+        self.beta, self._running = state["beta"], dict(state["running"])
 
     def _minibatches(self, rows: int, generator: torch.Generator) -> list[list[Tensor]]:
         """This rank's rows of each minibatch, by micro-batch.
@@ -315,13 +321,13 @@ class PPOExplainerModule(L.LightningModule):
         optimizer.step()
         return total
 
-    def _update_running(self, rewards: Tensor) -> tuple[Tensor, Tensor]:
+    def _update_running(self, rewards: Tensor, component: str) -> tuple[Tensor, Tensor]:
         """Mean and deviation over all rewards so far (Chan et al. 1979, parallel update)."""
-        count, mean, squares = self._running
+        count, mean, squares = self._running.get(component, (0, 0.0, 0.0))
         new = int(all_sum(torch.tensor(len(rewards))))
         batch_mean, batch_std = (float(x) for x in all_mean_std(rewards))
         total = count + new
         squares += batch_std**2 * new + (batch_mean - mean) ** 2 * count * new / total
         mean += (batch_mean - mean) * new / total
-        self._running = (total, mean, squares)
+        self._running[component] = total, mean, squares
         return rewards.new_tensor(mean), rewards.new_tensor((squares / total) ** 0.5)
