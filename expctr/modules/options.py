@@ -26,8 +26,8 @@ class RewardOptions:
     def __post_init__(self) -> None:
         if self.delta <= 0:
             raise ValueError(f"reward.delta is {self.delta}: it must be above 0")
-        if self.baseline == "label" and self.norm not in ("batch", "running"):
-            raise ValueError(f"reward.baseline: label needs reward.norm: batch or running, not {self.norm}")
+        if self.baseline == "label" and self.norm != "batch":
+            raise ValueError(f"reward.baseline: label needs reward.norm: batch, not {self.norm}")
 
 
 @dataclass
@@ -50,6 +50,8 @@ class KLOptions:
             raise ValueError(
                 "kl.where: loss with kl.estimator: k1 has a gradient that is zero on average: choose k2 or k3"
             )
+        if self.horizon <= 0 or (self.target is not None and self.target <= 0):
+            raise ValueError("kl.target and kl.horizon must be above 0")
 
 
 @dataclass
@@ -88,6 +90,8 @@ class PPOOptions:
     def __post_init__(self) -> None:
         if self.epochs < 1 or self.minibatch_size < 1:
             raise ValueError("ppo.epochs and ppo.minibatch_size must be at least 1")
+        if self.micro_batch_size is not None and self.micro_batch_size < 1:
+            raise ValueError(f"ppo.micro_batch_size is {self.micro_batch_size}: it must be at least 1, or none")
 
 
 @dataclass

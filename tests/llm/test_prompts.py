@@ -162,7 +162,7 @@ def test_over_the_prompt_cap_the_oldest_titles_go_first_and_are_counted(plain: P
     assert kept == list(range(6 - len(kept), 6))
     assert 0 < len(kept) < 6
     assert '"bad 0", "bad 1"' in text  # the longer list gives first
-    assert prompts.cut["history titles"] == 6 - len(kept)
+    assert prompts.cut["history_titles"] == 6 - len(kept)
     assert prompts.explanation([SAMPLE]) == Prompts(plain, PromptOptions(), BOOKS).explanation([SAMPLE])
 
 

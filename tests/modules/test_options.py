@@ -1,0 +1,60 @@
+"""Options that contradict each other are refused by name, and the defaults are those that method.md states."""
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from expctr.llm.rollout import RolloutOptions
+from expctr.llm.scoring import LCOptions
+from expctr.modules.explainer import PPOExplainerModule
+from expctr.modules.options import ICOptions, KLOptions, PPOOptions, RewardOptions
+
+
+def test_the_defaults_are_the_papers_and_where_it_is_silent_the_fields() -> None:
+    assert (RewardOptions().metric, RewardOptions().norm, RewardOptions().delta) == ("mae", "batch", 1.0)
+    assert (RewardOptions().baseline, RewardOptions().lc_weight, ICOptions().delta) == ("none", 0.0, "abs")
+    kl, ppo = KLOptions(), PPOOptions()
+    assert (kl.beta, kl.where, kl.estimator, kl.target) == (0.05, "reward", "k1", None)
+    assert (ppo.lr, ppo.epochs, ppo.minibatch_size, ppo.advantage) == (1e-5, 2, 32, "gae")
+    assert (ppo.gamma, ppo.lam, ppo.clip, ppo.value_clip) == (1.0, 0.95, 0.2, 0.2)
+    assert (ppo.vf_coef, ppo.entropy_coef, ppo.grad_clip, ppo.warmup) == (0.1, 0.0, 1.0, 0.03)
+    assert (LCOptions().score, LCOptions().temperature, LCOptions().include_title) == ("prob", 1.0, False)
+    assert (RolloutOptions().max_new_tokens, RolloutOptions().temperature, RolloutOptions().group_size) == (128, 1, 1)
+
+
+@pytest.mark.parametrize(
+    ("options", "values", "message"),
+    [
+        (RewardOptions, {"delta": 0}, "reward.delta is 0"),
+        (RewardOptions, {"baseline": "label", "norm": "group"}, "reward.baseline: label needs reward.norm"),
+        (RewardOptions, {"baseline": "label", "norm": "none"}, "reward.baseline: label needs reward.norm"),
+        (RewardOptions, {"baseline": "label", "norm": "running"}, "reward.baseline: label needs reward.norm"),
+        (KLOptions, {"where": "loss"}, "gradient that is zero on average"),
+        (KLOptions, {"target": 0.0}, "kl.target"),
+        (KLOptions, {"horizon": 0.0}, "kl.horizon"),
+        (PPOOptions, {"epochs": 0}, "ppo.epochs and ppo.minibatch_size"),
+        (PPOOptions, {"minibatch_size": 0}, "ppo.epochs and ppo.minibatch_size"),
+        (PPOOptions, {"micro_batch_size": 0}, "ppo.micro_batch_size"),
+    ],
+)
+def test_contradictions_are_refused_by_name(options: Callable[..., Any], values: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        options(**values)
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"reward": RewardOptions(norm="group")}, "reward.norm: group needs"),
+        ({"ppo": PPOOptions(advantage="group")}, "ppo.advantage: group needs"),
+        (
+            {"reward": RewardOptions(norm="group"), "ppo": PPOOptions(advantage="group")},
+            "reward.norm and ppo.advantage: group needs rollout.group_size of at least 2",
+        ),
+    ],
+)
+def test_a_group_of_one_is_refused(values: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        PPOExplainerModule(**values)
+    PPOExplainerModule(**values, rollout=RolloutOptions(group_size=2))
