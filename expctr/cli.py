@@ -1,14 +1,17 @@
 """The command line: `expctr fit|validate|test|predict|prepare --config FILE [--config OVERLAY] [--option value]`."""
 
+import re
 import sys
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import lightning as L
+from jsonargparse import set_parsing_settings
 from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI, SaveConfigCallback
 from lightning.pytorch.loggers import TensorBoardLogger
-from jsonargparse import set_parsing_settings
+from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from rich.console import Console
+from rich.markup import escape
 
 from expctr.data.datamodules import RatingsDataModule
 from expctr.errors import UserError
@@ -33,6 +36,14 @@ class SaveRunConfig(SaveConfigCallback):
         """Save, if this is the run."""
         if stage == "fit":
             super().setup(trainer, pl_module, stage)
+
+
+class Parser(LightningArgumentParser):
+    """Names what is wrong with a config, without a page of usage."""
+
+    def error(self, message: str, ex: Exception | None = None) -> NoReturn:
+        """Report it as every other error is."""
+        raise UserError(_brief(message)) from ex
 
 
 class ExpCTRCLI(LightningCLI):
@@ -78,14 +89,30 @@ class ExpCTRCLI(LightningCLI):
                     f"{folder.parent} holds a run, saved last at {found[-1].stem}: go on with it by --ckpt_path last, "
                     "or give another folder by --trainer.default_root_dir"
                 )
-        elif self.subcommand in ("validate", "test", "predict") and config.ckpt_path in (None, "last"):
+        elif self.subcommand not in ("validate", "test", "predict"):
+            return
+        elif config.ckpt_path in (None, "last"):
             if not found:
                 raise UserError(f"there is no checkpoint in {folder}: run expctr fit with the same config first")
             config.ckpt_path = str(found[-1])
+        if config.ckpt_path and not Path(config.ckpt_path).exists():
+            raise UserError(f"ckpt_path: there is no {config.ckpt_path}; --ckpt_path last takes the run's newest")
+
+    def instantiate_classes(self) -> None:
+        """Make model, data and trainer; what these refuse is a matter of the config."""
+        try:
+            super().instantiate_classes()
+        except (ValueError, MisconfigurationException) as error:
+            cause: BaseException = error
+            while cause.__cause__ is not None:  # jsonargparse wraps it, a class at a time
+                cause = cause.__cause__
+            raise UserError(str(cause)) from error
 
     def instantiate_trainer(self, **kwargs: Any) -> L.Trainer:
         """A trainer that logs into the run folder."""
         config = self._get(self.config_init, "trainer")
+        if config.get("enable_progress_bar") is False:
+            self.trainer_defaults = {}  # nothing but the bar
         if config.get("logger") in (None, True):
             kwargs["logger"] = TensorBoardLogger(config.get("default_root_dir") or ".", name="", version="")
         return super().instantiate_trainer(**kwargs)
@@ -106,8 +133,18 @@ def run(args: ArgsType = None) -> None:
             save_config_callback=SaveRunConfig,
             save_config_kwargs={"overwrite": True},
             auto_configure_optimizers=False,
+            parser_class=Parser,
             args=args,
         )
     except UserError as error:
-        Console(stderr=True).print(f"[bold red]error:[/] {error}", highlight=False)
+        Console(stderr=True).print(f"[bold red]error:[/] {escape(str(error))}", highlight=False, soft_wrap=True)
         raise SystemExit(2) from error
+
+
+def _brief(message: str) -> str:
+    """An error of jsonargparse on one line, without the types it tried and the values it was given."""
+    noise = ("Does not validate against", "Subtypes:", "Errors:", "- Expected a <class 'NoneType'>", "Given value")
+    lines = [line.strip() for line in message.splitlines() if not line.strip().startswith(noise)]
+    text = " ".join(line.removeprefix("- ") for line in lines)
+    text = re.sub(r"Problem with given class_path '(?:\w+\.)*(\w+)':", r"\1:", text)
+    return re.sub(r'Parser key "([^"]+)":', r"\1:", text)

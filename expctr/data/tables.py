@@ -15,6 +15,8 @@ from typing import Literal
 
 import polars as pl
 
+from expctr.errors import UserError
+
 OnBadRow = Literal["error", "skip"]
 
 TOO_FEW, TOO_MANY, UNDECODABLE = "too few columns", "too many columns", "undecodable bytes"
@@ -47,7 +49,7 @@ RATINGS: dict[str, tuple[str, ...]] = {
 """Our names for the columns of a ratings file, and the headers that mean them."""
 
 
-class DataError(ValueError):
+class DataError(UserError):
     """Raw data that cannot be used: what is wrong, in which file, row and column, and how to mend it."""
 
 
