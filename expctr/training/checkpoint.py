@@ -43,6 +43,8 @@ class RunCheckpoint(Checkpoint):
         folder = checkpoint_folder(trainer)
         path = folder / f"epoch={epoch:04d}-batch={batch:06d}.ckpt"
         aside = folder / f".{path.name}.tmp"
+        for logger in trainer.loggers:
+            logger.save()  # or a run killed and resumed from here would have a hole in its curves
         trainer.save_checkpoint(aside, weights_only=False)
         if trainer.is_global_zero:
             remove(path)
