@@ -11,6 +11,8 @@ from expctr.data.batch import Nouns, SampleText
 from expctr.llm.base import LanguageModel, LLMOptions
 from expctr.llm.prompts import PromptOptions, Prompts
 
+torch.set_num_threads(1)  # more threads than cores to spare make small tensors slower
+
 CHAT = "{% for m in messages %}<|user|>{{ m['content'] }}{% endfor %}{% if add_generation_prompt %}<|assistant|>{% endif %}"
 
 
