@@ -129,7 +129,9 @@ class ExpCTRModule(L.LightningModule):
         return epochs * sum(self.explainer.steps(size) for size in sizes)
 
     def on_fit_start(self) -> None:
-        """Measure whether the LC scorer sees what it is to score."""
+        """Measure whether the LC scorer sees what it is to score; once a run."""
+        if self.batches:
+            return
         texts = self.data.table("val").texts[:64] or self.data.table("train").texts[:64]
         with unsharded(self.explainer.model):
             gap, order = self.explainer.lc_gap(texts)
