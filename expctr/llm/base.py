@@ -4,6 +4,7 @@ With the adapter on it is the policy; with the adapter off it is pi_init, the LC
 Base weights are never written: no merge and unmerge, whose rounding would drift the base and with it the reward.
 """
 
+import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -233,7 +234,12 @@ def load_base(options: LLMOptions) -> PreTrainedModel:
     )
     if options.gguf_file:
         model = _plain(model, options.attention)
-        nn.Module.to(model, dtype)
+        for parameter in model.parameters():  # and no buffer: rotary frequencies, rounded, turn late positions
+            parameter.data = parameter.data.to(dtype)
+    if options.quantization == "nf4":
+        _trainable(model)
+    if options.quantization == "int8":  # it says at each layer of each forward that it rounds to float16
+        logging.getLogger("bitsandbytes.autograd._functions").setLevel(logging.ERROR)
     model.eval()
     return model
 
@@ -245,6 +251,19 @@ def resolve_dtype(dtype: DType) -> torch.dtype:
     on_gpu = torch.cuda.is_available()
     fast = torch.cuda.is_bf16_supported() if on_gpu else torch.cpu._is_avx512_bf16_supported()
     return torch.bfloat16 if fast else torch.float32
+
+
+def _trainable(model: PreTrainedModel) -> None:
+    """Keep 4-bit layers in the form that has a backward pass.
+
+    On CPUs with avx512_bf16, bitsandbytes 0.50 repacks a layer for good at its first forward without gradient. No
+    gradient passes through that form, and saving changes what it answers: training would be wrong without an error.
+    """
+    from bitsandbytes.nn.modules import Linear4bit
+
+    for module in model.modules():
+        if isinstance(module, Linear4bit):
+            module.support_avx512bf16_for_cpu = False
 
 
 def _plain(model: PreTrainedModel, attention: str) -> PreTrainedModel:

@@ -324,7 +324,7 @@ class PPOExplainerModule(L.LightningModule):
     def _update_running(self, rewards: Tensor, component: str) -> tuple[Tensor, Tensor]:
         """Mean and deviation over all rewards so far (Chan et al. 1979, parallel update)."""
         count, mean, squares = self._running.get(component, (0, 0.0, 0.0))
-        new = int(all_sum(torch.tensor(len(rewards))))
+        new = int(all_sum(torch.tensor(len(rewards), device=rewards.device)))
         batch_mean, batch_std = (float(x) for x in all_mean_std(rewards))
         total = count + new
         squares += batch_std**2 * new + (batch_mean - mean) ** 2 * count * new / total
