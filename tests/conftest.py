@@ -1,6 +1,8 @@
 """A random Llama of a few thousand weights, and what the tests ask of it."""
 
+import os
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 import torch
@@ -10,6 +12,9 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 from expctr.data.batch import Nouns, SampleText
 from expctr.llm.base import LanguageModel, LLMOptions
 from expctr.llm.prompts import PromptOptions, Prompts
+
+if TYPE_CHECKING:
+    from running import World
 
 torch.set_num_threads(1)  # more threads than cores to spare make small tensors slower
 
@@ -91,3 +96,12 @@ def samples() -> list[SampleText]:
 @pytest.fixture
 def prompts(model: LanguageModel) -> Prompts:
     return Prompts(model.tokenizer, PromptOptions(), Nouns("movie", "movies", "viewer", "viewing"))
+
+
+@pytest.fixture(scope="session")
+def world(tmp_path_factory: pytest.TempPathFactory) -> "World":
+    """The tiny model and ratings of the tests that run the command line; all workers share them."""
+    from running import make_world
+
+    base = tmp_path_factory.getbasetemp()
+    return make_world((base if "PYTEST_XDIST_WORKER" not in os.environ else base.parent) / "world")

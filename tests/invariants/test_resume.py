@@ -1,0 +1,84 @@
+"""A run that was killed and resumed, again and again, is the run that was never stopped."""
+
+import json
+from pathlib import Path
+
+import polars as pl
+import pytest
+from polars.testing import assert_frame_equal
+from running import Curves, World, curves, expctr, kill
+
+CONFIGS = ("stateful",)
+# Epochs: 0 LC; 1-4 CTR, stopped early; 5 IC; 6-9 CTR; 10 IC. Five batches in a policy epoch, three in a CTR epoch,
+# saved after the second and the fourth.
+KILLS = {
+    "before anything was saved": kill(0, 1),
+    "in LC, a batch after it was saved": kill(0, 3),
+    "in LC's validation": kill(0, 2, where="validation"),
+    "at the end of LC, right after it was saved": kill(1, 0),
+    "in CTR, right after it was saved": kill(2, 2),
+    "in CTR's validation": kill(2, 0, where="validation"),
+    "after CTR has stopped": kill(4, 0),
+    "in IC, right after it was saved": kill(5, 4),
+    "in the second round's CTR": kill(6, 1),
+    "in the second round's IC": kill(10, 3),
+    "in the last validation": kill(10, 2, where="validation"),
+}
+
+
+@pytest.fixture(scope="module")
+def whole(world: World) -> Path:
+    options = world.options("whole", *CONFIGS)
+    return world.once("whole", ["fit", *options], ["test", *options])
+
+
+@pytest.fixture(scope="module")
+def resumed(world: World) -> Path:
+    options = world.options("resumed", *CONFIGS)
+    for where, args in KILLS.items():
+        outcome = expctr("fit", *options, "--ckpt_path=last", *args)
+        assert outcome.code == -9, f"{where}: not killed\n{outcome.output}"
+    expctr("fit", *options, "--ckpt_path=last").ok()
+    expctr("test", *options).ok()
+    return world.folder / "resumed"
+
+
+def last(found: Curves) -> dict[tuple[str, int], float]:
+    return {(tag, step): values[-1] for tag, steps in found.items() for step, values in steps.items()}
+
+
+def test_each_curve_has_the_same_value_at_each_step(whole: Path, resumed: Path) -> None:
+    expected, found = curves(whole), curves(resumed)
+    assert last(found) == last(expected)
+    assert len({step for _, step in last(expected)}) > 25
+    assert all(len(values) == 1 for steps in expected.values() for values in steps.values())
+
+
+def test_a_step_that_was_done_again_gave_the_same(resumed: Path) -> None:
+    again = {(tag, step): v for tag, steps in curves(resumed).items() for step, v in steps.items() if len(v) > 1}
+    assert again
+    assert all(len(set(values)) == 1 for values in again.values())
+
+
+def test_the_tables_are_the_same(whole: Path, resumed: Path) -> None:
+    tables = [json.loads((run / "table.json").read_text()) for run in (whole, resumed)]
+    assert tables[0] == tables[1]
+    assert set(tables[0]["systems"]["ExpCTR-Aug"]) == {"auc", "logloss", "mae", "rmse", "mse"}
+
+
+def test_no_explanation_is_lost_or_doubled(whole: Path, resumed: Path) -> None:
+    names = [sorted(path.name for path in (run / "explanations").iterdir()) for run in (whole, resumed)]
+    assert names[0] == names[1]
+    assert {"000-lc.parquet", "005-ic1.parquet", "010-ic2.parquet", "test.parquet"} <= set(names[0])
+    for name in names[0]:
+        one, other = (pl.read_parquet(run / "explanations" / name) for run in (whole, resumed))
+        assert_frame_equal(one, other, check_exact=True)
+    gathered = pl.read_parquet(whole / "explanations" / "005-ic1.parquet")
+    assert gathered.height == 36 * 2
+    assert {"sample", "text", "stage", "iteration", "s_u", "s_r", "s_0", "reward_lc", "reward_ic"} <= set(
+        gathered.columns
+    )
+
+
+def test_the_ctr_stage_stopped_early_in_the_run_that_was_compared(whole: Path) -> None:
+    assert len(curves(whole)["ctr/loss"]) < 2 * 4 * 3

@@ -1,0 +1,230 @@
+"""Runs of the real command line on tiny data, each in a process of its own; and what they left behind, as numbers.
+
+Importing torch takes longer than such a run, so the processes are forked from a server that has imported everything
+and run nothing. `python -m expctr` itself is tried in `test_cli.py`.
+"""
+
+import contextlib
+import multiprocessing
+import os
+import random
+import signal
+import socket
+import sys
+import time
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import lightning as L
+from conftest import make_llm
+from filelock import FileLock
+from lightning.pytorch.callbacks import Callback
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+TESTS = Path(__file__).parent
+CONF = TESTS / "conf"
+LIMIT = 300.0
+"""Seconds after which a process counts as hanging."""
+
+_server = multiprocessing.get_context("forkserver")
+_server.set_forkserver_preload(["expctr.cli", "sentence_transformers", "running"])
+
+
+class Outcome(NamedTuple):
+    """How a process ended."""
+
+    code: int
+    """Its exit code; the negative signal that killed it."""
+    output: str
+    """What it printed."""
+
+    def ok(self) -> "Outcome":
+        """Itself, where all went well."""
+        assert self.code == 0, f"exit code {self.code}\n{self.output}"
+        return self
+
+
+class Sabotage(Callback):
+    """Sends this process a signal, as an outage or a user would.
+
+    Args:
+        epoch: when.
+        batch: before this training batch; in `validation`, before that batch of it.
+        where: while training, validating, or after the checkpoint of the epoch's end.
+        signal: which; 9 ends the process on the spot.
+    """
+
+    def __init__(self, epoch: int, batch: int = 0, where: str = "train", signal: int = 9) -> None:
+        self.place, self.signal = (where, epoch, batch), signal
+
+    def on_train_batch_start(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Any, batch_idx: int
+    ) -> None:
+        self._at("train", trainer, batch_idx)
+
+    def on_validation_batch_start(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Any, batch_idx: int, dataloader_idx: int = 0
+    ) -> None:
+        self._at("validation", trainer, batch_idx)
+
+    def _at(self, where: str, trainer: L.Trainer, batch: int) -> None:
+        if (where, trainer.current_epoch, batch) == self.place:
+            os.kill(os.getpid(), self.signal)
+
+
+def kill(epoch: int, batch: int = 0, where: str = "train", number: int = signal.SIGKILL) -> list[str]:
+    """Arguments that have a fit killed; see `Sabotage`."""
+    place = {"epoch": epoch, "batch": batch, "where": where, "signal": int(number)}
+    args = [f"--trainer.callbacks.init_args.{name}={value}" for name, value in place.items()]
+    return ["--trainer.callbacks+=running.Sabotage", *args]
+
+
+def expctr(*args: object, ranks: int = 1, environ: Mapping[str, str] = {}) -> Outcome:
+    """Run `expctr ARGS`.
+
+    Args:
+        args: the command line.
+        ranks: processes that train together, as a cluster would start them.
+        environ: further environment variables.
+    """
+    line = [str(arg) for arg in args]
+    places = [dict(environ) for _ in range(ranks)]
+    if ranks > 1:
+        common = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(_free_port()), "NODE_RANK": "0"}
+        places = [{**environ, **common, "LOCAL_RANK": str(rank), "WORLD_SIZE": str(ranks)} for rank in range(ranks)]
+    with _scratch() as folder:
+        logs = [folder / f"{rank}.txt" for rank in range(ranks)]
+        works = [
+            _server.Process(target=_work, args=(line, place, str(log))) for place, log in zip(places, logs, strict=True)
+        ]
+        for work in works:
+            work.start()
+        end = time.monotonic() + LIMIT
+        while any(work.is_alive() for work in works) and time.monotonic() < end:
+            if any(work.exitcode for work in works):  # one failed: the others wait for it in vain
+                end = min(end, time.monotonic() + 5)
+            time.sleep(0.05)
+        hanging = [work for work in works if work.is_alive()]
+        for work in hanging:
+            work.kill()
+        for work in works:
+            work.join()
+        output = "\n".join(log.read_text(errors="replace") for log in logs if log.exists())
+        codes = [work.exitcode or 0 for work in works]
+        failed = [code for work, code in zip(works, codes, strict=True) if code and work not in hanging]
+        return Outcome(failed[0] if failed else 124 if hanging else 0, output)
+
+
+def _work(line: list[str], environ: Mapping[str, str], log: str) -> None:
+    os.environ |= environ
+    file = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+    for stream in (1, 2):
+        os.dup2(file, stream)
+    sys.argv = ["expctr", *line]
+    from expctr.__main__ import main
+
+    main()
+
+
+def _free_port() -> int:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return int(free.getsockname()[1])
+
+
+@contextlib.contextmanager
+def _scratch() -> Iterator[Path]:
+    import tempfile
+
+    with tempfile.TemporaryDirectory() as folder:
+        yield Path(folder)
+
+
+# --- tiny data
+
+
+class World(NamedTuple):
+    """What all runs start from."""
+
+    folder: Path
+    """Also for what tests share."""
+
+    def options(self, run: str | Path, *configs: str) -> list[str]:
+        """Arguments of a run in the folder `run`, by the configs of `tests/conf` over `tiny.yaml`."""
+        args = [f"--config={CONF / name}.yaml" for name in ("tiny", *configs)]
+        return [*args, *self.paths(run)]
+
+    def paths(self, run: str | Path) -> list[str]:
+        """Where the models, the data and the run are."""
+        return [
+            f"--model.init_args.explainer.llm.path={self.folder / 'llm'}",
+            f"--model.init_args.encoder.path={self.folder / 'llm'}",
+            f"--data.init_args.path={self.folder / 'movielens'}",
+            f"--data.init_args.cache_dir={self.folder / 'cache'}",
+            f"--trainer.default_root_dir={self.folder / run}",
+        ]
+
+    def once(self, run: str, *lines: list[str], ranks: int = 1) -> Path:
+        """The folder of a run that tests share, made by the first that asks: each line is a command."""
+        folder = self.folder / run
+        with FileLock(f"{folder}.lock"):
+            done = self.folder / f"{run}.done"
+            if not done.exists():
+                for line in lines:
+                    expctr(*line, ranks=ranks).ok()
+                done.touch()
+        return folder
+
+
+def make_world(folder: Path) -> World:
+    """Write a language model and ratings; once, however many workers ask."""
+    folder.mkdir(exist_ok=True)
+    with FileLock(folder / "world.lock"):
+        if not (folder / "movielens").exists():
+            make_llm(folder / "llm")
+            movielens(folder / "movielens")
+    return World(folder)
+
+
+def tastes(users: int = 60, items: int = 30, each: int = 8) -> list[tuple[int, int, bool, int]]:
+    """User, item, liked, time: each user rates some items; liking is a matter of both ids, and of chance."""
+    draw = random.Random(0)
+    rows = []
+    for user in range(1, users + 1):
+        for moment, item in enumerate(draw.sample(range(1, items + 1), each)):
+            liked = ((user + item) % 2 == 0) != (draw.random() < 0.2)
+            rows.append((user, item, liked, 1000 * user + moment))
+    return rows
+
+
+def movielens(folder: Path) -> Path:
+    """MovieLens-100K's layout."""
+    folder.mkdir(exist_ok=True)
+    rows = [f"{user}\t{item}\t{4 if liked else 2}\t{time}" for user, item, liked, time in tastes()]
+    (folder / "u.data").write_text("\n".join(rows) + "\n")
+    items = [
+        f"{item}|Film {item}, The ({1950 + item})|01-Jan-1995||http://film|"
+        + "|".join(str(int((item * 7 + genre) % 5 == 0)) for genre in range(19))
+        for item in range(1, 31)
+    ]
+    (folder / "u.item").write_text("\n".join(items) + "\n", encoding="latin-1")
+    return folder
+
+
+# --- what a run left behind
+
+Curves = dict[str, dict[int, list[float]]]
+
+
+def curves(run: Path) -> Curves:
+    """TensorBoard's scalars but for times: tag -> step -> values, several where a resumed run did a step again."""
+    found: Curves = {}
+    for file in sorted(run.glob("events.*")):
+        events = EventAccumulator(str(file), size_guidance={"scalars": 0})
+        events.Reload()
+        for tag in events.Tags()["scalars"]:
+            if "seconds" not in tag and "per_second" not in tag:
+                for event in events.Scalars(tag):
+                    found.setdefault(tag, {}).setdefault(event.step, []).append(event.value)
+    return found
