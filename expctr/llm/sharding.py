@@ -6,20 +6,24 @@ from typing import cast
 
 from torch import nn
 from torch.distributed.device_mesh import DeviceMesh
-from torch.distributed.fsdp import FSDPModule, fully_shard
+from torch.distributed.fsdp import FSDPModule, fully_shard, register_fsdp_forward_method
 
 from expctr.llm.base import LanguageModel
 
 
 def shard(model: LanguageModel, value_head: nn.Module, mesh: DeviceMesh) -> None:
-    """Shard each decoder layer, then the causal model, and the critic, over a mesh.
+    """Shard each decoder layer, then the rest of the language model, and the critic, over a mesh.
 
-    Not the PEFT wrapper, on which generation fails with mixed tensors; and the critic too, or ranks drift apart.
+    The rest (embeddings, output layer) belongs to the `LanguageModel`, whose `hidden` and `logits` are what is called:
+    in a group of the causal model it would never be gathered, for its forward is not run. And the critic too, or ranks
+    drift apart.
     """
     for layer in cast(nn.ModuleList, model.causal.base_model.layers):
-        fully_shard(layer, mesh=mesh)
-    fully_shard(model.causal, mesh=mesh)
-    fully_shard(value_head, mesh=mesh)
+        fully_shard(layer, mesh=mesh, reshard_after_forward=True)
+    fully_shard(model, mesh=mesh, reshard_after_forward=True)
+    for method in ("hidden", "logits"):
+        register_fsdp_forward_method(model, method)
+    fully_shard(value_head, mesh=mesh, reshard_after_forward=True)
 
 
 @contextmanager
