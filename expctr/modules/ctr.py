@@ -231,7 +231,7 @@ class CTRModule(L.LightningModule):
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """One batch, without text."""
         loss = self.loss(batch)
-        mean = all_sum(loss) / (world_size() ** 2 * self.options.crossfit)
+        mean = all_sum(loss) / (world_size() * self.options.crossfit)
         self.log("ctr/loss", mean, prog_bar=True, batch_size=len(batch))
         return loss
 

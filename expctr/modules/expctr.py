@@ -258,7 +258,7 @@ class ExpCTRModule(L.LightningModule):
             optimizer.step()
             name = "loss" if module is self.ctr else "loss_without_text"
             folds = module.options.crossfit
-            stats[name] = float(all_sum(loss)) / (self.trainer.world_size**2 * folds)
+            stats[name] = float(all_sum(loss)) / (self.trainer.world_size * folds)
         return stats
 
     def _text_vectors(self, samples: Tensor) -> Tensor:
