@@ -39,6 +39,9 @@ class EncoderOptions:
     """Folder that keeps vectors between runs, one file an encoder; none without it."""
     memory: int = 50_000
     """Vectors kept in memory, the newest."""
+    centre: bool = False
+    """Take the mean vector of the training explanations off every z. Sentences of one kind have nearly the same vector:
+    the mean says nothing, and with it gone z = 0 stands for the average explanation instead of one never seen."""
 
 
 class SentenceEncoder:

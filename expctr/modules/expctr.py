@@ -63,6 +63,7 @@ class ExpCTRModule(L.LightningModule):
         self.batches = 0
         """Training batches so far, over all stages: the x of every curve."""
         self._vectors: Tensor | None = None
+        self._text_mean = torch.zeros(())
         self._columns: list[dict[str, Any]] = []
         self.evaluated: dict[str, list[Any]] = {}
         """Columns of the last validation, test or prediction, by name, in the order of the samples."""
@@ -208,7 +209,7 @@ class ExpCTRModule(L.LightningModule):
             scores["s_u"] = self.explainer.lc_scores(batch.texts, texts)
             components["lc"] = alignment(scores["s_u"], batch.label, options.metric), lc_weight
         if stage == "ic":
-            vectors = self.encoder.encode(texts, self.device)
+            vectors = self._embed(texts)
             scores["s_r"] = self.ctr.score(batch, vectors, heldout=True)
             scores["s_0"] = self.ctr.score_without_text(batch, heldout=True)
             gain = text_gain(scores["s_r"], scores["s_0"], batch.label, self.ic.delta)
@@ -242,6 +243,8 @@ class ExpCTRModule(L.LightningModule):
             self.ctr.reset(self._optimizers()[1].optimizer)  # each round trains on its own corpus from the start
             written = sum(sample in self.store.latest for sample in self.data.table("train").sample.tolist())
             self._log({"ctr/explained": written / max(1, len(self.data.table("train")))})
+            if self.encoder.options.centre:
+                self._centre_text()
         if self.ctr_stopped:
             return {}
         modules: list[tuple[CTRModule, LightningOptimizer, Tensor | None]] = [
@@ -265,8 +268,21 @@ class ExpCTRModule(L.LightningModule):
         """Vectors of the samples' latest explanations, `[batch, dim]`; 0 where there is none."""
         if self._vectors is None:
             everyone = range(int(self.data.samples.height))
-            self._vectors = self.encoder.encode(self.store.texts(everyone), self.device)
+            self._vectors = self._embed(self.store.texts(everyone))
         return self._vectors[samples]
+
+    def _embed(self, texts: Sequence[str]) -> Tensor:
+        """Vectors z of explanations (Eq. 11), `[texts, dim]`; 0 for an empty one."""
+        vectors = self.encoder.encode(texts, self.device)
+        written = torch.tensor([bool(text.strip()) for text in texts], device=vectors.device)
+        return vectors - written[:, None] * self._text_mean.to(vectors)
+
+    def _centre_text(self) -> None:
+        """Let z = 0 be the mean of the training explanations that this stage learns from."""
+        texts = [text for text in self.store.texts(self.data.table("train").sample.tolist()) if text.strip()]
+        if texts:
+            self._text_mean = self.encoder.encode(texts, self.device).double().mean(0).float()
+        self._vectors = None
 
     def on_train_epoch_end(self) -> None:
         """Write the epoch's explanations to the run folder."""
@@ -342,7 +358,7 @@ class ExpCTRModule(L.LightningModule):
             _, texts = self.explainer.explain(batch.texts)
             columns: dict[str, Any] = {"text": texts, "s_u": self.explainer.lc_scores(batch.texts, texts)}
         if self.ctr_trained:
-            columns["s_r"] = self.ctr.score(batch, self.encoder.encode(texts, self.device))
+            columns["s_r"] = self.ctr.score(batch, self._embed(texts))
             columns["s_0"] = self.ctr.score_without_text(batch)
         return columns
 
@@ -382,6 +398,7 @@ class ExpCTRModule(L.LightningModule):
             "ctr_trained": self.ctr_trained,
             "stopped_in": self._stopped_in,
             "batches": self.batches,
+            "text_mean": self._text_mean.cpu(),
         }
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
@@ -392,7 +409,7 @@ class ExpCTRModule(L.LightningModule):
         for module, best in zip((self.ctr, self.baseline), state["best"], strict=True):
             module.best.load_state_dict(best)
         self.ctr_trained, self._stopped_in, self.batches = state["ctr_trained"], state["stopped_in"], state["batches"]
-        self._vectors = None
+        self._text_mean, self._vectors = state["text_mean"], None
 
 
 _SHOWN = {"reward_lc", "reward_ic", "kl", "loss", "auc_llm", "auc_aug"}
