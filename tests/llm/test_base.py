@@ -15,6 +15,8 @@ from transformers import (
     AutoTokenizer,
     Gemma2Config,
     Gemma2ForCausalLM,
+    GPT2Config,
+    GPT2LMHeadModel,
     LlamaConfig,
     LlamaForCausalLM,
 )
@@ -305,8 +307,17 @@ def test_the_checksum_sees_one_changed_weight(llm_folder: Path) -> None:
     assert model.base_checksum() != before
 
 
-def test_positions_come_from_the_mask(any_llm_folder: Path) -> None:
-    model = load(any_llm_folder)
+def test_positions_come_from_the_mask(llm_folder: Path, tmp_path: Path) -> None:
+    """On a GPT-2, whose positions are absolute: a Llama only sees their differences."""
+    tokenizer = load_tokenizer(LLMOptions(path=str(llm_folder)))
+    torch.manual_seed(0)
+    config = GPT2Config(
+        vocab_size=len(tokenizer), n_embd=32, n_layer=1, n_head=2, initializer_range=0.5, eos_token_id=3, bos_token_id=3
+    )
+    GPT2LMHeadModel(config).save_pretrained(tmp_path)
+    tokenizer.save_pretrained(tmp_path)
+    model = load(tmp_path)
+    torch.testing.assert_close(logits(model), plain_logits(tmp_path), atol=1e-4, rtol=0)
     ids = torch.tensor([model.tokenizer(TEXT).input_ids])
     padded = torch.cat([torch.full((1, 5), model.pad_id), ids], 1)
     mask = torch.cat([torch.zeros(1, 5), torch.ones_like(ids)], 1)

@@ -63,15 +63,18 @@ def names(folder: Path) -> list[str]:
 def test_checkpoints_are_ordered_by_epoch_and_batch_as_numbers(tmp_path: Path) -> None:
     shuffled = ["epoch=0010-batch=000000.ckpt", "epoch=0002-batch=000100.ckpt", "epoch=0002-batch=000025.ckpt"]
     shuffled += ["epoch=10000-batch=000000.ckpt", "epoch=0002-batch=1000000.ckpt"]
+    shuffled += ["epoch=9999-batch=000000.ckpt", "epoch=0002-batch=999999.ckpt"]
     for name in shuffled:
         make(tmp_path, name)
     (tmp_path / "epoch=0003-batch=000000.ckpt").mkdir()  # sharded ones are folders
     assert names(tmp_path) == [
         "epoch=0002-batch=000025.ckpt",
         "epoch=0002-batch=000100.ckpt",
+        "epoch=0002-batch=999999.ckpt",
         "epoch=0002-batch=1000000.ckpt",
         "epoch=0003-batch=000000.ckpt",
         "epoch=0010-batch=000000.ckpt",
+        "epoch=9999-batch=000000.ckpt",
         "epoch=10000-batch=000000.ckpt",
     ]
 
