@@ -146,8 +146,9 @@ class Prompts:
 
     def _with_history(self, template: str, text: SampleText) -> list[int]:
         liked, disliked = [self.title(t) for t in text.liked], [self.title(t) for t in text.disliked]
+        target = self.title(text.target)
         while True:
-            ids = self.encode(self._fill(template, liked=liked, disliked=disliked, target=self.title(text.target)))
+            ids = self.encode(self._fill(template, liked=liked, disliked=disliked, target=target))
             if len(ids) <= self.options.prompt_tokens:
                 return ids
             longer = liked if len(liked) >= len(disliked) else disliked

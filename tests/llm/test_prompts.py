@@ -126,7 +126,7 @@ def test_a_title_or_an_explanation_cannot_end_a_turn(chat: PreTrainedTokenizerBa
     assert turns(wild, evil) == turns(tame, "Emma")
 
 
-def test_a_long_title_is_cut_and_counted_once(plain: PreTrainedTokenizerBase) -> None:
+def test_a_long_title_is_cut_and_counted_wherever_it_stands(plain: PreTrainedTokenizerBase) -> None:
     prompts = Prompts(plain, PromptOptions(title_tokens=5), BOOKS)
     title = "A Discourse upon the Origin of Inequality"
     shown = prompts.title(title)
@@ -134,8 +134,13 @@ def test_a_long_title_is_cut_and_counted_once(plain: PreTrainedTokenizerBase) ->
     kept = shown.removesuffix("...")
     assert title.startswith(kept)
     assert 4 <= len(plain(kept, add_special_tokens=False).input_ids) <= 5
-    prompts.explanation([SampleText(title, (title,))])
     assert prompts.cut["titles"] == 1
+    prompts.explanation([SampleText(title, (title,))])
+    assert prompts.cut["titles"] == 3
+    roomy = len(prompts.explanation([SampleText(title)])[0])
+    tight = Prompts(plain, PromptOptions(title_tokens=5, prompt_tokens=roomy), BOOKS)
+    tight.explanation([SampleText(title, ("Emma", "Sula", "Circe"))])  # written anew without each of them
+    assert tight.cut == {"titles": 1, "history_titles": 3}
 
 
 def test_a_title_of_just_the_cap_is_whole(plain: PreTrainedTokenizerBase) -> None:
