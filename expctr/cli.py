@@ -7,9 +7,9 @@ from typing import Any, NoReturn
 
 import lightning as L
 from jsonargparse import set_parsing_settings
+from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI, SaveConfigCallback
 from lightning.pytorch.loggers import TensorBoardLogger
-from lightning.fabric.utilities.exceptions import MisconfigurationException
 from rich.console import Console
 from rich.markup import escape
 
@@ -19,6 +19,7 @@ from expctr.evaluation.results import ResultWriter
 from expctr.training.checkpoint import RunCheckpoint, checkpoints
 from expctr.training.progress import StageProgressBar
 from expctr.training.stages import StageScheduler
+from expctr.training.strategy import ShardedStrategy
 
 
 class Trainer(L.Trainer):
@@ -107,6 +108,14 @@ class ExpCTRCLI(LightningCLI):
             while cause.__cause__ is not None:  # jsonargparse wraps it, a class at a time
                 cause = cause.__cause__
             raise UserError(str(cause)) from error
+        path = self._get(self.config_init, "ckpt_path")
+        if path and Path(path).is_dir() != isinstance(self.trainer.strategy, ShardedStrategy):
+            way = (
+                "with --config configs/fsdp.yaml, on any number of devices"
+                if Path(path).is_dir()
+                else "without sharding"
+            )
+            raise UserError(f"{path} is of a run {way}: give this command the strategy that made it")
 
     def instantiate_trainer(self, **kwargs: Any) -> L.Trainer:
         """A trainer that logs into the run folder."""

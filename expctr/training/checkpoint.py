@@ -45,6 +45,9 @@ class RunCheckpoint(Checkpoint):
         aside = folder / f".{path.name}.tmp"
         for logger in trainer.loggers:
             logger.save()  # or a run killed and resumed from here would have a hole in its curves
+        if trainer.is_global_zero:
+            remove(aside)  # what is left of a save under way at a kill
+        trainer.strategy.barrier()
         trainer.save_checkpoint(aside, weights_only=False)
         if trainer.is_global_zero:
             remove(path)

@@ -35,13 +35,16 @@ class ShardedStrategy(ModelParallelStrategy):
     def lightning_module_state_dict(self) -> dict[str, Any]:
         """The trained weights, each rank its shard."""
         assert self.model is not None
-        return get_model_state_dict(self.model, options=_TRAINED)
+        # by name: an output layer that shares the embeddings' weight is no parameter of its own
+        trained = {name for name, parameter in self.model.named_parameters() if parameter.requires_grad}
+        state = get_model_state_dict(self.model, options=_TRAINED)
+        return {name: value for name, value in state.items() if name in trained}
 
     def load_checkpoint(self, checkpoint_path: Any, weights_only: bool | None = None) -> dict[str, Any]:
         """Load a checkpoint folder, made by any number of ranks."""
         assert self.model is not None
         path = Path(self.broadcast(checkpoint_path))
-        state = {"state_dict": get_model_state_dict(self.model, options=_TRAINED)}
+        state = {"state_dict": self.lightning_module_state_dict()}
         load(state, checkpoint_id=path)
         set_model_state_dict(self.model, state["state_dict"], options=_TRAINED)
         for index, optimizer in enumerate(self.optimizers):
