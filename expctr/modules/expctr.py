@@ -335,7 +335,8 @@ class ExpCTRModule(L.LightningModule):
     def test_step(self, batch: Batch, batch_idx: int) -> None:
         """Every row of the table on one batch."""
         columns = self._evaluate(batch)
-        columns["s_icl"] = self.explainer.icl_scores(batch.texts)
+        with unsharded(self.explainer.model):
+            columns["s_icl"] = self.explainer.icl_scores(batch.texts)
         if self.ctr_trained:
             columns["s_plain"] = self.baseline.score(batch)
         self._keep(batch, **columns)
@@ -354,8 +355,10 @@ class ExpCTRModule(L.LightningModule):
 
     def _evaluate(self, batch: Batch) -> dict[str, Any]:
         """Greedy explanations and their scores."""
+        texts: list[str] = []
         with unsharded(self.explainer.model):
-            _, texts = self.explainer.explain(batch.texts)
+            if len(batch):  # a rank may have none of the last rows
+                _, texts = self.explainer.explain(batch.texts)
             columns: dict[str, Any] = {"text": texts, "s_u": self.explainer.lc_scores(batch.texts, texts)}
         if self.ctr_trained:
             columns["s_r"] = self.ctr.score(batch, self._embed(texts))
