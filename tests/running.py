@@ -5,6 +5,7 @@ and run nothing. `python -m expctr` itself is tried in `test_cli.py`.
 """
 
 import contextlib
+import json
 import multiprocessing
 import os
 import random
@@ -17,10 +18,13 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import lightning as L
+import pytest
 from conftest import make_llm
 from filelock import FileLock
 from lightning.pytorch.callbacks import Callback
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from expctr.llm import scoring
 
 TESTS = Path(__file__).parent
 CONF = TESTS / "conf"
@@ -71,6 +75,14 @@ class Sabotage(Callback):
     def _at(self, where: str, trainer: L.Trainer, batch: int) -> None:
         if (where, trainer.current_epoch, batch) == self.place:
             os.kill(os.getpid(), self.signal)
+
+
+class SmallLogits(Callback):
+    """Has logits made in parts of one token, as a large vocabulary would."""
+
+    def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
+        *others, _ = scoring.token_logprobs.__defaults__ or ()
+        scoring.token_logprobs.__defaults__ = (*others, 1)
 
 
 def kill(epoch: int, batch: int = 0, where: str = "train", number: int = signal.SIGKILL) -> list[str]:
@@ -228,3 +240,21 @@ def curves(run: Path) -> Curves:
                 for event in events.Scalars(tag):
                     found.setdefault(tag, {}).setdefault(event.step, []).append(event.value)
     return found
+
+
+def assert_agree(found: Curves, expected: Curves, tolerance: float = 1e-4) -> None:
+    """The same tags, steps and, but for rounding, values."""
+    assert set(found) == set(expected)
+    for tag, steps in expected.items():
+        assert set(found[tag]) == set(steps), tag
+        for step, values in steps.items():
+            assert found[tag][step][-1] == pytest.approx(values[-1], rel=tolerance, abs=tolerance), f"{tag} at {step}"
+
+
+def assert_tables_agree(found: Path, expected: Path, tolerance: float = 1e-5) -> None:
+    """The same systems and, but for rounding, values."""
+    tables = [json.loads((run / "table.json").read_text())["systems"] for run in (found, expected)]
+    assert set(tables[0]) == set(tables[1])
+    for system, metrics in tables[1].items():
+        for metric, estimate in metrics.items():
+            assert tables[0][system][metric] == pytest.approx(estimate, abs=tolerance), f"{metric} of {system}"

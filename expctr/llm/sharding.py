@@ -7,31 +7,39 @@ from typing import cast
 from torch import nn
 from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.fsdp import FSDPModule, fully_shard, register_fsdp_forward_method
+from torch.distributed.tensor import DTensor
 
+from expctr.errors import UserError
 from expctr.llm.base import LanguageModel
 
 
 def shard(model: LanguageModel, value_head: nn.Module, mesh: DeviceMesh) -> None:
-    """Shard each decoder layer, then the rest of the language model, and the critic, over a mesh.
+    """Shard the decoder layers, and the critic, over a mesh; embeddings and output layer stay whole on each rank.
 
-    The rest (embeddings, output layer) belongs to the `LanguageModel`, whose `hidden` and `logits` are what is called:
-    in a group of the causal model it would never be gathered, for its forward is not run. And the critic too, or ranks
-    drift apart.
+    The root is the `LanguageModel`, whose `hidden` is what is called: a group of the causal model would never be
+    gathered, for its forward is not run. The output layer is whole because ranks ask for different numbers of logits,
+    in the backward pass too, and would wait for each other in vain. And the critic is sharded, or ranks drift apart.
+
+    Raises:
+        UserError: an adapter outside the decoder layers, whose gradients would not be averaged.
     """
-    for layer in cast(nn.ModuleList, model.causal.base_model.layers):
+    layers = cast(nn.ModuleList, model.causal.base_model.layers)
+    for layer in layers:
         fully_shard(layer, mesh=mesh, reshard_after_forward=True)
-    fully_shard(model, mesh=mesh, reshard_after_forward=True)
-    for method in ("hidden", "logits"):
-        register_fsdp_forward_method(model, method)
+    rest = {p for p in model.parameters() if not isinstance(p, DTensor)}
+    if any(p.requires_grad for p in rest):
+        raise UserError("llm.lora_targets: on several devices only layers of the decoder can have adapters")
+    fully_shard(model, mesh=mesh, ignored_params=rest)
+    register_fsdp_forward_method(model, "hidden")
     fully_shard(value_head, mesh=mesh, reshard_after_forward=True)
 
 
 @contextmanager
-def unsharded(module: nn.Module) -> Iterator[None]:
+def unsharded(model: LanguageModel) -> Iterator[None]:
     """Gather every sharded group once, so that the forwards inside need no communication: ranks may then decode
-    different numbers of tokens. Does nothing on one device.
+    different numbers of tokens, or none. Does nothing on one device.
     """
-    groups = [m for m in module.modules() if isinstance(m, FSDPModule)]
+    groups = [m for m in model.modules() if isinstance(m, FSDPModule)]
     for group in groups:
         group.set_reshard_after_forward(False, recurse=False)
         group.unshard()
