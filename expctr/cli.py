@@ -148,6 +148,11 @@ def run(args: ArgsType = None) -> None:
     except UserError as error:
         Console(stderr=True).print(f"[bold red]error:[/] {escape(str(error))}", highlight=False, soft_wrap=True)
         raise SystemExit(2) from error
+    except (KeyboardInterrupt, SystemExit) as stop:
+        if not isinstance(stop.__context__ or stop, KeyboardInterrupt):  # Lightning turns the one into the other
+            raise
+        print("stopped; go on with --ckpt_path last", file=sys.stderr)
+        raise SystemExit(130) from None
 
 
 def _brief(message: str) -> str:

@@ -8,6 +8,8 @@ import polars as pl
 import torch
 from torch import Tensor
 
+from expctr.errors import UserError
+
 PADDING, UNSEEN, FIRST = 0, 1, 2
 """Index 0 pads lists, 1 stands for every value that training rows do not hold, values start at 2."""
 
@@ -47,6 +49,15 @@ class Features:
         }
         vocabularies |= {c: values for c in side if (values := _distinct(train[c]))}
         return cls(vocabularies, [*_SHARES, *(c for c in vocabularies if samples[c].dtype == pl.List(pl.String))])
+
+    @classmethod
+    def from_state(cls, state: Mapping[str, Any]) -> "Features":
+        """The features of a checkpoint.
+
+        Args:
+            state: what `state_dict` gave.
+        """
+        return cls(state["vocabularies"], state["lists"])
 
     @property
     def fields(self) -> list[str]:
@@ -89,7 +100,7 @@ class Features:
         """Checks that two fits agree, as the data of a run and its checkpoint must.
 
         Raises:
-            ValueError: they differ; the message gives each differing field's size in both.
+            UserError: they differ; the message gives each differing field's size in both.
         """
         names = dict.fromkeys([*self.vocabularies, *other.vocabularies])
         different = [
@@ -98,7 +109,7 @@ class Features:
             if self.vocabularies.get(name) != other.vocabularies.get(name)
         ]
         if different:
-            raise ValueError(
+            raise UserError(
                 f"vocabularies differ in values: {', '.join(different)}. Mend: use the data.path and data.samples that "
                 "the checkpoint was trained with"
             )

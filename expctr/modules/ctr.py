@@ -17,6 +17,7 @@ from torch.nn import functional as F
 
 from expctr.ctr.zoo import BackboneOptions, CTRBackbone, build
 from expctr.data.batch import Batch
+from expctr.data.features import Features
 from expctr.distributed import all_gather_rows, all_sum, rank, world_size
 from expctr.metrics import ctr_metrics
 
@@ -270,11 +271,13 @@ class CTRModule(L.LightningModule):
         return {"sample": batch.sample, "score": self.score(batch)}
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Add the best weights so far."""
+        """Add the vocabularies and the best weights so far."""
+        checkpoint["features"] = self.trainer.datamodule.features.state_dict()  # type: ignore[attr-defined]
         checkpoint["ctr_best"] = self.best.state_dict()
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Continue with the best weights so far."""
+        """Continue with the best weights so far, if the data are the same."""
+        self.trainer.datamodule.features.check_same(Features.from_state(checkpoint["features"]))  # type: ignore[attr-defined]
         self.best.load_state_dict(checkpoint["ctr_best"])
 
     def _log_metrics(self, split: str) -> dict[str, float]:

@@ -17,7 +17,9 @@ from torch.optim.lr_scheduler import LRScheduler
 from expctr.ctr.text import EncoderOptions, SentenceEncoder
 from expctr.data.batch import Batch
 from expctr.data.explanations import ExplanationStore
+from expctr.data.features import Features
 from expctr.distributed import all_gather_objects, all_mean_std, all_sum, rank
+from expctr.errors import UserError
 from expctr.llm.sharding import shard, unsharded
 from expctr.metrics import ctr_metrics
 from expctr.modules.ctr import CTRModule
@@ -131,6 +133,9 @@ class ExpCTRModule(L.LightningModule):
 
     def on_fit_start(self) -> None:
         """Measure whether the LC scorer sees what it is to score; once a run."""
+        fewest, ranks = min(self.data.rollout_batches(), default=0), self.trainer.world_size
+        if fewest < ranks:
+            raise UserError(f"a rollout batch of {fewest} rows for {ranks} ranks: raise data.rollout_batch_size")
         if self.batches:
             return
         texts = self.data.table("val").texts[:64] or self.data.table("train").texts[:64]
@@ -394,6 +399,7 @@ class ExpCTRModule(L.LightningModule):
         """Trained weights only, and what is not a weight."""
         trained = {name for name, parameter in self.named_parameters() if parameter.requires_grad}
         checkpoint["state_dict"] = {k: v for k, v in checkpoint["state_dict"].items() if k in trained}
+        checkpoint["features"] = self.data.features.state_dict()
         checkpoint["expctr"] = {
             "explainer": self.explainer.extra_state(),
             "store": self.store.state_dict(),
@@ -405,7 +411,8 @@ class ExpCTRModule(L.LightningModule):
         }
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """The inverse of `on_save_checkpoint`."""
+        """The inverse of `on_save_checkpoint`, if the data are the same."""
+        self.data.features.check_same(Features.from_state(checkpoint["features"]))
         state = checkpoint["expctr"]
         self.explainer.load_extra_state(state["explainer"])
         self.store.load_state_dict(state["store"])

@@ -44,6 +44,11 @@ class ShardedStrategy(ModelParallelStrategy):
         """Load a checkpoint folder, made by any number of ranks."""
         assert self.model is not None
         path = Path(self.broadcast(checkpoint_path))
+        meta: dict[str, Any] = torch.load(path / "meta.pt", weights_only=True)
+        assert self.lightning_module is not None
+        self.lightning_module.on_load_checkpoint(
+            meta
+        )  # may refuse it, which weights of another shape would not explain
         state = {"state_dict": self.lightning_module_state_dict()}
         load(state, checkpoint_id=path)
         set_model_state_dict(self.model, state["state_dict"], options=_TRAINED)
@@ -52,5 +57,4 @@ class ShardedStrategy(ModelParallelStrategy):
             part = {name: get_optimizer_state_dict(self.model, optimizer, options=_TRAINED)}
             load(part, checkpoint_id=path)
             set_optimizer_state_dict(self.model, optimizer, part[name], options=_TRAINED)
-        meta: dict[str, Any] = torch.load(path / "meta.pt", weights_only=True)
         return meta

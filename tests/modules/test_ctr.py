@@ -213,7 +213,12 @@ def unpack(items: list[Batch]) -> Batch:
 
 
 class Data(L.LightningDataModule):
-    features = SimpleNamespace(sizes=SIZES, shares=SHARES)
+    features = SimpleNamespace(
+        sizes=SIZES,
+        shares=SHARES,
+        state_dict=lambda: {"vocabularies": {}, "lists": []},
+        check_same=lambda other: None,
+    )
     seed = 0
 
     def loader(self, count: int, seed: int) -> DataLoader[Batch]:
