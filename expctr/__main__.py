@@ -1,12 +1,15 @@
 """`expctr`, and `python -m expctr`."""
 
 import logging
+import os
 import warnings
 from collections.abc import Sequence
 
 
 def main(args: Sequence[str] | None = None) -> None:
     """Run the command line; `args` in place of `sys.argv`, for tests."""
+    # threads that wait by spinning make small tensors many times slower where another process wants the cores
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     quiet()
     from expctr.cli import run
 
