@@ -8,6 +8,7 @@ from torch import Tensor
 
 from expctr.data.batch import Batch
 from expctr.distributed import rank, world_size
+from expctr.errors import UserError
 
 
 class EpochSampler:
@@ -51,7 +52,7 @@ class EpochSampler:
 
 def _cycle(rows: Tensor, size: int) -> Tensor:
     if not len(rows):
-        raise ValueError(
+        raise UserError(
             "balanced batches need rows of both labels: turn data.balance_rollouts off, or check threshold"
         )
     return rows.repeat(-(-size // len(rows)))[:size]

@@ -22,6 +22,7 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
+from expctr.errors import UserError
 from expctr.llm.locate import locate
 
 DType = Literal["auto", "float32", "bfloat16", "float16"]
@@ -55,6 +56,10 @@ class LLMOptions:
     lora_targets: str | list[str] = "all-linear"
     """Which layers get an adapter: names, or `all-linear`."""
 
+    def __post_init__(self) -> None:
+        if self.quantization != "none" and self.gguf_file:
+            raise UserError("llm.quantization and llm.gguf_file exclude each other: a GGUF file has its own precision")
+
 
 class Hidden(NamedTuple):
     """Last hidden states, and the cache with the new tokens in it."""
@@ -75,8 +80,11 @@ class LanguageModel(nn.Module):
     def __init__(self, options: LLMOptions, seed: int = 0) -> None:
         super().__init__()
         self.options = options
-        self.tokenizer = load_tokenizer(options)
-        base = load_base(options)
+        try:
+            self.tokenizer = load_tokenizer(options)
+            base = load_base(options)
+        except OSError as error:  # what transformers raises when it finds nothing under that name
+            raise UserError(f"llm.path: {options.path} cannot be loaded: {str(error).splitlines()[0]}") from error
         if options.quantization != "none":
             base = prepare_model_for_kbit_training(base, use_gradient_checkpointing=False)
         base.requires_grad_(False)
@@ -91,7 +99,7 @@ class LanguageModel(nn.Module):
         eos = generation.eos_token_id if generation is not None else None
         self.eos_ids = sorted({self.tokenizer.eos_token_id, *([eos] if isinstance(eos, int) else eos or [])} - {None})
         if not self.eos_ids:
-            raise ValueError(f"{options.path}: neither tokenizer nor model names an end-of-sequence token")
+            raise UserError(f"{options.path}: neither tokenizer nor model names an end-of-sequence token")
         pad = self.tokenizer.pad_token_id
         self.pad_id = self.eos_ids[0] if pad is None else int(pad)
         self._check_head()
@@ -172,7 +180,7 @@ class LanguageModel(nn.Module):
         ours = self.logits(self.hidden(ids, torch.ones_like(ids), adapter=True).states)
         theirs = self.causal(input_ids=ids).logits.float()
         if not torch.allclose(ours, theirs, rtol=1e-2, atol=1e-2 * float(theirs.abs().max())):
-            raise ValueError(
+            raise UserError(
                 f"{self.options.path}: {type(self.causal).__name__} changes its logits after the output layer, which "
                 "expctr does not support: choose a base without logit scaling or soft-capping"
             )
@@ -209,7 +217,7 @@ def load_tokenizer(options: LLMOptions) -> PreTrainedTokenizerBase:
         locate(options.path, "llm.path"), **_source(options), clean_up_tokenization_spaces=False
     )
     if not tokenizer.is_fast:
-        raise ValueError(f"{options.path}: title caps need a fast tokenizer (tokenizer.json), and this one has none")
+        raise UserError(f"{options.path}: title caps need a fast tokenizer (tokenizer.json), and this one has none")
     return tokenizer
 
 
@@ -218,8 +226,6 @@ def load_base(options: LLMOptions) -> PreTrainedModel:
     settings: dict[str, Any] = {"attn_implementation": options.attention, **_source(options)}
     dtype = resolve_dtype(options.dtype)
     if options.quantization != "none":
-        if options.gguf_file:
-            raise ValueError("llm.quantization and llm.gguf_file exclude each other: a GGUF file has its own precision")
         settings["quantization_config"] = BitsAndBytesConfig(
             load_in_4bit=options.quantization == "nf4",
             load_in_8bit=options.quantization == "int8",

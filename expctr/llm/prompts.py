@@ -13,6 +13,7 @@ from string import Formatter
 from transformers import PreTrainedTokenizerBase
 
 from expctr.data.batch import Nouns, SampleText
+from expctr.errors import UserError
 
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u061c\u200b-\u200f\u2028-\u202e\u2060-\u2069\ufeff\U000e0000-\U000e007f]+")
 _FIELDS = {
@@ -153,7 +154,7 @@ class Prompts:
                 return ids
             longer = liked if len(liked) >= len(disliked) else disliked
             if not longer:
-                raise ValueError(
+                raise UserError(
                     f"a prompt without history is {len(ids)} tokens long, over prompts.prompt_tokens="
                     f"{self.options.prompt_tokens}: raise it, or shorten the template or prompts.title_tokens"
                 )

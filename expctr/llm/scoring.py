@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
+from expctr.errors import UserError
 from expctr.llm.base import LanguageModel
 from expctr.llm.rollout import Rollout, branch, pad_left
 
@@ -60,7 +61,7 @@ def answer_tokens(model: LanguageModel, prompt: str, options: LCOptions) -> Answ
         options: the answers' words.
 
     Raises:
-        ValueError: an answer is not one token of this vocabulary.
+        UserError: an answer is not one token of this vocabulary.
     """
     tokenizer = model.tokenizer
     chat = tokenizer.chat_template is not None
@@ -73,18 +74,18 @@ def answer_tokens(model: LanguageModel, prompt: str, options: LCOptions) -> Answ
             whole = tokenizer(f"{prompt} {word}", add_special_tokens=False).input_ids
             ids = whole[len(head) :] if whole[: len(head)] == head else whole
         if len(ids) != 1:
-            raise ValueError(
+            raise UserError(
                 f"lc.positive/lc.negative: {word!r} is {len(ids)} tokens for {model.options.path}, and Eq. 8 reads the "
                 "first token only; choose words that are one token each (such as Yes and No, or yes and no)"
             )
         if ids[0] == tokenizer.unk_token_id:
-            raise ValueError(f"lc.positive/lc.negative: {word!r} is not in the vocabulary of {model.options.path}")
+            raise UserError(f"lc.positive/lc.negative: {word!r} is not in the vocabulary of {model.options.path}")
         return int(ids[0])
 
     # variants may be one token (in a vocabulary without capitals): its probability counts once
     answers = Answers(*(list(dict.fromkeys(map(token, words))) for words in (options.positive, options.negative)))
     if shared := set(answers.positive) & set(answers.negative):
-        raise ValueError(
+        raise UserError(
             f"lc.positive and lc.negative share the token(s) {sorted(shared)}: no answer can be told apart"
         )
     return answers

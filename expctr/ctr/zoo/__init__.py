@@ -4,6 +4,7 @@ from collections.abc import Mapping
 
 from expctr.ctr.zoo.base import BackboneOptions, CTRBackbone
 from expctr.ctr.zoo.deepfm import DeepFM
+from expctr.errors import UserError
 
 __all__ = ["ZOO", "BackboneOptions", "CTRBackbone", "build"]
 
@@ -23,8 +24,8 @@ def build(
         text_dim: length of the explanation's vector; 0 makes a model without text.
 
     Raises:
-        ValueError: no model has this name.
+        UserError: no model has this name.
     """
     if name not in ZOO:
-        raise ValueError(f"no CTR model is called {name!r}; there are {', '.join(sorted(ZOO))}")
+        raise UserError(f"no CTR model is called {name!r}; there are {', '.join(sorted(ZOO))}")
     return ZOO[name](sizes, shares, options, text_dim)
