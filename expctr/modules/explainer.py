@@ -269,7 +269,8 @@ class PPOExplainerModule(L.LightningModule):
         prompt = order // group  # the loader deals prompts to the ranks in turn
         owner, local = prompt % world, prompt // world * group + order % group
         minibatches = []
-        for ranks, here in zip(owner.split(self.ppo.minibatch_size), local.split(self.ppo.minibatch_size), strict=True):
+        count = -(-len(order) // self.ppo.minibatch_size)  # near-equal ones: a step on a left-over row is noise
+        for ranks, here in zip(owner.tensor_split(count), local.tensor_split(count), strict=True):
             most = int(ranks.bincount().max())
             size = self.ppo.micro_batch_size or most
             micro = list(here[ranks == rank()].split(size))
