@@ -250,6 +250,11 @@ class CTRModule(L.LightningModule):
         """Keep the best weights, not the last."""
         self.best.restore()
 
+    def on_validation_start(self) -> None:
+        """As `on_test_start`, where validation is all there is."""
+        if self.trainer.state.fn == TrainerFn.VALIDATING:
+            self.best.restore()
+
     def on_test_start(self) -> None:
         """A checkpoint holds the last weights and the best ones."""
         self.best.restore()

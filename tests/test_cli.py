@@ -1,0 +1,259 @@
+"""The command line as a user meets it: what it says when something is wrong, and what the commands leave behind."""
+
+import json
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import polars as pl
+import pytest
+import yaml
+from running import LIMIT, TESTS, World, curves, expctr, kill
+
+CONFIGS = TESTS.parent / "configs"
+
+
+@pytest.fixture(scope="module")
+def run(world: World) -> Path:
+    """A finished run, tested."""
+    options = world.options("one")
+    return world.once("one", ["fit", *options], ["test", *options])
+
+
+# --- what it refuses, and how
+
+EXPLAINER = "--model.init_args.explainer"
+REFUSED: dict[str, tuple[list[str], str]] = {
+    "a typo in an option": (["--trainer.acelerator=cpu"], "--trainer.acelerator"),
+    "a typo deep in the model": ([f"{EXPLAINER}.ppo.minibatchsize=4"], "minibatchsize"),
+    "a typo in the data": (["--data.init_args.rollout_batchsize=4"], "rollout_batchsize"),
+    "a value that is no choice": ([f"{EXPLAINER}.reward.metric=mse"], "'mae', 'brier', 'log'"),
+    "no such config": (["--config=nowhere.yaml"], "nowhere.yaml"),
+    "no such class": (["--data=FilmDataModule"], "FilmDataModule"),
+    "groups of one": ([f"{EXPLAINER}.reward.norm=group"], "reward.norm: group needs rollout.group_size"),
+    "k1 in the loss": ([f"{EXPLAINER}.kl.where=loss"], "choose k2 or k3"),
+    "two precisions": (
+        [f"{EXPLAINER}.llm.quantization=nf4", f"{EXPLAINER}.llm.gguf_file=x.gguf"],
+        "llm.quantization and llm.gguf_file exclude each other",
+    ),
+    "IC without CTR": (["--stages.ctr_epochs=0"], "give ctr_epochs of at least 1"),
+    "no plan": (["--stages.lc_epochs=0", "--stages.rounds=0"], "the plan is empty"),
+    "fractions": (["--data.init_args.samples.fractions=[0.5,0.1,0.1]"], "sum to 1"),
+    "no raw data": (["--data.init_args.path=/nowhere"], "no such folder: /nowhere"),
+    "no base": ([f"{EXPLAINER}.llm.path=/nowhere"], "llm.path: there is no folder /nowhere"),
+    "an answer of many tokens": ([f"{EXPLAINER}.lc.positive=[Unquestionably]"], "Unquestionably"),
+    "no such checkpoint": (["--ckpt_path=/nowhere.ckpt"], "/nowhere.ckpt"),
+    "no reloads": (["--trainer.reload_dataloaders_every_n_epochs=0"], "reload_dataloaders_every_n_epochs must be 1"),
+}
+
+
+@pytest.mark.parametrize("why", REFUSED)
+def test_it_is_refused_in_a_line(why: str, world: World) -> None:
+    args, said = REFUSED[why]
+    outcome = expctr("fit", *world.options("refused"), *args)
+    assert outcome.code == 2, outcome.output
+    assert "Traceback" not in outcome.output
+    assert "usage:" not in outcome.output
+    (line,) = (line for line in outcome.output.splitlines() if line.startswith("error:"))
+    assert said in line
+    assert len(line) < 400
+
+
+def test_a_typo_in_a_config_file_is_named(world: World, tmp_path: Path) -> None:
+    typo = tmp_path / "typo.yaml"
+    typo.write_text("model:\n  init_args:\n    explainer:\n      kl: {betta: 0.1}\n")
+    outcome = expctr("fit", *world.options("refused"), f"--config={typo}")
+    assert outcome.code == 2
+    assert outcome.output.strip() == "error: model: explainer: Group 'kl' does not accept option 'betta'"
+
+
+def test_without_a_command_it_lists_them() -> None:
+    for args in ((), ("fitt",)):
+        outcome = expctr(*args)
+        assert outcome.code == 2
+        assert all(command in outcome.output for command in ("fit", "validate", "test", "predict", "prepare"))
+        assert len(outcome.output) < 200
+
+
+def test_bad_rows_are_named_by_file_row_and_column(world: World, tmp_path: Path) -> None:
+    for file in (world.folder / "movielens").iterdir():
+        (tmp_path / file.name).write_bytes(file.read_bytes())
+    with (tmp_path / "u.data").open("a") as file:
+        file.write("1\t2\tmany\t3\n")
+    outcome = expctr("prepare", *world.options("refused"), f"--data.init_args.path={tmp_path}")
+    assert outcome.code == 2
+    assert "Traceback" not in outcome.output
+    assert f"{tmp_path / 'u.data'}, row 481, column rating" in outcome.output
+
+
+def test_a_fit_does_not_write_over_a_run(run: Path, world: World) -> None:
+    outcome = expctr("fit", *world.options("one"))
+    assert outcome.code == 2
+    assert "--ckpt_path last" in outcome.output
+    assert "--trainer.default_root_dir" in outcome.output
+
+
+def test_a_test_needs_a_run(world: World) -> None:
+    for command in ("test", "validate", "predict"):
+        outcome = expctr(command, *world.options("nothing"))
+        assert outcome.code == 2
+        assert "run expctr fit with the same config first" in outcome.output
+
+
+def test_a_resumed_run_keeps_its_stages(run: Path, world: World) -> None:
+    outcome = expctr("fit", *world.options("one"), "--ckpt_path=last", "--stages.lc_epochs=2")
+    assert outcome.code == 2
+    assert "lc x 1, ctr1 x 3, ic1 x 1" in outcome.output
+    assert "lc x 2, ctr1 x 3, ic1 x 1" in outcome.output
+
+
+@pytest.mark.parametrize("command", ["fit", "test"])
+def test_a_run_keeps_its_data(run: Path, world: World, command: str) -> None:
+    others = "--data.init_args.samples.fractions=[0.5,0.25,0.25]"
+    outcome = expctr(command, *world.options("one"), "--ckpt_path=last", others)
+    assert outcome.code == 2, outcome.output
+    assert "vocabularies differ in values: user (30 here, 36 there)" in outcome.output
+
+
+# --- what the commands do
+
+
+def test_the_programme_itself(world: World) -> None:
+    """`expctr`, started as a user does (`test_ranks.py` starts `python -m expctr`)."""
+    start = str(Path(sys.executable).parent / "expctr")
+    line = [start, "prepare", *world.options("prepared")]
+    done = subprocess.run(line, capture_output=True, text=True, timeout=LIMIT, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "label entropy" in done.stdout
+
+
+def test_help_names_every_option_with_its_doc() -> None:
+    outcome = expctr("fit", "--help").ok()
+    assert "--stages.lc_epochs" in outcome.output
+    assert "passes of the LC stage over the training samples" in " ".join(outcome.output.split())
+    outcome = expctr("fit", "--model.help=PPOExplainerModule").ok()
+    assert "Learning rate of the adapter and the critic." in " ".join(outcome.output.split())
+
+
+def test_overlays_change_what_they_name_and_nothing_else(world: World, tmp_path: Path) -> None:
+    overlay = tmp_path / "overlay.yaml"
+    overlay.write_text("model:\n  init_args:\n    explainer:\n      ppo: {clip: 0.3}\n")
+    printed = [
+        expctr("fit", *world.options("printed"), *more, "--print_config").ok().output
+        for more in ([], [f"--config={overlay}"])
+    ]
+    changed = set(printed[0].splitlines()) ^ set(printed[1].splitlines())
+    assert {line.strip() for line in changed} == {"clip: 0.2", "clip: 0.3"}
+
+
+@pytest.mark.parametrize("name", ["amazon", "bookcrossing", "movielens", "smollm2", "quickstart"])
+def test_the_shipped_configs_merge_with_their_overlays(name: str) -> None:
+    files = [CONFIGS / f"{file}.yaml" for file in (name, "plus", "fsdp")]
+    own, plus, _ = (yaml.safe_load(file.read_text()) for file in files)
+    merged = yaml.safe_load(expctr("fit", *(f"--config={file}" for file in files), "--print_config").ok().output)
+    assert merged["trainer"]["strategy"]["class_path"] == "expctr.training.strategy.ShardedStrategy"
+    assert merged["trainer"]["default_root_dir"] == own["trainer"]["default_root_dir"]
+    for model in (own, plus):
+        explainer = model["model"]["init_args"]["explainer"]
+        assert merged["model"]["init_args"]["ic"] == plus["model"]["init_args"]["ic"]
+        assert merged["model"]["init_args"]["explainer"]["init_args"]["llm"]["path"]
+        for group in ("rollout", "ppo", "lc"):
+            changed = plus["model"]["init_args"]["explainer"].get(group, {})
+            for option, value in {**explainer.get(group, {}), **changed}.items():
+                assert merged["model"]["init_args"]["explainer"]["init_args"][group][option] == value
+    assert merged["data"]["init_args"]["path"] == own["data"]["init_args"]["path"]
+    assert merged["data"]["init_args"]["balance_rollouts"]
+
+
+def test_ctrl_c_says_how_to_go_on(world: World) -> None:
+    outcome = expctr("fit", *world.options("interrupted"), *kill(0, 3, number=signal.SIGINT))
+    assert outcome.code == 130
+    assert outcome.output.splitlines()[-1] == "stopped; go on with --ckpt_path last"
+    assert "Traceback" not in outcome.output
+    assert sorted(p.name for p in (world.folder / "interrupted" / "checkpoints").iterdir()) == [
+        "epoch=0000-batch=000002.ckpt"
+    ]
+
+
+def test_a_finished_run_asked_to_go_on_stays_as_it_is(run: Path, world: World) -> None:
+    before = curves(run)
+    expctr("fit", *world.options("one"), "--ckpt_path=last").ok()
+    assert curves(run) == before
+
+
+def test_validate_prints_and_changes_nothing(run: Path, world: World) -> None:
+    before = sorted(path.name for path in run.rglob("*") if "events" not in path.name)
+    expctr("validate", *world.options("one")).ok()
+    assert sorted(path.name for path in run.rglob("*") if "events" not in path.name) == before
+
+
+def test_test_prints_and_writes_the_table(run: Path, world: World) -> None:
+    outcome = expctr("test", *world.options("one")).ok()
+    for word in (
+        "ICL",
+        "DeepFM",
+        "ExpCTR-LLM",
+        "ExpCTR-Aug",
+        "(paper)",
+        "before:",
+        "after:",
+        "name the target's title",
+    ):
+        assert word in outcome.output
+    table = json.loads((run / "table.json").read_text())
+    assert all(table["systems"][name] for name in ("ICL", "DeepFM", "ExpCTR-LLM", "ExpCTR-Aug"))
+    assert "ExpCTR-Aug" in (run / "table.md").read_text()
+    assert pl.read_parquet(run / "explanations" / "examples.parquet").height == 2
+
+
+def test_predict_on_the_test_split(run: Path, world: World) -> None:
+    expctr("predict", *world.options("one")).ok()
+    rows = pl.read_parquet(run / "predictions.parquet")
+    tested = pl.read_parquet(run / "explanations" / "test.parquet")
+    assert rows.height == 12
+    assert rows["sample"].to_list() == tested["sample"].to_list()
+    assert rows["explanation"].to_list() == tested["text"].to_list()
+    assert rows["s_u"].to_list() == pytest.approx(tested["s_u"].to_list(), abs=1e-6)
+    assert rows["s_r"].to_list() == pytest.approx(tested["s_r"].to_list(), abs=1e-6)
+    assert rows["target_title"].str.starts_with("Film ").all()
+
+
+def test_predict_on_people_no_vocabulary_knows(run: Path, world: World, tmp_path: Path) -> None:
+    people = tmp_path / "people.csv"
+    people.write_text(
+        "liked_titles,disliked_titles,target_title,user\nHeat|Fargo,Casper,Alien,ann\n,,Nikita,bob\n", encoding="utf-8"
+    )
+    expctr("predict", *world.options("one"), f"--data.init_args.people={people}").ok()
+    rows = pl.read_parquet(run / "predictions.parquet")
+    assert rows.select("user", "target_title").rows() == [("ann", "Alien"), ("bob", "Nikita")]
+    assert {"sample", "target", "explanation", "s_u", "s_r"} <= set(rows.columns)
+    assert rows.select(pl.col("s_u", "s_r").is_between(0, 1).all()).row(0) == (True, True)
+
+
+def test_deepfm_alone_trains_stops_early_resumes_and_tests(world: World) -> None:
+    options = [
+        f"--config={CONFIGS / 'baselines' / 'deepfm.yaml'}",
+        f"--data.init_args.path={world.folder / 'movielens'}",
+        f"--data.init_args.cache_dir={world.folder / 'cache'}",
+        "--data.init_args.ctr_batch_size=16",
+        "--data.init_args.samples.targets_per_user=5",
+        "--model.init_args.options.lr=0.05",
+        "--trainer.accelerator=cpu",
+        "--trainer.enable_progress_bar=false",
+    ]
+    run = f"--trainer.default_root_dir={world.folder / 'deepfm'}"
+    expctr("fit", *options, run).ok()
+    found = curves(world.folder / "deepfm")
+    assert 3 < len(found["val/logloss"]) < 200
+    best = min(values[-1] for values in found["val/logloss"].values())
+    tested = expctr("test", *options, run).ok().output
+    assert "test/auc" in tested
+    validated = expctr("validate", *options, run).ok().output
+    assert f"{best}"[:8] in validated
+
+    again = f"--trainer.default_root_dir={world.folder / 'deepfm-again'}"
+    assert expctr("fit", *options, again, *kill(2, 3)).code == -9
+    expctr("fit", *options, again, "--ckpt_path=last").ok()
+    resumed = curves(world.folder / "deepfm-again")
+    assert resumed["val/logloss"] == found["val/logloss"]
