@@ -18,7 +18,10 @@ if TYPE_CHECKING:
 
 torch.set_num_threads(1)  # more threads than cores to spare make small tensors slower
 
-CHAT = "{% for m in messages %}<|user|>{{ m['content'] }}{% endfor %}{% if add_generation_prompt %}<|assistant|>{% endif %}"
+CHAT = (
+    "{% for m in messages %}<|user|>{{ m['content'] }}{% endfor %}"
+    "{% if add_generation_prompt %}<|assistant|>{% endif %}"
+)
 
 
 def make_llm(folder: Path, *, pad_is_eos: bool = False, chat: bool = True, seed: int = 0) -> Path:

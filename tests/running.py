@@ -179,24 +179,29 @@ class World(NamedTuple):
 
     def once(self, run: str, *lines: list[str], ranks: int = 1) -> Path:
         """The folder of a run that tests share, made by the first that asks: each line is a command."""
-        folder = self.folder / run
-        with FileLock(f"{folder}.lock"):
-            done = self.folder / f"{run}.done"
-            if not done.exists():
-                for line in lines:
-                    expctr(*line, ranks=ranks).ok()
-                done.touch()
-        return folder
+        with self.first(run) as first:
+            for line in lines if first else ():
+                expctr(*line, ranks=ranks).ok()
+        return self.folder / run
+
+    @contextlib.contextmanager
+    def first(self, name: str) -> Iterator[bool]:
+        """Whether this is the first of all workers' tests to ask for the name; the others wait until it is through."""
+        done = self.folder / f"{name}.done"
+        with FileLock(f"{done}.lock"):
+            yield not done.exists()
+            done.touch()
 
 
 def make_world(folder: Path) -> World:
     """Write a language model and ratings; once, however many workers ask."""
     folder.mkdir(exist_ok=True)
-    with FileLock(folder / "world.lock"):
-        if not (folder / "movielens").exists():
+    world = World(folder)
+    with world.first("world") as first:
+        if first:
             make_llm(folder / "llm")
             movielens(folder / "movielens")
-    return World(folder)
+    return world
 
 
 def tastes(users: int = 60, items: int = 30, each: int = 8) -> list[tuple[int, int, bool, int]]:

@@ -1,0 +1,85 @@
+"""What a run leaves for people to read: curves, tables of explanations, the parquet files."""
+
+from pathlib import Path
+
+import polars as pl
+import pytest
+from running import World, curves
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+POLICY = (
+    *("reward_normalised", "reward_normalised_std", "reward_clipped", "kl", "kl_per_token", "entropy"),
+    *("clip_fraction", "approx_kl", "ratio", "ratio_first", "value_loss", "explained_variance", "policy_loss"),
+    *("response_length", "truncated", "grad_norm", "lr", "beta", "tokens_per_second", "samples_per_second"),
+    *(f"seconds_{part}" for part in ("all", "prefill", "decode", "score", "reference", "train")),
+)
+
+
+@pytest.fixture(scope="module")
+def run(world: World) -> Path:
+    options = world.options("one")
+    return world.once("one", ["fit", *options], ["test", *options])
+
+
+@pytest.fixture(scope="module")
+def events(run: Path) -> list[EventAccumulator]:
+    found = [EventAccumulator(str(file), size_guidance={"scalars": 0, "tensors": 0}) for file in run.glob("events.*")]
+    for file in found:
+        file.Reload()
+    return found
+
+
+def test_every_curve_that_the_issue_lists_is_there(events: list[EventAccumulator]) -> None:
+    tags = {tag for file in events for tag in file.Tags()["scalars"]}
+    wanted = {f"{stage}/{name}" for stage in ("lc", "ic") for name in POLICY}
+    wanted |= {"lc/gap", "lc/order", "lc/s_u_mean", "lc/reward_lc", "lc/reward_lc_std"}
+    wanted |= {"ic/s_r_mean", "ic/s_0_mean", "ic/reward_ic", "ic/reward_ic_std"}
+    wanted |= {"ctr/loss", "ctr/loss_without_text", "ctr/explained"}
+    wanted |= {f"val/{metric}_{who}" for metric in ("auc", "logloss") for who in ("llm", "aug", "deepfm")}
+    wanted |= {"val/reward_lc", "val/s_u_above_half"}
+    assert not wanted - tags
+
+
+def test_the_first_ratio_is_one(run: Path) -> None:
+    found = curves(run)
+    for stage in ("lc", "ic"):
+        for (value,) in found[f"{stage}/ratio_first"].values():
+            assert value == pytest.approx(1, abs=1e-5)
+    assert found["lc/kl"][1] == [pytest.approx(0, abs=1e-5)]
+    assert max(value for values in found["ic/kl"].values() for value in values) > 1e-3
+
+
+def test_explanations_are_shown_with_their_prompt_and_scores(events: list[EventAccumulator]) -> None:
+    tag = "explanations/text_summary"
+    shown = [event for file in events if tag in file.Tags()["tensors"] for event in file.Tensors(tag)]
+    assert len(shown) >= 2
+    table = shown[-1].tensor_proto.string_val[0].decode()
+    header, _, *rows = table.splitlines()
+    for column in ("label", "explanation", "s_u", "LC reward", "s_r", "s_0", "prompt"):
+        assert column in header
+    assert len(rows) == 2
+    assert all("Film" in row for row in rows)
+
+
+def test_every_rollout_is_in_a_parquet_file(run: Path) -> None:
+    for name, stage, iteration in (("000-lc", "lc", 0), ("004-ic1", "ic", 1), ("008-ic2", "ic", 2)):
+        rows = pl.read_parquet(run / "explanations" / f"{name}.parquet")
+        assert rows["sample"].is_unique().all()
+        assert rows.height == 36
+        assert rows["stage"].unique().to_list() == [stage]
+        assert rows["iteration"].unique().to_list() == [iteration]
+        rewards = {"lc": {"s_u", "reward_lc"}, "ic": {"s_r", "s_0", "reward_ic"}}[stage]
+        assert rewards | {"text", "label", "epoch", "batch", "reward_normalised"} <= set(rows.columns)
+
+
+def test_the_tested_explanations_are_kept_with_all_scores(run: Path) -> None:
+    rows = pl.read_parquet(run / "explanations" / "test.parquet")
+    assert rows.height == 12
+    assert {"sample", "label", "text", "s_u", "s_r", "s_0", "s_icl", "s_plain"} <= set(rows.columns)
+    examples = pl.read_parquet(run / "explanations" / "examples.parquet")
+    assert examples.columns == ["target", "label", "before", "after"]
+    assert examples["after"].to_list() == rows["text"].to_list()[:2]
+
+
+def test_the_config_of_the_run_is_kept(run: Path) -> None:
+    assert "rollout_batch_size: 8" in (run / "config.yaml").read_text()

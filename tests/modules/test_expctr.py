@@ -1,0 +1,179 @@
+"""What the whole loop learns from and leaves alone, seen from inside one process."""
+
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+import pytest
+import torch
+from lightning.pytorch.callbacks import Callback
+from running import World, expctr
+
+from expctr.ctr.text import EncoderOptions
+from expctr.data.datamodules import MovieLensDataModule
+from expctr.data.samples import SampleOptions
+from expctr.llm.base import LLMOptions
+from expctr.llm.rollout import RolloutOptions
+from expctr.llm.scoring import LCOptions
+from expctr.modules.ctr import CTROptions, DeepFMTextModule
+from expctr.modules.expctr import ExpCTRModule
+from expctr.modules.explainer import PPOExplainerModule
+from expctr.modules.options import PPOOptions
+from expctr.training.checkpoint import RunCheckpoint, checkpoints
+from expctr.training.stages import StageScheduler
+
+pytestmark = pytest.mark.filterwarnings("ignore")
+
+TITLES = [f"Film {item}, The" for item in range(1, 31)]
+
+
+class Watch(Callback):
+    """Sums of the base's weights as training goes on, and of the CTR model's.
+
+    Args:
+        poison: give the validation and test rows other explanations before the CTR stage.
+    """
+
+    def __init__(self, poison: bool = False) -> None:
+        self.poison = poison
+        self.checksums: list[float] = []
+        self.ctr: list[float] = []
+
+    def on_train_batch_start(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Any, batch_idx: int
+    ) -> None:
+        assert isinstance(pl_module, ExpCTRModule)
+        if self.poison and pl_module.entry.stage == "ctr" and batch_idx == 0:
+            for split in ("val", "test"):
+                for sample in pl_module.data.table(split).sample.tolist():
+                    pl_module.store.latest[sample] = f"poison {sample}"
+            pl_module._vectors = None
+
+    def on_train_batch_end(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        assert isinstance(pl_module, ExpCTRModule)
+        self.checksums.append(pl_module.explainer.model.base_checksum())
+        if pl_module.entry.stage == "ctr":
+            self.ctr.append(float(pl_module.ctr.backbones[0].fields.weight.sum()))
+
+
+class Run:
+    """A fit in this process."""
+
+    def __init__(self, world: World, folder: Path, **watch: bool) -> None:
+        llm = LLMOptions(path=str(world.folder / "llm"), dtype="float32", lora_r=2)
+        self.module = ExpCTRModule(
+            PPOExplainerModule(
+                llm,
+                rollout=RolloutOptions(max_new_tokens=5),
+                lc=LCOptions(score="logit"),
+                ppo=PPOOptions(lr=1e-2, minibatch_size=4),
+            ),
+            DeepFMTextModule(CTROptions(mlp=(8,), lr=1e-2)),
+            EncoderOptions(path=str(world.folder / "llm")),
+        )
+        self.data = MovieLensDataModule(
+            str(world.folder / "movielens"),
+            SampleOptions(fractions=(0.6, 0.2, 0.2)),
+            cache_dir=str(world.folder / "cache"),
+            rollout_batch_size=12,
+            ctr_batch_size=18,
+            eval_batch_size=12,
+        )
+        self.watch = Watch(**watch)
+        self.folder = folder
+        self.trainer = L.Trainer(
+            accelerator="cpu",
+            default_root_dir=folder,
+            logger=False,
+            callbacks=[StageScheduler(1, 1, 2, 1), RunCheckpoint(), self.watch],
+            enable_progress_bar=False,
+            enable_model_summary=False,
+            num_sanity_val_steps=0,
+            use_distributed_sampler=False,
+            reload_dataloaders_every_n_epochs=1,
+        )
+        self.trainer.fit(self.module, datamodule=self.data)
+
+
+@pytest.fixture(scope="module")
+def run(world: World, tmp_path_factory: pytest.TempPathFactory) -> Run:
+    return Run(world, tmp_path_factory.mktemp("run"))
+
+
+def test_training_leaves_the_base_as_it_was(run: Run) -> None:
+    assert len(run.watch.checksums) == 3 + 2 * 2 + 3
+    assert len(set(run.watch.checksums)) == 1
+    untrained = PPOExplainerModule(run.module.explainer.llm)
+    untrained.build(run.data.nouns)
+    assert untrained.model.base_checksum() == run.watch.checksums[0]
+    moved = [name for name, p in run.module.explainer.named_parameters() if p.requires_grad]
+    fresh = dict(untrained.named_parameters())
+    assert any(not torch.equal(dict(run.module.explainer.named_parameters())[n], fresh[n]) for n in moved)
+
+
+def test_checkpoints_hold_what_was_trained_and_load_as_plain_tensors(run: Run) -> None:
+    paths = checkpoints(run.folder / "checkpoints")
+    assert len(paths) == 2
+    for path in paths:
+        assert path.stat().st_size < 500_000
+        saved = torch.load(path, weights_only=True)
+        trained = {name for name, p in run.module.named_parameters() if p.requires_grad}
+        assert set(saved["state_dict"]) == trained
+        assert all("lora_" in name for name in trained if name.startswith("explainer.model."))
+        assert {"explainer.value_head.layers.1.weight", "ctr.backbones.0.fields.weight"} <= trained
+        assert saved["features"] == run.data.features.state_dict()
+        written = saved["expctr"]["store"]["latest"]
+        assert set(run.data.table("train").sample.tolist()) <= set(written)
+
+
+def test_the_score_at_z_0_is_the_score_of_a_model_without_text(run: Run) -> None:
+    batch = run.data.table("val").batch(range(12))
+    plain = DeepFMTextModule(run.module.ctr.options)
+    plain.build(run.data.features.sizes, run.data.features.shares)
+    plain.load_state_dict(run.module.ctr.state_dict(), strict=False)
+    without = run.module.ctr.score_without_text(batch)
+    assert torch.equal(without, plain.score(batch))
+    assert torch.equal(without, run.module.ctr.score(batch, torch.zeros(12, run.module.encoder.dim)))
+    texts = run.module.store.texts(batch.sample.tolist())
+    assert all(texts)
+    assert not torch.equal(without, run.module.ctr.score(batch, run.module.encoder.encode(texts)))
+
+
+def test_explanations_of_held_out_rows_never_reach_ctr_training(run: Run, world: World, tmp_path: Path) -> None:
+    poisoned = Run(world, tmp_path, poison=True)
+    assert poisoned.watch.ctr == run.watch.ctr
+    held_out = {s for split in ("val", "test") for s in run.data.table(split).sample.tolist()}
+    assert any("poison" in poisoned.module.store.latest[sample] for sample in held_out)
+
+
+def test_a_prompt_names_its_target_and_earlier_choices_alone(run: Run) -> None:
+    for split in ("train", "val", "test"):
+        rows = run.data.rows(split)
+        for row, texts in zip(rows.iter_rows(named=True), run.data.table(split).texts, strict=True):
+            (ids,) = run.module.explainer.prompts.explanation([texts])
+            prompt = run.module.explainer.model.tokenizer.decode(ids)
+            assert row["target"] not in row["liked"] + row["disliked"]
+            named = {title for title in TITLES if f'"{title}"' in prompt}
+            assert named == {row["target_title"], *row["liked_titles"], *row["disliked_titles"]}
+
+
+def test_the_users_own_words_reach_no_prompt_and_no_feature(world: World, tmp_path: Path) -> None:
+    """Amazon's reviews: other words under the same ratings make the same run."""
+    from test_datasets import amazon
+
+    features = []
+    for words in ("unmistakable", "other"):
+        raw = tmp_path / words
+        raw.mkdir()
+        amazon(raw)
+        for file in raw.glob("reviews*"):
+            file.write_text(file.read_text().replace("unmistakable", words))
+        options = [*world.options(f"words-{words}"), "--data=AmazonBooksDataModule", f"--data.init_args.path={raw}"]
+        expctr("fit", *options, "--stages.rounds=0", "--trainer.limit_train_batches=2").ok()
+        (path, *_) = checkpoints(world.folder / f"words-{words}" / "checkpoints")
+        features.append(torch.load(path, weights_only=True))
+    assert features[0]["features"] == features[1]["features"]
+    assert features[0]["expctr"]["store"] == features[1]["expctr"]["store"]
+    assert "unmistakable" not in str(features[0]["features"])
