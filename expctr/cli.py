@@ -160,5 +160,8 @@ def _brief(message: str) -> str:
     noise = ("Does not validate against", "Subtypes:", "Errors:", "- Expected a <class 'NoneType'>", "Given value")
     lines = [line.strip() for line in message.splitlines() if not line.strip().startswith(noise)]
     text = " ".join(line.removeprefix("- ") for line in lines)
+    given = re.search(r"Given value: NestedArg\(key='.*', val=(.*)\)$", message)
+    if given and "Got value" not in text and "accept" not in text:
+        text += f". Got value: {given[1]}"
     text = re.sub(r"Problem with given class_path '(?:\w+\.)*(\w+)':", r"\1:", text)
     return re.sub(r'Parser key "([^"]+)":', r"\1:", text)
