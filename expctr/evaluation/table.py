@@ -56,7 +56,7 @@ class ResultTable:
     """What `test` prints and writes.
 
     Attributes:
-        dataset: whose test rows these are; the paper's rows are shown if it is a key of `PAPER`.
+        dataset: which of the paper's datasets this is nearest to; its rows are shown if it is a key of `PAPER`.
         rows: number of test rows.
         train_rate: share of ones among the training rows.
         test_rate: share of ones among the test rows.
@@ -92,7 +92,7 @@ class ResultTable:
             scores: click probabilities `[rows]` by system; the names in `SYSTEMS` come first in the table.
             labels: 0 or 1, `[rows]`.
             train_rate: share of ones among the training rows.
-            dataset: a key of `PAPER` to show the paper's rows, or any other name.
+            dataset: the paper's dataset nearest to this one, a key of `PAPER`, or any other name for none.
             resamples: of the bootstrap.
             seed: of the bootstrap; all systems are resampled alike.
         """
@@ -156,7 +156,7 @@ class ResultTable:
 
     def __rich__(self) -> Table:
         """The table for the console, at most 80 columns wide. Cells are `Text`, so that no name is read as markup."""
-        title = Text(f"Test results {self.dataset}".strip())
+        title = Text("Test results")
         caption = Text(f"{self._note()} {self.summary}")
         table = Table(title=title, caption=caption, box=box.SIMPLE_HEAD, padding=0)
         table.add_column("", no_wrap=True)
@@ -176,7 +176,8 @@ class ResultTable:
         (folder / "table.md").write_text(self.to_markdown(), encoding="utf-8")
 
     def _note(self) -> str:
-        return f"Ranges are {self.level:.0%} bootstrap intervals over the test rows."
+        paper = f" The paper's rows are its own, on {self.dataset}." if self.paper else ""
+        return f"Ranges are {self.level:.0%} bootstrap intervals over the test rows.{paper}"
 
     def _cells(self, layout: str) -> list[tuple[str, ...]]:
         """The table's lines as text, the paper's last; `layout` has places for a value and its bounds."""
