@@ -52,9 +52,7 @@ class EpochSampler:
 
 def _cycle(rows: Tensor, size: int) -> Tensor:
     if not len(rows):
-        raise UserError(
-            "balanced batches need rows of both labels: turn data.balance_rollouts off, or check threshold"
-        )
+        raise UserError("balanced batches need rows of both labels: turn data.balance_rollouts off, or check threshold")
     return rows.repeat(-(-size // len(rows)))[:size]
 
 

@@ -85,9 +85,7 @@ def answer_tokens(model: LanguageModel, prompt: str, options: LCOptions) -> Answ
     # variants may be one token (in a vocabulary without capitals): its probability counts once
     answers = Answers(*(list(dict.fromkeys(map(token, words))) for words in (options.positive, options.negative)))
     if shared := set(answers.positive) & set(answers.negative):
-        raise UserError(
-            f"lc.positive and lc.negative share the token(s) {sorted(shared)}: no answer can be told apart"
-        )
+        raise UserError(f"lc.positive and lc.negative share the token(s) {sorted(shared)}: no answer can be told apart")
     return answers
 
 
