@@ -204,12 +204,15 @@ def make_world(folder: Path) -> World:
     return world
 
 
-def tastes(users: int = 60, items: int = 30, each: int = 8) -> list[tuple[int, int, bool, int]]:
+ITEMS = range(1, 31)
+
+
+def tastes(users: int = 60, each: int = 8) -> list[tuple[int, int, bool, int]]:
     """User, item, liked, time: each user rates some items; liking is a matter of both ids, and of chance."""
     draw = random.Random(0)
     rows = []
     for user in range(1, users + 1):
-        for moment, item in enumerate(draw.sample(range(1, items + 1), each)):
+        for moment, item in enumerate(draw.sample(ITEMS, each)):
             liked = ((user + item) % 2 == 0) != (draw.random() < 0.2)
             rows.append((user, item, liked, 1000 * user + moment))
     return rows
@@ -223,10 +226,27 @@ def movielens(folder: Path) -> Path:
     items = [
         f"{item}|Film {item}, The ({1950 + item})|01-Jan-1995||http://film|"
         + "|".join(str(int((item * 7 + genre) % 5 == 0)) for genre in range(19))
-        for item in range(1, 31)
+        for item in ITEMS
     ]
     (folder / "u.item").write_text("\n".join(items) + "\n", encoding="latin-1")
     return folder
+
+
+def amazon(folder: Path) -> None:
+    """The layout of 2014, with the users' own words."""
+    reviews = [
+        {
+            "reviewerID": f"A{user}",
+            "asin": f"B{item}",
+            "overall": 5.0 if liked else 3.0,
+            "unixReviewTime": 1_400_000_000 + time,
+            "reviewText": f"unmistakable words {user}",
+        }
+        for user, item, liked, time in tastes()
+    ]
+    meta = [f"{{'asin': 'B{item}', 'title': 'Volume {item}', 'categories': [['Books', 'Tales']]}}" for item in ITEMS]
+    (folder / "reviews_Books_5.json").write_text("\n".join(map(json.dumps, reviews)) + "\n")
+    (folder / "meta_Books.json").write_text("\n".join(meta) + "\n")
 
 
 # --- what a run left behind

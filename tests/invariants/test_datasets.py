@@ -1,10 +1,9 @@
 """Every dataset of the paper trains through all stages, from its raw files."""
 
-import json
 from pathlib import Path
 
 import pytest
-from running import World, curves, expctr, tastes
+from running import ITEMS, World, amazon, curves, expctr, tastes
 
 
 def bookcrossing(folder: Path) -> None:
@@ -22,22 +21,6 @@ def bookcrossing(folder: Path) -> None:
         (folder / name).write_bytes("\r\n".join([*lines, ""]).encode("latin-1"))
 
 
-def amazon(folder: Path) -> None:
-    reviews = [
-        {
-            "reviewerID": f"A{user}",
-            "asin": f"B{item}",
-            "overall": 5.0 if liked else 3.0,
-            "unixReviewTime": 1_400_000_000 + time,
-            "reviewText": f"unmistakable words {user}",
-        }
-        for user, item, liked, time in tastes()
-    ]
-    meta = [f"{{'asin': 'B{item}', 'title': 'Volume {item}', 'categories': [['Books', 'Tales']]}}" for item in ITEMS]
-    (folder / "reviews_Books_5.json").write_text("\n".join(map(json.dumps, reviews)) + "\n")
-    (folder / "meta_Books.json").write_text("\n".join(meta) + "\n")
-
-
 def latest(folder: Path) -> None:
     rows = [f"{user},{item},{4.5 if liked else 2.0},{time}" for user, item, liked, time in tastes()]
     films = [f'{item},"Film {item}, A ({1950 + item})",Drama|War' for item in ITEMS]
@@ -45,7 +28,6 @@ def latest(folder: Path) -> None:
     (folder / "movies.csv").write_text("\n".join(["movieId,title,genres", *films, ""]))
 
 
-ITEMS = range(1, 31)
 DATASETS = {"MovieLensDataModule": latest, "BookCrossingDataModule": bookcrossing, "AmazonBooksDataModule": amazon}
 
 

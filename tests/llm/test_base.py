@@ -21,6 +21,7 @@ from transformers import (
     LlamaForCausalLM,
 )
 
+from expctr.errors import UserError
 from expctr.llm.base import LanguageModel, LLMOptions, ValueHead, load_base, load_tokenizer, resolve_dtype
 
 TEXT = "The liked books: none. Considering the preference of the customer,"
@@ -144,7 +145,7 @@ def test_only_safetensors_are_read(llm_folder: Path, tmp_path: Path) -> None:
     state = AutoModelForCausalLM.from_pretrained(folder).state_dict()
     (folder / "model.safetensors").unlink()
     torch.save(state, folder / "pytorch_model.bin")
-    with pytest.raises(OSError, match="safetensors"):
+    with pytest.raises(UserError, match="llm.path: .* cannot be loaded: .*safetensors"):
         load(folder)
 
 

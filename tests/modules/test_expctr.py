@@ -7,7 +7,7 @@ import lightning as L
 import pytest
 import torch
 from lightning.pytorch.callbacks import Callback
-from running import World, expctr
+from running import ITEMS, World, amazon, expctr
 
 from expctr.ctr.text import EncoderOptions
 from expctr.data.datamodules import MovieLensDataModule
@@ -24,7 +24,7 @@ from expctr.training.stages import StageScheduler
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 
-TITLES = [f"Film {item}, The" for item in range(1, 31)]
+TITLES = [f"Film {item}, The" for item in ITEMS]
 
 
 class Watch(Callback):
@@ -161,8 +161,6 @@ def test_a_prompt_names_its_target_and_earlier_choices_alone(run: Run) -> None:
 
 def test_the_users_own_words_reach_no_prompt_and_no_feature(world: World, tmp_path: Path) -> None:
     """Amazon's reviews: other words under the same ratings make the same run."""
-    from test_datasets import amazon
-
     features = []
     for words in ("unmistakable", "other"):
         raw = tmp_path / words
