@@ -145,7 +145,7 @@ def test_only_safetensors_are_read(llm_folder: Path, tmp_path: Path) -> None:
     state = AutoModelForCausalLM.from_pretrained(folder).state_dict()
     (folder / "model.safetensors").unlink()
     torch.save(state, folder / "pytorch_model.bin")
-    with pytest.raises(UserError, match="llm.path: .* cannot be loaded: .*safetensors"):
+    with pytest.raises(UserError, match=r"llm.path: .* cannot be loaded: .*safetensors"):
         load(folder)
 
 
