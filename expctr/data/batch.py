@@ -48,6 +48,12 @@ class Batch:
     def __len__(self) -> int:
         return len(self.label)
 
+    def select(self, rows: Tensor) -> "Batch":
+        """Some of the rows, by a bool mask `[batch]`, without their titles."""
+        return Batch(
+            self.sample[rows], self.label[rows], {name: values[rows] for name, values in self.features.items()}
+        )
+
     def repeat(self, times: int) -> "Batch":
         """Each row so many times, next to each other."""
         if times == 1:

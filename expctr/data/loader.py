@@ -9,6 +9,7 @@ from torch import Tensor
 from expctr.data.batch import Batch
 from expctr.distributed import rank, world_size
 from expctr.errors import UserError
+from expctr.seeding import seed_of
 
 
 class EpochSampler:
@@ -30,14 +31,14 @@ class EpochSampler:
         self, size: int, batch_size: int, seed: int = 0, epoch: int | None = None, labels: Tensor | None = None
     ) -> None:
         self.epoch = epoch
-        order = torch.arange(size)
-        if epoch is not None:
-            generator = torch.Generator().manual_seed(seed * 1_000_003 + epoch)
-            order = torch.randperm(size, generator=generator)
+        generator = torch.Generator().manual_seed(seed_of(seed, epoch or 0))
+        order = torch.arange(size) if epoch is None else torch.randperm(size, generator=generator)
         if labels is not None:
-            liked, disliked = order[labels[order] > 0.5], order[labels[order] <= 0.5]
-            half = size // 2
-            order = torch.stack([_cycle(liked, half), _cycle(disliked, half)], 1)  # a cut between pairs only
+            fixed = torch.randperm(size, generator=torch.Generator().manual_seed(seed_of(seed)))
+            sides = (fixed[labels[fixed] > 0.5], fixed[labels[fixed] <= 0.5])
+            columns = [_turn(rows, size // 2, epoch or 0) for rows in sides]
+            shuffled = [rows[torch.randperm(len(rows), generator=generator)] for rows in columns]
+            order = torch.stack(shuffled, 1)  # cut between pairs only
             batch_size = max(1, batch_size // 2)
         count = max(1, -(-len(order) // batch_size))
         self.batches: Sequence[Tensor] = [part.flatten() for part in order.tensor_split(count)] if len(order) else []
@@ -50,10 +51,11 @@ class EpochSampler:
         return self.batches[index][rank() :: world_size()]
 
 
-def _cycle(rows: Tensor, size: int) -> Tensor:
+def _turn(rows: Tensor, size: int, epoch: int) -> Tensor:
+    """An epoch's share of one label's rows: where the last epoch stopped, around and around."""
     if not len(rows):
         raise UserError("balanced batches need rows of both labels: turn data.balance_rollouts off, or check threshold")
-    return rows.repeat(-(-size // len(rows)))[:size]
+    return rows[(epoch * size + torch.arange(size)) % len(rows)]
 
 
 class ResumableLoader:

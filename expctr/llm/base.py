@@ -24,6 +24,7 @@ from transformers import (
 
 from expctr.errors import UserError
 from expctr.llm.locate import locate
+from expctr.seeding import first_weights
 
 DType = Literal["auto", "float32", "bfloat16", "float16"]
 
@@ -91,8 +92,7 @@ class LanguageModel(nn.Module):
         lora = LoraConfig(
             r=options.lora_r, lora_alpha=options.lora_alpha, target_modules=options.lora_targets, task_type="CAUSAL_LM"
         )
-        with torch.random.fork_rng():
-            torch.manual_seed(seed)
+        with first_weights(seed):
             self.peft: PeftModel = get_peft_model(base, lora)
         self.peft.eval()
         generation = base.generation_config
@@ -197,8 +197,7 @@ class ValueHead(nn.Module):
 
     def __init__(self, hidden_size: int, width: int = 256, seed: int = 0) -> None:
         super().__init__()
-        with torch.random.fork_rng():
-            torch.manual_seed(seed)
+        with first_weights(seed):
             self.layers = nn.Sequential(
                 nn.LayerNorm(hidden_size), nn.Linear(hidden_size, width), nn.Tanh(), nn.Linear(width, 1)
             )

@@ -61,26 +61,36 @@ class Rollout:
         return len(self.prompt_ids)
 
     def select(self, rows: Tensor) -> Self:
-        """Some of the rows, their responses cut at the longest one."""
+        """Some of the rows, without the columns that are padding in all of them."""
         mask = self.response_mask[rows]
         longest = int(mask.sum(1).max())
+        prompt = int(self.prompt_mask[rows].sum(1).max())
         return type(self)(
-            self.prompt_ids[rows],
-            self.prompt_mask[rows],
+            self.prompt_ids[rows, -prompt:],
+            self.prompt_mask[rows, -prompt:],
             self.response_ids[rows, :longest],
             mask[:, :longest],
             self.logprobs[rows, :longest],
             self.truncated[rows],
-            None if self.cache is None else branch(self.cache, rows),
+            None if self.cache is None else branch(self.cache, rows, prompt - 1),
         )
 
 
-def branch(cache: DynamicCache, rows: Tensor | None = None) -> DynamicCache:
-    """A cache that can be extended and leaves the given one as it is."""
+def branch(cache: DynamicCache, rows: Tensor | None = None, newest: int = 0) -> DynamicCache:
+    """A cache that can be extended and leaves the given one as it is.
+
+    Args:
+        cache: the one given.
+        rows: which rows to take, and of them the `newest` positions; `None` for all.
+        newest: how many.
+    """
     copy = DynamicCache()
     for i, layer in enumerate(cast(list[DynamicLayer], cache.layers)):
         keys, values = cast(Tensor, layer.keys), cast(Tensor, layer.values)
-        copy.update(keys if rows is None else keys[rows], values if rows is None else values[rows], i)
+        if rows is not None:
+            first = keys.shape[2] - newest
+            keys, values = keys[rows, :, first:], values[rows, :, first:]
+        copy.update(keys, values, i)
     return copy
 
 
@@ -93,14 +103,14 @@ def pad_left(prompts: Sequence[Sequence[int]], pad_id: int, device: torch.device
     return ids, mask
 
 
-def uniforms(seed: int, epoch: int, samples: Sequence[int], repeats: int, count: int) -> Tensor:
-    """Sampling noise keyed by (seed, epoch, sample, repeat), so a draw is the same on any rank and after any resume.
+def uniforms(seed: int, epoch: int, samples: Sequence[int], repeats: int, count: int, batch: int = 0) -> Tensor:
+    """Sampling noise keyed by (seed, epoch, batch, sample, repeat): the same on any rank and after any resume.
 
     Returns:
         Numbers in [0, 1), float64 `[samples * repeats, count]`.
     """
     draws = [
-        np.random.Generator(np.random.Philox(key=[seed, sample], counter=[0, 0, repeat, epoch])).random(count)
+        np.random.Generator(np.random.Philox(key=[seed, sample], counter=[0, batch, repeat, epoch])).random(count)
         for sample in samples
         for repeat in range(repeats)
     ]

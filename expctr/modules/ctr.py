@@ -20,6 +20,7 @@ from expctr.data.batch import Batch
 from expctr.data.features import Features
 from expctr.distributed import all_gather_rows, all_sum, rank, world_size
 from expctr.metrics import ctr_metrics
+from expctr.seeding import first_weights, seed_of
 
 _WHOLE = StateDictOptions(full_state_dict=True)  # unsharded tensors in and out, also under FSDP2
 
@@ -72,7 +73,7 @@ class BestWeights:
         if self._sign * value > self._best:
             self._best, self._waited = self._sign * value, 0
             state = cast("dict[str, Tensor]", get_model_state_dict(self._modules, options=_WHOLE))
-            self._weights = {name: tensor.detach().clone() for name, tensor in state.items()}
+            self._weights = {name: tensor.detach().cpu().clone() for name, tensor in state.items()}
         else:
             self._waited += 1
         return self._waited >= self._patience
@@ -148,11 +149,10 @@ class CTRModule(L.LightningModule):
 
     def _fresh(self) -> list[CTRBackbone]:
         models: list[CTRBackbone] = []
-        # On the CPU and from its own generator: the same weights on any machine, and no draw taken from a run's.
-        with torch.device("cpu"), torch.random.fork_rng(devices=[]):
-            for fold in range(self.options.crossfit):
-                torch.default_generator.manual_seed(self._seed + fold)
-                models.append(build(self.backbone, *self._vocabulary[:2], self.options, self._vocabulary[2]))
+        sizes, shares, text_dim = self._vocabulary
+        for fold in range(self.options.crossfit):
+            with first_weights(self._seed + fold):
+                models.append(build(self.backbone, sizes, shares, self.options, text_dim))
         return models
 
     def shard(self, mesh: DeviceMesh) -> None:
@@ -227,7 +227,7 @@ class CTRModule(L.LightningModule):
 
     def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
         """Make dropout a function of the seed and the place in training, so that resuming repeats it."""
-        torch.manual_seed(hash((self._seed, self.current_epoch, batch_idx, rank())) % 2**63)
+        torch.manual_seed(seed_of(self._seed, self.current_epoch, batch_idx, rank()))
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """One batch, without text."""

@@ -1,10 +1,10 @@
 """ExpCTR: the explainer and the CTR model, each trained in its stages (paper 4.3.2). The only module that logs."""
 
-import copy
 import logging
 import math
 import warnings
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -27,6 +27,7 @@ from expctr.modules.explainer import PPOExplainerModule
 from expctr.modules.options import ICOptions
 from expctr.modules.plan import PlanEntry
 from expctr.rewards import alignment, text_gain
+from expctr.seeding import seed_of
 from expctr.stopwatch import Stopwatch
 
 log = logging.getLogger(__name__)
@@ -40,8 +41,8 @@ class ExpCTRModule(L.LightningModule):
 
     Args:
         explainer: the policy and its rewards.
-        ctr: the CTR model that reads the explanations' vectors. A second one without text is trained beside it on the
-            same batches: the table's baseline.
+        ctr: the CTR model that reads the explanations' vectors. A second one without text is trained beside it: the
+            table's baseline.
         encoder: the sentence encoder (Eq. 11); `nano` is the shipped model.
         ic: the IC reward (Eq. 13).
     """
@@ -56,7 +57,8 @@ class ExpCTRModule(L.LightningModule):
         super().__init__()
         self.automatic_optimization = False
         self.strict_loading = False  # checkpoints hold no base weights
-        self.explainer, self.ctr, self.baseline = explainer, ctr, copy.deepcopy(ctr)
+        self.explainer, self.ctr = explainer, ctr
+        self.baseline = CTRModule(ctr.backbone, replace(ctr.options, crossfit=1))
         self.encoder, self.ic = SentenceEncoder(encoder), ic
         self.plan: Sequence[PlanEntry] = ()
         self.store = ExplanationStore()
@@ -157,7 +159,7 @@ class ExpCTRModule(L.LightningModule):
     def training_step(self, batch: Batch, batch_idx: int) -> None:
         """One batch of the stage whose turn it is."""
         # counter-based, so that no generator's state is in a checkpoint
-        torch.manual_seed(hash((self.seed, self.trainer.current_epoch, batch_idx, rank())) % 2**63)
+        torch.manual_seed(seed_of(self.seed, self.trainer.current_epoch, batch_idx, rank()))
         stage = self.entry.stage
         stats = self._ctr_step(batch, batch_idx) if stage == "ctr" else self._policy_step(batch, batch_idx)
         self.batches += 1
@@ -166,7 +168,7 @@ class ExpCTRModule(L.LightningModule):
     def _policy_step(self, batch: Batch, batch_idx: int) -> dict[str, float]:
         """A rollout, its rewards, and a PPO update (Eq. 7)."""
         watch, epoch, group = Stopwatch(), self.trainer.current_epoch, self.explainer.rollout_options.group_size
-        noise = self.explainer.noise(self.seed, epoch, batch.sample.tolist())
+        noise = self.explainer.noise(self.seed, epoch, batch_idx, batch.sample.tolist())
         self.explainer.prompts.cut.clear()
         with watch("all"):
             with unsharded(self.explainer.model):
@@ -175,20 +177,19 @@ class ExpCTRModule(L.LightningModule):
                 with watch("score"):
                     scores, components = self._rewards(batch, texts)
             total = torch.zeros_like(batch.label)
-            clipped = torch.zeros_like(batch.label, dtype=torch.bool)
             stats: dict[str, float] = {}
             for name, (rewards, weight) in components.items():
                 normalised, bounded = self.explainer.normalised(rewards, batch.label, name)
                 total = total + weight * normalised
-                clipped = clipped | bounded
                 mean, std = all_mean_std(rewards)
                 stats |= {f"reward_{name}": float(mean), f"reward_{name}_std": float(std)}
+                stats[f"reward_{name}_normalised"] = float(all_mean_std(normalised)[0])
+                stats[f"reward_{name}_clipped"] = float(all_mean_std(bounded.float())[0])
             mean, std = all_mean_std(total)
             stats |= {"reward_normalised": float(mean), "reward_normalised_std": float(std)}
-            stats["reward_clipped"] = float(all_mean_std(clipped.float())[0])
             for name, values in scores.items():
                 stats |= {f"{name}_mean": float(all_mean_std(values)[0])}
-            generator = torch.Generator().manual_seed(hash((self.seed, epoch, batch_idx)) % 2**63)
+            generator = torch.Generator().manual_seed(seed_of(self.seed, epoch, batch_idx))
             policy = self._optimizers()[0]
             stats |= self.explainer.update(rollout, total, policy, self.manual_backward, generator, watch)
         schedule = cast(LRScheduler, self.lr_schedulers())
@@ -217,8 +218,8 @@ class ExpCTRModule(L.LightningModule):
             vectors = self._embed(texts)
             scores["s_r"] = self.ctr.score(batch, vectors, heldout=True)
             scores["s_0"] = self.ctr.score_without_text(batch, heldout=True)
-            gain = text_gain(scores["s_r"], scores["s_0"], batch.label, self.ic.delta)
-            components["ic"] = alignment(scores["s_r"], batch.label, options.metric) + gain, 1.0
+            scores["text_gain"] = text_gain(scores["s_r"], scores["s_0"], batch.label, self.ic.delta)
+            components["ic"] = alignment(scores["s_r"], batch.label, options.metric) + scores["text_gain"], 1.0
         return scores, components
 
     def _record(
@@ -246,21 +247,24 @@ class ExpCTRModule(L.LightningModule):
         entry = self.entry
         if entry.step == 0 and batch_idx == 0:
             self.ctr.reset(self._optimizers()[1].optimizer)  # each round trains on its own corpus from the start
-            written = sum(sample in self.store.latest for sample in self.data.table("train").sample.tolist())
-            self._log({"ctr/explained": written / max(1, len(self.data.table("train")))})
+            train = self.data.table("train").sample.tolist()
+            self._log({"ctr/explained": sum(sample in self.store.latest for sample in train) / len(train)})
             if self.encoder.options.centre:
                 self._centre_text()
         if self.ctr_stopped:
             return {}
-        modules: list[tuple[CTRModule, LightningOptimizer, Tensor | None]] = [
-            (self.ctr, self._optimizers()[1], self._text_vectors(batch.sample))
+        # where labels are balanced, what is not explained yet is liked more often: z = 0 would come to mean that
+        explained = torch.tensor([sample in self.store.latest for sample in batch.sample.tolist()], device=self.device)
+        read = batch.select(explained) if self.store.latest else batch
+        modules: list[tuple[CTRModule, LightningOptimizer, Batch, Tensor | None]] = [
+            (self.ctr, self._optimizers()[1], read, self._text_vectors(read.sample))
         ]
         if entry.iteration == 1:
-            modules.append((self.baseline, self._optimizers()[2], None))
+            modules.append((self.baseline, self._optimizers()[2], batch, None))
         stats = {}
-        for module, optimizer, vectors in modules:
+        for module, optimizer, rows, vectors in modules:
             module.train()
-            loss = module.loss(batch, vectors)
+            loss = module.loss(rows, vectors)
             optimizer.zero_grad()
             self.manual_backward(loss)
             optimizer.step()

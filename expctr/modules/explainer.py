@@ -2,23 +2,45 @@
 
 import math
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import lightning as L
 import torch
 from lightning.pytorch.core.optimizer import LightningOptimizer
 from torch import Tensor
+from torch.nn import functional as F
 
 from expctr import ppo
 from expctr.data.batch import Nouns, SampleText
 from expctr.distributed import all_mean_std, all_sum, rank, world_size
+from expctr.errors import UserError
 from expctr.llm.base import LanguageModel, LLMOptions, ValueHead
 from expctr.llm.prompts import PromptOptions, Prompts
 from expctr.llm.rollout import Rollout, RolloutOptions, generate, texts, uniforms
-from expctr.llm.scoring import Answers, LCOptions, ResponseScores, answer_tokens, score_responses, yes_no_scores
+from expctr.llm.scoring import Answers, LCOptions, answer_tokens, score_responses, yes_no_scores
+from expctr.llm.sharding import unsharded
 from expctr.modules.options import KLOptions, PPOOptions, RewardOptions
 from expctr.rewards import by_prompt, normalise
 from expctr.stopwatch import Stopwatch
+
+_SUMS = ("tokens", "clip_fraction", "approx_kl", "ratio", "policy_loss", "value_loss")
+
+
+class Trajectory(NamedTuple):
+    """What PPO learns from in a rollout, `[rows, response]` each."""
+
+    logprobs: Tensor
+    """Of the policy that sampled."""
+    ref_logprobs: Tensor
+    """Of the untrained base."""
+    hidden: Tensor
+    """The base's states, which the critic reads, `[rows, response, hidden]`."""
+    values: Tensor
+    advantages: Tensor
+    """Whitened."""
+    returns: Tensor
+    weight: Tensor
+    """bool: the tokens that count."""
 
 
 class PPOExplainerModule(L.LightningModule):
@@ -109,9 +131,10 @@ class PPOExplainerModule(L.LightningModule):
         rollout = generate(self.model, prompts, self.rollout_options, noise, adapter, watch)
         return rollout, texts(self.model, rollout)
 
-    def noise(self, seed: int, epoch: int, samples: Sequence[int]) -> Tensor:
-        """The sampling noise of an epoch's samples."""
-        return uniforms(seed, epoch, samples, self.rollout_options.group_size, self.rollout_options.max_new_tokens)
+    def noise(self, seed: int, epoch: int, batch: int, samples: Sequence[int]) -> Tensor:
+        """The sampling noise of a batch's samples."""
+        options = self.rollout_options
+        return uniforms(seed, epoch, samples, options.group_size, options.max_new_tokens, batch)
 
     def lc_scores(self, samples: Sequence[SampleText], reasons: Sequence[str]) -> Tensor:
         """How likely a liking is to the frozen base that has read the explanation: s_u of Eq. 8, `[rows]`."""
@@ -177,79 +200,93 @@ class PPOExplainerModule(L.LightningModule):
         Returns:
             What TensorBoard shows, means over all ranks.
         """
-        options, mask = self.ppo, rollout.response_mask
-        if self.rollout_options.truncated == "penalise":
-            rewards = rewards - self.reward.delta * rollout.truncated
-        weight = mask
-        if self.rollout_options.truncated == "mask":
-            weight = mask & ~rollout.truncated[:, None]
-        with watch("reference"), torch.no_grad():
-            reference = score_responses(
-                self.model, rollout, adapter=False, temperature=self.rollout_options.temperature
-            )
-            kl = ppo.kl_estimate(rollout.logprobs, reference.logprobs, self.kl.estimator) * mask
-            beta = self.beta if self.kl.where == "reward" else 0.0
-            per_token = ppo.token_rewards(rewards, kl, mask, beta)
-            critic = options.advantage == "gae"
-            values = self.value_head(reference.hidden) * mask if critic else torch.zeros_like(per_token)
-            advantages = ppo.gae(per_token, values, mask, options.gamma, options.lam if critic else 1.0)
-            returns = advantages + values
-            if options.advantage == "group":
-                mean = by_prompt(per_token.sum(1), self.rollout_options.group_size)
-                advantages = (advantages - mean[:, None]) * mask
-            advantages = ppo.whiten(advantages, weight)
-
-        sums = torch.zeros(6, device=rewards.device)  # tokens, clipped, approx KL, ratio, policy loss, value loss
+        with watch("reference"), torch.no_grad(), unsharded(self.model):
+            trajectory = self._trajectory(rollout, rewards)
+        steps: list[Tensor] = []  # the sums of `_losses`, a row an optimizer step
         norms: list[float] = []
-        first_ratio = float("nan")
         with watch("train"):
-            for _ in range(options.epochs):
+            for _ in range(self.ppo.epochs):
                 for minibatch in self._minibatches(len(rollout), generator):
-                    tokens = float(all_sum(weight[torch.cat(minibatch)].sum())) or 1.0
+                    tokens = float(all_sum(trajectory.weight[torch.cat(minibatch)].sum())) or 1.0
                     scale = world_size() / tokens  # sharded gradients are averaged over ranks
                     optimizer.zero_grad()
-                    before = sums.clone()
+                    sums = torch.zeros(len(_SUMS), device=rewards.device)
                     for rows in minibatch:
-                        loss, parts = self._losses(rollout, rows, reference, values, advantages, returns, weight)
+                        loss, parts = self._losses(rollout, trajectory, rows)
                         backward(loss * scale)
                         sums += parts
-                    if not norms:
-                        part = all_sum(sums - before)
-                        first_ratio = float(part[3] / part[0].clamp_min(1))
+                    steps.append(sums)
                     norms.append(self._step(optimizer))
-        total = all_sum(sums)
-        tokens_seen = total[0].clamp_min(1)
-        rows_seen, length, kl_sum, entropy, cut = all_sum(
-            torch.stack(
-                [
-                    torch.tensor(float(len(rollout)), device=rewards.device),
-                    mask.sum(),
-                    ((rollout.logprobs - reference.logprobs) * mask).sum(),
-                    -(rollout.logprobs * mask).sum(),
-                    rollout.truncated.sum(),
-                ]
-            )
-        )
-        stats = {
-            "kl": float(kl_sum / rows_seen),
-            "kl_per_token": float(kl_sum / length),
-            "entropy": float(entropy / length),
-            "clip_fraction": float(total[1] / tokens_seen),
-            "approx_kl": float(total[2] / tokens_seen),
-            "ratio": float(total[3] / tokens_seen),
-            "ratio_first": first_ratio,
-            "policy_loss": float(total[4] / tokens_seen),
-            "response_length": float(length / rows_seen),
-            "truncated": float(cut / rows_seen),
-            "grad_norm": sum(norms) / len(norms),
-            "beta": self.beta,
-        }
-        if critic:
-            stats["value_loss"] = float(total[5] / tokens_seen)
-            stats["explained_variance"] = float(ppo.explained_variance(values, returns, mask))
+        by_step = all_sum(torch.stack(steps))
+        total = dict(zip(_SUMS, by_step.sum(0), strict=True))
+        first = dict(zip(_SUMS, by_step[0], strict=True))
+        stats = self._describe(rollout, trajectory)
+        for name in ("clip_fraction", "approx_kl", "ratio", "policy_loss"):
+            stats[name] = float(total[name] / total["tokens"].clamp_min(1))
+        for name in ("ratio", "approx_kl"):  # 1 and 0, or sampling and training disagree
+            stats[f"{name}_first"] = float(first[name] / first["tokens"].clamp_min(1))
+        stats |= {"grad_norm": sum(norms) / len(norms), "beta": self.beta}
+        if self.ppo.advantage == "gae":
+            stats["value_loss"] = float(total["value_loss"] / total["tokens"].clamp_min(1))
+            mask = rollout.response_mask
+            stats["explained_variance"] = float(ppo.explained_variance(trajectory.values, trajectory.returns, mask))
         if self.kl.target is not None:
             self.beta = ppo.adapt_beta(self.beta, stats["kl"], self.kl.target, self.kl.horizon)
         return stats
+
+    def _trajectory(self, rollout: Rollout, rewards: Tensor) -> Trajectory:
+        """Rewards, values and advantages of each token."""
+        options, mask = self.ppo, rollout.response_mask
+        weight = mask
+        if self.rollout_options.truncated == "penalise":
+            rewards = rewards - self.reward.delta * rollout.truncated
+        elif self.rollout_options.truncated == "mask":
+            weight = mask & ~rollout.truncated[:, None]
+        ref_logprobs, hidden = self._score(rollout, adapter=False)
+        logprobs = rollout.logprobs
+        if self.model.causal.dtype != torch.float32:
+            # one token at a time and all at once round differently, and the first ratio would not be 1
+            logprobs, _ = self._score(rollout, adapter=True)
+        kl = ppo.kl_estimate(logprobs, ref_logprobs, self.kl.estimator) * mask
+        per_token = ppo.token_rewards(rewards, kl, mask, self.beta if self.kl.where == "reward" else 0.0)
+        critic = options.advantage == "gae"
+        values = self.value_head(hidden) * mask if critic else torch.zeros_like(per_token)
+        advantages = ppo.gae(per_token, values, mask, options.gamma, options.lam if critic else 1.0)
+        returns = advantages + values
+        if options.advantage == "group":
+            mean = by_prompt(per_token.sum(1), self.rollout_options.group_size)
+            advantages = (advantages - mean[:, None]) * mask
+        return Trajectory(logprobs, ref_logprobs, hidden, values, ppo.whiten(advantages, weight), returns, weight)
+
+    def _score(self, rollout: Rollout, adapter: bool) -> tuple[Tensor, Tensor]:
+        """Log-probabilities `[rows, response]` and hidden states, by micro-batch."""
+        width, parts = rollout.response_ids.shape[1], []
+        for rows in torch.arange(len(rollout)).split(self.ppo.micro_batch_size or len(rollout)):
+            scores = score_responses(self.model, rollout.select(rows), adapter, self.rollout_options.temperature)
+            short = width - scores.logprobs.shape[1]
+            parts.append((F.pad(scores.logprobs, (0, short)), F.pad(scores.hidden, (0, 0, 0, short))))
+        logprobs, hidden = (torch.cat(column) for column in zip(*parts, strict=True))
+        return logprobs, hidden
+
+    def _describe(self, rollout: Rollout, trajectory: Trajectory) -> dict[str, float]:
+        """Means over the responses and tokens of all ranks."""
+        mask = rollout.response_mask
+        sums = {
+            "rows": torch.tensor(float(len(rollout)), device=mask.device),
+            "tokens": mask.sum(),
+            "kl": ((trajectory.logprobs - trajectory.ref_logprobs) * mask).sum(),
+            "entropy": -(trajectory.logprobs * mask).sum(),
+            "truncated": rollout.truncated.sum(),
+        }
+        everywhere = dict(zip(sums, all_sum(torch.stack(list(sums.values()))).tolist(), strict=True))
+        rows, tokens = everywhere["rows"], everywhere["tokens"]
+        return {
+            "kl": everywhere["kl"] / rows,
+            "kl_per_token": everywhere["kl"] / tokens,
+            "entropy": everywhere["entropy"] / tokens,
+            "response_length": tokens / rows,
+            "truncated": everywhere["truncated"] / rows,
+        }
 
     def extra_state(self) -> dict[str, Any]:
         """What a checkpoint needs besides weights."""
@@ -277,45 +314,36 @@ class PPOExplainerModule(L.LightningModule):
             minibatches.append(micro + [here[:0]] * (-(-most // size) - len(micro)))
         return minibatches
 
-    def _losses(
-        self,
-        rollout: Rollout,
-        rows: Tensor,
-        reference: ResponseScores,
-        values: Tensor,
-        advantages: Tensor,
-        returns: Tensor,
-        weight: Tensor,
-    ) -> tuple[Tensor, Tensor]:
-        """The loss of a micro-batch, summed over tokens, and the sums that are logged. No rows: a row of weight 0."""
-        options = self.ppo
-        idle = not len(rows)
+    def _losses(self, rollout: Rollout, trajectory: Trajectory, rows: Tensor) -> tuple[Tensor, Tensor]:
+        """The loss of a micro-batch, summed over tokens, and the sums in `_SUMS`. No rows: a row of weight 0."""
+        options, idle = self.ppo, not len(rows)
         rows = torch.zeros(1, dtype=torch.long) if idle else rows
         part = rollout.select(rows)
         width = part.response_ids.shape[1]
-        mask = weight[rows, :width] & (not idle)
-        temperature, entropy_coef = self.rollout_options.temperature, options.entropy_coef
-        scores = score_responses(self.model, part, adapter=True, temperature=temperature, with_entropy=entropy_coef > 0)
-        policy = ppo.policy_loss(scores.logprobs, part.logprobs, advantages[rows, :width], mask, options.clip)
+        here = Trajectory(*(column[rows, :width] for column in trajectory))
+        mask = here.weight & (not idle)
+        with_entropy = options.entropy_coef > 0
+        scores = score_responses(self.model, part, True, self.rollout_options.temperature, with_entropy)
+        policy = ppo.policy_loss(scores.logprobs, here.logprobs, here.advantages, mask, options.clip)
         loss, critic = policy.loss, torch.zeros_like(policy.loss)
         if self.kl.where == "loss":
-            kl = ppo.kl_estimate(scores.logprobs, reference.logprobs[rows, :width], self.kl.estimator)
+            kl = ppo.kl_estimate(scores.logprobs, here.ref_logprobs, self.kl.estimator)
             loss = loss + self.beta * (kl * mask).sum()
-        if entropy_coef:
-            loss = loss - entropy_coef * (scores.entropy * mask).sum()
+        if with_entropy:
+            loss = loss - options.entropy_coef * (scores.entropy * mask).sum()
         if options.advantage == "gae":
-            predicted = self.value_head(reference.hidden[rows, :width])
-            critic = ppo.value_loss(predicted, values[rows, :width], returns[rows, :width], mask, options.value_clip)
+            values = self.value_head(here.hidden)
+            critic = ppo.value_loss(values, here.values, here.returns, mask, options.value_clip)
             loss = loss + options.vf_coef * critic
-        sums = torch.stack([mask.sum(), policy.clipped, policy.approx_kl, policy.ratio, policy.loss, critic])
-        return loss, sums.detach().float()
+        sums = [mask.sum(), policy.clipped, policy.approx_kl, policy.ratio, policy.loss, critic]
+        return loss, torch.stack([x.detach().float() for x in sums])
 
     def _step(self, optimizer: LightningOptimizer) -> float:
         parameters = self.trainable()
         norm = torch.nn.utils.clip_grad_norm_(parameters, self.ppo.grad_clip)
         total = float(norm.full_tensor() if isinstance(norm, torch.distributed.tensor.DTensor) else norm)
         if not math.isfinite(total):
-            raise FloatingPointError(
+            raise UserError(
                 f"PPO's gradient norm is {total}, and the step was not made. Lower ppo.lr or reward.delta, or load the "
                 "base in float32 (llm.dtype); the last checkpoint is unharmed"
             )

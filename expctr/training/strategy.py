@@ -44,7 +44,7 @@ class ShardedStrategy(ModelParallelStrategy):
         """Load a checkpoint folder, made by any number of ranks."""
         assert self.model is not None
         path = Path(self.broadcast(checkpoint_path))
-        meta: dict[str, Any] = torch.load(path / "meta.pt", weights_only=True)
+        meta: dict[str, Any] = torch.load(path / "meta.pt", weights_only=True, map_location="cpu")
         assert self.lightning_module is not None
         self.lightning_module.on_load_checkpoint(
             meta

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from expctr import ppo
 from expctr.data.batch import Nouns, SampleText
+from expctr.errors import UserError
 from expctr.llm.base import LLMOptions
 from expctr.llm.prompts import PromptOptions
 from expctr.llm.rollout import Rollout, RolloutOptions
@@ -46,7 +47,7 @@ def build(llm_folder: Path) -> Build:
 
 
 def roll(module: PPOExplainerModule, samples: list[SampleText], epoch: int = 0) -> Rollout:
-    return module.explain(samples, module.noise(0, epoch, range(len(samples))))[0]
+    return module.explain(samples, module.noise(0, epoch, 0, range(len(samples))))[0]
 
 
 def cut(rollout: Rollout, lengths: list[int]) -> Rollout:
@@ -480,7 +481,7 @@ def test_an_empty_micro_batch_adds_nothing(
 def test_a_gradient_that_is_no_number_stops_before_the_step(build: Build, samples: list[SampleText]) -> None:
     module = build()
     before = weights(module)
-    with pytest.raises(FloatingPointError, match=r"Lower ppo\.lr"):
+    with pytest.raises(UserError, match=r"Lower ppo\.lr"):
         update(module, roll(module, samples), [math.nan] * 5)
     assert_same(weights(module), before, atol=0)
 
