@@ -45,6 +45,8 @@ REFUSED: dict[str, tuple[list[str], str]] = {
     "an answer of many tokens": ([f"{EXPLAINER}.lc.positive=[Unquestionably]"], "Unquestionably"),
     "no such checkpoint": (["--ckpt_path=/nowhere.ckpt"], "/nowhere.ckpt"),
     "no reloads": (["--trainer.reload_dataloaders_every_n_epochs=0"], "reload_dataloaders_every_n_epochs must be 1"),
+    "another precision": (["--trainer.precision=bf16-true"], "trainer.precision must be 32-true"),
+    "its own number of epochs": (["--trainer.max_epochs=3"], "trainer.max_epochs must be -1"),
 }
 
 

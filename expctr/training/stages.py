@@ -8,6 +8,7 @@ from lightning.pytorch.callbacks import Callback
 from expctr.errors import UserError
 from expctr.modules.expctr import ExpCTRModule
 from expctr.modules.plan import PlanEntry
+from expctr.training.strategy import ShardedStrategy
 
 
 class StageScheduler(Callback):
@@ -38,9 +39,31 @@ class StageScheduler(Callback):
             return
         pl_module.plan = self.plan
         if stage == "fit":
-            if vars(trainer)["reload_dataloaders_every_n_epochs"] != 1:
-                raise UserError("trainer.reload_dataloaders_every_n_epochs must be 1: each stage has its own batches")
+            self._check(trainer, pl_module)
             trainer.fit_loop.max_epochs = len(self.plan)
+
+    def _check(self, trainer: L.Trainer, module: ExpCTRModule) -> None:
+        """Refuse what would, without a word, train something else than the plan."""
+        options, precision, ranks = vars(trainer), trainer.precision, trainer.world_size
+        reload, interval = options["reload_dataloaders_every_n_epochs"], options.get("val_check_interval")
+        every, part, epochs = trainer.check_val_every_n_epoch, trainer.limit_val_batches, trainer.fit_loop.max_epochs
+        each_epoch = isinstance(interval, float) and interval == 1  # Lightning takes the integer for every batch
+        ctr = any(entry.stage == "ctr" for entry in self.plan)
+        sharded, bits = isinstance(trainer.strategy, ShardedStrategy), module.explainer.llm.quantization
+        early = "the CTR stage stops early on the validation split"
+        rules: list[tuple[bool, object, str]] = [
+            (reload == 1, reload, "reload_dataloaders_every_n_epochs must be 1: each stage has its own batches"),
+            (every == 1, every, f"check_val_every_n_epoch must be 1: {early}"),
+            (each_epoch, interval, f"val_check_interval must be 1.0: {early}"),
+            (part != 0 or not ctr, part, f"limit_val_batches must not be 0: {early}"),
+            (precision == "32-true", precision, "precision must be 32-true: the base's own is llm.dtype"),
+            (epochs in (None, -1) or bool(options["fast_dev_run"]), epochs, "max_epochs must be -1: see stages.*"),
+            (ranks == 1 or sharded, ranks, "devices must be 1 without sharding: add --config configs/fsdp.yaml"),
+            (bits == "none" or not sharded, bits, "strategy cannot be ShardedStrategy where llm.quantization is on"),
+        ]
+        for kept, value, rule in rules:
+            if not kept:
+                raise UserError(f"trainer.{rule} (it is {value})")
 
     def state_dict(self) -> dict[str, Any]:
         """The plan, so that a resumed run cannot follow another one unseen."""

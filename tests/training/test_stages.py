@@ -1,6 +1,7 @@
 """The plan of stages, and what contradicts it."""
 
-from typing import cast
+from types import SimpleNamespace
+from typing import Any, cast
 
 import lightning as L
 import pytest
@@ -9,6 +10,7 @@ from expctr.errors import UserError
 from expctr.modules.expctr import ExpCTRModule
 from expctr.modules.plan import PlanEntry
 from expctr.training.stages import StageScheduler, make_plan
+from expctr.training.strategy import ShardedStrategy
 
 
 def test_the_plan_is_the_papers_order() -> None:
@@ -50,39 +52,60 @@ def test_another_plan_than_the_checkpoints_is_named() -> None:
         StageScheduler(2, 1, 3, 4).load_state_dict(saved)
 
 
-def bare_module() -> ExpCTRModule:
+def bare_module(quantization: str = "none") -> ExpCTRModule:
     module = ExpCTRModule.__new__(ExpCTRModule)  # its parts are tested elsewhere
     L.LightningModule.__init__(module)
     module.plan = ()
+    module.explainer = cast(Any, SimpleNamespace(llm=SimpleNamespace(quantization=quantization)))
     return module
 
 
-def trainer(reload: int) -> L.Trainer:
-    return L.Trainer(
-        accelerator="cpu",
-        logger=False,
-        enable_checkpointing=False,
-        max_epochs=1,
-        reload_dataloaders_every_n_epochs=reload,
-    )
+def trainer(**options: Any) -> L.Trainer:
+    usual = {"accelerator": "cpu", "max_epochs": -1, "reload_dataloaders_every_n_epochs": 1}
+    return L.Trainer(logger=False, enable_checkpointing=False, **(usual | options))
 
 
 def test_the_scheduler_gives_the_module_its_plan_and_the_trainer_its_length() -> None:
-    scheduler, module, fit = StageScheduler(2, 1, 3, 2), bare_module(), trainer(1)
+    scheduler, module, fit = StageScheduler(2, 1, 3, 2), bare_module(), trainer()
     scheduler.setup(fit, module, "fit")
     assert list(module.plan) == scheduler.plan
     assert fit.max_epochs == 7
-    test = trainer(0)
+    test = trainer(max_epochs=1, check_val_every_n_epoch=2)
     scheduler.setup(test, bare_module(), "test")
     assert test.max_epochs == 1
 
 
-def test_loaders_that_outlive_their_stage_are_refused() -> None:
-    with pytest.raises(UserError, match="reload_dataloaders_every_n_epochs must be 1"):
-        StageScheduler().setup(trainer(0), bare_module(), "fit")
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"reload_dataloaders_every_n_epochs": 0}, r"reload_dataloaders_every_n_epochs must be 1: .* \(it is 0\)"),
+        ({"check_val_every_n_epoch": 2}, r"check_val_every_n_epoch must be 1: .* \(it is 2\)"),
+        ({"val_check_interval": 0.5}, r"val_check_interval must be 1\.0: .* \(it is 0\.5\)"),
+        ({"val_check_interval": 1}, r"val_check_interval must be 1\.0: .* \(it is 1\)"),
+        ({"val_check_interval": "00:00:10:00"}, r"val_check_interval must be 1\.0"),
+        ({"limit_val_batches": 0}, r"limit_val_batches must not be 0: .* \(it is 0\)"),
+        ({"precision": "bf16-true"}, r"precision must be 32-true: .* \(it is bf16-true\)"),
+        ({"max_epochs": 3}, r"max_epochs must be -1: .* \(it is 3\)"),
+        ({"devices": 2, "strategy": "ddp"}, r"add --config configs/fsdp\.yaml \(it is 2\)"),
+    ],
+)
+def test_options_that_would_train_something_else_are_refused(options: dict[str, Any], said: str) -> None:
+    with pytest.raises(UserError, match=said):
+        StageScheduler().setup(trainer(**options), bare_module(), "fit")
+
+
+def test_only_a_ctr_stage_needs_validations() -> None:
+    StageScheduler(lc_epochs=1, rounds=0).setup(trainer(limit_val_batches=0), bare_module(), "fit")
+
+
+def test_a_quantized_base_is_not_sharded() -> None:
+    StageScheduler().setup(trainer(), bare_module("nf4"), "fit")
+    sharded = trainer(strategy=ShardedStrategy(1))
+    with pytest.raises(UserError, match=r"cannot be ShardedStrategy where llm\.quantization is on \(it is nf4\)"):
+        StageScheduler().setup(sharded, bare_module("nf4"), "fit")
 
 
 def test_another_module_is_left_alone() -> None:
-    fit = trainer(0)
+    fit = trainer(max_epochs=1, reload_dataloaders_every_n_epochs=0)
     StageScheduler().setup(fit, cast(L.LightningModule, L.LightningModule()), "fit")
     assert fit.max_epochs == 1
