@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, Literal, Protocol, runtime_checkable
 
 import lightning as L
 import polars as pl
@@ -19,6 +19,9 @@ from expctr.data.prepare import cached_samples
 from expctr.data.report import SPLITS, PrepareReport, show
 from expctr.data.samples import SampleOptions, make_samples
 from expctr.data.tables import Table, Tables
+
+PaperDataset = Literal["BookCrossing", "ML-20M", "Amazon Books"]
+"""The datasets of the paper's Table 1."""
 
 MOVIELENS = SampleOptions(threshold=4, threshold_op="ge", max_samples=20_000)
 """Rating >= 4 is inferred: it gives 56% likes, and > 4 gives 28%, which the paper's Table 1 excludes."""
@@ -64,8 +67,6 @@ class RatingsDataModule(L.LightningDataModule):
     """Vocabularies fitted on its training rows."""
     report: PrepareReport
     """What became of the raw rows."""
-    paper_dataset: str
-    """Its name in the paper's Table 1."""
 
     def __init__(
         self,
@@ -80,6 +81,7 @@ class RatingsDataModule(L.LightningDataModule):
         people: str | None = None,
         seed: int = 0,
         cache_dir: str | None = None,
+        paper_dataset: PaperDataset | None = None,
     ) -> None:
         """Keeps the options; nothing is read yet.
 
@@ -97,6 +99,7 @@ class RatingsDataModule(L.LightningDataModule):
                 by `|`) and target_title.
             seed: seed of the order of training batches (of the samples: `samples.seed`).
             cache_dir: where prepared samples are kept; default `~/.cache/expctr`.
+            paper_dataset: whose rows of the paper's Table 1 `test` shows beside ours; null for none.
         """
         super().__init__()
         self.path = path
@@ -110,6 +113,7 @@ class RatingsDataModule(L.LightningDataModule):
         self.people = people
         self.seed = seed
         self.cache_dir = cache_dir
+        self.paper_dataset = paper_dataset
         self._tables: dict[str, SampleTable] = {}
 
     def read(self) -> Tables:
@@ -215,19 +219,19 @@ class MovieLensDataModule(RatingsDataModule):
         path: folder with the raw files; the layout is found by itself.
         samples: how targets, histories, labels and splits are drawn.
         nouns: what items and people are called in prompts.
+        paper_dataset: whose rows of the paper's Table 1 `test` shows beside ours; null for none.
     """
-
-    paper_dataset = "ML-20M"
 
     def __init__(
         self,
         path: str,
         samples: SampleOptions = MOVIELENS,
         nouns: Nouns = Nouns("movie", "movies", "viewer", "viewing"),
+        paper_dataset: PaperDataset | None = "ML-20M",
         **kwargs: Any,
     ) -> None:
         """Keeps the options; nothing is read yet."""
-        super().__init__(path, samples, nouns, **kwargs)
+        super().__init__(path, samples, nouns, paper_dataset=paper_dataset, **kwargs)
 
     def read(self) -> Tables:
         """The layout that `path` holds."""
@@ -245,19 +249,19 @@ class BookCrossingDataModule(RatingsDataModule):
         path: folder with the raw files; the layout is found by itself.
         samples: how targets, histories, labels and splits are drawn.
         nouns: what items and people are called in prompts.
+        paper_dataset: whose rows of the paper's Table 1 `test` shows beside ours; null for none.
     """
-
-    paper_dataset = "BookCrossing"
 
     def __init__(
         self,
         path: str,
         samples: SampleOptions = BOOKCROSSING,
         nouns: Nouns = Nouns("book", "books", "reader", "reading"),
+        paper_dataset: PaperDataset | None = "BookCrossing",
         **kwargs: Any,
     ) -> None:
         """Keeps the options; nothing is read yet."""
-        super().__init__(path, samples, nouns, **kwargs)
+        super().__init__(path, samples, nouns, paper_dataset=paper_dataset, **kwargs)
 
     def read(self) -> Tables:
         """The layout that `path` holds."""
@@ -276,9 +280,8 @@ class AmazonBooksDataModule(RatingsDataModule):
         samples: how targets, histories, labels and splits are drawn.
         nouns: what items and people are called in prompts.
         category: as in the file names; default the only one in `path`, else Books. Set `nouns` with it.
+        paper_dataset: whose rows of the paper's Table 1 `test` shows beside ours; null for none.
     """
-
-    paper_dataset = "Amazon Books"
 
     def __init__(
         self,
@@ -286,10 +289,11 @@ class AmazonBooksDataModule(RatingsDataModule):
         samples: SampleOptions = AMAZON,
         nouns: Nouns = Nouns("book", "books", "reader", "reading"),
         category: str | None = None,
+        paper_dataset: PaperDataset | None = "Amazon Books",
         **kwargs: Any,
     ) -> None:
         """Keeps the options; nothing is read yet."""
-        super().__init__(path, samples, nouns, **kwargs)
+        super().__init__(path, samples, nouns, paper_dataset=paper_dataset, **kwargs)
         self.category = category
 
     def read(self) -> Tables:

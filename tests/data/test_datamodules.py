@@ -2,6 +2,7 @@
 
 import os
 from pathlib import Path
+from typing import get_args
 
 import pytest
 from polars.testing import assert_frame_equal
@@ -13,10 +14,12 @@ from expctr.data.datamodules import (
     AmazonBooksDataModule,
     BookCrossingDataModule,
     MovieLensDataModule,
+    PaperDataset,
     RatingsDataModule,
     SplitFiles,
 )
 from expctr.data.samples import SampleOptions
+from expctr.evaluation.table import PAPER
 
 HEADER = "userId,movieId,rating,timestamp\n"
 
@@ -105,6 +108,14 @@ def test_defaults_are_those_of_the_paper(
     assert (data.options.threshold, data.options.threshold_op, data.nouns.item) == (threshold, operator, noun)
     assert data.options.max_samples == sizes
     assert (data.options.targets_per_user, data.options.max_history) == (1, 10)
+
+
+def test_the_papers_rows_are_those_of_its_datasets_or_none(tmp_path: Path) -> None:
+    assert set(get_args(PaperDataset)) == set(PAPER)
+    assert module(tmp_path).paper_dataset == "ML-20M"
+    assert BookCrossingDataModule(str(tmp_path)).paper_dataset == "BookCrossing"
+    assert AmazonBooksDataModule(str(tmp_path)).paper_dataset == "Amazon Books"
+    assert module(tmp_path, paper_dataset=None).paper_dataset is None
 
 
 def test_nouns_of_another_category(tmp_path: Path) -> None:
