@@ -8,6 +8,8 @@ from typing import Any
 import lightning as L
 from lightning.pytorch.callbacks import Checkpoint
 
+from expctr.data.datamodules import Staged
+
 _NAME = re.compile(r"epoch=(\d+)-batch=(\d+)\.ckpt")
 
 
@@ -26,23 +28,31 @@ class RunCheckpoint(Checkpoint):
         if every_n_batches < 0 or keep < 1:
             raise ValueError("checkpoint.every_n_batches cannot be negative, and checkpoint.keep must be at least 1")
         self.every_n_batches, self.keep = every_n_batches, keep
+        self._idle = False
 
     def on_train_batch_end(
         self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         """Save in mid-epoch."""
+        self._idle = isinstance(pl_module, Staged) and pl_module.ctr_stopped
         done = batch_idx + 1
         if self.every_n_batches and done % self.every_n_batches == 0 and done < trainer.num_training_batches:
             self._save(trainer, trainer.current_epoch, done)
 
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Save after the epoch's validation."""
-        self._save(trainer, trainer.current_epoch + 1, 0)
+        """Save after the epoch's validation; of the epochs that pass after a CTR stage has stopped, the last only."""
+        if not self._idle or (isinstance(pl_module, Staged) and pl_module.entry.last):
+            self._save(trainer, trainer.current_epoch + 1, 0)
+
+    def on_exception(self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException) -> None:
+        """Say how to go on, where one can."""
+        if trainer.state.fn == "fit" and checkpoints(checkpoint_folder(trainer)):
+            exception.add_note("go on with --ckpt_path last")
 
     def _save(self, trainer: L.Trainer, epoch: int, batch: int) -> None:
         folder = checkpoint_folder(trainer)
         path = folder / f"epoch={epoch:04d}-batch={batch:06d}.ckpt"
-        aside = folder / f".{path.name}.tmp"
+        aside, old = folder / f".{path.name}.tmp", folder / f".{path.name}.old"
         for logger in trainer.loggers:
             logger.save()  # or a run killed and resumed from here would have a hole in its curves
         if trainer.is_global_zero:
@@ -50,10 +60,17 @@ class RunCheckpoint(Checkpoint):
         trainer.strategy.barrier()
         trainer.save_checkpoint(aside, weights_only=False)
         if trainer.is_global_zero:
-            remove(path)
-            aside.rename(path)
-            for old in checkpoints(folder)[: -self.keep]:
-                remove(old)
+            remove(old)
+            if path.is_dir():  # which nothing can be renamed over
+                path.rename(old)
+            aside.replace(path)
+            found = checkpoints(folder)
+            here = found.index(path) + 1
+            if later := found[here:]:
+                names = ", ".join(other.stem for other in later)
+                trainer.print(f"this run went on from an older checkpoint: {names} removed")
+            for other in (old, *later, *found[:here][: -self.keep]):
+                remove(other)
         trainer.strategy.barrier()
 
 
@@ -64,8 +81,14 @@ def checkpoint_folder(trainer: L.Trainer) -> Path:
 
 def checkpoints(folder: Path) -> list[Path]:
     """A run's finished checkpoints, oldest first."""
-    found = [(int(m[1]), int(m[2]), path) for path in folder.glob("*.ckpt") if (m := _NAME.fullmatch(path.name))]
-    return [path for _, _, path in sorted(found)]
+    found = [(place, path) for path in folder.glob("*.ckpt") if (place := position(path))]
+    return [path for _, path in sorted(found)]
+
+
+def position(checkpoint: Path) -> tuple[int, int] | None:
+    """Finished epochs, and batches of the next one, by a checkpoint's name."""
+    match = _NAME.fullmatch(checkpoint.name)
+    return (int(match[1]), int(match[2])) if match else None
 
 
 def remove(path: Path) -> None:

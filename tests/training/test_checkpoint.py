@@ -8,7 +8,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from expctr.modules.plan import PlanEntry
 from expctr.training.checkpoint import RunCheckpoint, checkpoint_folder, checkpoints, remove
+from expctr.training.stages import make_plan
 
 
 class Tiny(L.LightningModule):
@@ -129,6 +131,49 @@ def test_a_killed_run_leaves_its_last_checkpoint_and_a_leftover_does_no_harm(tmp
     assert [path.name for path in folder.iterdir()] == ["epoch=0000-batch=000002.ckpt"]
     state = torch.load(checkpoints(folder)[0], weights_only=True)
     assert float(state["state_dict"]["weight"]) == pytest.approx(-0.8)
+
+
+def test_a_run_that_goes_on_from_an_older_checkpoint_leaves_no_later_ones(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = tmp_path / "checkpoints"
+    folder.mkdir()
+    for name in ("epoch=0000-batch=000002.ckpt", "epoch=0007-batch=000000.ckpt", "epoch=0007-batch=000002.ckpt"):
+        make(folder, name)
+    with pytest.raises((KeyboardInterrupt, SystemExit)):
+        fit(tmp_path, RunCheckpoint(every_n_batches=2, keep=2), Tiny(dies_at=3))
+    assert names(folder) == ["epoch=0000-batch=000002.ckpt"]
+    assert float(torch.load(folder / names(folder)[0], weights_only=True)["state_dict"]["weight"]) != 0
+    (said,) = (line for line in capsys.readouterr().out.splitlines() if "removed" in line)
+    assert "epoch=0007-batch=000000, epoch=0007-batch=000002 removed" in said
+
+
+def test_a_checkpoint_that_is_a_folder_is_replaced(tmp_path: Path) -> None:
+    folder = tmp_path / "checkpoints"
+    (folder / "epoch=0001-batch=000000.ckpt" / "inner").mkdir(parents=True)
+    fit(tmp_path, RunCheckpoint(every_n_batches=0), max_epochs=1)
+    assert [path.name for path in folder.iterdir() if path.is_file()] == ["epoch=0001-batch=000000.ckpt"]
+    assert len(list(folder.iterdir())) == 1
+
+
+class Stopping(Tiny):
+    """Stops in the validation of its second epoch; a stage of five, and one more."""
+
+    ctr_stopped = False
+
+    @property
+    def entry(self) -> PlanEntry:
+        return make_plan(0, 1, 5, 1)[self.current_epoch]
+
+    def validation_step(self, batch: Tensor, batch_idx: int) -> None:
+        self.ctr_stopped = 1 <= self.current_epoch <= 4
+
+
+def test_of_the_epochs_that_pass_after_a_ctr_stage_stopped_the_last_is_saved(tmp_path: Path) -> None:
+    module = Stopping()
+    module.val_dataloader = lambda: torch.utils.data.DataLoader(torch.ones(1, 1))  # type: ignore[method-assign]
+    fit(tmp_path, RunCheckpoint(every_n_batches=0, keep=100), module, max_epochs=6)
+    assert [int(name[6:10]) for name in names(tmp_path / "checkpoints")] == [1, 2, 5, 6]
 
 
 def test_files_and_folders_are_removed_and_what_is_not_there_is_no_matter(tmp_path: Path) -> None:
