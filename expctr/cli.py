@@ -2,11 +2,13 @@
 
 import re
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NoReturn
 
 import lightning as L
-from jsonargparse import set_parsing_settings
+import yaml  # type: ignore[import-untyped]
+from jsonargparse import Namespace, set_parsing_settings
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI, SaveConfigCallback
 from lightning.pytorch.loggers import TensorBoardLogger
@@ -16,10 +18,13 @@ from rich.markup import escape
 from expctr.data.datamodules import RatingsDataModule
 from expctr.errors import UserError
 from expctr.evaluation.results import ResultWriter
-from expctr.training.checkpoint import RunCheckpoint, checkpoints
+from expctr.training.checkpoint import RunCheckpoint, checkpoint_folder, checkpoints
 from expctr.training.progress import StageProgressBar
 from expctr.training.stages import StageScheduler
 from expctr.training.strategy import ShardedStrategy
+
+_FREE = {f"data.init_args.{name}" for name in ("path", "cache_dir", "eval_batch_size", "people", "paper_dataset")}
+"""Options of the data that may change after a run: the vocabularies tell whether the data did."""
 
 
 class Trainer(L.Trainer):
@@ -31,11 +36,11 @@ class Trainer(L.Trainer):
 
 
 class SaveRunConfig(SaveConfigCallback):
-    """Writes the config into the run folder; a later test leaves the run's own as it is."""
+    """Writes the config into the run folder; a later test, or going on, leaves the run's own as it is."""
 
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
-        """Save, if this is the run."""
-        if stage == "fit":
+        """Save, if this is the run's start."""
+        if stage == "fit" and not checkpoints(checkpoint_folder(trainer)):
             super().setup(trainer, pl_module, stage)
 
 
@@ -98,6 +103,25 @@ class ExpCTRCLI(LightningCLI):
             config.ckpt_path = str(found[-1])
         if config.ckpt_path and not Path(config.ckpt_path).exists():
             raise UserError(f"ckpt_path: there is no {config.ckpt_path}; --ckpt_path last takes the run's newest")
+        if config.ckpt_path and Path(config.ckpt_path).resolve().parent == folder.resolve():
+            self._check_same(config, folder.parent / "config.yaml")
+
+    def _check_same(self, config: Namespace, path: Path) -> None:
+        """Refuse other options of model and data than those that a run was made with."""
+        if not path.exists():
+            return
+        now = yaml.safe_load(self._parser(self.subcommand).dump(config, skip_unset=False, skip_validation=True))
+        made = yaml.safe_load(path.read_text(encoding="utf-8"))
+        changes = [
+            change
+            for part in ("seed_everything", "model", "data")
+            for change in _changes(now.get(part), made.get(part), part)
+        ]
+        if changes:
+            raise UserError(
+                "; ".join(changes[:3])
+                + f"{'; ...' if changes[3:] else ''}: give the run's value, or another --trainer.default_root_dir"
+            )
 
     def instantiate_classes(self) -> None:
         """Make model, data and trainer; what these refuse is a matter of the config."""
@@ -151,8 +175,19 @@ def run(args: ArgsType = None) -> None:
     except (KeyboardInterrupt, SystemExit) as stop:
         if not isinstance(stop.__context__ or stop, KeyboardInterrupt):  # Lightning turns the one into the other
             raise
-        print("stopped; go on with --ckpt_path last", file=sys.stderr)
+        notes = getattr(stop.__context__ or stop, "__notes__", [])
+        print("; ".join(["stopped", *notes]), file=sys.stderr)
         raise SystemExit(130) from None
+
+
+def _changes(now: Any, made: Any, name: str) -> Iterator[str]:
+    """What differs between a config and the run's; an option that only one of them has is of another version."""
+    if isinstance(now, dict) and isinstance(made, dict):
+        for key in now:
+            if key in made and f"{name}.{key}" not in _FREE:
+                yield from _changes(now[key], made[key], f"{name}.{key}")
+    elif now != made:
+        yield f"{name} is {now} and the run was made with {made}"
 
 
 def _brief(message: str) -> str:

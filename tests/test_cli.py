@@ -9,7 +9,7 @@ from pathlib import Path
 import polars as pl
 import pytest
 import yaml
-from running import LIMIT, TESTS, World, curves, expctr, kill
+from running import LIMIT, TESTS, World, curves, expctr, kill, movielens
 
 CONFIGS = TESTS.parent / "configs"
 
@@ -111,11 +111,29 @@ def test_a_resumed_run_keeps_its_stages(run: Path, world: World) -> None:
 
 
 @pytest.mark.parametrize("command", ["fit", "test"])
-def test_a_run_keeps_its_data(run: Path, world: World, command: str) -> None:
-    others = "--data.init_args.samples.fractions=[0.5,0.25,0.25]"
+def test_a_run_keeps_its_data(run: Path, world: World, command: str, tmp_path: Path) -> None:
+    for file in movielens(tmp_path / "raw").iterdir():
+        lines = file.read_text(encoding="latin-1").splitlines()
+        file.write_text("\n".join(lines if file.name == "u.item" else lines[80:]), encoding="latin-1")
+    others = f"--data.init_args.path={tmp_path / 'raw'}"
     outcome = expctr(command, *world.options("one"), "--ckpt_path=last", others)
     assert outcome.code == 2, outcome.output
     assert "vocabularies differ in values: user (30 here, 36 there)" in outcome.output
+
+
+@pytest.mark.parametrize("command", ["fit", "validate", "test", "predict"])
+def test_a_run_keeps_its_options(run: Path, world: World, command: str) -> None:
+    before = (run / "config.yaml").read_text()
+    others = [f"{EXPLAINER}.ppo.lr=0.0001", "--data.init_args.splits.train=a", "--data.init_args.splits.val=b"]
+    others += ["--data.init_args.splits.test=c", "--seed_everything=2", "--data.init_args.eval_batch_size=3"]
+    outcome = expctr(command, *world.options("one"), "--ckpt_path=last", *others)
+    assert outcome.code == 2, outcome.output
+    (line,) = (line for line in outcome.output.splitlines() if line.startswith("error:"))
+    assert "seed_everything is 2 and the run was made with 1; " in line
+    assert "model.init_args.explainer.init_args.ppo.lr is 0.0001 and the run was made with 0.001; " in line
+    assert "data.init_args.splits is {'train': 'a'" in line
+    assert line.endswith("give the run's value, or another --trainer.default_root_dir")
+    assert (run / "config.yaml").read_text() == before
 
 
 # --- what the commands do
@@ -178,15 +196,23 @@ def test_ctrl_c_says_how_to_go_on(world: World) -> None:
     ]
 
 
+def test_without_a_checkpoint_ctrl_c_promises_nothing(world: World) -> None:
+    outcome = expctr("fit", *world.options("interrupted-at-once"), *kill(0, 1, number=signal.SIGINT))
+    assert outcome.code == 130
+    assert outcome.output.splitlines()[-1] == "stopped"
+
+
 def test_a_finished_run_asked_to_go_on_stays_as_it_is(run: Path, world: World) -> None:
-    before = curves(run)
-    expctr("fit", *world.options("one"), "--ckpt_path=last").ok()
+    before, config = curves(run), (run / "config.yaml").read_text()
+    expctr("fit", *world.options("one"), "--ckpt_path=last", "--results.examples=3").ok()
     assert curves(run) == before
+    assert (run / "config.yaml").read_text() == config
 
 
 def test_validate_prints_and_changes_nothing(run: Path, world: World) -> None:
     before = sorted(path.name for path in run.rglob("*") if "events" not in path.name)
-    expctr("validate", *world.options("one")).ok()
+    outcome = expctr("validate", *world.options("one")).ok()
+    assert all(word in outcome.output for word in ("Validation", "AUC", "LogLoss", "ExpCTR-LLM", "ExpCTR-Aug"))
     assert sorted(path.name for path in run.rglob("*") if "events" not in path.name) == before
 
 
@@ -206,7 +232,17 @@ def test_test_prints_and_writes_the_table(run: Path, world: World) -> None:
     table = json.loads((run / "table.json").read_text())
     assert all(table["systems"][name] for name in ("ICL", "DeepFM", "ExpCTR-LLM", "ExpCTR-Aug"))
     assert "ExpCTR-Aug" in (run / "table.md").read_text()
+    assert "The plan is not finished" not in outcome.output
     assert pl.read_parquet(run / "explanations" / "examples.parquet").height == 2
+
+
+def test_test_says_where_an_unfinished_run_stands(world: World) -> None:
+    options = world.options("unfinished")
+    assert expctr("fit", *options, *kill(2, 2)).code == -9
+    outcome = expctr("test", *options, "--data.init_args.paper_dataset=null").ok()
+    said = " ".join(outcome.output.split())
+    assert "The plan is not finished: the checkpoint is of ctr1, epoch 3 of 9, after 2 batches" in said
+    assert "(paper)" not in said
 
 
 def test_predict_on_the_test_split(run: Path, world: World) -> None:
@@ -251,6 +287,15 @@ def test_deepfm_alone_trains_stops_early_resumes_and_tests(world: World) -> None
     best = min(values[-1] for values in found["val/logloss"].values())
     tested = expctr("test", *options, run).ok().output
     assert "test/auc" in tested
+    table = json.loads((world.folder / "deepfm" / "table.json").read_text())
+    assert list(table["systems"]) == ["DeepFM"]
+    auc = table["systems"]["DeepFM"]["auc"]
+    assert auc["low"] < auc["value"] < auc["high"]
+    assert "| DeepFM |" in (world.folder / "deepfm" / "table.md").read_text()
+    expctr("predict", *options, run).ok()
+    rows = pl.read_parquet(world.folder / "deepfm" / "predictions.parquet")
+    assert rows.height == table["rows"]
+    assert {"sample", "user", "target", "target_title", "score"} == set(rows.columns)
     validated = expctr("validate", *options, run).ok().output
     assert f"{best}"[:8] in validated
 

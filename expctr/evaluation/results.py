@@ -1,5 +1,7 @@
 """What people read of a run: tables of explanations, the result table, the predictions."""
 
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import lightning as L
@@ -7,15 +9,22 @@ import polars as pl
 import torch
 from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.loggers import TensorBoardLogger
+from rich import box
 from rich.console import Console
+from rich.table import Table
 from rich.text import Text
 from torch import Tensor
 
-from expctr.data.batch import SampleText
+from expctr.data.batch import Batch, SampleText
+from expctr.data.datamodules import RatingsDataModule
+from expctr.distributed import all_gather_objects
 from expctr.evaluation.table import ResultTable
 from expctr.llm.sharding import unsharded
+from expctr.metrics import ctr_metrics
+from expctr.modules.ctr import CTRModule
 from expctr.modules.expctr import ExpCTRModule
 from expctr.rewards import alignment
+from expctr.training.checkpoint import position
 
 ROWS = {"ICL": "s_icl", "DeepFM": "s_plain", "ExpCTR-LLM": "s_u", "ExpCTR-Aug": "s_r"}
 """The table's rows and the columns of their scores."""
@@ -30,10 +39,15 @@ class ResultWriter(Callback):
 
     def __init__(self, examples: int = 8) -> None:
         self.examples = examples
+        self._scored: list[pl.DataFrame] = []
 
     def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """A text table of explanations in TensorBoard."""
-        if not isinstance(pl_module, ExpCTRModule) or not isinstance(trainer.logger, TensorBoardLogger):
+        """A text table of explanations in TensorBoard; where validation is all there is, the metrics on the console."""
+        if not isinstance(pl_module, ExpCTRModule):
+            return
+        if trainer.state.fn == "validate" and trainer.is_global_zero:
+            Console().print(_validation(pl_module.evaluated))
+        if not isinstance(trainer.logger, TensorBoardLogger):
             return
         columns, texts = pl_module.evaluated, _texts(pl_module, "val")
         if "text" not in columns or not trainer.is_global_zero:
@@ -55,8 +69,42 @@ class ResultWriter(Callback):
             lines.append(f"| {' | '.join(cells)} |")
         trainer.logger.experiment.add_text("explanations", "\n".join(lines), pl_module.batches)
 
+    def on_test_batch_end(
+        self,
+        trainer: L.Trainer,
+        pl_module: L.LightningModule,
+        outputs: Any,
+        batch: Batch,
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        """Keep the scores of a CTR model that is tested alone."""
+        if isinstance(pl_module, CTRModule):
+            scores, labels = pl_module._scored[-1]
+            self._keep(sample=batch.sample, score=scores, label=labels)
+
+    def on_predict_batch_end(
+        self,
+        trainer: L.Trainer,
+        pl_module: L.LightningModule,
+        outputs: Any,
+        batch: Batch,
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        """Keep the scores of a CTR model that predicts alone."""
+        if isinstance(pl_module, CTRModule):
+            self._keep(**outputs)
+
     def on_test_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """The table (console, `table.json`, `table.md`), and the explanations."""
+        if isinstance(pl_module, CTRModule):
+            rows = self._gather()
+            if trainer.is_global_zero:
+                scores = {pl_module.backbone: _tensor(rows["score"].to_list())}
+                table = _table(trainer, scores, rows["label"].to_list())
+                _show(trainer, replace(table, systems={name: table.systems[name] for name in scores}))
+            return
         if not isinstance(pl_module, ExpCTRModule):
             return
         columns, texts = pl_module.evaluated, _texts(pl_module, "test")
@@ -75,22 +123,33 @@ class ResultWriter(Callback):
         share = named / max(1, len(columns["sample"]))
         console.print(f"\n{share:.1%} of {len(columns['sample'])} explanations name the target's title as it is")
         scores = {name: _tensor(columns[column]) for name, column in ROWS.items() if column in columns}
-        data = pl_module.data
-        table = ResultTable.from_scores(
-            scores, _tensor(columns["label"]), float(data.table("train").label.mean()), data.paper_dataset
-        )
-        table.write(folder)
-        console.print(table)
+        if standing := _standing(trainer, pl_module):
+            console.print(standing)
+        _show(trainer, _table(trainer, scores, columns["label"]))
 
     def on_predict_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """One row a sample in `predictions.parquet`: ids, explanation, s_u, s_r."""
-        if not isinstance(pl_module, ExpCTRModule) or not trainer.is_global_zero:
+        """One row a sample in `predictions.parquet`: ids, explanation, s_u, s_r; of a CTR model alone ids and score."""
+        if isinstance(pl_module, CTRModule):
+            frame = self._gather()
+        elif isinstance(pl_module, ExpCTRModule):
+            frame = pl.DataFrame(pl_module.evaluated).drop("label").rename({"text": "explanation"})
+        else:
             return
-        frame = pl.DataFrame(pl_module.evaluated).drop("label").rename({"text": "explanation"})
-        path = pl_module.folder / "predictions.parquet"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        pl_module.data.prediction_ids().join(frame, on="sample", how="inner").write_parquet(path)
-        Console().print(f"{frame.height} predictions in {path}")
+        if trainer.is_global_zero:
+            path = _folder(trainer) / "predictions.parquet"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            _data(trainer).prediction_ids().join(frame, on="sample", how="inner").write_parquet(path)
+            Console().print(f"{frame.height} predictions in {path}")
+
+    def _keep(self, **columns: Tensor) -> None:
+        self._scored.append(pl.DataFrame({name: values.tolist() for name, values in columns.items()}))
+
+    def _gather(self) -> pl.DataFrame:
+        """The kept rows of all ranks, in the order of the samples."""
+        ranks: list[list[pl.DataFrame]] = all_gather_objects(self._scored)
+        parts = [part for rank in ranks for part in rank if part.height]
+        self._scored = []
+        return pl.concat(parts).sort("sample")
 
     def _before_and_after(
         self, module: ExpCTRModule, columns: dict[str, list[Any]], texts: dict[int, SampleText]
@@ -110,6 +169,48 @@ class ResultWriter(Callback):
 def _texts(module: ExpCTRModule, split: str) -> dict[int, SampleText]:
     table = module.data.table(split)
     return dict(zip(table.sample.tolist(), table.texts, strict=True))
+
+
+def _validation(columns: dict[str, list[Any]]) -> Table:
+    """AUC and LogLoss of every system that has scores."""
+    table = Table("", "AUC ↑", "LogLoss ↓", title="Validation", box=box.SIMPLE_HEAD)
+    for name, column in ROWS.items():
+        if column in columns:
+            metrics = ctr_metrics(_tensor(columns[column]), _tensor(columns["label"]))
+            table.add_row(name, *(f"{metrics[metric]:.4f}" for metric in ("auc", "logloss")))
+    return table
+
+
+def _standing(trainer: L.Trainer, module: ExpCTRModule) -> str:
+    """Where in its plan a run's checkpoint was made, unless at the end."""
+    place = position(Path(str(trainer.ckpt_path)))
+    if place is None or place[0] >= len(module.plan):
+        return ""
+    epoch, batch = place
+    return (
+        f"The plan is not finished: the checkpoint is of {module.plan[epoch].name}, epoch {epoch + 1} of "
+        f"{len(module.plan)}, after {batch} batches; expctr fit --ckpt_path last goes on."
+    )
+
+
+def _table(trainer: L.Trainer, scores: dict[str, Tensor], labels: list[float]) -> ResultTable:
+    data = _data(trainer)
+    rate = float(data.table("train").label.mean())
+    return ResultTable.from_scores(scores, _tensor(labels), rate, data.paper_dataset or "")
+
+
+def _show(trainer: L.Trainer, table: ResultTable) -> None:
+    table.write(_folder(trainer))
+    Console().print(table)
+
+
+def _data(trainer: L.Trainer) -> RatingsDataModule:
+    data: RatingsDataModule = trainer.datamodule  # type: ignore[attr-defined]
+    return data
+
+
+def _folder(trainer: L.Trainer) -> Path:
+    return Path(trainer.default_root_dir)
 
 
 def _tensor(values: list[float]) -> Tensor:
