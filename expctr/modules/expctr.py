@@ -256,9 +256,9 @@ class ExpCTRModule(L.LightningModule):
         # where labels are balanced, what is not explained yet is liked more often: z = 0 would come to mean that
         explained = torch.tensor([sample in self.store.latest for sample in batch.sample.tolist()], device=self.device)
         read = batch.select(explained) if self.store.latest else batch
-        modules: list[tuple[CTRModule, LightningOptimizer, Batch, Tensor | None]] = [
-            (self.ctr, self._optimizers()[1], read, self._text_vectors(read.sample))
-        ]
+        modules: list[tuple[CTRModule, LightningOptimizer, Batch, Tensor | None]] = []
+        if int(all_sum(torch.tensor(len(read), device=self.device))):
+            modules.append((self.ctr, self._optimizers()[1], read, self._text_vectors(read.sample)))
         if entry.iteration == 1:
             modules.append((self.baseline, self._optimizers()[2], batch, None))
         stats = {}
