@@ -150,7 +150,13 @@ a e i o u a e i o u ai au ea ee ei ie oa oo ou ia io ua y é è ö ü á í ó �
 CODAS = [*"n r l s t m d k x n r l s ck ll nd ng nt rd rk rn rt sh ss st th tt z p b g lm".split(), *[""] * 16]
 ROMAN = ("II", "III", "IV", "V", "VI", "VII", "VIII", "IX", "X", "XIII")
 RANGES = (  # Latin with marks, symbols, Greek, Cyrillic, Han, kana, pictures
-    (0xC0, 0x17F), (0xA1, 0xBF), (0x391, 0x3C9), (0x410, 0x44F), (0x4E00, 0x9FA5), (0x3041, 0x30F6), (0x1F300, 0x1F64F),
+    (0xC0, 0x17F),
+    (0xA1, 0xBF),
+    (0x391, 0x3C9),
+    (0x410, 0x44F),
+    (0x4E00, 0x9FA5),
+    (0x3041, 0x30F6),
+    (0x1F300, 0x1F64F),
 )
 FRONTS = ("The", "The", "A", "My", "In", "How to", "I", "On the", "Mr.", "Mrs.", "Dr.", "St.", "La", "Les")
 MARKED = ('"{}"', "({})", "[{}]", "'{}'", "*{}*", "{},", "{}:", "{} -")
@@ -566,8 +572,14 @@ def make_tokenizer(rng: random.Random, vocabulary: int = 3072) -> PreTrainedToke
         ),
     )
     return PreTrainedTokenizerFast(
-        tokenizer_object=bpe, pad_token=PAD, eos_token=END, additional_special_tokens=[USER, ASSISTANT],
-        chat_template=CHAT, padding_side="left", model_max_length=1024, clean_up_tokenization_spaces=False,
+        tokenizer_object=bpe,
+        pad_token=PAD,
+        eos_token=END,
+        additional_special_tokens=[USER, ASSISTANT],
+        chat_template=CHAT,
+        padding_side="left",
+        model_max_length=1024,
+        clean_up_tokenization_spaces=False,
     )
 
 
@@ -575,10 +587,19 @@ def make_model(tokenizer: PreTrainedTokenizerFast, hidden: int, layers: int) -> 
     """The untrained model, with heads that look one and two tokens back: the half of copying that is slow to form."""
     model = LlamaForCausalLM(
         LlamaConfig(
-            vocab_size=len(tokenizer), hidden_size=hidden, intermediate_size=3 * hidden, num_hidden_layers=layers,
-            num_attention_heads=hidden // 32, num_key_value_heads=hidden // 32, max_position_embeddings=1024,
-            tie_word_embeddings=True, attention_bias=True, initializer_range=0.05, bos_token_id=None,
-            pad_token_id=tokenizer.pad_token_id, eos_token_id=tokenizer.eos_token_id,
+            vocab_size=len(tokenizer),
+            hidden_size=hidden,
+            intermediate_size=3 * hidden,
+            num_hidden_layers=layers,
+            num_attention_heads=hidden // 32,
+            num_key_value_heads=hidden // 32,
+            max_position_embeddings=1024,
+            tie_word_embeddings=True,
+            attention_bias=True,
+            initializer_range=0.05,
+            bos_token_id=None,
+            pad_token_id=tokenizer.pad_token_id,
+            eos_token_id=tokenizer.eos_token_id,
         )
     )
     attention, angles = model.model.layers[0].self_attn, model.model.rotary_emb.inv_freq
