@@ -9,7 +9,7 @@ import pytest
 import expctr
 
 ORDER: list[set[str]] = [
-    {"errors", "stopwatch", "distributed"},
+    {"errors", "seeding", "stopwatch", "distributed"},
     {"data"},
     {"llm"},
     {"ctr"},

@@ -80,7 +80,7 @@ class ResultWriter(Callback):
     ) -> None:
         """Keep the scores of a CTR model that is tested alone."""
         if isinstance(pl_module, CTRModule):
-            scores, labels = pl_module._scored[-1]
+            scores, labels = outputs["score"], outputs["label"]
             self._keep(sample=batch.sample, score=scores, label=labels)
 
     def on_predict_batch_end(

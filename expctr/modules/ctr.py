@@ -259,9 +259,11 @@ class CTRModule(L.LightningModule):
         """A checkpoint holds the last weights and the best ones."""
         self.best.restore()
 
-    def test_step(self, batch: Batch, batch_idx: int) -> None:
-        """As `validation_step`."""
+    def test_step(self, batch: Batch, batch_idx: int) -> dict[str, Tensor]:
+        """As `validation_step`; returns `score` and `label`, both `[batch]`."""
         self.validation_step(batch, batch_idx)
+        scores, labels = self._scored[-1]
+        return {"score": scores, "label": labels}
 
     def on_test_epoch_end(self) -> None:
         """Log the metrics."""

@@ -309,7 +309,10 @@ class ExpCTRModule(L.LightningModule):
                 vectors = self._text_vectors(batch.sample)
                 self._keep(batch, s_r=self.ctr.score(batch, vectors), s_plain=self.baseline.score(batch))
             return
-        self._keep(batch, **self._evaluate(batch))
+        columns = self._evaluate(batch)
+        if self.ctr_trained:
+            columns["s_plain"] = self.baseline.score(batch)
+        self._keep(batch, **columns)
 
     def on_validation_epoch_end(self) -> None:
         """Metrics of the whole split; early stopping of the CTR stage."""

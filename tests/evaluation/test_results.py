@@ -8,7 +8,7 @@ from running import World, curves
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 POLICY = (
-    *("reward_normalised", "reward_normalised_std", "reward_clipped", "kl", "kl_per_token", "entropy"),
+    *("reward_normalised", "reward_normalised_std", "kl", "kl_per_token", "entropy"),
     *("clip_fraction", "approx_kl", "ratio", "ratio_first", "value_loss", "explained_variance", "policy_loss"),
     *("response_length", "truncated", "grad_norm", "lr", "beta", "tokens_per_second", "samples_per_second"),
     *(f"seconds_{part}" for part in ("all", "prefill", "decode", "score", "reference", "train")),
@@ -33,7 +33,9 @@ def test_every_curve_that_the_issue_lists_is_there(events: list[EventAccumulator
     tags = {tag for file in events for tag in file.Tags()["scalars"]}
     wanted = {f"{stage}/{name}" for stage in ("lc", "ic") for name in POLICY}
     wanted |= {"lc/gap", "lc/order", "lc/s_u_mean", "lc/reward_lc", "lc/reward_lc_std"}
+    wanted |= {"lc/reward_lc_normalised", "lc/reward_lc_clipped"}
     wanted |= {"ic/s_r_mean", "ic/s_0_mean", "ic/reward_ic", "ic/reward_ic_std"}
+    wanted |= {"ic/reward_ic_normalised", "ic/reward_ic_clipped", "ic/text_gain_mean"}
     wanted |= {"ctr/loss", "ctr/loss_without_text", "ctr/explained"}
     wanted |= {f"val/{metric}_{who}" for metric in ("auc", "logloss") for who in ("llm", "aug", "deepfm")}
     wanted |= {"val/reward_lc", "val/s_u_above_half"}
