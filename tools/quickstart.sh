@@ -6,6 +6,8 @@ bash tools/setup.sh
 .venv/bin/python tools/get_movielens.py .data/ml-100k
 .venv/bin/expctr fit --config configs/quickstart.yaml --ckpt_path last "$@"
 .venv/bin/expctr test --config configs/quickstart.yaml --results.examples 3 "$@"
+echo "Raw rewards:"
+.venv/bin/python tools/rewards.py runs/quickstart
 cat <<'DONE'
 
 Where to look next:
