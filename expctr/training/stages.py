@@ -51,13 +51,18 @@ class StageScheduler(Callback):
         ctr = any(entry.stage == "ctr" for entry in self.plan)
         sharded, bits = isinstance(trainer.strategy, ShardedStrategy), module.explainer.llm.quantization
         early = "the CTR stage stops early on the validation split"
+        unset = (None, -1, 1000)  # Lightning's own 1000, where no number was asked for
         rules: list[tuple[bool, object, str]] = [
             (reload == 1, reload, "reload_dataloaders_every_n_epochs must be 1: each stage has its own batches"),
             (every == 1, every, f"check_val_every_n_epoch must be 1: {early}"),
             (each_epoch, interval, f"val_check_interval must be 1.0: {early}"),
             (part != 0 or not ctr, part, f"limit_val_batches must not be 0: {early}"),
             (precision == "32-true", precision, "precision must be 32-true: the base's own is llm.dtype"),
-            (epochs in (None, -1) or bool(options["fast_dev_run"]), epochs, "max_epochs must be -1: see stages.*"),
+            (
+                epochs in (None, -1, 1000) or bool(options["fast_dev_run"]),
+                epochs,
+                "max_epochs must be -1: see stages.*",
+            ),
             (ranks == 1 or sharded, ranks, "devices must be 1 without sharding: add --config configs/fsdp.yaml"),
             (bits == "none" or not sharded, bits, "strategy cannot be ShardedStrategy where llm.quantization is on"),
         ]

@@ -1,6 +1,5 @@
 """Two ranks, with everything sharded, train what one process trains."""
 
-import json
 import os
 import subprocess
 import sys
@@ -89,4 +88,4 @@ def test_other_ways_through_a_step_agree_too(world: World) -> None:
     assert done.stdout.count("LC scorer:") == 1
     found, expected = (curves(world.folder / run) for run in ("grouped-two", "grouped"))
     assert_agree(found, expected)
-    assert json.dumps(sorted(found)).count("reward_ic") == 2
+    assert {"ic/reward_ic", "ic/reward_ic_std"} <= set(found)
