@@ -59,7 +59,7 @@ class StageScheduler(Callback):
             (part != 0 or not ctr, part, f"limit_val_batches must not be 0: {early}"),
             (precision == "32-true", precision, "precision must be 32-true: the base's own is llm.dtype"),
             (
-                epochs in (None, -1, 1000) or bool(options["fast_dev_run"]),
+                epochs in unset or bool(options["fast_dev_run"]),
                 epochs,
                 "max_epochs must be -1: see stages.*",
             ),
