@@ -1,4 +1,4 @@
-"""FSDP2 for all three stages: the language model and the critic sharded, the small CTR models kept whole."""
+"""FSDP2 for all three stages: adapter, critic and CTR models in shards, their checkpoints for any number of ranks."""
 
 from pathlib import Path
 from typing import Any
