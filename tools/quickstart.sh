@@ -8,6 +8,7 @@ bash tools/setup.sh
 .venv/bin/expctr test --config configs/quickstart.yaml --results.examples 3 "$@"
 echo "Raw rewards:"
 .venv/bin/python tools/rewards.py runs/quickstart
+echo "The whole script took $((SECONDS / 60)):$(printf %02d $((SECONDS % 60))) minutes."
 cat <<'DONE'
 
 Where to look next:
