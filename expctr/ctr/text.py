@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from functools import cached_property
+from math import inf
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -14,6 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from expctr.errors import check_range
 from expctr.llm.locate import locate
 
 if TYPE_CHECKING:
@@ -42,6 +44,9 @@ class EncoderOptions:
     centre: bool = False
     """Take the mean vector of the training explanations off every z. Sentences of one kind have nearly the same vector:
     the mean says nothing, and with it gone z = 0 stands for the average explanation instead of one never seen."""
+
+    def __post_init__(self) -> None:
+        check_range("encoder", self, max_tokens=(1, inf), batch_size=(1, inf), memory=(0, inf))
 
 
 class SentenceEncoder:

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 from functools import partial
+from math import inf
 from pathlib import Path
 from typing import Any, Literal, Protocol, runtime_checkable
 
@@ -19,6 +20,7 @@ from expctr.data.prepare import cached_samples
 from expctr.data.report import SPLITS, PrepareReport, show
 from expctr.data.samples import SampleOptions, make_samples
 from expctr.data.tables import Table, Tables
+from expctr.errors import check_range
 
 PaperDataset = Literal["BookCrossing", "ML-20M", "Amazon Books"]
 """The datasets of the paper's Table 1."""
@@ -114,6 +116,7 @@ class RatingsDataModule(L.LightningDataModule):
         self.seed = seed
         self.cache_dir = cache_dir
         self.paper_dataset = paper_dataset
+        check_range("data", self, rollout_batch_size=(1, inf), ctr_batch_size=(1, inf), eval_batch_size=(1, inf))
         self._tables: dict[str, SampleTable] = {}
 
     def read(self) -> Tables:

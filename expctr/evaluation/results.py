@@ -1,6 +1,7 @@
 """What people read of a run: tables of explanations, the result table, the predictions."""
 
 from dataclasses import replace
+from math import inf
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from torch import Tensor
 from expctr.data.batch import Batch, SampleText
 from expctr.data.datamodules import RatingsDataModule
 from expctr.distributed import all_gather_objects
+from expctr.errors import check_range
 from expctr.evaluation.table import ResultTable
 from expctr.llm.sharding import unsharded
 from expctr.metrics import ctr_metrics
@@ -39,6 +41,7 @@ class ResultWriter(Callback):
 
     def __init__(self, examples: int = 8) -> None:
         self.examples = examples
+        check_range("results", self, examples=(0, inf))
         self._scored: list[pl.DataFrame] = []
 
     def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:

@@ -8,6 +8,7 @@ import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from math import inf
 from typing import Any, Literal, NamedTuple, cast
 
 import torch
@@ -22,7 +23,7 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
-from expctr.errors import UserError
+from expctr.errors import UserError, check_range
 from expctr.llm.locate import locate
 from expctr.seeding import first_weights
 
@@ -58,6 +59,7 @@ class LLMOptions:
     """Which layers get an adapter: names, or `all-linear`."""
 
     def __post_init__(self) -> None:
+        check_range("llm", self, lora_r=(1, inf), lora_alpha=(1, inf))
         if self.quantization != "none" and self.gguf_file:
             raise UserError("llm.quantization and llm.gguf_file exclude each other: a GGUF file has its own precision")
 

@@ -8,12 +8,13 @@ import re
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
+from math import inf
 from string import Formatter
 
 from transformers import PreTrainedTokenizerBase
 
 from expctr.data.batch import Nouns, SampleText
-from expctr.errors import UserError
+from expctr.errors import UserError, check_range
 
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u061c\u200b-\u200f\u2028-\u202e\u2060-\u2069\ufeff\U000e0000-\U000e007f]+")
 _FIELDS = {
@@ -68,6 +69,7 @@ class PromptOptions:
     """The oldest history titles are left out until the prompt is no longer than this."""
 
     def __post_init__(self) -> None:
+        check_range("prompts", self, title_tokens=(1, inf), prompt_tokens=(1, inf))
         for name, allowed in _FIELDS.items():
             try:
                 used = {field for _, field, _, _ in Formatter().parse(getattr(self, name)) if field is not None}

@@ -19,6 +19,7 @@ from expctr.ctr.zoo import BackboneOptions, CTRBackbone, build
 from expctr.data.batch import Batch
 from expctr.data.features import Features
 from expctr.distributed import all_gather_rows, all_sum, rank, world_size
+from expctr.errors import check_range
 from expctr.metrics import ctr_metrics
 from expctr.seeding import first_weights, seed_of
 
@@ -42,6 +43,11 @@ class CTROptions(BackboneOptions):
     """Validation metric that early stopping watches."""
     patience: int = 3
     """Validations without improvement until training stops; the best weights are restored."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_range("ctr.options", self, lr=(0, math.inf), weight_decay=(0, math.inf), text_dropout=(0, 1))
+        check_range("ctr.options", self, crossfit=(1, math.inf), patience=(1, math.inf))
 
 
 _DEFAULTS = CTROptions()
@@ -105,8 +111,6 @@ class CTRModule(L.LightningModule):
 
     def __init__(self, backbone: str = "DeepFM", options: CTROptions = _DEFAULTS) -> None:
         super().__init__()
-        if options.crossfit < 1:
-            raise ValueError(f"crossfit counts models, so it must be at least 1, not {options.crossfit}")
         self.backbone, self.options = backbone, options
         self.backbones = nn.ModuleList()
         self.best = BestWeights(self.backbones, options.monitor == "auc", options.patience)
@@ -154,6 +158,10 @@ class CTRModule(L.LightningModule):
             with first_weights(self._seed + fold):
                 models.append(build(self.backbone, sizes, shares, self.options, text_dim))
         return models
+
+    def optimizer(self) -> torch.optim.Adam:
+        """One Adam over all models."""
+        return torch.optim.Adam(self.parameters(), lr=self.options.lr, weight_decay=self.options.weight_decay)
 
     def shard(self, mesh: DeviceMesh) -> None:
         """Shard each model by FSDP2 over a one-dimensional mesh."""
@@ -222,8 +230,8 @@ class CTRModule(L.LightningModule):
     # Below: training alone. An outer module has hooks of its own and never calls these.
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
-        """One Adam over all models."""
-        return torch.optim.Adam(self.parameters(), lr=self.options.lr, weight_decay=self.options.weight_decay)
+        """`optimizer`."""
+        return self.optimizer()
 
     def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
         """Make dropout a function of the seed and the place in training, so that resuming repeats it."""

@@ -1,6 +1,5 @@
 """ExpCTR: the explainer and the CTR model, each trained in its stages (paper 4.3.2). The only module that logs."""
 
-import logging
 import math
 import warnings
 from collections.abc import Sequence
@@ -29,8 +28,6 @@ from expctr.modules.plan import PlanEntry
 from expctr.rewards import alignment, text_gain
 from expctr.seeding import seed_of
 from expctr.stopwatch import Stopwatch
-
-log = logging.getLogger(__name__)
 
 BLIND = 0.75
 """Share of sentence pairs in the right order under which the LC scorer is called blind."""
@@ -116,7 +113,7 @@ class ExpCTRModule(L.LightningModule):
     def configure_optimizers(self) -> Any:
         """AdamW for the policy with its warm-up, Adam for each CTR model."""
         policy = self.explainer.optimizer()
-        optimizers = [policy, *(_adam(module) for module in (self.ctr, self.baseline))]
+        optimizers = [policy, self.ctr.optimizer(), self.baseline.optimizer()]
         for optimizer in optimizers:
             _prime(optimizer)
         warmup = max(1, round(self.explainer.ppo.warmup * self._policy_steps()))
@@ -309,10 +306,7 @@ class ExpCTRModule(L.LightningModule):
                 vectors = self._text_vectors(batch.sample)
                 self._keep(batch, s_r=self.ctr.score(batch, vectors), s_plain=self.baseline.score(batch))
             return
-        columns = self._evaluate(batch)
-        if self.ctr_trained:
-            columns["s_plain"] = self.baseline.score(batch)
-        self._keep(batch, **columns)
+        self._keep(batch, **self._compare(batch))
 
     def on_validation_epoch_end(self) -> None:
         """Metrics of the whole split; early stopping of the CTR stage."""
@@ -346,12 +340,9 @@ class ExpCTRModule(L.LightningModule):
 
     def test_step(self, batch: Batch, batch_idx: int) -> None:
         """Every row of the table on one batch."""
-        columns = self._evaluate(batch)
         with unsharded(self.explainer.model):
-            columns["s_icl"] = self.explainer.icl_scores(batch.texts)
-        if self.ctr_trained:
-            columns["s_plain"] = self.baseline.score(batch)
-        self._keep(batch, **columns)
+            icl = self.explainer.icl_scores(batch.texts)
+        self._keep(batch, **self._compare(batch), s_icl=icl)
 
     def on_test_epoch_end(self) -> None:
         """Gather the rows; `evaluation.results` makes the table of them."""
@@ -375,6 +366,13 @@ class ExpCTRModule(L.LightningModule):
         if self.ctr_trained:
             columns["s_r"] = self.ctr.score(batch, self._embed(texts))
             columns["s_0"] = self.ctr.score_without_text(batch)
+        return columns
+
+    def _compare(self, batch: Batch) -> dict[str, Any]:
+        """The same, and the scores of the CTR model without text."""
+        columns = self._evaluate(batch)
+        if self.ctr_trained:
+            columns["s_plain"] = self.baseline.score(batch)
         return columns
 
     def _keep(self, batch: Batch, **columns: Any) -> None:
@@ -430,10 +428,6 @@ class ExpCTRModule(L.LightningModule):
 
 
 _SHOWN = {"reward_lc", "reward_ic", "kl", "loss", "auc_llm", "auc_aug"}
-
-
-def _adam(module: CTRModule) -> torch.optim.Adam:
-    return torch.optim.Adam(module.parameters(), lr=module.options.lr, weight_decay=module.options.weight_decay)
 
 
 def _prime(optimizer: torch.optim.Optimizer) -> None:

@@ -1,8 +1,10 @@
 """What can be chosen about rewards and PPO; the attribute docstrings are the command line's help."""
 
 from dataclasses import dataclass
+from math import inf
 from typing import Literal
 
+from expctr.errors import check_range
 from expctr.ppo import Estimator
 from expctr.rewards import Delta, Metric, Norm
 
@@ -26,6 +28,7 @@ class RewardOptions:
     def __post_init__(self) -> None:
         if self.delta <= 0:
             raise ValueError(f"reward.delta is {self.delta}: it must be above 0")
+        check_range("reward", self, lc_weight=(0, inf))
         if self.baseline == "label" and self.norm != "batch":
             raise ValueError(f"reward.baseline: label needs reward.norm: batch, not {self.norm}")
 
@@ -52,6 +55,7 @@ class KLOptions:
             )
         if self.horizon <= 0 or (self.target is not None and self.target <= 0):
             raise ValueError("kl.target and kl.horizon must be above 0")
+        check_range("kl", self, beta=(0, inf))
 
 
 @dataclass
@@ -92,6 +96,9 @@ class PPOOptions:
             raise ValueError("ppo.epochs and ppo.minibatch_size must be at least 1")
         if self.micro_batch_size is not None and self.micro_batch_size < 1:
             raise ValueError(f"ppo.micro_batch_size is {self.micro_batch_size}: it must be at least 1, or none")
+        check_range("ppo", self, gamma=(0, 1), lam=(0, 1), warmup=(0, 1))
+        check_range("ppo", self, lr=(0, inf), clip=(0, inf), value_clip=(0, inf), grad_clip=(0, inf))
+        check_range("ppo", self, vf_coef=(0, inf), entropy_coef=(0, inf))
 
 
 @dataclass

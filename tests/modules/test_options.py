@@ -5,8 +5,14 @@ from typing import Any
 
 import pytest
 
+from expctr.ctr.text import EncoderOptions
+from expctr.data.datamodules import MovieLensDataModule
+from expctr.evaluation.results import ResultWriter
+from expctr.llm.base import LLMOptions
+from expctr.llm.prompts import PromptOptions
 from expctr.llm.rollout import RolloutOptions
 from expctr.llm.scoring import LCOptions
+from expctr.modules.ctr import CTROptions
 from expctr.modules.explainer import PPOExplainerModule
 from expctr.modules.options import ICOptions, KLOptions, PPOOptions, RewardOptions
 
@@ -58,3 +64,36 @@ def test_a_group_of_one_is_refused(values: dict[str, Any], message: str) -> None
     with pytest.raises(ValueError, match=message):
         PPOExplainerModule(**values)
     PPOExplainerModule(**values, rollout=RolloutOptions(group_size=2))
+
+
+@pytest.mark.parametrize(
+    ("options", "values", "message"),
+    [
+        (KLOptions, {"beta": -1}, r"kl\.beta must be at least 0, not -1"),
+        (RewardOptions, {"lc_weight": -0.5}, r"reward\.lc_weight must be at least 0, not -0\.5"),
+        (PPOOptions, {"lr": float("nan")}, r"ppo\.lr must be at least 0, not nan"),
+        (PPOOptions, {"lam": 1.5}, r"ppo\.lam must be from 0 to 1, not 1\.5"),
+        (PPOOptions, {"warmup": 3}, r"ppo\.warmup must be from 0 to 1, not 3"),
+        (CTROptions, {"dropout": 2}, r"ctr\.options\.dropout must be from 0 to 1, not 2"),
+        (CTROptions, {"text_dropout": -1}, r"ctr\.options\.text_dropout must be from 0 to 1, not -1"),
+        (CTROptions, {"crossfit": 0}, r"ctr\.options\.crossfit must be at least 1, not 0"),
+        (CTROptions, {"patience": 0}, r"ctr\.options\.patience must be at least 1, not 0"),
+        (LLMOptions, {"lora_r": 0}, r"llm\.lora_r must be at least 1, not 0"),
+        (PromptOptions, {"title_tokens": 0}, r"prompts\.title_tokens must be at least 1, not 0"),
+        (EncoderOptions, {"batch_size": 0}, r"encoder\.batch_size must be at least 1, not 0"),
+        (ResultWriter, {"examples": -1}, r"results\.examples must be at least 0, not -1"),
+        *[
+            (
+                MovieLensDataModule,
+                {"path": "x", f"{kind}_batch_size": 0},
+                rf"data\.{kind}_batch_size must be at least 1, not 0",
+            )
+            for kind in ("rollout", "ctr", "eval")
+        ],
+    ],
+)
+def test_a_number_out_of_range_is_refused_by_name(
+    options: Callable[..., Any], values: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(ValueError, match=message):
+        options(**values)

@@ -3,12 +3,14 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
+from math import inf
 from typing import Literal
 
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from expctr.ctr.embedding import FieldEmbeddings
+from expctr.errors import check_range
 
 
 @dataclass(frozen=True)
@@ -25,6 +27,9 @@ class BackboneOptions:
     """Where the explanation joins: the deep tower's input, or its last hidden layer."""
     oov_rate: float = 0.02
     """Share of ids replaced by "unknown" while training, so that new users and items have a trained vector."""
+
+    def __post_init__(self) -> None:
+        check_range("ctr.options", self, embedding_dim=(1, inf), dropout=(0, 1), oov_rate=(0, 1))
 
 
 class FusedLinear(nn.Module):
