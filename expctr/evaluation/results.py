@@ -1,6 +1,8 @@
 """What people read of a run: tables of explanations, the result table, the predictions."""
 
+from collections.abc import Mapping
 from dataclasses import replace
+from itertools import islice
 from math import inf
 from pathlib import Path
 from typing import Any
@@ -21,7 +23,6 @@ from expctr.data.datamodules import RatingsDataModule
 from expctr.distributed import all_gather_objects
 from expctr.errors import check_range
 from expctr.evaluation.table import ResultTable
-from expctr.llm.sharding import unsharded
 from expctr.metrics import ctr_metrics
 from expctr.modules.ctr import CTRModule
 from expctr.modules.expctr import ExpCTRModule
@@ -30,6 +31,14 @@ from expctr.training.checkpoint import position
 
 ROWS = {"ICL": "s_icl", "DeepFM": "s_plain", "ExpCTR-LLM": "s_u", "ExpCTR-Aug": "s_r"}
 """The table's rows and the columns of their scores."""
+
+SOURCES = {
+    "ExpCTR-LLM, untrained": "s_u_untrained",
+    "ExpCTR-Aug, explanations of the untrained model": "s_r_untrained",
+    "ExpCTR-Aug, explanations of other rows": "s_r_exchanged",
+    "ExpCTR-Aug, none (z = 0)": "s_0",
+}
+"""Where the gain comes from: the same models on other explanations, and the columns of their scores."""
 
 
 class ResultWriter(Callback):
@@ -110,10 +119,10 @@ class ResultWriter(Callback):
             return
         if not isinstance(pl_module, ExpCTRModule):
             return
-        columns, texts = pl_module.evaluated, _texts(pl_module, "test")
-        examples = self._before_and_after(pl_module, columns, texts)
         if not trainer.is_global_zero:
             return
+        columns, texts = pl_module.evaluated, _texts(pl_module, "test")
+        examples = self._before_and_after(columns, texts)
         folder, console = pl_module.folder, Console()
         (folder / "explanations").mkdir(parents=True, exist_ok=True)
         pl.DataFrame(columns).write_parquet(folder / "explanations" / "test.parquet")
@@ -125,10 +134,13 @@ class ResultWriter(Callback):
         named = sum(title(texts[s].target) in text for s, text in zip(columns["sample"], columns["text"], strict=True))
         share = named / max(1, len(columns["sample"]))
         console.print(f"\n{share:.1%} of {len(columns['sample'])} explanations name the target's title as it is")
-        scores = {name: _tensor(columns[column]) for name, column in ROWS.items() if column in columns}
+        scores, sources = (
+            {name: _tensor(columns[column]) for name, column in rows.items() if column in columns}
+            for rows in (ROWS, SOURCES)
+        )
         if standing := _standing(trainer, pl_module):
             console.print(standing)
-        _show(trainer, _table(trainer, scores, columns["label"]))
+        _show(trainer, _table(trainer, scores, columns["label"], sources))
 
     def on_predict_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """One row a sample in `predictions.parquet`: ids, explanation, s_u, s_r; of a CTR model alone ids and score."""
@@ -154,18 +166,12 @@ class ResultWriter(Callback):
         self._scored = []
         return pl.concat(parts).sort("sample")
 
-    def _before_and_after(
-        self, module: ExpCTRModule, columns: dict[str, list[Any]], texts: dict[int, SampleText]
-    ) -> list[dict[str, Any]]:
+    def _before_and_after(self, columns: dict[str, list[Any]], texts: dict[int, SampleText]) -> list[dict[str, Any]]:
         """The first explanations, beside what the untrained model writes on the same prompts."""
-        samples = columns["sample"][: self.examples]
-        if not samples:
-            return []
-        with unsharded(module.explainer.model):
-            _, before = module.explainer.explain([texts[sample] for sample in samples], adapter=False)
+        rows = zip(*(columns[name] for name in ("sample", "label", "text_untrained", "text")), strict=True)
         return [
-            {"target": texts[s].target, "label": int(columns["label"][i]), "before": old, "after": columns["text"][i]}
-            for i, (s, old) in enumerate(zip(samples, before, strict=True))
+            {"target": texts[sample].target, "label": int(label), "before": before, "after": after}
+            for sample, label, before, after in islice(rows, self.examples)
         ]
 
 
@@ -196,10 +202,12 @@ def _standing(trainer: L.Trainer, module: ExpCTRModule) -> str:
     )
 
 
-def _table(trainer: L.Trainer, scores: dict[str, Tensor], labels: list[float]) -> ResultTable:
+def _table(
+    trainer: L.Trainer, scores: Mapping[str, Tensor], labels: list[float], sources: Mapping[str, Tensor] = {}
+) -> ResultTable:
     data = _data(trainer)
     rate = float(data.table("train").label.mean())
-    return ResultTable.from_scores(scores, _tensor(labels), rate, data.paper_dataset or "")
+    return ResultTable.from_scores(scores, _tensor(labels), rate, data.paper_dataset or "", sources=sources)
 
 
 def _show(trainer: L.Trainer, table: ResultTable) -> None:

@@ -3,7 +3,7 @@
 import json
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -63,6 +63,7 @@ class ResultTable:
         constant_logloss: LogLoss, on the test rows, of scoring each by `train_rate`: what a model has to beat.
         test_entropy: LogLoss of the best constant for the test rows, chosen in hindsight.
         systems: by system, its metrics by the names in `METRICS`; empty where it has no scores.
+        sources: the same of trained models that were given other explanations than their own.
         level: probability mass of the intervals.
     """
 
@@ -73,6 +74,7 @@ class ResultTable:
     constant_logloss: float
     test_entropy: float
     systems: dict[str, dict[str, Estimate]]
+    sources: dict[str, dict[str, Estimate]] = field(default_factory=dict)
     level: float = 0.95
 
     @classmethod
@@ -83,6 +85,7 @@ class ResultTable:
         train_rate: float,
         dataset: str = "",
         *,
+        sources: Mapping[str, Tensor] = {},
         resamples: int = 1000,
         seed: int = 0,
     ) -> "ResultTable":
@@ -93,14 +96,19 @@ class ResultTable:
             labels: 0 or 1, `[rows]`.
             train_rate: share of ones among the training rows.
             dataset: the paper's dataset nearest to this one, a key of `PAPER`, or any other name for none.
+            sources: the same of trained models that were given other explanations than their own.
             resamples: of the bootstrap.
             seed: of the bootstrap; all systems are resampled alike.
         """
-        systems: dict[str, dict[str, Estimate]] = {name: {} for name in SYSTEMS}
-        for name, values in scores.items():
+
+        def estimates(values: Tensor) -> dict[str, Estimate]:
             intervals = bootstrap_intervals(values, labels, resamples, seed)
-            metrics = ctr_metrics(values, labels)
-            systems[name] = {metric: Estimate(value, *intervals[metric]) for metric, value in metrics.items()}
+            return {
+                metric: Estimate(value, *intervals[metric]) for metric, value in ctr_metrics(values, labels).items()
+            }
+
+        systems: dict[str, dict[str, Estimate]] = {name: {} for name in SYSTEMS}
+        systems |= {name: estimates(values) for name, values in scores.items()}
         test_rate = float(labels.double().mean())
         return cls(
             dataset=dataset,
@@ -110,6 +118,7 @@ class ResultTable:
             constant_logloss=constant_logloss(train_rate, labels),
             test_entropy=label_entropy(test_rate),
             systems=systems,
+            sources={name: estimates(values) for name, values in sources.items()},
         )
 
     @property
@@ -129,13 +138,16 @@ class ResultTable:
 
     def to_dict(self) -> dict[str, Any]:
         """All numbers as JSON knows them: what is undefined becomes null."""
-        estimates = {
-            name: {
-                metric: dict(zip(Estimate._fields, map(_finite, estimate), strict=True))
-                for metric, estimate in row.items()
+        systems, sources = (
+            {
+                name: {
+                    metric: dict(zip(Estimate._fields, map(_finite, estimate), strict=True))
+                    for metric, estimate in row.items()
+                }
+                for name, row in rows.items()
             }
-            for name, row in self.systems.items()
-        }
+            for rows in (self.systems, self.sources)
+        )
         return {
             "dataset": self.dataset,
             "rows": self.rows,
@@ -144,7 +156,8 @@ class ResultTable:
             "constant_logloss": _finite(self.constant_logloss),
             "test_entropy": _finite(self.test_entropy),
             "interval_level": self.level,
-            "systems": estimates,
+            "systems": systems,
+            "sources": sources,
             "paper": self.paper,
         }
 
@@ -152,12 +165,12 @@ class ResultTable:
         """The table in GitHub's Markdown, the summary below it."""
         lines = [("", *_HEADINGS), ("---", *("---:" for _ in _HEADINGS)), *self._cells("{} ({}–{})")]
         rows = ["| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines]
-        return "\n".join([*rows, "", self._note(), "", self.summary, ""])
+        return "\n".join([*rows, "", self._note(), "", self.summary, "", *self._source_lines()])
 
     def __rich__(self) -> Table:
         """The table for the console, at most 80 columns wide. Cells are `Text`, so that no name is read as markup."""
         title = Text("Test results")
-        caption = Text(f"{self._note()} {self.summary}")
+        caption = Text("\n".join([f"{self._note()} {self.summary}", *self._source_lines()]))
         table = Table(title=title, caption=caption, box=box.SIMPLE_HEAD, padding=0)
         table.add_column("", no_wrap=True)
         for heading in _HEADINGS:
@@ -174,6 +187,15 @@ class ResultTable:
         content = json.dumps(self.to_dict(), indent=2, allow_nan=False, ensure_ascii=False)
         (folder / "table.json").write_text(content + "\n", encoding="utf-8")
         (folder / "table.md").write_text(self.to_markdown(), encoding="utf-8")
+
+    def _source_lines(self) -> list[str]:
+        """AUC on other explanations, a line each."""
+        shown = [
+            f"- {name}: {_with_interval(row['auc'], '{} ({}–{})')}"
+            for name, row in self.sources.items()
+            if "auc" in row
+        ]
+        return ["AUC of the same models on other explanations:", "", *shown, ""] if shown else []
 
     def _note(self) -> str:
         paper = f" The paper's rows are its own, on {self.dataset}." if self.paper else ""

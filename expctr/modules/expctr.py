@@ -339,14 +339,28 @@ class ExpCTRModule(L.LightningModule):
                 self.ctr_trained = True
 
     def test_step(self, batch: Batch, batch_idx: int) -> None:
-        """Every row of the table on one batch."""
+        """Every row of the table on one batch, and the same with what the untrained model writes."""
         with unsharded(self.explainer.model):
             icl = self.explainer.icl_scores(batch.texts)
-        self._keep(batch, **self._compare(batch), s_icl=icl)
+        untrained = {f"{name}_untrained": values for name, values in self._evaluate(batch, adapter=False).items()}
+        self._keep(batch, **self._compare(batch), **untrained, s_icl=icl)
 
     def on_test_epoch_end(self) -> None:
         """Gather the rows; `evaluation.results` makes the table of them."""
-        self.evaluated = self._gather()
+        self.evaluated = columns = self._gather()
+        if self.ctr_trained and columns:
+            columns["s_r_exchanged"] = self._score_exchanged(columns["sample"], columns["text"])
+
+    def _score_exchanged(self, samples: Sequence[int], texts: Sequence[str]) -> list[float]:
+        """The CTR model's score of each test row with the explanation of another one."""
+        circle = torch.randperm(len(samples), generator=torch.Generator().manual_seed(seed_of(self.seed))).tolist()
+        others = dict(zip(circle, circle[1:] + circle[:1], strict=True))
+        table = self.data.table("test")
+        position = {sample: i for i, sample in enumerate(table.sample.tolist())}
+        rows = table.batch([position[sample] for sample in samples], with_text=False)
+        batch: Batch = self.transfer_batch_to_device(rows, self.device, 0)
+        vectors = self._embed([texts[others[i]] for i in range(len(samples))])
+        return [float(score) for score in self.ctr.score(batch, vectors)]
 
     def predict_step(self, batch: Batch, batch_idx: int) -> None:
         """Explanation, s_u and s_r of each row."""
@@ -356,12 +370,12 @@ class ExpCTRModule(L.LightningModule):
         """Gather the rows; `evaluation.results` writes them."""
         self.evaluated = self._gather()
 
-    def _evaluate(self, batch: Batch) -> dict[str, Any]:
-        """Greedy explanations and their scores."""
+    def _evaluate(self, batch: Batch, adapter: bool = True) -> dict[str, Any]:
+        """Greedy explanations, by the policy or the untrained base, and their scores."""
         texts: list[str] = []
         with unsharded(self.explainer.model):
             if len(batch):  # a rank may have none of the last rows
-                _, texts = self.explainer.explain(batch.texts)
+                _, texts = self.explainer.explain(batch.texts, adapter=adapter)
             columns: dict[str, Any] = {"text": texts, "s_u": self.explainer.lc_scores(batch.texts, texts)}
         if self.ctr_trained:
             columns["s_r"] = self.ctr.score(batch, self._embed(texts))

@@ -1,11 +1,16 @@
 """What a run leaves for people to read: curves, tables of explanations, the parquet files."""
 
+import json
 from pathlib import Path
 
 import polars as pl
 import pytest
+import torch
 from running import World, curves
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from expctr.evaluation.results import SOURCES
+from expctr.metrics import ctr_metrics
 
 POLICY = (
     *("reward_normalised", "reward_normalised_std", "kl", "kl_per_token", "entropy"),
@@ -78,9 +83,25 @@ def test_the_tested_explanations_are_kept_with_all_scores(run: Path) -> None:
     rows = pl.read_parquet(run / "explanations" / "test.parquet")
     assert rows.height == 12
     assert {"sample", "label", "text", "s_u", "s_r", "s_0", "s_icl", "s_plain"} <= set(rows.columns)
+    assert {"text_untrained", "s_u_untrained", "s_r_untrained", "s_r_exchanged"} <= set(rows.columns)
     examples = pl.read_parquet(run / "explanations" / "examples.parquet")
     assert examples.columns == ["target", "label", "before", "after"]
     assert examples["after"].to_list() == rows["text"].to_list()[:2]
+    assert examples["before"].to_list() == rows["text_untrained"].to_list()[:2]
+
+
+def test_the_table_says_where_the_gain_comes_from(run: Path) -> None:
+    """Each row is scored with another's explanation: its own would give its own score."""
+    rows = pl.read_parquet(run / "explanations" / "test.parquet")
+    alone = rows.filter(pl.col("text").is_unique())
+    assert alone.height > 5
+    assert all(own != other for own, other in alone.select("s_r", "s_r_exchanged").iter_rows())
+    table = json.loads((run / "table.json").read_text())
+    assert set(table["sources"]) == set(SOURCES)
+    for name, column in SOURCES.items():
+        found = ctr_metrics(torch.tensor(rows[column]), torch.tensor(rows["label"]))
+        assert table["sources"][name]["auc"]["value"] == pytest.approx(found["auc"])
+        assert f"- {name}: {found['auc']:.4f} (" in (run / "table.md").read_text()
 
 
 def test_the_config_of_the_run_is_kept(run: Path) -> None:
