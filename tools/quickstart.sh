@@ -13,6 +13,7 @@ cat <<'DONE'
 
 Where to look next:
   .venv/bin/tensorboard --logdir runs/quickstart      reward curves by stage, explanations as they change
+  runs/quickstart/rewards.png                         the rewards, stage by stage
   runs/quickstart/table.md                            the table above
   runs/quickstart/explanations/*.parquet              every explanation with its scores and rewards
   .venv/bin/expctr predict --config configs/quickstart.yaml      explanation and scores of each test row

@@ -1,30 +1,103 @@
-"""Did the rewards rise? Mean raw reward in the first and the last tenth of each stage of a run.
+"""Did the rewards rise? Mean raw reward in the first and the last tenth of each stage of a run, and the curves as
+`RUN_FOLDER/rewards.png` (Figure 3).
 
 Usage: python tools/rewards.py RUN_FOLDER
 """
 
 import sys
+from bisect import bisect_right
+from collections.abc import Sequence
+from functools import partial
+from itertools import groupby
+from pathlib import Path
 from statistics import fmean
 
+from plots import figure, save
 from tensorboard.backend.event_processing.event_accumulator import SCALARS, EventAccumulator
+
+CURVES = [f"{stage}/reward_{part}" for stage in ("lc", "ic") for part in ("lc", "ic")]
+LABELS = {"lc": "LC reward (Eq. 9)", "ic": "IC reward (Eq. 13)"}
+Curves = dict[str, dict[int, float]]
+"""TensorBoard's scalars: tag -> step -> value, in the order of the steps."""
 
 
 def main() -> None:
-    """Read the run's TensorBoard events and print a line a curve."""
+    """Read the run's TensorBoard events, print a line a curve and draw them."""
     if len(sys.argv) != 2:
         raise SystemExit(__doc__)
-    events = EventAccumulator(sys.argv[1], size_guidance={SCALARS: 0})
-    events.Reload()
-    names = [f"{stage}/reward_{part}" for stage in ("lc", "ic") for part in ("lc", "ic")]
-    found = [name for name in names if name in events.Tags()["scalars"]]
+    curves = read(sys.argv[1])
+    found = [name for name in CURVES if name in curves]
     if not found:
         raise SystemExit(f"{sys.argv[1]} has no reward curves: give the folder of a run that has trained")
     for name in found:
-        by_step = {event.step: event.value for event in events.Scalars(name)}  # a resumed run has some steps twice
-        values = [by_step[step] for step in sorted(by_step)]
+        values = list(curves[name].values())
         tenth = max(1, len(values) // 10)
         first, last = fmean(values[:tenth]), fmean(values[-tenth:])
         print(f"{name:14} {first:.3f} -> {last:.3f}   (first and last tenth of {len(values)} rollout batches)")
+    draw(curves, Path(sys.argv[1]))
+
+
+def read(folder: str) -> Curves:
+    """The curves of a run."""
+    events = EventAccumulator(folder, size_guidance={SCALARS: 0})
+    events.Reload()
+    curves = {}
+    for tag in events.Tags()["scalars"]:
+        by_step = {event.step: event.value for event in events.Scalars(tag)}  # a resumed run has some steps twice
+        curves[tag] = dict(sorted(by_step.items()))
+    return curves
+
+
+def stages(curves: Curves) -> list[tuple[str, list[int]]]:
+    """The run's stages in order, each with its name (`LC`, `CTR 1`, `IC 1`, ...) and the steps that it logged."""
+    marks = {"lc/reward_lc": "LC", "ctr/loss": "CTR", "ctr/loss_without_text": "CTR", "ic/reward_ic": "IC"}
+    steps = sorted((step, stage) for tag, stage in marks.items() for step in curves.get(tag, ()))
+    made: list[tuple[str, list[int]]] = []
+    rounds = {"LC": 0, "CTR": 0, "IC": 0}
+    for stage, group in groupby(dict(steps).items(), key=lambda pair: pair[1]):
+        rounds[stage] += 1
+        name = "LC" if stage == "LC" else f"{stage} {rounds[stage]}"
+        made.append((name, [step for step, _ in group]))
+    return made
+
+
+def draw(curves: Curves, run: Path) -> None:
+    """A panel a reward: raw, smoothed within each stage, and on the validation split where it was logged."""
+    plan = stages(curves)
+    # by rollouts: a CTR stage takes many steps without one, which would leave the curves a sliver of the width
+    rollouts = [step for name, steps in plan if not name.startswith("CTR") for step in steps]
+    place = partial(bisect_right, rollouts)
+    reach = max(1, len(rollouts) // 40)
+    rewards = {part: curves.get(f"lc/reward_{part}", {}) | curves.get(f"ic/reward_{part}", {}) for part in LABELS}
+    shown = {part: values for part, values in rewards.items() if values}
+    picture, panels = figure(str(run), len(shown))
+    for axes, (part, values) in zip(panels, shown.items(), strict=True):
+        write = partial(axes.text, transform=axes.get_xaxis_transform(), fontsize=8)
+        for name, steps in plan:
+            here = [step for step in steps if step in values]
+            if name.startswith("CTR"):
+                x = place(steps[0]) + 0.5
+                axes.axvline(x, color="0.4", linestyle=":", linewidth=1)
+                write(x, 0.99, name, rotation=90, ha="left", va="top", clip_on=True)
+            elif here:
+                raw = [values[step] for step in here]
+                axes.plot([*map(place, here)], raw, color="C0", alpha=0.35, linewidth=1, label="a rollout batch")
+                label = f"mean of {2 * reach + 1}"
+                axes.plot([*map(place, here)], smooth(raw, reach), color="C0", linewidth=2, label=label)
+                write((place(here[0]) + place(here[-1])) / 2, 1.02, name, ha="center")
+        val = curves.get(f"val/reward_{part}", {})
+        if val:
+            axes.plot([*map(place, val)], [*val.values()], "o", color="C1", markersize=5, label="validation")
+        reached = [*map(place, values), *map(place, val)]
+        axes.set_xlim(min(reached) - 0.5, max(reached) + 1)
+        axes.xaxis.get_major_locator().set_params(integer=True)
+        axes.set(xlabel="rollout batch", ylabel=LABELS[part])
+    save(picture, run / "rewards.png")
+
+
+def smooth(values: Sequence[float], reach: int) -> list[float]:
+    """Means over each value and up to `reach` neighbours on either side."""
+    return [fmean(values[max(0, i - reach) : i + reach + 1]) for i in range(len(values))]
 
 
 if __name__ == "__main__":

@@ -12,6 +12,6 @@ if ! [ -f "$stamp" ] || ! cat pyproject.toml tools/constraints.txt | cmp -s - "$
   .venv/bin/python -m pip install --quiet --disable-pip-version-check "$(grep '^torch==' tools/constraints.txt)" \
     --constraint tools/constraints.txt
   .venv/bin/python -m pip install --quiet --disable-pip-version-check --constraint tools/constraints.txt \
-    --editable '.[test]'
+    --editable '.[test,tools]'
   cat pyproject.toml tools/constraints.txt > "$stamp"
 fi

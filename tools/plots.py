@@ -1,0 +1,38 @@
+"""How the tools' figures look: panels side by side with a light grid, drawn without a display."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+try:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+except ImportError as error:
+    raise SystemExit("figures need matplotlib: bash tools/setup.sh, or pip install -e '.[tools]'") from error
+
+
+def figure(title: str, panels: int, widths: Sequence[float] | None = None) -> tuple[Figure, list[Axes]]:
+    """An empty figure.
+
+    Args:
+        title: over all of it.
+        panels: how many, from left to right.
+        widths: their shares of the width; default: equal ones.
+    """
+    made = Figure(figsize=(5.5 * panels, 4), dpi=120, layout="constrained")  # no pyplot: nothing global, no display
+    made.suptitle(title)
+    row = list(made.subplots(1, panels, squeeze=False, width_ratios=widths)[0])
+    for axes in row:
+        axes.grid(color="0.92")
+        axes.set_axisbelow(True)
+        axes.spines[["top", "right"]].set_visible(False)
+    return made, row
+
+
+def save(made: Figure, path: Path) -> None:
+    """Write the figure with one legend for all panels; the whole of it or nothing, since a viewer may have it open."""
+    handles = [handle for axes in made.axes for handle in axes.get_legend_handles_labels()[0]]
+    once = {str(handle.get_label()): handle for handle in handles}
+    made.legend(once.values(), once.keys(), loc="outside lower center", ncols=len(once), frameon=False)
+    aside = path.with_suffix(f".tmp{path.suffix}")
+    made.savefig(aside)
+    aside.replace(path)
