@@ -14,6 +14,7 @@ import socket
 import sys
 import time
 from collections.abc import Iterator, Mapping
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -107,11 +108,7 @@ def expctr(*args: object, ranks: int = 1, environ: Mapping[str, str] = {}) -> Ou
         places = [{**environ, **common, "LOCAL_RANK": str(rank), "WORLD_SIZE": str(ranks)} for rank in range(ranks)]
     with _scratch() as folder:
         logs = [folder / f"{rank}.txt" for rank in range(ranks)]
-        works = [
-            _server.Process(target=_work, args=(line, place, str(log))) for place, log in zip(places, logs, strict=True)
-        ]
-        for work in works:
-            work.start()
+        works = [start(line, place, log) for place, log in zip(places, logs, strict=True)]
         end = time.monotonic() + LIMIT
         while any(work.is_alive() for work in works) and time.monotonic() < end:
             if any(work.exitcode for work in works):  # one failed: the others wait for it in vain
@@ -126,6 +123,13 @@ def expctr(*args: object, ranks: int = 1, environ: Mapping[str, str] = {}) -> Ou
         codes = [work.exitcode or 0 for work in works]
         failed = [code for work, code in zip(works, codes, strict=True) if code and work not in hanging]
         return Outcome(failed[0] if failed else 124 if hanging else 0, output)
+
+
+def start(line: list[str], environ: Mapping[str, str], log: Path) -> BaseProcess:
+    """Start `expctr LINE`, which writes into `log`."""
+    work = _server.Process(target=_work, args=(line, dict(environ), str(log)))
+    work.start()
+    return work
 
 
 def _work(line: list[str], environ: Mapping[str, str], log: str) -> None:
