@@ -1,6 +1,5 @@
 """How the tools' figures look: panels side by side with a light grid, drawn without a display."""
 
-from collections.abc import Sequence
 from pathlib import Path
 
 try:
@@ -10,17 +9,11 @@ except ImportError as error:
     raise SystemExit("figures need matplotlib: bash tools/setup.sh, or pip install -e '.[tools]'") from error
 
 
-def figure(title: str, panels: int, widths: Sequence[float] | None = None) -> tuple[Figure, list[Axes]]:
-    """An empty figure.
-
-    Args:
-        title: over all of it.
-        panels: how many, from left to right.
-        widths: their shares of the width; default: equal ones.
-    """
+def figure(title: str, panels: int) -> tuple[Figure, list[Axes]]:
+    """An empty figure with a title over its panels."""
     made = Figure(figsize=(5.5 * panels, 4), dpi=120, layout="constrained")  # no pyplot: nothing global, no display
     made.suptitle(title)
-    row = list(made.subplots(1, panels, squeeze=False, width_ratios=widths)[0])
+    row = list(made.subplots(1, panels, squeeze=False)[0])
     for axes in row:
         axes.grid(color="0.92")
         axes.set_axisbelow(True)

@@ -61,7 +61,7 @@ def main(args: Sequence[str] | None = None) -> None:
     options = [*(f"--config={config}" for config in own.config), *further]
     config = resolve(options)
     base = Point(*at_base(config), int(config["seed_everything"]))
-    seeds = own.seeds or [base.seed]
+    seeds = list(dict.fromkeys(own.seeds or [base.seed]))
     points = grid(base, own.beta, own.delta, seeds)
     check_same(config, own.out / "base.yaml")
     failures = run(points, options, own.out, own.jobs, config["stages"])
@@ -336,7 +336,9 @@ def draw(lines: dict[str, Line], out: Path, seeds: int) -> None:
 
 
 if __name__ == "__main__":
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # as a scheduler stops it
+    for number in (signal.SIGTERM, signal.SIGHUP):  # a scheduler's, a lost terminal's; nohup's ignoring stays
+        if signal.getsignal(number) == signal.SIG_DFL:
+            signal.signal(number, signal.default_int_handler)
     try:
         main()
     except KeyboardInterrupt:
