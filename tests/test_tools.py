@@ -205,6 +205,22 @@ def test_one_parameter_is_varied_at_a_time_and_a_shared_point_is_run_once() -> N
     assert points.count(tool.Point(0.05, 1.0, 1)) == 1
 
 
+def test_what_is_undefined_is_left_out(tmp_path: Path) -> None:
+    tool = load("sweep")
+    base = tool.Point(0.05, 1.0, 0)
+
+    def table(auc: float | None) -> dict[str, Any]:
+        return {"systems": {"ExpCTR-LLM": {"auc": {"value": auc, "low": auc, "high": auc}}, "ExpCTR-Aug": {}}}
+
+    results = [(base._replace(beta=beta), table(auc)) for beta, auc in ((0.0, 0.5), (0.01, 0.7), (0.5, None))]
+    line = tool.on_line(results, base, "beta")
+    assert "| 0.01 | 1 | - | - | 0.7000 (0.700–0.700) | - |" in tool.markdown(line, "beta", base)
+    assert "| 0.5 | 1 | - | - | - | - |" in tool.markdown(line, "beta", base)
+    tool.draw({"beta": line, "delta": line}, tmp_path, 1)
+    assert ORANGE in colours(tmp_path / "sweep.png")
+    assert BLUE not in colours(tmp_path / "sweep.png")
+
+
 def test_a_sweep_gathers_what_its_runs_found(swept: Path, capsys: pytest.CaptureFixture[str]) -> None:
     content = json.loads((swept / "sweep.json").read_text())
     assert [point["run"] for point in content["points"]] == NAMES

@@ -316,6 +316,8 @@ def draw(lines: dict[str, Line], out: Path, seeds: int) -> None:
     for axes, (varied, line) in zip(panels, lines.items(), strict=True):
         for index, system in enumerate(SYSTEMS[:2]):
             found = {value: made for value, tables in line.items() if (made := estimates(tables, system, "auc"))}
+            if not found:
+                continue
             means = [fmean(value for value, _, _ in made) for made in found.values()]
             bounds = [[value for value, _, _ in made] if seeds > 1 else made[0] for made in found.values()]
             color = f"C{index}"
@@ -329,6 +331,7 @@ def draw(lines: dict[str, Line], out: Path, seeds: int) -> None:
             axes.set_xscale("log")
         elif above:  # 0 has no place on a log axis
             axes.set_xscale("symlog", linthresh=min(above))
+            axes.set_xlim(left=-min(above) / 2)
         axes.set_xticks([*line], [f"{value:g}" for value in line])
         axes.set_xticks([], minor=True)
         axes.set(xlabel=LABELS[varied], ylabel="AUC")
