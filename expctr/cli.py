@@ -170,7 +170,8 @@ def run(args: ArgsType = None) -> None:
             args=args,
         )
     except UserError as error:
-        Console(stderr=True).print(f"[bold red]error:[/] {escape(str(error))}", highlight=False, soft_wrap=True)
+        said = "; ".join([str(error), *getattr(error, "__notes__", [])])
+        Console(stderr=True).print(f"[bold red]error:[/] {escape(said)}", highlight=False, soft_wrap=True)
         raise SystemExit(2) from error
     except (KeyboardInterrupt, SystemExit) as stop:
         if not isinstance(stop.__context__ or stop, KeyboardInterrupt):  # Lightning turns the one into the other

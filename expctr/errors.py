@@ -7,6 +7,12 @@ class UserError(ValueError):
     """What a user can mend: the message says what was wrong, where, and the mend. The command line shows it alone."""
 
 
+class BadRunError(UserError):
+    """Training itself went wrong. It is raised before the step that would spoil the weights, so every checkpoint is
+    good.
+    """
+
+
 def check_range(group: str, options: object, **bounds: tuple[float, float]) -> None:
     """Refuse numbers out of range, where a config is read and not an hour later.
 

@@ -8,7 +8,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from expctr.distributed import all_mean_std
+from expctr.distributed import all_mean_std, all_sum
 
 Metric = Literal["mae", "brier", "log"]
 Delta = Literal["abs", "signed", "relu"]
@@ -73,6 +73,23 @@ def by_prompt(rewards: Tensor, group_size: int) -> Tensor:
     """Mean reward of the responses to the same prompt, `[batch]`; they stand next to each other."""
     means = rewards.view(-1, group_size).double().mean(1)  # in float32, equal rewards could differ from their mean
     return means.to(rewards.dtype).repeat_interleave(group_size)
+
+
+def all_equal(rewards: Tensor, labels: Tensor | None = None, group_size: int | None = None) -> bool:
+    """Is no reward more than rounding (`EPS`) from the mean it is compared with, on any rank?
+
+    Normalised, such rewards are rounding noise blown up to the size of real ones.
+
+    Args:
+        rewards: raw, `[batch]`.
+        labels: where given (`[batch]`), a reward is compared with its label's mean.
+        group_size: where given, with the mean of its prompt's responses; else with the batch's.
+    """
+    if group_size is not None:
+        mean = by_prompt(rewards, group_size)
+    else:
+        mean = by_label(rewards, labels) if labels is not None else all_mean_std(rewards)[0]
+    return not int(all_sum(((rewards - mean).abs() > EPS).sum()))
 
 
 def normalise(

@@ -21,8 +21,11 @@ from expctr.data.features import Features
 from expctr.distributed import all_gather_rows, all_sum, rank, world_size
 from expctr.errors import check_range
 from expctr.metrics import ctr_metrics
+from expctr.modules.guard import Guard
 from expctr.seeding import first_weights, seed_of
 
+TOO_FAST = "Lower the CTR model's learning rate (options.lr)"
+"""The mend where a CTR model's numbers are none."""
 _WHOLE = StateDictOptions(full_state_dict=True)  # unsharded tensors in and out, also under FSDP2
 
 
@@ -163,6 +166,10 @@ class CTRModule(L.LightningModule):
         """One Adam over all models."""
         return torch.optim.Adam(self.parameters(), lr=self.options.lr, weight_decay=self.options.weight_decay)
 
+    def gradients(self) -> list[Tensor]:
+        """Of all parameters that have one."""
+        return [p.grad for p in self.parameters() if p.grad is not None]
+
     def shard(self, mesh: DeviceMesh) -> None:
         """Shard each model by FSDP2 over a one-dimensional mesh."""
         for backbone in self.backbones:
@@ -178,7 +185,7 @@ class CTRModule(L.LightningModule):
         mean: Tensor = self(features, text).mean(0)
         return mean
 
-    def loss(self, batch: Batch, text: Tensor | None = None) -> Tensor:
+    def loss(self, batch: Batch, text: Tensor | None = None, guard: Guard | None = None) -> Tensor:
         """Binary cross-entropy, averaged over the rows of all ranks and summed over the cross-fitted models.
 
         Scaled by the world size, since sharding averages gradients over ranks.
@@ -186,21 +193,28 @@ class CTRModule(L.LightningModule):
         Args:
             batch: training rows.
             text: their text vectors, `[batch, text_dim]`; `None` stands for z = 0.
+            guard: knows the rows; without one, a loss that is no number is returned as it is.
 
         Returns:
             A scalar to call `backward` on.
+
+        Raises:
+            BadRunError: a row's loss is no number.
         """
         if text is not None and self.training and self.options.text_dropout > 0:
             shown = torch.rand(len(batch), 1, device=text.device) >= self.options.text_dropout
             text = text * shown
         folds = self.options.crossfit
-        total = torch.zeros((), device=batch.label.device)
+        total, by_row = torch.zeros((), device=batch.label.device), torch.zeros_like(batch.label)
         for fold, backbone in enumerate(self.backbones):
             rows = (batch.sample % folds != fold) | (folds == 1)
             features = {name: values[rows] for name, values in batch.features.items()}
             logits = backbone(features, None if text is None else text[rows])
-            summed = F.binary_cross_entropy_with_logits(logits, batch.label[rows], reduction="sum")
-            total = total + summed / all_sum(rows.sum()).clamp_min(1)
+            losses = F.binary_cross_entropy_with_logits(logits, batch.label[rows], reduction="none")
+            total = total + losses.sum() / all_sum(rows.sum()).clamp_min(1)
+            by_row[rows] += losses.detach()
+        if guard is not None:
+            guard.finite("the CTR loss", by_row, TOO_FAST)
         return total * world_size()
 
     @torch.no_grad()
@@ -239,10 +253,18 @@ class CTRModule(L.LightningModule):
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """One batch, without text."""
-        loss = self.loss(batch)
+        loss = self.loss(batch, guard=self._guard(batch, batch_idx))
         mean = all_sum(loss) / (world_size() * self.options.crossfit)
         self.log("ctr/loss", mean, prog_bar=True, batch_size=len(batch))
         return loss
+
+    def _guard(self, batch: Batch, batch_idx: int) -> Guard:
+        return Guard(f"epoch {self.current_epoch + 1}, batch {batch_idx + 1}", batch.sample.tolist())
+
+    def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
+        """End the run at a gradient that is no number."""
+        place = f"epoch {self.current_epoch + 1}"
+        Guard(place, ()).norm("the CTR model's gradient norm", self.gradients(), TOO_FAST)
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         """Score one batch; the metrics are of all rows together."""

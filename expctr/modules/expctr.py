@@ -18,11 +18,12 @@ from expctr.data.batch import Batch
 from expctr.data.explanations import ExplanationStore
 from expctr.data.features import Features
 from expctr.distributed import all_gather_objects, all_mean_std, all_sum, rank
-from expctr.errors import UserError
+from expctr.errors import BadRunError, UserError
 from expctr.llm.sharding import shard, unsharded
 from expctr.metrics import ctr_metrics
-from expctr.modules.ctr import CTRModule
+from expctr.modules.ctr import TOO_FAST, CTRModule
 from expctr.modules.explainer import PPOExplainerModule
+from expctr.modules.guard import DIVERGED, Guard, named
 from expctr.modules.options import ICOptions
 from expctr.modules.plan import PlanEntry
 from expctr.rewards import alignment, text_gain
@@ -63,6 +64,8 @@ class ExpCTRModule(L.LightningModule):
         self._stopped_in = 0  # the iteration whose CTR stage stopped last
         self.batches = 0
         """Training batches so far, over all stages: the x of every curve."""
+        self.skipped_updates = 0
+        """Rollout batches so far whose rewards were all equal."""
         self._vectors: Tensor | None = None
         self._text_mean = torch.zeros(())
         self._columns: list[dict[str, Any]] = []
@@ -162,8 +165,16 @@ class ExpCTRModule(L.LightningModule):
         self.batches += 1
         self._log({f"{stage}/{name}": value for name, value in stats.items()})
 
+    def _guard(self, batch: Batch, batch_idx: int, texts: Sequence[str]) -> Guard:
+        place = f"{self.entry.name}, epoch {self.trainer.current_epoch + 1} of {len(self.plan)}, batch {batch_idx + 1}"
+        return Guard(place, batch.sample.tolist(), texts)
+
     def _policy_step(self, batch: Batch, batch_idx: int) -> dict[str, float]:
-        """A rollout, its rewards, and a PPO update (Eq. 7)."""
+        """A rollout, its rewards, and a PPO update (Eq. 7).
+
+        Where all rewards are equal there is no update, not one by the KL penalty either: whitened, what is left would
+        be as large as a step that something was learnt from. The learning rate moves on as if there had been one.
+        """
         watch, epoch, group = Stopwatch(), self.trainer.current_epoch, self.explainer.rollout_options.group_size
         noise = self.explainer.noise(self.seed, epoch, batch_idx, batch.sample.tolist())
         self.explainer.prompts.cut.clear()
@@ -171,24 +182,22 @@ class ExpCTRModule(L.LightningModule):
             with unsharded(self.explainer.model):
                 rollout, texts = self.explainer.explain(batch.texts, noise, watch=watch)
                 batch = batch.repeat(group)
+                guard = self._guard(batch, batch_idx, texts)
+                guard.finite("the policy's log-probability", rollout.logprobs, DIVERGED)
+                empty = guard.written()
                 with watch("score"):
                     scores, components = self._rewards(batch, texts)
-            total = torch.zeros_like(batch.label)
-            stats: dict[str, float] = {}
-            for name, (rewards, weight) in components.items():
-                normalised, bounded = self.explainer.normalised(rewards, batch.label, name)
-                total = total + weight * normalised
-                mean, std = all_mean_std(rewards)
-                stats |= {f"reward_{name}": float(mean), f"reward_{name}_std": float(std)}
-                stats[f"reward_{name}_normalised"] = float(all_mean_std(normalised)[0])
-                stats[f"reward_{name}_clipped"] = float(all_mean_std(bounded.float())[0])
-            mean, std = all_mean_std(total)
-            stats |= {"reward_normalised": float(mean), "reward_normalised_std": float(std)}
             for name, values in scores.items():
-                stats |= {f"{name}_mean": float(all_mean_std(values)[0])}
-            generator = torch.Generator().manual_seed(seed_of(self.seed, epoch, batch_idx))
-            policy = self._optimizers()[0]
-            stats |= self.explainer.update(rollout, total, policy, self.manual_backward, generator, watch)
+                guard.finite(name, values, DIVERGED if name == "s_u" else TOO_FAST)
+            total, stats = self._normalised(components, batch.label)
+            stats |= {f"{name}_mean": float(all_mean_std(values)[0]) for name, values in scores.items()}
+            if self.explainer.nothing_to_learn([rewards for rewards, _ in components.values()], batch.label, rollout):
+                self._skip(guard.place)
+            else:
+                generator = torch.Generator().manual_seed(seed_of(self.seed, epoch, batch_idx))
+                policy = self._optimizers()[0]
+                stats |= self.explainer.update(rollout, total, policy, self.manual_backward, generator, watch, guard)
+        stats |= {"empty": empty, "skipped_updates": float(self.skipped_updates)}
         schedule = cast(LRScheduler, self.lr_schedulers())
         stats["lr"] = float(schedule.get_last_lr()[0])
         for _ in range(self.explainer.steps(int(all_sum(torch.tensor(len(batch) // group, device=self.device))))):
@@ -197,10 +206,38 @@ class ExpCTRModule(L.LightningModule):
         stats |= {f"cut_{what}": float(count) for what, count in self.explainer.prompts.cut.items()}
         seconds = watch.seconds
         stats |= {f"seconds_{part}": value for part, value in seconds.items()}
-        rows = float(all_sum(torch.tensor(float(len(batch)), device=self.device)))
-        stats["samples_per_second"] = rows / seconds["all"]
-        stats["tokens_per_second"] = stats["response_length"] * rows / seconds["all"]
+        stats["samples_per_second"] = float(all_sum(torch.tensor(len(batch), device=self.device))) / seconds["all"]
+        stats["tokens_per_second"] = float(all_sum(rollout.response_mask.sum())) / seconds["all"]
         return stats
+
+    def _normalised(
+        self, components: dict[str, tuple[Tensor, float]], labels: Tensor
+    ) -> tuple[Tensor, dict[str, float]]:
+        """What PPO sees of a reward's weighted components, `[rows]`, and what TensorBoard shows of them."""
+        total = torch.zeros_like(labels)
+        stats: dict[str, float] = {}
+        for name, (rewards, weight) in components.items():
+            normalised, bounded = self.explainer.normalised(rewards, labels, name)
+            total = total + weight * normalised
+            mean, std = all_mean_std(rewards)
+            stats |= {f"reward_{name}": float(mean), f"reward_{name}_std": float(std)}
+            stats[f"reward_{name}_normalised"] = float(all_mean_std(normalised)[0])
+            stats[f"reward_{name}_clipped"] = float(all_mean_std(bounded.float())[0])
+        mean, std = all_mean_std(total)
+        return total, stats | {"reward_normalised": float(mean), "reward_normalised_std": float(std)}
+
+    def _skip(self, place: str) -> None:
+        if not self.skipped_updates:
+            self.print(
+                f"{place}: all rewards are equal, so there is nothing to learn and no update. TensorBoard counts such "
+                "batches in skipped_updates"
+            )
+        self.skipped_updates += 1
+
+    def on_train_end(self) -> None:
+        """Say how many updates were skipped."""
+        if self.skipped_updates:
+            self.print(f"{self.skipped_updates} rollout batches had equal rewards, and no update was made on them")
 
     def _rewards(self, batch: Batch, texts: Sequence[str]) -> tuple[dict[str, Tensor], dict[str, tuple[Tensor, float]]]:
         """The scores of explanations, and the reward's components with their weights (Eq. 9, 13, 14, 16)."""
@@ -261,9 +298,11 @@ class ExpCTRModule(L.LightningModule):
         stats = {}
         for module, optimizer, rows, vectors in modules:
             module.train()
-            loss = module.loss(rows, vectors)
+            guard = self._guard(rows, batch_idx, [] if vectors is None else self.store.texts(rows.sample.tolist()))
+            loss = module.loss(rows, vectors, guard)
             optimizer.zero_grad()
             self.manual_backward(loss)
+            guard.norm("the CTR model's gradient norm", module.gradients(), TOO_FAST)
             optimizer.step()
             name = "loss" if module is self.ctr else "loss_without_text"
             folds = module.options.crossfit
@@ -401,7 +440,19 @@ class ExpCTRModule(L.LightningModule):
             return {}
         columns = {name: [value for part in parts for value in part[name]] for name in parts[0]}
         order = sorted(range(len(columns["sample"])), key=columns["sample"].__getitem__)
-        return {name: [values[i] for i in order] for name, values in columns.items()}
+        columns = {name: [values[i] for i in order] for name, values in columns.items()}
+        self._check_finite(columns)
+        return columns
+
+    def _check_finite(self, columns: dict[str, list[Any]]) -> None:
+        """Name the rows whose scores are no numbers, which no metric could."""
+        texts = columns.get("text", self.store.texts(columns["sample"]))
+        for name in columns.keys() - {"sample", "text"}:
+            bad = [i for i, value in enumerate(columns[name]) if not math.isfinite(value)]
+            if bad:
+                rows = named([(columns["sample"][i], texts[i]) for i in bad], len(texts))
+                mend = DIVERGED if name in ("s_u", "s_icl") else TOO_FAST
+                raise BadRunError(f"{self.trainer.state.stage}: {name} is nan or infinite{rows}. {mend}")
 
     # --- logging
 
@@ -426,6 +477,7 @@ class ExpCTRModule(L.LightningModule):
             "ctr_trained": self.ctr_trained,
             "stopped_in": self._stopped_in,
             "batches": self.batches,
+            "skipped_updates": self.skipped_updates,
             "text_mean": self._text_mean.cpu(),
         }
 
@@ -438,6 +490,7 @@ class ExpCTRModule(L.LightningModule):
         for module, best in zip((self.ctr, self.baseline), state["best"], strict=True):
             module.best.load_state_dict(best)
         self.ctr_trained, self._stopped_in, self.batches = state["ctr_trained"], state["stopped_in"], state["batches"]
+        self.skipped_updates = state.get("skipped_updates", 0)  # checkpoints of 0.1.0 have none
         self._text_mean, self._vectors = state["text_mean"], None
 
 

@@ -13,14 +13,14 @@ from torch.nn import functional as F
 from expctr import ppo
 from expctr.data.batch import Nouns, SampleText
 from expctr.distributed import all_mean_std, all_sum, rank, world_size
-from expctr.errors import UserError
 from expctr.llm.base import LanguageModel, LLMOptions, ValueHead
 from expctr.llm.prompts import PromptOptions, Prompts
 from expctr.llm.rollout import Rollout, RolloutOptions, generate, texts, uniforms
 from expctr.llm.scoring import Answers, LCOptions, answer_tokens, score_responses, yes_no_scores
 from expctr.llm.sharding import unsharded
+from expctr.modules.guard import DIVERGED, Guard, whole
 from expctr.modules.options import KLOptions, PPOOptions, RewardOptions
-from expctr.rewards import by_prompt, normalise
+from expctr.rewards import all_equal, by_prompt, normalise
 from expctr.stopwatch import Stopwatch
 
 _SUMS = ("tokens", "clip_fraction", "approx_kl", "ratio", "policy_loss", "value_loss")
@@ -178,6 +178,23 @@ class PPOExplainerModule(L.LightningModule):
             running=running,
         )
 
+    def nothing_to_learn(self, components: Sequence[Tensor], labels: Tensor, rollout: Rollout) -> bool:
+        """Is every raw reward equal to what Eq. 10 and the advantages compare it with?
+
+        That is the mean of the batch, of the label (`baseline: label`), or of the prompt (`norm: group`,
+        `advantage: group`).
+
+        Args:
+            components: the reward's, `[rows]` each.
+            labels: `[rows]`.
+            rollout: what was rewarded; a response that was cut may be penalised.
+        """
+        penalised = [rollout.truncated.float()] if self.rollout_options.truncated == "penalise" else []
+        by_label = labels if self.reward.baseline == "label" else None
+        in_groups = "group" in (self.reward.norm, self.ppo.advantage)
+        group_size = self.rollout_options.group_size if in_groups else None
+        return all(all_equal(rewards, by_label, group_size) for rewards in [*components, *penalised])
+
     def update(
         self,
         rollout: Rollout,
@@ -186,6 +203,7 @@ class PPOExplainerModule(L.LightningModule):
         backward: Callable[[Tensor], None],
         generator: torch.Generator,
         watch: Stopwatch,
+        guard: Guard,
     ) -> dict[str, float]:
         """One PPO update on a rollout batch (Eq. 7).
 
@@ -196,12 +214,17 @@ class PPOExplainerModule(L.LightningModule):
             backward: Lightning's.
             generator: orders the minibatches; the same on all ranks.
             watch: takes the seconds of `reference` and `train`.
+            guard: knows the rows.
 
         Returns:
             What TensorBoard shows, means over all ranks.
+
+        Raises:
+            BadRunError: a return or a gradient is no number; that step was not made.
         """
         with watch("reference"), torch.no_grad(), unsharded(self.model):
             trajectory = self._trajectory(rollout, rewards)
+        guard.finite("PPO's return", trajectory.returns, DIVERGED)  # whitened, one bad row would spoil all
         steps: list[Tensor] = []  # the sums of `_losses`, a row an optimizer step
         norms: list[float] = []
         with watch("train"):
@@ -211,12 +234,14 @@ class PPOExplainerModule(L.LightningModule):
                     scale = world_size() / tokens  # sharded gradients are averaged over ranks
                     optimizer.zero_grad()
                     sums = torch.zeros(len(_SUMS), device=rewards.device)
+                    bad = torch.zeros(len(rollout), dtype=torch.bool, device=rewards.device)
                     for rows in minibatch:
-                        loss, parts = self._losses(rollout, trajectory, rows)
+                        loss, parts, bad_rows = self._losses(rollout, trajectory, rows)
                         backward(loss * scale)
                         sums += parts
+                        bad[rows] = bad_rows[: len(rows)]
                     steps.append(sums)
-                    norms.append(self._step(optimizer))
+                    norms.append(self._step(optimizer, guard, bad))
         by_step = all_sum(torch.stack(steps))
         total = dict(zip(_SUMS, by_step.sum(0), strict=True))
         first = dict(zip(_SUMS, by_step[0], strict=True))
@@ -314,8 +339,11 @@ class PPOExplainerModule(L.LightningModule):
             minibatches.append(micro + [here[:0]] * (-(-most // size) - len(micro)))
         return minibatches
 
-    def _losses(self, rollout: Rollout, trajectory: Trajectory, rows: Tensor) -> tuple[Tensor, Tensor]:
-        """The loss of a micro-batch, summed over tokens, and the sums in `_SUMS`. No rows: a row of weight 0."""
+    def _losses(self, rollout: Rollout, trajectory: Trajectory, rows: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """The loss of a micro-batch, summed over tokens, the sums in `_SUMS`, and which rows' numbers are none (bool).
+
+        No rows: a row of weight 0.
+        """
         options, idle = self.ppo, not len(rows)
         rows = torch.zeros(1, dtype=torch.long) if idle else rows
         part = rollout.select(rows)
@@ -326,6 +354,7 @@ class PPOExplainerModule(L.LightningModule):
         scores = score_responses(self.model, part, True, self.rollout_options.temperature, with_entropy)
         policy = ppo.policy_loss(scores.logprobs, here.logprobs, here.advantages, mask, options.clip)
         loss, critic = policy.loss, torch.zeros_like(policy.loss)
+        per_token = (scores.logprobs - here.logprobs).exp()
         if self.kl.where == "loss":
             kl = ppo.kl_estimate(scores.logprobs, here.ref_logprobs, self.kl.estimator)
             loss = loss + self.beta * (kl * mask).sum()
@@ -335,18 +364,16 @@ class PPOExplainerModule(L.LightningModule):
             values = self.value_head(here.hidden)
             critic = ppo.value_loss(values, here.values, here.returns, mask, options.value_clip)
             loss = loss + options.vf_coef * critic
+            per_token = per_token + values
         sums = [mask.sum(), policy.clipped, policy.approx_kl, policy.ratio, policy.loss, critic]
-        return loss, torch.stack([x.detach().float() for x in sums])
+        bad = (~per_token.detach().isfinite() & mask).any(1)
+        return loss, torch.stack([x.detach().float() for x in sums]), bad
 
-    def _step(self, optimizer: LightningOptimizer) -> float:
-        parameters = self.trainable()
-        norm = torch.nn.utils.clip_grad_norm_(parameters, self.ppo.grad_clip)
-        total = float(norm.full_tensor() if isinstance(norm, torch.distributed.tensor.DTensor) else norm)
+    def _step(self, optimizer: LightningOptimizer, guard: Guard, bad: Tensor) -> float:
+        """Clip and step; returns the gradient norm."""
+        total = float(whole(torch.nn.utils.clip_grad_norm_(self.trainable(), self.ppo.grad_clip)))
         if not math.isfinite(total):
-            raise UserError(
-                f"PPO's gradient norm is {total}, and the step was not made. Lower ppo.lr or reward.delta, or load the "
-                "base in float32 (llm.dtype); the last checkpoint is unharmed"
-            )
+            raise guard.error(f"PPO's gradient norm is {total}", bad, DIVERGED)
         optimizer.step()
         return total
 

@@ -9,6 +9,7 @@ import lightning as L
 from lightning.pytorch.callbacks import Checkpoint
 
 from expctr.data.datamodules import Staged
+from expctr.errors import BadRunError, UserError
 
 _NAME = re.compile(r"epoch=(\d+)-batch=(\d+)\.ckpt")
 
@@ -37,19 +38,28 @@ class RunCheckpoint(Checkpoint):
         self._idle = isinstance(pl_module, Staged) and pl_module.ctr_stopped
         done = batch_idx + 1
         if self.every_n_batches and done % self.every_n_batches == 0 and done < trainer.num_training_batches:
-            self._save(trainer, trainer.current_epoch, done)
+            self.save(trainer, trainer.current_epoch, done)
 
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Save after the epoch's validation; of the epochs that pass after a CTR stage has stopped, the last only."""
         if not self._idle or (isinstance(pl_module, Staged) and pl_module.entry.last):
-            self._save(trainer, trainer.current_epoch + 1, 0)
+            self.save(trainer, trainer.current_epoch + 1, 0)
 
     def on_exception(self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException) -> None:
         """Say how to go on, where one can."""
-        if trainer.state.fn == "fit" and checkpoints(checkpoint_folder(trainer)):
+        found = checkpoints(checkpoint_folder(trainer))
+        if trainer.state.fn != "fit" or not found:
+            return
+        if isinstance(exception, BadRunError):  # the same options would end the same way
+            exception.add_note(
+                f"{found[-1].name} is good: go on from it, with other options, by --ckpt_path {found[-1]} and another "
+                "--trainer.default_root_dir"
+            )
+        elif not isinstance(exception, UserError):
             exception.add_note("go on with --ckpt_path last")
 
-    def _save(self, trainer: L.Trainer, epoch: int, batch: int) -> None:
+    def save(self, trainer: L.Trainer, epoch: int, batch: int) -> None:
+        """Write the checkpoint of so many finished epochs, and batches of the next; for all ranks together."""
         folder = checkpoint_folder(trainer)
         path = folder / f"epoch={epoch:04d}-batch={batch:06d}.ckpt"
         aside, old = folder / f".{path.name}.tmp", folder / f".{path.name}.old"

@@ -20,6 +20,7 @@ from expctr.llm.rollout import Rollout, RolloutOptions
 from expctr.llm.scoring import LCOptions, score_responses
 from expctr.modules import explainer
 from expctr.modules.explainer import PPOExplainerModule
+from expctr.modules.guard import Guard
 from expctr.modules.options import KLOptions, PPOOptions, RewardOptions
 from expctr.stopwatch import Stopwatch
 
@@ -75,6 +76,7 @@ def update(
         backward,
         torch.Generator().manual_seed(0),
         Stopwatch(),
+        Guard("here", range(len(rollout)), [f"text {i}" for i in range(len(rollout))]),
     )
 
 

@@ -1,0 +1,90 @@
+"""What ends a run that went wrong: an error that says where, in which rows, and what to do."""
+
+from collections.abc import Iterable, Sequence
+
+import torch
+from torch import Tensor
+
+from expctr.distributed import all_gather_objects, all_sum
+from expctr.errors import BadRunError
+
+DIVERGED = "Lower ppo.lr or reward.delta, or load the base in float32 (llm.dtype)"
+"""The mend where the policy's own numbers are none."""
+_NAMED, _START = 3, 60
+
+
+class Guard:
+    """A batch's rows and where in training they stand.
+
+    Its methods are for all ranks together: they find the same on each, and raise on all or none.
+
+    Args:
+        place: stage, epoch and batch.
+        samples: this rank's sample ids.
+        texts: their explanations; none where the rows have none.
+    """
+
+    def __init__(self, place: str, samples: Sequence[int], texts: Sequence[str] = ()) -> None:
+        self.place, self.samples, self.texts = place, samples, texts or [""] * len(samples)
+
+    def finite(self, what: str, values: Tensor, mend: str) -> None:
+        """End the run at a nan or an infinity.
+
+        Args:
+            what: the values' name.
+            values: `[rows, ...]`.
+            mend: what to do about it.
+
+        Raises:
+            BadRunError: naming the rows.
+        """
+        bad = ~values[:, None].isfinite().flatten(1).all(1)
+        if int(all_sum(bad.sum())):
+            raise self.error(f"{what} is nan or infinite", bad, mend)
+
+    def norm(self, what: str, gradients: Iterable[Tensor], mend: str) -> None:
+        """End the run at gradients that are no numbers, before the step."""
+        total = whole(torch.nn.utils.get_total_norm(gradients))
+        if not total.isfinite():
+            raise self.error(f"{what} is {float(total)}", torch.zeros(len(self.samples), dtype=torch.bool), mend)
+
+    def written(self) -> float:
+        """The share of empty texts.
+
+        Raises:
+            BadRunError: all of them are.
+        """
+        parts: list[list[bool]] = all_gather_objects([not text.strip() for text in self.texts])
+        empty = [blank for part in parts for blank in part]
+        if all(empty):
+            raise BadRunError(
+                f"{self.place}: all {len(empty)} explanations are empty. Either the base ends its answer at once "
+                "(check its chat template and its end-of-sequence token), or rollout.max_new_tokens is too low for a "
+                "word, or the adapter diverged (lower ppo.lr, raise kl.beta)"
+            )
+        return sum(empty) / len(empty)
+
+    def error(self, what: str, bad: Tensor, mend: str) -> BadRunError:
+        """The error for bad rows (bool, `[rows]`), of all ranks."""
+        mine = [(self.samples[i], self.texts[i]) for i in bad.nonzero()[:, 0].tolist()]
+        parts = all_gather_objects((mine, len(self.samples)))
+        rows = sorted(row for part, _ in parts for row in part)
+        return BadRunError(f"{self.place}: {what}{named(rows, sum(count for _, count in parts))}. {mend}")
+
+
+def named(rows: Sequence[tuple[int, str]], total: int) -> str:
+    """How many of all rows these are, and which the first ones: sample ids and the start of their texts."""
+    if not rows:
+        return ""
+    shown = [f'sample {sample} "{_start(text)}"' if text else f"sample {sample}" for sample, text in rows[:_NAMED]]
+    more = [f"{len(rows) - _NAMED} more"] if len(rows) > _NAMED else []
+    return f" in {len(rows)} of {total} rows ({', '.join([*shown, *more])})"
+
+
+def whole(norm: Tensor) -> Tensor:
+    """A gradient norm over all ranks' shards."""
+    return norm.full_tensor() if isinstance(norm, torch.distributed.tensor.DTensor) else norm
+
+
+def _start(text: str) -> str:
+    return text if len(text) <= _START else f"{text[:_START]}..."
