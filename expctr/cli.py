@@ -17,6 +17,7 @@ from rich.markup import escape
 
 from expctr.data.datamodules import RatingsDataModule
 from expctr.errors import UserError
+from expctr.evaluation.alarms import Alarms
 from expctr.evaluation.results import ResultWriter
 from expctr.training.checkpoint import RunCheckpoint, checkpoint_folder, checkpoints
 from expctr.training.progress import StageProgressBar
@@ -61,10 +62,11 @@ class ExpCTRCLI(LightningCLI):
         return {**LightningCLI.subcommands(), "prepare": {"model", "datamodule"}}
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
-        """The groups `stages` and `checkpoint`, and defaults that the stages need."""
+        """A group of options for each callback, and defaults that the stages need."""
         parser.add_lightning_class_args(StageScheduler, "stages")
         parser.add_lightning_class_args(RunCheckpoint, "checkpoint")
         parser.add_lightning_class_args(ResultWriter, "results")
+        parser.add_lightning_class_args(Alarms, "alarms")
         parser.link_arguments("seed_everything", "data.init_args.seed", compute_fn=int)
         parser.set_defaults(
             {

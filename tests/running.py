@@ -14,18 +14,22 @@ import socket
 import sys
 import time
 from collections.abc import Iterator, Mapping
+from functools import partial
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import lightning as L
 import pytest
+import torch
 from conftest import make_llm
 from filelock import FileLock
 from lightning.pytorch.callbacks import Callback
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from torch import Tensor
 
 from expctr.llm import scoring
+from expctr.modules.expctr import ExpCTRModule
 
 TESTS = Path(__file__).parent
 CONF = TESTS / "conf"
@@ -78,6 +82,53 @@ class Sabotage(Callback):
             os.kill(os.getpid(), self.signal)
 
 
+class Poison(Callback):
+    """Spoils one training batch, as bad numbers or a bad base would.
+
+    Args:
+        epoch: when.
+        batch: when.
+        what: a weight of the `adapter`, the `critic` or the `ctr` model that is no number; a first row's `score` that
+            is none; `equal` scores; all but one of the texts (`texts`), or all of them (`all texts`), empty.
+    """
+
+    def __init__(self, epoch: int, batch: int, what: str) -> None:
+        self.place, self.what = (epoch, batch), what
+
+    def on_train_batch_start(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Any, batch_idx: int
+    ) -> None:
+        assert isinstance(pl_module, ExpCTRModule)
+        explainer, here = pl_module.explainer, (trainer.current_epoch, batch_idx) == self.place
+        if here and self.what in ("adapter", "critic", "ctr"):
+            weights = {
+                "adapter": [p for name, p in explainer.named_parameters() if "lora_B" in name],
+                "critic": list(explainer.value_head.parameters()),
+                "ctr": list(pl_module.ctr.parameters()),
+            }[self.what]
+            weights[0].data.fill_(float("nan"))
+        elif self.what in ("score", "equal"):
+            score = explainer.lc_scores = partial(type(explainer).lc_scores, explainer)  # type: ignore[method-assign]
+            if here:
+                explainer.lc_scores = lambda *args: _spoilt(score(*args), self.what)  # type: ignore[method-assign]
+        elif self.what in ("texts", "all texts"):
+            explain = explainer.explain = partial(type(explainer).explain, explainer)  # type: ignore[method-assign]
+            if here:
+
+                def blank(*args: Any, **options: Any) -> Any:
+                    rollout, texts = explain(*args, **options)
+                    return rollout, [" "] * (len(texts) - 1) + (texts[-1:] if self.what == "texts" else [""])
+
+                explainer.explain = blank  # type: ignore[method-assign]
+
+
+def _spoilt(scores: Tensor, what: str) -> Tensor:
+    if what == "equal":
+        return torch.full_like(scores, 0.5)
+    scores[0] = float("nan")
+    return scores
+
+
 class SmallLogits(Callback):
     """Has logits made in parts of one token, as a large vocabulary would."""
 
@@ -91,6 +142,12 @@ def kill(epoch: int, batch: int = 0, where: str = "train", number: int = signal.
     place = {"epoch": epoch, "batch": batch, "where": where, "signal": int(number)}
     args = [f"--trainer.callbacks.init_args.{name}={value}" for name, value in place.items()]
     return ["--trainer.callbacks+=running.Sabotage", *args]
+
+
+def poison(epoch: int, batch: int, what: str) -> list[str]:
+    """Arguments that spoil a fit; see `Poison`."""
+    args = [f"--trainer.callbacks.init_args.{k}={v}" for k, v in {"epoch": epoch, "batch": batch, "what": what}.items()]
+    return ["--trainer.callbacks+=running.Poison", *args]
 
 
 def expctr(*args: object, ranks: int = 1, environ: Mapping[str, str] = {}) -> Outcome:

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from expctr.rewards import alignment, by_label, by_prompt, normalise, text_gain
+from expctr.rewards import alignment, all_equal, by_label, by_prompt, normalise, text_gain
 
 
 def column(*values: float) -> Tensor:
@@ -139,3 +139,18 @@ def test_rewards_keep_their_dtype() -> None:
     for norm, baseline in (("batch", None), ("batch", labels), ("group", None), ("none", None)):
         assert normalise(rewards, norm, labels=baseline, group_size=2)[0].dtype == torch.float32
     assert math.isclose(float(normalise(rewards, "none")[0][1]), 0.9, abs_tol=1e-5)
+
+
+def test_rewards_are_equal_as_far_as_what_they_are_compared_with() -> None:
+    labels, rounding = column(1, 0, 1, 0), 1e-7
+    assert all_equal(column(0.5, 0.5 + rounding, 0.5, 0.5))
+    assert not all_equal(column(0.5, 0.5 + 1e-4, 0.5, 0.5))
+    by_the_label = column(0.8, 0.2, 0.8 + rounding, 0.2)  # a score of 0.8 for everyone
+    assert not all_equal(by_the_label)
+    assert all_equal(by_the_label, labels)
+    assert not all_equal(column(0.8, 0.2, 0.9, 0.2), labels)
+    in_pairs = column(0.8, 0.8, 0.2, 0.2 + rounding)
+    assert not all_equal(in_pairs)
+    assert not all_equal(in_pairs, labels)
+    assert all_equal(in_pairs, group_size=2)
+    assert all_equal(column(0.7))

@@ -23,7 +23,7 @@ from expctr.llm.sharding import shard, unsharded
 from expctr.metrics import ctr_metrics
 from expctr.modules.ctr import TOO_FAST, CTRModule
 from expctr.modules.explainer import PPOExplainerModule
-from expctr.modules.guard import DIVERGED, Guard, named
+from expctr.modules.guard import DIVERGED, IMPRECISE, Guard, named
 from expctr.modules.options import ICOptions
 from expctr.modules.plan import PlanEntry
 from expctr.rewards import alignment, text_gain
@@ -188,7 +188,7 @@ class ExpCTRModule(L.LightningModule):
                 with watch("score"):
                     scores, components = self._rewards(batch, texts)
             for name, values in scores.items():
-                guard.finite(name, values, DIVERGED if name == "s_u" else TOO_FAST)
+                guard.finite(name, values, _mend(name))
             total, stats = self._normalised(components, batch.label)
             stats |= {f"{name}_mean": float(all_mean_std(values)[0]) for name, values in scores.items()}
             if self.explainer.nothing_to_learn([rewards for rewards, _ in components.values()], batch.label, rollout):
@@ -200,8 +200,10 @@ class ExpCTRModule(L.LightningModule):
         stats |= {"empty": empty, "skipped_updates": float(self.skipped_updates)}
         schedule = cast(LRScheduler, self.lr_schedulers())
         stats["lr"] = float(schedule.get_last_lr()[0])
-        for _ in range(self.explainer.steps(int(all_sum(torch.tensor(len(batch) // group, device=self.device))))):
-            schedule.step()
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", ".*before `optimizer.step()`")  # so it is where an update is skipped
+            for _ in range(self.explainer.steps(int(all_sum(torch.tensor(len(batch) // group, device=self.device))))):
+                schedule.step()
         self._record(batch, texts, scores, {name: rewards for name, (rewards, _) in components.items()}, total)
         stats |= {f"cut_{what}": float(count) for what, count in self.explainer.prompts.cut.items()}
         seconds = watch.seconds
@@ -451,8 +453,7 @@ class ExpCTRModule(L.LightningModule):
             bad = [i for i, value in enumerate(columns[name]) if not math.isfinite(value)]
             if bad:
                 rows = named([(columns["sample"][i], texts[i]) for i in bad], len(texts))
-                mend = DIVERGED if name in ("s_u", "s_icl") else TOO_FAST
-                raise BadRunError(f"{self.trainer.state.stage}: {name} is nan or infinite{rows}. {mend}")
+                raise BadRunError(f"{self.trainer.state.stage}: {name} is nan or infinite{rows}. {_mend(name)}")
 
     # --- logging
 
@@ -508,6 +509,11 @@ def _prime(optimizer: torch.optim.Optimizer) -> None:
                 "exp_avg": torch.zeros_like(parameter),
                 "exp_avg_sq": torch.zeros_like(parameter),
             }
+
+
+def _mend(score: str) -> str:
+    """What to do where a score is no number."""
+    return IMPRECISE if score in ("s_u", "s_icl") else TOO_FAST
 
 
 def _share_above(scores: Sequence[float]) -> float:

@@ -10,6 +10,8 @@ from expctr.errors import BadRunError
 
 DIVERGED = "Lower ppo.lr or reward.delta, or load the base in float32 (llm.dtype)"
 """The mend where the policy's own numbers are none."""
+IMPRECISE = "Load the base in float32 (llm.dtype)"
+"""The mend where the frozen base's are."""
 _NAMED, _START = 3, 60
 
 

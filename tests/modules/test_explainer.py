@@ -13,7 +13,7 @@ from torch import Tensor
 
 from expctr import ppo
 from expctr.data.batch import Nouns, SampleText
-from expctr.errors import UserError
+from expctr.errors import BadRunError
 from expctr.llm.base import LLMOptions
 from expctr.llm.prompts import PromptOptions
 from expctr.llm.rollout import Rollout, RolloutOptions
@@ -483,9 +483,56 @@ def test_an_empty_micro_batch_adds_nothing(
 def test_a_gradient_that_is_no_number_stops_before_the_step(build: Build, samples: list[SampleText]) -> None:
     module = build()
     before = weights(module)
-    with pytest.raises(UserError, match=r"Lower ppo\.lr"):
-        update(module, roll(module, samples), [math.nan] * 5)
+    rewards = [1.0, math.nan, 0.0, -1.0, math.inf]
+    with pytest.raises(BadRunError, match=r'in 2 of 5 rows \(sample 1 "text 1", sample 4 "text 4"\)\. Lower ppo\.lr'):
+        update(module, roll(module, samples), rewards)
     assert_same(weights(module), before, atol=0)
+
+
+def test_a_row_that_the_policy_has_no_number_for_is_named_in_mid_update(
+    build: Build, samples: list[SampleText], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Row 3 goes bad once there is a gradient: in the minibatch that holds it, at whatever place."""
+    module = build(ppo=PPOOptions(lr=1e-3, minibatch_size=2, micro_batch_size=1))
+    rollout = roll(module, samples)
+    real, before = explainer.score_responses, weights(module)
+    marked = rollout.response_ids[3].clone()
+
+    def spoil(model: Any, part: Rollout, *args: Any, **options: Any) -> Any:
+        scores = real(model, part, *args, **options)
+        mine = (part.response_ids == marked[: part.response_ids.shape[1]]).all(1)
+        if torch.is_grad_enabled():
+            scores = scores._replace(logprobs=scores.logprobs + torch.where(mine, math.nan, 0.0)[:, None])
+        return scores
+
+    monkeypatch.setattr(explainer, "score_responses", spoil)
+    with pytest.raises(BadRunError, match=r'gradient norm is nan in 1 of 5 rows \(sample 3 "text 3"\)'):
+        update(module, rollout, REWARDS)
+    assert all(bool(weight.isfinite().all()) for weight in weights(module).values())
+    assert before.keys() == weights(module).keys()
+
+
+def test_where_there_is_nothing_to_learn(build: Build, samples: list[SampleText]) -> None:
+    module = build(stir=False)
+    rollout, labels = roll(module, samples[:4]), torch.tensor([1.0, 0.0, 1.0, 0.0])
+    rollout.truncated = torch.tensor([True, False, False, True])
+    same, by_label, in_pairs = torch.full((4,), 0.5), 0.2 + 0.6 * labels, torch.tensor([0.8, 0.8, 0.2, 0.2])
+
+    def nothing(*components: Tensor, **options: Any) -> bool:
+        return PPOExplainerModule(**options).nothing_to_learn(components, labels, rollout)
+
+    pairs = RolloutOptions(group_size=2)
+    assert nothing(same)
+    assert nothing(same, same)
+    assert not nothing(same, in_pairs)
+    assert not nothing(by_label)
+    assert nothing(by_label, reward=RewardOptions(baseline="label"))
+    assert nothing(same, reward=RewardOptions(norm="none"))
+    assert not nothing(by_label, reward=RewardOptions(norm="none"))
+    assert not nothing(in_pairs, rollout=pairs)
+    assert nothing(in_pairs, rollout=pairs, reward=RewardOptions(norm="group"))
+    assert nothing(in_pairs, rollout=pairs, ppo=PPOOptions(advantage="group"))
+    assert not nothing(same, rollout=RolloutOptions(truncated="penalise"))  # the cut ones earn less
 
 
 def test_each_prompt_is_answered_group_times_while_training_and_once_greedily(

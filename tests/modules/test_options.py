@@ -7,6 +7,7 @@ import pytest
 
 from expctr.ctr.text import EncoderOptions
 from expctr.data.datamodules import MovieLensDataModule
+from expctr.evaluation.alarms import Alarms
 from expctr.evaluation.results import ResultWriter
 from expctr.llm.base import LLMOptions
 from expctr.llm.prompts import PromptOptions
@@ -82,6 +83,9 @@ def test_a_group_of_one_is_refused(values: dict[str, Any], message: str) -> None
         (PromptOptions, {"title_tokens": 0}, r"prompts\.title_tokens must be at least 1, not 0"),
         (EncoderOptions, {"batch_size": 0}, r"encoder\.batch_size must be at least 1, not 0"),
         (ResultWriter, {"examples": -1}, r"results\.examples must be at least 0, not -1"),
+        (Alarms, {"window": 0}, r"alarms\.window must be at least 1, not 0"),
+        (Alarms, {"positive": 0.6}, r"alarms\.positive must be from 0 to 0\.5, not 0\.6"),
+        (Alarms, {"length": 0.5}, r"alarms\.length must be at least 1, not 0\.5"),
         *[
             (
                 MovieLensDataModule,

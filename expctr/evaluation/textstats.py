@@ -1,0 +1,60 @@
+"""What a batch of sentences looks like when a policy games its reward: pure functions of strings and numbers."""
+
+from collections.abc import Sequence
+
+NGRAM = 3
+"""Words of the runs that `repeated` counts: shorter ones repeat in good sentences, too."""
+
+
+def unique(texts: Sequence[str], samples: Sequence[int]) -> float:
+    """Distinct sentences per distinct sample, at most 1: several responses to a prompt may well agree."""
+    return min(1.0, len(set(texts)) / max(1, len(set(samples))))
+
+
+def words(texts: Sequence[str]) -> float:
+    """Mean number of words."""
+    return sum(len(text.split()) for text in texts) / max(1, len(texts))
+
+
+def repeated(texts: Sequence[str], n: int = NGRAM) -> float:
+    """Share of a sentence's runs of `n` words that stood in it before (0 in a shorter one), a mean over sentences."""
+    return sum(_repeated(text.lower().split(), n) for text in texts) / max(1, len(texts))
+
+
+def _repeated(tokens: list[str], n: int) -> float:
+    runs = [tuple(tokens[i : i + n]) for i in range(len(tokens) - n + 1)]
+    return 1 - len(set(runs)) / len(runs) if runs else 0.0
+
+
+def positive(scores: Sequence[float]) -> float:
+    """Share of scores above one half."""
+    return sum(score > 0.5 for score in scores) / max(1, len(scores))
+
+
+def saturated(scores: Sequence[float], margin: float = 0.02) -> float:
+    """Share of scores within the margin of 0 or 1."""
+    return sum(min(score, 1 - score) <= margin for score in scores) / max(1, len(scores))
+
+
+def reward_gap(
+    train: Sequence[float], train_labels: Sequence[float], held_out: Sequence[float], held_out_labels: Sequence[float]
+) -> float:
+    """Mean training reward minus mean held-out reward, label by label.
+
+    Each label's difference counts by its share of the held-out rows: where rollouts are balanced, a policy that says
+    the same of everyone would else differ from itself. A label that either side lacks is left out.
+
+    Args:
+        train: raw rewards.
+        train_labels: 0 or 1, like `train`.
+        held_out: raw rewards.
+        held_out_labels: 0 or 1, like `held_out`.
+    """
+    total, rows = 0.0, 0
+    for label in (0, 1):
+        ours = [reward for reward, y in zip(train, train_labels, strict=True) if y == label]
+        theirs = [reward for reward, y in zip(held_out, held_out_labels, strict=True) if y == label]
+        if ours and theirs:
+            total += len(theirs) * (sum(ours) / len(ours) - sum(theirs) / len(theirs))
+            rows += len(theirs)
+    return total / max(1, rows)
