@@ -1,6 +1,7 @@
 """The command line as a user meets it: what it says when something is wrong, and what the commands leave behind."""
 
 import json
+import re
 import signal
 import subprocess
 import sys
@@ -9,7 +10,9 @@ from pathlib import Path
 import polars as pl
 import pytest
 import yaml
-from running import LIMIT, TESTS, World, curves, expctr, kill, movielens
+from running import LIMIT, TESTS, Curves, World, curves, expctr, kill, movielens, poison
+
+from expctr.training.checkpoint import checkpoints
 
 CONFIGS = TESTS.parent / "configs"
 
@@ -134,6 +137,84 @@ def test_a_run_keeps_its_options(run: Path, world: World, command: str) -> None:
     assert "data.init_args.splits is {'train': 'a'" in line
     assert line.endswith("give the run's value, or another --trainer.default_root_dir")
     assert (run / "config.yaml").read_text() == before
+
+
+# --- what it says of a run that went wrong
+
+SPOILT: dict[str, tuple[int, int, str, str]] = {
+    "adapter": (0, 3, "lc, epoch 1 of 9, batch 4: the policy's log-probability is nan or infinite", "Lower ppo.lr"),
+    "critic": (0, 3, "lc, epoch 1 of 9, batch 4: PPO's return is nan or infinite", "Lower ppo.lr"),
+    "score": (0, 3, "lc, epoch 1 of 9, batch 4: s_u is nan or infinite", "Load the base in float32"),
+    "ctr": (4, 3, "ic1, epoch 5 of 9, batch 4: s_r is nan or infinite", "Lower the CTR model's learning rate"),
+    "all texts": (0, 3, "lc, epoch 1 of 9, batch 4: all 7 explanations are empty", "chat template"),
+}
+
+
+@pytest.mark.parametrize("what", SPOILT)
+def test_a_spoilt_run_names_stage_and_rows_and_keeps_its_checkpoint(what: str, run: Path, world: World) -> None:
+    epoch, batch, said, mend = SPOILT[what]
+    name = f"spoilt-{what.replace(' ', '-')}"
+    outcome = expctr("fit", *world.options(name), *poison(epoch, batch, what))
+    assert outcome.code == 2, outcome.output
+    assert "Traceback" not in outcome.output
+    (line,) = (line for line in outcome.output.splitlines() if line.startswith("error:"))
+    assert said in line
+    assert mend in line
+    rows = pl.read_parquet(run / "explanations" / f"{epoch:03d}-{'ic1' if epoch else 'lc'}.parquet")
+    here = rows.filter(pl.col("batch") == pl.col("batch").min() + batch)["sample"].to_list()
+    if what == "score":
+        assert f"in 1 of {len(here)} rows (sample {here[0]} " in line
+    elif what != "all texts":
+        assert f"in {len(here)} of {len(here)} rows (sample {min(here)} " in line
+        assert f"{len(here) - 3} more)" in line
+    newest = checkpoints(world.folder / name / "checkpoints")[-1]
+    assert newest.name == f"epoch={epoch:04d}-batch=000002.ckpt"
+    assert str(newest) in line
+
+
+def last(found: Curves) -> dict[str, dict[int, float]]:
+    return {tag: {step: values[-1] for step, values in curve.items()} for tag, curve in found.items()}
+
+
+def test_after_a_spoilt_ctr_step_the_run_goes_on_to_the_same_end(run: Path, world: World) -> None:
+    options = world.options("spoilt-ctr-step")
+    outcome = expctr("fit", *options, *poison(2, 2, "ctr"))
+    assert outcome.code == 2
+    assert "error: ctr1, epoch 3 of 9, batch 3: the CTR loss is nan or infinite in 12 of 12 rows" in outcome.output
+    expctr("fit", *options, "--ckpt_path=last").ok()
+    assert last(curves(world.folder / "spoilt-ctr-step")) == last(curves(run))
+
+
+def test_other_options_go_on_from_the_good_checkpoint_in_another_folder(world: World) -> None:
+    one_stage = "--stages.rounds=0"
+    output = expctr("fit", *world.options("spoilt-first"), *poison(0, 3, "critic"), one_stage).output
+    (path,) = re.findall(r"--ckpt_path (\S+) and another --trainer.default_root_dir", output)
+    expctr("fit", *world.options("mended"), f"--ckpt_path={path}", f"{EXPLAINER}.kl.beta=0.2", one_stage).ok()
+    found = curves(world.folder / "mended")
+    assert set(found["lc/kl"]) == {3, 4, 5}
+
+
+def test_a_few_empty_texts_are_counted(world: World) -> None:
+    expctr("fit", *world.options("some-empty"), *poison(0, 3, "texts"), "--stages.rounds=0").ok()
+    empty = curves(world.folder / "some-empty")["lc/empty"]
+    assert [empty[step][0] for step in range(1, 6)] == [0, 0, 0, pytest.approx(6 / 7), 0]
+
+
+def test_equal_rewards_make_no_update_and_are_counted_through_a_resume(run: Path, world: World) -> None:
+    """Those of the first batch; killed before the last one."""
+    options = [*world.options("equal"), "--stages.rounds=0", "--ckpt_path=last"]
+    killed = expctr("fit", *options, *poison(0, 0, "equal"), *kill(0, 4))
+    assert killed.code == -9
+    assert killed.output.count("lc, epoch 1 of 1, batch 1: all rewards are equal") == 1
+    assert "lr_scheduler" not in killed.output
+    resumed = expctr("fit", *options).ok()
+    assert "1 rollout batches had equal rewards" in resumed.output
+    found, normal = curves(world.folder / "equal"), curves(run)
+    assert last(found)["lc/skipped_updates"] == dict.fromkeys(range(1, 6), 1)
+    assert last(normal)["lc/skipped_updates"] == dict.fromkeys(range(1, 6), 0)
+    assert set(found["lc/kl"]) == {2, 3, 4, 5}
+    assert found["lc/kl"][2] == [pytest.approx(0, abs=1e-5)]  # the policy is still the base
+    assert normal["lc/kl"][2] != [pytest.approx(0, abs=1e-5)]
 
 
 # --- what the commands do

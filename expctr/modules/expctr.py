@@ -201,7 +201,7 @@ class ExpCTRModule(L.LightningModule):
         schedule = cast(LRScheduler, self.lr_schedulers())
         stats["lr"] = float(schedule.get_last_lr()[0])
         with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", ".*before `optimizer.step()`")  # so it is where an update is skipped
+            warnings.filterwarnings("ignore", "Detected call of `lr_scheduler")  # so it is where an update is skipped
             for _ in range(self.explainer.steps(int(all_sum(torch.tensor(len(batch) // group, device=self.device))))):
                 schedule.step()
         self._record(batch, texts, scores, {name: rewards for name, (rewards, _) in components.items()}, total)

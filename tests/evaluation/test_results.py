@@ -19,6 +19,8 @@ POLICY = (
     *(f"seconds_{part}" for part in ("all", "prefill", "decode", "score", "reference", "train")),
 )
 
+SIGNS = ("positive", "saturated")
+
 
 @pytest.fixture(scope="module")
 def run(world: World) -> Path:
@@ -44,6 +46,10 @@ def test_every_curve_that_the_issue_lists_is_there(events: list[EventAccumulator
     wanted |= {"ctr/loss", "ctr/loss_without_text", "ctr/explained"}
     wanted |= {f"val/{metric}_{who}" for metric in ("auc", "logloss") for who in ("llm", "aug", "deepfm")}
     wanted |= {"val/reward_lc", "val/s_u_above_half"}
+    signs = ("unique", "words", "repeated", "empty", "skipped_updates")
+    wanted |= {f"{stage}/{name}" for stage in ("lc", "ic") for name in signs}
+    wanted |= {f"{stage}/{score}_{sign}" for stage, score in (("lc", "s_u"), ("ic", "s_r")) for sign in SIGNS}
+    wanted |= {"val/reward_lc_gap", "val/reward_ic_gap"}
     assert not wanted - tags
 
 
