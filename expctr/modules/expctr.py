@@ -449,11 +449,13 @@ class ExpCTRModule(L.LightningModule):
     def _check_finite(self, columns: dict[str, list[Any]]) -> None:
         """Name the rows whose scores are no numbers, which no metric could."""
         texts = columns.get("text", self.store.texts(columns["sample"]))
-        for name in columns.keys() - {"sample", "text"}:
+        for name in sorted(name for name in columns if name.startswith("s_")):
             bad = [i for i, value in enumerate(columns[name]) if not math.isfinite(value)]
             if bad:
                 rows = named([(columns["sample"][i], texts[i]) for i in bad], len(texts))
-                raise BadRunError(f"{self.trainer.state.stage}: {name} is nan or infinite{rows}. {_mend(name)}")
+                raise BadRunError(
+                    f"scored after {self.batches} batches: {name} is nan or infinite{rows}. {_mend(name)}"
+                )
 
     # --- logging
 

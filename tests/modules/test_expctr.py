@@ -12,6 +12,7 @@ from running import ITEMS, World, amazon, expctr
 from expctr.ctr.text import EncoderOptions
 from expctr.data.datamodules import MovieLensDataModule
 from expctr.data.samples import SampleOptions
+from expctr.errors import BadRunError
 from expctr.llm.base import LLMOptions
 from expctr.llm.rollout import RolloutOptions
 from expctr.llm.scoring import LCOptions
@@ -146,6 +147,14 @@ def test_explanations_of_held_out_rows_never_reach_ctr_training(run: Run, world:
     assert poisoned.watch.ctr == run.watch.ctr
     held_out = {s for split in ("val", "test") for s in run.data.table(split).sample.tolist()}
     assert any("poison" in poisoned.module.store.latest[sample] for sample in held_out)
+
+
+def test_a_held_out_row_whose_score_is_no_number_is_named(run: Run) -> None:
+    """Before any metric, which could only say that there is one; a person without a label is no such row."""
+    columns = {"sample": [3, 5], "text": ["three", "five"], "s_u": [0.1, 0.2], "label": [0.0, float("nan")]}
+    run.module._check_finite(columns)
+    with pytest.raises(BadRunError, match=r's_r is nan or infinite in 1 of 2 rows \(sample 5 "five"\)\. Lower the CTR'):
+        run.module._check_finite(columns | {"s_r": [0.5, float("nan")]})
 
 
 def test_a_prompt_names_its_target_and_earlier_choices_alone(run: Run) -> None:
