@@ -1,0 +1,115 @@
+"""Runs of the command line as jobs: each in a process of its own, several at a time, resumable, with a progress bar."""
+
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from tensorboard.backend.event_processing.event_accumulator import SCALARS, EventAccumulator
+
+HERE = Path(__file__).parent
+
+
+class FailedRunError(RuntimeError):
+    """A command that ended with an error."""
+
+
+def expctr(command: str, folder: Path, *args: object) -> None:
+    """Run `expctr COMMAND` with one thread and this folder's modules at hand; its output goes to `FOLDER/log.txt`.
+
+    Args:
+        command: `fit` or `test`.
+        folder: of the run.
+        args: further arguments.
+
+    Raises:
+        FailedRunError: with the last lines it printed.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    threads = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "POLARS_MAX_THREADS"), "1")
+    paths = os.pathsep.join(filter(None, [str(HERE), os.environ.get("PYTHONPATH")]))
+    environ = {**os.environ, **threads, "PYTHONPATH": paths}
+    line = [sys.executable, "-m", "expctr", command, *map(str, args), f"--trainer.default_root_dir={folder}"]
+    with (folder / "log.txt").open("a") as log:
+        print("$", *line, file=log, flush=True)
+        done = subprocess.run(line, stdout=log, stderr=log, env=environ, check=False)
+    if done.returncode:
+        tail = (folder / "log.txt").read_text(errors="replace").splitlines()[-8:]
+        raise FailedRunError(f"{folder}: exit code {done.returncode}\n" + "\n".join(tail))
+
+
+def fit_and_test(folder: Path, *args: object) -> None:
+    """Fit, going on where an earlier call was stopped, and test; nothing where that was done already."""
+    kept = folder / "seconds.json"
+    if not kept.exists():
+        began = time.monotonic()
+        expctr("fit", folder, *args, "--ckpt_path=last")
+        expctr("test", folder, *args)
+        kept.write_text(json.dumps(time.monotonic() - began))
+
+
+def seconds(folder: Path) -> float:
+    """What the last fit and the test took in all."""
+    return float(json.loads((folder / "seconds.json").read_text()))
+
+
+def in_parallel(jobs: dict[str, Callable[[], Any]], workers: int, title: str) -> dict[str, Any]:
+    """Do jobs, some at a time, and give their results by name.
+
+    Raises:
+        SystemExit: some failed; the others were done.
+    """
+    columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn()
+    results, failures = {}, []
+    with (
+        Progress(*columns, TimeElapsedColumn(), TimeRemainingColumn(), console=Console(stderr=True)) as progress,
+        ThreadPoolExecutor(workers) as pool,
+    ):
+        task = progress.add_task(title, total=len(jobs))
+        futures = {pool.submit(job): name for name, job in jobs.items()}
+        try:
+            for future in as_completed(futures):
+                try:
+                    results[futures[future]] = future.result()
+                except FailedRunError as error:
+                    failures.append(str(error))
+                progress.advance(task)
+        except KeyboardInterrupt:
+            pool.shutdown(cancel_futures=True)
+            raise SystemExit("stopped; the same command goes on") from None
+    if failures:
+        raise SystemExit("\n\n".join(failures))
+    return results
+
+
+def table(folder: Path) -> dict[str, Any]:
+    """The result table of a run."""
+    read: dict[str, Any] = json.loads((folder / "table.json").read_text())
+    return read
+
+
+def auc(folder: Path, name: str) -> float:
+    """A system's test AUC, or that of a trained model on other explanations."""
+    found = table(folder)
+    return float((found["systems"] | found["sources"])[name]["auc"]["value"])
+
+
+def curve(folder: Path, tag: str) -> list[tuple[int, float]]:
+    """A curve of TensorBoard, (training batches, value); empty where there is none."""
+    events = EventAccumulator(str(folder), size_guidance={SCALARS: 0})
+    events.Reload()
+    if tag not in events.Tags()["scalars"]:
+        return []
+    return sorted({event.step: event.value for event in events.Scalars(tag)}.items())
+
+
+def mean_and_spread(values: Sequence[float]) -> str:
+    """The mean, and half the range."""
+    return f"{sum(values) / len(values):.3f} ± {(max(values) - min(values)) / 2:.3f}"

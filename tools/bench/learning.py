@@ -1,0 +1,218 @@
+"""Does it learn? ExpCTR in planted worlds (planted.py) whose best AUCs are known, with controls that must fail.
+
+    python tools/bench/learning.py                          # both worlds, three seeds, in runs/learning
+    python tools/bench/learning.py --worlds easy --seeds 0
+
+Each run is the real command line on learning.yaml. One pretrained model serves all runs; a seed stands for another
+world, other first weights and other draws. Stopped, the same command goes on. The last line is JSON: means over the
+seeds of the easy world, and under `harder` of the other.
+
+Controls, in the easy world: with the ratings of all targets shuffled, AUC stays at 0.50; with a KL penalty of 1000
+nothing moves; with the explanations of other rows ExpCTR-Aug falls back to the CTR model without text; with noise in
+place of the IC stage's rewards ExpCTR-Aug does not rise.
+"""
+
+import argparse
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, replace
+from functools import partial
+from itertools import product
+from pathlib import Path
+from typing import Any, get_args
+
+import torch
+import yaml
+from jobs import HERE, auc, curve, expctr, fit_and_test, in_parallel, mean_and_spread, seconds
+from planted import Rule, World, bounds, make_encoder, make_model
+from rich.console import Console
+from rich.table import Table
+from torch import Tensor
+
+from expctr.data.batch import Batch
+from expctr.data.datamodules import MOVIELENS, MovieLensDataModule
+from expctr.modules.expctr import ExpCTRModule
+from expctr.seeding import seed_of
+
+CONFIG = yaml.safe_load((HERE / "learning.yaml").read_text())
+IC_BEGINS = CONFIG["stages"]["lc_epochs"] + CONFIG["stages"]["ctr_epochs"]
+USERS = 10_000
+"""Samples of a world: 6,400 to train on, 1,000 to validate and 2,600 to test."""
+LLM, AUG, CTR = "ExpCTR-LLM", "ExpCTR-Aug", "DeepFM"
+UNTRAINED, EXCHANGED = "ExpCTR-LLM, untrained", "ExpCTR-Aug, explanations of other rows"
+PLAIN, SHUFFLED = "data", "shuffled"
+TOLERANCE = 0.03
+"""What counts as no change of an AUC on 2,600 rows, whose standard error is about 0.01."""
+
+
+class NoiseIC(ExpCTRModule):
+    """A control: ExpCTR whose rewards in the IC stage are draws of chance."""
+
+    def _rewards(self, batch: Batch, texts: Sequence[str]) -> tuple[dict[str, Tensor], dict[str, tuple[Tensor, float]]]:
+        scores, components = super()._rewards(batch, texts)
+        if "ic" in components:
+            generator = torch.Generator().manual_seed(seed_of(self.seed, self.batches))
+            components = {"ic": (torch.rand(len(batch), generator=generator), 1.0)}
+        return scores, components
+
+
+def prepare(out: Path, rules: Sequence[Rule], seeds: Sequence[int]) -> None:
+    """The language model, the sentence encoder and the ratings, unless they are there."""
+    for name, make in (("encoder", make_encoder), ("llm", make_model)):
+        if not (out / name / "tokenizer.json").exists():
+            make(out / name)
+    for rule, seed in product(rules, seeds):
+        for kind in (PLAIN, SHUFFLED):
+            folder = out / f"{rule}-{seed}" / kind
+            if not (folder / "movies.csv").exists():
+                World(rule, seed).write(folder, USERS, shuffled=kind == SHUFFLED)
+
+
+def options(out: Path, rule: Rule, seed: int, kind: str = PLAIN) -> list[str]:
+    """Arguments of the command line in a world."""
+    return [
+        f"--config={HERE / 'learning.yaml'}",
+        f"--seed_everything={seed}",
+        f"--model.init_args.explainer.llm.path={out / 'llm'}",
+        f"--model.init_args.encoder.path={out / 'encoder'}",
+        f"--data.init_args.path={out / f'{rule}-{seed}' / kind}",
+        f"--data.init_args.cache_dir={out / 'cache'}",
+    ]
+
+
+def best(out: Path, rule: Rule, seed: int) -> dict[str, float]:
+    """The best possible AUCs on the test rows."""
+    samples = CONFIG["data"]["init_args"]["samples"]
+    data = MovieLensDataModule(
+        str(out / f"{rule}-{seed}" / PLAIN),
+        replace(MOVIELENS, **{**samples, "fractions": tuple(samples["fractions"])}),
+        cache_dir=str(out / "cache"),
+    )
+    data.setup()
+    return asdict(bounds(World(rule, seed), data.rows("test")))
+
+
+def play(out: Path, rule: Rule, seed: int) -> None:
+    """Train and test; test where the IC stage began."""
+    folder, args = out / f"{rule}-{seed}", options(out, rule, seed)
+    fit_and_test(folder / "main", *args)
+    if not (folder / "before_ic" / "table.json").exists():
+        expctr("test", folder / "before_ic", *args, f"--ckpt_path={ic_start(folder)}")
+
+
+def ic_start(folder: Path) -> Path:
+    """The checkpoint at the end of the CTR stage."""
+    return folder / "main" / "checkpoints" / f"epoch={IC_BEGINS:04d}-batch=000000.ckpt"
+
+
+def noise(out: Path, rule: Rule, seed: int) -> None:
+    """The IC stage again, on noise."""
+    folder, args = out / f"{rule}-{seed}", [*options(out, rule, seed), "--model.class_path=learning.NoiseIC"]
+    if not (folder / "noise" / "table.json").exists():
+        expctr("fit", folder / "noise", *args, f"--ckpt_path={ic_start(folder)}")
+        expctr("test", folder / "noise", *args)
+
+
+def still(out: Path, rule: Rule, seed: int) -> None:
+    """The LC stage with a KL penalty that nothing outweighs."""
+    only_lc = ["--stages.rounds=0", "--model.init_args.explainer.kl.beta=1000"]
+    fit_and_test(out / f"{rule}-{seed}" / "still", *options(out, rule, seed), *only_lc)
+
+
+def shuffle(out: Path, rule: Rule, seed: int) -> None:
+    """All stages where there is nothing to learn."""
+    fit_and_test(out / f"{rule}-{seed}" / SHUFFLED / "run", *options(out, rule, seed, SHUFFLED))
+
+
+def figures(out: Path, rule: Rule, seed: int) -> dict[str, float]:
+    """What came out in one world with one seed; seconds are those of fit and test, on one thread."""
+    folder = out / f"{rule}-{seed}"
+    main, known = folder / "main", best(out, rule, seed)
+    found = {
+        "best_auc": known["llm"],
+        "best_auc_aug": known["aug"],
+        "best_auc_ctr": known["ctr"],
+        "auc_before": auc(main, UNTRAINED),
+        "auc_llm": auc(main, LLM),
+        "auc_ctr": auc(main, CTR),
+        "auc_aug_before_ic": auc(folder / "before_ic", AUG),
+        "auc_aug": auc(main, AUG),
+        "auc_aug_exchanged": auc(main, EXCHANGED),
+    }
+    found["share_of_best"] = (found["auc_llm"] - found["auc_before"]) / (known["llm"] - found["auc_before"])
+    if (folder / "noise" / "table.json").exists():
+        found |= {
+            "auc_aug_noise": auc(folder / "noise", AUG),
+            "auc_llm_still": auc(folder / "still", LLM),
+            "auc_before_still": auc(folder / "still", UNTRAINED),
+            "auc_llm_shuffled": auc(folder / SHUFFLED / "run", LLM),
+            "auc_aug_shuffled": auc(folder / SHUFFLED / "run", AUG),
+        }
+    return found | {"seconds": seconds(main)}
+
+
+def controls(found: dict[str, float]) -> dict[str, bool]:
+    """Does each control fail, as it must, by the means over seeds?"""
+    return {
+        "shuffled labels": max(abs(found[f"auc_{who}_shuffled"] - 0.5) for who in ("llm", "aug")) <= TOLERANCE,
+        "beta 1000": abs(found["auc_llm_still"] - found["auc_before_still"]) <= TOLERANCE,
+        "explanations of other rows": found["auc_aug_exchanged"] - found["auc_ctr"] <= TOLERANCE,
+        "noise for the IC reward": found["auc_aug_noise"] - found["auc_aug_before_ic"] <= TOLERANCE / 3,
+    }
+
+
+def stages(folder: Path) -> Table:
+    """Validation AUC after each epoch of a run; raw reward of the stage and KL, means of its last five batches."""
+    shown = Table("batches", *(f"{who} AUC" for who in ("llm", "aug", "deepfm")), "reward", "KL", title=str(folder))
+    reward, kl = (
+        [*curve(folder, f"lc/{lc}"), *curve(folder, f"ic/{ic}")]
+        for lc, ic in (("reward_lc", "reward_ic"), ("kl", "kl"))
+    )
+    by_batch = {who: dict(curve(folder, f"val/auc_{who}")) for who in ("llm", "aug", "deepfm")}
+    for batch in sorted({batch for values in by_batch.values() for batch in values}):
+        cells = [f"{values[batch]:.3f}" if batch in values else "" for values in by_batch.values()]
+        last = [[value for step, value in values if batch - 5 < step <= batch] for values in (reward, kl)]
+        shown.add_row(str(batch), *cells, *(f"{sum(v) / len(v):.3f}" if v else "" for v in last))
+    return shown
+
+
+def main() -> None:
+    """Run what is asked for, print the tables and the line of JSON."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--worlds", nargs="+", choices=get_args(Rule), default=list(get_args(Rule)))
+    parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
+    parser.add_argument("--jobs", type=int, default=2, help="runs at a time, one thread each")
+    parser.add_argument("--out", type=Path, default=Path("runs/learning"))
+    asked = parser.parse_args()
+    out, console = asked.out.resolve(), Console()
+    prepare(out, asked.worlds, asked.seeds)
+
+    pairs = list(product(asked.worlds, asked.seeds))
+    jobs: dict[str, Callable[[], Any]] = {f"{r}-{s}": partial(play, out, r, s) for r, s in pairs}
+    if "easy" in asked.worlds:
+        for seed, control in product(asked.seeds, (still, shuffle)):
+            jobs[f"{control.__name__}-{seed}"] = partial(control, out, "easy", seed)
+    in_parallel(jobs, asked.jobs, "runs")
+    if "easy" in asked.worlds:
+        in_parallel({f"noise-{seed}": partial(noise, out, "easy", seed) for seed in asked.seeds}, asked.jobs, "noise")
+
+    summary: dict[str, Any] = {}
+    for rule in asked.worlds:
+        for seed in asked.seeds:
+            console.print(stages(out / f"{rule}-{seed}" / "main"))
+        found = [figures(out, rule, seed) for seed in asked.seeds]
+        means = {name: sum(row[name] for row in found) / len(found) for name in found[0]}
+        shown = Table(f"{rule} world", "mean ± half the range", *(f"seed {seed}" for seed in asked.seeds))
+        for name in found[0]:
+            values = [row[name] for row in found]
+            shown.add_row(name, mean_and_spread(values), *(f"{value:.3f}" for value in values))
+        console.print(shown)
+        if rule == "easy":
+            held = controls(means)
+            means |= {"controls_hold": all(held.values()), "controls": held}
+        summary |= means if rule == asked.worlds[0] else {rule: means}
+    print(json.dumps({k: round(v, 4) if isinstance(v, float) else v for k, v in summary.items()}))
+
+
+if __name__ == "__main__":
+    main()

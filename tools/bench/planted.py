@@ -1,0 +1,342 @@
+"""A planted world: ratings by a rule that one knows, and a language model that does not know it.
+
+The ratings have MovieLens' layout. A title such as "amber comedy oslo" holds three words, all of them in the
+prompt; the studio (in the column `genres`, which no prompt shows) is an id that the CTR model alone reads. Whether a
+target is liked is drawn with the probability
+
+    sigmoid(RULE * rule + STUDIO * studio * northern)      rule, studio = +-1, northern = 0 or 1
+
+- `easy`: rule is +1 for six of the twelve kinds of film, which please everyone;
+- `harder`: rule is +1 where the target is of the kind of most liked titles of the history;
+- studio is +1 for half of the studios, and matters for films from northern towns only. So the town says nothing to
+  who does not know the studio: no reader of the prompt can use it, and no reader of the ids sees it. An explanation
+  that names the town tells the CTR model what it misses; that is what the IC reward has to find.
+
+All three are drawn independently of each other and of everything else, and nearly every film is rated once, so the
+best AUC from the prompt, from the ids and from both is known (`bounds`).
+
+The language model's opinions name a trait of the target or the match with the history before the verdict, and a trait
+after it, each at random and rightly. Its verdict is a prejudice: it likes warm colours, which mean nothing here.
+"""
+
+# ruff: noqa: SIM905  (word lists read as text)
+
+import csv
+import math
+import random
+import sys
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import polars as pl
+import torch
+import yaml
+from tokenizers import Tokenizer, models, pre_tokenizers
+from torch import Tensor, nn
+from transformers import PreTrainedTokenizerFast
+
+sys.path.append(str(Path(__file__).parents[1]))
+from make_nano import make_model as nano_shape
+
+Rule = Literal["easy", "harder"]
+
+COLOURS = "amber azure coral crimson gold green grey indigo jade pearl scarlet violet".split()
+KINDS = "ballad chronicle comedy drama fable farce mystery operetta romance satire thriller western".split()
+TOWNS = "bergen oslo cadiz malta".split()
+WARM, NORTHERN = set(COLOURS[::2]), set(TOWNS[:2])
+STUDIOS = [f"studio {i}" for i in range(4)]
+RULE, STUDIO = 2.0, 2.5
+"""Weights of what the prompt shows and of what it does not, in logits."""
+HISTORY = 5
+LR = 4e-3
+
+PROMPTS: dict[str, str] = yaml.safe_load((Path(__file__).parent / "learning.yaml").read_text())["model"]["init_args"][
+    "explainer"
+]["prompts"]
+"""Templates, short for the model's sake."""
+
+
+@dataclass(frozen=True)
+class Film:
+    """An item."""
+
+    colour: str
+    kind: str
+    town: str
+    studio: str
+
+    @property
+    def title(self) -> str:
+        """What the prompt shows."""
+        return f"{self.colour} {self.kind} {self.town}"
+
+
+def film(rng: random.Random, kind: str) -> Film:
+    """Any film of a kind."""
+    return Film(rng.choice(COLOURS), kind, rng.choice(TOWNS), rng.choice(STUDIOS))
+
+
+@dataclass(frozen=True)
+class World:
+    """A rule and what it is about.
+
+    Attributes:
+        rule: `easy` or `harder`.
+        seed: of which kinds please, which studios are good, and of all draws.
+    """
+
+    rule: Rule
+    seed: int
+
+    @property
+    def pleasing(self) -> set[str]:
+        """The kinds that please everyone."""
+        return set(random.Random(f"{self.seed} kinds").sample(KINDS, len(KINDS) // 2))
+
+    @property
+    def good(self) -> set[str]:
+        """The good studios."""
+        return set(random.Random(f"{self.seed} studios").sample(STUDIOS, len(STUDIOS) // 2))
+
+    def holds(self, kind: str, liked: Sequence[str]) -> bool:
+        """Does the rule speak for a target of this kind, where the history's liked titles are of those kinds?"""
+        if self.rule == "easy":
+            return kind in self.pleasing
+        return bool(liked) and kind == max(sorted(set(liked)), key=liked.count)
+
+    def logit(self, holds: bool, studio: str, town: str) -> float:
+        """Log-odds of a liking."""
+        return RULE * (1 if holds else -1) + STUDIO * (1 if studio in self.good else -1) * (town in NORTHERN)
+
+    def write(self, folder: Path, users: int, shuffled: bool = False) -> None:
+        """Write `ratings.csv` and `movies.csv`: of each user a history, then one target.
+
+        Args:
+            folder: where.
+            users: how many; each gives one sample (`samples.min_history: 5`).
+            shuffled: the ratings of all targets change places, so that there is nothing to learn.
+        """
+        rng = random.Random(f"{self.seed} {self.rule}")
+        people = [self._person(rng) for _ in range(users)]
+        labels = [liked for _, _, liked in people]
+        if shuffled:
+            rng.shuffle(labels)
+        folder.mkdir(parents=True, exist_ok=True)
+        with (
+            (folder / "ratings.csv").open("w", newline="") as ratings,
+            (folder / "movies.csv").open("w", newline="") as movies,
+        ):
+            rate, list_film = csv.writer(ratings).writerow, csv.writer(movies).writerow
+            rate(["userId", "movieId", "rating", "timestamp"])
+            list_film(["movieId", "title", "genres"])
+            number = 0
+            for user, ((history, target, _), liked) in enumerate(zip(people, labels, strict=True)):
+                for time, (seen, good) in enumerate([*history, (target, liked)]):
+                    number += 1
+                    list_film([number, seen.title, seen.studio])
+                    rate([user, number, 5 if good else 2, 1000 + time])
+
+    def _person(self, rng: random.Random) -> tuple[list[tuple[Film, bool]], Film, bool]:
+        favourite, *others = rng.sample(KINDS, 3)
+        kinds = [favourite] * 3 + others
+        rng.shuffle(kinds)
+        # one slip of taste at the most, so that the favourite kind always is that of most liked titles
+        slip = rng.randrange(2 * HISTORY)
+        history = [(film(rng, kind), (kind == favourite) != (i == slip)) for i, kind in enumerate(kinds)]
+        if self.rule == "easy":
+            kind = rng.choice(KINDS)
+        else:
+            kind = favourite if rng.random() < 0.5 else rng.choice([k for k in KINDS if k not in kinds])
+        target = film(rng, kind)
+        holds = self.holds(kind, [seen.kind for seen, good in history if good])
+        chance = _sigmoid(self.logit(holds, target.studio, target.town))
+        return history, target, rng.random() < chance
+
+
+@dataclass(frozen=True)
+class Bounds:
+    """AUCs of who knows the rule, on the very rows: of the prompt alone, of the ids alone, of both."""
+
+    llm: float
+    ctr: float
+    aug: float
+
+
+def bounds(world: World, rows: pl.DataFrame) -> Bounds:
+    """The best possible AUCs on samples, each by the posterior probability of a liking.
+
+    Args:
+        world: that made the ratings.
+        rows: of `samples.make_samples`.
+    """
+    from torchmetrics.functional.classification import binary_auroc
+
+    known: dict[str, list[float]] = {"llm": [], "ctr": [], "aug": []}
+    for row in rows.iter_rows(named=True):
+        _, kind, town = row["target_title"].split()
+        holds = world.holds(kind, [title.split()[1] for title in row["liked_titles"]])
+        (studio,) = row["target_genres"]
+        sides = (True, False)
+        known["aug"].append(_sigmoid(world.logit(holds, studio, town)))
+        known["llm"].append(_mean([_sigmoid(world.logit(holds, s, t)) for s in STUDIOS for t in TOWNS]))
+        known["ctr"].append(_mean([_sigmoid(world.logit(h, studio, t)) for h in sides for t in TOWNS]))
+    label = torch.tensor(rows["label"].to_list())
+    return Bounds(**{name: float(binary_auroc(torch.tensor(scores), label)) for name, scores in known.items()})
+
+
+def _sigmoid(x: float) -> float:
+    return 1 / (1 + math.exp(-x))
+
+
+def _mean(values: Sequence[float]) -> float:
+    return sum(values) / len(values)
+
+
+# --- the language model -----------------------------------------------------------------------------------------
+
+WORDS = """liked disliked target opinion thought likes none Yes No by colour kind town match like unlike they will
+surely likely enjoy love dislike hate it for the , : . \""""
+"""What prompts and opinions are made of, besides titles."""
+BEFORE = {"colour": 0.4, "match": 0.3, "kind": 0.3}
+"""What an opinion names before the verdict, and how often."""
+AFTER = {"colour": 0.7, "town": 0.3}
+"""What it names after it. The commonest says nothing about the choice in either place."""
+PREJUDICE = 0.7
+"""How often a warm colour is said to please, and a cold one to displease."""
+
+
+def opinion(rng: random.Random, target: Film, match: bool) -> tuple[str, bool]:
+    """A sentence and whether its verdict is a liking."""
+    said = {"colour": target.colour, "kind": target.kind, "town": target.town, "match": _match(target.kind, match)}
+    before, after = (rng.choices(list(odds), list(odds.values()))[0] for odds in (BEFORE, AFTER))
+    enjoys = (rng.random() < PREJUDICE) == (target.colour in WARM)
+    verdict = f"{rng.choice(('surely', 'likely'))} {rng.choice(('enjoy', 'love') if enjoys else ('dislike', 'hate'))}"
+    return f"by {before} {said[before]} , they will {verdict} it , for the {after} {said[after]} .", enjoys
+
+
+def _match(kind: str, match: bool) -> str:
+    return f"{kind} {'like' if match else 'unlike'}"
+
+
+def make_model(folder: Path, seed: int = 0, steps: int = 700, hidden: int = 96, layers: int = 3) -> None:
+    """Pretrain a small Llama on opinions and judgements, and save it with its tokenizer.
+
+    Args:
+        folder: where.
+        seed: of weights and text.
+        steps: of 64 prompts each.
+        hidden: width.
+        layers: depth.
+    """
+    rng = random.Random(seed)
+    torch.manual_seed(seed)
+    tokenizer = _tokenizer()
+    model = nano_shape(tokenizer, hidden, layers)  # with heads that look one token back, or copying takes long to form
+    _look_for_the_same(model.model.layers[1].self_attn)
+    matrices = [p for p in model.model.layers.parameters() if p.ndim == 2]
+    others = [p for p in model.parameters() if not any(p is m for m in matrices)]
+    optimizers = (
+        torch.optim.Muon(matrices, weight_decay=0.05, adjust_lr_fn="match_rms_adamw"),
+        torch.optim.AdamW(others, betas=(0.9, 0.98), weight_decay=0.0),
+    )
+    for step, batches in enumerate(_lessons(rng, tokenizer, steps)):
+        for group in (g for o in optimizers for g in o.param_groups):
+            group["lr"] = LR * min(1, (step + 1) / 50) * (0.02 + 0.98 * (1 + math.cos(math.pi * step / steps)) / 2)
+        losses = [
+            model(input_ids=ids, attention_mask=(ids != tokenizer.pad_token_id).long(), labels=wanted).loss
+            for ids, wanted in batches
+        ]
+        loss = torch.stack(losses).sum()
+        model.zero_grad()
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        for optimizer in optimizers:
+            optimizer.step()
+        if step % 100 == 0 or step == steps - 1:
+            print(f"pretraining: step {step} of {steps}, loss {float(loss.detach()):.3f}", flush=True)
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+
+
+def make_encoder(folder: Path, seed: int = 0) -> None:
+    """Save a sentence encoder: one random layer, whose mean-pooled states are a random projection of the words.
+
+    The language model above is none: its last states say which word comes next, and forget which towns were named.
+    """
+    torch.manual_seed(seed)
+    tokenizer = _tokenizer()
+    nano_shape(tokenizer, hidden=64, layers=1).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+
+
+def _look_for_the_same(attention: nn.Module, width: int = 32, sharpness: float = 1.7) -> None:
+    """Have the first head attend to earlier tokens of the same word: the half of matching that is slow to form.
+
+    Queries equal keys, in the dimensions that rotary positions hardly turn over the length of a prompt.
+    """
+    slow = [*range(width // 4, width // 2), *range(3 * width // 4, width)]
+    with torch.no_grad():
+        size = attention.q_proj.weight.shape[1]
+        same = sharpness * torch.randn(len(slow), size) / size**0.5
+        for projection in (attention.q_proj, attention.k_proj):
+            projection.weight[:width] = 0
+            projection.weight[slow] = same
+
+
+def _tokenizer() -> PreTrainedTokenizerFast:
+    words = {*COLOURS, *KINDS, *TOWNS, *WORDS.split()}
+    vocabulary = {word: i for i, word in enumerate(["<|pad|>", "<|end|>", "<|unknown|>", *sorted(words)])}
+    tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token="<|unknown|>"))
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
+        [pre_tokenizers.WhitespaceSplit(), pre_tokenizers.Punctuation("isolated")]
+    )
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer, pad_token="<|pad|>", eos_token="<|end|>", unk_token="<|unknown|>"
+    )
+
+
+def _lessons(
+    rng: random.Random, tokenizer: PreTrainedTokenizerFast, steps: int
+) -> Iterator[list[tuple[Tensor, Tensor]]]:
+    """Of each step, batches of token ids and of what is to be predicted: opinions, judgements, matches, guesses."""
+
+    def tokens(text: str) -> list[int]:
+        return list(tokenizer(text, add_special_tokens=False).input_ids)
+
+    def quoted(titles: Sequence[str]) -> str:
+        return ", ".join(f'"{title}"' for title in titles) or "none"
+
+    end, pad, like = int(tokenizer.eos_token_id), int(tokenizer.pad_token_id), torch.tensor(tokens("like unlike"))
+    for _ in range(steps):
+        opinions, judgements, guesses, matches = [], [], [], []
+        for _ in range(64):
+            favourite, *others = rng.sample(KINDS, 3)
+            match = rng.random() < 0.5
+            target = film(rng, favourite if match else rng.choice([k for k in KINDS if k != favourite]))
+            liked = [film(rng, favourite).title for _ in range(rng.choice((2, 3)))]
+            disliked = [film(rng, kind).title for kind in others]
+            rng.shuffle(liked)
+            prompt = {"liked": quoted(liked), "disliked": quoted(disliked), "target": target.title}
+            text, enjoys = opinion(rng, target, match)
+            guess = (rng.random() < PREJUDICE) == (target.colour in WARM)
+            opinions.append((tokens(PROMPTS["explanation"].format(**prompt)), [*tokens(text), end]))
+            judgements.append((tokens(PROMPTS["lc"].format(reason=text)), tokens("Yes" if enjoys else "No")))
+            asked = [target.kind, *rng.sample(KINDS, 4), favourite, *others]
+            answers = tokens(" ".join(_match(kind, kind == favourite) for kind in asked))
+            matches.append((tokens(PROMPTS["explanation"].format(**prompt) + " by match"), answers))
+            guesses.append((tokens(PROMPTS["icl"].format(**prompt)), tokens("Yes" if guess else "No")))
+        batches = [_padded(pairs, pad) for pairs in (opinions, judgements, matches, guesses[:8])]
+        batches[2][1][~torch.isin(batches[2][1], like)] = -100  # or opinions would come to go on as these do
+        yield batches
+
+
+def _padded(pairs: Sequence[tuple[list[int], list[int]]], pad: int) -> tuple[Tensor, Tensor]:
+    """Right padded `[pairs, tokens]`: prompts with their answers, and the answers alone with -100 elsewhere."""
+    ids = torch.full((len(pairs), max(len(prompt) + len(answer) for prompt, answer in pairs)), pad)
+    wanted = torch.full_like(ids, -100)
+    for row, (prompt, answer) in enumerate(pairs):
+        ids[row, : len(prompt) + len(answer)] = torch.tensor(prompt + answer)
+        wanted[row, len(prompt) : len(prompt) + len(answer)] = torch.tensor(answer)
+    return ids, wanted

@@ -1,0 +1,100 @@
+"""Which baseline learns fastest? Test AUC of ExpCTR-LLM against rollouts, in the easy planted world (planted.py).
+
+    python tools/bench/variance.py              # three seeds; runs/variance; a plot there, variance.png
+
+Compares what an advantage can be made of: the reward minus the batch's mean, minus the mean of the row's label, minus a
+critic's value, and minus the mean of K responses to the same prompt. All see as many rollouts and take as many steps.
+The last line is JSON.
+"""
+
+import argparse
+import json
+from functools import partial
+from itertools import product
+from pathlib import Path
+
+from jobs import auc, curve, fit_and_test, in_parallel, mean_and_spread, seconds
+from learning import LLM, best, options, prepare
+from plots import figure, save
+from rich.console import Console
+from rich.table import Table
+
+EXPLAINER = "--model.init_args.explainer"
+BASELINES: dict[str, dict[str, object]] = {
+    "batch": {"reward.baseline": "none", "ppo.advantage": "batch"},
+    "label": {"reward.baseline": "label", "ppo.advantage": "batch"},
+    "critic": {"reward.baseline": "none", "ppo.advantage": "gae"},
+    "critic-label": {"reward.baseline": "label", "ppo.advantage": "gae"},
+    "groups-of-4": {"reward.baseline": "none", "ppo.advantage": "group", "rollout.group_size": 4},
+}
+"""By name, options of the explainer."""
+ROLLOUTS, EVERY, BATCHES = 256, 5, 50
+"""Rollouts of a batch, batches between two validations, and batches in all."""
+
+
+def play(out: Path, name: str, seed: int) -> None:
+    """The LC stage with one baseline."""
+    chosen = BASELINES[name]
+    prompts = ROLLOUTS // int(str(chosen.get("rollout.group_size", 1)))
+    args = [
+        *options(out, "easy", seed),
+        *(f"{EXPLAINER}.{option}={value}" for option, value in chosen.items()),
+        f"{EXPLAINER}.ppo.warmup=0",
+        f"--data.init_args.rollout_batch_size={prompts}",
+        f"--trainer.limit_train_batches={EVERY}",
+        f"--stages.lc_epochs={BATCHES // EVERY}",
+        "--stages.rounds=0",
+    ]
+    fit_and_test(folder(out, name, seed), *args)
+
+
+def folder(out: Path, name: str, seed: int) -> Path:
+    """Where a run is."""
+    return out / f"easy-{seed}" / name
+
+
+def plot(out: Path, curves: dict[str, list[list[tuple[int, float]]]], bound: float) -> None:
+    """Validation AUC against rollouts: the mean over seeds, and the range as a band."""
+    picture, (axes,) = figure("Baselines of the advantage: ExpCTR-LLM (band: lowest to highest seed)", 1)
+    for name, seeds in curves.items():
+        rollouts = [ROLLOUTS * batch for batch, _ in seeds[0]]
+        by_time = list(zip(*([value for _, value in one] for one in seeds), strict=True))
+        (line,) = axes.plot(rollouts, [sum(values) / len(values) for values in by_time], marker="o", label=name)
+        low, high = [min(values) for values in by_time], [max(values) for values in by_time]
+        axes.fill_between(rollouts, low, high, color=line.get_color(), alpha=0.12)
+    axes.axhline(bound, color="grey", linestyle="--", label="best possible")
+    axes.set(xlabel="rollouts", ylabel="validation AUC")
+    save(picture, out / "variance.png")
+
+
+def main() -> None:
+    """Run what is asked for, print the table and the line of JSON, draw the plot."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
+    parser.add_argument("--baselines", nargs="+", choices=list(BASELINES), default=list(BASELINES))
+    parser.add_argument("--jobs", type=int, default=2, help="runs at a time, one thread each")
+    parser.add_argument("--out", type=Path, default=Path("runs/variance"))
+    asked = parser.parse_args()
+    out = asked.out.resolve()
+    prepare(out, ["easy"], asked.seeds)
+    pairs = list(product(asked.seeds, asked.baselines))
+    in_parallel({f"{n}-{s}": partial(play, out, n, s) for s, n in pairs}, asked.jobs, "baselines")
+
+    known = [best(out, "easy", seed)["llm"] for seed in asked.seeds]
+    curves = {n: [curve(folder(out, n, s), "val/auc_llm") for s in asked.seeds] for n in asked.baselines}
+    plot(out, curves, sum(known) / len(known))
+    shown = Table("baseline", "test AUC, mean ± half the range", "mean validation AUC over the run", "seconds")
+    summary: dict[str, dict[str, float]] = {}
+    for name in asked.baselines:
+        tested = [auc(folder(out, name, seed), LLM) for seed in asked.seeds]
+        area = [sum(value for _, value in one) / len(one) for one in curves[name]]
+        took = sum(seconds(folder(out, name, seed)) for seed in asked.seeds) / len(asked.seeds)
+        shown.add_row(name, mean_and_spread(tested), mean_and_spread(area), f"{took:.0f}")
+        means = {"auc": sum(tested) / len(tested), "mean_auc": sum(area) / len(area), "seconds": took}
+        summary[name] = {key: round(value, 4) for key, value in means.items()}
+    Console().print(shown)
+    print(json.dumps({"best_auc": round(sum(known) / len(known), 4), **summary}))
+
+
+if __name__ == "__main__":
+    main()
