@@ -115,7 +115,8 @@ def noise(out: Path, rule: Rule, seed: int) -> None:
 
 def still(out: Path, rule: Rule, seed: int) -> None:
     """The LC stage with a KL penalty that nothing outweighs."""
-    only_lc = ["--stages.rounds=0", "--model.init_args.explainer.kl.beta=1000"]
+    kl = {"beta": 1000, "where": "loss", "estimator": "k3"}
+    only_lc = ["--stages.rounds=0", *(f"--model.init_args.explainer.kl.{name}={value}" for name, value in kl.items())]
     fit_and_test(out / f"{rule}-{seed}" / "still", *options(out, rule, seed), *only_lc)
 
 

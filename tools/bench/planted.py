@@ -4,16 +4,16 @@ The ratings have MovieLens' layout. A title such as "amber comedy oslo" holds th
 prompt; the studio (in the column `genres`, which no prompt shows) is an id that the CTR model alone reads. Whether a
 target is liked is drawn with the probability
 
-    sigmoid(RULE * rule + STUDIO * studio * northern)      rule, studio = +-1, northern = 0 or 1
+    1/2 + RULE * rule + studio * (STUDIO + TOWN * town)        rule, studio, town = +-1
 
 - `easy`: rule is +1 for six of the twelve kinds of film, which please everyone;
 - `harder`: rule is +1 where the target is of the kind of most liked titles of the history;
-- studio is +1 for half of the studios, and matters for films from northern towns only. So the town says nothing to
-  who does not know the studio: no reader of the prompt can use it, and no reader of the ids sees it. An explanation
-  that names the town tells the CTR model what it misses; that is what the IC reward has to find.
+- studio is +1 for half of the studios, whose films please more in northern towns (town +1) and less in southern ones.
 
-All three are drawn independently of each other and of everything else, and nearly every film is rated once, so the
-best AUC from the prompt, from the ids and from both is known (`bounds`).
+The three are drawn independently of each other and of everything else. So to who does not know the studio, the prompt's
+best guess is 1/2 +- RULE in any town: the town is of no use to the LC reward, and no reader of the ids sees it. An
+explanation that names it tells the CTR model what it misses, which is what the IC reward has to find. Every film is
+rated once, so no id of a user or a film can be learnt, and the best AUCs are known (`bounds`).
 
 The language model's opinions name a trait of the target or the match with the history before the verdict, and a trait
 after it, each at random and rightly. Its verdict is a prejudice: it likes warm colours, which mean nothing here.
@@ -24,6 +24,7 @@ after it, each at random and rightly. Its verdict is a prejudice: it likes warm 
 import csv
 import math
 import random
+import shutil
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -47,8 +48,8 @@ KINDS = "ballad chronicle comedy drama fable farce mystery operetta romance sati
 TOWNS = "bergen oslo cadiz malta".split()
 WARM, NORTHERN = set(COLOURS[::2]), set(TOWNS[:2])
 STUDIOS = [f"studio {i}" for i in range(4)]
-RULE, STUDIO = 2.0, 2.5
-"""Weights of what the prompt shows and of what it does not, in logits."""
+RULE, STUDIO, TOWN = 0.27, 0.07, 0.16
+"""How much each adds to the probability of a liking; together at most 1/2."""
 HISTORY = 5
 LR = 4e-3
 
@@ -106,9 +107,10 @@ class World:
             return kind in self.pleasing
         return bool(liked) and kind == max(sorted(set(liked)), key=liked.count)
 
-    def logit(self, holds: bool, studio: str, town: str) -> float:
-        """Log-odds of a liking."""
-        return RULE * (1 if holds else -1) + STUDIO * (1 if studio in self.good else -1) * (town in NORTHERN)
+    def chance(self, holds: bool, studio: str, town: str) -> float:
+        """Probability of a liking."""
+        rule, made, place = (1 if yes else -1 for yes in (holds, studio in self.good, town in NORTHERN))
+        return 0.5 + RULE * rule + made * (STUDIO + TOWN * place)
 
     def write(self, folder: Path, users: int, shuffled: bool = False) -> None:
         """Write `ratings.csv` and `movies.csv`: of each user a history, then one target.
@@ -123,10 +125,12 @@ class World:
         labels = [liked for _, _, liked in people]
         if shuffled:
             rng.shuffle(labels)
-        folder.mkdir(parents=True, exist_ok=True)
+        aside = folder.with_name(f".{folder.name}")  # what is there is whole
+        shutil.rmtree(aside, ignore_errors=True)
+        aside.mkdir(parents=True)
         with (
-            (folder / "ratings.csv").open("w", newline="") as ratings,
-            (folder / "movies.csv").open("w", newline="") as movies,
+            (aside / "ratings.csv").open("w", newline="") as ratings,
+            (aside / "movies.csv").open("w", newline="") as movies,
         ):
             rate, list_film = csv.writer(ratings).writerow, csv.writer(movies).writerow
             rate(["userId", "movieId", "rating", "timestamp"])
@@ -137,6 +141,7 @@ class World:
                     number += 1
                     list_film([number, seen.title, seen.studio])
                     rate([user, number, 5 if good else 2, 1000 + time])
+        aside.replace(folder)
 
     def _person(self, rng: random.Random) -> tuple[list[tuple[Film, bool]], Film, bool]:
         favourite, *others = rng.sample(KINDS, 3)
@@ -148,11 +153,11 @@ class World:
         if self.rule == "easy":
             kind = rng.choice(KINDS)
         else:
-            kind = favourite if rng.random() < 0.5 else rng.choice([k for k in KINDS if k not in kinds])
+            others = [*others, rng.choice([k for k in KINDS if k not in kinds])]  # often of a kind that was disliked
+            kind = favourite if rng.random() < 0.5 else rng.choice(others)
         target = film(rng, kind)
         holds = self.holds(kind, [seen.kind for seen, good in history if good])
-        chance = _sigmoid(self.logit(holds, target.studio, target.town))
-        return history, target, rng.random() < chance
+        return history, target, rng.random() < self.chance(holds, target.studio, target.town)
 
 
 @dataclass(frozen=True)
@@ -178,16 +183,11 @@ def bounds(world: World, rows: pl.DataFrame) -> Bounds:
         _, kind, town = row["target_title"].split()
         holds = world.holds(kind, [title.split()[1] for title in row["liked_titles"]])
         (studio,) = row["target_genres"]
-        sides = (True, False)
-        known["aug"].append(_sigmoid(world.logit(holds, studio, town)))
-        known["llm"].append(_mean([_sigmoid(world.logit(holds, s, t)) for s in STUDIOS for t in TOWNS]))
-        known["ctr"].append(_mean([_sigmoid(world.logit(h, studio, t)) for h in sides for t in TOWNS]))
+        known["aug"].append(world.chance(holds, studio, town))
+        known["llm"].append(_mean([world.chance(holds, s, town) for s in STUDIOS]))
+        known["ctr"].append(_mean([world.chance(h, studio, t) for h in (True, False) for t in TOWNS]))
     label = torch.tensor(rows["label"].to_list())
     return Bounds(**{name: float(binary_auroc(torch.tensor(scores), label)) for name, scores in known.items()})
-
-
-def _sigmoid(x: float) -> float:
-    return 1 / (1 + math.exp(-x))
 
 
 def _mean(values: Sequence[float]) -> float:
@@ -220,20 +220,17 @@ def _match(kind: str, match: bool) -> str:
     return f"{kind} {'like' if match else 'unlike'}"
 
 
-def make_model(folder: Path, seed: int = 0, steps: int = 700, hidden: int = 96, layers: int = 3) -> None:
+def make_model(folder: Path, steps: int = 700) -> None:
     """Pretrain a small Llama on opinions and judgements, and save it with its tokenizer.
 
     Args:
         folder: where.
-        seed: of weights and text.
         steps: of 64 prompts each.
-        hidden: width.
-        layers: depth.
     """
-    rng = random.Random(seed)
-    torch.manual_seed(seed)
+    rng = random.Random(0)
+    torch.manual_seed(0)
     tokenizer = _tokenizer()
-    model = nano_shape(tokenizer, hidden, layers)  # with heads that look one token back, or copying takes long to form
+    model = nano_shape(tokenizer, hidden=96, layers=3)  # with heads that look back: copying forms soon
     _look_for_the_same(model.model.layers[1].self_attn)
     matrices = [p for p in model.model.layers.parameters() if p.ndim == 2]
     others = [p for p in model.parameters() if not any(p is m for m in matrices)]
@@ -260,12 +257,12 @@ def make_model(folder: Path, seed: int = 0, steps: int = 700, hidden: int = 96, 
     tokenizer.save_pretrained(folder)
 
 
-def make_encoder(folder: Path, seed: int = 0) -> None:
+def make_encoder(folder: Path) -> None:
     """Save a sentence encoder: one random layer, whose mean-pooled states are a random projection of the words.
 
     The language model above is none: its last states say which word comes next, and forget which towns were named.
     """
-    torch.manual_seed(seed)
+    torch.manual_seed(0)
     tokenizer = _tokenizer()
     nano_shape(tokenizer, hidden=64, layers=1).save_pretrained(folder)
     tokenizer.save_pretrained(folder)
