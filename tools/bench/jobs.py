@@ -46,28 +46,43 @@ def expctr(command: str, folder: Path, *args: object) -> None:
 
 
 def fit_and_test(folder: Path, *args: object) -> None:
-    """Fit, going on where an earlier call was stopped, and test; nothing where that was done already."""
-    kept = folder / "seconds.json"
-    if not kept.exists():
-        began = time.monotonic()
-        expctr("fit", folder, *args, "--ckpt_path=last")
-        expctr("test", folder, *args)
-        kept.write_text(json.dumps(time.monotonic() - began))
+    """Fit, going on where an earlier call was stopped, and test; nothing where that was done already.
+
+    `FOLDER/run.json` keeps the options, whether it was done, and the seconds that it took, over all calls.
+
+    Raises:
+        FailedRunError: a command failed, or the folder holds a run with other options.
+    """
+    kept, line = folder / "run.json", [str(arg) for arg in args]
+    record = json.loads(kept.read_text()) if kept.exists() else {"args": line, "done": False, "seconds": 0.0}
+    if record["args"] != line:
+        other = [arg for arg in line if arg not in record["args"]] + [arg for arg in record["args"] if arg not in line]
+        raise FailedRunError(f"{folder} holds a run with other options ({', '.join(other)}): give another --out")
+    if record["done"]:
+        return
+    began = time.monotonic()
+    try:
+        expctr("fit", folder, *line, "--ckpt_path=last")
+        expctr("test", folder, *line)
+        record["done"] = True
+    finally:
+        record["seconds"] += time.monotonic() - began
+        kept.write_text(json.dumps(record))
 
 
 def seconds(folder: Path) -> float:
-    """What the last fit and the test took in all."""
-    return float(json.loads((folder / "seconds.json").read_text()))
+    """What fit and test took in all."""
+    return float(json.loads((folder / "run.json").read_text())["seconds"])
 
 
-def in_parallel(jobs: dict[str, Callable[[], Any]], workers: int, title: str) -> dict[str, Any]:
-    """Do jobs, some at a time, and give their results by name.
+def in_parallel(jobs: dict[str, Callable[[], None]], workers: int, title: str) -> None:
+    """Do jobs, some at a time.
 
     Raises:
-        SystemExit: some failed; the others were done.
+        SystemExit: some failed, which it names; the others were done.
     """
     columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn()
-    results, failures = {}, []
+    failures = []
     with (
         Progress(*columns, TimeElapsedColumn(), TimeRemainingColumn(), console=Console(stderr=True)) as progress,
         ThreadPoolExecutor(workers) as pool,
@@ -76,17 +91,14 @@ def in_parallel(jobs: dict[str, Callable[[], Any]], workers: int, title: str) ->
         futures = {pool.submit(job): name for name, job in jobs.items()}
         try:
             for future in as_completed(futures):
-                try:
-                    results[futures[future]] = future.result()
-                except FailedRunError as error:
-                    failures.append(str(error))
+                if error := future.exception():
+                    failures.append(f"{futures[future]}: {error}")
                 progress.advance(task)
         except KeyboardInterrupt:
             pool.shutdown(cancel_futures=True)
             raise SystemExit("stopped; the same command goes on") from None
     if failures:
         raise SystemExit("\n\n".join(failures))
-    return results
 
 
 def table(folder: Path) -> dict[str, Any]:

@@ -34,24 +34,28 @@ def play(out: Path, targets: int, seed: int) -> None:
         f"--data.init_args.cache_dir={out / 'cache'}",
         "--trainer.enable_progress_bar=false",
         "--checkpoint.every_n_batches=0",
+        f"--checkpoint.keep={STAGES['ic_epochs'] + 1}",  # where the IC stage begins, too
     ]
     fit_and_test(folder / "main", *options)
     begins = STAGES["lc_epochs"] + STAGES["ctr_epochs"]
     if not (folder / "before_ic" / "table.json").exists():
         start = folder / "main" / "checkpoints" / f"epoch={begins:04d}-batch=000000.ckpt"
         expctr("test", folder / "before_ic", *options, f"--ckpt_path={start}")
-    still = ["--stages.lc_epochs=1", "--stages.ic_epochs=0", "--model.init_args.explainer.ppo.lr=0"]
+    # as many passes, so that as many samples are explained and the CTR model sees the same batches
+    still = ["--stages.ic_epochs=0", *(f"--model.init_args.explainer.ppo.{option}" for option in ("lr=0", "epochs=1"))]
     fit_and_test(folder / "untrained", *options, *still)
 
 
 def rows(folder: Path) -> dict[str, dict[str, dict[str, float]]]:
     """Each row of the result with its metrics and their intervals, of one seed."""
     main = table(folder / "main")
-    aug_before, aug_untrained = (table(folder / run)["systems"]["ExpCTR-Aug"] for run in ("before_ic", "untrained"))
+    before, untrained = (table(folder / run)["systems"] for run in ("before_ic", "untrained"))
+    if untrained["DeepFM"] != main["systems"]["DeepFM"]:
+        raise SystemExit(f"{folder}: DeepFM, which reads no text, differs between the runs: they are no comparison")
     return {
         **{name: main["systems"][name] for name in ROWS},
-        "ExpCTR-Aug, before the IC stage": aug_before,
-        "ExpCTR-Aug, a CTR model of the untrained model's explanations": aug_untrained,
+        "ExpCTR-Aug, before the IC stage": before["ExpCTR-Aug"],
+        "ExpCTR-Aug, a CTR model of the untrained model's explanations": untrained["ExpCTR-Aug"],
         **{name: main["sources"][name] for name in SOURCES},
     }
 
