@@ -47,7 +47,7 @@ COLOURS = "amber azure coral crimson gold green grey indigo jade pearl scarlet v
 KINDS = "ballad chronicle comedy drama fable farce mystery operetta romance satire thriller western".split()
 TOWNS = "bergen oslo cadiz malta".split()
 WARM, NORTHERN = set(COLOURS[::2]), set(TOWNS[:2])
-STUDIOS = [f"studio {i}" for i in range(4)]
+STUDIOS = [f"studio {i}" for i in range(2)]
 RULE, STUDIO, TOWN = 0.27, 0.07, 0.16
 """How much each adds to the probability of a liking; together at most 1/2."""
 HISTORY = 5

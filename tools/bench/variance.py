@@ -24,7 +24,6 @@ BASELINES: dict[str, dict[str, object]] = {
     "batch": {"reward.baseline": "none", "ppo.advantage": "batch"},
     "label": {"reward.baseline": "label", "ppo.advantage": "batch"},
     "critic": {"reward.baseline": "none", "ppo.advantage": "gae"},
-    "critic-label": {"reward.baseline": "label", "ppo.advantage": "gae"},
     "groups-of-4": {"reward.baseline": "none", "ppo.advantage": "group", "rollout.group_size": 4},
 }
 """By name, options of the explainer."""
