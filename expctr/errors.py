@@ -8,8 +8,8 @@ class UserError(ValueError):
 
 
 class BadRunError(UserError):
-    """Training itself went wrong. It is raised before the step that would spoil the weights, so every checkpoint is
-    good.
+    """Training itself went wrong: a number is none, or nothing was written. No step was made on it, but one before may
+    have spoilt the weights already.
     """
 
 

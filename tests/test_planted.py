@@ -127,6 +127,27 @@ def test_opinions_are_words_of_the_vocabulary_and_true(planted: ModuleType) -> N
             assert f"match {target.kind} {'like' if match else 'unlike'} ," in text
 
 
+def test_each_control_can_fail_and_seeds_do_not_cancel(planted: ModuleType) -> None:
+    import learning
+
+    good = {
+        **{"auc_llm_shuffled": 0.51, "auc_aug_shuffled": 0.49, "same_text_still": 1.0, "auc_ctr": 0.57},
+        **{"auc_aug": 0.85, "auc_aug_before_ic": 0.81, "auc_aug_noise": 0.79, "auc_aug_exchanged": 0.52},
+    }
+    assert all(learning.controls([good, good]).values())
+    bad = {
+        "shuffled": [{"auc_llm_shuffled": 0.56}, {"auc_llm_shuffled": 0.44}],
+        "beta 1000": [{"same_text_still": 0.5}, {}],
+        "other rows": [{"auc_aug_exchanged": 0.80}, {"auc_aug_exchanged": 0.80}],
+        "noise": [{"auc_aug_noise": 0.86}, {}],
+    }
+    for name, seeds in bad.items():
+        held = learning.controls([good | other for other in seeds])
+        assert [control for control, holds in held.items() if not holds] == [c for c in held if name in c]
+    unmoved = {"auc_aug": 0.81}  # where the IC stage does nothing, its control says nothing
+    assert not all(learning.controls([good | unmoved]).values())
+
+
 @pytest.mark.slow
 def test_the_lc_stage_finds_the_rule(planted: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """tools/bench/learning.py in short: the easy world, fewer rows, a base taught for half as long."""

@@ -38,7 +38,7 @@ SYSTEMS = ("ExpCTR-Aug", "ExpCTR-LLM", "DeepFM")
 FREE = (  # what may change between two calls: the points' own, and what no result depends on
     *("seed_everything", "ckpt_path", "weights_only", "checkpoint", "results"),
     *(f"trainer.{name}" for name in ("default_root_dir", "logger", "callbacks", "enable_progress_bar")),
-    *(f"data.init_args.{name}" for name in ("path", "cache_dir", "eval_batch_size", "paper_dataset")),
+    *(f"data.init_args.{name}" for name in ("cache_dir", "eval_batch_size", "paper_dataset")),
 )
 
 

@@ -9,7 +9,7 @@ import torch
 from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.loggers import TensorBoardLogger
 
-from expctr.errors import BadRunError, check_range
+from expctr.errors import UserError, check_range
 from expctr.evaluation import textstats
 from expctr.modules.expctr import ExpCTRModule
 from expctr.rewards import alignment, text_gain
@@ -23,6 +23,10 @@ _MEANING = {
     "repeated": "sentences repeat themselves",
     "gap": "what earns a reward in training earns less in validation",
 }
+
+
+class AlarmError(UserError):
+    """An alarm that was to end the run; nothing went wrong with its numbers."""
 
 
 class Alarms(Callback):
@@ -44,7 +48,8 @@ class Alarms(Callback):
         gap: the mean raw reward of the last training batches is above validation's by more than this. Training samples
             and validation is greedy, so a gap below 0 is usual. That of the IC reward is also what the CTR model knows
             of its training rows by heart (ctr.options.crossfit).
-        stop: end the run at an alarm, with a checkpoint; `--ckpt_path last` goes on past it.
+        stop: end the run at an alarm, with a checkpoint; `--ckpt_path last` goes on past it. At the plan's end there is
+            nothing left to stop.
     """
 
     def __init__(
@@ -97,7 +102,8 @@ class Alarms(Callback):
             return
         gaps = _gaps(pl_module, _rows(pl_module, self.window))
         _draw(trainer, pl_module, {f"val/{name}": value for name, value in gaps.items()})
-        self._judge(trainer, pl_module, gaps)
+        if len(self._recent) == self.window:
+            self._judge(trainer, pl_module, gaps)
 
     def on_train_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Stop for an alarm of the last epoch's end, which is saved by now."""
@@ -138,7 +144,7 @@ class Alarms(Callback):
 
     def _end(self) -> None:
         said = "; ".join(self._stopping)
-        raise BadRunError(
+        raise AlarmError(
             f"stopped at an alarm, by alarms.stop: {said}. Look at the explanations in TensorBoard (Text), then go on "
             "all the same by --ckpt_path last, or start anew with other rewards (plus.yaml) or a higher kl.beta"
         )

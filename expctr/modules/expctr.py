@@ -393,7 +393,7 @@ class ExpCTRModule(L.LightningModule):
             columns["s_r_exchanged"] = self._score_exchanged(columns["sample"], columns["text"])
 
     def _score_exchanged(self, samples: Sequence[int], texts: Sequence[str]) -> list[float]:
-        """The CTR model's score of each test row with the explanation of another one."""
+        """The CTR model's score of each test row with the explanation of another one (its own, where it is alone)."""
         circle = torch.randperm(len(samples), generator=torch.Generator().manual_seed(seed_of(self.seed))).tolist()
         others = dict(zip(circle, circle[1:] + circle[:1], strict=True))
         table = self.data.table("test")
@@ -412,7 +412,7 @@ class ExpCTRModule(L.LightningModule):
         self.evaluated = self._gather()
 
     def _evaluate(self, batch: Batch, adapter: bool = True) -> dict[str, Any]:
-        """Greedy explanations, by the policy or the untrained base, and their scores."""
+        """Greedy explanations, by the policy or the untrained base, and their scores; the policy's without, too."""
         texts: list[str] = []
         with unsharded(self.explainer.model):
             if len(batch):  # a rank may have none of the last rows
@@ -420,7 +420,8 @@ class ExpCTRModule(L.LightningModule):
             columns: dict[str, Any] = {"text": texts, "s_u": self.explainer.lc_scores(batch.texts, texts)}
         if self.ctr_trained:
             columns["s_r"] = self.ctr.score(batch, self._embed(texts))
-            columns["s_0"] = self.ctr.score_without_text(batch)
+            if adapter:
+                columns["s_0"] = self.ctr.score_without_text(batch)
         return columns
 
     def _compare(self, batch: Batch) -> dict[str, Any]:
@@ -515,7 +516,7 @@ def _prime(optimizer: torch.optim.Optimizer) -> None:
 
 def _mend(score: str) -> str:
     """What to do where a score is no number."""
-    return IMPRECISE if score in ("s_u", "s_icl") else TOO_FAST
+    return IMPRECISE if score.startswith(("s_u", "s_icl")) else TOO_FAST
 
 
 def _share_above(scores: Sequence[float]) -> float:

@@ -354,19 +354,20 @@ class PPOExplainerModule(L.LightningModule):
         scores = score_responses(self.model, part, True, self.rollout_options.temperature, with_entropy)
         policy = ppo.policy_loss(scores.logprobs, here.logprobs, here.advantages, mask, options.clip)
         loss, critic = policy.loss, torch.zeros_like(policy.loss)
-        per_token = (scores.logprobs - here.logprobs).exp()
+        checked = (scores.logprobs - here.logprobs).exp()  # the sum of all that must be a number
         if self.kl.where == "loss":
             kl = ppo.kl_estimate(scores.logprobs, here.ref_logprobs, self.kl.estimator)
             loss = loss + self.beta * (kl * mask).sum()
+            checked = checked + kl
         if with_entropy:
             loss = loss - options.entropy_coef * (scores.entropy * mask).sum()
         if options.advantage == "gae":
             values = self.value_head(here.hidden)
             critic = ppo.value_loss(values, here.values, here.returns, mask, options.value_clip)
             loss = loss + options.vf_coef * critic
-            per_token = per_token + values
+            checked = checked + values
         sums = [mask.sum(), policy.clipped, policy.approx_kl, policy.ratio, policy.loss, critic]
-        bad = (~per_token.detach().isfinite() & mask).any(1)
+        bad = (~checked.detach().isfinite() & mask).any(1)
         return loss, torch.stack([x.detach().float() for x in sums]), bad
 
     def _step(self, optimizer: LightningOptimizer, guard: Guard, bad: Tensor) -> float:

@@ -89,4 +89,5 @@ def whole(norm: Tensor) -> Tensor:
 
 
 def _start(text: str) -> str:
+    text = "".join(c if c.isprintable() else " " for c in text)  # no escape sequence reaches a terminal
     return text if len(text) <= _START else f"{text[:_START]}..."

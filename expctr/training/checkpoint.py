@@ -51,9 +51,10 @@ class RunCheckpoint(Checkpoint):
         if trainer.state.fn != "fit" or not found:
             return
         if isinstance(exception, BadRunError):  # the same options would end the same way
+            older = f", or from {found[0].name} if that ends the same way," if found[1:] else ""
             exception.add_note(
-                f"{found[-1].name} is good: go on from it, with other options, by --ckpt_path {found[-1]} and another "
-                "--trainer.default_root_dir"
+                f"{found[-1].name} is from before that: go on from it{older} with other options, by --ckpt_path "
+                f"{found[-1]} and another --trainer.default_root_dir"
             )
         elif not isinstance(exception, UserError):
             exception.add_note("go on with --ckpt_path last")

@@ -13,8 +13,7 @@ from running import World, curves, expctr
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from expctr.ctr.text import EncoderOptions
-from expctr.errors import BadRunError
-from expctr.evaluation.alarms import Alarms
+from expctr.evaluation.alarms import AlarmError, Alarms
 from expctr.modules.ctr import DeepFMTextModule
 from expctr.modules.expctr import ExpCTRModule
 from expctr.modules.explainer import PPOExplainerModule
@@ -145,7 +144,7 @@ def test_an_alarm_survives_a_checkpoint(llm_folder: Path, tmp_path: Path) -> Non
 
 def test_stop_ends_the_run_with_a_checkpoint_and_the_alarm_known(llm_folder: Path) -> None:
     stage = Stage(llm_folder, Alarms(window=2, stop=True))
-    with pytest.raises(BadRunError, match=r"stopped at an alarm.*unique is 0\.05, below 0\.1.*--ckpt_path last"):
+    with pytest.raises(AlarmError, match=r"stopped at an alarm.*unique is 0\.05, below 0\.1.*--ckpt_path last"):
         stage.batches(3, idx=4, **BAD["unique"])
     assert stage.saved == [(0, 5)]
     on = Alarms(window=2, stop=True)
@@ -163,7 +162,7 @@ def test_stop_at_an_epochs_end_waits_for_its_checkpoint(llm_folder: Path) -> Non
             stage.batches(1, score=(0.1, 0.9), idx=8)
             stage.validated(0.1)
         assert stage.saved == []
-        with pytest.raises(BadRunError, match="stopped at an alarm"):
+        with pytest.raises(AlarmError, match="stopped at an alarm"):
             stage.alarms.on_train_epoch_start(cast(L.Trainer, stage.fake), stage.module)
 
 

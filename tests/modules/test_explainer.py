@@ -495,7 +495,7 @@ def test_a_row_that_the_policy_has_no_number_for_is_named_in_mid_update(
     """Row 3 goes bad once there is a gradient: in the minibatch that holds it, at whatever place."""
     module = build(ppo=PPOOptions(lr=1e-3, minibatch_size=2, micro_batch_size=1))
     rollout = roll(module, samples)
-    real, before = explainer.score_responses, weights(module)
+    real = explainer.score_responses
     marked = rollout.response_ids[3].clone()
 
     def spoil(model: Any, part: Rollout, *args: Any, **options: Any) -> Any:
@@ -509,7 +509,6 @@ def test_a_row_that_the_policy_has_no_number_for_is_named_in_mid_update(
     with pytest.raises(BadRunError, match=r'gradient norm is nan in 1 of 5 rows \(sample 3 "text 3"\)'):
         update(module, rollout, REWARDS)
     assert all(bool(weight.isfinite().all()) for weight in weights(module).values())
-    assert before.keys() == weights(module).keys()
 
 
 def test_where_there_is_nothing_to_learn(build: Build, samples: list[SampleText]) -> None:
