@@ -1,18 +1,38 @@
 """`expctr`, and `python -m expctr`."""
 
+import gc
 import logging
 import os
+import sys
 import warnings
 from collections.abc import Sequence
+
+OVERVIEW = """\
+usage: expctr COMMAND [--config FILE ...] [--OPTION VALUE ...]
+
+commands:
+  fit        train all stages; --ckpt_path last goes on after a stop
+  validate   the validation split's metrics
+  test       the result table: console, table.json, table.md
+  predict    one row a sample: explanation and scores (parquet)
+  prepare    read the raw files, make the samples, print what became of the rows
+
+expctr COMMAND --help lists the options of a command."""
 
 
 def main(args: Sequence[str] | None = None) -> None:
     """Run the command line; `args` in place of `sys.argv`, for tests."""
+    if (sys.argv[1:] if args is None else list(args)) in (["--help"], ["-h"]):
+        print(OVERVIEW)  # it needs none of the seconds that importing torch and Lightning takes
+        return
     # threads that wait by spinning make small tensors many times slower where another process wants the cores
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     quiet()
+    gc.disable()  # what thousands of modules make stays: looking for garbage in it is a fifth of the imports' time
     from expctr.cli import run
 
+    gc.freeze()
+    gc.enable()
     run(None if args is None else list(args))
 
 

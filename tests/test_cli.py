@@ -229,6 +229,25 @@ def test_the_programme_itself(world: World) -> None:
     assert "label entropy" in done.stdout
 
 
+def test_help_waits_for_no_library_that_it_does_not_need() -> None:
+    code = """
+import sys
+from expctr.__main__ import main
+
+main(["--help"])
+assert not {"torch", "lightning", "polars"} & set(sys.modules)
+from expctr.cli import ExpCTRCLI
+
+assert not {"peft", "bitsandbytes", "sentence_transformers"} & set(sys.modules)
+print(*ExpCTRCLI.subcommands())
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=LIMIT, check=False)
+    assert done.returncode == 0, done.stderr
+    *overview, commands = done.stdout.splitlines()
+    listed = [line.split()[0] for line in overview if line.startswith("  ")]
+    assert sorted(listed) == sorted(commands.split())
+
+
 def test_help_names_every_option_with_its_doc() -> None:
     outcome = expctr("fit", "--help").ok()
     assert "--stages.lc_epochs" in outcome.output

@@ -9,10 +9,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from math import inf
-from typing import Any, Literal, NamedTuple, cast
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, cast
 
 import torch
-from peft import LoraConfig, PeftModel, get_peft_model, prepare_model_for_kbit_training
 from torch import Tensor, nn
 from transformers import (
     AutoModelForCausalLM,
@@ -26,6 +25,9 @@ from transformers import (
 from expctr.errors import UserError, check_range
 from expctr.llm.locate import locate
 from expctr.seeding import first_weights
+
+if TYPE_CHECKING:
+    from peft import PeftModel
 
 DType = Literal["auto", "float32", "bfloat16", "float16"]
 
@@ -82,6 +84,9 @@ class LanguageModel(nn.Module):
 
     def __init__(self, options: LLMOptions, seed: int = 0) -> None:
         super().__init__()
+        # not at the top: it imports bitsandbytes, and both take more than a second that --help can do without
+        from peft import LoraConfig, get_peft_model, prepare_model_for_kbit_training
+
         self.options = options
         try:
             self.tokenizer = load_tokenizer(options)
