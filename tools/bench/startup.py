@@ -1,0 +1,72 @@
+"""How long until something is seen: `expctr --help`, `expctr fit --help`, and the quickstart's first training step.
+
+    python tools/get_movielens.py .data/ml-100k    # once
+    python tools/bench/startup.py                  # each five times; the median counts
+
+Times are from the launch of the process to its end; the one that trains ends as soon as its first rollout batch has
+made its update. The first round is left out: it reads the libraries from disk and makes the samples. Beside the wall
+time stand the processor's seconds, which other work on the machine changes less. The last line is JSON.
+"""
+
+import argparse
+import json
+import os
+import resource
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from statistics import median
+
+import rich
+from rich.table import Table
+
+HERE = Path(__file__).resolve().parent
+ROOT = HERE.parents[1]
+STOP = "startup_stop.StopAfterFirstStep"
+
+
+def commands(folder: Path) -> dict[str, list[str]]:
+    """By the name of the measurement, the arguments of `expctr`."""
+    fit = ["fit", f"--config={ROOT / 'configs/quickstart.yaml'}", f"--data.path={ROOT / '.data/ml-100k'}"]
+    fit += [f"--data.cache_dir={folder / 'cache'}", f"--trainer.default_root_dir={folder / 'run'}"]
+    return {
+        "help_s": ["--help"],
+        "fit_help_s": ["fit", "--help"],
+        "first_step_s": [*fit, f"--trainer.callbacks+={STOP}"],
+    }
+
+
+def measure(args: list[str]) -> tuple[float, float]:
+    """Wall and processor seconds of one `expctr ARGS`."""
+    environ = {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), str(HERE), os.environ.get("PYTHONPATH", "")])}
+    before, began = resource.getrusage(resource.RUSAGE_CHILDREN), time.monotonic()
+    line = [sys.executable, "-m", "expctr", *args]
+    done = subprocess.run(line, capture_output=True, text=True, env=environ, check=False)
+    wall, after = time.monotonic() - began, resource.getrusage(resource.RUSAGE_CHILDREN)
+    if done.returncode:
+        raise SystemExit(f"expctr {' '.join(args)}: exit code {done.returncode}\n{done.stderr[-2000:]}")
+    return wall, after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+
+
+def main() -> None:
+    """Measure in turns, so that a slow minute of the machine is everyone's; print the table and the line of JSON."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--times", type=int, default=5)
+    asked = parser.parse_args()
+    with tempfile.TemporaryDirectory() as folder:
+        work = commands(Path(folder))
+        rounds = [{name: measure(args) for name, args in work.items()} for _ in range(asked.times + 1)][1:]
+    shown = Table("", "median s", "fastest to slowest", "processor s")
+    medians = {}
+    for name in work:
+        walls, processor = zip(*(one[name] for one in rounds), strict=True)
+        medians[name] = round(median(walls), 3)
+        shown.add_row(name, f"{median(walls):.2f}", f"{min(walls):.2f} to {max(walls):.2f}", f"{median(processor):.2f}")
+    rich.print(shown)
+    print(json.dumps(medians))
+
+
+if __name__ == "__main__":
+    main()
