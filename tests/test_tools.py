@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 import urllib.request
+from collections.abc import Iterator
 from email.message import Message
 from functools import cache
 from http.client import BadStatusLine
@@ -283,7 +284,15 @@ def test_a_sweep_of_another_config_is_refused(swept: Path, world: World, sweep: 
         sweep.main(arguments(world, "sweep", *TWO, further=("--trainer.acelerator=cpu",)))
 
 
-def test_ctrl_c_stops_the_runs_too(world: World) -> None:
+@pytest.fixture
+def heard() -> Iterator[None]:
+    """Ctrl-C as in a terminal: a suite that a shell started in the background has it ignored, and so its children."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+def test_ctrl_c_stops_the_runs_too(world: World, heard: None) -> None:
     run = world.folder / "stopped" / NAMES[0]
     line = [sys.executable, str(TOOLS / "sweep.py"), *arguments(world, "stopped", *TWO[:-2])]
     environ = {**os.environ, "PYTHONPATH": str(TOOLS.parent)}
