@@ -54,14 +54,14 @@ def folder(out: Path, name: str, seed: int) -> Path:
 
 def plot(out: Path, curves: dict[str, list[list[tuple[int, float]]]], bound: float) -> None:
     """Validation AUC against rollouts: the mean over seeds, and the range as a band."""
-    picture, (axes,) = figure("Baselines of the advantage: ExpCTR-LLM (band: lowest to highest seed)", 1)
+    picture, (axes,) = figure("ExpCTR-LLM by baseline (band: all seeds)", 1)
     for name, seeds in curves.items():
         rollouts = [ROLLOUTS * batch for batch, _ in seeds[0]]
         by_time = list(zip(*([value for _, value in one] for one in seeds), strict=True))
         (line,) = axes.plot(rollouts, [sum(values) / len(values) for values in by_time], marker="o", label=name)
         low, high = [min(values) for values in by_time], [max(values) for values in by_time]
         axes.fill_between(rollouts, low, high, color=line.get_color(), alpha=0.12)
-    axes.axhline(bound, color="grey", linestyle="--", label="best possible")
+    axes.axhline(bound, color="grey", linestyle="--", label="best")
     axes.set(xlabel="rollouts", ylabel="validation AUC")
     save(picture, out / "variance.png")
 
