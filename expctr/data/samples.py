@@ -205,9 +205,12 @@ def _clean(
 
 def _earlier_duplicate(events: pl.DataFrame) -> pl.Series:
     """True for all but the latest rating of an item by a user, where a held-out rating is later than a training one."""
-    pair = events["user"].to_physical().cast(pl.UInt64) * (1 << 32) + events["item"].to_physical().cast(pl.UInt64)
-    double = pair.is_duplicated()
-    again = events.select("split", "timestamp", pair=pair, row=pl.int_range(pl.len())).filter(double)
+    pair = _codes(events["user"]) << 32 | _codes(events["item"])
+    ordered = np.sort(pair)  # finds the few doubles in a fraction of the memory of a table of all pairs
+    doubles = pl.Series(ordered[1:][ordered[1:] == ordered[:-1]])
+    pairs = pl.Series(pair)
+    double = pairs.is_in(doubles.implode())
+    again = events.select("split", "timestamp", pair=pairs, row=pl.int_range(pl.len())).filter(double)
     latest = again.sort("split", "timestamp", "row").unique("pair", keep="last")["row"]
     flags = double.to_numpy().copy()
     flags[latest.to_numpy()] = False
@@ -218,9 +221,8 @@ def _ordered(events: pl.DataFrame, options: SampleOptions) -> pl.DataFrame:
     """Sorts by user and time. Adds `draw`, a uniform uint64 of seed, user and item, which also breaks ties in time."""
     pair = _mix(_hashes(events["user"], options.seed) ^ _mix(_hashes(events["item"], options.seed)))
     time = ["timestamp"] if options.order == "time" else []
-    return events.with_columns(pl.Series("tie", pair), pl.Series("draw", _mix(pair))).sort(
-        pl.col("user").to_physical(), *time, "tie"
-    )
+    events = events.with_columns(pl.Series("tie", pair)).sort(pl.col("user").to_physical(), *time, "tie")
+    return events.with_columns(pl.Series("draw", _mix(events["tie"].to_numpy())))
 
 
 def _codes(ids: pl.Series) -> Ints:
