@@ -265,11 +265,12 @@ def _history_lengths(events: pl.DataFrame) -> tuple[Ints, Ints]:
 
 def _draw_targets(events: pl.DataFrame, lengths: Ints, options: SampleOptions, dropped: Counter[str]) -> Ints:
     """The rows of the targets: the lowest draws of each user, then a random subset of all users' targets."""
-    rows = np.flatnonzero(lengths >= options.min_history)
-    eligible = events.select("user", "draw", _liked(options).alias("label"), row=pl.int_range(pl.len()))[rows]
-    without = events["user"].n_unique() - eligible["user"].n_unique()
-    dropped["user without an interaction that has min_history before it"] += without
-    drawn = eligible.sort("user", "draw").group_by("user", maintain_order=True).head(options.targets_per_user)
+    eligible = events.select("user", "draw", row=pl.int_range(pl.len())).filter(lengths >= options.min_history)
+    lowest = pl.col("row").bottom_k_by("draw", options.targets_per_user)  # a sort would copy all there is
+    by_user = eligible.group_by("user").agg(lowest)
+    dropped["user without an interaction that has min_history before it"] += events["user"].n_unique() - by_user.height
+    row = by_user["row"].explode().sort()
+    drawn = events[row].select("draw", _liked(options).alias("label"), row=row)
 
     # The lowest of many draws is lower than the lowest of few, so a second draw must say whose targets are kept.
     turn = pl.col("lot").rank("ordinal")
