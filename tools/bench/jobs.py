@@ -1,5 +1,6 @@
 """Runs of the command line as jobs: each in a process of its own, several at a time, resumable, with a progress bar."""
 
+import argparse
 import json
 import os
 import subprocess
@@ -7,18 +8,41 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
-from tensorboard.backend.event_processing.event_accumulator import SCALARS, EventAccumulator
+
+sys.path.append(str(Path(__file__).parents[1]))
+from rewards import Curves, read
 
 HERE = Path(__file__).parent
 
 
 class FailedRunError(RuntimeError):
     """A command that ended with an error."""
+
+
+def arguments(description: str | None, out: str) -> argparse.ArgumentParser:
+    """What every experiment can be told.
+
+    Args:
+        description: for --help.
+        out: the default folder.
+    """
+    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
+    parser.add_argument("--jobs", type=_at_least_one, default=2, help="runs at a time, one thread each")
+    parser.add_argument("--out", type=Path, default=Path(out))
+    return parser
+
+
+def _at_least_one(text: str) -> int:
+    if (number := int(text)) < 1:
+        raise argparse.ArgumentTypeError(f"{number} is less than 1")
+    return number
 
 
 def expctr(command: str, folder: Path, *args: object) -> None:
@@ -115,11 +139,12 @@ def auc(folder: Path, name: str) -> float:
 
 def curve(folder: Path, tag: str) -> list[tuple[int, float]]:
     """A curve of TensorBoard, (training batches, value); empty where there is none."""
-    events = EventAccumulator(str(folder), size_guidance={SCALARS: 0})
-    events.Reload()
-    if tag not in events.Tags()["scalars"]:
-        return []
-    return sorted({event.step: event.value for event in events.Scalars(tag)}.items())
+    return list(_curves(folder).get(tag, {}).items())
+
+
+@cache
+def _curves(folder: Path) -> Curves:
+    return read(str(folder))  # takes seconds a run, and each run is asked for many curves
 
 
 def mean_and_spread(values: Sequence[float]) -> str:

@@ -8,11 +8,10 @@ world, other first weights and other draws. Stopped, the same command goes on. T
 seeds of the easy world, and under `harder` of the other.
 
 Controls, in the easy world: with the ratings of all targets shuffled, AUC stays at 0.50; with a KL penalty of 1000
-nothing moves; with the explanations of other rows ExpCTR-Aug falls back to the CTR model without text; with noise in
-place of the IC stage's rewards ExpCTR-Aug does not rise.
+nothing moves; with the explanations of other rows ExpCTR-Aug is no better than the CTR model without text; with noise
+in place of the IC stage's rewards ExpCTR-Aug does not rise.
 """
 
-import argparse
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
@@ -25,7 +24,7 @@ from typing import Any, get_args
 import polars as pl
 import torch
 import yaml
-from jobs import HERE, auc, curve, expctr, fit_and_test, in_parallel, mean_and_spread, seconds
+from jobs import HERE, arguments, auc, curve, expctr, fit_and_test, in_parallel, mean_and_spread, seconds
 from planted import Rule, World, bounds, make_encoder, make_model
 from rich.console import Console
 from rich.table import Table
@@ -187,11 +186,8 @@ def stages(folder: Path) -> Table:
 
 def main() -> None:
     """Run what is asked for, print the tables and the line of JSON."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = arguments(__doc__, "runs/learning")
     parser.add_argument("--worlds", nargs="+", choices=get_args(Rule), default=list(get_args(Rule)))
-    parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
-    parser.add_argument("--jobs", type=int, default=2, help="runs at a time, one thread each")
-    parser.add_argument("--out", type=Path, default=Path("runs/learning"))
     asked = parser.parse_args()
     out, console = asked.out.resolve(), Console()
     prepare(out, asked.worlds, asked.seeds)

@@ -25,7 +25,6 @@ import csv
 import math
 import random
 import shutil
-import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -34,12 +33,11 @@ from typing import Literal
 import polars as pl
 import torch
 import yaml
+from jobs import HERE
+from make_nano import make_model as nano_shape
 from tokenizers import Tokenizer, models, pre_tokenizers
 from torch import Tensor, nn
 from transformers import PreTrainedTokenizerFast
-
-sys.path.append(str(Path(__file__).parents[1]))
-from make_nano import make_model as nano_shape
 
 Rule = Literal["easy", "harder"]
 
@@ -53,9 +51,8 @@ RULE, STUDIO, TOWN = 0.27, 0.07, 0.16
 HISTORY = 5
 LR = 4e-3
 
-PROMPTS: dict[str, str] = yaml.safe_load((Path(__file__).parent / "learning.yaml").read_text())["model"]["init_args"][
-    "explainer"
-]["prompts"]
+_MODEL = yaml.safe_load((HERE / "learning.yaml").read_text())["model"]
+PROMPTS: dict[str, str] = _MODEL["init_args"]["explainer"]["prompts"]
 """Templates, short for the model's sake."""
 
 

@@ -1,5 +1,6 @@
 """What it learns from real ratings, and where the gain comes from: the quickstart with more samples, several seeds.
 
+    python tools/get_movielens.py .data/ml-100k # once
     python tools/bench/real_ratings.py          # three seeds; runs/real_ratings; results.md there
 
 A seed draws other targets, another split, other first weights and other samples. To tell the training's part from that
@@ -8,13 +9,12 @@ not move). The tables of single runs say what the same CTR model makes of other 
 goes on. The last line is JSON.
 """
 
-import argparse
 import json
 from functools import partial
 from pathlib import Path
 
 import yaml
-from jobs import HERE, expctr, fit_and_test, in_parallel, mean_and_spread, seconds, table
+from jobs import HERE, arguments, expctr, fit_and_test, in_parallel, mean_and_spread, seconds, table
 
 from expctr.evaluation.results import ROWS, SOURCES
 from expctr.metrics import METRICS
@@ -62,11 +62,8 @@ def rows(folder: Path) -> dict[str, dict[str, dict[str, float]]]:
 
 def main() -> None:
     """Run what is asked for, print and write the table, and the line of JSON."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
+    parser = arguments(__doc__, "runs/real_ratings")
     parser.add_argument("--targets", type=int, default=10, help="targets a user (943 users)")
-    parser.add_argument("--jobs", type=int, default=2, help="runs at a time, one thread each")
-    parser.add_argument("--out", type=Path, default=Path("runs/real_ratings"))
     asked = parser.parse_args()
     out = asked.out.resolve()
     in_parallel({f"{s}": partial(play, out, asked.targets, s) for s in asked.seeds}, asked.jobs, "seeds")

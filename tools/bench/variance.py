@@ -7,13 +7,12 @@ critic's value, and minus the mean of K responses to the same prompt. All see as
 The last line is JSON.
 """
 
-import argparse
 import json
 from functools import partial
 from itertools import product
 from pathlib import Path
 
-from jobs import auc, curve, fit_and_test, in_parallel, mean_and_spread, seconds
+from jobs import arguments, auc, curve, fit_and_test, in_parallel, mean_and_spread, seconds
 from learning import LLM, best, options, prepare
 from plots import figure, save
 from rich.console import Console
@@ -68,11 +67,8 @@ def plot(out: Path, curves: dict[str, list[list[tuple[int, float]]]], bound: flo
 
 def main() -> None:
     """Run what is asked for, print the table and the line of JSON, draw the plot."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
+    parser = arguments(__doc__, "runs/variance")
     parser.add_argument("--baselines", nargs="+", choices=list(BASELINES), default=list(BASELINES))
-    parser.add_argument("--jobs", type=int, default=2, help="runs at a time, one thread each")
-    parser.add_argument("--out", type=Path, default=Path("runs/variance"))
     asked = parser.parse_args()
     out = asked.out.resolve()
     prepare(out, ["easy"], asked.seeds)
