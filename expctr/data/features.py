@@ -54,9 +54,9 @@ class Features:
         vocabularies |= {c: values for c in side if (values := _distinct(train[c]))}
         kept = [*vocabularies, *_SHARES] if fields is None else fields
         if wrong := [name for name in kept if _SHARES.get(name, name) not in vocabularies.keys() & {*kept}]:
+            known = ", ".join([*vocabularies, *_SHARES])
             raise UserError(
-                f"data.fields: {', '.join(wrong)} cannot be used here. There are {', '.join([*vocabularies, *_SHARES])}; "
-                "the histories need target"
+                f"data.fields: {', '.join(wrong)} cannot be used. There are {known}; the histories need target"
             )
         lists = [*_SHARES, *(c for c in vocabularies if samples[c].dtype == pl.List(pl.String))]
         return cls({c: v for c, v in vocabularies.items() if c in kept}, [c for c in lists if c in kept])

@@ -53,7 +53,7 @@ class Worker:
         environ |= dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "POLARS_MAX_THREADS"), str(threads))
         with self._log.open("w") as log:
             pipes: dict[str, Any] = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": log}
-            self._process = subprocess.Popen(command, text=True, env=environ, cwd=ROOT, **pipes)
+            self._process = subprocess.Popen(command, text=True, env=environ, cwd=FOLDER, **pipes)
         self._answer()
 
     def epoch(self) -> None:
