@@ -22,7 +22,7 @@ from expctr.distributed import all_gather_rows, all_sum, rank, world_size
 from expctr.errors import check_range
 from expctr.metrics import ctr_metrics
 from expctr.modules.guard import Guard
-from expctr.seeding import first_weights, seed_of
+from expctr.seeding import first_weights, reseed
 
 TOO_FAST = "Lower the CTR model's learning rate (options.lr)"
 """The mend where a CTR model's numbers are none."""
@@ -250,7 +250,7 @@ class CTRModule(L.LightningModule):
 
     def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
         """Make dropout a function of the seed and the place in training, so that resuming repeats it."""
-        torch.manual_seed(seed_of(self._seed, self.current_epoch, batch_idx, rank()))
+        reseed(self._seed, self.current_epoch, batch_idx, rank())
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """One batch, without text."""
