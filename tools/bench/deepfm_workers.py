@@ -43,6 +43,8 @@ def system(name: str) -> Callable[[Callable[[Path], System]], Callable[[Path], S
 @system("recbole")
 def recbole(folder: Path) -> System:
     """Its Trainer over its dataset from atomic files; the fields stand in the ratings file, which saves it joins."""
+    for old, new in {"float_": np.float64, "complex_": np.complex128, "unicode_": np.str_}.items():
+        setattr(np, old, new)  # names that it uses and that numpy 2 took away
     from recbole.config import Config
     from recbole.data import create_dataset, data_preparation
     from recbole.model.context_aware_recommender.deepfm import DeepFM
