@@ -72,22 +72,22 @@ class FieldEmbeddings(nn.Module):
         if missing := [name for name in self.names if name not in features]:
             raise KeyError(f"the batch lacks the fields {missing}; it has {sorted(features)}")
         columns = [features[name] if features[name].ndim == 2 else features[name][:, None] for name in self.names]
-        widths = [column.shape[1] for column in columns]
         index = torch.cat(columns, dim=1)
-        per_column = torch.tensor(widths, device=index.device)
-        self._check(index, per_column)
+        widths = torch.tensor([column.shape[1] for column in columns])
+        self._check(index, widths.to(index.device))
 
+        there = index != PADDING
         if self.training and self.oov_rate > 0:
-            replaced = (torch.rand(index.shape, device=index.device) < self.oov_rate) & (index != PADDING)
+            replaced = (torch.rand(index.shape, device=index.device) < self.oov_rate) & there
             index = index.masked_fill(replaced, UNSEEN)
-        offset = torch.tensor([self._start[name] for name in self.names], device=index.device)
-        rows = torch.where(index == PADDING, PADDING, index + offset.repeat_interleave(per_column))
+        offset = torch.tensor([self._start[name] for name in self.names]).repeat_interleave(widths)
+        rows = (index + offset.to(index.device))[there]  # padding is never looked up, most of a history's columns
 
-        batch, values = rows.shape
-        first = per_column.cumsum(0) - per_column
-        bags = torch.arange(batch, device=rows.device)[:, None] * values + first
-        pooled = F.embedding_bag(rows.flatten(), self.weight, bags.flatten(), mode="mean", padding_idx=PADDING)
-        return pooled.view(batch, len(self.names), self.weight.shape[1])
+        first = (widths.cumsum(0) - widths).to(index.device)
+        before = there.flatten().cumsum(0).view_as(there) - there.long()
+        bags = before.index_select(1, first).flatten()  # where each field of each sample starts among `rows`
+        pooled = F.embedding_bag(rows, self.weight, bags, mode="mean")
+        return pooled.view(len(index), len(self.names), self.weight.shape[1])
 
     def _check(self, index: Tensor, per_column: Tensor) -> None:
         """Without this an index too large would quietly read the next field's rows."""

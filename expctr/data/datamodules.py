@@ -84,6 +84,7 @@ class RatingsDataModule(L.LightningDataModule):
         seed: int = 0,
         cache_dir: str | None = None,
         paper_dataset: PaperDataset | None = None,
+        fields: list[str] | None = None,
     ) -> None:
         """Keeps the options; nothing is read yet.
 
@@ -102,6 +103,8 @@ class RatingsDataModule(L.LightningDataModule):
             seed: seed of the order of training batches (of the samples: `samples.seed`).
             cache_dir: where prepared samples are kept; default `~/.cache/expctr`.
             paper_dataset: whose rows of the paper's Table 1 `test` shows beside ours; null for none.
+            fields: what the CTR models see, of `user`, `target`, the histories `liked` and `disliked`, and the side
+                features `user_*` and `target_*`; null for all there are.
         """
         super().__init__()
         self.path = path
@@ -116,6 +119,7 @@ class RatingsDataModule(L.LightningDataModule):
         self.seed = seed
         self.cache_dir = cache_dir
         self.paper_dataset = paper_dataset
+        self.fields = fields
         check_range("data", self, rollout_batch_size=(1, inf), ctr_batch_size=(1, inf), eval_batch_size=(1, inf))
         self._tables: dict[str, SampleTable] = {}
 
@@ -136,7 +140,7 @@ class RatingsDataModule(L.LightningDataModule):
         """Loads the samples and fits the vocabularies; the same on every rank."""
         if not self._tables:
             self.samples, self.report = self._load()
-            self.features = Features.fit(self.samples)
+            self.features = Features.fit(self.samples, self.fields)
 
     def rows(self, split: str) -> pl.DataFrame:
         """The samples of train, val or test."""

@@ -1,6 +1,6 @@
 """Vocabularies of the CTR models' fields: fitted on training rows, saved in the checkpoint, ready for the unseen."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -21,7 +21,7 @@ class Features:
     """Turns samples into index tensors.
 
     Fields are `user`, `target`, the histories `liked` and `disliked` (lists, which share the vocabulary of `target`),
-    and the side features `user_*` and `target_*` that hold a value in some training row.
+    and the side features `user_*` and `target_*` that hold a value in some training row; or some of these.
     """
 
     def __init__(self, vocabularies: Mapping[str, list[str]], lists: list[str]) -> None:
@@ -35,11 +35,15 @@ class Features:
         self.lists = list(lists)
 
     @classmethod
-    def fit(cls, samples: pl.DataFrame) -> "Features":
+    def fit(cls, samples: pl.DataFrame, fields: Sequence[str] | None = None) -> "Features":
         """Collects the values of the rows whose `split` is train.
 
         Args:
             samples: the table of `samples.make_samples`.
+            fields: which to keep; all without it.
+
+        Raises:
+            UserError: there is no such field, or one is kept without the one whose vocabulary it shares.
         """
         train = samples.filter(split="train")
         side = [c for c in samples.columns if c.startswith(("user_", "target_")) and c != "target_title"]
@@ -48,7 +52,14 @@ class Features:
             "target": _distinct(train["target"], train["liked"], train["disliked"]),
         }
         vocabularies |= {c: values for c in side if (values := _distinct(train[c]))}
-        return cls(vocabularies, [*_SHARES, *(c for c in vocabularies if samples[c].dtype == pl.List(pl.String))])
+        kept = [*vocabularies, *_SHARES] if fields is None else fields
+        if wrong := [name for name in kept if _SHARES.get(name, name) not in vocabularies.keys() & {*kept}]:
+            known = ", ".join([*vocabularies, *_SHARES])
+            raise UserError(
+                f"data.fields: {', '.join(wrong)} cannot be used. There are {known}; the histories need target"
+            )
+        lists = [*_SHARES, *(c for c in vocabularies if samples[c].dtype == pl.List(pl.String))]
+        return cls({c: v for c, v in vocabularies.items() if c in kept}, [c for c in lists if c in kept])
 
     @classmethod
     def from_state(cls, state: Mapping[str, Any]) -> "Features":
@@ -62,7 +73,7 @@ class Features:
     @property
     def fields(self) -> list[str]:
         """All field names: those with a vocabulary, then those that share one."""
-        return [*self.vocabularies, *_SHARES]
+        return [*self.vocabularies, *self.shares]
 
     @property
     def sizes(self) -> dict[str, int]:
@@ -72,7 +83,7 @@ class Features:
     @property
     def shares(self) -> dict[str, str]:
         """Field -> the field whose embedding table it shares."""
-        return dict(_SHARES)
+        return {name: owner for name, owner in _SHARES.items() if name in self.lists}
 
     def encode(self, samples: pl.DataFrame) -> dict[str, Tensor]:
         """Looks all fields up.

@@ -22,7 +22,7 @@ from expctr.distributed import all_gather_rows, all_sum, rank, world_size
 from expctr.errors import check_range
 from expctr.metrics import ctr_metrics
 from expctr.modules.guard import Guard
-from expctr.seeding import first_weights, seed_of
+from expctr.seeding import first_weights, reseed
 
 TOO_FAST = "Lower the CTR model's learning rate (options.lr)"
 """The mend where a CTR model's numbers are none."""
@@ -207,11 +207,12 @@ class CTRModule(L.LightningModule):
         folds = self.options.crossfit
         total, by_row = torch.zeros((), device=batch.label.device), torch.zeros_like(batch.label)
         for fold, backbone in enumerate(self.backbones):
-            rows = (batch.sample % folds != fold) | (folds == 1)
+            rows = batch.sample % folds != fold if folds > 1 else slice(None)  # all of them, without a copy
             features = {name: values[rows] for name, values in batch.features.items()}
             logits = backbone(features, None if text is None else text[rows])
             losses = F.binary_cross_entropy_with_logits(logits, batch.label[rows], reduction="none")
-            total = total + losses.sum() / all_sum(rows.sum()).clamp_min(1)
+            count = torch.tensor(len(losses), device=losses.device)
+            total = total + losses.sum() / all_sum(count).clamp_min(1)
             by_row[rows] += losses.detach()
         if guard is not None:
             guard.finite("the CTR loss", by_row, TOO_FAST)
@@ -249,7 +250,7 @@ class CTRModule(L.LightningModule):
 
     def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
         """Make dropout a function of the seed and the place in training, so that resuming repeats it."""
-        torch.manual_seed(seed_of(self._seed, self.current_epoch, batch_idx, rank()))
+        reseed(self._seed, self.current_epoch, batch_idx, rank())
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """One batch, without text."""

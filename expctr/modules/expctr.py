@@ -27,7 +27,7 @@ from expctr.modules.guard import DIVERGED, IMPRECISE, Guard, named
 from expctr.modules.options import ICOptions
 from expctr.modules.plan import PlanEntry
 from expctr.rewards import alignment, text_gain
-from expctr.seeding import seed_of
+from expctr.seeding import reseed, seed_of
 from expctr.stopwatch import Stopwatch
 
 BLIND = 0.75
@@ -159,7 +159,7 @@ class ExpCTRModule(L.LightningModule):
     def training_step(self, batch: Batch, batch_idx: int) -> None:
         """One batch of the stage whose turn it is."""
         # counter-based, so that no generator's state is in a checkpoint
-        torch.manual_seed(seed_of(self.seed, self.trainer.current_epoch, batch_idx, rank()))
+        reseed(self.seed, self.trainer.current_epoch, batch_idx, rank())
         stage = self.entry.stage
         stats = self._ctr_step(batch, batch_idx) if stage == "ctr" else self._policy_step(batch, batch_idx)
         self.batches += 1

@@ -100,3 +100,19 @@ def test_new_people_and_items_are_all_unseen() -> None:
     shapes = {name: values.dim() for name, values in table.features.items()}
     assert shapes == {name: values.dim() for name, values in features.encode(samples()).items()}
     assert table.label.isnan().all()
+
+
+def test_some_of_the_fields() -> None:
+    whole, some = Features.fit(samples()), Features.fit(samples(), ["user", "target_genres", "target"])
+    assert some.fields == ["user", "target", "target_genres"]
+    assert some.shares == {}
+    assert some.sizes.items() <= whole.sizes.items()
+    loaded = Features.from_state(some.state_dict())
+    for name, values in loaded.encode(samples()).items():
+        assert torch.equal(values, whole.encode(samples())[name])
+
+
+@pytest.mark.parametrize("fields", [["user", "country"], ["user", "liked"]])
+def test_a_field_that_cannot_be_had_is_named(fields: list[str]) -> None:
+    with pytest.raises(ValueError, match=f"data.fields: {fields[1]} cannot be used"):
+        Features.fit(samples(), fields)

@@ -6,6 +6,7 @@ from itertools import pairwise
 from math import inf
 from typing import Literal
 
+import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -32,6 +33,23 @@ class BackboneOptions:
         check_range("ctr.options", self, embedding_dim=(1, inf), dropout=(0, 1), oov_rate=(0, 1))
 
 
+class Dropout(nn.Dropout):
+    """torch's dropout at a quarter of its time on a CPU, where it costs more than the layer that it precedes.
+
+    Each element is decided by 16 random bits, of which the generator makes 64 at once: the rate is a multiple of
+    1/65536, and the survivors are scaled by that very rate. Other draws than torch's own, no other distribution.
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        """`[...]` -> `[...]`."""
+        dropped = round(self.p * 2**16)
+        if not self.training or dropped in (0, 2**16) or x.device.type != "cpu":
+            return super().forward(x)
+        drawn = torch.empty(-(-x.numel() // 4), dtype=torch.int64).random_(-(2**63), None)
+        kept = drawn.view(torch.int16)[: x.numel()].view(x.shape) >= dropped - 2**15
+        return x * kept.to(x.dtype).mul_(2**16 / (2**16 - dropped))
+
+
 class FusedLinear(nn.Module):
     """A linear layer over the concatenation of a hidden vector x and the explanation's z (Eq. 12).
 
@@ -56,7 +74,7 @@ class FusedLinear(nn.Module):
         super().__init__()
         self.x = nn.Linear(width, out)
         self.z = nn.Linear(text_dim, out, bias=False) if text_dim else None
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = Dropout(dropout)
         nn.init.xavier_normal_(self.x.weight)
         nn.init.zeros_(self.x.bias)
         if self.z is not None:

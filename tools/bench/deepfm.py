@@ -1,0 +1,202 @@
+"""An epoch of DeepFM over MovieLens-100K: ours against RecBole, FuxiCTR, deepctr-torch and torch-rechub.
+
+The same rows (80,000, 10,000 and 10,000 ratings at random, less the few of a film without a title), fields, sizes,
+Adam, dropout, batch size, loss and threads; each through its own loader and training loop, in a process of its own.
+The processes take turns, an epoch each, so that whatever else the machine does falls on all of them alike. Ours is
+`expctr fit --config configs/baselines/deepfm.yaml` with its curves and checkpoints; no one validates.
+
+The last line is JSON: `vs_fastest_peer` is the median epoch of the fastest peer over ours, `auc` and `peer_auc` (of
+that same peer) are of the test rows, after all epochs.
+
+Usage: python tools/bench/deepfm.py [--epochs N] [--threads N]
+"""
+
+import argparse
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import numpy as np
+import torch
+
+from expctr.data import movielens
+from expctr.data.datamodules import MovieLensDataModule, SampleOptions, SplitFiles
+from expctr.metrics import ctr_metrics
+
+HERE = Path(__file__).parent
+ROOT = HERE.parent.parent
+RATINGS, FOLDER, PEERS = ROOT / ".data/ml-100k", ROOT / "runs/bench-deepfm", ROOT / ".cache/deepfm-peers"
+FIELDS = ["user", "target", "target_year", "target_genres", "user_age", "user_gender", "user_occupation"]
+OURS, HISTORIES, BARE = "expctr fit", "expctr fit, and histories", "our bare loop"
+NAMES = ["recbole", "fuxictr", "deepctr-torch", "torch-rechub"]
+SPLITS = ("train", "val", "test")
+
+
+class Worker:
+    """A system in a process of its own.
+
+    Args:
+        name: of the system.
+        command: what runs it.
+        threads: it may use.
+    """
+
+    def __init__(self, name: str, command: list[str], threads: int) -> None:
+        self.name, self.seconds = name, list[float]()
+        self._log = FOLDER / f"{name}.log"
+        environ = os.environ | {"TQDM_DISABLE": "1", "PYTHONPATH": f"{ROOT}:{HERE}"}
+        environ |= dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "POLARS_MAX_THREADS"), str(threads))
+        with self._log.open("w") as log:
+            pipes: dict[str, Any] = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": log}
+            self._process = subprocess.Popen(command, text=True, env=environ, cwd=FOLDER, **pipes)
+        self._answer()
+
+    def epoch(self) -> None:
+        """Train one, and keep its time."""
+        self.seconds.append(float(self._ask("epoch")))
+
+    def auc(self) -> float:
+        """Of the test rows."""
+        path = FOLDER / f"{self.name}.npz"
+        self._ask(str(path))
+        score, label = (torch.from_numpy(np.load(path)[name]).float() for name in ("score", "label"))
+        return ctr_metrics(score, label)["auc"]
+
+    def end(self) -> None:
+        """Let it go."""
+        assert self._process.stdin is not None
+        self._process.stdin.close()
+        self._process.wait()
+
+    def _ask(self, command: str) -> Any:
+        assert self._process.stdin is not None
+        print(command, file=self._process.stdin, flush=True)
+        return self._answer()
+
+    def _answer(self) -> Any:
+        assert self._process.stdout is not None
+        if line := self._process.stdout.readline():
+            return json.loads(line)
+        said = self._log.read_text(errors="replace").strip().splitlines() or ["nothing"]
+        raise RuntimeError(f"it ended, saying: {said[-1]}")
+
+
+def prepare() -> None:
+    """The split as three ratings files for our side, and as index arrays, which the peers read."""
+    subprocess.run([sys.executable, ROOT / "tools/get_movielens.py", RATINGS], check=True)
+    shutil.rmtree(FOLDER, ignore_errors=True)
+    FOLDER.mkdir(parents=True)
+    ratings = movielens.read(RATINGS).interactions.frame.select("user", "item", "rating", "timestamp").collect()
+    ratings = ratings.sort("user", "item").sample(fraction=1, shuffle=True, seed=0)
+    ratings = ratings.rename({"user": "userId", "item": "movieId"})
+    for split, start, count in zip(SPLITS, (0, 80_000, 90_000), (80_000, 10_000, 10_000), strict=True):
+        ratings[start : start + count].write_csv(FOLDER / f"{split}.csv")
+    files = SplitFiles(*(str(FOLDER / f"{split}.csv") for split in SPLITS))
+    options = SampleOptions(min_history=0, min_ratings=1)
+    data = MovieLensDataModule(str(RATINGS), options, splits=files, fields=FIELDS, cache_dir=str(FOLDER / "cache"))
+    data.setup()
+    (FOLDER / "sizes.json").write_text(json.dumps(data.features.sizes))
+    for split in SPLITS:
+        table = data.table(split)
+        print(f"{split}: {len(table)} rows")
+        arrays = {name: values.numpy() for name, values in table.features.items()}
+        np.savez(FOLDER / split, **arrays, label=table.label.numpy())
+
+
+def fit_command(fields: list[str] | None) -> list[str]:
+    """`expctr fit` on the split, with these fields or all."""
+    options: dict[str, Any] = {
+        "config": ROOT / "configs/baselines/deepfm.yaml",
+        "data.path": RATINGS,
+        "data.cache_dir": FOLDER / "cache",
+        "data.samples.min_history": 0,
+        "data.samples.min_ratings": 1,
+        "data.fields": json.dumps(fields),
+        "trainer.max_epochs": 1_000_000,  # it ends when the benchmark does
+        "trainer.limit_val_batches": 0,
+        "trainer.enable_progress_bar": "false",  # the peers have none either
+        "trainer.default_root_dir": FOLDER / ("fit" if fields else "fit-histories"),
+    }
+    options |= {f"data.splits.{split}": FOLDER / f"{split}.csv" for split in SPLITS}
+    return [sys.executable, str(HERE / "deepfm_fit.py"), *(f"--{name}={value}" for name, value in options.items())]
+
+
+def install_peers() -> Path:
+    """The interpreter of their environment, made where it is not there or not current."""
+    pins, stamp = HERE / "deepfm_peers.txt", PEERS / ".installed"
+    python = PEERS / "bin/python"
+    if not stamp.exists() or stamp.read_text() != pins.read_text():
+        subprocess.run([sys.executable, "-m", "venv", PEERS], check=True)
+        pip = [python, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--no-deps"]
+        subprocess.run([*pip, "--requirement", pins], check=True)
+        shutil.copy(pins, stamp)
+    return python
+
+
+def main() -> None:
+    """Prepare, take turns, print."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--epochs", type=int, default=15, help="epochs each system is timed for")
+    parser.add_argument("--threads", type=int, default=1, help="threads of each system; only one works at a time")
+    options = parser.parse_args()
+    prepare()
+    script = str(HERE / "deepfm_workers.py")
+    commands = {
+        OURS: fit_command(FIELDS),
+        HISTORIES: fit_command(None),
+        BARE: [sys.executable, script, "bare loop", str(FOLDER)],
+    }
+    absent: dict[str, str] = {}
+    try:
+        peers = install_peers()
+        commands |= {name: [str(peers), script, name, str(FOLDER)] for name in NAMES}
+    except (OSError, subprocess.CalledProcessError) as error:
+        absent = dict.fromkeys(NAMES, f"cannot be installed: {error}")
+
+    workers: dict[str, Worker] = {}
+    for name, command in commands.items():
+        try:
+            workers[name] = Worker(name, command, options.threads)
+        except RuntimeError as error:
+            absent[name] = str(error)
+    for number in range(options.epochs):
+        print(f"\repoch {number + 1} of {options.epochs}", end="", file=sys.stderr, flush=True)
+        for worker in workers.values():
+            worker.epoch()
+    print(file=sys.stderr)
+    auc = {name: worker.auc() for name, worker in workers.items()}
+    for worker in workers.values():
+        worker.end()
+    report(workers, auc, absent, options.epochs + 1)
+
+
+def report(workers: dict[str, Worker], auc: dict[str, float], absent: dict[str, str], epochs: int) -> None:
+    """Print the table and the line of JSON."""
+    epoch = {name: median(worker.seconds) for name, worker in workers.items()}
+    print(f"\nFields: {', '.join(FIELDS)}. Test AUC after {epochs} epochs.\n")
+    print(f"| {'':26} | epoch, s (median) | fastest | slowest | over ours | AUC    |")
+    print("| --- | ---: | ---: | ---: | ---: | ---: |")
+    for name, seconds in sorted(epoch.items(), key=lambda pair: pair[1]):
+        spread = f"{min(workers[name].seconds):7.3f} | {max(workers[name].seconds):7.3f}"
+        print(f"| {name:26} | {seconds:17.3f} | {spread} | {seconds / epoch[OURS]:9.2f} | {auc[name]:.4f} |")
+    for name, why in absent.items():
+        print(f"| {name:26} | did not run: {why}")
+    found: dict[str, Any] = {"epochs": epochs, "seconds": epoch, "aucs": auc, "absent": absent, "auc": auc[OURS]}
+    if ran := [name for name in NAMES if name in workers]:
+        fastest = min(ran, key=lambda name: epoch[name])
+        found |= {
+            "vs_fastest_peer": epoch[fastest] / epoch[OURS],
+            "fastest_peer": fastest,
+            "peer_auc": auc[fastest],
+            "best_peer_auc": max(auc[name] for name in ran),
+        }
+    print(json.dumps(found))
+
+
+if __name__ == "__main__":
+    main()

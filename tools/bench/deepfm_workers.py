@@ -1,0 +1,248 @@
+"""What tools/bench/deepfm.py times: one system a process, which trains an epoch each time it is told to.
+
+Each system is a function that sets up and returns two others: train an epoch, and score the test rows. The peers run
+their own loaders and their own training loops; they import nothing of ours, for they live in another environment.
+
+Usage (deepfm.py makes it): python deepfm_workers.py SYSTEM FOLDER, with commands on standard input.
+"""
+
+import json
+import os
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+BATCH, DIM, MLP, DROPOUT, LR = 2048, 10, [128, 128, 128], 0.2, 1e-3
+Rows = dict[str, Any]
+System = tuple[Callable[[], Any], Callable[[], Any]]
+SYSTEMS: dict[str, Callable[[Path], System]] = {}
+
+
+def rows(folder: Path, split: str) -> tuple[Rows, Any]:
+    """A split's index arrays by field, `[rows]` or `[rows, values]`, and its labels."""
+    arrays = dict(np.load(folder / f"{split}.npz"))
+    return arrays, arrays.pop("label")
+
+
+def sizes(folder: Path) -> dict[str, int]:
+    """Rows of each field's embedding table."""
+    found: dict[str, int] = json.loads((folder / "sizes.json").read_text())
+    return found
+
+
+def system(name: str) -> Callable[[Callable[[Path], System]], Callable[[Path], System]]:
+    """Register a system."""
+    return lambda function: SYSTEMS.setdefault(name, function)
+
+
+@system("recbole")
+def recbole(folder: Path) -> System:
+    """Its Trainer over its dataset from atomic files; the fields stand in the ratings file, which saves it joins."""
+    for old, new in {"float_": np.float64, "complex_": np.complex128, "unicode_": np.str_}.items():
+        setattr(np, old, new)  # names that it uses and that numpy 2 took away
+    from recbole.config import Config
+    from recbole.data import create_dataset, data_preparation
+    from recbole.model.context_aware_recommender.deepfm import DeepFM
+    from recbole.trainer import Trainer
+    from recbole.utils import init_seed
+
+    data = folder / "recbole"
+    data.mkdir(exist_ok=True)
+    for split in ("train", "val", "test"):
+        fields, label = rows(folder, split)
+        kinds = [f"{name}:token{'_seq' if values.ndim == 2 else ''}" for name, values in fields.items()]
+        columns = [
+            [" ".join(str(i) for i in row if i) for row in values] if values.ndim == 2 else values.astype(str)
+            for values in fields.values()
+        ]
+        lines = ["\t".join([*kinds, "label:float"])]
+        lines += ["\t".join(map(str, line)) for line in zip(*columns, label, strict=True)]
+        (data / f"recbole.{split}.inter").write_text("\n".join(lines) + "\n")
+    options = {
+        "data_path": str(folder),
+        "benchmark_filename": ["train", "val", "test"],
+        "load_col": {"inter": [*fields, "label"]},
+        "USER_ID_FIELD": "user",
+        "ITEM_ID_FIELD": "target",
+        "LABEL_FIELD": "label",
+        "threshold": None,
+        "embedding_size": DIM,
+        "mlp_hidden_size": MLP,
+        "dropout_prob": DROPOUT,
+        "learning_rate": LR,
+        "train_batch_size": BATCH,
+        "eval_batch_size": BATCH,
+        "eval_args": {"mode": "labeled", "order": "RO", "group_by": None, "split": {"RS": [0.8, 0.1, 0.1]}},
+        "metrics": ["AUC"],
+        "valid_metric": "AUC",
+        "train_neg_sample_args": None,
+        "use_gpu": False,
+        "show_progress": False,
+        "checkpoint_dir": str(folder / "saved"),
+    }
+    sys.argv = sys.argv[:1]  # RecBole reads the command line too
+    config = Config(model="DeepFM", dataset="recbole", config_dict=options)
+    init_seed(0, True)
+    train, _, test = data_preparation(config, create_dataset(config))
+    model = DeepFM(config, train.dataset)
+    trainer = Trainer(config, model)
+    epochs = iter(range(1_000_000))
+
+    def score() -> Any:
+        model.eval()
+        with torch.no_grad():
+            parts = [(model.predict(batch[0]), batch[0]["label"]) for batch in test]
+        return tuple(torch.cat(part).numpy() for part in zip(*parts, strict=True))
+
+    return lambda: trainer._train_epoch(train, next(epochs)), score
+
+
+@system("fuxictr")
+def fuxictr(folder: Path) -> System:
+    """Its training loop and loader. Its wheel holds no DeepFM: this one is put together from its layers."""
+    from fuxictr.features import FeatureMap
+    from fuxictr.pytorch.dataloaders import RankDataLoader
+    from fuxictr.pytorch.layers import FactorizationMachine, FeatureEmbedding, MLP_Block
+    from fuxictr.pytorch.models import BaseModel
+
+    fields, _ = rows(folder, "train")
+    features = FeatureMap("fuxictr", str(folder))
+    for name, size in sizes(folder).items():
+        spec: dict[str, Any] = {"source": "", "type": "categorical", "vocab_size": size}
+        if fields[name].ndim == 2:
+            spec |= {"type": "sequence", "max_len": fields[name].shape[1], "padding_idx": 0}
+            spec |= {"feature_encoder": "layers.MaskedAveragePooling()"}
+        features.features[name] = spec
+    features.labels, features.num_fields = ["label"], len(features.features)
+    features.set_column_index()
+
+    class DeepFM(BaseModel):  # type: ignore[misc,no-any-unimported]
+        def __init__(self) -> None:
+            super().__init__(features, model_root=str(folder), metrics=["AUC"], verbose=0)
+            self.embedding_layer = FeatureEmbedding(features, DIM)
+            self.fm = FactorizationMachine(features)
+            self.mlp = MLP_Block(len(features.features) * DIM, MLP, output_dim=1, dropout_rates=DROPOUT)
+            self.compile("adam", "binary_crossentropy", LR)
+            self.reset_parameters()
+            self.model_to_device()
+
+        def forward(self, inputs: Any) -> Any:
+            fields = self.get_inputs(inputs)
+            vectors = self.embedding_layer(fields)
+            return {"y_pred": self.output_activation(self.fm(fields, vectors) + self.mlp(vectors.flatten(1)))}
+
+    files = {f"{theirs}_data": str(folder / f"{ours}.npz") for theirs, ours in (("train", "train"), ("test", "test"))}
+    train, _, test = RankDataLoader(features, batch_size=BATCH, num_workers=0, **files)
+    torch.manual_seed(0)
+    model = DeepFM()
+    model._max_gradient_norm, model._total_steps, model._stop_training = 10.0, 0, False  # as its fit sets them
+    model._eval_steps = 1_000_000_000
+    return lambda: model.train_epoch(train), lambda: (model.predict(test), rows(folder, "test")[1])
+
+
+@system("deepctr-torch")
+def deepctr_torch(folder: Path) -> System:
+    """Its fit, an epoch a call."""
+    from deepctr_torch.inputs import SparseFeat, VarLenSparseFeat
+    from deepctr_torch.models import DeepFM
+
+    fields, label = rows(folder, "train")
+    test, test_label = rows(folder, "test")
+    columns = []
+    for name, size in sizes(folder).items():
+        column = SparseFeat(name, size, DIM)
+        several = fields[name].ndim == 2
+        columns.append(VarLenSparseFeat(column, fields[name].shape[1], "mean") if several else column)
+    regular = dict.fromkeys(("l2_reg_linear", "l2_reg_embedding", "l2_reg_dnn"), 0.0)
+    model = DeepFM(columns, columns, dnn_hidden_units=tuple(MLP), dnn_dropout=DROPOUT, seed=0, **regular)
+    model.compile(torch.optim.Adam(model.parameters(), LR), "binary_crossentropy", metrics=[])
+    return (
+        lambda: model.fit(dict(fields), label, BATCH, epochs=1, verbose=0),
+        lambda: (model.predict(dict(test), BATCH)[:, 0], test_label),
+    )
+
+
+@system("torch-rechub")
+def torch_rechub(folder: Path) -> System:
+    """Its CTRTrainer and DataGenerator. Its tower has batch normalisation, which no option turns off."""
+    from torch_rechub.basic.features import SequenceFeature, SparseFeature
+    from torch_rechub.models.ranking import DeepFM
+    from torch_rechub.trainers import CTRTrainer
+    from torch_rechub.utils.data import DataGenerator
+
+    parts = {split: rows(folder, split) for split in ("train", "val", "test")}
+    features = [
+        SequenceFeature(name, size, DIM, "mean", padding_idx=0)
+        if parts["train"][0][name].ndim == 2
+        else SparseFeature(name, size, DIM)
+        for name, size in sizes(folder).items()
+    ]
+    torch.manual_seed(0)
+    model = DeepFM(features, features, {"dims": MLP, "dropout": DROPOUT, "activation": "relu"})
+    trainer = CTRTrainer(model, optimizer_params={"lr": LR, "weight_decay": 0.0}, model_path=str(folder))
+    train, _, test = DataGenerator(*parts["train"]).generate_dataloader(*parts["val"], *parts["test"], batch_size=BATCH)
+    return (
+        lambda: trainer.train_one_epoch(train),
+        lambda: (np.array(trainer.predict(model, test)), parts["test"][1]),
+    )
+
+
+@system("bare loop")
+def bare(folder: Path) -> System:
+    """Our loader, module and optimizer without Lightning."""
+    from expctr.data.dataset import SampleTable
+    from expctr.data.loader import EpochSampler, ResumableLoader
+    from expctr.modules.ctr import DeepFMTextModule
+
+    def table(split: str) -> SampleTable:
+        fields, label = rows(folder, split)
+        tensors = {name: torch.from_numpy(values) for name, values in fields.items()}
+        return SampleTable(torch.arange(len(label)), torch.from_numpy(label), tensors, [])
+
+    train, test = table("train"), table("test")
+    module = DeepFMTextModule()
+    module.build(sizes(folder), {})
+    adam = module.optimizer()
+    epochs = iter(range(1_000_000))
+
+    def epoch() -> None:
+        order = EpochSampler(len(train), BATCH, 0, next(epochs))
+        for batch in ResumableLoader(order, lambda chosen: train.batch(chosen, with_text=False)):
+            adam.zero_grad()
+            module.loss(batch).backward()
+            adam.step()
+
+    whole = test.batch(torch.arange(len(test)), with_text=False)
+    return epoch, lambda: (module.score(whole).numpy(), whole.label.numpy())
+
+
+def serve(train: Callable[[], Any], score: Callable[[], Any], say: Callable[[Any], None]) -> None:
+    """Do what standard input says, a line at a time, until it ends."""
+    train()  # the first epoch is slower, and counts for none
+    say("ready")
+    for line in sys.stdin:
+        if line.strip() == "epoch":
+            began = time.perf_counter()
+            train()
+            say(time.perf_counter() - began)
+        else:
+            np.savez(line.strip(), **dict(zip(("score", "label"), score(), strict=True)))
+            say("scored")
+
+
+def channel() -> Callable[[Any], None]:
+    """A way to answer on standard output, which everything else is kept off."""
+    out = os.fdopen(os.dup(1), "w")
+    os.dup2(2, 1)
+    return lambda value: print(json.dumps(value), file=out, flush=True)
+
+
+if __name__ == "__main__":
+    answer = channel()
+    torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
+    serve(*SYSTEMS[sys.argv[1]](Path(sys.argv[2])), answer)
