@@ -13,7 +13,6 @@ Usage: python tools/bench/deepfm.py [--epochs N] [--threads N]
 
 import argparse
 import json
-import os
 import shutil
 import subprocess
 import sys
@@ -23,13 +22,12 @@ from typing import Any
 
 import numpy as np
 import torch
+from turns import HERE, ROOT, Worker
 
 from expctr.data import movielens
 from expctr.data.datamodules import MovieLensDataModule, SampleOptions, SplitFiles
 from expctr.metrics import ctr_metrics
 
-HERE = Path(__file__).parent
-ROOT = HERE.parent.parent
 RATINGS, FOLDER, PEERS = ROOT / ".data/ml-100k", ROOT / "runs/bench-deepfm", ROOT / ".cache/deepfm-peers"
 FIELDS = ["user", "target", "target_year", "target_genres", "user_age", "user_gender", "user_occupation"]
 OURS, HISTORIES, BARE = "expctr fit", "expctr fit, and histories", "our bare loop"
@@ -37,53 +35,12 @@ NAMES = ["recbole", "fuxictr", "deepctr-torch", "torch-rechub"]
 SPLITS = ("train", "val", "test")
 
 
-class Worker:
-    """A system in a process of its own.
-
-    Args:
-        name: of the system.
-        command: what runs it.
-        threads: it may use.
-    """
-
-    def __init__(self, name: str, command: list[str], threads: int) -> None:
-        self.name, self.seconds = name, list[float]()
-        self._log = FOLDER / f"{name}.log"
-        environ = os.environ | {"TQDM_DISABLE": "1", "PYTHONPATH": f"{ROOT}:{HERE}"}
-        environ |= dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "POLARS_MAX_THREADS"), str(threads))
-        with self._log.open("w") as log:
-            pipes: dict[str, Any] = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": log}
-            self._process = subprocess.Popen(command, text=True, env=environ, cwd=FOLDER, **pipes)
-        self._answer()
-
-    def epoch(self) -> None:
-        """Train one, and keep its time."""
-        self.seconds.append(float(self._ask("epoch")))
-
-    def auc(self) -> float:
-        """Of the test rows."""
-        path = FOLDER / f"{self.name}.npz"
-        self._ask(str(path))
-        score, label = (torch.from_numpy(np.load(path)[name]).float() for name in ("score", "label"))
-        return ctr_metrics(score, label)["auc"]
-
-    def end(self) -> None:
-        """Let it go."""
-        assert self._process.stdin is not None
-        self._process.stdin.close()
-        self._process.wait()
-
-    def _ask(self, command: str) -> Any:
-        assert self._process.stdin is not None
-        print(command, file=self._process.stdin, flush=True)
-        return self._answer()
-
-    def _answer(self) -> Any:
-        assert self._process.stdout is not None
-        if line := self._process.stdout.readline():
-            return json.loads(line)
-        said = self._log.read_text(errors="replace").strip().splitlines() or ["nothing"]
-        raise RuntimeError(f"it ended, saying: {said[-1]}")
+def auc(worker: Worker) -> float:
+    """Of the test rows, as a system scores them."""
+    path = FOLDER / f"{worker.name}.npz"
+    worker.ask(str(path))
+    score, label = (torch.from_numpy(np.load(path)[name]).float() for name in ("score", "label"))
+    return ctr_metrics(score, label)["auc"]
 
 
 def prepare() -> None:
@@ -161,21 +118,21 @@ def main() -> None:
     workers: dict[str, Worker] = {}
     for name, command in commands.items():
         try:
-            workers[name] = Worker(name, command, options.threads)
+            workers[name] = Worker(name, command, FOLDER, options.threads)
         except RuntimeError as error:
             absent[name] = str(error)
     for number in range(options.epochs):
         print(f"\repoch {number + 1} of {options.epochs}", end="", file=sys.stderr, flush=True)
         for worker in workers.values():
-            worker.epoch()
+            worker.turn()
     print(file=sys.stderr)
-    auc = {name: worker.auc() for name, worker in workers.items()}
+    aucs = {name: auc(worker) for name, worker in workers.items()}
     for worker in workers.values():
         worker.end()
-    report(workers, auc, absent, options.epochs + 1)
+    report(workers, aucs, absent, options.epochs + 1)
 
 
-def report(workers: dict[str, Worker], auc: dict[str, float], absent: dict[str, str], epochs: int) -> None:
+def report(workers: dict[str, Worker], aucs: dict[str, float], absent: dict[str, str], epochs: int) -> None:
     """Print the table and the line of JSON."""
     epoch = {name: median(worker.seconds) for name, worker in workers.items()}
     print(f"\nFields: {', '.join(FIELDS)}. Test AUC after {epochs} epochs.\n")
@@ -183,17 +140,17 @@ def report(workers: dict[str, Worker], auc: dict[str, float], absent: dict[str, 
     print("| --- | ---: | ---: | ---: | ---: | ---: |")
     for name, seconds in sorted(epoch.items(), key=lambda pair: pair[1]):
         spread = f"{min(workers[name].seconds):7.3f} | {max(workers[name].seconds):7.3f}"
-        print(f"| {name:26} | {seconds:17.3f} | {spread} | {seconds / epoch[OURS]:9.2f} | {auc[name]:.4f} |")
+        print(f"| {name:26} | {seconds:17.3f} | {spread} | {seconds / epoch[OURS]:9.2f} | {aucs[name]:.4f} |")
     for name, why in absent.items():
         print(f"| {name:26} | did not run: {why}")
-    found: dict[str, Any] = {"epochs": epochs, "seconds": epoch, "aucs": auc, "absent": absent, "auc": auc[OURS]}
+    found: dict[str, Any] = {"epochs": epochs, "seconds": epoch, "aucs": aucs, "absent": absent, "auc": aucs[OURS]}
     if ran := [name for name in NAMES if name in workers]:
         fastest = min(ran, key=lambda name: epoch[name])
         found |= {
             "vs_fastest_peer": epoch[fastest] / epoch[OURS],
             "fastest_peer": fastest,
-            "peer_auc": auc[fastest],
-            "best_peer_auc": max(auc[name] for name in ran),
+            "peer_auc": aucs[fastest],
+            "best_peer_auc": max(aucs[name] for name in ran),
         }
     print(json.dumps(found))
 

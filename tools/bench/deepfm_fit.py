@@ -8,10 +8,10 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-import deepfm_workers
 import lightning as L
 import numpy as np
 import torch
+from turns import channel
 
 from expctr.cli import run
 
@@ -29,7 +29,7 @@ class Turns(L.Callback):
         """Tell the time and wait. The checkpoint of this epoch is saved after this, and counts to the next."""
         say("ready" if self._began is None else time.perf_counter() - self._began)
         for line in sys.stdin:
-            if line.strip() == "epoch":
+            if line.strip() == "go":
                 self._began = time.perf_counter()
                 return
             self._score(line.strip(), trainer, pl_module)
@@ -46,5 +46,5 @@ class Turns(L.Callback):
 if __name__ == "__main__":
     import deepfm_fit  # the callback is made from this module's name, not from __main__
 
-    deepfm_fit.say = deepfm_workers.channel()
+    deepfm_fit.say = channel()
     run(["fit", *sys.argv[1:], "--trainer.callbacks+=deepfm_fit.Turns"])

@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from turns import channel
 
 BATCH, DIM, MLP, DROPOUT, LR = 2048, 10, [128, 128, 128], 0.2, 1e-3
 Rows = dict[str, Any]
@@ -226,20 +227,13 @@ def serve(train: Callable[[], Any], score: Callable[[], Any], say: Callable[[Any
     train()  # the first epoch is slower, and counts for none
     say("ready")
     for line in sys.stdin:
-        if line.strip() == "epoch":
+        if line.strip() == "go":
             began = time.perf_counter()
             train()
             say(time.perf_counter() - began)
         else:
             np.savez(line.strip(), **dict(zip(("score", "label"), score(), strict=True)))
             say("scored")
-
-
-def channel() -> Callable[[Any], None]:
-    """A way to answer on standard output, which everything else is kept off."""
-    out = os.fdopen(os.dup(1), "w")
-    os.dup2(2, 1)
-    return lambda value: print(json.dumps(value), file=out, flush=True)
 
 
 if __name__ == "__main__":

