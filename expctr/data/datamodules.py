@@ -59,6 +59,10 @@ class Staged(Protocol):
     def ctr_stopped(self) -> bool:
         """Has the CTR stage under way stopped early?"""
 
+    @property
+    def writes_validation(self) -> bool:
+        """Are explanations of the validation rows written now?"""
+
 
 class RatingsDataModule(L.LightningDataModule):
     """Samples of one dataset, prepared once, cached, and served by split; `setup` fills the attributes."""
@@ -172,8 +176,7 @@ class RatingsDataModule(L.LightningDataModule):
     def val_dataloader(self) -> ResumableLoader:
         """The validation split; without titles while no explanation is written."""
         module = self._module
-        writes = module is not None and not (self._trainer.state.fn == "fit" and module.entry.stage == "ctr")
-        return self._eval_loader(self.table("val"), writes)
+        return self._eval_loader(self.table("val"), module is not None and module.writes_validation)
 
     def test_dataloader(self) -> ResumableLoader:
         """The test split."""

@@ -341,19 +341,44 @@ class ExpCTRModule(L.LightningModule):
     # --- validation, test, predict
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
-        """In the policy's stages explanations are written anew, greedily; in the CTR stage they are as they were."""
+        """In the policy's stages explanations are written anew, greedily; for the CTR stage once, at its start, by
+        sampling, as those were that it trains on.
+        """
         if self.trainer.state.fn == "fit" and self.entry.stage == "ctr":
             if not self.ctr_stopped:
-                vectors = self._text_vectors(batch.sample)
-                self._keep(batch, s_r=self.ctr.score(batch, vectors), s_plain=self.baseline.score(batch))
-            return
-        self._keep(batch, **self._compare(batch))
+                self._validate_ctr(batch)
+        else:
+            self._keep(batch, **self._compare(batch))
+
+    @property
+    def writes_validation(self) -> bool:
+        """Are explanations of the validation rows written now?"""
+        in_ctr = self.trainer.state.fn == "fit" and self.entry.stage == "ctr"
+        return not in_ctr or (self.entry.step == 0 and bool(self.store.latest))
+
+    def _validate_ctr(self, batch: Batch) -> None:
+        columns: dict[str, Any] = {}
+        if self.writes_validation:
+            columns["sampled"] = self._sample(batch)
+            vectors = self._embed(columns["sampled"])
+        else:
+            vectors = self._text_vectors(batch.sample)
+        self._keep(batch, **columns, s_r=self.ctr.score(batch, vectors), s_plain=self.baseline.score(batch))
+
+    def _sample(self, batch: Batch) -> list[str]:
+        """One sampled explanation a row."""
+        with unsharded(self.explainer.model):
+            if not len(batch):  # a rank may have none of the last rows
+                return []
+            noise = self.explainer.noise(self.seed, self.trainer.current_epoch, 0, batch.sample.tolist(), repeats=1)
+            return self.explainer.explain(batch.texts, noise)[1]
 
     def on_validation_epoch_end(self) -> None:
         """Metrics of the whole split; early stopping of the CTR stage."""
         self.evaluated = columns = self._gather()
-        if "text" in columns:
-            self.store.latest.update(zip(columns["sample"], columns["text"], strict=True))
+        written = columns.pop("sampled", columns.get("text"))
+        if written is not None:
+            self.store.latest.update(zip(columns["sample"], written, strict=True))
             self._vectors = None
         labels = torch.tensor(columns.get("label", []))
         metrics: dict[str, dict[str, float]] = {}
@@ -449,7 +474,7 @@ class ExpCTRModule(L.LightningModule):
 
     def _check_finite(self, columns: dict[str, list[Any]]) -> None:
         """Name the rows whose scores are no numbers, which no metric could."""
-        texts = columns.get("text", self.store.texts(columns["sample"]))
+        texts = columns.get("sampled") or columns.get("text") or self.store.texts(columns["sample"])
         for name in sorted(name for name in columns if name.startswith("s_")):
             bad = [i for i, value in enumerate(columns[name]) if not math.isfinite(value)]
             if bad:

@@ -121,20 +121,20 @@ class PPOExplainerModule(L.LightningModule):
 
         Args:
             samples: titles of each row.
-            noise: `[rows * group_size, max_new_tokens]`.
+            noise: `[rows * responses a row, max_new_tokens]`.
             adapter: the policy, or the untrained base.
             watch: takes the seconds of each part.
         """
         prompts = self.prompts.explanation(samples)
         if noise is not None:
-            prompts = [prompt for prompt in prompts for _ in range(self.rollout_options.group_size)]
+            prompts = [prompt for prompt in prompts for _ in range(len(noise) // len(samples))]
         rollout = generate(self.model, prompts, self.rollout_options, noise, adapter, watch)
         return rollout, texts(self.model, rollout)
 
-    def noise(self, seed: int, epoch: int, batch: int, samples: Sequence[int]) -> Tensor:
-        """The sampling noise of a batch's samples."""
+    def noise(self, seed: int, epoch: int, batch: int, samples: Sequence[int], repeats: int | None = None) -> Tensor:
+        """The sampling noise of a batch's samples, for `repeats` responses each (`group_size`, where not given)."""
         options = self.rollout_options
-        return uniforms(seed, epoch, samples, options.group_size, options.max_new_tokens, batch)
+        return uniforms(seed, epoch, samples, repeats or options.group_size, options.max_new_tokens, batch)
 
     def lc_scores(self, samples: Sequence[SampleText], reasons: Sequence[str]) -> Tensor:
         """How likely a liking is to the frozen base that has read the explanation: s_u of Eq. 8, `[rows]`."""

@@ -39,6 +39,8 @@ class Watch(Callback):
         self.poison = poison
         self.checksums: list[float] = []
         self.ctr: list[float] = []
+        self.held_out: list[dict[int, str]] = []
+        """Explanations of the validation rows after each epoch."""
 
     def on_train_batch_start(
         self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Any, batch_idx: int
@@ -49,6 +51,11 @@ class Watch(Callback):
                 for sample in pl_module.data.table(split).sample.tolist():
                     pl_module.store.latest[sample] = f"poison {sample}"
             pl_module._vectors = None
+
+    def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        assert isinstance(pl_module, ExpCTRModule)
+        samples = pl_module.data.table("val").sample.tolist()
+        self.held_out.append({sample: pl_module.store.latest[sample] for sample in samples})
 
     def on_train_batch_end(
         self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
@@ -147,6 +154,13 @@ def test_explanations_of_held_out_rows_never_reach_ctr_training(run: Run, world:
     assert poisoned.watch.ctr == run.watch.ctr
     held_out = {s for split in ("val", "test") for s in run.data.table(split).sample.tolist()}
     assert any("poison" in poisoned.module.store.latest[sample] for sample in held_out)
+
+
+def test_the_ctr_stage_validates_on_explanations_sampled_once_as_those_were_that_it_trains_on(run: Run) -> None:
+    greedy, first, second, after = run.watch.held_out  # of the epochs LC, CTR, CTR, IC
+    assert first != greedy
+    assert second == first
+    assert after != first
 
 
 def test_a_held_out_row_whose_score_is_no_number_is_named(run: Run) -> None:

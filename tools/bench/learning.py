@@ -36,14 +36,14 @@ from expctr.modules.expctr import ExpCTRModule
 from expctr.seeding import seed_of
 
 CONFIG = yaml.safe_load((HERE / "learning.yaml").read_text())
-IC_BEGINS = CONFIG["stages"]["lc_epochs"] + CONFIG["stages"]["ctr_epochs"]
-USERS = 10_000
-"""Samples of a world: 6,400 to train on, 1,000 to validate and 2,600 to test."""
+LC_EPOCHS: dict[Rule, int] = {"easy": 3, "harder": 5}
+USERS = 20_000
+"""Samples of a world: 12,800 to train on, 2,000 to validate and 5,200 to test."""
 LLM, AUG, CTR = "ExpCTR-LLM", "ExpCTR-Aug", "DeepFM"
 UNTRAINED, EXCHANGED = "ExpCTR-LLM, untrained", "ExpCTR-Aug, explanations of other rows"
 PLAIN, SHUFFLED = "data", "shuffled"
 TOLERANCE = 0.03
-"""What counts as no change of an AUC on 2,600 rows, whose standard error is about 0.01."""
+"""What counts as no change of an AUC on 5,200 rows, whose standard error is about 0.007."""
 
 
 class NoiseIC(ExpCTRModule):
@@ -74,6 +74,7 @@ def options(out: Path, rule: Rule, seed: int, kind: str = PLAIN) -> list[str]:
     return [
         f"--config={HERE / 'learning.yaml'}",
         f"--seed_everything={seed}",
+        f"--stages.lc_epochs={LC_EPOCHS[rule]}",
         f"--model.init_args.explainer.llm.path={out / 'llm'}",
         f"--model.init_args.encoder.path={out / 'encoder'}",
         f"--data.init_args.path={out / f'{rule}-{seed}' / kind}",
@@ -97,7 +98,8 @@ def play(out: Path, rule: Rule, seed: int) -> None:
     """Train and test; test where the IC stage began; in the easy world train that stage on noise, too."""
     folder, args = out / f"{rule}-{seed}", options(out, rule, seed)
     fit_and_test(folder / "main", *args)
-    start = folder / "main" / "checkpoints" / f"epoch={IC_BEGINS:04d}-batch=000000.ckpt"
+    ic_begins = LC_EPOCHS[rule] + CONFIG["stages"]["ctr_epochs"]
+    start = folder / "main" / "checkpoints" / f"epoch={ic_begins:04d}-batch=000000.ckpt"
     if not (folder / "before_ic" / "table.json").exists():
         expctr("test", folder / "before_ic", *args, f"--ckpt_path={start}")
     if rule == "easy" and not (folder / "noise" / "table.json").exists():
