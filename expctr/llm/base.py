@@ -48,8 +48,9 @@ class LLMOptions:
     """Of the base. `auto`: bfloat16 where the processor computes in it, float32 else. The adapter is always float32."""
     quantization: Literal["none", "nf4", "int8"] = "none"
     """Load the base in 4 or 8 bits (bitsandbytes)."""
-    attention: Literal["sdpa", "eager", "flash_attention_2"] = "sdpa"
-    """Attention implementation of transformers."""
+    attention: Literal["auto", "grouped", "sdpa", "eager", "flash_attention_2"] = "auto"
+    """Implementation of attention: `grouped` is our own for processors, the others are those of transformers. `auto`:
+    `grouped` on a processor, `sdpa` else."""
     adapter_scope: Literal["all", "response"] = "all"
     """`all`: the adapter acts on every token. `response`: from the prompt's last token on, so that the prompt's keys
     and values come from the frozen base, once a sample, and serve the rollout, the reference and every PPO epoch."""
@@ -87,6 +88,8 @@ class LanguageModel(nn.Module):
         # not at the top: it imports bitsandbytes, and both take more than a second that --help can do without
         from peft import LoraConfig, get_peft_model, prepare_model_for_kbit_training
 
+        from expctr.llm.lora import LoraLinear
+
         self.options = options
         try:
             self.tokenizer = load_tokenizer(options)
@@ -99,6 +102,8 @@ class LanguageModel(nn.Module):
         lora = LoraConfig(
             r=options.lora_r, lora_alpha=options.lora_alpha, target_modules=options.lora_targets, task_type="CAUSAL_LM"
         )
+        if options.quantization == "none":  # bitsandbytes' layers are linear ones too, and have adapters of their own
+            lora._register_custom_module({nn.Linear: LoraLinear})
         with first_weights(seed):
             self.peft: PeftModel = get_peft_model(base, lora)
         self.peft.eval()
@@ -109,6 +114,8 @@ class LanguageModel(nn.Module):
             raise UserError(f"{options.path}: neither tokenizer nor model names an end-of-sequence token")
         pad = self.tokenizer.pad_token_id
         self.pad_id = self.eos_ids[0] if pad is None else int(pad)
+        self.heads: dict[tuple[torch.device, tuple[int, ...]], DynamicCache] = {}
+        """Keys and values of what many prompts begin with, by the frozen base; `prefill` fills it."""
         self._check_head()
 
     @property
@@ -146,7 +153,6 @@ class LanguageModel(nn.Module):
         mask: Tensor,
         adapter: bool,
         cache: DynamicCache | None = None,
-        keep_cache: bool = False,
     ) -> Hidden:
         """Hidden states of new tokens.
 
@@ -155,12 +161,9 @@ class LanguageModel(nn.Module):
             mask: of the cached and the new tokens together, `[batch, cached + tokens]`; its positions are counted from
                 the mask, so left padding does not shift them.
             adapter: on or off.
-            cache: keys and values of earlier tokens. It is extended in place.
-            keep_cache: return a cache also where none was given.
+            cache: keys and values of earlier tokens, or an empty one. It is extended in place.
         """
         positions = (mask.long().cumsum(1) - 1).clamp_min(0)[:, -ids.shape[1] :]
-        if cache is None and keep_cache:
-            cache = DynamicCache()
         with self.adapter(adapter):
             out = self.causal.base_model(
                 input_ids=ids,
@@ -171,10 +174,14 @@ class LanguageModel(nn.Module):
             )
         return Hidden(out.last_hidden_state, cache)
 
-    def logits(self, hidden: Tensor) -> Tensor:
-        """Vocabulary logits in float32, `[..., hidden]` -> `[..., vocabulary]`."""
+    def output(self, hidden: Tensor) -> Tensor:
+        """Vocabulary logits in the base's dtype, `[..., hidden]` -> `[..., vocabulary]`."""
         head = cast(nn.Linear, self.causal.get_output_embeddings())
-        return cast(Tensor, head(hidden.to(head.weight.dtype) if head.weight.is_floating_point() else hidden)).float()
+        return cast(Tensor, head(hidden.to(head.weight.dtype) if head.weight.is_floating_point() else hidden))
+
+    def logits(self, hidden: Tensor) -> Tensor:
+        """The same in float32."""
+        return self.output(hidden).float()
 
     def base_checksum(self) -> float:
         """A sum over the base's frozen weights, which training must leave as it is."""
@@ -229,7 +236,12 @@ def load_tokenizer(options: LLMOptions) -> PreTrainedTokenizerBase:
 
 def load_base(options: LLMOptions) -> PreTrainedModel:
     """The base model, frozen weights as they are on disk (safetensors or GGUF only)."""
-    settings: dict[str, Any] = {"attn_implementation": options.attention, **_source(options)}
+    from expctr.llm import attention  # noqa: F401  (registers `grouped`)
+
+    kind = options.attention
+    if kind == "auto":
+        kind = "sdpa" if torch.cuda.is_available() else "grouped"
+    settings: dict[str, Any] = {"attn_implementation": kind, **_source(options)}
     dtype = resolve_dtype(options.dtype)
     if options.quantization != "none":
         settings["quantization_config"] = BitsAndBytesConfig(
@@ -245,7 +257,7 @@ def load_base(options: LLMOptions) -> PreTrainedModel:
         locate(options.path, "llm.path"), dtype=torch.float32 if options.gguf_file else dtype, **settings
     )
     if options.gguf_file:
-        model = _plain(model, options.attention)
+        model = _plain(model, kind)
         for parameter in model.parameters():  # and no buffer: rotary frequencies, rounded, turn late positions
             parameter.data = parameter.data.to(dtype)
     if options.quantization == "nf4":

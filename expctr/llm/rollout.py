@@ -2,15 +2,15 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal, Self, cast
+from typing import Literal, Self
 
 import numpy as np
 import torch
 from torch import Tensor
 from transformers import DynamicCache
-from transformers.cache_utils import DynamicLayer
 
 from expctr.llm.base import LanguageModel
+from expctr.llm.prefill import cache_of, contents, prefill
 from expctr.stopwatch import Stopwatch
 
 
@@ -39,7 +39,7 @@ class Rollout:
     """Prompts and the responses to them.
 
     Attributes:
-        prompt_ids: left padded, `[batch, prompt]`.
+        prompt_ids: padded left of all but their common head, `[batch, prompt]`.
         prompt_mask: bool `[batch, prompt]`.
         response_ids: right padded, `[batch, response]`.
         response_mask: bool `[batch, response]`, true up to and including the last token (the EOS where there is one).
@@ -64,43 +64,21 @@ class Rollout:
         """Some of the rows, without the columns that are padding in all of them."""
         mask = self.response_mask[rows]
         longest = int(mask.sum(1).max())
-        prompt = int(self.prompt_mask[rows].sum(1).max())
+        used = self.prompt_mask[rows].any(0)
+        cache = None
+        if self.cache is not None:
+            columns = used[:-1].nonzero()[:, 0]
+            where = rows[:, None], slice(None), columns  # puts rows and columns first
+            cache = cache_of((k[where].transpose(1, 2), v[where].transpose(1, 2)) for k, v in contents(self.cache))
         return type(self)(
-            self.prompt_ids[rows, -prompt:],
-            self.prompt_mask[rows, -prompt:],
+            self.prompt_ids[rows][:, used],
+            self.prompt_mask[rows][:, used],
             self.response_ids[rows, :longest],
             mask[:, :longest],
             self.logprobs[rows, :longest],
             self.truncated[rows],
-            None if self.cache is None else branch(self.cache, rows, prompt - 1),
+            cache,
         )
-
-
-def branch(cache: DynamicCache, rows: Tensor | None = None, newest: int = 0) -> DynamicCache:
-    """A cache that can be extended and leaves the given one as it is.
-
-    Args:
-        cache: the one given.
-        rows: which rows to take, and of them the `newest` positions; `None` for all.
-        newest: how many.
-    """
-    copy = DynamicCache()
-    for i, layer in enumerate(cast(list[DynamicLayer], cache.layers)):
-        keys, values = cast(Tensor, layer.keys), cast(Tensor, layer.values)
-        if rows is not None:
-            first = keys.shape[2] - newest
-            keys, values = keys[rows, :, first:], values[rows, :, first:]
-        copy.update(keys, values, i)
-    return copy
-
-
-def pad_left(prompts: Sequence[Sequence[int]], pad_id: int, device: torch.device) -> tuple[Tensor, Tensor]:
-    """Token ids `[batch, prompt]` and their bool mask, from lengths (pad may equal EOS)."""
-    longest = max(map(len, prompts))
-    ids = torch.tensor([[pad_id] * (longest - len(p)) + list(p) for p in prompts], device=device)
-    lengths = torch.tensor([len(p) for p in prompts], device=device)
-    mask = torch.arange(longest, device=device) >= longest - lengths[:, None]
-    return ids, mask
 
 
 def uniforms(seed: int, epoch: int, samples: Sequence[int], repeats: int, count: int, batch: int = 0) -> Tensor:
@@ -138,14 +116,11 @@ def generate(
         watch: takes the seconds of `prefill` and `decode`.
     """
     watch = watch or Stopwatch()
-    ids, mask = pad_left(prompts, model.pad_id, model.device)
-    base_prompt = model.options.adapter_scope == "response" or not adapter
+    batch, limit, scope = len(prompts), options.max_new_tokens, model.options.adapter_scope
     with watch("prefill"):
-        cache = model.hidden(ids[:, :-1], mask[:, :-1], adapter=not base_prompt, keep_cache=True).cache
-    assert cache is not None
-    kept = branch(cache) if model.options.adapter_scope == "response" else None
+        (ids, mask), cache = prefill(model, prompts, adapter and scope == "all", room=limit)
+    kept = cache_of(contents(cache)) if scope == "response" else None
 
-    batch, limit = len(ids), options.max_new_tokens
     tokens = torch.full((batch, limit), model.pad_id, device=ids.device)
     logprobs = torch.zeros(batch, limit, device=ids.device)
     lengths = torch.full((batch,), limit, device=ids.device)

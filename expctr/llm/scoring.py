@@ -1,8 +1,8 @@
 """Log-probabilities of responses, and the yes/no score (Eq. 8)."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, cast
 
 import torch
 from torch import Tensor
@@ -10,7 +10,8 @@ from torch.utils.checkpoint import checkpoint
 
 from expctr.errors import UserError
 from expctr.llm.base import LanguageModel
-from expctr.llm.rollout import Rollout, branch, pad_left
+from expctr.llm.prefill import cache_of, contents, parts
+from expctr.llm.rollout import Rollout
 
 
 @dataclass
@@ -91,20 +92,16 @@ def answer_tokens(model: LanguageModel, prompt: str, options: LCOptions) -> Answ
 
 @torch.no_grad()
 def yes_no_scores(
-    model: LanguageModel, prompts: Sequence[Sequence[int]], answers: Answers, options: LCOptions, batch_size: int = 64
+    model: LanguageModel, prompts: Sequence[Sequence[int]], answers: Answers, options: LCOptions
 ) -> Tensor:
     """Scores s_u of prompts by the frozen base (Eq. 8).
 
     Returns:
         Probabilities of a liking, float32 `[prompts]`.
     """
-    order = sorted(range(len(prompts)), key=lambda i: len(prompts[i]))
     scores = torch.empty(len(prompts), device=model.device)
-    for start in range(0, len(order), batch_size):
-        rows = order[start : start + batch_size]
-        ids, mask = pad_left([prompts[i] for i in rows], model.pad_id, model.device)
-        hidden = model.hidden(ids, mask, adapter=False).states[:, -1]
-        scores[rows] = yes_no(model.logits(hidden), answers, options)
+    for part in parts(model, prompts, adapter=False):
+        scores[part.rows] = yes_no(model.logits(part.last), answers, options)
     return scores
 
 
@@ -136,7 +133,7 @@ def score_responses(
     mask = torch.cat([rollout.prompt_mask, rollout.response_mask[:, :-1]], 1)
     if rollout.cache is not None:
         ids = torch.cat([rollout.prompt_ids[:, -1:], responses[:, :-1]], 1)
-        hidden = model.hidden(ids, mask, adapter=adapter, cache=branch(rollout.cache)).states
+        hidden = model.hidden(ids, mask, adapter=adapter, cache=cache_of(contents(rollout.cache))).states
     else:
         ids = torch.cat([rollout.prompt_ids, responses[:, :-1]], 1)
         hidden = model.hidden(ids, mask, adapter=adapter).states[:, -responses.shape[1] :]
@@ -159,12 +156,8 @@ def token_logprobs(
     """
 
     def part(states: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
-        logits = model.logits(states) / temperature
-        normaliser = logits.logsumexp(-1)
-        entropy = torch.zeros_like(normaliser)
-        if with_entropy:
-            entropy = normaliser - (logits.softmax(-1) * logits).sum(-1)
-        return logits.gather(-1, targets[:, None])[:, 0] - normaliser, entropy
+        picked = _Picked.apply(model.output(states), targets, temperature, with_entropy)  # type: ignore[no-untyped-call]
+        return cast(tuple[Tensor, Tensor], picked)
 
     chunk = max(1, max_logits // model.vocabulary)
     again = torch.is_grad_enabled() and tokens.numel() > chunk
@@ -174,3 +167,59 @@ def token_logprobs(
     ]
     logprobs, entropy = (torch.cat(column).view_as(tokens) for column in zip(*parts, strict=True))
     return logprobs, entropy
+
+
+class _Picked(torch.autograd.Function):
+    """Log-probabilities of tokens and entropies from logits `[tokens, vocabulary]`, in float32, a few rows at a time.
+
+    Written as a sum over the vocabulary and its derivative, `softmax - 1[token]`, in place in a buffer that fits a
+    processor's cache: torch's own functions pass over all logits a dozen times, in float32 and in main memory.
+    """
+
+    ROWS = 64
+
+    @staticmethod
+    def forward(
+        ctx: Any, logits: Tensor, tokens: Tensor, temperature: float, with_entropy: bool
+    ) -> tuple[Tensor, Tensor]:
+        logprobs, entropy, normaliser = (logits.new_zeros(len(tokens), dtype=torch.float32) for _ in range(3))
+        for rows in _slices(len(tokens), _Picked.ROWS):
+            x = _scaled(logits[rows], temperature)
+            chosen = x.gather(1, tokens[rows, None])[:, 0]
+            top = x.max(1).values
+            if with_entropy:  # log sum e^x - sum p x
+                p = (x - top[:, None]).exp_()
+                total = p.sum(1)
+                entropy[rows] = total.log() + top - (p * x).sum(1) / total
+            else:
+                total = x.sub_(top[:, None]).exp_().sum(1)
+            normaliser[rows] = total.log() + top
+            logprobs[rows] = chosen - normaliser[rows]
+        ctx.save_for_backward(logits, tokens, normaliser, entropy)
+        ctx.temperature, ctx.with_entropy = temperature, with_entropy
+        return logprobs, entropy
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None, None]:
+        logits, tokens, normaliser, entropy = ctx.saved_tensors
+        of_logprob, of_entropy = gradients
+        result = torch.empty_like(logits)
+        for rows in _slices(len(tokens), _Picked.ROWS):
+            x = _scaled(logits[rows], ctx.temperature).sub_(normaliser[rows, None])  # log p
+            weight = -of_logprob[rows, None]
+            if ctx.with_entropy:  # dH/dx = -p (log p + H)
+                weight = weight - of_entropy[rows, None] * (x + entropy[rows, None])
+            x.exp_().mul_(weight)
+            x.scatter_add_(1, tokens[rows, None], of_logprob[rows, None])
+            result[rows] = x if ctx.temperature == 1 else x.div_(ctx.temperature)
+        return result, None, None, None
+
+
+def _scaled(logits: Tensor, temperature: float) -> Tensor:
+    """A float32 copy over the temperature."""
+    x = logits.to(torch.float32, copy=True)
+    return x if temperature == 1 else x.div_(temperature)
+
+
+def _slices(length: int, size: int) -> Iterator[slice]:
+    return (slice(start, start + size) for start in range(0, length, size))

@@ -10,8 +10,10 @@ from transformers import AutoModelForCausalLM
 
 from expctr.data.batch import Nouns, SampleText
 from expctr.llm.base import LanguageModel, LLMOptions
+from expctr.llm.lora import LoraLinear
+from expctr.llm.prefill import pad_left
 from expctr.llm.prompts import PromptOptions, Prompts
-from expctr.llm.rollout import Rollout, RolloutOptions, generate, pad_left, uniforms
+from expctr.llm.rollout import Rollout, RolloutOptions, generate, uniforms
 from expctr.llm.scoring import score_responses, token_logprobs
 
 OPTIONS = RolloutOptions(max_new_tokens=12)
@@ -35,11 +37,11 @@ def plain_logprobs(model: LanguageModel, rollout: Rollout, row: int, adapter_fro
     ids = torch.cat([prompt, response])[None]
     handles = []
     if adapter_from:
-        # zero what the adapter adds to earlier positions, by hooks on its last factor
-        def mute(_module: torch.nn.Module, _inputs: object, output: Tensor) -> Tensor:
-            return torch.cat([torch.zeros_like(output[:, :adapter_from]), output[:, adapter_from:]], 1)
+        # at earlier positions, hooks put what the layer says without its adapter
+        def mute(module: LoraLinear, inputs: tuple[Tensor], output: Tensor) -> Tensor:
+            return torch.cat([module.base_layer(inputs[0][:, :adapter_from]), output[:, adapter_from:]], 1)
 
-        handles = [m.register_forward_hook(mute) for n, m in model.named_modules() if n.endswith("lora_B.default")]
+        handles = [m.register_forward_hook(mute) for m in model.modules() if isinstance(m, LoraLinear)]
     with torch.no_grad(), model.adapter(adapter_from is not None):
         logits = model.causal(input_ids=ids).logits[0, len(prompt) - 1 : -1]
     for handle in handles:

@@ -9,6 +9,7 @@ from torch import Tensor
 from transformers import AutoModelForCausalLM
 
 from expctr.data.batch import Nouns, SampleText
+from expctr.llm import prefill, scoring
 from expctr.llm.base import LanguageModel, LLMOptions
 from expctr.llm.prompts import PromptOptions, Prompts
 from expctr.llm.scoring import Answers, LCOptions, answer_tokens, yes_no, yes_no_scores
@@ -127,14 +128,17 @@ def test_scores_are_those_of_a_plain_forward_of_the_model_on_disk(any_llm_folder
     assert len({round(score, 4) for score in expected}) == len(expected)  # the test can tell rows apart
 
 
-@pytest.mark.parametrize("batch_size", [1, 2, 3, 64])
-def test_company_and_padding_change_no_score(any_llm_folder: Path, batch_size: int) -> None:
+@pytest.mark.parametrize("tokens", [1, 40, 100, 4096])
+def test_company_and_padding_change_no_score(
+    any_llm_folder: Path, tokens: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(prefill, "TOKENS", (tokens, tokens))
     model = load(any_llm_folder)
     prompts, options = lc_prompts(model), LCOptions(score="logit")
     answers = answer_tokens(model, ENDING, options)
 
     def score(rows: list[list[int]]) -> Tensor:
-        return yes_no_scores(model, rows, answers, options, batch_size)
+        return yes_no_scores(model, rows, answers, options)
 
     alone = torch.cat([score([ids]) for ids in prompts])
     torch.testing.assert_close(score(prompts), alone, atol=1e-6, rtol=0)
@@ -151,3 +155,20 @@ def test_the_adapter_has_no_part_in_the_score(llm_folder: Path) -> None:
     ids = torch.tensor(prompts[:1])
     states = [model.hidden(ids, torch.ones_like(ids), adapter=on).states for on in (True, False)]
     assert not torch.allclose(*states)  # though the adapter, when on, has one in what is said
+
+
+@pytest.mark.parametrize("temperature", [1.0, 0.7])
+def test_picked_logprobs_and_entropies_are_torchs_with_their_gradient(
+    temperature: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(scoring._Picked, "ROWS", 4)
+    generator = torch.Generator().manual_seed(0)
+    logits = (5 * torch.randn(10, 30, generator=generator)).requires_grad_()
+    tokens = torch.randint(0, 30, (10,), generator=generator)
+    weights = torch.randn(2, 10, generator=generator)
+    logp = (logits / temperature).log_softmax(-1)
+    plain = logp.gather(1, tokens[:, None])[:, 0], -(logp.exp() * logp).sum(-1)
+    ours = scoring._Picked.apply(logits, tokens, temperature, True)
+    torch.testing.assert_close(ours, plain, atol=1e-5, rtol=1e-5)
+    gradients = [torch.autograd.grad((torch.stack(x) * weights).sum(), logits) for x in (ours, plain)]
+    torch.testing.assert_close(*gradients, atol=1e-5, rtol=1e-5)

@@ -10,11 +10,13 @@ import torch
 from conftest import stir_adapter
 from lightning.pytorch.core.optimizer import LightningOptimizer
 from torch import Tensor
+from transformers import DynamicCache
 
 from expctr import ppo
 from expctr.data.batch import Nouns, SampleText
 from expctr.errors import BadRunError
 from expctr.llm.base import LLMOptions
+from expctr.llm.lora import LoraLinear
 from expctr.llm.prompts import PromptOptions
 from expctr.llm.rollout import Rollout, RolloutOptions
 from expctr.llm.scoring import LCOptions, score_responses
@@ -175,7 +177,7 @@ def test_an_update_does_not_depend_on_padding(build: Build, samples: list[Sample
             if rollout.cache is not None:
                 ids, mask = rollout.prompt_ids[:, :-1], rollout.prompt_mask[:, :-1]
                 with torch.no_grad():
-                    rollout.cache = module.model.hidden(ids, mask, adapter=False, keep_cache=True).cache
+                    rollout.cache = module.model.hidden(ids, mask, adapter=False, cache=DynamicCache()).cache
         stats = update(module, rollout, REWARDS)
         results.append((weights(module), stats))
     assert_same(results[0][0], results[1][0])
@@ -219,10 +221,10 @@ def test_the_gradient_with_a_frozen_prompt_is_that_of_a_plain_forward(build: Bui
         prompt = rollout.prompt_ids[row][rollout.prompt_mask[row]]
         response = rollout.response_ids[row][rollout.response_mask[row]]
 
-        def mute(_module: torch.nn.Module, _inputs: object, output: Tensor, start: int = len(prompt) - 1) -> Tensor:
-            return output * (torch.arange(output.shape[1]) >= start)[:, None]
+        def mute(layer: LoraLinear, inputs: tuple[Tensor], output: Tensor, start: int = len(prompt) - 1) -> Tensor:
+            return torch.cat([layer.base_layer(inputs[0][:, :start]), output[:, start:]], 1)
 
-        handles = [m.register_forward_hook(mute) for n, m in module.named_modules() if n.endswith("lora_B.default")]
+        handles = [m.register_forward_hook(mute) for m in module.modules() if isinstance(m, LoraLinear)]
         logits = module.model.causal(input_ids=torch.cat([prompt, response])[None]).logits[0, len(prompt) - 1 : -1]
         for handle in handles:
             handle.remove()
@@ -251,7 +253,7 @@ def test_a_rewarded_token_grows_likely(build: Build, samples: list[SampleText], 
             return float(module.model.logits(hidden).softmax(-1)[:, :half].sum(-1).mean())
 
     before = probability()
-    for step in range(20):
+    for step in range(40):
         rollout = roll(module, batch, epoch=step)
         rewards = (rollout.response_ids[:, 0] < half).float()
         update(module, rollout, module.normalised(rewards, rewards)[0], optimizer)

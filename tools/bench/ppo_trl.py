@@ -22,8 +22,8 @@ from turns import channel
 
 from expctr.data.batch import Nouns, SampleText
 from expctr.llm.base import resolve_dtype
+from expctr.llm.prefill import pad_left
 from expctr.llm.prompts import PromptOptions, Prompts
-from expctr.llm.rollout import pad_left
 
 PASSES, MINIBATCH = 2, 8
 

@@ -1,0 +1,26 @@
+"""The adapter's layers, which compute in the base's dtype."""
+
+from typing import Any, cast
+
+from peft.tuners.lora.layer import Linear
+from torch import Tensor, nn
+
+
+class LoraLinear(Linear):
+    """PEFT's layer, whose product is added to the base's by the matrix product itself.
+
+    The weights stay in float32, and so do their gradients. PEFT casts each activation to float32 and back instead and
+    adds up in passes of its own, which on a CPU takes as long as the frozen layer.
+    """
+
+    def forward(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+        """`[..., in]` -> `[..., out]`."""
+        active = self.active_adapters
+        if self.disable_adapters or self.merged or kwargs or len(active) != 1 or self.lora_variant:
+            return super().forward(x, *args, **kwargs)
+        (name,) = active
+        down, up = (cast(nn.Linear, part[name]).weight for part in (self.lora_A, self.lora_B))
+        result: Tensor = self.base_layer(x)
+        low = nn.functional.linear(x, down.to(x.dtype))  # no dropout, which would spoil PPO's ratio
+        flat = result.view(-1, result.shape[-1])
+        return flat.addmm_(low.view(-1, low.shape[-1]), (up * self.scaling[name]).to(x.dtype).t()).view_as(result)
