@@ -7,6 +7,8 @@ from torch import Tensor, nn
 from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.masking_utils import eager_mask
 
+from expctr.errors import UserError
+
 SCORES = 2**21
 """How many scores exist at a time: they, and what the softmax makes of them, are to stay in the processor's cache."""
 
@@ -19,7 +21,7 @@ def grouped_attention(
     attention_mask: Tensor | None,
     scaling: float | None = None,
     dropout: float = 0.0,
-    **_: Any,
+    **others: Any,
 ) -> tuple[Tensor, None]:
     """Softmax attention as transformers calls it, the softmax in float32.
 
@@ -34,11 +36,17 @@ def grouped_attention(
         attention_mask: what is added to the scores, `[batch, 1, new, cached + new]`.
         scaling: of the scores; 1 / sqrt(width) where it is not given.
         dropout: must be 0.
+        others: what some models ask for beyond that.
 
     Returns:
         `[batch, new, heads, width]`, and no weights.
+
+    Raises:
+        UserError: the model asks for what this does not do.
     """
-    assert dropout == 0, "adapters are trained without dropout"
+    asked = [name for name in ("softcap", "position_bias", "s_aux") if others.get(name) is not None]
+    if asked or dropout:
+        raise UserError(f"llm.attention: grouped has no {' or '.join(asked or ['dropout'])}: choose sdpa or eager")
     batch, heads, new, width = query.shape
     groups, seen = key.shape[1:3]
     query = (query * (scaling if scaling is not None else width**-0.5)).reshape(batch, groups, -1, width)

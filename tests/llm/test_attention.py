@@ -5,6 +5,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from expctr.errors import UserError
 from expctr.llm import attention
 from expctr.llm.attention import grouped_attention
 
@@ -43,3 +44,8 @@ def test_bfloat16_stays_bfloat16_and_near_float32() -> None:
     rough, _ = grouped_attention(nn.Module(), *(x.bfloat16() for x in whole))
     assert rough.dtype == torch.bfloat16
     torch.testing.assert_close(rough.float(), exact, atol=0.03, rtol=0)
+
+
+def test_what_it_does_not_do_it_refuses() -> None:
+    with pytest.raises(UserError, match=r"grouped has no softcap: choose sdpa or eager"):
+        grouped_attention(nn.Module(), *inputs(2), softcap=30.0)

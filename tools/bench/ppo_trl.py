@@ -15,6 +15,7 @@ from typing import Any
 
 import torch
 from datasets import Dataset
+from datasets.table import InMemoryTable
 from peft import LoraConfig
 from transformers import AutoModelForCausalLM, AutoTokenizer, TrainerCallback
 from trl import RLOOConfig, RLOOTrainer
@@ -89,7 +90,9 @@ def main() -> None:
             report_to="none",
             disable_tqdm=True,
         ),
-        train_dataset=Dataset.from_list(rows),
+        train_dataset=Dataset(
+            InMemoryTable.from_pylist(rows), fingerprint="rows"
+        ),  # it fails to make one up
         processing_class=tokenizer,
         peft_config=LoraConfig(r=16, lora_alpha=32, target_modules="all-linear", task_type="CAUSAL_LM"),
         callbacks=[Turns(steps * PASSES, say)],

@@ -1,0 +1,137 @@
+"""How a PPO batch's seconds grow with rows, prompt, response and passes, and whether its memory stays flat.
+
+SmolLM2-135M with adapter_scope: response, as in ppo.py, which makes the model. One size is varied at a time about 32
+rows, prompts of 160 tokens, 64 new ones and two passes; a line in the tokens is fitted to all points. Draws
+`growth.png`. The last line is JSON: `fit` in milliseconds a token, `worst` the fit's largest relative error, and
+`growth_mb` what the process grew by over the last 40 of 50 small batches.
+
+Usage: python tools/bench/ppo_growth.py [--threads N]
+"""
+
+import argparse
+import json
+import sys
+import time
+from pathlib import Path
+from typing import NamedTuple, cast
+
+import numpy as np
+import torch
+from lightning.pytorch.core.optimizer import LightningOptimizer
+from ppo import FOLDER, MINIBATCH, MODEL, prepare
+from rich.console import Console
+from rich.progress import track
+from rich.table import Table
+from turns import ROOT
+
+from expctr.data.batch import Nouns, SampleText
+from expctr.llm.base import LLMOptions
+from expctr.llm.rollout import RolloutOptions, generate, texts, uniforms
+from expctr.llm.scoring import LCOptions
+from expctr.modules.explainer import PPOExplainerModule
+from expctr.modules.guard import Guard
+from expctr.modules.options import PPOOptions
+from expctr.rewards import alignment
+from expctr.stopwatch import Stopwatch
+
+sys.path.append(str(ROOT / "tools"))
+from plots import figure, save
+
+
+class Size(NamedTuple):
+    """Of a batch."""
+
+    rows: int = 32
+    prompt: int = 160
+    response: int = 64
+    passes: int = 2
+
+
+VARIED = {"rows": (8, 16, 64, 128), "prompt": (100, 200, 400, 800), "response": (16, 32, 128), "passes": (1, 3, 4)}
+SMALL, STEPS, WARM = Size(8, 100, 16, 1), 50, 10
+
+
+def explainer() -> PPOExplainerModule:
+    """As configs/smollm2.yaml has it."""
+    module = PPOExplainerModule(
+        LLMOptions(str(MODEL), adapter_scope="response"),
+        lc=LCOptions(score="logit", include_title=True),
+        ppo=PPOOptions(lr=1e-4, minibatch_size=MINIBATCH, advantage="batch"),
+    )
+    module.build(Nouns("movie", "movies", "viewer", "viewing"))
+    return module
+
+
+def batch(module: PPOExplainerModule, optimizer: LightningOptimizer, size: Size, words: list[int]) -> float:
+    """Seconds of a rollout of prompts of that many tokens, its LC rewards, and the update."""
+    module.ppo.epochs = size.passes
+    head, draws = words[:40], torch.Generator().manual_seed(size.rows)
+    rest = torch.randint(100, len(words), (size.rows, size.prompt - len(head)), generator=draws)
+    prompts = [head + [words[i] for i in row] for row in rest.tolist()]
+    labels = (torch.arange(size.rows) % 2).float()
+    began = time.perf_counter()
+    noise = uniforms(0, 0, range(size.rows), 1, size.response)
+    rollout = generate(module.model, prompts, RolloutOptions(max_new_tokens=size.response), noise)
+    written = texts(module.model, rollout)
+    scores = module.lc_scores([SampleText("Emma")] * size.rows, written)
+    total, _ = module.normalised(alignment(scores, labels, "mae"), labels)
+    guard = Guard("bench", range(size.rows), written)
+    order = torch.Generator().manual_seed(0)
+    module.update(rollout, total, optimizer, lambda loss: cast(None, loss.backward()), order, Stopwatch(), guard)
+    return time.perf_counter() - began
+
+
+def megabytes() -> float:
+    """That the process holds now."""
+    return int(Path("/proc/self/statm").read_text().split()[1]) * 4096 / 2**20
+
+
+def main() -> None:
+    """Measure, fit, draw, print."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--threads", type=int, default=2)
+    asked = parser.parse_args()
+    prepare()
+    torch.set_num_threads(asked.threads)
+    module = explainer()
+    optimizer = cast(LightningOptimizer, module.optimizer())
+    words = module.model.tokenizer((ROOT / "README.md").read_text()).input_ids
+
+    held = []
+    for _ in track(range(STEPS), "memory"):
+        batch(module, optimizer, SMALL, words)
+        held.append(megabytes())
+    sizes = [Size()] + [Size()._replace(**{name: value}) for name, values in VARIED.items() for value in values]
+    took = [batch(module, optimizer, size, words) for size in track(sizes, "sizes")]
+
+    tokens = np.array([(s.rows * s.prompt, s.rows * s.response, s.rows * s.response * s.passes) for s in sizes])
+    terms = np.column_stack([np.ones(len(sizes)), tokens])
+    weight = 1 / np.array(took)[:, None]  # relative errors
+    fit, *_ = np.linalg.lstsq(terms * weight, np.ones(len(sizes)), rcond=None)
+    expected = terms @ fit
+
+    shown = Table(*Size._fields, "seconds", "fitted")
+    for size, seconds, line in zip(sizes, took, expected, strict=True):
+        shown.add_row(*map(str, size), f"{seconds:.1f}", f"{line:.1f}")
+    Console().print(shown)
+    picture, axes = figure("Seconds of a PPO batch", len(VARIED))
+    for axis, (name, values) in zip(axes, VARIED.items(), strict=True):
+        points = sorted(
+            (getattr(s, name), t, e)
+            for s, t, e in zip(sizes, took, expected, strict=True)
+            if s in (Size(), *(Size()._replace(**{name: value}) for value in values))
+        )
+        x, measured, fitted = zip(*points, strict=True)
+        axis.plot(x, measured, "o", label="measured")
+        axis.plot(x, fitted, "--", color="grey", label="fitted")
+        axis.set(xlabel=name, ylabel="seconds", ylim=(0, None))
+    save(picture, FOLDER / "growth.png")
+    names = ("batch_s", "prompt_token_ms", "response_token_ms", "response_token_and_pass_ms")
+    found = dict(zip(names, [fit[0], *(1000 * fit[1:])], strict=True))
+    worst = float(np.abs(expected / np.array(took) - 1).max())
+    rounded = {name: round(float(value), 4) for name, value in found.items()}
+    print(json.dumps({"fit": rounded, "worst": round(worst, 3), "growth_mb": round(held[-1] - held[WARM - 1], 1)}))
+
+
+if __name__ == "__main__":
+    main()
