@@ -114,18 +114,16 @@ def prefill(
         adapter: the policy, or the frozen base.
         room: positions to leave free in the cache, which `Roomy` layers then fill without copying.
     """
-    head = common_head([p[:-1] for p in prompts])
-    rows = pad_left(prompts, model.pad_id, model.device, head)
-    unique = {tuple(prompt[:-1]): i for i, prompt in reversed([*enumerate(prompts)])}
-    copies: dict[tuple[int, ...], list[int]] = {prompt: [] for prompt in unique}
-    for i, prompt in enumerate(prompts):
-        copies[tuple(prompt[:-1])].append(i)
-    texts = list(unique)
+    copies: dict[tuple[int, ...], list[int]] = {}
+    for row, prompt in enumerate(prompts):
+        copies.setdefault(tuple(prompt[:-1]), []).append(row)
+    texts = list(copies)
+    rows = pad_left(prompts, model.pad_id, model.device, common_head(texts))
     total = rows.ids.shape[1] - 1
     whole = DynamicCache()
     for part in parts(model, texts, adapter):
-        source = [j for j, row in enumerate(part.rows) for _ in copies[texts[row]]]
-        target = [i for row in part.rows for i in copies[texts[row]]]
+        source = [i for i, text in enumerate(part.rows) for _ in copies[texts[text]]]
+        target = [row for text in part.rows for row in copies[texts[text]]]
         for number, (keys, values) in enumerate(contents(part.cache)):
             if number == len(whole.layers):
                 whole.layers.append(Roomy(keys, len(prompts), total, room))

@@ -94,15 +94,17 @@ def answer_tokens(model: LanguageModel, prompt: str, options: LCOptions) -> Answ
 def yes_no_scores(
     model: LanguageModel, prompts: Sequence[Sequence[int]], answers: Answers, options: LCOptions
 ) -> Tensor:
-    """Scores s_u of prompts by the frozen base (Eq. 8).
+    """Scores s_u of prompts by the frozen base (Eq. 8); equal prompts are computed once.
 
     Returns:
         Probabilities of a liking, float32 `[prompts]`.
     """
-    scores = torch.empty(len(prompts), device=model.device)
-    for part in parts(model, prompts, adapter=False):
+    keys = [tuple(prompt) for prompt in prompts]
+    place = {key: i for i, key in enumerate(dict.fromkeys(keys))}
+    scores = torch.empty(len(place), device=model.device)
+    for part in parts(model, list(place), adapter=False):
         scores[part.rows] = yes_no(model.logits(part.last), answers, options)
-    return scores
+    return scores[[place[key] for key in keys]]
 
 
 def yes_no(logits: Tensor, answers: Answers, options: LCOptions) -> Tensor:

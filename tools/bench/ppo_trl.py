@@ -90,9 +90,7 @@ def main() -> None:
             report_to="none",
             disable_tqdm=True,
         ),
-        train_dataset=Dataset(
-            InMemoryTable.from_pylist(rows), fingerprint="rows"
-        ),  # it fails to make one up
+        train_dataset=Dataset(InMemoryTable.from_pylist(rows), fingerprint="rows"),  # it fails to make one up
         processing_class=tokenizer,
         peft_config=LoraConfig(r=16, lora_alpha=32, target_modules="all-linear", task_type="CAUSAL_LM"),
         callbacks=[Turns(steps * PASSES, say)],
