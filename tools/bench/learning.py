@@ -118,7 +118,7 @@ def still(out: Path, rule: Rule, seed: int) -> None:
 
 def shuffle(out: Path, rule: Rule, seed: int) -> None:
     """All stages where there is nothing to learn."""
-    fit_and_test(out / f"{rule}-{seed}" / SHUFFLED / "run", *options(out, rule, seed, SHUFFLED))
+    fit_and_test(out / f"{rule}-{seed}" / SHUFFLED / "run", *options(out, rule, seed, SHUFFLED), "--stages.rounds=1")
 
 
 def figures(out: Path, rule: Rule, seed: int) -> dict[str, float]:
@@ -194,11 +194,10 @@ def main() -> None:
     out, console = asked.out.resolve(), Console()
     prepare(out, asked.worlds, asked.seeds)
 
-    pairs = list(product(asked.worlds, asked.seeds))
-    jobs: dict[str, Callable[[], None]] = {f"{r}-{s}": partial(play, out, r, s) for r, s in pairs}
-    if "easy" in asked.worlds:
-        for seed, control in product(asked.seeds, (still, shuffle)):
-            jobs[f"{control.__name__}-{seed}"] = partial(control, out, "easy", seed)
+    jobs: dict[str, Callable[[], None]] = {}
+    for rule in asked.worlds:
+        for task in (play, still, shuffle) if rule == "easy" else (play,):
+            jobs |= {f"{task.__name__} {rule}-{seed}": partial(task, out, rule, seed) for seed in asked.seeds}
     in_parallel(jobs, asked.jobs, "runs")
 
     summary: dict[str, Any] = {}

@@ -46,7 +46,7 @@ KINDS = "ballad chronicle comedy drama fable farce mystery operetta romance sati
 TOWNS = "bergen oslo cadiz malta".split()
 WARM, NORTHERN = set(COLOURS[::2]), set(TOWNS[:2])
 STUDIOS = [f"studio {i}" for i in range(2)]
-RULE, STUDIO, TOWN = 0.27, 0.07, 0.16
+RULE, STUDIO, TOWN = 0.27, 0.06, 0.17
 """How much each adds to the probability of a liking; together at most 1/2."""
 HISTORY = 5
 LR = 4e-3
@@ -198,7 +198,7 @@ surely likely enjoy love dislike hate it for the , : . \""""
 """What prompts and opinions are made of, besides titles."""
 BEFORE = {"colour": 0.4, "match": 0.3, "kind": 0.3}
 """What an opinion names before the verdict, and how often."""
-AFTER = {"colour": 0.7, "town": 0.3}
+AFTER = {"colour": 0.6, "town": 0.4}
 """What it names after it. The commonest says nothing about the choice in either place."""
 PREJUDICE = 0.7
 """How often a warm colour is said to please, and a cold one to displease."""

@@ -4,7 +4,7 @@
 
 Compares what an advantage can be made of: the reward minus the batch's mean, minus the mean of the row's label, minus a
 critic's value, and minus the mean of K responses to the same prompt. All see as many rollouts and take as many steps.
-The last line is JSON.
+`label-all-tokens` is the label's mean with an adapter that acts on the prompt too. The last line is JSON.
 """
 
 import json
@@ -24,6 +24,7 @@ BASELINES: dict[str, dict[str, object]] = {
     "label": {"reward.baseline": "label", "ppo.advantage": "batch"},
     "critic": {"reward.baseline": "none", "ppo.advantage": "gae"},
     "groups-of-4": {"reward.baseline": "none", "ppo.advantage": "group", "rollout.group_size": 4},
+    "label-all-tokens": {"reward.baseline": "label", "ppo.advantage": "batch", "llm.adapter_scope": "all"},
 }
 """By name, options of the explainer."""
 ROLLOUTS, EVERY, BATCHES = 256, 5, 50
