@@ -9,6 +9,8 @@ from transformers.masking_utils import eager_mask
 
 from expctr.errors import UserError
 
+GROUPED = "grouped"
+"""The name under which transformers knows it."""
 SCORES = 2**21
 """How many scores exist at a time: they, and what the softmax makes of them, are to stay in the processor's cache."""
 
@@ -63,5 +65,5 @@ def grouped_attention(
     return out.view(batch, heads, new, width).transpose(1, 2).contiguous(), None
 
 
-AttentionInterface.register("grouped", grouped_attention)
-AttentionMaskInterface.register("grouped", eager_mask)
+AttentionInterface.register(GROUPED, grouped_attention)
+AttentionMaskInterface.register(GROUPED, eager_mask)

@@ -23,6 +23,7 @@ from transformers import (
 )
 
 from expctr.errors import UserError, check_range
+from expctr.llm.attention import GROUPED
 from expctr.llm.locate import locate
 from expctr.seeding import first_weights
 
@@ -236,11 +237,9 @@ def load_tokenizer(options: LLMOptions) -> PreTrainedTokenizerBase:
 
 def load_base(options: LLMOptions) -> PreTrainedModel:
     """The base model, frozen weights as they are on disk (safetensors or GGUF only)."""
-    from expctr.llm import attention  # noqa: F401  (registers `grouped`)
-
-    kind = options.attention
+    kind: str = options.attention
     if kind == "auto":
-        kind = "sdpa" if torch.cuda.is_available() else "grouped"
+        kind = "sdpa" if torch.cuda.is_available() else GROUPED
     settings: dict[str, Any] = {"attn_implementation": kind, **_source(options)}
     dtype = resolve_dtype(options.dtype)
     if options.quantization != "none":
