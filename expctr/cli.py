@@ -76,6 +76,7 @@ class ExpCTRCLI(LightningCLI):
                 "trainer.log_every_n_steps": 1,
                 "trainer.devices": 1,
                 "trainer.enable_model_summary": False,
+                "trainer.inference_mode": False,  # sharded weights first gathered in it cannot be trained on a GPU
                 "trainer.max_epochs": -1,  # the plan of stages sets it
             }
         )

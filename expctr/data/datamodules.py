@@ -176,15 +176,18 @@ class RatingsDataModule(L.LightningDataModule):
     def val_dataloader(self) -> ResumableLoader:
         """The validation split; without titles while no explanation is written."""
         module = self._module
-        return self._eval_loader(self.table("val"), module is not None and module.writes_validation)
+        if module is None:
+            return self._eval_loader(self.table("val"), self.ctr_batch_size, False)
+        # of one size in all epochs, so that trainer.limit_val_batches leaves the same rows
+        return self._eval_loader(self.table("val"), self.eval_batch_size, module.writes_validation)
 
     def test_dataloader(self) -> ResumableLoader:
         """The test split."""
-        return self._eval_loader(self.table("test"), True)
+        return self._eval_loader(self.table("test"), self.eval_batch_size, True)
 
     def predict_dataloader(self) -> ResumableLoader:
         """The people of the CSV `people`, or the test split."""
-        return self._eval_loader(self.table("predict"), True)
+        return self._eval_loader(self.table("predict"), self.eval_batch_size, True)
 
     def prediction_ids(self) -> pl.DataFrame:
         """Who and what the rows of `predict` are about: `sample`, `user`, `target`, `target_title`."""
@@ -200,8 +203,7 @@ class RatingsDataModule(L.LightningDataModule):
         labels = table.label if self.balance_rollouts else None
         return [len(rows) for rows in EpochSampler(len(table), self.rollout_batch_size, labels=labels).batches]
 
-    def _eval_loader(self, table: SampleTable, with_text: bool) -> ResumableLoader:
-        size = self.eval_batch_size if with_text else self.ctr_batch_size
+    def _eval_loader(self, table: SampleTable, size: int, with_text: bool) -> ResumableLoader:
         return ResumableLoader(EpochSampler(len(table), size), partial(table.batch, with_text=with_text))
 
     @property

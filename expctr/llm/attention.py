@@ -34,7 +34,7 @@ def grouped_attention(
         module: the layer that asks.
         query: `[batch, heads, new, width]`.
         key: `[batch, groups, cached + new, width]`, where `groups` divides `heads`.
-        value: as `key`.
+        value: as `key`; its width may differ.
         attention_mask: what is added to the scores, `[batch, 1, new, cached + new]`.
         scaling: of the scores; 1 / sqrt(width) where it is not given.
         dropout: must be 0.
@@ -62,7 +62,7 @@ def grouped_attention(
         weights = scores.softmax(-1, dtype=torch.float32).to(value.dtype)
         parts.append(weights @ value[part])
     out = parts[0] if len(parts) == 1 else torch.cat(parts)
-    return out.view(batch, heads, new, width).transpose(1, 2).contiguous(), None
+    return out.view(batch, heads, new, -1).transpose(1, 2).contiguous(), None
 
 
 AttentionInterface.register(GROUPED, grouped_attention)

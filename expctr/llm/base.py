@@ -51,7 +51,7 @@ class LLMOptions:
     """Load the base in 4 or 8 bits (bitsandbytes)."""
     attention: Literal["auto", "grouped", "sdpa", "eager", "flash_attention_2"] = "auto"
     """Implementation of attention: `grouped` is our own for processors, the others are those of transformers. `auto`:
-    `grouped` on a processor, `sdpa` else."""
+    `grouped` on a processor, if the model takes it; else what transformers chooses."""
     adapter_scope: Literal["all", "response"] = "all"
     """`all`: the adapter acts on every token. `response`: from the prompt's last token on, so that the prompt's keys
     and values come from the frozen base, once a sample, and serve the rollout, the reference and every PPO epoch."""
@@ -103,7 +103,9 @@ class LanguageModel(nn.Module):
         lora = LoraConfig(
             r=options.lora_r, lora_alpha=options.lora_alpha, target_modules=options.lora_targets, task_type="CAUSAL_LM"
         )
-        if options.quantization == "none":  # bitsandbytes' layers are linear ones too, and have adapters of their own
+        self.quantized = options.quantization != "none" or getattr(base, "hf_quantizer", None) is not None
+        """Is the base in 4 or 8 bits, by the options or on disk?"""
+        if not self.quantized:  # bitsandbytes' layers are linear ones too, and have adapters of their own
             lora._register_custom_module({nn.Linear: LoraLinear})
         with first_weights(seed):
             self.peft: PeftModel = get_peft_model(base, lora)
@@ -128,6 +130,12 @@ class LanguageModel(nn.Module):
     def hidden_size(self) -> int:
         """Width of the hidden states."""
         return int(self.causal.config.get_text_config().hidden_size)
+
+    @property
+    def local(self) -> bool:
+        """Do some layers see the latest tokens only? Such windows are counted in columns, padding included."""
+        config = self.causal.config.get_text_config()
+        return any(getattr(config, name, None) for name in ("sliding_window", "attention_chunk_size"))
 
     @property
     def vocabulary(self) -> int:
@@ -237,10 +245,9 @@ def load_tokenizer(options: LLMOptions) -> PreTrainedTokenizerBase:
 
 def load_base(options: LLMOptions) -> PreTrainedModel:
     """The base model, frozen weights as they are on disk (safetensors or GGUF only)."""
-    kind: str = options.attention
-    if kind == "auto":
-        kind = "sdpa" if torch.cuda.is_available() else GROUPED
-    settings: dict[str, Any] = {"attn_implementation": kind, **_source(options)}
+    settings = _source(options)
+    if options.attention not in ("auto", GROUPED):
+        settings["attn_implementation"] = options.attention
     dtype = resolve_dtype(options.dtype)
     if options.quantization != "none":
         settings["quantization_config"] = BitsAndBytesConfig(
@@ -256,15 +263,24 @@ def load_base(options: LLMOptions) -> PreTrainedModel:
         locate(options.path, "llm.path"), dtype=torch.float32 if options.gguf_file else dtype, **settings
     )
     if options.gguf_file:
-        model = _plain(model, kind)
+        model = _plain(model)
         for parameter in model.parameters():  # and no buffer: rotary frequencies, rounded, turn late positions
             parameter.data = parameter.data.to(dtype)
-    if options.quantization == "nf4":
+    if getattr(model, "hf_quantizer", None) is not None:
         _trainable(model)
-    if options.quantization == "int8":  # it says at each layer of each forward that it rounds to float16
+        # it says at each layer of each forward that it rounds to float16
         logging.getLogger("bitsandbytes.autograd._functions").setLevel(logging.ERROR)
+    _choose_attention(model, options)
     model.eval()
     return model
+
+
+def _choose_attention(model: PreTrainedModel, options: LLMOptions) -> None:
+    fits = model._supports_attention_backend
+    if options.attention == GROUPED and not fits:
+        raise UserError(f"llm.attention: {type(model).__name__} has attention of its own: choose auto, sdpa or eager")
+    if options.attention == GROUPED or (options.attention == "auto" and fits and not torch.cuda.is_available()):
+        model.set_attn_implementation(GROUPED)
 
 
 def resolve_dtype(dtype: DType) -> torch.dtype:
@@ -289,13 +305,13 @@ def _trainable(model: PreTrainedModel) -> None:
             module.support_avx512bf16_for_cpu = False
 
 
-def _plain(model: PreTrainedModel, attention: str) -> PreTrainedModel:
+def _plain(model: PreTrainedModel) -> PreTrainedModel:
     """An ordinary model with a GGUF model's weights; the loaded one refuses casts and saves."""
     config = model.config
     if hasattr(config, "quantization_config"):
         del config.quantization_config
     with torch.device("meta"):
-        plain = AutoModelForCausalLM.from_config(config, attn_implementation=attention)
+        plain = AutoModelForCausalLM.from_config(config, attn_implementation=config._attn_implementation)
     plain.load_state_dict(model.state_dict(), assign=True, strict=False)
     plain.tie_weights()
     # buffers such as rotary frequencies are not in the state dict

@@ -50,8 +50,13 @@ def pad_left(prompts: Sequence[Sequence[int]], pad_id: int, device: torch.device
     return Padded(ids, (place < head) | (place >= head + longest - lengths[:, None]))
 
 
-def common_head(prompts: Sequence[Sequence[int]]) -> int:
-    """How many tokens all prompts begin with; at least one token is left of each."""
+def common_head(model: LanguageModel, prompts: Sequence[Sequence[int]]) -> int:
+    """How many tokens all prompts begin with; at least one token is left of each.
+
+    None for a model with local attention, for which padding after the head would move it out of sight.
+    """
+    if model.local:
+        return 0
     in_order = sorted(map(list, prompts))
     first, last = in_order[0], in_order[-1]
     same = next((i for i, (a, b) in enumerate(zip(first, last, strict=False)) if a != b), len(first))
@@ -69,7 +74,7 @@ def parts(model: LanguageModel, prompts: Sequence[Sequence[int]], adapter: bool)
     """
     if not prompts:
         return
-    head = common_head(prompts)
+    head = common_head(model, prompts)
     start = _head(model, tuple(prompts[0][:head]), adapter) if head else None
     budget = TOKENS[model.device.type != "cpu"]
     order = sorted(range(len(prompts)), key=lambda i: len(prompts[i]))
@@ -118,7 +123,7 @@ def prefill(
     for row, prompt in enumerate(prompts):
         copies.setdefault(tuple(prompt[:-1]), []).append(row)
     texts = list(copies)
-    rows = pad_left(prompts, model.pad_id, model.device, common_head(texts))
+    rows = pad_left(prompts, model.pad_id, model.device, common_head(model, texts))
     total = rows.ids.shape[1] - 1
     whole = DynamicCache()
     for part in parts(model, texts, adapter):
@@ -126,7 +131,7 @@ def prefill(
         target = [row for text in part.rows for row in copies[texts[text]]]
         for number, (keys, values) in enumerate(contents(part.cache)):
             if number == len(whole.layers):
-                whole.layers.append(Roomy(keys, len(prompts), total, room))
+                whole.layers.append(Roomy(keys, values, len(prompts), total, room))
             layer = cast(Roomy, whole.layers[number])
             layer.put(target, keys[source], values[source], part.head, part.width)
     return rows, whole
@@ -138,7 +143,8 @@ class Roomy(DynamicLayer):
     Attention gets the room along, which its causal mask covers: a part of the storage would be copied to multiply it.
 
     Args:
-        like: keys, for their shape and type.
+        keys: some, for their shape and type.
+        values: likewise.
         batch: rows.
         length: positions filled from the start.
         room: positions left free.
@@ -147,11 +153,10 @@ class Roomy(DynamicLayer):
     keys: Tensor
     values: Tensor
 
-    def __init__(self, like: Tensor, batch: int, length: int, room: int) -> None:
+    def __init__(self, keys: Tensor, values: Tensor, batch: int, length: int, room: int) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
-        self.lazy_initialization(like, like)
-        groups, width = like.shape[1], like.shape[3]
-        self.keys, self.values = like.new_zeros(2, batch, groups, length + room, width)
+        self.lazy_initialization(keys, values)
+        self.keys, self.values = (x.new_zeros(batch, x.shape[1], length + room, x.shape[3]) for x in (keys, values))
         self._length = length
 
     def put(self, rows: Sequence[int], keys: Tensor, values: Tensor, head: int, width: int) -> None:

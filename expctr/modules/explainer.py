@@ -269,7 +269,7 @@ class PPOExplainerModule(L.LightningModule):
             weight = mask & ~rollout.truncated[:, None]
         ref_logprobs, hidden = self._score(rollout, adapter=False)
         logprobs = rollout.logprobs
-        if self.model.causal.dtype != torch.float32:
+        if self.model.quantized or self.model.causal.dtype != torch.float32:
             # one token at a time and all at once round differently, and the first ratio would not be 1
             logprobs, _ = self._score(rollout, adapter=True)
         kl = ppo.kl_estimate(logprobs, ref_logprobs, self.kl.estimator) * mask

@@ -1,13 +1,17 @@
 """Grouped attention against torch's own."""
 
+from pathlib import Path
+
 import pytest
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from transformers import FalconConfig, FalconForCausalLM
 
 from expctr.errors import UserError
 from expctr.llm import attention
 from expctr.llm.attention import grouped_attention
+from expctr.llm.base import LanguageModel, LLMOptions
 
 NEW, SEEN, WIDTH = 5, 9, 8
 
@@ -49,3 +53,21 @@ def test_bfloat16_stays_bfloat16_and_near_float32() -> None:
 def test_what_it_does_not_do_it_refuses() -> None:
     with pytest.raises(UserError, match=r"grouped has no softcap: choose sdpa or eager"):
         grouped_attention(nn.Module(), *inputs(2), softcap=30.0)
+
+
+def test_values_may_be_narrower_than_keys() -> None:
+    query, key, value, mask = inputs(6)
+    ours, _ = grouped_attention(nn.Module(), query, key, value[..., :3], mask)
+    torchs = F.scaled_dot_product_attention(query, key, value[..., :3], attn_mask=mask).transpose(1, 2)
+    torch.testing.assert_close(ours, torchs, atol=1e-6, rtol=0)
+
+
+def test_a_model_with_attention_of_its_own_keeps_it(tmp_path: Path, llm_folder: Path) -> None:
+    tokenizer = LanguageModel(LLMOptions(path=str(llm_folder), dtype="float32")).tokenizer
+    sizes = {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 4}
+    ends = {"eos_token_id": tokenizer.eos_token_id, "bos_token_id": tokenizer.eos_token_id}
+    FalconForCausalLM(FalconConfig(vocab_size=len(tokenizer), **sizes, **ends)).save_pretrained(tmp_path)
+    tokenizer.save_pretrained(tmp_path)
+    LanguageModel(LLMOptions(path=str(tmp_path), dtype="float32"))
+    with pytest.raises(UserError, match="FalconForCausalLM has attention of its own: choose auto, sdpa or eager"):
+        LanguageModel(LLMOptions(path=str(tmp_path), dtype="float32", attention="grouped"))

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from transformers import (
     AutoModelForCausalLM,
     AutoTokenizer,
+    BitsAndBytesConfig,
     Gemma2Config,
     Gemma2ForCausalLM,
     GPT2Config,
@@ -329,3 +330,18 @@ def test_positions_come_from_the_mask(llm_folder: Path, tmp_path: Path) -> None:
 def test_dtype_by_name_and_by_machine() -> None:
     assert resolve_dtype("float16") == torch.float16
     assert resolve_dtype("auto") in (torch.bfloat16, torch.float32)
+
+
+@pytest.mark.parametrize("bits", [4, 8])
+def test_a_base_that_is_quantised_on_disk_learns_too(wide_folder: Path, tmp_path: Path, bits: int) -> None:
+    settings = BitsAndBytesConfig(load_in_4bit=bits == 4, load_in_8bit=bits == 8, bnb_4bit_quant_type="nf4")
+    AutoModelForCausalLM.from_pretrained(wide_folder, quantization_config=settings).save_pretrained(tmp_path)
+    AutoTokenizer.from_pretrained(wide_folder).save_pretrained(tmp_path)
+    model = load(tmp_path)
+    assert model.quantized
+    stir_adapter(model)
+    with torch.no_grad():
+        logits(model)
+    gradients = torch.autograd.grad(loss_of(model), [p for p in model.parameters() if p.requires_grad])
+    assert all(torch.isfinite(gradient).all() for gradient in gradients)
+    assert any(gradient.abs().max() > 0 for gradient in gradients)

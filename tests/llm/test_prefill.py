@@ -1,20 +1,18 @@
 """Prompts are computed once, in any company, with the head they share computed once a run."""
 
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
 from conftest import stir_adapter
 from torch import Tensor
-from transformers import DynamicCache
+from transformers import DynamicCache, MistralConfig, MistralForCausalLM
 
 from expctr.llm import prefill as module
 from expctr.llm.base import LanguageModel, LLMOptions
 from expctr.llm.prefill import common_head, contents, pad_left, parts, prefill
 
 PROMPTS = [[5, 6, 7, 8, 9], [5, 6, 7, 3], [5, 6, 20, 21, 22, 23, 24], [5, 6, 7, 3]]
-Model = Callable[[], LanguageModel]
 
 
 @pytest.fixture
@@ -41,8 +39,10 @@ def count_tokens(model: LanguageModel, monkeypatch: pytest.MonkeyPatch) -> list[
     ("prompts", "expected"),
     [(PROMPTS, 2), ([[1, 2, 3]], 2), ([[1], [1, 2]], 0), ([[1, 2], [1, 2]], 1), ([[4, 5], [6, 5]], 0)],
 )
-def test_a_common_head_leaves_a_token_of_each_prompt(prompts: list[list[int]], expected: int) -> None:
-    assert common_head(prompts) == expected
+def test_a_common_head_leaves_a_token_of_each_prompt(
+    model: LanguageModel, prompts: list[list[int]], expected: int
+) -> None:
+    assert common_head(model, prompts) == expected
 
 
 def test_padding_stands_after_the_head() -> None:
@@ -100,3 +100,19 @@ def test_what_is_added_to_the_room_leaves_what_was_filled(model: LanguageModel) 
             model.hidden(torch.full((len(PROMPTS), 1), 9), seen, True, cache)
     torch.testing.assert_close(kept, before, atol=0, rtol=0)
     assert cache.get_seq_length() == mask.shape[1] + 1
+
+
+def test_a_window_is_not_taken_up_by_padding(tmp_path: Path, llm_folder: Path) -> None:
+    """A model that sees the last tokens only: padding between head and rest would push the head out of sight."""
+    base = LanguageModel(LLMOptions(path=str(llm_folder), dtype="float32"))
+    config = MistralConfig(**{**base.causal.config.to_dict(), "model_type": "mistral", "sliding_window": 16})
+    torch.manual_seed(0)
+    MistralForCausalLM(config).save_pretrained(tmp_path)
+    base.tokenizer.save_pretrained(tmp_path)
+    model = LanguageModel(LLMOptions(path=str(tmp_path), dtype="float32"))
+    short, long = [5, 6, *range(20, 32)], [5, 6, *range(20, 56)]
+    last = {row: part.last[i] for part in parts(model, [short, long], False) for i, row in enumerate(part.rows)}
+    for row, prompt in enumerate((short, long)):
+        ids = torch.tensor([prompt])
+        alone = model.hidden(ids, torch.ones_like(ids), adapter=False).states[0, -1]
+        torch.testing.assert_close(last[row], alone, atol=1e-5, rtol=1e-5)

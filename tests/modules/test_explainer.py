@@ -197,6 +197,20 @@ def test_the_base_is_bit_for_bit_what_it_was(build: Build, samples: list[SampleT
     assert not any(p.grad is not None for p in module.parameters() if not p.requires_grad)
 
 
+@pytest.mark.parametrize("inexact", [{"dtype": "bfloat16"}, {"dtype": "float32", "quantization": "int8"}])
+def test_where_decoding_rounds_otherwise_the_old_logprobs_are_computed_as_in_training(
+    llm_folder: Path, samples: list[SampleText], inexact: dict[str, str]
+) -> None:
+    """Or the ratio of the first step would not be 1."""
+    options = LLMOptions(path=str(llm_folder), lora_r=4, adapter_scope="response", **inexact)
+    module = PPOExplainerModule(options, prompts=SHORT, rollout=RolloutOptions(max_new_tokens=6))
+    module.build(NOUNS)
+    stir_adapter(module.model)
+    rollout = roll(module, samples)
+    rollout.logprobs = rollout.logprobs - 1  # far more than any rounding
+    assert update(module, rollout, REWARDS)["ratio_first"] == pytest.approx(1, abs=0.02)
+
+
 def test_what_is_trained_is_float32_and_of_adapter_and_critic(llm_folder: Path) -> None:
     module = PPOExplainerModule(LLMOptions(path=str(llm_folder), dtype="bfloat16", lora_r=4), prompts=SHORT)
     module.build(NOUNS)
