@@ -159,7 +159,7 @@ def test_a_checkpoint_that_is_a_folder_is_replaced(tmp_path: Path) -> None:
 class Stopping(Tiny):
     """Stops in the validation of its second epoch; a stage of five, and one more."""
 
-    ctr_stopped = False
+    ctr_stopped, writes_validation = False, False
 
     @property
     def entry(self) -> PlanEntry:
