@@ -14,6 +14,7 @@ Usage: python tools/bench/ppo.py [--batches N] [--threads N] [--only NAME ...]
 
 import argparse
 import json
+import shutil
 import subprocess
 import sys
 import time
@@ -76,7 +77,8 @@ def prepare() -> float:
 
 
 def fit_command(scope: str, passes: int, folder: Path) -> list[object]:
-    """`expctr fit`, the LC stage alone."""
+    """`expctr fit`, the LC stage alone, in an empty folder."""
+    shutil.rmtree(folder, ignore_errors=True)
     explainer = "model.init_args.explainer"
     options = {
         "config": CONFIG,
@@ -92,6 +94,7 @@ def fit_command(scope: str, passes: int, folder: Path) -> list[object]:
         f"{explainer}.rollout.max_new_tokens": TOKENS,
         f"{explainer}.ppo.epochs": passes,
         f"{explainer}.ppo.minibatch_size": MINIBATCH,
+        "model.init_args.encoder.path": "nano",  # of no use here, and MiniLM would have to be fetched
         "data.init_args.path": RATINGS,
         "data.init_args.rollout_batch_size": BATCH,
     }
