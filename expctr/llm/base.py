@@ -103,7 +103,7 @@ class LanguageModel(nn.Module):
         lora = LoraConfig(
             r=options.lora_r, lora_alpha=options.lora_alpha, target_modules=options.lora_targets, task_type="CAUSAL_LM"
         )
-        self.quantized = options.quantization != "none" or getattr(base, "hf_quantizer", None) is not None
+        self.quantized = getattr(base, "hf_quantizer", None) is not None
         """Is the base in 4 or 8 bits, by the options or on disk?"""
         if not self.quantized:  # bitsandbytes' layers are linear ones too, and have adapters of their own
             lora._register_custom_module({nn.Linear: LoraLinear})

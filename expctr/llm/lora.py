@@ -16,7 +16,7 @@ class LoraLinear(Linear):
     def forward(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
         """`[..., in]` -> `[..., out]`."""
         active = self.active_adapters
-        if self.disable_adapters or self.merged or kwargs or len(active) != 1 or self.lora_variant:
+        if self.disable_adapters or self.merged or args or kwargs or len(active) != 1 or self.lora_variant:
             return super().forward(x, *args, **kwargs)
         (name,) = active
         down, up = (cast(nn.Linear, part[name]).weight for part in (self.lora_A, self.lora_B))

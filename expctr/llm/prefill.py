@@ -74,7 +74,7 @@ def parts(model: LanguageModel, prompts: Sequence[Sequence[int]], adapter: bool)
     """
     if not prompts:
         return
-    head = common_head(model, prompts)
+    head = common_head(model, prompts) if len(prompts) > 1 else 0  # one alone has nothing to share, or to keep
     start = _head(model, tuple(prompts[0][:head]), adapter) if head else None
     budget = TOKENS[model.device.type != "cpu"]
     order = sorted(range(len(prompts)), key=lambda i: len(prompts[i]))
@@ -93,14 +93,14 @@ def parts(model: LanguageModel, prompts: Sequence[Sequence[int]], adapter: bool)
 def _head(model: LanguageModel, ids: tuple[int, ...], adapter: bool) -> DynamicCache:
     """Keys and values of a common head, of one row; those of the frozen base are kept."""
     key = (model.device, ids)
-    if (known := model.heads.get(key)) is not None and not adapter:
-        return known
-    tokens = torch.tensor([ids], device=model.device)
-    cache = model.hidden(tokens, torch.ones_like(tokens), adapter, DynamicCache()).cache
-    assert cache is not None
+    cache = None if adapter else model.heads.pop(key, None)
+    if cache is None:
+        tokens = torch.tensor([ids], device=model.device)
+        cache = model.hidden(tokens, torch.ones_like(tokens), adapter, DynamicCache()).cache
+        assert cache is not None
     if not adapter:
         model.heads[key] = cache
-        if len(model.heads) > MOST_HEADS:
+        if len(model.heads) > MOST_HEADS:  # the one that was not used for longest
             del model.heads[next(iter(model.heads))]
     return cache
 
@@ -123,8 +123,7 @@ def prefill(
     for row, prompt in enumerate(prompts):
         copies.setdefault(tuple(prompt[:-1]), []).append(row)
     texts = list(copies)
-    rows = pad_left(prompts, model.pad_id, model.device, common_head(model, texts))
-    total = rows.ids.shape[1] - 1
+    total = max(map(len, texts))
     whole = DynamicCache()
     for part in parts(model, texts, adapter):
         source = [i for i, text in enumerate(part.rows) for _ in copies[texts[text]]]
@@ -134,7 +133,7 @@ def prefill(
                 whole.layers.append(Roomy(keys, values, len(prompts), total, room))
             layer = cast(Roomy, whole.layers[number])
             layer.put(target, keys[source], values[source], part.head, part.width)
-    return rows, whole
+    return pad_left(prompts, model.pad_id, model.device, part.head), whole
 
 
 class Roomy(DynamicLayer):

@@ -158,16 +158,16 @@ def token_logprobs(
     """
 
     def part(states: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
-        picked = _Picked.apply(model.output(states), targets, temperature, with_entropy)  # type: ignore[no-untyped-call]
-        return cast(tuple[Tensor, Tensor], picked)
+        both = _Picked.apply(model.output(states), targets, temperature, with_entropy)  # type: ignore[no-untyped-call]
+        return cast(tuple[Tensor, Tensor], both)
 
     chunk = max(1, max_logits // model.vocabulary)
     again = torch.is_grad_enabled() and tokens.numel() > chunk
-    parts = [
+    picked = [
         checkpoint(part, states, targets, use_reentrant=False) if again else part(states, targets)
         for states, targets in zip(hidden.flatten(0, 1).split(chunk), tokens.flatten().split(chunk), strict=True)
     ]
-    logprobs, entropy = (torch.cat(column).view_as(tokens) for column in zip(*parts, strict=True))
+    logprobs, entropy = (torch.cat(column).view_as(tokens) for column in zip(*picked, strict=True))
     return logprobs, entropy
 
 

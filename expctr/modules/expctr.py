@@ -85,6 +85,16 @@ class ExpCTRModule(L.LightningModule):
         return self.entry.stage == "ctr" and self.entry.iteration == self._stopped_in
 
     @property
+    def trains_ctr(self) -> bool:
+        """Is a CTR stage under way?"""
+        return self.trainer.state.fn == "fit" and self.entry.stage == "ctr"
+
+    @property
+    def writes_validation(self) -> bool:
+        """Are explanations of the validation rows written now?"""
+        return not self.trains_ctr or (self.entry.step == 0 and bool(self.store.latest))
+
+    @property
     def data(self) -> Any:
         """The data module."""
         return self.trainer.datamodule  # type: ignore[attr-defined]
@@ -344,17 +354,11 @@ class ExpCTRModule(L.LightningModule):
         """In the policy's stages explanations are written anew, greedily; for the CTR stage once, at its start, by
         sampling, as those were that it trains on.
         """
-        if self.trainer.state.fn == "fit" and self.entry.stage == "ctr":
+        if self.trains_ctr:
             if not self.ctr_stopped:
                 self._validate_ctr(batch)
         else:
             self._keep(batch, **self._compare(batch))
-
-    @property
-    def writes_validation(self) -> bool:
-        """Are explanations of the validation rows written now?"""
-        in_ctr = self.trainer.state.fn == "fit" and self.entry.stage == "ctr"
-        return not in_ctr or (self.entry.step == 0 and bool(self.store.latest))
 
     def _validate_ctr(self, batch: Batch) -> None:
         columns: dict[str, Any] = {}
@@ -389,7 +393,7 @@ class ExpCTRModule(L.LightningModule):
         if "s_u" in columns:
             rewards = alignment(torch.tensor(columns["s_u"]), labels, self.explainer.reward.metric)
             self._log({"val/reward_lc": float(rewards.mean()), "val/s_u_above_half": _share_above(columns["s_u"])})
-        if self.trainer.state.fn == "fit" and self.entry.stage == "ctr":
+        if self.trains_ctr:
             self._stop_early(metrics)
 
     def _stop_early(self, metrics: dict[str, dict[str, float]]) -> None:

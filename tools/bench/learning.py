@@ -36,7 +36,8 @@ from expctr.modules.expctr import ExpCTRModule
 from expctr.seeding import seed_of
 
 CONFIG = yaml.safe_load((HERE / "learning.yaml").read_text())
-LC_EPOCHS: dict[Rule, int] = {"easy": 3, "harder": 5}
+LC_EPOCHS: dict[Rule, int] = {"easy": CONFIG["stages"]["lc_epochs"], "harder": 5}
+"""Passes of the LC stage."""
 USERS = 20_000
 """Samples of a world: 12,800 to train on, 2,000 to validate and 5,200 to test."""
 LLM, AUG, CTR = "ExpCTR-LLM", "ExpCTR-Aug", "DeepFM"
@@ -122,7 +123,7 @@ def shuffle(out: Path, rule: Rule, seed: int) -> None:
 
 
 def figures(out: Path, rule: Rule, seed: int) -> dict[str, float]:
-    """What came out in one world with one seed; seconds are those of fit and test, on one thread."""
+    """What came out in one world with one seed; seconds are those of fit and test, and of the LC batches alone."""
     folder = out / f"{rule}-{seed}"
     main, known = folder / "main", best(out, rule, seed)
     found = {
@@ -138,6 +139,8 @@ def figures(out: Path, rule: Rule, seed: int) -> dict[str, float]:
         "auc_aug_exchanged": auc(main, EXCHANGED),
     }
     found["share_of_best"] = (found["auc_llm"] - found["auc_before"]) / (known["llm"] - found["auc_before"])
+    greedy = pl.read_parquet(main / "explanations" / "test.parquet")["text"]
+    found["names_town"] = float(greedy.str.contains("for the town").mean() or 0)
     if rule == "easy":
         still, shuffled = folder / "still", folder / SHUFFLED / "run"
         written = pl.read_parquet(still / "explanations" / "test.parquet")
@@ -148,7 +151,8 @@ def figures(out: Path, rule: Rule, seed: int) -> dict[str, float]:
             "auc_llm_shuffled": auc(shuffled, LLM),
             "auc_aug_shuffled": auc(shuffled, AUG),
         }
-    return found | {"seconds": seconds(main)}
+    in_lc = sum(value for _, value in curve(main, "lc/seconds_all"))
+    return found | {"seconds_lc": in_lc, "seconds": seconds(main)}
 
 
 def controls(seeds: Sequence[dict[str, float]]) -> dict[str, bool]:

@@ -28,7 +28,6 @@ from jobs import curve
 from transformers import AutoConfig
 from turns import ROOT, Worker, install
 
-from expctr.data.batch import Nouns
 from expctr.data.datamodules import MovieLensDataModule
 from expctr.llm.base import LLMOptions, load_base, load_tokenizer, resolve_dtype
 from expctr.llm.prompts import PromptOptions, Prompts
@@ -63,9 +62,7 @@ def prepare() -> float:
     data.setup()
     table, tokenizer = data.table("train"), load_tokenizer(LLMOptions(str(MODEL)))
     options = yaml.safe_load(CONFIG.read_text())["model"]["init_args"]["explainer"]["prompts"]
-    ids = Prompts(tokenizer, PromptOptions(**options), Nouns("movie", "movies", "viewer", "viewing")).explanation(
-        table.texts
-    )
+    ids = Prompts(tokenizer, PromptOptions(**options), data.nouns).explanation(table.texts)
     prompts = [tokenizer.decode(row) for row in ids]
     assert tokenizer(prompts).input_ids == ids, "TRL would read other prompts"
     rows = [
@@ -77,8 +74,7 @@ def prepare() -> float:
 
 
 def fit_command(scope: str, passes: int, folder: Path) -> list[object]:
-    """`expctr fit`, the LC stage alone, in an empty folder."""
-    shutil.rmtree(folder, ignore_errors=True)
+    """`expctr fit`, the LC stage alone."""
     explainer = "model.init_args.explainer"
     options = {
         "config": CONFIG,
@@ -148,6 +144,8 @@ def main() -> None:
     commands = {name: fit_command(scope, passes, FOLDER / name) for name, (scope, passes) in FITS.items()}
     commands[TRL] = trl
     path = {"PYTHONPATH": str(PEERS)}
+    for name in asked.only:  # of an earlier call
+        shutil.rmtree(FOLDER / name, ignore_errors=True)
     workers = [Worker(name, commands[name], FOLDER, asked.threads, path if name == TRL else {}) for name in asked.only]
     for number in range(-1, asked.batches):
         for worker in workers:

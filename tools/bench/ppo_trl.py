@@ -14,12 +14,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import yaml
 from datasets import Dataset
 from datasets.table import InMemoryTable
 from peft import LoraConfig
 from transformers import AutoModelForCausalLM, AutoTokenizer, TrainerCallback
 from trl import RLOOConfig, RLOOTrainer
-from turns import channel
+from turns import ROOT, channel
 
 from expctr.data.batch import Nouns, SampleText
 from expctr.llm.base import resolve_dtype
@@ -56,7 +57,8 @@ def main() -> None:
     rows = json.loads(Path(sys.argv[2]).read_text())
     tokenizer = AutoTokenizer.from_pretrained(folder, padding_side="left")
     model = AutoModelForCausalLM.from_pretrained(folder, dtype=resolve_dtype("auto"))
-    written = Prompts(tokenizer, PromptOptions(), Nouns("movie", "movies", "viewer", "viewing"))
+    options = yaml.safe_load((ROOT / "configs/smollm2.yaml").read_text())["model"]["init_args"]["explainer"]["prompts"]
+    written = Prompts(tokenizer, PromptOptions(**options), Nouns("movie", "movies", "viewer", "viewing"))
     yes, no = (tokenizer(word, add_special_tokens=False).input_ids[0] for word in ("Yes", "No"))
 
     def reward(completions: list[str], target: list[str], label: list[float], **_: Any) -> list[float]:
