@@ -15,6 +15,7 @@ from lightning.pytorch.loggers import TensorBoardLogger
 from rich.console import Console
 from rich.markup import escape
 
+from expctr.ctr.zoo import ZOO
 from expctr.data.datamodules import RatingsDataModule
 from expctr.errors import UserError
 from expctr.evaluation.alarms import Alarms
@@ -50,6 +51,9 @@ class Parser(LightningArgumentParser):
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
         """Report it as every other error is."""
+        unknown = re.search(r"Expected a dot import path string: (\w+)", message)
+        if unknown and "backbone" in message:
+            raise UserError(f"backbone: no CTR model is called {unknown[1]!r}; there are {', '.join(ZOO)}") from ex
         raise UserError(_brief(message)) from ex
 
 

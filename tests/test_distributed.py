@@ -2,6 +2,7 @@
 
 import os
 import socket
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -13,7 +14,9 @@ from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.tensor import DTensor
 
 from expctr import distributed
+from expctr.ctr.zoo import DeepFM
 from expctr.data.batch import Batch
+from expctr.data.features import Vocabulary
 from expctr.modules.ctr import CTROptions, DeepFMTextModule
 
 
@@ -32,8 +35,9 @@ def share(batch: Batch, text: Tensor, rank: int, ranks: int) -> tuple[Batch, Ten
 
 
 def train(rank: int, ranks: int) -> dict[str, Tensor]:
-    module = DeepFMTextModule(CTROptions(mlp=(8, 4), dropout=0.0, oov_rate=0.0, crossfit=2))
-    module.build({"user": 9, "target": 9}, {}, text_dim=4)
+    backbone = partial(DeepFM, mlp=(8, 4), dropout=0.0, oov_rate=0.0)
+    module = DeepFMTextModule(backbone, CTROptions(crossfit=2))
+    module.build(Vocabulary({"user": 9, "target": 9}), text_dim=4)
     if ranks > 1:
         module.shard(init_device_mesh("cpu", (ranks,)))
     whole = rows()

@@ -77,9 +77,7 @@ class FieldEmbeddings(nn.Module):
         self._check(index, widths.to(index.device))
 
         there = index != PADDING
-        if self.training and self.oov_rate > 0:
-            replaced = (torch.rand(index.shape, device=index.device) < self.oov_rate) & there
-            index = index.masked_fill(replaced, UNSEEN)
+        index = self._hide(index)
         offset = torch.tensor([self._start[name] for name in self.names]).repeat_interleave(widths)
         rows = (index + offset.to(index.device))[there]  # padding is never looked up, most of a history's columns
 
@@ -88,6 +86,33 @@ class FieldEmbeddings(nn.Module):
         bags = before.index_select(1, first).flatten()  # where each field of each sample starts among `rows`
         pooled = F.embedding_bag(rows, self.weight, bags, mode="mean")
         return pooled.view(len(index), len(self.names), self.weight.shape[1])
+
+    def look_up(self, name: str, index: Tensor) -> Tensor:
+        """Vectors of one field's values, without pooling.
+
+        Args:
+            name: the field.
+            index: int64 `[...]`, 0 as padding.
+
+        Returns:
+            `[..., dim]`, zeros at padding.
+
+        Raises:
+            IndexError: an index lies outside the field's table.
+        """
+        limit = self._size[name]
+        if bool(((index < 0) | (index >= limit)).any()):
+            raise IndexError(f"field {name!r} holds index {int(index.max())}, but its table has {limit} rows")
+        index = self._hide(index)
+        rows = torch.where(index == PADDING, PADDING, index + self._start[name])
+        return F.embedding(rows, self.weight, padding_idx=PADDING)
+
+    def _hide(self, index: Tensor) -> Tensor:
+        """While training, some values as if they were unknown."""
+        if not self.training or self.oov_rate == 0:
+            return index
+        hidden = (torch.rand(index.shape, device=index.device) < self.oov_rate) & (index != PADDING)
+        return index.masked_fill(hidden, UNSEEN)
 
     def _check(self, index: Tensor, per_column: Tensor) -> None:
         """Without this an index too large would quietly read the next field's rows."""
@@ -98,3 +123,30 @@ class FieldEmbeddings(nn.Module):
             name = self.names[int((per_column.cumsum(0) <= column).sum())]
             found = int(index[:, column][wrong[:, column]][0])
             raise IndexError(f"field {name!r} holds index {found}, but its table has {self._size[name]} rows")
+
+
+class HistoryVectors(nn.Module):
+    """A history in its order: each item's vector, plus one that says whether it was liked (zeros at first).
+
+    Args:
+        dim: length of the vectors.
+    """
+
+    def __init__(self, dim: int) -> None:
+        super().__init__()
+        self.marks = nn.Embedding(3, dim, padding_idx=PADDING)
+        nn.init.zeros_(self.marks.weight)
+
+    def forward(self, fields: FieldEmbeddings, features: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
+        """Look up.
+
+        Args:
+            fields: holds the items' vectors, as its field `target`.
+            features: with `history` (items, oldest first, padded with 0 at the end) and `history_liked` (1 for
+                disliked, 2 for liked), int64 `[batch, history]`.
+
+        Returns:
+            Vectors `[batch, history, dim]`, zeros at padding, and the lengths `[batch]`.
+        """
+        items = features["history"]
+        return fields.look_up("target", items) + self.marks(features["history_liked"]), (items != PADDING).sum(1)

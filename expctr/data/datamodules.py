@@ -107,8 +107,8 @@ class RatingsDataModule(L.LightningDataModule):
             seed: seed of the order of training batches (of the samples: `samples.seed`).
             cache_dir: where prepared samples are kept; default `~/.cache/expctr`.
             paper_dataset: whose rows of the paper's Table 1 `test` shows beside ours; null for none.
-            fields: what the CTR models see, of `user`, `target`, the histories `liked` and `disliked`, and the side
-                features `user_*` and `target_*`; null for all there are.
+            fields: what the CTR models see, of `user`, `target`, the histories `liked` and `disliked` (as sets) and
+                `history` (both in their order), and the side features `user_*` and `target_*`; null for all there are.
         """
         super().__init__()
         self.path = path

@@ -1,38 +1,58 @@
 """Vocabularies of the CTR models' fields: fitted on training rows, saved in the checkpoint, ready for the unseen."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 import polars as pl
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from expctr.errors import UserError
 
+Ints = NDArray[np.int64]
 PADDING, UNSEEN, FIRST = 0, 1, 2
 """Index 0 pads lists, 1 stands for every value that training rows do not hold, values start at 2."""
 
 _SHARES = {"liked": "target", "disliked": "target"}
+_HISTORY = "history"
 _BUCKET = 5  # integers (year, age) are counted in fives: "1995" is 1995 to 1999
+
+
+@dataclass(frozen=True)
+class Vocabulary:
+    """What a CTR model has to know of the data that it is built for."""
+
+    sizes: Mapping[str, int]
+    """Rows of each field's embedding table, padding and unseen included."""
+    shares: Mapping[str, str] = field(default_factory=dict)
+    """Field -> the field whose table it shares; such a field is still one of its own."""
+    history: int = 0
+    """The longest history in order, the width of `history` and `history_liked` in batches; 0 where they have none."""
 
 
 class Features:
     """Turns samples into index tensors.
 
     Fields are `user`, `target`, the histories `liked` and `disliked` (lists, which share the vocabulary of `target`),
-    and the side features `user_*` and `target_*` that hold a value in some training row; or some of these.
+    and the side features `user_*` and `target_*` that hold a value in some training row; or some of these. Beside the
+    fields stands the history in its order, for models that read it so: `history` holds items as `target` does, oldest
+    first, and `history_liked` says of each whether it was liked.
     """
 
-    def __init__(self, vocabularies: Mapping[str, list[str]], lists: list[str]) -> None:
+    def __init__(self, vocabularies: Mapping[str, list[str]], lists: list[str], history: int = 0) -> None:
         """Takes fitted vocabularies; see `fit`.
 
         Args:
             vocabularies: by field, its values in the order of their indices.
             lists: the fields that hold several values a row.
+            history: the longest history kept in order; 0 for none.
         """
         self.vocabularies = dict(vocabularies)
         self.lists = list(lists)
+        self.history = history
 
     @classmethod
     def fit(cls, samples: pl.DataFrame, fields: Sequence[str] | None = None) -> "Features":
@@ -52,14 +72,16 @@ class Features:
             "target": _distinct(train["target"], train["liked"], train["disliked"]),
         }
         vocabularies |= {c: values for c in side if (values := _distinct(train[c]))}
-        kept = [*vocabularies, *_SHARES] if fields is None else fields
-        if wrong := [name for name in kept if _SHARES.get(name, name) not in vocabularies.keys() & {*kept}]:
-            known = ", ".join([*vocabularies, *_SHARES])
+        owners = {**_SHARES, _HISTORY: "target"}
+        kept = [*vocabularies, *owners] if fields is None else fields
+        if wrong := [name for name in kept if owners.get(name, name) not in vocabularies.keys() & {*kept}]:
+            known = ", ".join([*vocabularies, *owners])
             raise UserError(
                 f"data.fields: {', '.join(wrong)} cannot be used. There are {known}; the histories need target"
             )
         lists = [*_SHARES, *(c for c in vocabularies if samples[c].dtype == pl.List(pl.String))]
-        return cls({c: v for c, v in vocabularies.items() if c in kept}, [c for c in lists if c in kept])
+        longest = int(train[_HISTORY].list.len().max() or 0) if _HISTORY in kept else 0  # type: ignore[arg-type]
+        return cls({c: v for c, v in vocabularies.items() if c in kept}, [c for c in lists if c in kept], longest)
 
     @classmethod
     def from_state(cls, state: Mapping[str, Any]) -> "Features":
@@ -68,7 +90,7 @@ class Features:
         Args:
             state: what `state_dict` gave.
         """
-        return cls(state["vocabularies"], state["lists"])
+        return cls(state["vocabularies"], state["lists"], state.get("history", 0))
 
     @property
     def fields(self) -> list[str]:
@@ -85,6 +107,11 @@ class Features:
         """Field -> the field whose embedding table it shares."""
         return {name: owner for name, owner in _SHARES.items() if name in self.lists}
 
+    @property
+    def vocabulary(self) -> Vocabulary:
+        """What a CTR model is built for."""
+        return Vocabulary(self.sizes, self.shares, self.history)
+
     def encode(self, samples: pl.DataFrame) -> dict[str, Tensor]:
         """Looks all fields up.
 
@@ -92,9 +119,19 @@ class Features:
             samples: rows of the table of `samples.make_samples`.
 
         Returns:
-            By field int64 `[rows]`, or `[rows, values]` for lists, padded with 0 to the longest.
+            By field int64 `[rows]`, or `[rows, values]` for lists, padded with 0 to the longest. Where there are
+            histories in order, `history` and `history_liked` `[rows, longest]`, the latest `longest` items, padded
+            with 0 at the end; `history_liked` is 2 for liked and 1 for disliked.
         """
-        return {name: self._encode(name, samples[name]) for name in self.fields}
+        encoded = {name: self._encode(name, samples[name]) for name in self.fields}
+        if self.history:
+            latest = samples.select(pl.col(_HISTORY, "history_liked").list.tail(self.history))
+            items = _look_up(latest[_HISTORY].explode(empty_as_null=False), _index(self.vocabularies["target"]))
+            marks = latest["history_liked"].explode(empty_as_null=False).to_numpy().astype(np.int64) + 1
+            lengths = latest[_HISTORY].list.len().to_numpy().astype(np.int64)
+            encoded[_HISTORY] = _padded(items, lengths, self.history)
+            encoded["history_liked"] = _padded(marks, lengths, self.history)
+        return encoded
 
     def encode_unknown(self, rows: int) -> dict[str, Tensor]:
         """The fields of people and items that are known by their titles alone: all unseen.
@@ -103,9 +140,12 @@ class Features:
             rows: how many.
 
         Returns:
-            As `encode`; lists have one value.
+            As `encode`; lists have one value, and histories in order have none.
         """
-        return {name: torch.full((rows, 1) if name in self.lists else (rows,), UNSEEN) for name in self.fields}
+        unknown = {name: torch.full((rows, 1) if name in self.lists else (rows,), UNSEEN) for name in self.fields}
+        if self.history:
+            unknown |= {name: torch.full((rows, self.history), PADDING) for name in (_HISTORY, "history_liked")}
+        return unknown
 
     def check_same(self, other: "Features") -> None:
         """Checks that two fits agree, as the data of a run and its checkpoint must.
@@ -127,7 +167,8 @@ class Features:
 
     def state_dict(self) -> dict[str, Any]:
         """Plain lists and strings, for a checkpoint that is loaded with `weights_only`."""
-        return {"vocabularies": {k: list(v) for k, v in self.vocabularies.items()}, "lists": list(self.lists)}
+        vocabularies = {name: list(values) for name, values in self.vocabularies.items()}
+        return {"vocabularies": vocabularies, "lists": list(self.lists), "history": self.history}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Takes over the vocabularies of a checkpoint.
@@ -136,17 +177,22 @@ class Features:
             state: what `state_dict` gave.
         """
         self.vocabularies, self.lists = dict(state["vocabularies"]), list(state["lists"])
+        self.history = state.get("history", 0)
 
     def _encode(self, name: str, values: pl.Series) -> Tensor:
         index = _index(self.vocabularies[_SHARES.get(name, name)])
         if name not in self.lists:
             return torch.from_numpy(_look_up(values, index))
-        length = values.list.len().fill_null(0).to_numpy().astype(np.int64)
-        padded = np.full((values.len(), max(1, length.max(initial=0))), PADDING, dtype=np.int64)
-        row = np.repeat(np.arange(values.len()), length)
-        column = np.arange(row.size) - np.repeat(np.cumsum(length) - length, length)
-        padded[row, column] = _look_up(values.explode(empty_as_null=False, keep_nulls=False), index)
-        return torch.from_numpy(padded)
+        lengths = values.list.len().fill_null(0).to_numpy().astype(np.int64)
+        found = _look_up(values.explode(empty_as_null=False, keep_nulls=False), index)
+        return _padded(found, lengths, max(1, lengths.max(initial=0)))
+
+
+def _padded(values: Ints, lengths: Ints, width: int) -> Tensor:
+    """Rows of different lengths, one after the other in `values`, as `[rows, width]` with 0 after each one's end."""
+    padded = np.full((lengths.size, width), PADDING, dtype=np.int64)
+    padded[np.arange(width) < lengths[:, None]] = values
+    return torch.from_numpy(padded)
 
 
 def _strings(values: pl.Series) -> pl.Series:
@@ -166,7 +212,7 @@ def _index(values: list[str]) -> pl.DataFrame:
     )
 
 
-def _look_up(values: pl.Series, index: pl.DataFrame) -> np.ndarray[Any, np.dtype[np.int64]]:
+def _look_up(values: pl.Series, index: pl.DataFrame) -> Ints:
     found = (
         _strings(values)
         .cast(pl.String)

@@ -12,7 +12,7 @@ import polars as pl
 from expctr.data.report import PrepareReport
 from expctr.data.samples import SampleOptions
 
-_FORMAT = 1  # raise it when a reader or make_samples changes what it returns
+_FORMAT = 2  # raise it when a reader or make_samples changes what it returns
 
 
 def cached_samples(

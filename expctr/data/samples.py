@@ -83,7 +83,8 @@ def make_samples(
     Returns:
         One row a sample, in the order train, val, test, and what became of the raw rows. Columns: `sample` int64 from
         0, `split`, `user`, `target`, `target_title`, `liked`, `disliked`, `liked_titles`, `disliked_titles` (lists,
-        oldest first), `label` int8, `rating`, `timestamp`, `review`, and side features as `user_*` and `target_*`.
+        oldest first), `history` and `history_liked` (ids of both lists in one, and which of them are liked), `label`
+        int8, `rating`, `timestamp`, `review`, and side features as `user_*` and `target_*`.
 
     Raises:
         DataError: a bad row (`on_bad_row: error`), no timestamps to order by, or a split without samples.
@@ -349,6 +350,11 @@ def _assemble(
         lists_of = lists.agg(pl.col("item").alias(name), pl.col("title").alias(f"{name}_titles"))
         empty = [pl.col(c).fill_null(pl.lit([], pl.List(pl.String))) for c in (name, f"{name}_titles")]
         targets = targets.join(lists_of, on="sample", how="left", maintain_order="left").with_columns(empty)
+    in_order = history.group_by("sample").agg(history="item", history_liked="by")
+    targets = targets.join(in_order, on="sample", how="left", maintain_order="left").with_columns(
+        pl.col("history").fill_null(pl.lit([], pl.List(pl.String))),
+        pl.col("history_liked").fill_null(pl.lit([], pl.List(pl.Boolean))),
+    )
     outcome = events[rows].select(_liked(options).cast(pl.Int8).alias("label"), "rating", "timestamp")
     targets = pl.concat([targets, outcome], how="horizontal")
     return targets.join(side.drop("target_title"), on="target", how="left", maintain_order="left")

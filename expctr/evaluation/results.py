@@ -113,7 +113,7 @@ class ResultWriter(Callback):
         if isinstance(pl_module, CTRModule):
             rows = self._gather()
             if trainer.is_global_zero:
-                scores = {pl_module.backbone: _tensor(rows["score"].to_list())}
+                scores = {pl_module.name: _tensor(rows["score"].to_list())}
                 table = _table(trainer, scores, rows["label"].to_list())
                 _show(trainer, replace(table, systems={name: table.systems[name] for name in scores}))
             return

@@ -1,7 +1,7 @@
 """The ID-based CTR model, with explanations or without, alone or as a part of ExpCTR."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, cast
 
@@ -12,12 +12,12 @@ from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor, nn
 from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict, set_model_state_dict
 from torch.distributed.device_mesh import DeviceMesh
-from torch.distributed.fsdp import fully_shard
+from torch.distributed.fsdp import fully_shard, register_fsdp_forward_method
 from torch.nn import functional as F
 
-from expctr.ctr.zoo import BackboneOptions, CTRBackbone, build
+from expctr.ctr.zoo import CTRBackbone, DeepFM
 from expctr.data.batch import Batch
-from expctr.data.features import Features
+from expctr.data.features import Features, Vocabulary
 from expctr.distributed import all_gather_rows, all_sum, rank, world_size
 from expctr.errors import check_range
 from expctr.metrics import ctr_metrics
@@ -29,9 +29,14 @@ TOO_FAST = "Lower the CTR model's learning rate (options.lr)"
 _WHOLE = StateDictOptions(full_state_dict=True)  # unsharded tensors in and out, also under FSDP2
 
 
+MakeBackbone = Callable[[Vocabulary, int], CTRBackbone]
+"""Makes a model of the zoo for the data's vocabulary and the length of the text vectors (0: without text): such a class
+itself, or in a config its name and options."""
+
+
 @dataclass(frozen=True)
-class CTROptions(BackboneOptions):
-    """The shape of a CTR model and how it is trained."""
+class CTROptions:
+    """How a CTR model is trained."""
 
     lr: float = 1e-3
     """Adam's learning rate."""
@@ -48,7 +53,6 @@ class CTROptions(BackboneOptions):
     """Validations without improvement until training stops; the best weights are restored."""
 
     def __post_init__(self) -> None:
-        super().__post_init__()
         check_range("ctr.options", self, lr=(0, math.inf), weight_decay=(0, math.inf), text_dropout=(0, 1))
         check_range("ctr.options", self, crossfit=(1, math.inf), patience=(1, math.inf))
 
@@ -108,37 +112,41 @@ class CTRModule(L.LightningModule):
     vectors, calls `loss`, `score` and `best`, and does the logging: these methods log nothing and return plain values.
 
     Args:
-        backbone: the model's name in `expctr.ctr.zoo`.
-        options: its shape and how it is trained.
+        backbone: the model, one of `expctr.ctr.zoo`.
+        options: how it is trained.
     """
 
-    def __init__(self, backbone: str = "DeepFM", options: CTROptions = _DEFAULTS) -> None:
+    def __init__(self, backbone: MakeBackbone = DeepFM, options: CTROptions = _DEFAULTS) -> None:
         super().__init__()
         self.backbone, self.options = backbone, options
         self.backbones = nn.ModuleList()
         self.best = BestWeights(self.backbones, options.monitor == "auc", options.patience)
-        self._vocabulary: tuple[Mapping[str, int], Mapping[str, str], int] = ({}, {}, 0)
+        self._built_for = Vocabulary({}), 0
         self._scored: list[tuple[Tensor, Tensor]] = []
 
     def configure_model(self) -> None:
         """Build for the data module's vocabularies, unless `build` was called before."""
         if len(self.backbones) == 0:
-            features = self.trainer.datamodule.features  # type: ignore[attr-defined]
-            self.build(features.sizes, features.shares, seed=self.trainer.datamodule.seed)  # type: ignore[attr-defined]
+            data = self.trainer.datamodule  # type: ignore[attr-defined]
+            self.build(data.features.vocabulary, seed=data.seed)
             if self.device_mesh is not None:
                 self.shard(self.device_mesh["data_parallel"])
 
-    def build(self, sizes: Mapping[str, int], shares: Mapping[str, str], text_dim: int = 0, seed: int = 0) -> None:
+    @property
+    def name(self) -> str:
+        """What the built model is called."""
+        return type(self.backbones[0]).__name__
+
+    def build(self, vocabulary: Vocabulary, text_dim: int = 0, seed: int = 0) -> None:
         """Make the model (all `crossfit` of them).
 
         Args:
-            sizes: rows of each field's table, among them 0 (padding) and 1 (OOV).
-            shares: fields that read another field's table.
+            vocabulary: the data's.
             text_dim: length of the text vectors z; 0 for a model without text.
             seed: of the initial weights, and of dropout where the module trains alone.
         """
         self._seed = seed
-        self._vocabulary = sizes, shares, text_dim
+        self._built_for = vocabulary, text_dim
         self.backbones.extend(self._fresh())
 
     def reset(self, optimizer: torch.optim.Optimizer | None = None) -> None:
@@ -156,10 +164,9 @@ class CTRModule(L.LightningModule):
 
     def _fresh(self) -> list[CTRBackbone]:
         models: list[CTRBackbone] = []
-        sizes, shares, text_dim = self._vocabulary
         for fold in range(self.options.crossfit):
             with first_weights(self._seed + fold):
-                models.append(build(self.backbone, sizes, shares, self.options, text_dim))
+                models.append(self.backbone(*self._built_for))
         return models
 
     def optimizer(self) -> torch.optim.Adam:
@@ -175,6 +182,7 @@ class CTRModule(L.LightningModule):
         for backbone in self.backbones:
             # FSDP2 leaves a root unsharded after a forward without backward, where no state dict can be loaded.
             fully_shard(backbone, mesh=mesh, reshard_after_forward=True)
+            register_fsdp_forward_method(backbone, "penalty")
 
     def forward(self, features: Mapping[str, Tensor], text: Tensor | None = None) -> Tensor:
         """Every cross-fitted model's logits, `[crossfit, batch]`; arguments as for `CTRBackbone`."""
@@ -206,11 +214,13 @@ class CTRModule(L.LightningModule):
             text = text * shown
         folds = self.options.crossfit
         total, by_row = torch.zeros((), device=batch.label.device), torch.zeros_like(batch.label)
-        for fold, backbone in enumerate(self.backbones):
+        for fold, backbone in enumerate(cast("list[CTRBackbone]", self.backbones)):
             rows = batch.sample % folds != fold if folds > 1 else slice(None)  # all of them, without a copy
             features = {name: values[rows] for name, values in batch.features.items()}
             logits = backbone(features, None if text is None else text[rows])
             losses = F.binary_cross_entropy_with_logits(logits, batch.label[rows], reduction="none")
+            if (penalty := backbone.penalty(features)) is not None:
+                losses = losses + penalty
             count = torch.tensor(len(losses), device=losses.device)
             total = total + losses.sum() / all_sum(count).clamp_min(1)
             by_row[rows] += losses.detach()
@@ -330,8 +340,11 @@ class DeepFMTextModule(CTRModule):
     """DeepFM, the paper's CTR model (5.1): alone the DeepFM row of its Table 1, with explanations ExpCTR-Aug's.
 
     Args:
-        options: its shape and how it is trained.
+        backbone: DeepFM's options.
+        options: how it is trained.
     """
 
-    def __init__(self, options: CTROptions = _DEFAULTS) -> None:
-        super().__init__("DeepFM", options)
+    def __init__(
+        self, backbone: Callable[[Vocabulary, int], DeepFM] = DeepFM, options: CTROptions = _DEFAULTS
+    ) -> None:
+        super().__init__(backbone, options)

@@ -115,8 +115,8 @@ class ExpCTRModule(L.LightningModule):
             return
         features = self.data.features
         self.explainer.build(self.data.nouns, self.seed)
-        self.ctr.build(features.sizes, features.shares, self.encoder.dim, self.seed)
-        self.baseline.build(features.sizes, features.shares, seed=self.seed)
+        self.ctr.build(features.vocabulary, self.encoder.dim, self.seed)
+        self.baseline.build(features.vocabulary, seed=self.seed)
         if self.device_mesh is not None:
             mesh = self.device_mesh["data_parallel"]
             shard(self.explainer.model, self.explainer.value_head, mesh)

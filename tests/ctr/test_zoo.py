@@ -1,26 +1,27 @@
 """The zoo: DeepFM's terms, and the explanation's place in any model."""
 
-import dataclasses
 from itertools import combinations
+from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from expctr.ctr.zoo import BackboneOptions, CTRBackbone, build
+from expctr.ctr.zoo import DeepFM
 from expctr.ctr.zoo.base import Dropout
 from expctr.ctr.zoo.deepfm import pairwise_interactions
+from expctr.data.features import Vocabulary
 from expctr.metrics import ctr_metrics
 
 SIZES = {"user": 22, "target": 22, "genres": 6}
-SHARES = {"liked": "target"}
+VOCABULARY = Vocabulary(SIZES, {"liked": "target"})
 TEXT = 12
 
 
-def model(text_dim: int = TEXT, seed: int = 0, **options: object) -> CTRBackbone:
+def model(text_dim: int = TEXT, seed: int = 0, **options: Any) -> DeepFM:
     torch.manual_seed(seed)
-    return build("DeepFM", SIZES, SHARES, BackboneOptions(**options), text_dim)
+    return DeepFM(VOCABULARY, text_dim, **options)
 
 
 def features(batch: int = 6) -> dict[str, Tensor]:
@@ -41,11 +42,6 @@ def test_interactions_are_the_sum_over_all_pairs():
     vectors = torch.randn(4, 5, 3, dtype=torch.float64)
     pairs = [(vectors[:, i] * vectors[:, j]).sum(-1) for i, j in combinations(range(5), 2)]
     torch.testing.assert_close(pairwise_interactions(vectors), torch.stack(pairs).sum(0))
-
-
-def test_an_unknown_model_is_answered_with_the_known_ones():
-    with pytest.raises(ValueError, match="'DeepFFM'; there are DeepFM"):
-        build("DeepFFM", SIZES, SHARES, BackboneOptions())
 
 
 @pytest.mark.parametrize("fuse", ["input", "last"])
@@ -93,8 +89,9 @@ def test_options_reach_the_model():
     assert built.fields.weight.shape == (1 + 21 + 21 + 5, 4 + 1)
     assert [layer.x.out_features for layer in built.deep.layers] == [8, 6]
     assert built.fields.oov_rate == 0
-    with pytest.raises(dataclasses.FrozenInstanceError):
-        built.options.dropout = 0.1
+    assert built.deep.layers[0].dropout.p == 0.5
+    with pytest.raises(ValueError, match=r"DeepFM\.dropout must be from 0 to 1, not 2"):
+        model(dropout=2)
 
 
 def test_deepfm_learns_an_interaction_that_no_single_field_shows():

@@ -53,7 +53,8 @@ def test_movielens_end_to_end(tmp_path: Path, capsys: pytest.CaptureFixture[str]
     assert [data.rows(split).height for split in ("train", "val", "test")] == [16, 2, 2]
     batch = data.table("train").batch([0, 1])
     assert batch.texts[0].target.startswith("Movie ")
-    assert set(batch.features) == {"user", "target", "target_year", "target_genres", "liked", "disliked"}
+    fields = {"user", "target", "target_year", "target_genres", "liked", "disliked"}
+    assert set(batch.features) == {*fields, "history", "history_liked"}
     assert data.nouns.items == "movies"
 
 

@@ -9,21 +9,25 @@ import torch
 
 from expctr.data.batch import SampleText
 from expctr.data.dataset import SampleTable
-from expctr.data.features import Features
+from expctr.data.features import Features, Vocabulary
 
 
 def samples() -> pl.DataFrame:
     rows: list[dict[str, Any]] = [
         {"split": "train", "user": "a", "target": "x", "liked": ["y"], "disliked": [], "user_age": 24,
-         "target_genres": ["Drama", "War"], "target_title": "X", "label": 1},
+         "target_genres": ["Drama", "War"], "target_title": "X", "label": 1,
+         "history": ["y"], "history_liked": [True]},
         {"split": "train", "user": "b", "target": "y", "liked": [], "disliked": ["z", "x"], "user_age": None,
-         "target_genres": [], "target_title": "Y", "label": 0},
+         "target_genres": [], "target_title": "Y", "label": 0,
+         "history": ["z", "x"], "history_liked": [False, False]},
         {"split": "test", "user": "c", "target": "w", "liked": ["x", "new", "z"], "disliked": ["y"], "user_age": 21,
-         "target_genres": ["War", "New"], "target_title": "W", "label": 1},
+         "target_genres": ["War", "New"], "target_title": "W", "label": 1,
+         "history": ["x", "y", "new", "z"], "history_liked": [True, False, True, True]},
     ]  # fmt: skip
     titles = [{"liked_titles": [t.upper() for t in row["liked"]], "disliked_titles": []} for row in rows]
     frame = pl.DataFrame([row | title for row, title in zip(rows, titles, strict=True)], infer_schema_length=None)
-    lists = [pl.col(c).cast(pl.List(pl.String)) for c in ("liked", "disliked", "target_genres", "disliked_titles")]
+    names = ("liked", "disliked", "target_genres", "disliked_titles", "history")
+    lists = [pl.col(c).cast(pl.List(pl.String)) for c in names]
     never = pl.lit(None, pl.String).alias("user_country")
     return frame.with_columns(*lists, never, sample=pl.Series([0, 1, 2], dtype=pl.Int64))
 
@@ -48,7 +52,11 @@ def test_hand_worked() -> None:
         "target_genres": [[2, 3], [0, 0], [3, 1]],
         "liked": [[3, 0, 0], [0, 0, 0], [2, 1, 4]],
         "disliked": [[0, 0], [4, 2], [3, 0]],
+        # training histories hold two at most, so of the four only the last two are read
+        "history": [[3, 0], [4, 2], [1, 4]],
+        "history_liked": [[2, 0], [1, 1], [2, 2]],
     }
+    assert features.vocabulary == Vocabulary(features.sizes, features.shares, history=2)
     assert all(values.dtype == torch.int64 for values in features.encode(samples()).values())
 
 
@@ -94,9 +102,8 @@ def test_table_slices_batches() -> None:
 def test_new_people_and_items_are_all_unseen() -> None:
     features = Features.fit(samples())
     table = SampleTable.from_texts([SampleText("A"), SampleText("B", ("C",))], features)
-    assert {name: values.unique().tolist() for name, values in table.features.items()} == {
-        name: [1] for name in features.fields
-    }
+    found = {name: values.unique().tolist() for name, values in table.features.items()}
+    assert found == {name: [1] for name in features.fields} | {"history": [0], "history_liked": [0]}
     shapes = {name: values.dim() for name, values in table.features.items()}
     assert shapes == {name: values.dim() for name, values in features.encode(samples()).items()}
     assert table.label.isnan().all()

@@ -246,6 +246,8 @@ def test_own_splits() -> None:
         ("train", "a", "3", ["1"], ["2"]),
         ("val", "a", "4", ["1"], ["2"]),
     ]
+    in_order = samples.filter(split="test", user="a").select("history", "history_liked").row(0)
+    assert in_order == (["1", "2"], [True, False])
     assert report.rows == 7
     assert report.samples_dropped == {"history shorter than min_history": 2}
     # A pair that is in train and in test is a test target, and no history entry.

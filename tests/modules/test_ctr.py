@@ -1,8 +1,10 @@
 """The CTR module: what it learns from, what it must not see, and that it repeats itself exactly."""
 
 import dataclasses
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import lightning as L
 import pytest
@@ -10,12 +12,13 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
-from expctr.ctr.zoo import BackboneOptions, build
+from expctr.ctr.zoo import DeepFM
 from expctr.data.batch import Batch
+from expctr.data.features import Vocabulary
 from expctr.metrics import ctr_metrics
 from expctr.modules.ctr import BestWeights, CTRModule, CTROptions, DeepFMTextModule
 
-SIZES, SHARES, TEXT = {"user": 12, "target": 12}, {"liked": "target", "disliked": "target"}, 8
+VOCABULARY, TEXT = Vocabulary({"user": 12, "target": 12}, {"liked": "target", "disliked": "target"}), 8
 
 
 def rows(count: int, seed: int = 0) -> Batch:
@@ -32,9 +35,12 @@ def take(batch: Batch, chosen: Tensor | slice) -> Batch:
     return Batch(batch.sample[chosen], batch.label[chosen], features)
 
 
-def module(text_dim: int = TEXT, seed: int = 0, **options: object) -> DeepFMTextModule:
-    made = DeepFMTextModule(CTROptions(mlp=(16, 8), **options))
-    made.build(SIZES, SHARES, text_dim, seed)
+def module(
+    text_dim: int = TEXT, seed: int = 0, dropout: float = 0.2, oov_rate: float = 0.02, **options: Any
+) -> DeepFMTextModule:
+    backbone = partial(DeepFM, mlp=(16, 8), dropout=dropout, oov_rate=oov_rate)
+    made = DeepFMTextModule(backbone, CTROptions(**options))
+    made.build(VOCABULARY, text_dim, seed)
     return made
 
 
@@ -62,7 +68,7 @@ def test_loss_is_the_mean_cross_entropy():
 
 def test_without_text_it_scores_as_the_model_that_has_none():
     made, batch = train(module(), rows(50), torch.randn(50, TEXT)), rows(20)
-    plain = build("DeepFM", SIZES, SHARES, BackboneOptions(mlp=(16, 8))).eval()
+    plain = DeepFM(VOCABULARY, mlp=(16, 8)).eval()
     plain.load_state_dict(made.backbones[0].state_dict(), strict=False)
     expected = plain(batch.features).sigmoid()
     assert torch.equal(made.score_without_text(batch), expected)
@@ -184,8 +190,6 @@ def test_the_row_for_unseen_ids_is_trained():
 def test_no_models_are_refused():
     with pytest.raises(ValueError, match="at least 1, not 0"):
         CTRModule(options=CTROptions(crossfit=0))
-    with pytest.raises(ValueError, match="there are DeepFM"):
-        CTRModule("FFM").build(SIZES, SHARES)
 
 
 @pytest.mark.parametrize(("higher", "values"), [(True, [0.5, 0.7, 0.6, float("nan")]), (False, [0.9, 0.5, 0.6, 0.7])])
@@ -214,8 +218,7 @@ def unpack(items: list[Batch]) -> Batch:
 
 class Data(L.LightningDataModule):
     features = SimpleNamespace(
-        sizes=SIZES,
-        shares=SHARES,
+        vocabulary=VOCABULARY,
         state_dict=lambda: {"vocabularies": {}, "lists": []},
         check_same=lambda other: None,
     )
@@ -254,7 +257,7 @@ def trainer(folder: Path, epochs: int) -> L.Trainer:
 
 @pytest.mark.filterwarnings("ignore")
 def test_it_trains_alone_stops_early_and_keeps_the_best(tmp_path: Path):
-    made = DeepFMTextModule(CTROptions(lr=1e-2, patience=2))
+    made = DeepFMTextModule(options=CTROptions(lr=1e-2, patience=2))
     run = trainer(tmp_path, epochs=30)
     seen: list[float] = []
     observe = made.best.update

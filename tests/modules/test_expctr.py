@@ -1,5 +1,6 @@
 """What the whole loop learns from and leaves alone, seen from inside one process."""
 
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -10,13 +11,14 @@ from lightning.pytorch.callbacks import Callback
 from running import ITEMS, World, amazon, expctr
 
 from expctr.ctr.text import EncoderOptions
+from expctr.ctr.zoo import DeepFM
 from expctr.data.datamodules import MovieLensDataModule
 from expctr.data.samples import SampleOptions
 from expctr.errors import BadRunError
 from expctr.llm.base import LLMOptions
 from expctr.llm.rollout import RolloutOptions
 from expctr.llm.scoring import LCOptions
-from expctr.modules.ctr import CTROptions, DeepFMTextModule
+from expctr.modules.ctr import CTRModule, CTROptions, DeepFMTextModule
 from expctr.modules.expctr import ExpCTRModule
 from expctr.modules.explainer import PPOExplainerModule
 from expctr.modules.options import PPOOptions
@@ -78,7 +80,7 @@ class Run:
                 lc=LCOptions(score="logit"),
                 ppo=PPOOptions(lr=1e-2, minibatch_size=4),
             ),
-            DeepFMTextModule(CTROptions(mlp=(8,), lr=1e-2)),
+            DeepFMTextModule(partial(DeepFM, mlp=(8,)), CTROptions(lr=1e-2)),
             EncoderOptions(path=str(world.folder / "llm")),
         )
         self.data = MovieLensDataModule(
@@ -138,8 +140,8 @@ def test_checkpoints_hold_what_was_trained_and_load_as_plain_tensors(run: Run) -
 
 def test_the_score_at_z_0_is_the_score_of_a_model_without_text(run: Run) -> None:
     batch = run.data.table("val").batch(range(12))
-    plain = DeepFMTextModule(run.module.ctr.options)
-    plain.build(run.data.features.sizes, run.data.features.shares)
+    plain = CTRModule(run.module.ctr.backbone, run.module.ctr.options)
+    plain.build(run.data.features.vocabulary)
     plain.load_state_dict(run.module.ctr.state_dict(), strict=False)
     without = run.module.ctr.score_without_text(batch)
     assert torch.equal(without, plain.score(batch))

@@ -75,7 +75,6 @@ def test_a_group_of_one_is_refused(values: dict[str, Any], message: str) -> None
         (PPOOptions, {"lr": float("nan")}, r"ppo\.lr must be at least 0, not nan"),
         (PPOOptions, {"lam": 1.5}, r"ppo\.lam must be from 0 to 1, not 1\.5"),
         (PPOOptions, {"warmup": 3}, r"ppo\.warmup must be from 0 to 1, not 3"),
-        (CTROptions, {"dropout": 2}, r"ctr\.options\.dropout must be from 0 to 1, not 2"),
         (CTROptions, {"text_dropout": -1}, r"ctr\.options\.text_dropout must be from 0 to 1, not -1"),
         (CTROptions, {"crossfit": 0}, r"ctr\.options\.crossfit must be at least 1, not 0"),
         (CTROptions, {"patience": 0}, r"ctr\.options\.patience must be at least 1, not 0"),

@@ -197,6 +197,7 @@ def torch_rechub(folder: Path) -> System:
 def bare(folder: Path) -> System:
     """Our loader, module and optimizer without Lightning."""
     from expctr.data.dataset import SampleTable
+    from expctr.data.features import Vocabulary
     from expctr.data.loader import EpochSampler, ResumableLoader
     from expctr.modules.ctr import DeepFMTextModule
 
@@ -207,7 +208,7 @@ def bare(folder: Path) -> System:
 
     train, test = table("train"), table("test")
     module = DeepFMTextModule()
-    module.build(sizes(folder), {})
+    module.build(Vocabulary(sizes(folder)))
     adam = module.optimizer()
     epochs = iter(range(1_000_000))
 

@@ -1,9 +1,7 @@
 """What every ID model of the zoo is made of, and the door through which an explanation enters it (Eq. 12)."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from itertools import pairwise
-from math import inf
 from typing import Literal
 
 import torch
@@ -11,26 +9,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from expctr.ctr.embedding import FieldEmbeddings
-from expctr.errors import check_range
+from expctr.data.features import Vocabulary
+from expctr.errors import UserError, check_range
 
-
-@dataclass(frozen=True)
-class BackboneOptions:
-    """The shape of a CTR model. The defaults are RecBole's for DeepFM."""
-
-    embedding_dim: int = 10
-    """Length of each field's embedding."""
-    mlp: tuple[int, ...] = (128, 128, 128)
-    """Widths of the deep tower's hidden layers."""
-    dropout: float = 0.2
-    """Dropout before each layer of the deep tower."""
-    fuse: Literal["input", "last"] = "input"
-    """Where the explanation joins: the deep tower's input, or its last hidden layer."""
-    oov_rate: float = 0.02
-    """Share of ids replaced by "unknown" while training, so that new users and items have a trained vector."""
-
-    def __post_init__(self) -> None:
-        check_range("ctr.options", self, embedding_dim=(1, inf), dropout=(0, 1), oov_rate=(0, 1))
+Fuse = Literal["input", "last"]
 
 
 class Dropout(nn.Dropout):
@@ -50,18 +32,37 @@ class Dropout(nn.Dropout):
         return x * kept.to(x.dtype).mul_(2**16 / (2**16 - dropped))
 
 
-class FusedLinear(nn.Module):
-    """A linear layer over the concatenation of a hidden vector x and the explanation's z (Eq. 12).
-
-    Written as the sum W_x x + b + W_z z, which is the same map, for two reasons. With z = 0 the second term vanishes
-    exactly, so the layer then *is* the one of a model without text, bit for bit. And the parameters without W_z carry
-    the names and shapes of that model.
+class TextLinear(nn.Linear):
+    """W_z z, the explanation's part of a layer (Eq. 12).
 
     z is scaled to a root mean square of 1 first (0 stays 0). Sentence encoders are trained on the angle between
     vectors, and their lengths differ tenfold from one to the next; at this scale z learns about as fast as the ids at
     one learning rate. (Tried with MiniLM on verdicts that agree with 70% of labels: validation LogLoss 0.640 under
     `fuse: last`, against 0.654 for z as it is, 0.683 at unit length, 0.611 possible; under `fuse: input` all three come
     within 0.006 of that.)
+
+    Args:
+        text_dim: length of z.
+        out: length of the output.
+        dropout: dropout on z.
+    """
+
+    def __init__(self, text_dim: int, out: int, dropout: float = 0.0) -> None:
+        super().__init__(text_dim, out, bias=False)
+        self.dropout = Dropout(dropout)
+
+    def forward(self, text: Tensor) -> Tensor:
+        """`[batch, text_dim]` -> `[batch, out]`."""
+        scaled = F.normalize(text, dim=-1) * text.shape[-1] ** 0.5
+        return super().forward(self.dropout(scaled))
+
+
+class FusedLinear(nn.Module):
+    """A linear layer over the concatenation of a hidden vector x and the explanation's z (Eq. 12).
+
+    Written as the sum W_x x + b + W_z z, which is the same map, for two reasons. With z = 0 the second term vanishes
+    exactly, so the layer then *is* the one of a model without text, bit for bit. And the parameters without W_z carry
+    the names and shapes of that model.
 
     Args:
         width: length of x.
@@ -73,7 +74,7 @@ class FusedLinear(nn.Module):
     def __init__(self, width: int, out: int, text_dim: int = 0, dropout: float = 0.0) -> None:
         super().__init__()
         self.x = nn.Linear(width, out)
-        self.z = nn.Linear(text_dim, out, bias=False) if text_dim else None
+        self.z = TextLinear(text_dim, out, dropout) if text_dim else None
         self.dropout = Dropout(dropout)
         nn.init.xavier_normal_(self.x.weight)
         nn.init.zeros_(self.x.bias)
@@ -83,10 +84,27 @@ class FusedLinear(nn.Module):
     def forward(self, x: Tensor, text: Tensor | None) -> Tensor:
         """`[batch, width]` and `[batch, text_dim]` -> `[batch, out]`; `None` stands for z = 0."""
         hidden: Tensor = self.x(self.dropout(x))
-        if self.z is not None and text is not None:
-            scaled = F.normalize(text, dim=-1) * text.shape[-1] ** 0.5
-            hidden = hidden + self.z(self.dropout(scaled))
-        return hidden
+        return hidden if self.z is None or text is None else hidden + self.z(text)
+
+
+class TextLogit(nn.Module):
+    """For models without a deep tower: z's own term of the logit, b + w_z z.
+
+    Args:
+        text_dim: length of z; 0 leaves the bias alone.
+    """
+
+    def __init__(self, text_dim: int = 0) -> None:
+        super().__init__()
+        self.bias = nn.Parameter(torch.zeros(1))
+        self.z = TextLinear(text_dim, 1) if text_dim else None
+        if self.z is not None:
+            nn.init.xavier_normal_(self.z.weight)
+
+    def forward(self, logit: Tensor, text: Tensor | None) -> Tensor:
+        """The model's logit `[batch]` without text -> with it."""
+        with_bias = logit + self.bias
+        return with_bias if self.z is None or text is None else with_bias + self.z(text).squeeze(-1)
 
 
 class DeepTower(nn.Module):
@@ -119,41 +137,45 @@ class DeepTower(nn.Module):
 class CTRBackbone(nn.Module):
     """Base class of the zoo: index tensors, and an explanation's vector where there is one, to a click logit.
 
-    A model builds its field embeddings with `embeddings()`, its deep part with `tower()` and its last layer with
-    `head()`, and passes `text` to the latter two; the fusion is then right for it, wherever `options.fuse` puts it.
-    A model without a deep part has the last layer only, whose input is its last hidden layer.
+    A model takes the vocabulary and the text's length by place, everything else by name: so a config names the model
+    and its options, and the data make the rest (`expctr.modules.ctr.MakeBackbone`). It implements `logits`. A model
+    without a deep tower adds `text_logit` to its logit; one with a tower derives from `DeepBackbone`.
 
     Args:
-        sizes: rows of each field's table.
-        shares: fields that read another field's table.
-        options: the model's shape.
+        vocabulary: what it is built for.
         text_dim: length of the explanation's vector z; 0 makes a model without text.
+        oov_rate: share of ids replaced by "unknown" while training, so that new users and items have a trained vector.
     """
 
-    def __init__(
-        self, sizes: Mapping[str, int], shares: Mapping[str, str], options: BackboneOptions, text_dim: int = 0
-    ) -> None:
+    def __init__(self, vocabulary: Vocabulary, text_dim: int = 0, oov_rate: float = 0.02) -> None:
         super().__init__()
-        self.sizes, self.shares, self.options, self.text_dim = dict(sizes), dict(shares), options, text_dim
+        self.vocabulary, self.text_dim, self.oov_rate = vocabulary, text_dim, oov_rate
+        self.check(oov_rate=(0, 1))
+
+    def check(self, **bounds: tuple[float, float]) -> None:
+        """Refuse attributes out of range; see `check_range`."""
+        check_range(f"{type(self).__name__}", self, **bounds)
 
     def embeddings(self, dim: int) -> FieldEmbeddings:
         """Field embeddings of length `dim`."""
-        return FieldEmbeddings(self.sizes, self.shares, dim, self.options.oov_rate)
+        return FieldEmbeddings(self.vocabulary.sizes, self.vocabulary.shares, dim, self.oov_rate)
 
-    def tower(self, width: int) -> DeepTower:
-        """The deep tower over an input of length `width`; z joins it under `fuse: input`."""
-        joins = self.options.fuse == "input"
-        return DeepTower(width, self.options.mlp, self.options.dropout, self.text_dim if joins else 0)
+    def need_history(self) -> int:
+        """The longest history in order.
 
-    def head(self, width: int, *, deep: bool = True) -> FusedLinear:
-        """The last layer, from `[batch, width]` to `[batch, 1]`; z joins it under `fuse: last`.
-
-        Args:
-            width: length of the last hidden layer.
-            deep: whether the model has a deep tower; without one z joins here whatever `fuse` says.
+        Raises:
+            UserError: the data have none.
         """
-        joins = self.options.fuse == "last" or not deep
-        return FusedLinear(width, 1, self.text_dim if joins else 0)
+        if not self.vocabulary.history or "target" not in self.vocabulary.sizes:
+            raise UserError(
+                f"{type(self).__name__} reads histories in their order, and the data have none: data.fields must hold "
+                "target and history (null keeps all), and samples.max_history and the ratings must leave some"
+            )
+        return self.vocabulary.history
+
+    def text_logit(self) -> TextLogit:
+        """The last step of a model without a deep tower: the logit's bias and z's term."""
+        return TextLogit(self.text_dim)
 
     def forward(self, features: Mapping[str, Tensor], text: Tensor | None = None) -> Tensor:
         """The click's logit.
@@ -175,3 +197,51 @@ class CTRBackbone(nn.Module):
     def logits(self, features: Mapping[str, Tensor], text: Tensor | None) -> Tensor:
         """What a model of the zoo implements; as `forward`, which has checked the arguments."""
         raise NotImplementedError
+
+    def penalty(self, features: Mapping[str, Tensor]) -> Tensor | None:
+        """What training adds to each row's loss: the paper's regularisation or auxiliary loss.
+
+        Args:
+            features: of training rows, as `forward` takes them.
+
+        Returns:
+            `[batch]`, or one number `[]` for all rows; `None` where there is nothing to add.
+        """
+        return None
+
+
+class DeepBackbone(CTRBackbone):
+    """A model with a deep tower, which z joins (Eq. 12).
+
+    It builds its field embeddings with `embeddings()`, its deep part with `tower()` and its last layer with `head()`,
+    and passes `text` to the latter two; the fusion is then right for it, wherever `fuse` puts it.
+
+    Args:
+        vocabulary: what it is built for.
+        text_dim: length of the explanation's vector z; 0 makes a model without text.
+        mlp: widths of the deep tower's hidden layers.
+        dropout: dropout before each layer of the deep tower.
+        fuse: where the explanation joins: the deep tower's input, or its last hidden layer.
+        oov_rate: share of ids replaced by "unknown" while training, so that new users and items have a trained vector.
+    """
+
+    def __init__(
+        self,
+        vocabulary: Vocabulary,
+        text_dim: int = 0,
+        mlp: tuple[int, ...] = (128, 128, 128),
+        dropout: float = 0.2,
+        fuse: Fuse = "input",
+        oov_rate: float = 0.02,
+    ) -> None:
+        super().__init__(vocabulary, text_dim, oov_rate)
+        self.mlp, self.dropout, self.fuse = mlp, dropout, fuse
+        self.check(dropout=(0, 1))
+
+    def tower(self, width: int) -> DeepTower:
+        """The deep tower over an input of length `width`; z joins it under `fuse: input`."""
+        return DeepTower(width, self.mlp, self.dropout, self.text_dim if self.fuse == "input" else 0)
+
+    def head(self, width: int) -> FusedLinear:
+        """The last layer, from `[batch, width]` to `[batch, 1]`; z joins it under `fuse: last`."""
+        return FusedLinear(width, 1, self.text_dim if self.fuse == "last" else 0)

@@ -1,10 +1,12 @@
 """DeepFM (Guo et al., "DeepFM: A Factorization-Machine based Neural Network for CTR Prediction", IJCAI 2017)."""
 
 from collections.abc import Mapping
+from typing import Any
 
 from torch import Tensor
 
-from expctr.ctr.zoo.base import BackboneOptions, CTRBackbone
+from expctr.ctr.zoo.base import DeepBackbone
+from expctr.data.features import Vocabulary
 
 
 def pairwise_interactions(vectors: Tensor) -> Tensor:
@@ -21,17 +23,21 @@ def pairwise_interactions(vectors: Tensor) -> Tensor:
     return 0.5 * (vectors.sum(1).square() - vectors.square().sum(1)).sum(-1)
 
 
-class DeepFM(CTRBackbone):
-    """A factorization machine and a deep tower over the same field embeddings, their logits added."""
+class DeepFM(DeepBackbone):
+    """A factorization machine and a deep tower over the same field embeddings, their logits added.
 
-    def __init__(
-        self, sizes: Mapping[str, int], shares: Mapping[str, str], options: BackboneOptions, text_dim: int = 0
-    ) -> None:
-        super().__init__(sizes, shares, options, text_dim)
+    Args:
+        vocabulary: what it is built for.
+        text_dim: length of the explanation's vector z; 0 makes a model without text.
+        embedding_dim: length of each field's embedding.
+    """
+
+    def __init__(self, vocabulary: Vocabulary, text_dim: int = 0, embedding_dim: int = 10, **kwargs: Any) -> None:
+        super().__init__(vocabulary, text_dim, **kwargs)
         # The last column is the first-order weight: one lookup then serves the FM's linear part and the vectors.
-        self.fields = self.embeddings(options.embedding_dim + 1)
-        self.deep = self.tower(len(self.fields.names) * options.embedding_dim)
-        self.last = self.head(options.mlp[-1])  # its bias is the FM's too
+        self.fields = self.embeddings(embedding_dim + 1)
+        self.deep = self.tower(len(self.fields.names) * embedding_dim)
+        self.last = self.head(self.mlp[-1])  # its bias is the FM's too
 
     def logits(self, features: Mapping[str, Tensor], text: Tensor | None) -> Tensor:
         """As `CTRBackbone.forward`."""
