@@ -61,6 +61,25 @@ def bootstrap_intervals(
     _check(scores, labels)
     if len(scores) == 0:
         return dict.fromkeys(METRICS, (math.nan, math.nan))
+    tail = (1 - level) / 2
+    bounds = torch.tensor([tail, 1 - tail], dtype=torch.float64)
+    low, high = bootstrap(scores, labels, n, seed).nanquantile(bounds, dim=0)
+    return {name: (float(low[i]), float(high[i])) for i, name in enumerate(METRICS)}
+
+
+def bootstrap(scores: Tensor, labels: Tensor, n: int = 1000, seed: int = 0) -> Tensor:
+    """`ctr_metrics` of resampled rows.
+
+    Args:
+        scores: click probabilities `[rows]`, at least one.
+        labels: 0 or 1, `[rows]`.
+        n: resamples.
+        seed: of the resampling; the same seed and number of rows draw the same rows, so two systems' are paired.
+
+    Returns:
+        float64 `[n, metrics]`, in the order of `METRICS`; the AUC of a resample with one class is nan.
+    """
+    _check(scores, labels)
     scores, labels = scores.detach().cpu(), labels.detach().cpu()
     rows, error = len(scores), scores.double() - labels.double()
     per_row = torch.stack([_logloss(scores, labels), error.abs(), error.square()], dim=1)
@@ -79,9 +98,25 @@ def bootstrap_intervals(
         weight.scatter_add_(1, drawn, torch.ones_like(drawn, dtype=torch.float64))
         logloss, mae, mse = (weight @ per_row / rows).unbind(1)
         parts.append(torch.stack([_weighted_auc(weight[:, order], positive, tie), logloss, mae, mse.sqrt(), mse], 1))
-    tail = (1 - level) / 2
-    low, high = torch.cat(parts).nanquantile(torch.tensor([tail, 1 - tail], dtype=torch.float64), dim=0)
-    return {name: (float(low[i]), float(high[i])) for i, name in enumerate(METRICS)}
+    return torch.cat(parts)
+
+
+def paired_p_value(differences: Tensor) -> float:
+    """How often chance alone makes two systems differ so: two-sided, from the bootstrap of their difference.
+
+    Args:
+        differences: of the metric in each resample, `bootstrap(a, ...) - bootstrap(b, ...)` on the same draws, `[n]`;
+            nan where it is undefined.
+
+    Returns:
+        Twice the share of resamples on zero's other side, the one that was seen counted among them (Davison and
+        Hinkley, "Bootstrap Methods and their Application", 1997, 4.2.3); at most 1.
+    """
+    known = differences[~differences.isnan()]
+    if len(known) == 0:
+        return math.nan
+    fewer = min(int((known <= 0).sum()), int((known >= 0).sum()))
+    return min(1.0, 2 * (fewer + 1) / (len(known) + 1))
 
 
 def label_entropy(rate: float) -> float:

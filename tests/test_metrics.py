@@ -9,7 +9,16 @@ from sklearn import metrics as sklearn_metrics
 from torch import Tensor
 from torchmetrics.functional.classification import binary_calibration_error
 
-from expctr.metrics import METRICS, bootstrap_intervals, calibration, constant_logloss, ctr_metrics, label_entropy
+from expctr.metrics import (
+    METRICS,
+    bootstrap,
+    bootstrap_intervals,
+    calibration,
+    constant_logloss,
+    ctr_metrics,
+    label_entropy,
+    paired_p_value,
+)
 
 
 def random_rows(rows: int, seed: int = 0) -> tuple[Tensor, Tensor]:
@@ -130,3 +139,16 @@ def test_calibration_by_hand_and_against_torchmetrics():
     labels = (torch.rand(300, generator=generator) < scores**2).float()
     theirs = binary_calibration_error(scores, labels.long(), n_bins=10)
     assert calibration(scores, labels).ece == pytest.approx(float(theirs), abs=1e-5)
+
+
+def test_a_pairs_p_value_is_small_for_a_difference_and_large_for_none():
+    scores, labels = random_rows(400)
+    better = 0.7 * scores + 0.3 * labels  # moves every score towards its label
+    auc = METRICS.index("auc")
+    gain = bootstrap(better, labels)[:, auc] - bootstrap(scores, labels)[:, auc]
+    assert paired_p_value(gain) == pytest.approx(2 / 1001)
+    assert paired_p_value(-gain) == paired_p_value(gain)
+    assert paired_p_value(torch.zeros(100)) == 1
+    # of four resamples one lies below zero and one is undefined: 2 * (1 + 1) / (3 + 1)
+    assert paired_p_value(torch.tensor([0.1, -0.1, 0.2, float("nan")])) == 1
+    assert math.isnan(paired_p_value(torch.full((3,), float("nan"))))

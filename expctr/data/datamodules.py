@@ -8,7 +8,9 @@ from typing import Any, Literal, Protocol, runtime_checkable
 
 import lightning as L
 import polars as pl
+import torch
 from rich.console import Console
+from torch import Tensor
 
 from expctr.data import amazon, bookcrossing, movielens
 from expctr.data.batch import Nouns
@@ -196,6 +198,25 @@ class RatingsDataModule(L.LightningDataModule):
             return self.rows("test").select(columns)
         rows = [(i, p.user, p.target, p.text.target) for i, p in enumerate(read_people(Path(self.people)))]
         return pl.DataFrame(rows, schema=columns, orient="row")
+
+    def slices(self, split: str) -> dict[str, Tensor]:
+        """Which rows are about users, and which about items, that training rows hold (warm) or not (cold).
+
+        An item of a training history counts as held.
+
+        Args:
+            split: val or test.
+
+        Returns:
+            Bool `[rows]`, in the order of `table(split)`, by the slice's name.
+        """
+        train, rows = self.rows("train"), self.rows(split)
+        items = pl.concat([train["target"], train["liked"].explode(), train["disliked"].explode()])
+        slices: dict[str, Tensor] = {}
+        for name, held, known in (("users", rows["user"], train["user"]), ("items", rows["target"], items)):
+            warm = torch.from_numpy(held.is_in(known.drop_nulls().unique().to_list()).to_numpy().copy())
+            slices |= {f"warm {name}": warm, f"cold {name}": ~warm}
+        return slices
 
     def rollout_batches(self) -> list[int]:
         """Rows of each rollout batch of an epoch, over all ranks."""

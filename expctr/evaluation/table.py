@@ -19,20 +19,62 @@ SYSTEMS = ("ICL", "DeepFM", "ExpCTR-LLM", "ExpCTR-Aug")
 
 PAPER: dict[str, dict[str, tuple[float, float, float, float]]] = {
     "BookCrossing": {
-        "ICL": (0.5663, 0.7328, 0.4829, 0.5174),
+        "FM": (0.5176, 0.6950, 0.4991, 0.5009),
         "DeepFM": (0.5222, 0.6924, 0.4987, 0.4996),
+        "AutoInt": (0.5176, 0.6922, 0.4990, 0.4995),
+        "PNN": (0.5257, 0.6926, 0.4994, 0.4997),
+        "xDeepFM": (0.5124, 0.6980, 0.4999, 0.5024),
+        "FiGNN": (0.5211, 0.6922, 0.4989, 0.4997),
+        "DCN": (0.5198, 0.6954, 0.4987, 0.5011),
+        "DCNv2": (0.5195, 0.7188, 0.4943, 0.5113),
+        "DIN": (0.5132, 0.7660, 0.4931, 0.5308),
+        "DIEN": (0.5231, 0.7353, 0.5030, 0.5200),
+        "Caser": (0.5208, 0.6931, 0.4997, 0.5000),
+        "GRU4Rec": (0.5356, 1.3650, 0.4911, 0.5664),
+        "SASRec": (0.5322, 1.1634, 0.4864, 0.5771),
+        "BERT4Rec": (0.5136, 1.0717, 0.5017, 0.6075),
+        "TALLRec": (0.5389, 0.6929, 0.4969, 0.5005),
+        "ICL": (0.5663, 0.7328, 0.4829, 0.5174),
         "ExpCTR-LLM": (0.6042, 0.6943, 0.4734, 0.4999),
         "ExpCTR-Aug": (0.6173, 0.6715, 0.4800, 0.4891),
     },
     "ML-20M": {
-        "ICL": (0.6320, 0.6754, 0.4556, 0.4908),
+        "FM": (0.6231, 0.6625, 0.4702, 0.4849),
         "DeepFM": (0.6212, 0.6708, 0.4762, 0.4891),
+        "AutoInt": (0.6324, 0.6636, 0.4618, 0.4851),
+        "PNN": (0.6363, 0.6786, 0.4575, 0.4917),
+        "xDeepFM": (0.6440, 0.6628, 0.4645, 0.4851),
+        "FiGNN": (0.6416, 0.6762, 0.4751, 0.4917),
+        "DCN": (0.6250, 0.6891, 0.4465, 0.4942),
+        "DCNv2": (0.6134, 0.6800, 0.4806, 0.4935),
+        "DIN": (0.6033, 0.7540, 0.4449, 0.5134),
+        "DIEN": (0.6074, 0.6798, 0.4654, 0.4925),
+        "Caser": (0.6407, 0.6836, 0.4949, 0.4952),
+        "GRU4Rec": (0.6403, 0.6902, 0.4985, 0.4985),
+        "SASRec": (0.6197, 0.6695, 0.4817, 0.4882),
+        "BERT4Rec": (0.5866, 0.6789, 0.4885, 0.4929),
+        "TALLRec": (0.6660, 0.6541, 0.4726, 0.4804),
+        "ICL": (0.6320, 0.6754, 0.4556, 0.4908),
         "ExpCTR-LLM": (0.6707, 0.6428, 0.4523, 0.4749),
         "ExpCTR-Aug": (0.6951, 0.6389, 0.4210, 0.4710),
     },
     "Amazon Books": {
-        "ICL": (0.5930, 0.7246, 0.4715, 0.5133),
+        "FM": (0.5667, 0.6876, 0.4950, 0.4972),
         "DeepFM": (0.5639, 0.6873, 0.4956, 0.4971),
+        "AutoInt": (0.5678, 0.6868, 0.4957, 0.4968),
+        "PNN": (0.5733, 0.6860, 0.4938, 0.4964),
+        "xDeepFM": (0.5640, 0.6912, 0.4905, 0.4987),
+        "FiGNN": (0.5673, 0.6893, 0.4919, 0.4980),
+        "DCN": (0.5487, 0.7120, 0.4906, 0.5082),
+        "DCNv2": (0.5433, 0.7230, 0.4907, 0.5132),
+        "DIN": (0.5120, 0.8968, 0.4945, 0.5600),
+        "DIEN": (0.5096, 0.9111, 0.4962, 0.5572),
+        "Caser": (0.5205, 0.6919, 0.4991, 0.4994),
+        "GRU4Rec": (0.5283, 0.6930, 0.4999, 0.4999),
+        "SASRec": (0.5181, 0.7145, 0.4932, 0.5072),
+        "BERT4Rec": (0.5298, 0.7547, 0.4923, 0.5130),
+        "TALLRec": (0.5744, 0.6868, 0.4955, 0.4968),
+        "ICL": (0.5930, 0.7246, 0.4715, 0.5133),
         "ExpCTR-LLM": (0.6290, 0.6831, 0.4720, 0.4946),
         "ExpCTR-Aug": (0.6641, 0.6493, 0.4557, 0.4783),
     },
@@ -51,6 +93,13 @@ class Estimate(NamedTuple):
     high: float
 
 
+class Slice(NamedTuple):
+    """Some of the test rows."""
+
+    rows: int
+    systems: dict[str, dict[str, Estimate]]
+
+
 @dataclass(frozen=True)
 class ResultTable:
     """What `test` prints and writes.
@@ -64,6 +113,7 @@ class ResultTable:
         test_entropy: LogLoss of the best constant for the test rows, chosen in hindsight.
         systems: by system, its metrics by the names in `METRICS`; empty where it has no scores.
         sources: the same of trained models that were given other explanations than their own.
+        slices: the systems on some of the test rows, such as those of new users, by the slice's name.
         level: probability mass of the intervals.
     """
 
@@ -75,6 +125,7 @@ class ResultTable:
     test_entropy: float
     systems: dict[str, dict[str, Estimate]]
     sources: dict[str, dict[str, Estimate]] = field(default_factory=dict)
+    slices: dict[str, Slice] = field(default_factory=dict)
     level: float = 0.95
 
     @classmethod
@@ -86,6 +137,7 @@ class ResultTable:
         dataset: str = "",
         *,
         sources: Mapping[str, Tensor] = {},
+        slices: Mapping[str, Tensor] = {},
         resamples: int = 1000,
         seed: int = 0,
     ) -> "ResultTable":
@@ -97,15 +149,15 @@ class ResultTable:
             train_rate: share of ones among the training rows.
             dataset: the paper's dataset nearest to this one, a key of `PAPER`, or any other name for none.
             sources: the same of trained models that were given other explanations than their own.
+            slices: by name, which rows are in the slice, bool `[rows]`; an empty one is left out.
             resamples: of the bootstrap.
             seed: of the bootstrap; all systems are resampled alike.
         """
 
-        def estimates(values: Tensor) -> dict[str, Estimate]:
-            intervals = bootstrap_intervals(values, labels, resamples, seed)
-            return {
-                metric: Estimate(value, *intervals[metric]) for metric, value in ctr_metrics(values, labels).items()
-            }
+        def estimates(values: Tensor, rows: Tensor | slice = slice(None)) -> dict[str, Estimate]:
+            intervals = bootstrap_intervals(values[rows], labels[rows], resamples, seed)
+            metrics = ctr_metrics(values[rows], labels[rows])
+            return {metric: Estimate(value, *intervals[metric]) for metric, value in metrics.items()}
 
         systems: dict[str, dict[str, Estimate]] = {name: {} for name in SYSTEMS}
         systems |= {name: estimates(values) for name, values in scores.items()}
@@ -119,13 +171,18 @@ class ResultTable:
             test_entropy=label_entropy(test_rate),
             systems=systems,
             sources={name: estimates(values) for name, values in sources.items()},
+            slices={
+                name: Slice(int(rows.sum()), {system: estimates(values, rows) for system, values in scores.items()})
+                for name, rows in slices.items()
+                if rows.any()
+            },
         )
 
     @property
     def paper(self) -> dict[str, dict[str, float]]:
-        """The paper's metrics by system; empty for a dataset that it does not have."""
+        """The paper's metrics of these systems; empty for a dataset that it does not have."""
         reported = PAPER.get(self.dataset, {})
-        return {name: dict(zip(METRICS, values, strict=False)) for name, values in reported.items()}
+        return {name: dict(zip(METRICS, reported[name], strict=False)) for name in self.systems if name in reported}
 
     @property
     def summary(self) -> str:
@@ -138,16 +195,16 @@ class ResultTable:
 
     def to_dict(self) -> dict[str, Any]:
         """All numbers as JSON knows them: what is undefined becomes null."""
-        systems, sources = (
-            {
+
+        def numbers(rows: Mapping[str, dict[str, Estimate]]) -> dict[str, Any]:
+            return {
                 name: {
                     metric: dict(zip(Estimate._fields, map(_finite, estimate), strict=True))
                     for metric, estimate in row.items()
                 }
                 for name, row in rows.items()
             }
-            for rows in (self.systems, self.sources)
-        )
+
         return {
             "dataset": self.dataset,
             "rows": self.rows,
@@ -156,8 +213,11 @@ class ResultTable:
             "constant_logloss": _finite(self.constant_logloss),
             "test_entropy": _finite(self.test_entropy),
             "interval_level": self.level,
-            "systems": systems,
-            "sources": sources,
+            "systems": numbers(self.systems),
+            "sources": numbers(self.sources),
+            "slices": {
+                name: {"rows": part.rows, "systems": numbers(part.systems)} for name, part in self.slices.items()
+            },
             "paper": self.paper,
         }
 
@@ -165,12 +225,13 @@ class ResultTable:
         """The table in GitHub's Markdown, the summary below it."""
         lines = [("", *_HEADINGS), ("---", *("---:" for _ in _HEADINGS)), *self._cells("{} ({}–{})")]
         rows = ["| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines]
-        return "\n".join([*rows, "", self._note(), "", self.summary, "", *self._source_lines()])
+        about = [self._note(), "", self.summary, "", *self._source_lines(), *self._slice_lines()]
+        return "\n".join([*rows, "", *about])
 
     def __rich__(self) -> Table:
         """The table for the console, at most 80 columns wide. Cells are `Text`, so that no name is read as markup."""
         title = Text("Test results")
-        caption = Text("\n".join([f"{self._note()} {self.summary}", *self._source_lines()]))
+        caption = Text("\n".join([f"{self._note()} {self.summary}", *self._source_lines(), *self._slice_lines()]))
         table = Table(title=title, caption=caption, box=box.SIMPLE_HEAD, padding=0)
         table.add_column("", no_wrap=True)
         for heading in _HEADINGS:
@@ -196,6 +257,14 @@ class ResultTable:
             if "auc" in row
         ]
         return ["AUC of the same models on other explanations:", "", *shown, ""] if shown else []
+
+    def _slice_lines(self) -> list[str]:
+        """AUC on each slice, a line each."""
+        shown = []
+        for name, part in self.slices.items():
+            aucs = [f"{system} {_with_interval(row['auc'], '{} ({}–{})')}" for system, row in part.systems.items()]
+            shown.append(f"- {name} ({part.rows:,} rows): {', '.join(aucs)}")
+        return ["AUC by what the training rows hold:", "", *shown, ""] if shown else []
 
     def _note(self) -> str:
         paper = f" The paper's rows are its own, on {self.dataset}." if self.paper else ""

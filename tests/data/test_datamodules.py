@@ -92,6 +92,9 @@ def test_own_splits_in_other_spellings(tmp_path: Path) -> None:
     data.setup()
     assert [data.rows(split)["target"].to_list() for split in ("train", "val", "test")] == [["2"], ["3"], ["4"]]
     assert data.rows("test")["liked"].to_list() == [["1", "2"]]
+    # the one user is known from training; item 4 is new, as item 3 is
+    slices = {name: rows.tolist() for name, rows in data.slices("test").items()}
+    assert slices == {"warm users": [True], "cold users": [False], "warm items": [False], "cold items": [True]}
 
 
 @pytest.mark.parametrize(

@@ -78,7 +78,26 @@ def test_the_papers_numbers_are_consistent_with_its_text():
     """5.2: ExpCTR-Aug gains 18.2%, 11.9% and 17.8% in AUC over DeepFM."""
     gains = [rows["ExpCTR-Aug"][0] / rows["DeepFM"][0] - 1 for rows in PAPER.values()]
     assert [round(100 * gain, 1) for gain in gains] == [18.2, 11.9, 17.8]
-    assert all(tuple(rows) == SYSTEMS for rows in PAPER.values())
+    ours = ("ExpCTR-LLM", "ExpCTR-Aug")
+    for rows, best in zip(PAPER.values(), ("ICL", "TALLRec", "ICL"), strict=True):  # as underlined in Table 1
+        assert len(rows) == 18
+        assert set(SYSTEMS) < set(rows)
+        assert max(rows.keys() - set(ours), key=lambda name: rows[name][0]) == best
+        assert max(rows, key=lambda name: rows[name][0]) == "ExpCTR-Aug"
+
+
+def test_slices_hold_the_metrics_of_their_rows_and_no_others():
+    scores, labels = scored()
+    first = torch.arange(400) < 150
+    slices = {"warm users": first, "cold users": ~first, "cold items": torch.zeros(400, dtype=torch.bool)}
+    result = ResultTable.from_scores({"FM": scores}, labels, 0.6, slices=slices, resamples=50)
+    assert set(result.slices) == {"warm users", "cold users"}
+    rows, systems = result.slices["warm users"]
+    assert rows == 150
+    values = {name: estimate.value for name, estimate in systems["FM"].items()}
+    assert values == ctr_metrics(scores[:150], labels[:150])
+    assert f"- warm users (150 rows): FM {values['auc']:.4f} (" in result.to_markdown()
+    assert result.to_dict()["slices"]["cold users"]["rows"] == 250
 
 
 def test_names_are_shown_as_they_are():
