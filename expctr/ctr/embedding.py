@@ -6,7 +6,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from expctr.data.features import PADDING, UNSEEN
+from expctr.data.features import FIRST, PADDING, UNSEEN
+
+_PRIME = 2_654_435_761  # Knuth's multiplicative hash: 2**32 over the golden ratio
 
 
 class FieldEmbeddings(nn.Module):
@@ -19,27 +21,39 @@ class FieldEmbeddings(nn.Module):
     stands for new users and items at inference is trained, and not an initial value. The draws come from torch's
     global generator.
 
+    A field of more values than `max_rows` keeps that many rows, which its values share by a hash ("feature hashing",
+    Weinberger et al., ICML 2009): tables, their gradients and Adam's moments then stop growing with the vocabulary.
+    Padding and OOV keep rows of their own.
+
     Args:
         sizes: rows of each field's table, among them 0 (padding) and 1 (OOV).
         shares: fields that read another field's rows, such as `{"liked": "target"}`; each is still a field of its
             own in the output. Their entry in `sizes` may be left out.
         dim: length of a vector.
         oov_rate: probability in [0, 1) of replacing an index while training.
+        max_rows: rows of a field's table at most, 3 or more; `None` for one a value.
 
     Raises:
         ValueError: a field shares the table of an unknown field, or states another size than that table has.
     """
 
-    def __init__(self, sizes: Mapping[str, int], shares: Mapping[str, str], dim: int, oov_rate: float = 0.02) -> None:
+    def __init__(
+        self,
+        sizes: Mapping[str, int],
+        shares: Mapping[str, str],
+        dim: int,
+        oov_rate: float = 0.02,
+        max_rows: int | None = None,
+    ) -> None:
         super().__init__()
         self.names: tuple[str, ...] = (*sizes, *(name for name in shares if name not in sizes))
-        self.oov_rate = oov_rate
+        self.oov_rate, self.max_rows = oov_rate, max_rows
         start = 1  # row 0 is the padding of all fields
         starts: dict[str, int] = {}
         for name, size in sizes.items():
             if name not in shares:
                 starts[name] = start - 1  # index 1 of the field is the row `start`
-                start += size - 1
+                start += min(size, max_rows or size) - 1
         for name, owner in shares.items():
             if owner not in starts:
                 raise ValueError(f"field {name!r} shares the table of {owner!r}, which has none: {sorted(starts)}")
@@ -77,7 +91,7 @@ class FieldEmbeddings(nn.Module):
         self._check(index, widths.to(index.device))
 
         there = index != PADDING
-        index = self._hide(index)
+        index = self._hashed(self._hide(index), self._large(*self.names).repeat_interleave(widths))
         offset = torch.tensor([self._start[name] for name in self.names]).repeat_interleave(widths)
         rows = (index + offset.to(index.device))[there]  # padding is never looked up, most of a history's columns
 
@@ -103,7 +117,7 @@ class FieldEmbeddings(nn.Module):
         limit = self._size[name]
         if bool(((index < 0) | (index >= limit)).any()):
             raise IndexError(f"field {name!r} holds index {int(index.max())}, but its table has {limit} rows")
-        index = self._hide(index)
+        index = self._hashed(self._hide(index), self._large(name))
         rows = torch.where(index == PADDING, PADDING, index + self._start[name])
         return F.embedding(rows, self.weight, padding_idx=PADDING)
 
@@ -113,6 +127,17 @@ class FieldEmbeddings(nn.Module):
             return index
         hidden = (torch.rand(index.shape, device=index.device) < self.oov_rate) & (index != PADDING)
         return index.masked_fill(hidden, UNSEEN)
+
+    def _hashed(self, index: Tensor, large: Tensor) -> Tensor:
+        """The row of each value in its field's table, where `large` marks the fields whose values share rows."""
+        if self.max_rows is None:
+            return index
+        spread = FIRST + (index * _PRIME & 0xFFFFFFFF) % (self.max_rows - FIRST)
+        return torch.where(large.to(index.device) & (index >= FIRST), spread, index)
+
+    def _large(self, *names: str) -> Tensor:
+        """Which fields have more values than rows, bool `[fields]`."""
+        return torch.tensor([self.max_rows is not None and self._size[name] > self.max_rows for name in names])
 
     def _check(self, index: Tensor, per_column: Tensor) -> None:
         """Without this an index too large would quietly read the next field's rows."""

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from expctr.ctr.embedding import FieldEmbeddings
+from expctr.ctr.embedding import FieldEmbeddings, HistoryVectors
 from expctr.data.features import UNSEEN
 
 SIZES = {"user": 5, "target": 7, "genres": 4}
@@ -136,3 +136,46 @@ def test_sharing_with_an_unknown_field_or_another_size_is_refused():
     )
     with pytest.raises(ValueError, match="has 6 rows"):
         FieldEmbeddings(SIZES | {"liked": 6}, {"liked": "target"}, dim=3)
+
+
+def test_looking_up_without_pooling_gives_each_values_vector():
+    table = make()
+    found = table.look_up("target", torch.tensor([[3, 6, 0], [1, 0, 0]]))
+    assert found.shape == (2, 3, 3)
+    torch.testing.assert_close(found[0, 1], one(table, "target", 6))
+    assert found[0, 2].eq(0).all()
+    assert make(oov_rate=0.999).train().look_up("target", torch.full((500,), 3)).unique(dim=0).shape[0] <= 2
+    with pytest.raises(IndexError, match="'target' holds index 7, but its table has 7 rows"):
+        table.look_up("target", torch.tensor([7]))
+
+
+def test_a_hashed_field_keeps_to_its_rows_and_leaves_the_others_alone():
+    torch.manual_seed(0)
+    table = FieldEmbeddings({"user": 10_000, "genres": 4}, {"friends": "user"}, dim=2, oov_rate=0.0, max_rows=102)
+    assert len(table.weight) == 1 + 101 + 3
+    users = torch.arange(2, 10_000)
+    index = {"user": users, "friends": users, "genres": torch.full_like(users, 3)}
+    vectors = table(index)
+    kept, counts = vectors[:, 0].unique(dim=0, return_counts=True)
+    assert len(kept) == 100  # all rows but padding's and OOV's
+    assert counts.max() < 2 * counts.min()
+    assert torch.equal(vectors[:, 0], vectors[:, table.names.index("friends")])
+    assert torch.equal(vectors[:, 0], table.look_up("user", users))
+    genres = vectors[:, table.names.index("genres")]
+    assert torch.equal(genres, table.weight[-1].expand_as(genres))
+    unseen = table.look_up("user", torch.tensor([UNSEEN]))
+    assert not (kept == unseen).all(1).any()
+    with pytest.raises(IndexError, match="'user' holds index 10000, but"):
+        table(index | {"user": torch.full_like(users, 10_000)})
+
+
+def test_a_history_in_order_is_its_items_vectors_and_the_marks_of_what_was_liked():
+    table, history = make(), HistoryVectors(3)
+    batch = {"history": torch.tensor([[3, 6, 0], [0, 0, 0]]), "history_liked": torch.tensor([[2, 1, 0], [0, 0, 0]])}
+    vectors, lengths = history(table, batch)
+    assert lengths.tolist() == [2, 0]
+    assert torch.equal(vectors, table.look_up("target", batch["history"]))  # no mark says anything at first
+    with torch.no_grad():
+        history.marks.weight[1:] = torch.tensor([[-1.0, 0, 0], [0, 5, 0]])
+    marked, _ = history(table, batch)
+    torch.testing.assert_close(marked - vectors, torch.tensor([[[0.0, 5, 0], [-1, 0, 0], [0, 0, 0]], [[0.0] * 3] * 3]))

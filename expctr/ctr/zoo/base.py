@@ -2,7 +2,8 @@
 
 from collections.abc import Mapping, Sequence
 from itertools import pairwise
-from typing import Literal
+from math import inf
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -145,12 +146,16 @@ class CTRBackbone(nn.Module):
         vocabulary: what it is built for.
         text_dim: length of the explanation's vector z; 0 makes a model without text.
         oov_rate: share of ids replaced by "unknown" while training, so that new users and items have a trained vector.
+        max_rows: a field of more values than this keeps so many vectors, which its values share by a hash; null keeps
+            one a value.
     """
 
-    def __init__(self, vocabulary: Vocabulary, text_dim: int = 0, oov_rate: float = 0.02) -> None:
+    def __init__(
+        self, vocabulary: Vocabulary, text_dim: int = 0, oov_rate: float = 0.02, max_rows: int | None = None
+    ) -> None:
         super().__init__()
-        self.vocabulary, self.text_dim, self.oov_rate = vocabulary, text_dim, oov_rate
-        self.check(oov_rate=(0, 1))
+        self.vocabulary, self.text_dim, self.oov_rate, self.max_rows = vocabulary, text_dim, oov_rate, max_rows
+        self.check(oov_rate=(0, 1), max_rows=(3, inf))
 
     def check(self, **bounds: tuple[float, float]) -> None:
         """Refuse attributes out of range; see `check_range`."""
@@ -158,7 +163,7 @@ class CTRBackbone(nn.Module):
 
     def embeddings(self, dim: int) -> FieldEmbeddings:
         """Field embeddings of length `dim`."""
-        return FieldEmbeddings(self.vocabulary.sizes, self.vocabulary.shares, dim, self.oov_rate)
+        return FieldEmbeddings(self.vocabulary.sizes, self.vocabulary.shares, dim, self.oov_rate, self.max_rows)
 
     def need_history(self) -> int:
         """The longest history in order.
@@ -222,7 +227,6 @@ class DeepBackbone(CTRBackbone):
         mlp: widths of the deep tower's hidden layers.
         dropout: dropout before each layer of the deep tower.
         fuse: where the explanation joins: the deep tower's input, or its last hidden layer.
-        oov_rate: share of ids replaced by "unknown" while training, so that new users and items have a trained vector.
     """
 
     def __init__(
@@ -232,9 +236,9 @@ class DeepBackbone(CTRBackbone):
         mlp: tuple[int, ...] = (128, 128, 128),
         dropout: float = 0.2,
         fuse: Fuse = "input",
-        oov_rate: float = 0.02,
+        **kwargs: Any,
     ) -> None:
-        super().__init__(vocabulary, text_dim, oov_rate)
+        super().__init__(vocabulary, text_dim, **kwargs)
         self.mlp, self.dropout, self.fuse = mlp, dropout, fuse
         self.check(dropout=(0, 1))
 
