@@ -126,11 +126,16 @@ class CTRModule(L.LightningModule):
 
     def configure_model(self) -> None:
         """Build for the data module's vocabularies, unless `build` was called before."""
-        if len(self.backbones) == 0:
+        if not self.built:
             data = self.trainer.datamodule  # type: ignore[attr-defined]
             self.build(data.features.vocabulary, seed=data.seed)
             if self.device_mesh is not None:
                 self.shard(self.device_mesh["data_parallel"])
+
+    @property
+    def built(self) -> bool:
+        """Are the models there?"""
+        return len(self.backbones) > 0
 
     @property
     def name(self) -> str:
@@ -262,9 +267,13 @@ class CTRModule(L.LightningModule):
         """Make dropout a function of the seed and the place in training, so that resuming repeats it."""
         reseed(self._seed, self.current_epoch, batch_idx, rank())
 
+    def text(self, batch: Batch) -> Tensor | None:
+        """The rows' text vectors, `[batch, text_dim]`; a model that trains alone has none."""
+        return None
+
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
-        """One batch, without text."""
-        loss = self.loss(batch, guard=self._guard(batch, batch_idx))
+        """One batch."""
+        loss = self.loss(batch, self.text(batch), self._guard(batch, batch_idx))
         mean = all_sum(loss) / (world_size() * self.options.crossfit)
         self.log("ctr/loss", mean, prog_bar=True, batch_size=len(batch))
         return loss
@@ -279,7 +288,7 @@ class CTRModule(L.LightningModule):
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         """Score one batch; the metrics are of all rows together."""
-        self._scored.append((self.score(batch), batch.label))
+        self._scored.append((self.score(batch, self.text(batch)), batch.label))
 
     def on_validation_epoch_end(self) -> None:
         """Log the metrics, and stop when they no longer improve."""
@@ -316,7 +325,7 @@ class CTRModule(L.LightningModule):
 
     def predict_step(self, batch: Batch, batch_idx: int) -> dict[str, Tensor]:
         """`sample` ids and click probabilities `score`, both `[batch]`."""
-        return {"sample": batch.sample, "score": self.score(batch)}
+        return {"sample": batch.sample, "score": self.score(batch, self.text(batch))}
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Add the vocabularies and the best weights so far."""

@@ -1,0 +1,83 @@
+"""What a CTR model's tables cost as the vocabulary grows to ten million items, with a row a value and with shared ones.
+
+    python tools/bench/zoo.py
+
+One DeepFM (RecBole's defaults) on 100,000 users and 10,000 to 10,000,000 items, batches of 2048 drawn at random: the
+seconds of a training step with Adam, and the memory that the process gained by then, in a process of its own each.
+`max_rows` keeps so many rows a field, which the values share by a hash. The last line is JSON.
+"""
+
+import argparse
+import json
+import multiprocessing
+import resource
+import time
+from functools import partial
+from statistics import median
+
+import torch
+from rich.console import Console
+from rich.progress import track
+from rich.table import Table
+
+from expctr.ctr.zoo import DeepFM
+from expctr.data.batch import Batch
+from expctr.data.features import FIRST, Vocabulary
+from expctr.modules.ctr import CTRModule
+
+USERS, BATCH = 100_000, 2048
+Cost = tuple[float, float, int]
+
+
+def cost(items: int, max_rows: int | None, steps: int, threads: int) -> Cost:
+    """Seconds a step, gigabytes, and rows of the table."""
+    torch.set_num_threads(threads)
+    before = _peak()
+    module = CTRModule(partial(DeepFM, max_rows=max_rows))
+    module.build(Vocabulary({"user": FIRST + USERS, "target": FIRST + items}))
+    adam, generator = module.optimizer(), torch.Generator().manual_seed(0)
+    took = []
+    for _ in range(steps):
+        sizes = {"user": USERS, "target": items}
+        features = {
+            name: torch.randint(FIRST, FIRST + size, (BATCH,), generator=generator) for name, size in sizes.items()
+        }
+        batch = Batch(torch.arange(BATCH), torch.rand(BATCH, generator=generator).round(), features)
+        began = time.perf_counter()
+        adam.zero_grad()
+        module.loss(batch).backward()
+        adam.step()
+        took.append(time.perf_counter() - began)
+    return median(took[1:]), _peak() - before, len(next(module.parameters()))
+
+
+def _peak() -> float:
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6  # kilobytes on Linux
+
+
+def main() -> None:
+    """Measure, print the table and the line of JSON."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--items", nargs="+", type=int, default=[10_000, 100_000, 1_000_000, 10_000_000])
+    parser.add_argument("--max_rows", type=int, default=100_000)
+    parser.add_argument("--steps", type=int, default=11, help="the first is not counted")
+    parser.add_argument("--threads", type=int, default=1)
+    asked = parser.parse_args()
+    table = Table("items", "max_rows", "rows", "ms a step", "GB")
+    found: dict[str, dict[int, dict[str, float]]] = {"a row a value": {}, "hashed": {}}
+    places = [(name, items) for items in asked.items for name in found]
+    context = multiprocessing.get_context("spawn")  # memory starts anew
+    for name, items in track(places, "tables", console=Console(stderr=True)):
+        most = asked.max_rows if name == "hashed" else None
+        with context.Pool(1) as pool:
+            seconds, gigabytes, rows = pool.apply(cost, (items, most, asked.steps, asked.threads))
+        found[name][items] = {"ms": round(1000 * seconds, 1), "gb": round(gigabytes, 3)}
+        table.add_row(
+            f"{items:,}", f"{most:,}" if most else "-", f"{rows:,}", f"{1000 * seconds:.1f}", f"{gigabytes:.2f}"
+        )
+    Console().print(table)
+    print(json.dumps(found))
+
+
+if __name__ == "__main__":
+    main()
