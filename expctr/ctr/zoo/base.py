@@ -1,9 +1,9 @@
 """What every ID model of the zoo is made of, and the door through which an explanation enters it (Eq. 12)."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from itertools import pairwise
 from math import inf
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import torch
 from torch import Tensor, nn
@@ -108,30 +108,61 @@ class TextLogit(nn.Module):
         return with_bias if self.z is None or text is None else with_bias + self.z(text).squeeze(-1)
 
 
+class BatchNorm(nn.BatchNorm1d):
+    """torch's, but a training batch of fewer than two rows is normalised by what was seen so far."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """`[batch, features]` -> `[batch, features]`."""
+        if self.training and len(x) < 2:
+            return F.batch_norm(x, self.running_mean, self.running_var, self.weight, self.bias, eps=self.eps)
+        return super().forward(x)
+
+
 class DeepTower(nn.Module):
-    """The deep part of a CTR model: dropout, linear, ReLU, for each hidden layer (RecBole's order).
+    """The deep part of a CTR model: dropout, linear, activation, for each hidden layer (RecBole's order).
 
     Args:
         width: length of the input.
         hidden: widths of the hidden layers.
         dropout: dropout before each layer.
-        text_dim: length of the z that joins the input; 0 where none does.
+        text_dim: length of the z that joins the tower; 0 where none does.
+        activation: after each layer.
+        batch_norm: normalise between a layer and its activation.
+        text_layer: which layer z joins.
     """
 
-    def __init__(self, width: int, hidden: Sequence[int], dropout: float, text_dim: int = 0) -> None:
+    def __init__(
+        self,
+        width: int,
+        hidden: Sequence[int],
+        dropout: float,
+        text_dim: int = 0,
+        *,
+        activation: Callable[[Tensor], Tensor] = F.relu,
+        batch_norm: bool = False,
+        text_layer: int = 0,
+    ) -> None:
         super().__init__()
         if not hidden:
             raise ValueError("the deep tower needs at least one hidden layer")
         widths = [width, *hidden]
+        joins = range(len(hidden))[text_layer]
         self.layers = nn.ModuleList(
-            FusedLinear(before, after, text_dim if level == 0 else 0, dropout)
+            FusedLinear(before, after, text_dim if level == joins else 0, dropout)
             for level, (before, after) in enumerate(pairwise(widths))
         )
+        self.norms = nn.ModuleList(BatchNorm(size) if batch_norm else nn.Identity() for size in hidden)
+        self.activation = activation
+
+    @property
+    def weights(self) -> list[Tensor]:
+        """The matrices W_x of all layers."""
+        return [cast("FusedLinear", layer).x.weight for layer in self.layers]
 
     def forward(self, x: Tensor, text: Tensor | None) -> Tensor:
         """`[batch, width]` -> the last hidden layer `[batch, hidden[-1]]`."""
-        for layer in self.layers:
-            x = F.relu(layer(x, text))
+        for layer, norm in zip(self.layers, self.norms, strict=True):
+            x = self.activation(norm(layer(x, text)))
         return x
 
 
@@ -161,9 +192,17 @@ class CTRBackbone(nn.Module):
         """Refuse attributes out of range; see `check_range`."""
         check_range(f"{type(self).__name__}", self, **bounds)
 
-    def embeddings(self, dim: int) -> FieldEmbeddings:
-        """Field embeddings of length `dim`."""
-        return FieldEmbeddings(self.vocabulary.sizes, self.vocabulary.shares, dim, self.oov_rate, self.max_rows)
+    def embeddings(self, dim: int, fields: Collection[str] | None = None) -> FieldEmbeddings:
+        """Field embeddings.
+
+        Args:
+            dim: length of a vector.
+            fields: which; all without it.
+        """
+        kept = [*self.vocabulary.sizes, *self.vocabulary.shares] if fields is None else fields
+        sizes = {name: size for name, size in self.vocabulary.sizes.items() if name in kept}
+        shares = {name: owner for name, owner in self.vocabulary.shares.items() if name in kept}
+        return FieldEmbeddings(sizes, shares, dim, self.oov_rate, self.max_rows)
 
     def need_history(self) -> int:
         """The longest history in order.
@@ -242,9 +281,12 @@ class DeepBackbone(CTRBackbone):
         self.mlp, self.dropout, self.fuse = mlp, dropout, fuse
         self.check(dropout=(0, 1))
 
-    def tower(self, width: int) -> DeepTower:
-        """The deep tower over an input of length `width`; z joins it under `fuse: input`."""
-        return DeepTower(width, self.mlp, self.dropout, self.text_dim if self.fuse == "input" else 0)
+    def tower(
+        self, width: int, *, activation: Callable[[Tensor], Tensor] = F.relu, batch_norm: bool = False
+    ) -> DeepTower:
+        """The deep tower over an input of length `width`; z joins it under `fuse: input`. See `DeepTower`."""
+        text_dim = self.text_dim if self.fuse == "input" else 0
+        return DeepTower(width, self.mlp, self.dropout, text_dim, activation=activation, batch_norm=batch_norm)
 
     def head(self, width: int) -> FusedLinear:
         """The last layer, from `[batch, width]` to `[batch, 1]`; z joins it under `fuse: last`."""

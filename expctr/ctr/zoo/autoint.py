@@ -1,0 +1,77 @@
+"""AutoInt (Song et al., "AutoInt: Automatic Feature Interaction Learning via Self-Attentive Neural Networks", CIKM
+2019).
+"""
+
+from collections.abc import Mapping
+from typing import Any, cast
+
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from expctr.ctr.zoo.base import DeepBackbone
+from expctr.data.features import Vocabulary
+
+
+class AutoInt(DeepBackbone):
+    """First-order weights, self-attention over the fields, and a deep tower, their logits added.
+
+    Args:
+        vocabulary: what it is built for.
+        text_dim: length of the explanation's vector z; 0 makes a model without text.
+        embedding_dim: length of each field's embedding.
+        mlp: widths of the deep tower's hidden layers.
+        attention_dim: length of a field's vector in the attention layers.
+        layers: attention layers.
+        heads: of each.
+        attention_dropout: dropout of the attention weights.
+        residual: add each field's own projection to what attention made of it, as the paper does and RecBole's default
+            does not.
+    """
+
+    def __init__(
+        self,
+        vocabulary: Vocabulary,
+        text_dim: int = 0,
+        embedding_dim: int = 10,
+        mlp: tuple[int, ...] = (128, 128),
+        attention_dim: int = 16,
+        layers: int = 3,
+        heads: int = 2,
+        attention_dropout: float = 0.2,
+        residual: bool = False,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(vocabulary, text_dim, mlp, **kwargs)
+        self.fields = self.embeddings(embedding_dim + 1)  # the last column is the first-order weight
+        count = len(self.fields.names)
+        self.project = linear(embedding_dim, attention_dim)
+        self.attention = nn.ModuleList(
+            nn.MultiheadAttention(attention_dim, heads, attention_dropout, batch_first=True) for _ in range(layers)
+        )
+        for layer in self.attention:
+            nn.init.xavier_normal_(cast("nn.MultiheadAttention", layer).out_proj.weight)
+        self.residual = linear(embedding_dim, attention_dim) if residual else None
+        self.attended = linear(count * attention_dim, 1)
+        self.deep = self.tower(count * embedding_dim)
+        self.last = self.head(mlp[-1])  # its bias is the first-order part's too
+
+    def logits(self, features: Mapping[str, Tensor], text: Tensor | None) -> Tensor:
+        """As `CTRBackbone.forward`."""
+        fields: Tensor = self.fields(features)
+        first_order, vectors = fields[..., -1].sum(1), fields[..., :-1]
+        crossed = self.project(vectors)
+        for layer in self.attention:
+            crossed, _ = layer(crossed, crossed, crossed, need_weights=False)
+        if self.residual is not None:
+            crossed = crossed + self.residual(vectors)
+        both: Tensor = self.attended(F.relu(crossed).flatten(1)) + self.last(self.deep(vectors.flatten(1), text), text)
+        return first_order + both.squeeze(-1)
+
+
+def linear(width: int, out: int, bias: bool = True) -> nn.Linear:
+    """A linear layer with RecBole's first weights."""
+    layer = nn.Linear(width, out, bias)
+    nn.init.xavier_normal_(layer.weight)
+    if bias:
+        nn.init.zeros_(layer.bias)
+    return layer

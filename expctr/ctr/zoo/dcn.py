@@ -1,0 +1,60 @@
+"""DCN (Wang et al., "Deep & Cross Network for Ad Click Predictions", ADKDD 2017)."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from expctr.ctr.zoo.base import DeepBackbone
+from expctr.data.features import Vocabulary
+
+
+class DCN(DeepBackbone):
+    """A cross network, whose layer is x_0 (x_l . w) + b + x_l, beside a deep tower with batch normalisation.
+
+    Args:
+        vocabulary: what it is built for.
+        text_dim: length of the explanation's vector z; 0 makes a model without text.
+        embedding_dim: length of each field's embedding.
+        mlp: widths of the deep tower's hidden layers.
+        cross_layers: how many.
+        reg_weight: weight of the norms of the cross weights in the loss.
+    """
+
+    def __init__(
+        self,
+        vocabulary: Vocabulary,
+        text_dim: int = 0,
+        embedding_dim: int = 10,
+        mlp: tuple[int, ...] = (256, 256, 256),
+        cross_layers: int = 6,
+        reg_weight: float = 2.0,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(vocabulary, text_dim, mlp, **kwargs)
+        self.reg_weight = reg_weight
+        self.fields = self.embeddings(embedding_dim)
+        width = len(self.fields.names) * embedding_dim
+        self.cross_weight = nn.Parameter(torch.randn(cross_layers, width))
+        self.cross_bias = nn.Parameter(torch.zeros(cross_layers, width))
+        self.deep = self.tower(width, batch_norm=True)
+        self.last = self.head(width + mlp[-1])
+
+    def cross(self, x: Tensor) -> Tensor:
+        """The cross network, `[batch, width]` -> `[batch, width]`."""
+        crossed = x
+        for weight, bias in zip(self.cross_weight, self.cross_bias, strict=True):
+            crossed = x * (crossed @ weight)[:, None] + bias + crossed
+        return crossed
+
+    def logits(self, features: Mapping[str, Tensor], text: Tensor | None) -> Tensor:
+        """As `CTRBackbone.forward`."""
+        x = self.fields(features).flatten(1)
+        logit: Tensor = self.last(torch.cat([self.cross(x), self.deep(x, text)], 1), text).squeeze(-1)
+        return logit
+
+    def penalty(self, features: Mapping[str, Tensor]) -> Tensor:
+        """`reg_weight` times the norms of the layers' cross weights, `[]`."""
+        norms: Tensor = torch.linalg.vector_norm(self.cross_weight, dim=1)
+        return self.reg_weight * norms.sum()

@@ -1,0 +1,122 @@
+"""DCN V2 (Wang et al., "DCN V2: Improved Deep & Cross Network and Practical Lessons for Web-scale Learning to Rank
+Systems", WWW 2021).
+"""
+
+from collections.abc import Mapping
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from expctr.ctr.zoo.autoint import linear
+from expctr.ctr.zoo.base import DeepBackbone
+from expctr.data.features import Vocabulary
+
+
+class Cross(nn.Module):
+    """Cross layers with a matrix each: x_0 * (W x_l + b) + x_l.
+
+    Args:
+        width: length of x.
+        layers: how many.
+    """
+
+    def __init__(self, width: int, layers: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.randn(layers, width, width))
+        self.bias = nn.Parameter(torch.zeros(layers, width))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """`[batch, width]` -> `[batch, width]`."""
+        crossed = x
+        for weight, bias in zip(self.weight, self.bias, strict=True):
+            crossed = x * (crossed @ weight.T + bias) + crossed
+        return crossed
+
+    def norm(self) -> Tensor:
+        """The norms of the layers' matrices, added, `[]`."""
+        norms: Tensor = torch.linalg.vector_norm(self.weight, dim=(1, 2))
+        return norms.sum()
+
+
+class MixedCross(nn.Module):
+    """Cross layers of gated experts of low rank: the matrix is U tanh(C tanh(V x_l)), one of each an expert.
+
+    Args:
+        width: length of x.
+        layers: how many.
+        experts: of each layer; the gates are the same in all layers, as in RecBole.
+        rank: of the experts' matrices.
+    """
+
+    def __init__(self, width: int, layers: int, experts: int, rank: int) -> None:
+        super().__init__()
+        self.u = nn.Parameter(torch.randn(layers, experts, width, rank))
+        self.v = nn.Parameter(torch.randn(layers, experts, width, rank))
+        self.c = nn.Parameter(torch.randn(layers, experts, rank, rank))
+        self.bias = nn.Parameter(torch.zeros(layers, width))
+        self.gate = linear(width, experts)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """`[batch, width]` -> `[batch, width]`."""
+        crossed = x
+        for u, v, c, bias in zip(self.u, self.v, self.c, self.bias, strict=True):
+            low = torch.tanh(torch.einsum("ewr,bw->ber", v, crossed))
+            low = torch.tanh(torch.einsum("ers,bes->ber", c, low))
+            experts = x[:, None] * (torch.einsum("ewr,ber->bew", u, low) + bias)
+            crossed = crossed + torch.einsum("be,bew->bw", self.gate(crossed).softmax(1), experts)
+        return crossed
+
+    def norm(self) -> Tensor:
+        """The norms of each layer's three stacks of matrices, added, `[]`."""
+        norms = [torch.linalg.vector_norm(stack, dim=(1, 2, 3)) for stack in (self.u, self.v, self.c)]
+        return torch.stack(norms).sum()
+
+
+class DCNv2(DeepBackbone):
+    """Cross layers with matrices before, or beside, a deep tower with batch normalisation.
+
+    Args:
+        vocabulary: what it is built for.
+        text_dim: length of the explanation's vector z; 0 makes a model without text.
+        embedding_dim: length of each field's embedding.
+        mlp: widths of the deep tower's hidden layers.
+        cross_layers: how many.
+        structure: the tower reads what the cross layers give (`stacked`), or the fields (`parallel`).
+        experts: low-rank experts in place of each cross matrix; 0 for the matrix.
+        rank: of the experts' matrices.
+        reg_weight: weight of the norms of the cross matrices in the loss.
+    """
+
+    def __init__(
+        self,
+        vocabulary: Vocabulary,
+        text_dim: int = 0,
+        embedding_dim: int = 16,
+        mlp: tuple[int, ...] = (768, 768),
+        cross_layers: int = 3,
+        structure: Literal["stacked", "parallel"] = "stacked",
+        experts: int = 0,
+        rank: int = 128,
+        reg_weight: float = 2.0,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(vocabulary, text_dim, mlp, **kwargs)
+        self.stacked, self.reg_weight = structure == "stacked", reg_weight
+        self.fields = self.embeddings(embedding_dim)
+        width = len(self.fields.names) * embedding_dim
+        self.cross = MixedCross(width, cross_layers, experts, rank) if experts else Cross(width, cross_layers)
+        self.deep = self.tower(width, batch_norm=True)
+        self.last = self.head(mlp[-1] + (0 if self.stacked else width))
+
+    def logits(self, features: Mapping[str, Tensor], text: Tensor | None) -> Tensor:
+        """As `CTRBackbone.forward`."""
+        x = self.fields(features).flatten(1)
+        crossed = self.cross(x)
+        hidden = self.deep(crossed, text) if self.stacked else torch.cat([crossed, self.deep(x, text)], 1)
+        logit: Tensor = self.last(hidden, text).squeeze(-1)
+        return logit
+
+    def penalty(self, features: Mapping[str, Tensor]) -> Tensor:
+        """`reg_weight` times the norms of the cross matrices, `[]`."""
+        return self.reg_weight * self.cross.norm()

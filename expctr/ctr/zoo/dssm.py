@@ -1,0 +1,57 @@
+"""DSSM (Huang et al., "Learning Deep Structured Semantic Models for Web Search using Clickthrough Data", CIKM 2013)."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from expctr.ctr.zoo.base import DeepBackbone, DeepTower
+from expctr.data.features import Vocabulary
+from expctr.errors import UserError
+
+
+class DSSM(DeepBackbone):
+    """A tower for the user and one for the item; the logit is the cosine of what they say, so it lies in [-1, 1].
+
+    The user's side are the fields `user*` and the histories, the item's the fields `target*`. The explanation is about
+    this user before this item: it joins the user's tower, at its input or (`fuse: last`) at its last layer.
+
+    Args:
+        vocabulary: what it is built for.
+        text_dim: length of the explanation's vector z; 0 makes a model without text.
+        embedding_dim: length of each field's embedding.
+        mlp: widths of either tower's hidden layers.
+        dropout: dropout before each layer of the towers.
+    """
+
+    def __init__(
+        self,
+        vocabulary: Vocabulary,
+        text_dim: int = 0,
+        embedding_dim: int = 10,
+        mlp: tuple[int, ...] = (256, 256, 256),
+        dropout: float = 0.3,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(vocabulary, text_dim, mlp, dropout, **kwargs)
+        self.fields = self.embeddings(embedding_dim)
+        names = self.fields.names
+        sides = (
+            [i for i, name in enumerate(names) if not name.startswith("target")],
+            [i for i, name in enumerate(names) if name.startswith("target")],
+        )
+        if not all(sides):
+            raise UserError(f"DSSM needs a field of the user and one of the item; data.fields has {', '.join(names)}")
+        self.user_fields, self.item_fields = sides
+        place = 0 if self.fuse == "input" else -1
+        user, item = (len(side) * embedding_dim for side in sides)
+        self.user = DeepTower(user, mlp, dropout, text_dim, activation=torch.tanh, batch_norm=True, text_layer=place)
+        self.item = DeepTower(item, mlp, dropout, activation=torch.tanh, batch_norm=True)
+
+    def logits(self, features: Mapping[str, Tensor], text: Tensor | None) -> Tensor:
+        """As `CTRBackbone.forward`."""
+        fields: Tensor = self.fields(features)
+        user = self.user(fields[:, self.user_fields].flatten(1), text)
+        item = self.item(fields[:, self.item_fields].flatten(1), None)
+        return torch.cosine_similarity(user, item, dim=1)

@@ -1,0 +1,108 @@
+"""Fi-GNN (Li et al., "Fi-GNN: Modeling Feature Interactions via Graph Neural Networks for CTR Prediction", CIKM
+2019).
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from expctr.ctr.zoo.autoint import linear
+from expctr.ctr.zoo.base import CTRBackbone, Dropout
+from expctr.data.features import Vocabulary
+
+
+class GraphLayer(nn.Module):
+    """What each field hears from the others: their states, each through a matrix of its field, weighted by the edges.
+
+    Args:
+        fields: how many.
+        dim: length of a state.
+    """
+
+    def __init__(self, fields: int, dim: int) -> None:
+        super().__init__()
+        self.w_in = nn.Parameter(torch.empty(fields, dim, dim))
+        self.w_out = nn.Parameter(torch.empty(fields, dim, dim))
+        self.bias = nn.Parameter(torch.zeros(dim))
+        nn.init.xavier_normal_(self.w_in)
+        nn.init.xavier_normal_(self.w_out)
+
+    def forward(self, edges: Tensor, states: Tensor) -> Tensor:
+        """`[batch, fields, fields]` and `[batch, fields, dim]` -> `[batch, fields, dim]`."""
+        said = torch.einsum("fij,bfj->bfi", self.w_out, states)
+        return torch.einsum("fij,bfj->bfi", self.w_in, edges @ said) + self.bias
+
+
+class FiGNN(CTRBackbone):
+    """Fields as nodes of a complete graph with attentional edges; their states change by a gated unit at each step.
+
+    It has no deep tower, so the explanation joins the logit.
+
+    Args:
+        vocabulary: what it is built for.
+        text_dim: length of the explanation's vector z; 0 makes a model without text.
+        embedding_dim: length of each field's embedding.
+        attention_dim: length of a node's state.
+        layers: one more than there are steps of message passing.
+        heads: of the self-attention that makes the first states.
+        dropout: dropout of the projected fields.
+        attention_dropout: dropout of the attention weights.
+    """
+
+    def __init__(
+        self,
+        vocabulary: Vocabulary,
+        text_dim: int = 0,
+        embedding_dim: int = 10,
+        attention_dim: int = 16,
+        layers: int = 2,
+        heads: int = 2,
+        dropout: float = 0.2,
+        attention_dropout: float = 0.2,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(vocabulary, text_dim, **kwargs)
+        self.fields = self.embeddings(embedding_dim)
+        count = len(self.fields.names)
+        self.project = linear(embedding_dim, attention_dim)
+        self.dropout = Dropout(dropout)
+        self.attention = nn.MultiheadAttention(attention_dim, heads, attention_dropout, batch_first=True)
+        nn.init.xavier_normal_(self.attention.out_proj.weight)
+        self.residual = linear(embedding_dim, attention_dim)
+        self.edge = linear(2 * attention_dim, 1, bias=False)
+        self.graph = nn.ModuleList(GraphLayer(count, attention_dim) for _ in range(layers - 1))
+        self.gate = nn.GRUCell(attention_dim, attention_dim)
+        self.node_score = linear(attention_dim, 1, bias=False)
+        self.node_weight = linear(count * attention_dim, count, bias=False)
+        self.text = self.text_logit()
+
+    def logits(self, features: Mapping[str, Tensor], text: Tensor | None) -> Tensor:
+        """As `CTRBackbone.forward`."""
+        fields: Tensor = self.fields(features)
+        projected = self.dropout(self.project(fields))
+        attended, _ = self.attention(projected, projected, projected, need_weights=False)
+        first = F.relu(attended + self.residual(fields))
+        edges, states = self.edges(first), first
+        for layer in self.graph:
+            heard = layer(edges, states)
+            states = self.gate(heard.flatten(0, 1), states.flatten(0, 1)).view_as(first) + first
+        score = self.node_score(states).squeeze(-1)
+        logit: Tensor = self.text((self.node_weight(states.flatten(1)) * score).sum(1), text)
+        return logit
+
+    def edges(self, states: Tensor) -> Tensor:
+        """How much each node (row) hears from each other (column), none from itself.
+
+        Args:
+            states: `[batch, fields, attention_dim]`.
+
+        Returns:
+            `[batch, fields, fields]`, rows that add up to 1.
+        """
+        source, other = self.edge.weight.view(2, -1)  # of the pair's concatenation, without building it
+        scores = F.leaky_relu((states @ source)[:, :, None] + (states @ other)[:, None, :], 0.01)
+        itself = torch.eye(states.shape[1], dtype=torch.bool, device=states.device)
+        return scores.masked_fill(itself, -torch.inf).softmax(-1)

@@ -1,0 +1,31 @@
+"""FM (Rendle, "Factorization Machines", ICDM 2010)."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from torch import Tensor
+
+from expctr.ctr.zoo.base import CTRBackbone
+from expctr.ctr.zoo.deepfm import pairwise_interactions
+from expctr.data.features import Vocabulary
+
+
+class FM(CTRBackbone):
+    """First-order weights and the inner products of all pairs of fields.
+
+    Args:
+        vocabulary: what it is built for.
+        text_dim: length of the explanation's vector z; 0 makes a model without text.
+        embedding_dim: length of each field's embedding.
+    """
+
+    def __init__(self, vocabulary: Vocabulary, text_dim: int = 0, embedding_dim: int = 10, **kwargs: Any) -> None:
+        super().__init__(vocabulary, text_dim, **kwargs)
+        self.fields = self.embeddings(embedding_dim + 1)  # the last column is the first-order weight
+        self.text = self.text_logit()
+
+    def logits(self, features: Mapping[str, Tensor], text: Tensor | None) -> Tensor:
+        """As `CTRBackbone.forward`."""
+        fields: Tensor = self.fields(features)
+        logit: Tensor = self.text(fields[..., -1].sum(1) + pairwise_interactions(fields[..., :-1]), text)
+        return logit

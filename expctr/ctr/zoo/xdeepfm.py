@@ -1,0 +1,106 @@
+"""xDeepFM (Lian et al., "xDeepFM: Combining Explicit and Implicit Feature Interactions for Recommender Systems", KDD
+2018).
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any, cast
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from expctr.ctr.zoo.base import DeepBackbone, DeepTower
+from expctr.data.features import Vocabulary
+
+
+class CIN(nn.Module):
+    """The compressed interaction network: each layer's maps are weighted sums of products of the last one's with the
+    fields (Eq. 6 of the paper), summed over the embedding's dimensions at the end.
+
+    Args:
+        fields: how many.
+        sizes: maps of each layer, rounded down to an even number unless `direct`.
+        direct: give every map both to the next layer and to the output; otherwise half of them to each.
+    """
+
+    def __init__(self, fields: int, sizes: Sequence[int], direct: bool) -> None:
+        super().__init__()
+        self.direct = direct
+        self.sizes = list(sizes) if direct else [size // 2 * 2 for size in sizes]
+        inputs = [fields, *(size if direct else size // 2 for size in self.sizes[:-1])]
+        self.layers = nn.ModuleList(
+            nn.Conv1d(before * fields, size, 1) for before, size in zip(inputs, self.sizes, strict=True)
+        )
+        for weight in self.weights:
+            nn.init.xavier_normal_(weight)
+
+    @property
+    def weights(self) -> list[Tensor]:
+        """Of all layers, `[maps, products, 1]`."""
+        return [cast("nn.Conv1d", layer).weight for layer in self.layers]
+
+    @property
+    def out(self) -> int:
+        """Length of the output."""
+        return sum(self.sizes) if self.direct else sum(self.sizes[:-1]) // 2 + self.sizes[-1]
+
+    def forward(self, fields: Tensor) -> Tensor:
+        """`[batch, fields, dim]` -> `[batch, out]`."""
+        hidden, shown = fields, []
+        for level, layer in enumerate(self.layers):
+            products = torch.einsum("bhd,bmd->bhmd", hidden, fields).flatten(1, 2)
+            maps = F.relu(layer(products))
+            if self.direct or level == len(self.layers) - 1:
+                hidden = maps
+                shown.append(maps)
+            else:
+                hidden, half = maps.chunk(2, dim=1)
+                shown.append(half)
+        return torch.cat(shown, dim=1).sum(-1)
+
+
+class xDeepFM(DeepBackbone):  # noqa: N801, the name that all know it by
+    """First-order weights, a compressed interaction network and a deep tower, their logits added.
+
+    As in RecBole, which the paper's table was made with, the deep tower's logit passes through its ReLU too.
+
+    Args:
+        vocabulary: what it is built for.
+        text_dim: length of the explanation's vector z; 0 makes a model without text.
+        embedding_dim: length of each field's embedding.
+        cin: maps of each layer of the interaction network.
+        direct: see `CIN`.
+        reg_weight: weight of the norms of all matrices but the embeddings in the loss.
+    """
+
+    def __init__(
+        self,
+        vocabulary: Vocabulary,
+        text_dim: int = 0,
+        embedding_dim: int = 10,
+        cin: tuple[int, ...] = (100, 100, 100),
+        direct: bool = False,
+        reg_weight: float = 5e-4,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(vocabulary, text_dim, **kwargs)
+        self.reg_weight = reg_weight
+        self.fields = self.embeddings(embedding_dim + 1)  # the last column is the first-order weight
+        count, place = len(self.fields.names), 0 if self.fuse == "input" else -1
+        self.deep = DeepTower(count * embedding_dim, (*self.mlp, 1), self.dropout, text_dim, text_layer=place)
+        self.cin = CIN(count, cin, direct)
+        self.cin_logit = nn.Linear(self.cin.out, 1)  # its bias is the model's
+        nn.init.xavier_normal_(self.cin_logit.weight)
+        nn.init.zeros_(self.cin_logit.bias)
+
+    def logits(self, features: Mapping[str, Tensor], text: Tensor | None) -> Tensor:
+        """As `CTRBackbone.forward`."""
+        fields: Tensor = self.fields(features)
+        first_order, vectors = fields[..., -1].sum(1), fields[..., :-1]
+        both: Tensor = self.cin_logit(self.cin(vectors)) + self.deep(vectors.flatten(1), text)
+        return first_order + both.squeeze(-1)
+
+    def penalty(self, features: Mapping[str, Tensor]) -> Tensor:
+        """`reg_weight` times the norms of the tower's, the network's and the first-order weights, `[]`."""
+        weights = [*self.deep.weights, *self.cin.weights, self.fields.weight[:, -1]]
+        return self.reg_weight * torch.stack([weight.norm() for weight in weights]).sum()
