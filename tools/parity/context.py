@@ -14,16 +14,16 @@ import tempfile
 from pathlib import Path
 
 import numpy as np
-
-for name, kind in (("float_", np.float64), ("complex_", np.complex128), ("unicode_", np.str_)):
-    setattr(np, name, kind)  # RecBole asks numpy for what its version 2 took away
-
 import torch
-from recbole.config import Config
-from recbole.data import create_dataset
-from recbole.data.interaction import Interaction
-from recbole.utils import get_model
 from safetensors.torch import save_file
+
+for missing, kind in (("float_", np.float64), ("complex_", np.complex128), ("unicode_", np.str_)):
+    setattr(np, missing, kind)  # RecBole asks numpy for what its version 2 took away
+
+from recbole.config import Config  # noqa: E402
+from recbole.data import create_dataset  # noqa: E402
+from recbole.data.interaction import Interaction  # noqa: E402
+from recbole.utils import get_model  # noqa: E402
 
 OUT = Path(__file__).parents[2] / "tests" / "ctr" / "parity"
 FIELDS = {"user_id": "user", "item_id": "target", "age": "user_age", "genres": "target_genres"}
@@ -40,7 +40,10 @@ MODELS = {
     "DCN": ("DCN", {"cross_layer_num": 3}),
     "DCNv2": ("DCNV2", {"cross_layer_num": 2, "structure": "stacked"}),
     "DCNv2-parallel": ("DCNV2", {"cross_layer_num": 2, "structure": "parallel"}),
-    "DCNv2-mixed": ("DCNV2", {"cross_layer_num": 2, "structure": "parallel", "mixed": True, "expert_num": 3, "low_rank": 2}),
+    "DCNv2-mixed": (
+        "DCNV2",
+        {"cross_layer_num": 2, "structure": "parallel", "mixed": True, "expert_num": 3, "low_rank": 2},
+    ),
 }
 ROWS = 16
 
@@ -75,7 +78,11 @@ def record(name: str, base: str, options: dict[str, object], data: Path) -> None
     """One model's file."""
     settings = {
         "data_path": str(data),
-        "load_col": {"inter": ["user_id", "item_id", "label"], "user": ["user_id", "age"], "item": ["item_id", "genres"]},
+        "load_col": {
+            "inter": ["user_id", "item_id", "label"],
+            "user": ["user_id", "age"],
+            "item": ["item_id", "genres"],
+        },
         "LABEL_FIELD": "label",
         "train_neg_sample_args": None,
         "use_gpu": False,
@@ -118,7 +125,8 @@ def record(name: str, base: str, options: dict[str, object], data: Path) -> None
     OUT.mkdir(parents=True, exist_ok=True)
     order = [FIELDS[field] for field in (*model.token_seq_field_names, *model.token_field_names)]  # as it joins them
     about = {"made by": "RecBole 1.2.1, tools/parity/context.py", "fields": " ".join(order)}
-    save_file({key: tensor.detach().clone().contiguous() for key, tensor in tensors.items()}, OUT / f"{name}.safetensors", about)
+    copies = {key: tensor.detach().clone().contiguous() for key, tensor in tensors.items()}
+    save_file(copies, OUT / f"{name}.safetensors", about)
     print(name, logit.std().item(), (loss - cross_entropy).item())
 
 

@@ -101,7 +101,8 @@ PARITY: dict[str, tuple[type[CTRBackbone], dict[str, Any], dict[str, str], list[
         | {"cross_weight": layers("cross_layer_w", 3), "cross_bias": layers("cross_layer_b", 3)}, [BIAS],
     ),
     "DCNv2": (
-        DCNv2, MLP | {"cross_layers": 2}, tower("deep", "mlp_layers", norm=True) | head("predict_layer") | CROSS, [BIAS],
+        DCNv2, MLP | {"cross_layers": 2},
+        tower("deep", "mlp_layers", norm=True) | head("predict_layer") | CROSS, [BIAS],
     ),
     "DCNv2-parallel": (
         DCNv2, MLP | {"cross_layers": 2, "structure": "parallel"},
@@ -152,7 +153,12 @@ PLACES = [
 def features(rows: int = 8) -> dict[str, Tensor]:
     generator = torch.Generator().manual_seed(1)
     draw: Callable[..., Tensor] = lambda high, *shape: torch.randint(1, high, shape, generator=generator)  # noqa: E731
-    return {"user": draw(9, rows), "target": draw(9, rows), "target_genres": draw(6, rows, 2), "liked": draw(9, rows, 3)}
+    return {
+        "user": draw(9, rows),
+        "target": draw(9, rows),
+        "target_genres": draw(6, rows, 2),
+        "liked": draw(9, rows, 3),
+    }
 
 
 @pytest.mark.parametrize(("make", "options"), PLACES)

@@ -1,0 +1,135 @@
+"""DIEN (Zhou et al., "Deep Interest Evolution Network for Click-Through Rate Prediction", AAAI 2019)."""
+
+from collections.abc import Mapping
+from math import inf
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from expctr.ctr.zoo.autoint import linear
+from expctr.ctr.zoo.din import InterestBackbone, TargetAttention
+from expctr.data.features import FIRST, PADDING, Vocabulary
+
+
+class AUGRU(nn.Module):
+    """A GRU whose update gate is scaled by attention: what says nothing about the target leaves the state as it was.
+
+    Args:
+        dim: length of inputs and states.
+    """
+
+    def __init__(self, dim: int) -> None:
+        super().__init__()
+        self.x, self.h = linear(dim, 3 * dim), linear(dim, 3 * dim)
+
+    def forward(self, inputs: Tensor, attention: Tensor) -> Tensor:
+        """The last state.
+
+        Args:
+            inputs: `[batch, history, dim]`.
+            attention: from 0, which keeps the state, to 1, a GRU's step; 0 at padding, `[batch, history]`.
+
+        Returns:
+            `[batch, dim]`; zeros where all attention is 0.
+        """
+        projected, state = self.x(inputs), torch.zeros_like(inputs[:, 0])
+        for step in range(inputs.shape[1]):
+            reset, update, new = projected[:, step].chunk(3, dim=1)
+            reset_h, update_h, new_h = self.h(state).chunk(3, dim=1)
+            candidate = torch.tanh(new + torch.sigmoid(reset + reset_h) * new_h)
+            share = attention[:, step, None] * torch.sigmoid(update + update_h)
+            state = (1 - share) * state + share * candidate
+        return state
+
+
+class DIEN(InterestBackbone):
+    """Interests are read from the history by a GRU, evolve under attention to the target (AUGRU), and enter the tower.
+
+    The auxiliary loss asks each interest to tell the next item from one drawn at random, by an inner product as the
+    paper writes it. (RecBole has a network without activations there, in which state and item never meet: it cannot
+    learn what comes next.) As in RecBole, the tower has batch normalisation, and its "Dice" is x * sigmoid(x).
+
+    Args:
+        vocabulary: what it is built for.
+        text_dim: length of the explanation's vector z; 0 makes a model without text.
+        embedding_dim: length of each field's embedding.
+        mlp: widths of the hidden layers, of the deep tower and of the attention's network.
+        dropout: dropout before each layer of the deep tower.
+        alpha: weight of the auxiliary loss.
+    """
+
+    def __init__(
+        self,
+        vocabulary: Vocabulary,
+        text_dim: int = 0,
+        embedding_dim: int = 10,
+        mlp: tuple[int, ...] = (256, 256, 256),
+        dropout: float = 0.0,
+        alpha: float = 1.0,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(vocabulary, text_dim, embedding_dim, mlp=mlp, dropout=dropout, **kwargs)
+        self.alpha = alpha
+        self.check(alpha=(0, inf))
+        self.extractor = nn.GRU(embedding_dim, embedding_dim, batch_first=True)
+        self.attention = TargetAttention(embedding_dim, mlp)
+        self.evolution = AUGRU(embedding_dim)
+        self.deep = self.tower((2 + len(self.others)) * embedding_dim, activation=F.silu, batch_norm=True)
+        self.last = self.head(mlp[-1])
+
+    def interest(self, target: Tensor, items: Tensor, lengths: Tensor) -> Tensor:
+        """The interest after the last item.
+
+        Args:
+            target: `[batch, dim]`.
+            items: oldest first, `[batch, history, dim]`.
+            lengths: of the histories, `[batch]`; the rest is padding.
+
+        Returns:
+            `[batch, dim]`; zeros for an empty history.
+        """
+        interests, _ = self.extractor(items)
+        there = torch.arange(items.shape[1], device=lengths.device) < lengths[:, None]
+        scores = self.attention(target, interests).masked_fill(~there, torch.finfo(items.dtype).min)
+        last: Tensor = self.evolution(interests, scores.softmax(1) * there)
+        return last
+
+    def logits(self, features: Mapping[str, Tensor], text: Tensor | None) -> Tensor:
+        """As `CTRBackbone.forward`."""
+        target, others = self.vectors(features)
+        evolved = self.interest(target, *self.past(self.fields, features))
+        logit: Tensor = self.last(self.deep(torch.cat([evolved, target, others], 1), text), text).squeeze(-1)
+        return logit
+
+    def penalty(self, features: Mapping[str, Tensor]) -> Tensor:
+        """`alpha` times the auxiliary loss with negatives drawn from torch's global generator, `[batch]`."""
+        return self.alpha * self.auxiliary_loss(features, self.draw_negatives(features["history"]))
+
+    def draw_negatives(self, items: Tensor) -> Tensor:
+        """Another known item for each, all equally likely; `[...]` -> `[...]`."""
+        known = self.vocabulary.sizes["target"] - FIRST
+        shift = torch.randint_like(items, 1, max(known, 2))  # of the place in a circle of all known items
+        other: Tensor = (items.clamp_min(FIRST) - FIRST + shift) % known
+        return FIRST + other
+
+    def auxiliary_loss(self, features: Mapping[str, Tensor], negatives: Tensor) -> Tensor:
+        """How well each interest tells the next item from another (the paper's L_aux).
+
+        Args:
+            features: as `forward` takes them.
+            negatives: for each item of the history one that was not there; it wears that item's mark, which would
+                give it away else, `[batch, history]`.
+
+        Returns:
+            The mean over a row's steps and both questions, scaled so that the mean over the batch is one over all
+            steps of the batch; 0 for a history without a next item, `[batch]`.
+        """
+        items, _ = self.past(self.fields, features)
+        others, _ = self.past(self.fields, {**features, "history": negatives})
+        interests = self.extractor(items)[0][:, :-1]
+        there = features["history"][:, 1:] != PADDING
+        positive, negative = ((interests * shown[:, 1:]).sum(-1) for shown in (items, others))
+        losses = (F.softplus(-positive) + F.softplus(negative)) / 2
+        return (losses * there).sum(1) * len(items) / there.sum().clamp_min(1)

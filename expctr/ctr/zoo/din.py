@@ -1,0 +1,105 @@
+"""DIN (Zhou et al., "Deep Interest Network for Click-Through Rate Prediction", KDD 2018)."""
+
+from collections.abc import Mapping
+from itertools import pairwise
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from expctr.ctr.embedding import HistoryVectors
+from expctr.ctr.zoo.autoint import linear
+from expctr.ctr.zoo.base import DeepBackbone
+from expctr.data.features import Vocabulary
+
+
+class TargetAttention(nn.Module):
+    """How much each item of a history says about the target: a small network over both, their difference and product.
+
+    Args:
+        dim: length of an item's vector.
+        hidden: widths of the network's hidden layers, of sigmoids.
+    """
+
+    def __init__(self, dim: int, hidden: tuple[int, ...]) -> None:
+        super().__init__()
+        layers: list[nn.Module] = []
+        for before, after in pairwise((4 * dim, *hidden)):
+            layers += [linear(before, after), nn.Sigmoid()]
+        self.score = nn.Sequential(*layers, linear(hidden[-1], 1))
+        self.scale: float = dim**-0.5
+
+    def forward(self, target: Tensor, items: Tensor) -> Tensor:
+        """`[batch, dim]` and `[batch, history, dim]` -> scores `[batch, history]`, of padding too."""
+        query = target[:, None].expand_as(items)
+        scores: Tensor = self.score(torch.cat([query, items, query - items, query * items], dim=-1)).squeeze(-1)
+        return scores * self.scale
+
+
+class InterestBackbone(DeepBackbone):
+    """What DIN and DIEN share: the target and the history in its order, and all other fields beside them.
+
+    The sets `liked` and `disliked` are left out, since the history stands for both.
+
+    Args:
+        vocabulary: what it is built for.
+        text_dim: length of the explanation's vector z; 0 makes a model without text.
+        embedding_dim: length of each field's embedding.
+    """
+
+    def __init__(self, vocabulary: Vocabulary, text_dim: int, embedding_dim: int, **kwargs: Any) -> None:
+        super().__init__(vocabulary, text_dim, **kwargs)
+        self.need_history()
+        self.embedding_dim = embedding_dim
+        self.fields = self.embeddings(embedding_dim, self.vocabulary.sizes.keys() - {"liked", "disliked"})
+        self.others = [i for i, name in enumerate(self.fields.names) if name != "target"]
+        self.past = HistoryVectors(embedding_dim)
+
+    def vectors(self, features: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
+        """The target's vector `[batch, dim]`, and those of the other fields in one, `[batch, others * dim]`."""
+        fields = self.fields(features)
+        return fields[:, self.fields.names.index("target")], fields[:, self.others].flatten(1)
+
+
+class DIN(InterestBackbone):
+    """The history, each item weighted by what it says about the target, beside the target and all other fields.
+
+    As in RecBole, the weights are not normalised (they are intensities of interest), the product of history and target
+    is given to the tower too, and the tower has batch normalisation. RecBole's "Dice" has a fixed slope of 0, which
+    makes it x * sigmoid(x). RecBole leaves the other fields out; here every model sees them.
+
+    Args:
+        vocabulary: what it is built for.
+        text_dim: length of the explanation's vector z; 0 makes a model without text.
+        embedding_dim: length of each field's embedding.
+        mlp: widths of the hidden layers, of the deep tower and of the attention's network.
+        dropout: dropout before each layer of the deep tower.
+    """
+
+    def __init__(
+        self,
+        vocabulary: Vocabulary,
+        text_dim: int = 0,
+        embedding_dim: int = 10,
+        mlp: tuple[int, ...] = (256, 256, 256),
+        dropout: float = 0.0,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(vocabulary, text_dim, embedding_dim, mlp=mlp, dropout=dropout, **kwargs)
+        self.attention = TargetAttention(embedding_dim, mlp)
+        self.deep = self.tower((3 + len(self.others)) * embedding_dim, activation=F.silu, batch_norm=True)
+        self.last = self.head(mlp[-1])
+
+    def interest(self, target: Tensor, items: Tensor) -> Tensor:
+        """The weighted sum of the history, `[batch, dim]`; the vectors of padding are zeros and add nothing."""
+        return torch.einsum("bh,bhd->bd", self.attention(target, items), items)
+
+    def logits(self, features: Mapping[str, Tensor], text: Tensor | None) -> Tensor:
+        """As `CTRBackbone.forward`."""
+        target, others = self.vectors(features)
+        items, _ = self.past(self.fields, features)
+        interest = self.interest(target, items)
+        hidden = self.deep(torch.cat([interest, target, interest * target, others], 1), text)
+        logit: Tensor = self.last(hidden, text).squeeze(-1)
+        return logit

@@ -1,0 +1,170 @@
+"""What the sequential models share: they read the history in its order, and score the target by a dot product.
+
+Their papers train them to name the next item, among all or among drawn negatives. Here they are trained as all models
+of the zoo are, by the cross-entropy of the labelled target, and disliked items stand in the history beside liked ones:
+hence the mark that each item's vector carries (`HistoryVectors`). Marks are zero at first, where the models are exactly
+those of the papers.
+"""
+
+from collections.abc import Mapping
+from math import inf
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from expctr.ctr.embedding import FieldEmbeddings, HistoryVectors
+from expctr.ctr.zoo.base import CTRBackbone, Dropout
+from expctr.data.features import PADDING, Vocabulary
+
+
+def start_normal(table: FieldEmbeddings, std: float) -> None:
+    """Draw a table anew, normal around zero; padding stays zero."""
+    with torch.no_grad():
+        table.weight.normal_(0, std)[PADDING].zero_()
+
+
+def at_last(states: Tensor, lengths: Tensor) -> Tensor:
+    """The state after each history's last item; at the first position, of padding, where there is none.
+
+    Args:
+        states: `[batch, history, dim]`.
+        lengths: `[batch]`.
+
+    Returns:
+        `[batch, dim]`.
+    """
+    return states[torch.arange(len(states), device=states.device), (lengths - 1).clamp_min(0)]
+
+
+class SequentialBackbone(CTRBackbone):
+    """A model whose logit is the dot product of the history's state and the target's vector.
+
+    It implements `state`, and ends its `__init__` with its own layers. Side features have no part in it.
+
+    Args:
+        vocabulary: what it is built for.
+        text_dim: length of the explanation's vector z; 0 makes a model without text.
+        embedding_dim: length of an item's vector.
+    """
+
+    def __init__(self, vocabulary: Vocabulary, text_dim: int = 0, embedding_dim: int = 64, **kwargs: Any) -> None:
+        super().__init__(vocabulary, text_dim, **kwargs)
+        self.history, self.embedding_dim = self.need_history(), embedding_dim
+        self.check(embedding_dim=(1, inf))
+        self.items = self.embeddings(embedding_dim, ["target"])
+        self.past = HistoryVectors(embedding_dim)
+        self.text = self.text_logit()
+
+    def logits(self, features: Mapping[str, Tensor], text: Tensor | None) -> Tensor:
+        """As `CTRBackbone.forward`."""
+        target = self.items.look_up("target", features["target"])
+        vectors, lengths = self.past(self.items, features)
+        logit: Tensor = self.text((self.state(vectors, lengths, features) * target).sum(-1), text)
+        return logit
+
+    def state(self, vectors: Tensor, lengths: Tensor, features: Mapping[str, Tensor]) -> Tensor:
+        """What a sequential model implements: the history in one vector.
+
+        Args:
+            vectors: of the items, oldest first, `[batch, history, embedding_dim]`; zeros at padding, after the last.
+            lengths: of the histories, `[batch]`; 0 is possible.
+            features: as `forward` takes them.
+
+        Returns:
+            `[batch, embedding_dim]`.
+        """
+        raise NotImplementedError
+
+
+class TransformerBackbone(SequentialBackbone):
+    """A sequential model with BERT's encoder: learned positions, LayerNorm after each residual sum.
+
+    Args:
+        vocabulary: what it is built for.
+        text_dim: length of the explanation's vector z; 0 makes a model without text.
+        layers: transformer layers.
+        heads: of the attention; they divide `embedding_dim`.
+        inner: width of the feed-forward layers.
+        activation: of the feed-forward layers.
+        dropout: dropout on the input and on what each residual sum adds.
+        attention_dropout: dropout on the attention's weights.
+        layer_norm_eps: added to the variance in each LayerNorm.
+        init_std: standard deviation of the initial weights and vectors, which are normal.
+    """
+
+    more_positions = 0
+    """Positions beyond those of the longest history."""
+
+    def __init__(
+        self,
+        vocabulary: Vocabulary,
+        text_dim: int = 0,
+        *,
+        layers: int = 2,
+        heads: int = 2,
+        inner: int = 256,
+        activation: Literal["gelu", "relu"] = "gelu",
+        dropout: float = 0.5,
+        attention_dropout: float = 0.5,
+        layer_norm_eps: float = 1e-12,
+        init_std: float = 0.02,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(vocabulary, text_dim, **kwargs)
+        dim, self.layer_norm_eps, self.init_std = self.embedding_dim, layer_norm_eps, init_std
+        self.layers, self.heads, self.inner, self.activation = layers, heads, inner, activation
+        self.dropout, self.attention_dropout = dropout, attention_dropout
+        self.check(layers=(1, inf), heads=(1, inf), inner=(1, inf), dropout=(0, 1), attention_dropout=(0, 1))
+        self.check(layer_norm_eps=(0, inf), init_std=(0, inf))
+        if dim % heads:
+            raise ValueError(f"{type(self).__name__}.heads must divide embedding_dim: {heads} heads, length {dim}")
+        self.positions = nn.Parameter(torch.empty(self.history + self.more_positions, dim))
+        self.enter = nn.Sequential(nn.LayerNorm(dim, layer_norm_eps), Dropout(dropout))
+        self.encoder = nn.ModuleList(self._layer() for _ in range(layers))
+        start_normal(self.items, init_std)
+        nn.init.normal_(self.positions, std=init_std)
+        self.start(self.encoder)
+
+    def _layer(self) -> nn.TransformerEncoderLayer:
+        # torch's layer drops out in one place more than BERT's, and knows one rate for all places.
+        layer = nn.TransformerEncoderLayer(
+            self.embedding_dim,
+            self.heads,
+            self.inner,
+            self.dropout,
+            self.activation,
+            self.layer_norm_eps,
+            batch_first=True,
+        )
+        layer.dropout.p = 0.0
+        layer.self_attn.dropout = self.attention_dropout
+        return layer
+
+    def start(self, module: nn.Module) -> None:
+        """Initial weights of linear layers, as BERT's: normal, biases zero; LayerNorms keep theirs."""
+        for parameter in module.parameters():
+            if parameter.ndim > 1:
+                nn.init.normal_(parameter, std=self.init_std)
+        for name, parameter in module.named_parameters():
+            if name.endswith("bias"):
+                nn.init.zeros_(parameter)
+
+    def encode(self, vectors: Tensor, lengths: Tensor | None = None) -> Tensor:
+        """Every position's state.
+
+        Args:
+            vectors: `[batch, positions, embedding_dim]`, or fewer positions.
+            lengths: `[batch]`, at least 1: each position sees all of the first `lengths` ones. Without it each sees
+                itself and those before, and what stands after a sequence's last item has no say in that item's state.
+
+        Returns:
+            `[batch, positions, embedding_dim]`.
+        """
+        at = torch.arange(vectors.shape[1], device=vectors.device)
+        causal = at > at[:, None] if lengths is None else None
+        padding = None if lengths is None else at >= lengths[:, None]
+        states: Tensor = self.enter(vectors + self.positions[: len(at)])
+        for layer in self.encoder:
+            states = layer(states, causal, padding, is_causal=lengths is None)
+        return states
