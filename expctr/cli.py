@@ -20,6 +20,7 @@ from expctr.data.datamodules import RatingsDataModule
 from expctr.errors import UserError
 from expctr.evaluation.alarms import Alarms
 from expctr.evaluation.results import ResultWriter
+from expctr.modules import explained, icl, tallrec  # noqa: F401  a config names their classes
 from expctr.training.checkpoint import RunCheckpoint, checkpoint_folder, checkpoints
 from expctr.training.progress import StageProgressBar
 from expctr.training.stages import StageScheduler

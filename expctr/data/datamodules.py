@@ -66,6 +66,18 @@ class Staged(Protocol):
         """Are explanations of the validation rows written now?"""
 
 
+@runtime_checkable
+class ReadsTitles(Protocol):
+    """What the loaders ask of a module that reads titles and follows no plan of stages."""
+
+    @property
+    def minibatch_size(self) -> int:
+        """Rows of a training batch."""
+
+    def training_rows(self, labels: Tensor, seed: int) -> Tensor:
+        """Which of the training rows it learns from: their positions, by their labels `[rows]` and the run's seed."""
+
+
 class RatingsDataModule(L.LightningDataModule):
     """Samples of one dataset, prepared once, cached, and served by split; `setup` fills the attributes."""
 
@@ -166,6 +178,10 @@ class RatingsDataModule(L.LightningDataModule):
         """Batches of the stage under way: rollout batches with titles, or the CTR model's without."""
         table, module = self.table("train"), self._module
         epoch = self._trainer.current_epoch
+        if isinstance(module, ReadsTitles):
+            rows = module.training_rows(table.label, self.seed)
+            sampler = EpochSampler(len(rows), module.minibatch_size, self.seed, epoch)
+            return ResumableLoader(sampler, lambda places: table.batch(rows[places]))
         if module is not None and module.entry.stage != "ctr":
             labels = table.label if self.balance_rollouts else None
             sampler = EpochSampler(len(table), self.rollout_batch_size, self.seed, epoch, labels)
@@ -180,6 +196,8 @@ class RatingsDataModule(L.LightningDataModule):
         module = self._module
         if module is None:
             return self._eval_loader(self.table("val"), self.ctr_batch_size, False)
+        if isinstance(module, ReadsTitles):
+            return self._eval_loader(self.table("val"), self.eval_batch_size, True)
         # of one size in all epochs, so that trainer.limit_val_batches leaves the same rows
         return self._eval_loader(self.table("val"), self.eval_batch_size, module.writes_validation)
 
@@ -233,10 +251,10 @@ class RatingsDataModule(L.LightningDataModule):
         return self.trainer
 
     @property
-    def _module(self) -> Staged | None:
-        """The module, where it follows a plan of stages."""
+    def _module(self) -> Staged | ReadsTitles | None:
+        """The module, where it asks for more than the CTR model's batches."""
         module = self._trainer.lightning_module
-        return module if isinstance(module, Staged) else None
+        return module if isinstance(module, Staged | ReadsTitles) else None
 
     def _load(self) -> tuple[pl.DataFrame, PrepareReport]:
         tables = self.read()

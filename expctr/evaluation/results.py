@@ -1,6 +1,6 @@
 """What people read of a run: tables of explanations, the result table, the predictions."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from itertools import islice
 from math import inf
@@ -24,8 +24,8 @@ from expctr.distributed import all_gather_objects
 from expctr.errors import check_range
 from expctr.evaluation.table import ResultTable
 from expctr.metrics import ctr_metrics
-from expctr.modules.ctr import CTRModule
 from expctr.modules.expctr import ExpCTRModule
+from expctr.modules.scorer import ScoringModule
 from expctr.rewards import alignment
 from expctr.training.checkpoint import position
 
@@ -90,8 +90,8 @@ class ResultWriter(Callback):
         batch_idx: int,
         dataloader_idx: int = 0,
     ) -> None:
-        """Keep the scores of a CTR model that is tested alone."""
-        if isinstance(pl_module, CTRModule):
+        """Keep the scores of a model that has nothing else."""
+        if isinstance(pl_module, ScoringModule):
             scores, labels = outputs["score"], outputs["label"]
             self._keep(sample=batch.sample, score=scores, label=labels)
 
@@ -104,18 +104,17 @@ class ResultWriter(Callback):
         batch_idx: int,
         dataloader_idx: int = 0,
     ) -> None:
-        """Keep the scores of a CTR model that predicts alone."""
-        if isinstance(pl_module, CTRModule):
+        """Keep the scores of a model that has nothing else."""
+        if isinstance(pl_module, ScoringModule):
             self._keep(**outputs)
 
     def on_test_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """The table (console, `table.json`, `table.md`), and the explanations."""
-        if isinstance(pl_module, CTRModule):
+        if isinstance(pl_module, ScoringModule):
             rows = self._gather()
             if trainer.is_global_zero:
                 scores = {pl_module.name: _tensor(rows["score"].to_list())}
-                table = _table(trainer, scores, rows["label"].to_list())
-                _show(trainer, replace(table, systems={name: table.systems[name] for name in scores}))
+                _write(trainer, [pl_module.name], scores, rows["sample"].to_list(), rows["label"].to_list())
             return
         if not isinstance(pl_module, ExpCTRModule):
             return
@@ -127,6 +126,7 @@ class ResultWriter(Callback):
         (folder / "explanations").mkdir(parents=True, exist_ok=True)
         pl.DataFrame(columns).write_parquet(folder / "explanations" / "test.parquet")
         pl.DataFrame(examples).write_parquet(folder / "explanations" / "examples.parquet")
+        _latest(pl_module).write_parquet(folder / "explanations" / "latest.parquet")
         for row in examples:
             console.print(Text(f"\n{row['target']} ({'liked' if row['label'] else 'disliked'})", style="bold"))
             console.print(Text(f"  before: {row['before']}\n  after:  {row['after']}"))
@@ -134,17 +134,18 @@ class ResultWriter(Callback):
         named = sum(title(texts[s].target) in text for s, text in zip(columns["sample"], columns["text"], strict=True))
         share = named / max(1, len(columns["sample"]))
         console.print(f"\n{share:.1%} of {len(columns['sample'])} explanations name the target's title as it is")
+        systems = {pl_module.baseline.name if name == "DeepFM" else name: column for name, column in ROWS.items()}
         scores, sources = (
             {name: _tensor(columns[column]) for name, column in rows.items() if column in columns}
-            for rows in (ROWS, SOURCES)
+            for rows in (systems, SOURCES)
         )
         if standing := _standing(trainer, pl_module):
             console.print(standing)
-        _show(trainer, _table(trainer, scores, columns["label"], sources))
+        _write(trainer, list(systems), scores, columns["sample"], columns["label"], sources)
 
     def on_predict_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """One row a sample in `predictions.parquet`: ids, explanation, s_u, s_r; of a CTR model alone ids and score."""
-        if isinstance(pl_module, CTRModule):
+        """One row a sample in `predictions.parquet`: ids, explanation, s_u, s_r; else ids and score."""
+        if isinstance(pl_module, ScoringModule):
             frame = self._gather()
         elif isinstance(pl_module, ExpCTRModule):
             frame = pl.DataFrame(pl_module.evaluated).drop("label").rename({"text": "explanation"})
@@ -202,16 +203,44 @@ def _standing(trainer: L.Trainer, module: ExpCTRModule) -> str:
     )
 
 
-def _table(
-    trainer: L.Trainer, scores: Mapping[str, Tensor], labels: list[float], sources: Mapping[str, Tensor] = {}
-) -> ResultTable:
-    data = _data(trainer)
+def _latest(module: ExpCTRModule) -> pl.DataFrame:
+    """The newest explanation of each sample, those of the test rows among them: what another model may read."""
+    written = module.store.latest | dict(zip(module.evaluated["sample"], module.evaluated["text"], strict=True))
+    texts = pl.DataFrame(
+        {"sample": list(written), "text": list(written.values())}, {"sample": pl.Int64, "text": pl.String}
+    )
+    rows: pl.DataFrame = module.data.samples
+    return rows.select("sample", "split", "target").join(texts, on="sample", how="inner", maintain_order="left")
+
+
+def _write(
+    trainer: L.Trainer,
+    systems: Sequence[str],
+    scores: Mapping[str, Tensor],
+    samples: list[int],
+    labels: list[float],
+    sources: Mapping[str, Tensor] = {},
+) -> None:
+    """The table (console, `table.json`, `table.md`), and each row's scores in `scores.parquet`.
+
+    Args:
+        trainer: whose run it is.
+        systems: the table's rows; one without scores shows dashes.
+        scores: by system.
+        samples: the rows' sample ids.
+        labels: the rows'.
+        sources: scores of trained models on other explanations.
+    """
+    data, folder = _data(trainer), _folder(trainer)
+    place = torch.tensor(samples) - data.table("test").sample[0]
+    slices = {name: rows[place] for name, rows in data.slices("test").items()}
     rate = float(data.table("train").label.mean())
-    return ResultTable.from_scores(scores, _tensor(labels), rate, data.paper_dataset or "", sources=sources)
-
-
-def _show(trainer: L.Trainer, table: ResultTable) -> None:
-    table.write(_folder(trainer))
+    paper = data.paper_dataset or ""
+    table = ResultTable.from_scores(scores, _tensor(labels), rate, paper, sources=sources, slices=slices)
+    table = replace(table, systems={name: table.systems.get(name, {}) for name in systems})
+    table.write(folder)
+    columns = {name: values.tolist() for name, values in scores.items()}
+    pl.DataFrame({"sample": samples, "label": labels, **columns}).write_parquet(folder / "scores.parquet")
     Console().print(table)
 
 

@@ -118,6 +118,11 @@ class Prompts:
             for text, reason in zip(texts, reasons, strict=True)
         ]
 
+    def ending(self, template: str) -> str:
+        """A template's last line, its fields left empty: what the answer follows."""
+        fields = {field for allowed in _FIELDS.values() for field in allowed}
+        return template.format(**vars(self.nouns), **dict.fromkeys(fields, "")).rsplit("\n", 1)[-1]
+
     def encode(self, message: str) -> list[int]:
         """Token ids of one user message, ready for the answer's first token."""
         if self.tokenizer.chat_template is None:

@@ -10,7 +10,7 @@ from torch.utils.checkpoint import checkpoint
 
 from expctr.errors import UserError
 from expctr.llm.base import LanguageModel
-from expctr.llm.prefill import cache_of, contents, parts
+from expctr.llm.prefill import cache_of, contents, pad_left, parts
 from expctr.llm.rollout import Rollout
 
 
@@ -92,9 +92,20 @@ def answer_tokens(model: LanguageModel, prompt: str, options: LCOptions) -> Answ
 
 @torch.no_grad()
 def yes_no_scores(
-    model: LanguageModel, prompts: Sequence[Sequence[int]], answers: Answers, options: LCOptions
+    model: LanguageModel,
+    prompts: Sequence[Sequence[int]],
+    answers: Answers,
+    options: LCOptions,
+    adapter: bool = False,
 ) -> Tensor:
-    """Scores s_u of prompts by the frozen base (Eq. 8); equal prompts are computed once.
+    """Scores s_u of prompts (Eq. 8); equal prompts are computed once.
+
+    Args:
+        model: the language model.
+        prompts: token ids.
+        answers: the answers' tokens.
+        options: how a score is made of them.
+        adapter: the tuned model, or the frozen base.
 
     Returns:
         Probabilities of a liking, float32 `[prompts]`.
@@ -102,9 +113,18 @@ def yes_no_scores(
     keys = [tuple(prompt) for prompt in prompts]
     place = {key: i for i, key in enumerate(dict.fromkeys(keys))}
     scores = torch.empty(len(place), device=model.device)
-    for part in parts(model, list(place), adapter=False):
+    for part in parts(model, list(place), adapter):
         scores[part.rows] = yes_no(model.logits(part.last), answers, options)
     return scores[[place[key] for key in keys]]
+
+
+def next_token_logits(model: LanguageModel, prompts: Sequence[Sequence[int]]) -> Tensor:
+    """Logits of the token after each prompt, float32 `[prompts, vocabulary]`, with gradient for the adapter.
+
+    The adapter acts on every token, whatever `llm.adapter_scope` says.
+    """
+    ids, mask = pad_left(prompts, model.pad_id, model.device)
+    return model.logits(model.hidden(ids, mask, adapter=True).states[:, -1])
 
 
 def yes_no(logits: Tensor, answers: Answers, options: LCOptions) -> Tensor:

@@ -3,30 +3,27 @@
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, Literal, cast
+from typing import cast
 
-import lightning as L
 import torch
-from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor, nn
-from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict, set_model_state_dict
+from torch.distributed.checkpoint.state_dict import set_model_state_dict
 from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.fsdp import fully_shard, register_fsdp_forward_method
 from torch.nn import functional as F
 
 from expctr.ctr.zoo import CTRBackbone, DeepFM
 from expctr.data.batch import Batch
-from expctr.data.features import Features, Vocabulary
-from expctr.distributed import all_gather_rows, all_sum, rank, world_size
+from expctr.data.features import Vocabulary
+from expctr.distributed import all_sum, rank, world_size
 from expctr.errors import check_range
-from expctr.metrics import ctr_metrics
 from expctr.modules.guard import Guard
+from expctr.modules.scorer import WHOLE, BestWeights, Monitor, ScoringModule
 from expctr.seeding import first_weights, reseed
 
 TOO_FAST = "Lower the CTR model's learning rate (options.lr)"
 """The mend where a CTR model's numbers are none."""
-_WHOLE = StateDictOptions(full_state_dict=True)  # unsharded tensors in and out, also under FSDP2
 
 
 MakeBackbone = Callable[[Vocabulary, int], CTRBackbone]
@@ -47,7 +44,7 @@ class CTROptions:
     crossfit: int = 1
     """Models trained, each on all rows but its own share; a training row is then scored by the one that never saw it.
     1 trains a single model on all rows."""
-    monitor: Literal["logloss", "auc"] = "logloss"
+    monitor: Monitor = "logloss"
     """Validation metric that early stopping watches."""
     patience: int = 3
     """Validations without improvement until training stops; the best weights are restored."""
@@ -60,52 +57,7 @@ class CTROptions:
 _DEFAULTS = CTROptions()
 
 
-class BestWeights:
-    """The weights at the best validation so far, and how long ago that was.
-
-    Args:
-        modules: whose weights to keep.
-        higher: whether more is better.
-        patience: validations without improvement until it is time to stop.
-    """
-
-    def __init__(self, modules: nn.Module, higher: bool, patience: int) -> None:
-        self._modules, self._sign, self._patience = modules, 1.0 if higher else -1.0, patience
-        self.forget()
-
-    def forget(self) -> None:
-        """Start over, as before the first validation."""
-        self._best, self._waited = -math.inf, 0
-        self._weights: dict[str, Tensor] = {}
-
-    def update(self, value: float) -> bool:
-        """Record a validation's metric (nan never improves) and return whether it is time to stop.
-
-        Every rank has to call this, with the same value.
-        """
-        if self._sign * value > self._best:
-            self._best, self._waited = self._sign * value, 0
-            state = cast("dict[str, Tensor]", get_model_state_dict(self._modules, options=_WHOLE))
-            self._weights = {name: tensor.detach().cpu().clone() for name, tensor in state.items()}
-        else:
-            self._waited += 1
-        return self._waited >= self._patience
-
-    def restore(self) -> None:
-        """Put the best weights back; nothing happens before the first validation."""
-        if self._weights:
-            set_model_state_dict(self._modules, dict(self._weights), options=_WHOLE)
-
-    def state_dict(self) -> dict[str, Any]:
-        """Plain numbers and tensors, the same on every rank."""
-        return {"best": self._best, "waited": self._waited, "weights": dict(self._weights)}
-
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Continue where `state_dict` was taken."""
-        self._best, self._waited, self._weights = state["best"], state["waited"], dict(state["weights"])
-
-
-class CTRModule(L.LightningModule):
+class CTRModule(ScoringModule):
     """Any model of the zoo, trained by binary cross-entropy.
 
     Alone it is the baseline without text. As a part of another module, that one builds it with the length of its text
@@ -117,12 +69,11 @@ class CTRModule(L.LightningModule):
     """
 
     def __init__(self, backbone: MakeBackbone = DeepFM, options: CTROptions = _DEFAULTS) -> None:
-        super().__init__()
+        super().__init__(options.monitor)
         self.backbone, self.options = backbone, options
         self.backbones = nn.ModuleList()
         self.best = BestWeights(self.backbones, options.monitor == "auc", options.patience)
         self._built_for = Vocabulary({}), 0
-        self._scored: list[tuple[Tensor, Tensor]] = []
 
     def configure_model(self) -> None:
         """Build for the data module's vocabularies, unless `build` was called before."""
@@ -161,7 +112,7 @@ class CTRModule(L.LightningModule):
             optimizer: the one whose moments and step counts go back to zero.
         """
         fresh = nn.ModuleList(self._fresh()).state_dict()
-        set_model_state_dict(self.backbones, fresh, options=_WHOLE)
+        set_model_state_dict(self.backbones, fresh, options=WHOLE)
         self.best.forget()
         for state in optimizer.state.values() if optimizer else ():
             for value in state.values():
@@ -286,63 +237,9 @@ class CTRModule(L.LightningModule):
         place = f"epoch {self.current_epoch + 1}"
         Guard(place, ()).norm("the CTR model's gradient norm", self.gradients(), TOO_FAST)
 
-    def validation_step(self, batch: Batch, batch_idx: int) -> None:
-        """Score one batch; the metrics are of all rows together."""
-        self._scored.append((self.score(batch, self.text(batch)), batch.label))
-
-    def on_validation_epoch_end(self) -> None:
-        """Log the metrics, and stop when they no longer improve."""
-        metrics = self._log_metrics("val")
-        if self.trainer.state.fn == TrainerFn.FITTING and not self.trainer.sanity_checking:
-            self.trainer.should_stop |= self.best.update(metrics[self.options.monitor])
-
-    def on_train_end(self) -> None:
-        """Keep the best weights, not the last."""
-        self.best.restore()
-
-    def on_validation_start(self) -> None:
-        """As `on_test_start`, where validation is all there is."""
-        if self.trainer.state.fn == TrainerFn.VALIDATING:
-            self.best.restore()
-
-    def on_test_start(self) -> None:
-        """A checkpoint holds the last weights and the best ones."""
-        self.best.restore()
-
-    def test_step(self, batch: Batch, batch_idx: int) -> dict[str, Tensor]:
-        """As `validation_step`; returns `score` and `label`, both `[batch]`."""
-        self.validation_step(batch, batch_idx)
-        scores, labels = self._scored[-1]
-        return {"score": scores, "label": labels}
-
-    def on_test_epoch_end(self) -> None:
-        """Log the metrics."""
-        self._log_metrics("test")
-
-    def on_predict_start(self) -> None:
-        """As `on_test_start`."""
-        self.best.restore()
-
-    def predict_step(self, batch: Batch, batch_idx: int) -> dict[str, Tensor]:
-        """`sample` ids and click probabilities `score`, both `[batch]`."""
-        return {"sample": batch.sample, "score": self.score(batch, self.text(batch))}
-
-    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Add the vocabularies and the best weights so far."""
-        checkpoint["features"] = self.trainer.datamodule.features.state_dict()  # type: ignore[attr-defined]
-        checkpoint["ctr_best"] = self.best.state_dict()
-
-    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Continue with the best weights so far, if the data are the same."""
-        self.trainer.datamodule.features.check_same(Features.from_state(checkpoint["features"]))  # type: ignore[attr-defined]
-        self.best.load_state_dict(checkpoint["ctr_best"])
-
-    def _log_metrics(self, split: str) -> dict[str, float]:
-        scores, labels = (all_gather_rows(torch.cat(part)) for part in zip(*self._scored, strict=True))
-        self._scored.clear()
-        metrics = ctr_metrics(scores, labels)
-        self.log_dict({f"{split}/{name}": value for name, value in metrics.items()}, prog_bar=split == "val")
-        return metrics
+    def row_scores(self, batch: Batch) -> Tensor:
+        """`score`, with the rows' text vectors where there are any."""
+        return self.score(batch, self.text(batch))
 
 
 class DeepFMTextModule(CTRModule):
@@ -353,7 +250,5 @@ class DeepFMTextModule(CTRModule):
         options: how it is trained.
     """
 
-    def __init__(
-        self, backbone: Callable[[Vocabulary, int], DeepFM] = DeepFM, options: CTROptions = _DEFAULTS
-    ) -> None:
+    def __init__(self, backbone: Callable[[Vocabulary, int], DeepFM] = DeepFM, options: CTROptions = _DEFAULTS) -> None:
         super().__init__(backbone, options)

@@ -14,6 +14,7 @@ from expctr import ppo
 from expctr.data.batch import Nouns, SampleText
 from expctr.distributed import all_mean_std, all_sum, rank, world_size
 from expctr.llm.base import LanguageModel, LLMOptions, ValueHead
+from expctr.llm.direct import DirectQuestion
 from expctr.llm.prompts import PromptOptions, Prompts
 from expctr.llm.rollout import Rollout, RolloutOptions, generate, texts, uniforms
 from expctr.llm.scoring import Answers, LCOptions, answer_tokens, score_responses, yes_no_scores
@@ -93,8 +94,8 @@ class PPOExplainerModule(L.LightningModule):
         self.value_head = ValueHead(self.model.hidden_size, seed=seed)
         self.prompts = Prompts(self.model.tokenizer, self.prompt_options, nouns)
         template = self.prompt_options.lc_titled if self.lc.include_title else self.prompt_options.lc
-        ending = template.format(**vars(nouns), reason="", target="").rsplit("\n", 1)[-1]
-        self.answers: Answers = answer_tokens(self.model, ending, self.lc)
+        self.answers: Answers = answer_tokens(self.model, self.prompts.ending(template), self.lc)
+        self.direct = DirectQuestion(self.model, self.prompts, self.lc)
         self.built = True
 
     def trainable(self) -> list[torch.nn.Parameter]:
@@ -143,7 +144,7 @@ class PPOExplainerModule(L.LightningModule):
 
     def icl_scores(self, samples: Sequence[SampleText]) -> Tensor:
         """How likely a liking is to the frozen base asked directly (the ICL row), `[rows]`."""
-        return yes_no_scores(self.model, self.prompts.icl(samples), self.answers, self.lc)
+        return self.direct.scores(samples)
 
     def lc_gap(self, samples: Sequence[SampleText]) -> tuple[float, float]:
         """Can the scorer tell a sentence of liking from one of dislike?

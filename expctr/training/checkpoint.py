@@ -45,6 +45,11 @@ class RunCheckpoint(Checkpoint):
         if not self._idle or (isinstance(pl_module, Staged) and pl_module.entry.last):
             self.save(trainer, trainer.current_epoch + 1, 0)
 
+    def on_fit_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Save where there was nothing to train: a test asks for a checkpoint all the same."""
+        if not checkpoints(checkpoint_folder(trainer)):
+            self.save(trainer, 0, 0)
+
     def on_exception(self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException) -> None:
         """Say how to go on, where one can."""
         found = checkpoints(checkpoint_folder(trainer))

@@ -1,0 +1,145 @@
+"""The run of Table 1: what is compared, how it is marked, and that it goes on with what is missing."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import polars as pl
+import pytest
+import torch
+import yaml
+from PIL import Image
+from running import CONF, World
+from test_tools import TOOLS, load
+from torch import Tensor
+
+from expctr.data.datamodules import MovieLensDataModule
+from expctr.evaluation.table import ResultTable
+from expctr.metrics import METRICS, ctr_metrics
+
+ROWS = 300
+
+
+@pytest.fixture(scope="module")
+def tool() -> ModuleType:
+    return load("table1")
+
+
+def labels() -> Tensor:
+    return (torch.rand(ROWS, generator=torch.Generator().manual_seed(0)) < 0.5).float()
+
+
+def scores(skill: float, seed: int) -> Tensor:
+    """Between chance and the label."""
+    return skill * labels() + (1 - skill) * torch.rand(ROWS, generator=torch.Generator().manual_seed(seed))
+
+
+def made(folder: Path, systems: dict[str, Tensor], truth: Tensor | None = None) -> None:
+    """A run folder as `expctr test` and the tool leave it."""
+    truth = labels() if truth is None else truth
+    warm = torch.arange(ROWS) < 200
+    slices = {"warm users": warm, "cold users": ~warm}
+    ResultTable.from_scores(systems, truth, 0.5, slices=slices, resamples=10).write(folder)
+    columns = {name: values.double().numpy() for name, values in systems.items()}
+    pl.DataFrame({"sample": range(ROWS), "label": truth.long().numpy(), **columns}).write_parquet(
+        folder / "scores.parquet"
+    )
+    (folder / "run.json").write_text(json.dumps({"seconds": 3.0}))
+
+
+def world(out: Path, aug: float = 0.5) -> None:
+    for seed in (0, 1):
+        made(out / f"FM-{seed}", {"FM": scores(0.1, seed)})
+        made(out / f"DIN-{seed}", {"DIN": scores(0.2, 10 + seed)})
+        ours = {"ExpCTR-LLM": scores(0.15, 20 + seed), "ExpCTR-Aug": scores(aug, 30 + seed)}
+        made(out / f"ExpCTR-{seed}", ours)
+
+
+def test_means_over_seeds_and_intervals_around_them(tool: ModuleType, tmp_path: Path) -> None:
+    world(tmp_path)
+    rows = tool.gather(["FM", "DIN", "ExpCTR"], [0, 1], tmp_path, False)
+    assert list(rows) == ["FM", "DIN", "ExpCTR-LLM", "ExpCTR-Aug"]
+    single = [ctr_metrics(scores(0.2, 10 + seed), labels()) for seed in (0, 1)]
+    for metric in METRICS:
+        assert rows["DIN"].mean(metric) == pytest.approx(sum(one[metric] for one in single) / 2)
+        low, high = rows["DIN"].interval(metric)
+        assert low < rows["DIN"].mean(metric) < high
+    assert rows["DIN"].seconds == 3
+    assert rows["DIN"].slices.keys() == {"warm users", "cold users"}
+
+
+@pytest.mark.parametrize(("aug", "sure"), [(0.5, True), (0.2, False)])
+def test_ours_is_compared_with_the_best_baseline(tool: ModuleType, tmp_path: Path, aug: float, sure: bool) -> None:
+    world(tmp_path, aug)
+    rows = tool.gather(["FM", "DIN", "ExpCTR"], [0, 1], tmp_path, False)
+    compared = tool.compare(rows)
+    assert compared["baseline"] == "DIN"
+    gain = rows["ExpCTR-Aug"].mean("auc") - rows["DIN"].mean("auc")
+    assert compared["difference"]["auc"] == pytest.approx(gain)
+    assert (compared["p"]["auc"] < 0.01) is sure
+    assert tool.compare({"FM": rows["FM"]}) == {}
+
+
+def test_best_and_best_baseline_are_marked_as_in_the_paper(tool: ModuleType, tmp_path: Path) -> None:
+    world(tmp_path)
+    rows = tool.gather(["FM", "DIN", "ExpCTR"], [0, 1], tmp_path, False)
+    paper = {"FM": (0.6, 0.7, 0.5, 0.5), "ICL": (0.61, 0.69, 0.51, 0.49), "ExpCTR-Aug": (0.7, 0.6, 0.4, 0.4)}
+    tool.write(rows, paper, [0, 1], tmp_path)
+    text = (tmp_path / "table1.md").read_text()
+    assert f"| ExpCTR-Aug | **{rows['ExpCTR-Aug'].mean('auc'):.4f}** (" in text
+    assert f"| DIN | <u>{rows['DIN'].mean('auc'):.4f}</u> (" in text
+    assert "| ICL | <u>0.6100</u> | <u>0.6900</u> | 0.5100 | <u>0.4900</u> |" in text
+    assert "| FM | 0.6000 | 0.7000 | <u>0.5000</u> | 0.5000 |" in text
+    assert "| ExpCTR-Aug | **0.7000** | **0.6000** | **0.4000** | **0.4000** |" in text
+    written = json.loads((tmp_path / "table1.json").read_text())
+    assert written["rows"]["FM"]["metrics"]["auc"]["seeds"] == rows["FM"].values["auc"]
+    assert written["paper"]["ICL"]["rmse"] == 0.49
+    assert Image.open(tmp_path / "table1.png").size[0] > 800
+
+
+def test_runs_on_different_rows_are_not_averaged(tool: ModuleType, tmp_path: Path) -> None:
+    made(tmp_path / "FM-0", {"FM": scores(0.1, 0)})
+    made(tmp_path / "FM-1", {"FM": scores(0.1, 1)}, 1 - labels())
+    with pytest.raises(SystemExit, match="tested on different rows"):
+        tool.gather(["FM"], [0, 1], tmp_path, False)
+
+
+def test_every_row_has_a_config(tool: ModuleType) -> None:
+    for name in (*tool.ID_MODELS, "ICL", "TALLRec"):
+        config = yaml.safe_load((tool.BASELINES / f"{name.lower()}.yaml").read_text())
+        assert config["data"]["class_path"] == MovieLensDataModule.__name__
+        if name in tool.ID_MODELS and name != "DeepFM":
+            assert config["model"]["init_args"]["backbone"]["class_path"] == name
+
+
+def test_explanations_need_their_writer(tool: ModuleType) -> None:
+    with pytest.raises(SystemExit):
+        tool.parse(["--config", "c.yaml", "--rows", "FM", "--explained"])
+
+
+@pytest.mark.slow
+def test_from_a_config_to_the_table(world: World, tmp_path: Path) -> None:
+    """Also ExpCTR over another model than DeepFM, and other models on its explanations."""
+    paths = [path for path in world.paths("") if "default_root_dir" not in path]
+    options = ["--rows", "FM", "SASRec", "ICL", "TALLRec", "ExpCTR", "--explained", f"--out={tmp_path / 'out'}"]
+    line = [*options, "--", *paths, "--model.init_args.ctr.init_args.backbone=DIN"]
+    command = [sys.executable, str(TOOLS / "table1.py"), f"--config={CONF / 'tiny.yaml'}", *line]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr[-3000:]
+    written = json.loads((tmp_path / "out" / "table1.json").read_text())
+    ids = ["FM", "FM + explanations", "SASRec", "SASRec + explanations"]
+    assert list(written["rows"]) == [*ids, "ICL", "TALLRec", "ExpCTR-LLM", "ExpCTR-Aug"]
+    assert written["compared"]["baseline"] in ("FM", "SASRec", "ICL", "TALLRec")
+    assert "DIN" in table(tmp_path / "out" / "ExpCTR-0")["systems"]
+    scored = tmp_path / "out" / "FM-0" / "scores.parquet"
+    stamp = scored.stat().st_mtime_ns
+    subprocess.run(command, capture_output=True, text=True, check=True)  # nothing is run twice
+    assert scored.stat().st_mtime_ns == stamp
+
+
+def table(folder: Path) -> dict[str, Any]:
+    read: dict[str, Any] = json.loads((folder / "table.json").read_text())
+    return read
