@@ -28,6 +28,12 @@ def all_sum(x: Tensor) -> Tensor:
     return total
 
 
+def all_sum_with_gradient(x: Tensor) -> Tensor:
+    """As `all_sum`, but what a rank's `x` did to every rank's loss comes back as its gradient."""
+    total: Tensor = _AllSum.apply(x)  # type: ignore[no-untyped-call]
+    return total
+
+
 def all_mean_std(x: Tensor, mask: Tensor | None = None) -> tuple[Tensor, Tensor]:
     """Mean and (biased) standard deviation of every rank's values together, as float64 scalars.
 
@@ -71,3 +77,15 @@ def all_gather_rows(x: Tensor) -> Tensor:
     parts = [torch.empty_like(padded) for _ in sizes]
     dist.all_gather(parts, padded)
     return torch.cat([part[:size] for part, size in zip(parts, sizes, strict=True)])
+
+
+class _AllSum(torch.autograd.Function):
+    """The sum is its own derivative: every rank's loss depends on every rank's `x` alike."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        return all_sum(x)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> Tensor:
+        return all_sum(gradient)

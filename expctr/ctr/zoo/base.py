@@ -11,6 +11,7 @@ from torch.nn import functional as F
 
 from expctr.ctr.embedding import FieldEmbeddings
 from expctr.data.features import Vocabulary
+from expctr.distributed import all_sum, all_sum_with_gradient, world_size
 from expctr.errors import UserError, check_range
 
 Fuse = Literal["input", "last"]
@@ -109,13 +110,30 @@ class TextLogit(nn.Module):
 
 
 class BatchNorm(nn.BatchNorm1d):
-    """torch's, but a training batch of fewer than two rows is normalised by what was seen so far."""
+    """torch's, but over the rows of all ranks, so that they learn what one would.
+
+    A training batch of a single row has no spread: it is normalised by what was seen so far.
+    """
 
     def forward(self, x: Tensor) -> Tensor:
         """`[batch, features]` -> `[batch, features]`."""
-        if self.training and len(x) < 2:
+        if not self.training:
+            return super().forward(x)
+        rows = all_sum(torch.tensor(float(len(x)), device=x.device))
+        if rows < 2:
             return F.batch_norm(x, self.running_mean, self.running_var, self.weight, self.bias, eps=self.eps)
-        return super().forward(x)
+        if world_size() == 1:
+            return super().forward(x)
+        mean = all_sum_with_gradient(x.sum(0)) / rows
+        variance = all_sum_with_gradient((x - mean).square().sum(0)) / rows
+        assert self.running_mean is not None
+        assert self.running_var is not None
+        assert self.momentum is not None
+        assert self.num_batches_tracked is not None
+        self.num_batches_tracked.add_(1)
+        self.running_mean.lerp_(mean.detach(), self.momentum)
+        self.running_var.lerp_(variance.detach() * rows / (rows - 1), self.momentum)
+        return (x - mean) * (variance + self.eps).rsqrt() * self.weight + self.bias
 
 
 class DeepTower(nn.Module):
@@ -236,7 +254,7 @@ class CTRBackbone(nn.Module):
         """
         if text is not None and text.shape[-1] != self.text_dim:
             raise ValueError(f"text vectors of length {text.shape[-1]} for a model built for {self.text_dim}")
-        return self.logits(features, text)
+        return self.logits(features, text).clone()  # FSDP2 wants no view of a model's inner tensors
 
     def logits(self, features: Mapping[str, Tensor], text: Tensor | None) -> Tensor:
         """What a model of the zoo implements; as `forward`, which has checked the arguments."""
