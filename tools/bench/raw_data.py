@@ -23,6 +23,7 @@ import numpy as np
 import polars as pl
 import rich
 from rich.table import Table
+from turns import peak_gb
 
 USERS, MOVIES, ROWS = 138_493, 27_278, 20_000_263
 """Of MovieLens-20M."""
@@ -69,9 +70,8 @@ def child(folder: Path, cache: Path) -> None:
     began = time.monotonic()
     data.setup()
     took = time.monotonic() - began
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
     used = resource.getrusage(resource.RUSAGE_SELF)
-    said = {"seconds": took, "processor": used.ru_utime + used.ru_stime, "peak_gb": peak, "rows": data.report.rows}
+    said = {"seconds": took, "processor": used.ru_utime + used.ru_stime, "peak_gb": peak_gb(), "rows": data.report.rows}
     print(json.dumps({**said, "samples": data.samples.height}))
 
 

@@ -90,3 +90,12 @@ def install(packages: Sequence[str], folder: Path) -> None:
         pip = [sys.executable, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--no-deps"]
         subprocess.run([*pip, "--upgrade", "--target", folder, *packages], check=True)
         stamp.write_text("\n".join(packages))
+
+
+def peak_gb() -> float:
+    """Most memory that this process held, in GiB.
+
+    Not `getrusage`'s number: a process that another one starts inherits that one's peak there.
+    """
+    status = Path("/proc/self/status").read_text()
+    return int(status.split("VmHWM:")[1].split()[0]) / 2**20

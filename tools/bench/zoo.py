@@ -10,7 +10,6 @@ seconds of a training step with Adam, and the memory that the process gained by 
 import argparse
 import json
 import multiprocessing
-import resource
 import time
 from functools import partial
 from statistics import median
@@ -19,6 +18,7 @@ import torch
 from rich.console import Console
 from rich.progress import track
 from rich.table import Table
+from turns import peak_gb
 
 from expctr.ctr.zoo import DeepFM
 from expctr.data.batch import Batch
@@ -32,7 +32,7 @@ Cost = tuple[float, float, int]
 def cost(items: int, max_rows: int | None, steps: int, threads: int) -> Cost:
     """Seconds a step, gigabytes, and rows of the table."""
     torch.set_num_threads(threads)
-    before = _peak()
+    before = peak_gb()
     module = CTRModule(partial(DeepFM, max_rows=max_rows))
     module.build(Vocabulary({"user": FIRST + USERS, "target": FIRST + items}))
     adam, generator = module.optimizer(), torch.Generator().manual_seed(0)
@@ -48,11 +48,7 @@ def cost(items: int, max_rows: int | None, steps: int, threads: int) -> Cost:
         module.loss(batch).backward()
         adam.step()
         took.append(time.perf_counter() - began)
-    return median(took[1:]), _peak() - before, len(next(module.parameters()))
-
-
-def _peak() -> float:
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6  # kilobytes on Linux
+    return median(took[1:]), peak_gb() - before, len(next(module.parameters()))
 
 
 def main() -> None:
