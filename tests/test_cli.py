@@ -254,6 +254,24 @@ def test_help_names_every_option_with_its_doc() -> None:
     assert "passes of the LC stage over the training samples" in " ".join(outcome.output.split())
     outcome = expctr("fit", "--model.help=PPOExplainerModule").ok()
     assert "Learning rate of the adapter and the critic." in " ".join(outcome.output.split())
+    outcome = expctr("fit", "--model=CTRModule", "--model.backbone.help=DCNv2").ok()
+    assert "low-rank experts in place of each cross matrix" in " ".join(outcome.output.split())
+
+
+def test_an_unknown_ctr_model_is_answered_with_the_known_ones(world: World) -> None:
+    outcome = expctr("fit", *world.options("unknown"), "--model.init_args.ctr.init_args.backbone=DeepFFM")
+    assert outcome.code == 2
+    known = "FM, DSSM, DeepFM, AutoInt, PNN, xDeepFM, FiGNN, DCN, DCNv2, DIN, DIEN, Caser, GRU4Rec, SASRec, BERT4Rec"
+    assert f"no CTR model is called 'DeepFFM'; there are {known}" in outcome.output
+    assert "Traceback" not in outcome.output
+
+
+def test_a_model_that_reads_histories_says_so_on_data_without_them(world: World) -> None:
+    line = ["--model=CTRModule", "--model.backbone=SASRec", "--data.fields=[user, target]"]
+    data = [path for path in world.paths("no-histories") if "model" not in path]
+    outcome = expctr("fit", "--data=MovieLensDataModule", *line, *data, "--trainer.accelerator=cpu")
+    assert outcome.code == 2
+    assert "SASRec reads histories in their order, and the data have none: data.fields must hold" in outcome.output
 
 
 def test_overlays_change_what_they_name_and_nothing_else(world: World, tmp_path: Path) -> None:

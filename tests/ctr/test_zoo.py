@@ -1,20 +1,24 @@
 """The zoo: DeepFM's terms, and the explanation's place in any model."""
 
+import inspect
 from itertools import combinations
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+import yaml
 from torch import Tensor
 from torch.nn import functional as F
 
-from expctr.ctr.zoo import DeepFM
+from expctr.ctr.zoo import ZOO, CTRBackbone, DeepFM
 from expctr.ctr.zoo.base import Dropout
 from expctr.ctr.zoo.deepfm import pairwise_interactions
 from expctr.data.features import Vocabulary
 from expctr.metrics import ctr_metrics
 
 SIZES = {"user": 22, "target": 22, "genres": 6}
+BASELINES = Path(__file__).parents[2] / "configs" / "baselines"
 VOCABULARY = Vocabulary(SIZES, {"liked": "target"})
 TEXT = 12
 
@@ -141,3 +145,16 @@ def test_dropouts_gradient_is_its_own_mask():
     out = Dropout(0.5)(x)
     out.sum().backward()
     assert torch.equal(x.grad, out)
+
+
+@pytest.mark.parametrize("kind", ZOO.values(), ids=ZOO)
+def test_baselines_state_their_models_own_defaults(kind: type[CTRBackbone]):
+    config = yaml.safe_load((BASELINES / f"{kind.__name__.lower()}.yaml").read_text())
+    stated = config["model"]["init_args"]["backbone"]
+    assert stated["class_path"] == kind.__name__
+    defaults: dict[str, Any] = {}
+    for base in reversed(kind.__mro__):
+        signature = inspect.signature(base.__init__).parameters if issubclass(base, CTRBackbone) else {}
+        defaults |= {name: one.default for name, one in signature.items() if one.default is not one.empty}
+    for name, value in stated["init_args"].items():
+        assert (tuple(value) if isinstance(value, list) else value) == defaults[name], name
