@@ -22,10 +22,10 @@ def check_range(group: str, options: object, **bounds: tuple[float, float]) -> N
         bounds: the lowest and the highest value of each, both allowed.
 
     Raises:
-        ValueError: naming the option, its value and the range.
+        UserError: naming the option, its value and the range.
     """
     for name, (low, high) in bounds.items():
         value = getattr(options, name)
         if value is not None and not low <= value <= high:  # and so not-a-number, too
             allowed = f"at least {low}" if high == inf else f"from {low} to {high}"
-            raise ValueError(f"{group}.{name} must be {allowed}, not {value}")
+            raise UserError(f"{group}.{name} must be {allowed}, not {value}")

@@ -103,7 +103,7 @@ def test_best_and_best_baseline_are_marked_as_in_the_paper(tool: ModuleType, tmp
 def test_runs_on_different_rows_are_not_averaged(tool: ModuleType, tmp_path: Path) -> None:
     made(tmp_path / "FM-0", {"FM": scores(0.1, 0)})
     made(tmp_path / "FM-1", {"FM": scores(0.1, 1)}, 1 - labels())
-    with pytest.raises(SystemExit, match="tested on different rows"):
+    with pytest.raises(SystemExit, match="FM-1 were tested on different rows"):
         tool.gather(["FM"], [0, 1], tmp_path, False)
 
 
@@ -113,6 +113,31 @@ def test_every_row_has_a_config(tool: ModuleType) -> None:
         assert config["data"]["class_path"] == MovieLensDataModule.__name__
         if name in tool.ID_MODELS and name != "DeepFM":
             assert config["model"]["init_args"]["backbone"]["class_path"] == name
+
+
+def test_a_slice_of_one_class_has_no_auc_and_a_missing_run_no_row(tool: ModuleType, tmp_path: Path) -> None:
+    made(tmp_path / "FM-0", {"FM": scores(0.1, 0)})
+    content = json.loads((tmp_path / "FM-0" / "table.json").read_text())
+    content["slices"]["cold users"]["systems"]["FM"]["auc"]["value"] = None
+    (tmp_path / "FM-0" / "table.json").write_text(json.dumps(content))
+    rows = tool.gather(["FM", "DIN"], [0], tmp_path, False)
+    assert list(rows) == ["FM"]
+    tool.write(rows, {}, [0], tmp_path)
+    warm = rows["FM"].slices["warm users"][0]
+    assert f"| FM | {warm:.4f} | - | - | - |" in (tmp_path / "table1.md").read_text()
+
+
+def test_what_reads_our_explanations_is_no_baseline(tool: ModuleType, tmp_path: Path) -> None:
+    made(tmp_path / "FM-0", {"FM": scores(0.1, 0)})
+    made(tmp_path / "FM-explained-0", {"FM": scores(0.6, 2)})
+    made(tmp_path / "ExpCTR-0", {"ExpCTR-LLM": scores(0.2, 3), "ExpCTR-Aug": scores(0.3, 4)})
+    rows = tool.gather(["FM", "ExpCTR"], [0], tmp_path, True)
+    assert list(rows) == ["FM", "FM + explanations", "ExpCTR-LLM", "ExpCTR-Aug"]
+    tool.write(rows, {}, [0], tmp_path)
+    text = (tmp_path / "table1.md").read_text()
+    assert f"| FM | <u>{rows['FM'].mean('auc'):.4f}</u>" in text
+    assert f"| FM + explanations | **{rows['FM + explanations'].mean('auc'):.4f}**" in text
+    assert tool.compare(rows)["baseline"] == "FM"
 
 
 def test_explanations_need_their_writer(tool: ModuleType) -> None:

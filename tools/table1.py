@@ -10,7 +10,8 @@ the explanations that ExpCTR wrote in the same seed.
 Each row and seed is a run folder of its own, `OUT/ROW-SEED`, made by `expctr fit` and `expctr test`; the same command
 goes on with what is missing. `OUT` gets `table1.json`, `table1.md` and `table1.png`. A seed sets `seed_everything`, and
 leaves `data.samples.seed` as it is, so that all runs are tested on the same rows: a metric is the mean over seeds, its
-interval a bootstrap over those rows, and two systems are compared on the same draws.
+interval a bootstrap over those rows, and two systems are compared on the same draws. So intervals and p-values tell of
+other test rows, not of other trainings, and take a user's several rows for as many users'.
 """
 
 import argparse
@@ -19,13 +20,14 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
+from statistics import fmean
 from typing import Any, NamedTuple
 
 import polars as pl
 import torch
 import yaml  # type: ignore[import-untyped]
 from plots import figure, save
-from sweep import resolve
+from sweep import check_same, resolve
 from torch import Tensor
 
 from expctr.evaluation.table import PAPER
@@ -40,6 +42,7 @@ ID_MODELS = (
     *("DIN", "DIEN", "Caser", "GRU4Rec", "SASRec", "BERT4Rec"),
 )
 OURS = ("ExpCTR-LLM", "ExpCTR-Aug")
+EXPLAINED = " + explanations"
 ROWS = (*ID_MODELS, "TALLRec", "ICL", "ExpCTR")
 HIGHER = frozenset({"auc"})
 HEADINGS = ("AUC ↑", "LogLoss ↓", "MAE ↓", "RMSE ↓", "MSE ↓")
@@ -75,15 +78,23 @@ def main(args: Sequence[str] | None = None) -> None:
     out = own.out.resolve()
     out.mkdir(parents=True, exist_ok=True)
     config = resolve(options)
+    baselines = {path.stem: yaml.safe_load(path.read_text(encoding="utf-8")) for path in BASELINES.glob("*.yaml")}
+    check_same({**config, "baselines": baselines}, out / "base.yaml")
     write_overlays(config, out)
-    waves = plan(own, options, out)
-    for title, jobs in waves.items():
-        if jobs:
+    failure = ""
+    for title, jobs in plan(own, options, out).items():
+        try:
             in_parallel(dict(jobs), own.jobs, title)
+        except SystemExit as error:  # some runs failed; the table has what the others gave
+            failure = str(error)
+            break
     rows = gather(own.rows, own.seeds, out, own.explained)
-    paper = PAPER.get(str(config["data"]["init_args"].get("paper_dataset")), {})
-    write(rows, paper, own.seeds, out)
-    print((out / "table1.md").read_text(encoding="utf-8"))
+    if rows:
+        paper = PAPER.get(str(config["data"]["init_args"].get("paper_dataset")), {})
+        write(rows, paper, own.seeds, out)
+        print((out / "table1.md").read_text(encoding="utf-8"))
+    if failure:
+        raise SystemExit(failure)
 
 
 def parse(args: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
@@ -121,8 +132,9 @@ def write_overlays(config: dict[str, Any], out: Path) -> None:
     asked = {"llm": base, "prompts": explainer["prompts"], "lc": explainer["lc"]}
     write_yaml(out / "data.yaml", {"data": data, "trainer": trainer})
     write_yaml(out / "llm.yaml", {"model": {"init_args": asked}})
-    explained = {"class_path": "ExplainedCTRModule", "init_args": {"encoder": model["encoder"]}}
-    write_yaml(out / "explained.yaml", {"model": explained})
+    dropout = model["ctr"]["init_args"]["options"]["text_dropout"]
+    explained = {"encoder": model["encoder"], "options": {"text_dropout": dropout}}
+    write_yaml(out / "explained.yaml", {"model": {"class_path": "ExplainedCTRModule", "init_args": explained}})
 
 
 def write_yaml(path: Path, content: dict[str, Any]) -> None:
@@ -157,29 +169,33 @@ def plan(own: argparse.Namespace, options: list[str], out: Path) -> dict[str, di
 
 
 def gather(rows: Sequence[str], seeds: Sequence[int], out: Path, explained: bool) -> dict[str, Row]:
-    """Every system's metrics, in the paper's order."""
-    found = {}
+    """Every system's metrics, in the paper's order; a system whose runs are not all there is left out."""
+    systems: dict[str, tuple[str, str]] = {}  # by what the table calls it: the runs' name, and the scores' column
     for name in rows:
-        for system in OURS if name == "ExpCTR" else (name,):
-            found[system] = read(system, [out / f"{name}-{seed}" for seed in seeds])
+        systems |= {system: (name, system) for system in (OURS if name == "ExpCTR" else (name,))}
         if explained and name in ID_MODELS:
-            folders = [out / f"{name}-explained-{seed}" for seed in seeds]
-            found[f"{name} + explanations"] = read(name, folders)
-    return found
+            systems[name + EXPLAINED] = f"{name}-explained", name
+    folders = {system: [out / f"{run}-{seed}" for seed in seeds] for system, (run, _) in systems.items()}
+    there = {name: runs for name, runs in folders.items() if all((run / "scores.parquet").exists() for run in runs)}
+    files = {run: pl.read_parquet(run / "scores.parquet") for runs in there.values() for run in runs}
+    tested = {run: frame.select("sample", "label") for run, frame in files.items()}
+    first = next(iter(tested.values()), pl.DataFrame())
+    if other := [run.name for run, frame in tested.items() if not frame.equals(first)]:
+        raise SystemExit(f"{out}: {', '.join(other)} were tested on different rows than the first: give another --out")
+    return {name: read(systems[name][1], runs) for name, runs in there.items()}
 
 
 def read(system: str, folders: Sequence[Path]) -> Row:
-    """A system's row from its runs, which all were tested on the same samples."""
+    """A system's row from its runs."""
     frames = [pl.read_parquet(folder / "scores.parquet") for folder in folders]
-    if any(not frame.select("sample", "label").equals(frames[0].select("sample", "label")) for frame in frames):
-        raise SystemExit(f"{folders[0].parent}: the runs of {system} were tested on different rows: give another --out")
     labels = frames[0]["label"].to_torch().float()
     scores = [frame[system].to_torch() for frame in frames]
     metrics = [ctr_metrics(values, labels) for values in scores]
     slices: dict[str, list[float]] = {}
     for folder in folders:
         for name, part in table(folder)["slices"].items():
-            slices.setdefault(name, []).append(part["systems"][system]["auc"]["value"])
+            value = part["systems"][system]["auc"]["value"]  # none where all labels of the slice are the same
+            slices.setdefault(name, []).extend([] if value is None else [value])
     return Row(
         {metric: [one[metric] for one in metrics] for metric in METRICS},
         torch.stack([bootstrap(values, labels) for values in scores]).mean(0),
@@ -188,9 +204,14 @@ def read(system: str, folders: Sequence[Path]) -> Row:
     )
 
 
+def is_baseline(name: str) -> bool:
+    """Has it nothing of ExpCTR?"""
+    return name not in OURS and not name.endswith(EXPLAINED)
+
+
 def compare(rows: dict[str, Row]) -> dict[str, Any]:
     """ExpCTR-Aug against the best baseline by AUC, metric by metric; empty where either is missing."""
-    baselines = [name for name in rows if name not in OURS and not name.endswith("explanations")]
+    baselines = [name for name in rows if is_baseline(name)]
     if "ExpCTR-Aug" not in rows or not baselines:
         return {}
     best = max(baselines, key=lambda name: rows[name].mean("auc"))
@@ -249,7 +270,7 @@ def markdown(rows: dict[str, Row], paper: Mapping[str, Sequence[float]], compare
         )
         lines += ["", f"ExpCTR-Aug less {compared['baseline']}, by a paired bootstrap: {told}."]
     by_slice = {
-        name: [f"{sum(row.slices[part]) / seeds:.4f}" if row.slices.get(part) else "-" for part in SLICES]
+        name: [f"{fmean(row.slices[part]):.4f}" if row.slices.get(part) else "-" for part in SLICES]
         for name, row in rows.items()
     }
     lines += ["", "AUC of users and items that training rows hold (warm) or not (cold):", ""]
@@ -269,7 +290,7 @@ def marked(rows: dict[str, dict[str, float]]) -> dict[str, tuple[str, str]]:
     found = {}
     for metric in METRICS:
         known = {name: row[metric] for name, row in rows.items() if metric in row}
-        baselines = {name: value for name, value in known.items() if name not in OURS}
+        baselines = {name: value for name, value in known.items() if is_baseline(name)}
         choose = max if metric in HIGHER else min
         if known:
             best = choose(known, key=known.__getitem__)
@@ -279,7 +300,7 @@ def marked(rows: dict[str, dict[str, float]]) -> dict[str, tuple[str, str]]:
 
 def mark(text: str, best: tuple[str, str], name: str) -> str:
     """Bold for the best of all, underlined for the best baseline."""
-    text = f"<u>{text}</u>" if name == best[1] and name not in OURS else text
+    text = f"<u>{text}</u>" if name == best[1] and is_baseline(name) else text
     return f"**{text}**" if name == best[0] else text
 
 

@@ -3,7 +3,7 @@
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import cast
+from typing import Any, cast
 
 import torch
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
@@ -55,6 +55,7 @@ class CTROptions:
 
 
 _DEFAULTS = CTROptions()
+_SMALLEST = Vocabulary({"user": 3, "target": 3}, history=1)
 
 
 class CTRModule(ScoringModule):
@@ -73,7 +74,9 @@ class CTRModule(ScoringModule):
         self.backbone, self.options = backbone, options
         self.backbones = nn.ModuleList()
         self.best = BestWeights(self.backbones, options.monitor == "auc", options.patience)
-        self._built_for = Vocabulary({}), 0
+        self._built_for, self._name = (Vocabulary({}), 0), ""
+        with torch.random.fork_rng(devices=[]):
+            backbone(_SMALLEST, 0)  # refuses wrong options now, and not once the data are read
 
     def configure_model(self) -> None:
         """Build for the data module's vocabularies, unless `build` was called before."""
@@ -91,7 +94,7 @@ class CTRModule(ScoringModule):
     @property
     def name(self) -> str:
         """What the built model is called."""
-        return type(self.backbones[0]).__name__
+        return self._name
 
     def build(self, vocabulary: Vocabulary, text_dim: int = 0, seed: int = 0) -> None:
         """Make the model (all `crossfit` of them).
@@ -104,6 +107,27 @@ class CTRModule(ScoringModule):
         self._seed = seed
         self._built_for = vocabulary, text_dim
         self.backbones.extend(self._fresh())
+        self._name = type(self.backbones[0]).__name__  # sharding gives each another class
+
+    def statistics(self) -> dict[str, Tensor]:
+        """What the models remember and do not learn by gradients: batch normalisation's means and variances."""
+        return {name: values.clone() for name, values in self.backbones.named_buffers()}
+
+    def load_statistics(self, statistics: Mapping[str, Tensor]) -> None:
+        """Take over what `statistics` gave."""
+        for name, values in self.backbones.named_buffers():
+            if name in statistics:
+                values.copy_(statistics[name])
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Also the statistics, which a sharded checkpoint's weights leave out."""
+        super().on_save_checkpoint(checkpoint)
+        checkpoint["ctr_statistics"] = self.statistics()
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """The inverse of `on_save_checkpoint`."""
+        super().on_load_checkpoint(checkpoint)
+        self.load_statistics(checkpoint.get("ctr_statistics", {}))  # checkpoints of 0.1.0 have none
 
     def reset(self, optimizer: torch.optim.Optimizer | None = None) -> None:
         """Return to the initial weights, for a stage that starts over; forgets the best ones too.

@@ -507,6 +507,7 @@ class ExpCTRModule(L.LightningModule):
             "explainer": self.explainer.extra_state(),
             "store": self.store.state_dict(),
             "best": [module.best.state_dict() for module in (self.ctr, self.baseline)],
+            "statistics": [module.statistics() for module in (self.ctr, self.baseline)],
             "ctr_trained": self.ctr_trained,
             "stopped_in": self._stopped_in,
             "batches": self.batches,
@@ -522,6 +523,8 @@ class ExpCTRModule(L.LightningModule):
         self.store.load_state_dict(state["store"])
         for module, best in zip((self.ctr, self.baseline), state["best"], strict=True):
             module.best.load_state_dict(best)
+        for module, statistics in zip((self.ctr, self.baseline), state.get("statistics", ({}, {})), strict=True):
+            module.load_statistics(statistics)
         self.ctr_trained, self._stopped_in, self.batches = state["ctr_trained"], state["stopped_in"], state["batches"]
         self.skipped_updates = state.get("skipped_updates", 0)  # checkpoints of 0.1.0 have none
         self._text_mean, self._vectors = state["text_mean"], None

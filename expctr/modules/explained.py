@@ -16,8 +16,8 @@ from expctr.modules.ctr import CTRModule, CTROptions, MakeBackbone
 class ExplainedCTRModule(CTRModule):
     """A CTR model that reads the explanations of a finished ExpCTR run: what they are worth to another model.
 
-    It learns from the training rows' latest explanations and is validated and tested on those of the other rows, as
-    the run's own CTR model was. The policy is not trained further.
+    It learns from the training rows' newest explanations, those that were sampled last (z = 0 for a row that never got
+    one), and is validated and tested on what the trained policy writes greedily. The policy is not trained further.
 
     Args:
         explanations: the run's folder; `expctr test` has written `explanations/latest.parquet` there.
@@ -44,6 +44,10 @@ class ExplainedCTRModule(CTRModule):
         if self.built:
             return
         data = self.trainer.datamodule  # type: ignore[attr-defined]
+        if data.people is not None:
+            raise UserError(
+                "data.people: ExplainedCTRModule has explanations of the run's own rows alone: predict these"
+            )
         self.build(data.features.vocabulary, self.encoder.dim, data.seed)
         if self.device_mesh is not None:
             self.shard(self.device_mesh["data_parallel"])
@@ -59,11 +63,12 @@ class ExplainedCTRModule(CTRModule):
         written = pl.read_parquet(self.path, columns=["sample", "target", "text"])
         rows = samples.sort("sample").select("sample", "split", "target")
         joined = rows.join(written, on=["sample", "target"], how="left", maintain_order="left")
-        if missing := joined["text"].null_count():
+        if missing := joined.filter(pl.col("split") != "train")["text"].null_count():
             raise UserError(
-                f"{self.path} has no explanation for {missing} of {joined.height} samples: it is of other data or of "
-                "a run that was stopped. Mend: use that run's data options, and let it end"
+                f"{self.path} lacks explanations of {missing} validation and test samples: it is of other data or of a "
+                "run that was stopped. Mend: use that run's data options, and let it end"
             )
+        joined = joined.with_columns(pl.col("text").fill_null(""))
         vectors = self.encoder.encode(joined["text"].to_list(), self.device)
         train = torch.from_numpy((joined["split"] == "train").to_numpy().copy())
         there = torch.from_numpy((joined["text"].str.strip_chars() != "").to_numpy().copy()).to(vectors.device)

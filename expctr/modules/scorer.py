@@ -50,7 +50,7 @@ class BestWeights:
             self._weights = {name: tensor.detach().cpu().clone() for name, tensor in state.items()}
         else:
             self._waited += 1
-        return self._waited >= self._patience
+        return self.stopped
 
     def restore(self) -> None:
         """Put the best weights back; nothing happens before the first validation."""
@@ -60,6 +60,11 @@ class BestWeights:
     def state_dict(self) -> dict[str, Any]:
         """Plain numbers and tensors, the same on every rank."""
         return {"best": self._best, "waited": self._waited, "weights": dict(self._weights)}
+
+    @property
+    def stopped(self) -> bool:
+        """Was it time to stop at the last validation?"""
+        return self._waited >= self._patience
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Continue where `state_dict` was taken."""
@@ -98,6 +103,10 @@ class ScoringModule(L.LightningModule, ABC):
         metrics = self._log_metrics("val")
         if self.trainer.state.fn == TrainerFn.FITTING and not self.trainer.sanity_checking:
             self.trainer.should_stop |= self.best.update(metrics[self.monitor])
+
+    def on_train_start(self) -> None:
+        """A run that had stopped and is gone on with stays as it is."""
+        self.trainer.should_stop |= self.best.stopped
 
     def on_train_end(self) -> None:
         """Keep the best weights, not the last."""

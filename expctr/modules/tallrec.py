@@ -72,7 +72,7 @@ class TALLRecModule(DirectModule):
     Args:
         llm: the base and its adapter, which acts on every token (`adapter_scope` is not asked).
         prompts: the template `icl` and the caps.
-        lc: the answers' words (`score` and `temperature` are not asked).
+        lc: the answers' words (`score`, `temperature` and `include_title` are not asked).
         options: how the adapter is tuned.
     """
 

@@ -12,9 +12,10 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
-from expctr.ctr.zoo import DeepFM
+from expctr.ctr.zoo import DCN, AutoInt, CTRBackbone, DeepFM
 from expctr.data.batch import Batch
 from expctr.data.features import Vocabulary
+from expctr.errors import UserError
 from expctr.metrics import ctr_metrics
 from expctr.modules.ctr import BestWeights, CTRModule, CTROptions, DeepFMTextModule
 
@@ -287,3 +288,31 @@ def test_a_resumed_run_equals_an_uninterrupted_one(tmp_path: Path):
     trainer(tmp_path, epochs=4).fit(resumed, datamodule=Data(), ckpt_path=tmp_path / "half.ckpt")
     assert torch.equal(weights(resumed), weights(whole))
     assert resumed.best.state_dict()["best"] == whole.best.state_dict()["best"]
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("kind", [DeepFM, DCN])
+def test_a_run_that_had_stopped_is_not_trained_further(kind: type[CTRBackbone], tmp_path: Path):
+    """Nor does it forget what batch normalisation saw."""
+    make = partial(CTRModule, partial(kind, mlp=(16, 8)), CTROptions(lr=5e-2, patience=1))
+    stopped, again = make(), make()
+    run, more = trainer(tmp_path, epochs=30), trainer(tmp_path, epochs=30)
+    run.fit(stopped, datamodule=Data())
+    assert run.current_epoch < 30
+    run.save_checkpoint(tmp_path / "end.ckpt")
+    (expected,) = run.validate(stopped, datamodule=Data(), verbose=False)
+    more.fit(again, datamodule=Data(), ckpt_path=tmp_path / "end.ckpt")
+    assert more.current_epoch == run.current_epoch
+    assert torch.equal(weights(again), weights(stopped))
+    (found,) = more.validate(again, datamodule=Data(), verbose=False)
+    assert found == expected
+
+
+def test_options_out_of_range_are_refused_when_a_config_is_read():
+    with pytest.raises(UserError, match=r"DCN\.dropout must be from 0 to 1, not 2"):
+        CTRModule(partial(DCN, dropout=2))
+    with pytest.raises(UserError, match="heads must divide attention_dim: 2 heads, length 15"):
+        CTRModule(partial(AutoInt, attention_dim=15))
+    state = torch.get_rng_state()
+    CTRModule()
+    assert torch.equal(torch.get_rng_state(), state)

@@ -3,6 +3,7 @@
 """
 
 from collections.abc import Mapping
+from math import inf
 from typing import Any, cast
 
 from torch import Tensor, nn
@@ -10,6 +11,7 @@ from torch.nn import functional as F
 
 from expctr.ctr.zoo.base import DeepBackbone
 from expctr.data.features import Vocabulary
+from expctr.errors import UserError
 
 
 class AutoInt(DeepBackbone):
@@ -42,6 +44,15 @@ class AutoInt(DeepBackbone):
         **kwargs: Any,
     ) -> None:
         super().__init__(vocabulary, text_dim, mlp, **kwargs)
+        self.attention_dim, self.layers, self.heads, self.attention_dropout = (
+            attention_dim,
+            layers,
+            heads,
+            attention_dropout,
+        )
+        self.check(attention_dim=(1, inf), layers=(0, inf), heads=(1, inf), attention_dropout=(0, 1))
+        if attention_dim % heads:
+            raise UserError(f"AutoInt.heads must divide attention_dim: {heads} heads, length {attention_dim}")
         self.fields = self.embeddings(embedding_dim + 1)  # the last column is the first-order weight
         count = len(self.fields.names)
         self.project = linear(embedding_dim, attention_dim)

@@ -161,8 +161,8 @@ class DeepTower(nn.Module):
         text_layer: int = 0,
     ) -> None:
         super().__init__()
-        if not hidden:
-            raise ValueError("the deep tower needs at least one hidden layer")
+        if not hidden or min(hidden) < 1:
+            raise UserError(f"mlp must name the width of one hidden layer or more, not {list(hidden)}")
         widths = [width, *hidden]
         joins = range(len(hidden))[text_layer]
         self.layers = nn.ModuleList(
@@ -207,8 +207,8 @@ class CTRBackbone(nn.Module):
         self.check(oov_rate=(0, 1), max_rows=(3, inf))
 
     def check(self, **bounds: tuple[float, float]) -> None:
-        """Refuse attributes out of range; see `check_range`."""
-        check_range(f"{type(self).__name__}", self, **bounds)
+        """Refuse options out of range, which are attributes of the same names; see `check_range`."""
+        check_range(type(self).__name__, self, **bounds)
 
     def embeddings(self, dim: int, fields: Collection[str] | None = None) -> FieldEmbeddings:
         """Field embeddings.
@@ -217,6 +217,8 @@ class CTRBackbone(nn.Module):
             dim: length of a vector.
             fields: which; all without it.
         """
+        if dim < 1:
+            raise UserError(f"{type(self).__name__}.embedding_dim must be at least 1")
         kept = [*self.vocabulary.sizes, *self.vocabulary.shares] if fields is None else fields
         sizes = {name: size for name, size in self.vocabulary.sizes.items() if name in kept}
         shares = {name: owner for name, owner in self.vocabulary.shares.items() if name in kept}

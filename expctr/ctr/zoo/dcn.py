@@ -1,6 +1,7 @@
 """DCN (Wang et al., "Deep & Cross Network for Ad Click Predictions", ADKDD 2017)."""
 
 from collections.abc import Mapping
+from math import inf
 from typing import Any
 
 import torch
@@ -34,6 +35,8 @@ class DCN(DeepBackbone):
     ) -> None:
         super().__init__(vocabulary, text_dim, mlp, **kwargs)
         self.reg_weight = reg_weight
+        self.cross_layers = cross_layers
+        self.check(cross_layers=(1, inf), reg_weight=(0, inf))
         self.fields = self.embeddings(embedding_dim)
         width = len(self.fields.names) * embedding_dim
         self.cross_weight = nn.Parameter(torch.randn(cross_layers, width))

@@ -3,6 +3,7 @@ Systems", WWW 2021).
 """
 
 from collections.abc import Mapping
+from math import inf
 from typing import Any, Literal
 
 import torch
@@ -103,6 +104,8 @@ class DCNv2(DeepBackbone):
     ) -> None:
         super().__init__(vocabulary, text_dim, mlp, **kwargs)
         self.stacked, self.reg_weight = structure == "stacked", reg_weight
+        self.cross_layers, self.experts, self.rank = cross_layers, experts, rank
+        self.check(cross_layers=(1, inf), experts=(0, inf), rank=(1, inf), reg_weight=(0, inf))
         self.fields = self.embeddings(embedding_dim)
         width = len(self.fields.names) * embedding_dim
         self.cross = MixedCross(width, cross_layers, experts, rank) if experts else Cross(width, cross_layers)

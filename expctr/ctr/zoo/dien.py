@@ -11,6 +11,7 @@ from torch.nn import functional as F
 from expctr.ctr.zoo.autoint import linear
 from expctr.ctr.zoo.din import InterestBackbone, TargetAttention
 from expctr.data.features import FIRST, PADDING, Vocabulary
+from expctr.distributed import all_sum
 
 
 class AUGRU(nn.Module):
@@ -123,8 +124,8 @@ class DIEN(InterestBackbone):
                 give it away else, `[batch, history]`.
 
         Returns:
-            The mean over a row's steps and both questions, scaled so that the mean over the batch is one over all
-            steps of the batch; 0 for a history without a next item, `[batch]`.
+            The mean over a row's steps and both questions, scaled so that the mean over the rows of all ranks is one
+            over all their steps; 0 for a history without a next item, `[batch]`.
         """
         items, _ = self.past(self.fields, features)
         others, _ = self.past(self.fields, {**features, "history": negatives})
@@ -132,4 +133,5 @@ class DIEN(InterestBackbone):
         there = features["history"][:, 1:] != PADDING
         positive, negative = ((interests * shown[:, 1:]).sum(-1) for shown in (items, others))
         losses = (F.softplus(-positive) + F.softplus(negative)) / 2
-        return (losses * there).sum(1) * len(items) / there.sum().clamp_min(1)
+        steps, rows = all_sum(there.sum()), all_sum(torch.tensor(len(items), device=items.device))
+        return (losses * there).sum(1) * rows / steps.clamp_min(1)

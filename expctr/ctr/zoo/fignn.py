@@ -3,6 +3,7 @@
 """
 
 from collections.abc import Mapping
+from math import inf
 from typing import Any
 
 import torch
@@ -12,6 +13,7 @@ from torch.nn import functional as F
 from expctr.ctr.zoo.autoint import linear
 from expctr.ctr.zoo.base import CTRBackbone, Dropout
 from expctr.data.features import Vocabulary
+from expctr.errors import UserError
 
 
 class GraphLayer(nn.Module):
@@ -65,10 +67,16 @@ class FiGNN(CTRBackbone):
         **kwargs: Any,
     ) -> None:
         super().__init__(vocabulary, text_dim, **kwargs)
+        self.attention_dim, self.layers, self.heads = attention_dim, layers, heads
+        self.dropout, self.attention_dropout = dropout, attention_dropout
+        self.check(attention_dim=(1, inf), layers=(1, inf), heads=(1, inf))
+        self.check(dropout=(0, 1), attention_dropout=(0, 1))
+        if attention_dim % heads:
+            raise UserError(f"FiGNN.heads must divide attention_dim: {heads} heads, length {attention_dim}")
         self.fields = self.embeddings(embedding_dim)
         count = len(self.fields.names)
         self.project = linear(embedding_dim, attention_dim)
-        self.dropout = Dropout(dropout)
+        self.drop = Dropout(dropout)
         self.attention = nn.MultiheadAttention(attention_dim, heads, attention_dropout, batch_first=True)
         nn.init.xavier_normal_(self.attention.out_proj.weight)
         self.residual = linear(embedding_dim, attention_dim)
@@ -82,7 +90,7 @@ class FiGNN(CTRBackbone):
     def logits(self, features: Mapping[str, Tensor], text: Tensor | None) -> Tensor:
         """As `CTRBackbone.forward`."""
         fields: Tensor = self.fields(features)
-        projected = self.dropout(self.project(fields))
+        projected = self.drop(self.project(fields))
         attended, _ = self.attention(projected, projected, projected, need_weights=False)
         first = F.relu(attended + self.residual(fields))
         edges, states = self.edges(first), first

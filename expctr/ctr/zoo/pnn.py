@@ -1,6 +1,7 @@
 """PNN (Qu et al., "Product-Based Neural Networks for User Response Prediction", ICDM 2016)."""
 
 from collections.abc import Mapping
+from math import inf
 from typing import Any
 
 import torch
@@ -37,6 +38,8 @@ class PNN(DeepBackbone):
         **kwargs: Any,
     ) -> None:
         super().__init__(vocabulary, text_dim, mlp, dropout, **kwargs)
+        self.reg_weight = reg_weight
+        self.check(reg_weight=(0, inf))
         self.fields = self.embeddings(embedding_dim)
         self.inner, self.reg_weight = inner, reg_weight
         count = len(self.fields.names)

@@ -3,6 +3,7 @@
 """
 
 from collections.abc import Mapping, Sequence
+from math import inf
 from typing import Any, cast
 
 import torch
@@ -85,6 +86,7 @@ class xDeepFM(DeepBackbone):  # noqa: N801, the name that all know it by
     ) -> None:
         super().__init__(vocabulary, text_dim, **kwargs)
         self.reg_weight = reg_weight
+        self.check(reg_weight=(0, inf))
         self.fields = self.embeddings(embedding_dim + 1)  # the last column is the first-order weight
         count, place = len(self.fields.names), 0 if self.fuse == "input" else -1
         self.deep = DeepTower(count * embedding_dim, (*self.mlp, 1), self.dropout, text_dim, text_layer=place)
