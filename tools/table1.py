@@ -154,7 +154,9 @@ def plan(own: argparse.Namespace, options: list[str], out: Path) -> dict[str, di
             else:
                 line = [f"--config={BASELINES / f'{row.lower()}.yaml'}", f"--config={out / 'data.yaml'}"]
                 line += [f"--config={out / 'llm.yaml'}"] if row in ("TALLRec", "ICL") else []
-                line += [f"--model.options.lr={own.tallrec_lr}"] if row == "TALLRec" and own.tallrec_lr else []
+                line += (
+                    [f"--model.options.lr={own.tallrec_lr}"] if row == "TALLRec" and own.tallrec_lr is not None else []
+                )
             first[folder.name] = partial(fit_and_test, folder, *line, f"--seed_everything={seed}")
             if own.explained and row in ID_MODELS:
                 more = [f"--config={out / 'explained.yaml'}", f"--model.explanations={out / f'ExpCTR-{seed}'}"]
@@ -182,12 +184,12 @@ def gather(rows: Sequence[str], seeds: Sequence[int], out: Path, explained: bool
     first = next(iter(tested.values()), pl.DataFrame())
     if other := [run.name for run, frame in tested.items() if not frame.equals(first)]:
         raise SystemExit(f"{out}: {', '.join(other)} were tested on different rows than the first: give another --out")
-    return {name: read(systems[name][1], runs) for name, runs in there.items()}
+    return {name: read(systems[name][1], {run: files[run] for run in runs}) for name, runs in there.items()}
 
 
-def read(system: str, folders: Sequence[Path]) -> Row:
-    """A system's row from its runs."""
-    frames = [pl.read_parquet(folder / "scores.parquet") for folder in folders]
+def read(system: str, runs: Mapping[Path, pl.DataFrame]) -> Row:
+    """A system's row from its runs' folders and scores."""
+    folders, frames = list(runs), list(runs.values())
     labels = frames[0]["label"].to_torch().float()
     scores = [frame[system].to_torch() for frame in frames]
     metrics = [ctr_metrics(values, labels) for values in scores]

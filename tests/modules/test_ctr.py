@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
-from expctr.ctr.zoo import DCN, AutoInt, CTRBackbone, DeepFM
+from expctr.ctr.zoo import DCN, FM, AutoInt, CTRBackbone, DeepFM, xDeepFM
 from expctr.data.batch import Batch
 from expctr.data.features import Vocabulary
 from expctr.errors import UserError
@@ -313,6 +313,12 @@ def test_options_out_of_range_are_refused_when_a_config_is_read():
         CTRModule(partial(DCN, dropout=2))
     with pytest.raises(UserError, match="heads must divide attention_dim: 2 heads, length 15"):
         CTRModule(partial(AutoInt, attention_dim=15))
+    for kind in (DeepFM, FM, xDeepFM, AutoInt, DCN):
+        with pytest.raises(UserError, match=f"{kind.__name__}.embedding_dim must be at least 1"):
+            CTRModule(partial(kind, embedding_dim=0))
+    for sizes in ((), (1, 1)):
+        with pytest.raises(UserError, match=r"xDeepFM\.cin must name one layer or more"):
+            CTRModule(partial(xDeepFM, cin=sizes))
     state = torch.get_rng_state()
     CTRModule()
     assert torch.equal(torch.get_rng_state(), state)

@@ -9,7 +9,7 @@ from typing import Any, cast
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from expctr.ctr.zoo.base import DeepBackbone
+from expctr.ctr.zoo.base import DeepBackbone, linear
 from expctr.data.features import Vocabulary
 from expctr.errors import UserError
 
@@ -53,7 +53,7 @@ class AutoInt(DeepBackbone):
         self.check(attention_dim=(1, inf), layers=(0, inf), heads=(1, inf), attention_dropout=(0, 1))
         if attention_dim % heads:
             raise UserError(f"AutoInt.heads must divide attention_dim: {heads} heads, length {attention_dim}")
-        self.fields = self.embeddings(embedding_dim + 1)  # the last column is the first-order weight
+        self.fields = self.embeddings(embedding_dim, first_order=True)
         count = len(self.fields.names)
         self.project = linear(embedding_dim, attention_dim)
         self.attention = nn.ModuleList(
@@ -77,12 +77,3 @@ class AutoInt(DeepBackbone):
             crossed = crossed + self.residual(vectors)
         both: Tensor = self.attended(F.relu(crossed).flatten(1)) + self.last(self.deep(vectors.flatten(1), text), text)
         return first_order + both.squeeze(-1)
-
-
-def linear(width: int, out: int, bias: bool = True) -> nn.Linear:
-    """A linear layer with RecBole's first weights."""
-    layer = nn.Linear(width, out, bias)
-    nn.init.xavier_normal_(layer.weight)
-    if bias:
-        nn.init.zeros_(layer.bias)
-    return layer

@@ -34,6 +34,15 @@ class Dropout(nn.Dropout):
         return x * kept.to(x.dtype).mul_(2**16 / (2**16 - dropped))
 
 
+def linear(width: int, out: int, bias: bool = True) -> nn.Linear:
+    """A linear layer with RecBole's first weights."""
+    layer = nn.Linear(width, out, bias)
+    nn.init.xavier_normal_(layer.weight)
+    if bias:
+        nn.init.zeros_(layer.bias)
+    return layer
+
+
 class TextLinear(nn.Linear):
     """W_z z, the explanation's part of a layer (Eq. 12).
 
@@ -210,19 +219,22 @@ class CTRBackbone(nn.Module):
         """Refuse options out of range, which are attributes of the same names; see `check_range`."""
         check_range(type(self).__name__, self, **bounds)
 
-    def embeddings(self, dim: int, fields: Collection[str] | None = None) -> FieldEmbeddings:
+    def embeddings(
+        self, dim: int, fields: Collection[str] | None = None, *, first_order: bool = False
+    ) -> FieldEmbeddings:
         """Field embeddings.
 
         Args:
             dim: length of a vector.
             fields: which; all without it.
+            first_order: add a last column, the field's first-order weight: one lookup then serves both.
         """
         if dim < 1:
             raise UserError(f"{type(self).__name__}.embedding_dim must be at least 1")
         kept = [*self.vocabulary.sizes, *self.vocabulary.shares] if fields is None else fields
         sizes = {name: size for name, size in self.vocabulary.sizes.items() if name in kept}
         shares = {name: owner for name, owner in self.vocabulary.shares.items() if name in kept}
-        return FieldEmbeddings(sizes, shares, dim, self.oov_rate, self.max_rows)
+        return FieldEmbeddings(sizes, shares, dim + first_order, self.oov_rate, self.max_rows)
 
     def need_history(self) -> int:
         """The longest history in order.

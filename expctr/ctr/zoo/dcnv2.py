@@ -9,8 +9,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from expctr.ctr.zoo.autoint import linear
-from expctr.ctr.zoo.base import DeepBackbone
+from expctr.ctr.zoo.base import DeepBackbone, linear
 from expctr.data.features import Vocabulary
 
 

@@ -34,8 +34,7 @@ class DeepFM(DeepBackbone):
 
     def __init__(self, vocabulary: Vocabulary, text_dim: int = 0, embedding_dim: int = 10, **kwargs: Any) -> None:
         super().__init__(vocabulary, text_dim, **kwargs)
-        # The last column is the first-order weight: one lookup then serves the FM's linear part and the vectors.
-        self.fields = self.embeddings(embedding_dim + 1)
+        self.fields = self.embeddings(embedding_dim, first_order=True)
         self.deep = self.tower(len(self.fields.names) * embedding_dim)
         self.last = self.head(self.mlp[-1])  # its bias is the FM's too
 

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from expctr.ctr.zoo.autoint import linear
+from expctr.ctr.zoo.base import linear
 from expctr.ctr.zoo.din import InterestBackbone, TargetAttention
 from expctr.data.features import FIRST, PADDING, Vocabulary
 from expctr.distributed import all_sum

@@ -9,8 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from expctr.ctr.embedding import HistoryVectors
-from expctr.ctr.zoo.autoint import linear
-from expctr.ctr.zoo.base import DeepBackbone
+from expctr.ctr.zoo.base import DeepBackbone, linear
 from expctr.data.features import Vocabulary
 
 

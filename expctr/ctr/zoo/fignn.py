@@ -10,8 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from expctr.ctr.zoo.autoint import linear
-from expctr.ctr.zoo.base import CTRBackbone, Dropout
+from expctr.ctr.zoo.base import CTRBackbone, Dropout, linear
 from expctr.data.features import Vocabulary
 from expctr.errors import UserError
 

@@ -21,7 +21,7 @@ class FM(CTRBackbone):
 
     def __init__(self, vocabulary: Vocabulary, text_dim: int = 0, embedding_dim: int = 10, **kwargs: Any) -> None:
         super().__init__(vocabulary, text_dim, **kwargs)
-        self.fields = self.embeddings(embedding_dim + 1)  # the last column is the first-order weight
+        self.fields = self.embeddings(embedding_dim, first_order=True)
         self.text = self.text_logit()
 
     def logits(self, features: Mapping[str, Tensor], text: Tensor | None) -> Tensor:

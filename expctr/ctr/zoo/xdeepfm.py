@@ -10,8 +10,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from expctr.ctr.zoo.base import DeepBackbone, DeepTower
+from expctr.ctr.zoo.base import DeepBackbone, DeepTower, linear
 from expctr.data.features import Vocabulary
+from expctr.errors import UserError
 
 
 class CIN(nn.Module):
@@ -28,6 +29,10 @@ class CIN(nn.Module):
         super().__init__()
         self.direct = direct
         self.sizes = list(sizes) if direct else [size // 2 * 2 for size in sizes]
+        if not self.sizes or min(self.sizes) < 1:
+            raise UserError(
+                f"xDeepFM.cin must name one layer or more, of 2 maps or more unless direct, not {list(sizes)}"
+            )
         inputs = [fields, *(size if direct else size // 2 for size in self.sizes[:-1])]
         self.layers = nn.ModuleList(
             nn.Conv1d(before * fields, size, 1) for before, size in zip(inputs, self.sizes, strict=True)
@@ -87,13 +92,11 @@ class xDeepFM(DeepBackbone):  # noqa: N801, the name that all know it by
         super().__init__(vocabulary, text_dim, **kwargs)
         self.reg_weight = reg_weight
         self.check(reg_weight=(0, inf))
-        self.fields = self.embeddings(embedding_dim + 1)  # the last column is the first-order weight
+        self.fields = self.embeddings(embedding_dim, first_order=True)
         count, place = len(self.fields.names), 0 if self.fuse == "input" else -1
         self.deep = DeepTower(count * embedding_dim, (*self.mlp, 1), self.dropout, text_dim, text_layer=place)
         self.cin = CIN(count, cin, direct)
-        self.cin_logit = nn.Linear(self.cin.out, 1)  # its bias is the model's
-        nn.init.xavier_normal_(self.cin_logit.weight)
-        nn.init.zeros_(self.cin_logit.bias)
+        self.cin_logit = linear(self.cin.out, 1)  # its bias is the model's
 
     def logits(self, features: Mapping[str, Tensor], text: Tensor | None) -> Tensor:
         """As `CTRBackbone.forward`."""
