@@ -1,6 +1,7 @@
 """The command line: `expctr fit|validate|test|predict|prepare --config FILE [--config OVERLAY] [--option value]`."""
 
 import re
+import signal
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -23,6 +24,7 @@ from expctr.evaluation.results import ResultWriter
 from expctr.modules import explained, icl, tallrec  # noqa: F401  a config names their classes
 from expctr.training.checkpoint import RunCheckpoint, checkpoint_folder, checkpoints
 from expctr.training.progress import StageProgressBar
+from expctr.training.signals import Stopped
 from expctr.training.stages import StageScheduler
 from expctr.training.strategy import ShardedStrategy
 
@@ -184,9 +186,10 @@ def run(args: ArgsType = None) -> None:
     except (KeyboardInterrupt, SystemExit) as stop:
         if not isinstance(stop.__context__ or stop, KeyboardInterrupt):  # Lightning turns the one into the other
             raise
-        notes = getattr(stop.__context__ or stop, "__notes__", [])
-        print("; ".join(["stopped", *notes]), file=sys.stderr)
-        raise SystemExit(130) from None
+        cause = stop.__context__ or stop
+        print("; ".join(["stopped", *getattr(cause, "__notes__", [])]), file=sys.stderr)
+        number = cause.number if isinstance(cause, Stopped) else signal.SIGINT
+        raise SystemExit(128 + number) from None
 
 
 def _changes(now: Any, made: Any, name: str) -> Iterator[str]:

@@ -2,6 +2,7 @@
 
 import re
 import shutil
+import signal
 from pathlib import Path
 from typing import Any
 
@@ -10,15 +11,20 @@ from lightning.pytorch.callbacks import Checkpoint
 
 from expctr.data.datamodules import Staged
 from expctr.errors import BadRunError, UserError
+from expctr.training.signals import Signals, Stopped
 
 _NAME = re.compile(r"epoch=(\d+)-batch=(\d+)\.ckpt")
 
 
 class RunCheckpoint(Checkpoint):
-    """Saves every few batches and after every epoch, and keeps the newest.
+    """Saves every few batches, after every epoch and when a signal asks for it, and keeps the newest.
 
     Lightning's own callback counts optimizer steps, of which a PPO batch makes many and which manual optimization
     makes it miss. A checkpoint is written aside and then renamed, so a run killed while saving has the last good one.
+
+    SIGINT (Ctrl-C) and SIGTERM save after the batch under way and end the run; SIGUSR1 saves and goes on. What comes
+    while the epoch's last batch or its validation is under way waits for the validation's end: an epoch half
+    validated is no place to go on from.
 
     Args:
         every_n_batches: how often within an epoch; 0 for epochs' ends only.
@@ -30,6 +36,11 @@ class RunCheckpoint(Checkpoint):
             raise ValueError("checkpoint.every_n_batches cannot be negative, and checkpoint.keep must be at least 1")
         self.every_n_batches, self.keep = every_n_batches, keep
         self._idle = False
+        self._signals = Signals()
+
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Listen to signals; Lightning's own handlers were set just before."""
+        self._signals.listen()
 
     def on_train_batch_end(
         self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
@@ -37,13 +48,25 @@ class RunCheckpoint(Checkpoint):
         """Save in mid-epoch."""
         self._idle = isinstance(pl_module, Staged) and pl_module.ctr_stopped
         done = batch_idx + 1
-        if self.every_n_batches and done % self.every_n_batches == 0 and done < trainer.num_training_batches:
+        if done == trainer.num_training_batches:
+            return
+        asked = self._signals.look(pl_module.device)
+        if asked or (self.every_n_batches and done % self.every_n_batches == 0):
             self.save(trainer, trainer.current_epoch, done)
+            self._answer(asked)
 
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Save after the epoch's validation; of the epochs that pass after a CTR stage has stopped, the last only."""
-        if not self._idle or (isinstance(pl_module, Staged) and pl_module.entry.last):
+        asked = self._signals.look(pl_module.device)
+        if asked or not self._idle or (isinstance(pl_module, Staged) and pl_module.entry.last):
             self.save(trainer, trainer.current_epoch + 1, 0)
+            self._answer(asked)
+
+    def _answer(self, asked: signal.Signals | None) -> None:
+        """Stop, where that was asked for, now that all is saved."""
+        self._signals.done()
+        if asked in (signal.SIGINT, signal.SIGTERM):
+            raise Stopped(asked)
 
     def on_fit_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Save where there was nothing to train: a test asks for a checkpoint all the same."""
@@ -62,7 +85,7 @@ class RunCheckpoint(Checkpoint):
                 f"{found[-1]} and another --trainer.default_root_dir"
             )
         elif not isinstance(exception, UserError):
-            exception.add_note("go on with --ckpt_path last")
+            exception.add_note(f"saved as {found[-1].stem}; go on with --ckpt_path last")
 
     def save(self, trainer: L.Trainer, epoch: int, batch: int) -> None:
         """Write the checkpoint of so many finished epochs, and batches of the next; for all ranks together."""
