@@ -22,7 +22,8 @@ from expctr.errors import UserError
 from expctr.evaluation.alarms import Alarms
 from expctr.evaluation.results import ResultWriter
 from expctr.modules import explained, icl, tallrec  # noqa: F401  a config names their classes
-from expctr.training.checkpoint import RunCheckpoint, checkpoint_folder, checkpoints
+from expctr.training.checkpoint import RunCheckpoint, checkpoint_folder, checkpoints, fault
+from expctr.training.lock import hold
 from expctr.training.progress import StageProgressBar
 from expctr.training.signals import Stopped
 from expctr.training.stages import StageScheduler
@@ -113,6 +114,12 @@ class ExpCTRCLI(LightningCLI):
             config.ckpt_path = str(found[-1])
         if config.ckpt_path and not Path(config.ckpt_path).exists():
             raise UserError(f"ckpt_path: there is no {config.ckpt_path}; --ckpt_path last takes the run's newest")
+        if config.ckpt_path and (wrong := fault(Path(config.ckpt_path))):
+            good = next((path for path in reversed(found) if not fault(path)), None)
+            mend = (
+                f"the newest good one of this run is {good}: --ckpt_path {good}" if good else "this run has no good one"
+            )
+            raise UserError(f"ckpt_path: {config.ckpt_path} cannot be used: {wrong}; {mend}")
         if config.ckpt_path and Path(config.ckpt_path).resolve().parent == folder.resolve():
             self._check_same(config, folder.parent / "config.yaml")
 
@@ -132,6 +139,11 @@ class ExpCTRCLI(LightningCLI):
                 "; ".join(changes[:3])
                 + f"{'; ...' if changes[3:] else ''}: give the run's value, or another --trainer.default_root_dir"
             )
+
+    def before_fit(self) -> None:
+        """Keep other fits out of the run's folder."""
+        if self.trainer.is_global_zero:
+            self._lock = hold(Path(self.trainer.default_root_dir))
 
     def instantiate_classes(self) -> None:
         """Make model, data and trainer; what these refuse is a matter of the config."""

@@ -9,6 +9,7 @@ import json
 import multiprocessing
 import os
 import random
+import resource
 import signal
 import socket
 import sys
@@ -80,6 +81,35 @@ class Sabotage(Callback):
     def _at(self, where: str, trainer: L.Trainer, batch: int) -> None:
         if (where, trainer.current_epoch, batch) == self.place:
             os.kill(os.getpid(), self.signal)
+
+
+class Slow(Callback):
+    """Never begins its first training batch."""
+
+    def on_train_batch_start(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Any, batch_idx: int
+    ) -> None:
+        time.sleep(LIMIT)
+
+
+class FullDisk(Callback):
+    """Leaves room for no file of more than so many bytes from some training batch on.
+
+    Args:
+        epoch: when.
+        batch: when.
+        room: in bytes.
+    """
+
+    def __init__(self, epoch: int, batch: int, room: int = 60_000) -> None:
+        self.place, self.room = (epoch, batch), room
+
+    def on_train_batch_start(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Any, batch_idx: int
+    ) -> None:
+        if (trainer.current_epoch, batch_idx) == self.place:
+            signal.signal(signal.SIGXFSZ, signal.SIG_IGN)  # an error then, as from a full disk, and no signal
+            resource.setrlimit(resource.RLIMIT_FSIZE, (self.room, self.room))
 
 
 class Poison(Callback):
