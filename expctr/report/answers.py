@@ -97,7 +97,7 @@ def sentence(comparison: Comparison) -> str:
     said = {
         "higher": f"AUC is higher {comparison.second}" if comparison.second.startswith(("after", "with")) else "",
         "lower": f"AUC is lower {comparison.second}" if comparison.second.startswith(("after", "with")) else "",
-        "not told apart": "not told apart",
+        "not told apart": "Not told apart",
     }[comparison.finding] or f"AUC is {comparison.finding} with {comparison.second}"
     numbers = f"{a:.3f} {comparison.first}, {b:.3f} {comparison.second}"
     return f"{said}: {numbers}; difference {interval(comparison.gain, signed=True)}."

@@ -60,7 +60,7 @@ def auc_gain(first: Floats, second: Floats, labels: Floats, n: int = 1000, seed:
 
 
 def overlap_gain(first: Estimate, second: Estimate) -> Estimate:
-    """The difference of two numbers, of which only the intervals are known: it leaves out 0 only where these are apart."""
+    """The difference of two numbers of which only intervals are known; it leaves out 0 only where these are apart."""
     return Estimate(second.value - first.value, second.low - first.high, second.high - first.low)
 
 

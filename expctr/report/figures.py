@@ -59,7 +59,9 @@ class Line(NamedTuple):
     """`line`, `faint` for what is behind it, `dots`, or `dashed`."""
 
 
-def forest(title: str, rows: Sequence[Row], *, zero: float | None = None, signed: bool = False) -> Markup:
+def forest(
+    title: str, rows: Sequence[Row], *, zero: float | None = None, signed: bool = False, values: bool = True
+) -> Markup:
     """Dots with their intervals as whiskers, a row each.
 
     Args:
@@ -67,9 +69,10 @@ def forest(title: str, rows: Sequence[Row], *, zero: float | None = None, signed
         rows: from top to bottom.
         zero: a value that is marked by a line, such as that of no difference.
         signed: whether numbers are written with their sign.
+        values: whether they are written at all.
     """
-    values = [v for row in rows for mark in row.marks for v in mark.estimate] + [row.paper or math.nan for row in rows]
-    shown = [v for v in values if math.isfinite(v)] + ([] if zero is None else [zero])
+    numbers = [v for row in rows for mark in row.marks for v in mark.estimate] + [row.paper or math.nan for row in rows]
+    shown = [v for v in numbers if math.isfinite(v)] + ([] if zero is None else [zero])
     if not shown:
         return Markup()
     several = any(len(row.marks) > 1 for row in rows)
@@ -78,7 +81,7 @@ def forest(title: str, rows: Sequence[Row], *, zero: float | None = None, signed
     parts, y = [], 4.0
     for row in rows:
         parts.append(_text(0, y + 11, row.label, "label"))
-        if not several:
+        if values and not several:
             parts.extend(_text(WIDTH, y + 11, interval(m.estimate, signed), "value", "end") for m in row.marks)
         y += 16
         top = y
@@ -173,7 +176,7 @@ def reliability(title: str, bins: Sequence[tuple[int, Sequence[Bin]]]) -> Markup
     A dot's area grows with its rows.
     """
     across, down = Scale(0, 1, 34, _SQUARE - 6), Scale(0, 1, _SQUARE - 34, 6)
-    parts = _traced([Line([(b.score, b.rate.value) for b in made], series) for series, made in bins], across, down)
+    parts = []
     for series, made in bins:
         most = max((b.rows for b in made), default=1)
         for b in made:
@@ -201,13 +204,13 @@ def apart(ends: Sequence[tuple[float, Line]], gap: float) -> list[tuple[float, L
 
 
 def axis(low: float, high: float, count: int = 4) -> tuple[float, float, list[float]]:
-    """Bounds of an axis that shows a range, and about `count` round numbers on it."""
+    """Bounds of an axis that shows a range with a little room, and about `count` round numbers on it."""
     span = (high - low) or abs(high) or 1.0
     magnitude = 10 ** math.floor(math.log10(span / count))
     step = next(f * magnitude for f in (1, 2, 2.5, 5, 10) if f * magnitude * count >= span * (1 - 1e-9))
-    first, last = math.floor(low / step + 1e-9), math.ceil(high / step - 1e-9)
-    last = max(last, first + 1)
-    return first * step, last * step, [i * step for i in range(first, last + 1)]
+    bounds = low - 0.04 * span, high + 0.04 * span
+    first, last = math.ceil(bounds[0] / step), math.floor(bounds[1] / step)
+    return *bounds, [i * step for i in range(first, last + 1)]
 
 
 def interval(estimate: Estimate, signed: bool = False) -> str:
@@ -219,7 +222,7 @@ def interval(estimate: Estimate, signed: bool = False) -> str:
 
 def tick(value: float, steps: Sequence[float]) -> str:
     """A number on an axis, with as many decimals as its steps need."""
-    step = steps[1] - steps[0]
+    step = steps[1] - steps[0] if len(steps) > 1 else abs(value) or 1.0
     decimals = max(0, -math.floor(math.log10(step) + 1e-9))
     if round(step, decimals) != round(step, decimals + 2):
         decimals += 1

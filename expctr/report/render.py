@@ -22,14 +22,14 @@ from expctr.report.sections import LETTERS
 _SECTIONS = {
     "metrics": "Metrics",
     "training": "Training",
-    "scores": "Ranking, calibration",
-    "audit": "What the gain rests on",
+    "scores": "Calibration",
+    "audit": "Audit",
     "quality": "Sentences",
     "explanations": "Explanations",
-    "slices": "New and known",
-    "alarms": "Reward hacking",
+    "slices": "Warm and cold",
+    "alarms": "Alarms",
     "data": "Data",
-    "config": "Configuration",
+    "config": "Config",
 }
 
 
@@ -183,7 +183,7 @@ def _answer(answer: Answer, place: int) -> dict[str, Any]:
     rows = [Row(c.title, [Mark(c.gain, place)]) for c in answer.comparisons]
     lines = [(c.title, sentence(c)) for c in answer.comparisons]
     lines += [(fact.title, sections.whisker_words(fact.value)) for fact in answer.facts]
-    svg = figures.forest("Differences in AUC", rows, zero=0, signed=True)
+    svg = figures.forest("Differences in AUC", rows, zero=0, signed=True, values=False)
     return {**answer._asdict(), "lines": lines, "svg": svg}
 
 

@@ -170,11 +170,16 @@ function browse({ columns, headings, stages, runs }) {
       select();
     });
   }
+  function turn(by) {
+    first = Math.max(0, first + by);
+    show();
+    control("count").scrollIntoView({ block: "start" });
+  }
   let waiting = 0;
   search.addEventListener("input", () => { clearTimeout(waiting); waiting = setTimeout(select, 120); });
   for (const filter of [label, verdict, stage, run, invented]) if (filter) filter.addEventListener("change", select);
-  control("previous").addEventListener("click", () => { first = Math.max(0, first - page); show(); });
-  control("next").addEventListener("click", () => { first += page; show(); });
+  control("previous").addEventListener("click", () => turn(-page));
+  control("next").addEventListener("click", () => turn(page));
   control("clear").addEventListener("click", () => {
     search.value = "";
     for (const filter of [label, verdict, stage, run, invented]) if (filter) filter.value = "";
