@@ -47,7 +47,7 @@ class Answer(NamedTuple):
 
     question: str
     word: str
-    """The shortest answer: Yes, Partly, No, Not shown, Unknown."""
+    """The shortest answer: Yes, Partly, Mixed, No, Not shown, Unknown."""
     why: str
     """A sentence on what the word rests on."""
     comparisons: list[Comparison]
@@ -151,16 +151,16 @@ def _truth(run: Run, own: Comparison | None) -> Answer:
     if own is None and agree is None:
         word, why = "Unknown", "The run has no test of the click model with its explanations."
     elif used and agrees:
-        word = "Yes" if reason and reason.finding == "higher" else "In part"
+        word = "Yes" if reason and reason.finding == "higher" else "Partly"
         why = "The click model predicts by the sentence it is given, and mostly agrees with its verdict"
         why += {
             "Yes": "; the reasons add to the verdict.",
-            "In part": "; that its reasons add to its verdict is not shown." if reason else ".",
+            "Partly": "; that its reasons add to its verdict is not shown." if reason else ".",
         }[word]
         if not reason:
             why += " Whether the reasons matter, beside the verdict, was not tested here."
     elif used:
-        word, why = "In part", "The click model predicts by the sentence it is given, but does not follow its verdict."
+        word, why = "Partly", "The click model predicts by the sentence it is given, but does not follow its verdict."
     elif agrees:
         word, why = "Not shown", "Verdict and score agree, but another row's sentence would serve as well."
     else:

@@ -126,7 +126,8 @@ def curves(
     if not points:
         return Markup()
     xs = [x for x, _ in points] + [edge for _, *edges in stages for edge in edges]
-    low, high, steps = axis(*_extent([y for _, y in points] + [value for value, _ in reference]))
+    heights = [y for _, y in points] + [value for value, _ in reference]
+    low, high, steps = axis(min(heights), max(heights))
     labelled = any(line.label for line in lines)
     right = WIDTH - (9 + 6.2 * max(len(line.label) for line in lines) if labelled else 8)
     left_x, right_x = _extent(xs)
@@ -205,7 +206,8 @@ def apart(ends: Sequence[tuple[float, Line]], gap: float) -> list[tuple[float, L
 
 def axis(low: float, high: float, count: int = 4) -> tuple[float, float, list[float]]:
     """Bounds of an axis that shows a range with a little room, and about `count` round numbers on it."""
-    span = (high - low) or abs(high) or 1.0
+    low, high = _extent([low, high])
+    span = high - low
     magnitude = 10 ** math.floor(math.log10(span / count))
     step = next(f * magnitude for f in (1, 2, 2.5, 5, 10) if f * magnitude * count >= span * (1 - 1e-9))
     bounds = low - 0.04 * span, high + 0.04 * span
@@ -236,7 +238,7 @@ def n(value: float) -> str:
 
 def _extent(values: Sequence[float]) -> tuple[float, float]:
     low, high = min(values), max(values)
-    return (low, high) if high > low else (low - 0.5, high + 0.5)
+    return (low, high) if high > low else (min(low, 0.0), max(high, 0.0) or 1.0)
 
 
 def _traced(lines: Sequence[Line], across: Scale, down: Scale) -> list[Markup]:

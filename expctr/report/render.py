@@ -93,15 +93,15 @@ def render(runs: Sequence[Run], rows: int = 20_000) -> str:
     loader = PackageLoader("expctr.report")
     environment = Environment(loader=loader, autoescape=True, undefined=StrictUndefined, trim_blocks=True)
     css, js = (loader.get_source(environment, f"report.{kind}")[0] for kind in ("css", "js"))
-    found = browser(runs, rows)
+    found, answered = browser(runs, rows), [answers(run) for run in runs]
     view = {
         "title": f"{', '.join(run.name for run in runs)} – expctr report",
         "policy": policy(css, js),
         "css": Markup(css),
         "js": Markup(js),
         "sections": _SECTIONS.items(),
-        "runs": [_run(run, i) for i, run in enumerate(runs)],
-        "paired": _paired(runs),
+        "runs": [_run(run, i, answered[i]) for i, run in enumerate(runs)],
+        "paired": _paired(answered),
         "metrics": {"figures": sections.metric_figures(runs), "about": _metrics_about(runs)},
         "rewards": sections.reward_figures(runs),
         "curve_note": "Grey: each batch; the line is its running mean."
@@ -144,7 +144,7 @@ def policy(css: str, js: str) -> str:
     return f"default-src 'none'; style-src {style}; script-src {script}; base-uri 'none'; form-action 'none'"
 
 
-def _run(run: Run, place: int) -> dict[str, Any]:
+def _run(run: Run, place: int, answered: Sequence[Answer]) -> dict[str, Any]:
     """What is shown of a run by itself."""
     return {
         "name": run.name,
@@ -153,7 +153,7 @@ def _run(run: Run, place: int) -> dict[str, Any]:
         "folder": str(run.folder),
         "about": _about(run),
         "notes": run.notes,
-        "answers": [_answer(answer, place) for answer in answers(run)],
+        "answers": [_answer(answer, place) for answer in answered],
         "headings": list(sections.METRICS.values()),
         "metrics": sections.metric_rows(run),
         "summary": sections.summary(run),
@@ -187,11 +187,10 @@ def _answer(answer: Answer, place: int) -> dict[str, Any]:
     return {**answer._asdict(), "lines": lines, "svg": svg}
 
 
-def _paired(runs: Sequence[Run]) -> str:
-    made = [c for run in runs for answer in answers(run) for c in answer.comparisons]
-    if any(not c.paired for c in made):
-        return ". Where rows are not at hand, a difference's is made of two intervals, which is wider than need be"
-    return ""
+def _paired(answered: Sequence[Sequence[Answer]]) -> str:
+    if all(c.paired for pair in answered for answer in pair for c in answer.comparisons):
+        return ""
+    return ". Where rows are not at hand, a difference's is made of two intervals, which is wider than need be"
 
 
 def _metrics_about(runs: Sequence[Run]) -> str:

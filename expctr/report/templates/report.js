@@ -103,6 +103,7 @@ function browse({ columns, headings, stages, runs }) {
 
   function fill(cell, key, i) {
     const it = value(key, i);
+    if (it === null && key !== "verdict") cell.dataset.empty = "";
     if (key === "text") {
       cell.append(...marked(it, value("invented", i)));
     } else if (key === "before") {
