@@ -102,7 +102,12 @@ def render(runs: Sequence[Run], rows: int = 20_000) -> str:
         "sections": _SECTIONS.items(),
         "runs": [_run(run, i, answered[i]) for i, run in enumerate(runs)],
         "paired": _paired(answered),
-        "metrics": {"figures": sections.metric_figures(runs), "about": _metrics_about(runs)},
+        "metrics": {
+            "figures": sections.metric_figures(runs),
+            "rows": sections.metric_rows(runs),
+            "headings": list(sections.METRICS.values()),
+            "about": _metrics_about(runs),
+        },
         "rewards": sections.reward_figures(runs),
         "curve_note": "Grey: each batch; the line is its running mean."
         if len(runs) == 1
@@ -154,9 +159,6 @@ def _run(run: Run, place: int, answered: Sequence[Answer]) -> dict[str, Any]:
         "about": _about(run),
         "notes": run.notes,
         "answers": [_answer(answer, place) for answer in answered],
-        "headings": list(sections.METRICS.values()),
-        "metrics": sections.metric_rows(run),
-        "summary": sections.summary(run),
         "alarms": run.events.alarms,
         "trained": bool(run.events.curves),
         "data": sections.data(run),

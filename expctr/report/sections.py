@@ -26,19 +26,36 @@ _SOURCES = {
     "ExpCTR-Aug, explanations of other rows": "Sentences of other rows",
     "ExpCTR-Aug, none (z = 0)": "No sentence (z = 0)",
 }
+_ABLATIONS = {
+    "real": "Its own",
+    "no verdict words": "Its own, without verdict words",
+    "verdict only": "Its own verdict alone",
+    "shuffled within verdict": "Another row's, of the same verdict",
+    "shuffled": "Another row's",
+    "untrained": "From before training",
+    "none": "No sentence (z = 0)",
+}
 _MEASURES = {
     "words": "Words a sentence",
-    "distinct_1": "Distinct words, of all",
-    "distinct_2": "Distinct word pairs, of all",
+    "empty": "Empty",
+    "distinct_1": "Distinct words, of all words",
+    "distinct_2": "Distinct word pairs, of all pairs",
     "unique": "Distinct sentences, of all",
+    "names_target": "Name the target",
     "names_history": "Name a title of the history",
     "invented": "Name an invented title",
+    "invented_garbled": "Invented: one of theirs, garbled",
+    "invented_elsewhere": "Invented: a title of other users",
+    "verdict": "Say whether the user will like it",
+    "verdict_positive": "Say that the user will like it",
     "verdict_agrees_s_u": "Verdict agrees with s_u",
     "verdict_agrees_s_r": "Verdict agrees with s_r",
+    "verdict_agrees_label": "Verdict agrees with the label",
     "bleu": "BLEU against the user's review",
     "rouge_l": "ROUGE-L against the user's review",
     "bertscore": "BERTScore against the user's review",
 }
+_SHARES = ("empty", "unique", "names_", "invented", "verdict")
 
 
 class Figure(NamedTuple):
@@ -84,18 +101,21 @@ def metric_figures(runs: Sequence[Run]) -> list[Figure]:
     return _figures(made)
 
 
-def metric_rows(run: Run) -> list[dict[str, Any]]:
-    """Each system's metrics with intervals, and the paper's."""
+def metric_rows(runs: Sequence[Run]) -> list[dict[str, Any]]:
+    """Each system's metrics with intervals, and the paper's; a system's rows of several runs follow each other."""
     rows = []
-    for name, metrics in section(run.table, "systems").items():
-        cells = []
-        for metric in METRICS:
-            value = estimate(section(metrics).get(metric))
-            paper = number(section(run.table, "paper", name).get(metric))
-            cells.append(
-                {"value": _value(value), "bounds": _bounds(value), "paper": "" if math.isnan(paper) else f"{paper:.4f}"}
-            )
-        rows.append({"name": name, "cells": cells})
+    for name in _names(runs, "systems"):
+        for i, run in enumerate(runs):
+            metrics = section(run.table, "systems").get(name)
+            if metrics is None:
+                continue
+            cells = []
+            for metric in METRICS:
+                value = estimate(section(metrics).get(metric))
+                paper = number(section(run.table, "paper", name).get(metric))
+                said = "" if math.isnan(paper) else f"{paper:.4f}"
+                cells.append({"value": _value(value), "bounds": _bounds(value), "paper": said})
+            rows.append({"name": name, "run": i, "cells": cells})
     return rows
 
 
@@ -288,7 +308,8 @@ def audit_figures(runs: Sequence[Run]) -> list[Figure]:
     made = []
     ablations = _rows(runs, "auc", "audit", "ablations")
     if ablations:
-        made.append(_forest("Click model on other sentences", ablations, "AUC"))
+        named = [row._replace(label=_ABLATIONS.get(row.label, row.label)) for row in ablations]
+        made.append(_forest("Click model on other sentences", named, "AUC"))
     elif others := _rows(runs, "auc", "sources"):
         own = _marks(runs, "auc", "systems", "ExpCTR-Aug")
         ours = [Row(_SOURCES.get(row.label, row.label), row.marks) for row in others if "LLM" not in row.label]
@@ -429,8 +450,7 @@ def _measure(name: str, value: Estimate | None) -> str:
         return "–"
     if name == "words":
         return f"{value.value:.1f}"
-    shares = ("unique", "names_history", "invented", "verdict_")
-    return f"{value.value:.1%}" if name.startswith(shares) else f"{value.value:.3f}"
+    return f"{value.value:.1%}" if name.startswith(_SHARES) else f"{value.value:.3f}"
 
 
 def _count(value: object) -> str:
