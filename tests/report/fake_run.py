@@ -18,6 +18,18 @@ alarms:
 """
 
 
+DATA = {
+    "rule": "liked if rating >= 4",
+    "rows": 1000,
+    "dropped": {"no rating": 12},
+    "interactions": 988,
+    "users": 40,
+    "items": 90,
+    "splits": {"train": {"samples": 300, "base_rate": 0.551, "users": 38, "warm_users": 1.0}},
+    "history": {"min": 1.0, "median": 7.0, "max": 10.0},
+}
+
+
 def measured(value: float, reach: float = 0.02) -> dict[str, float]:
     """A number as table.json has it."""
     return {"value": value, "low": value - reach, "high": value + reach}
@@ -83,6 +95,7 @@ def make_run(folder: Path, rows: int = 60, titles: list[str] | None = None, seed
     (folder / "explanations").mkdir(parents=True)
     (folder / "config.yaml").write_text(CONFIG)
     (folder / "table.json").write_text(json.dumps(table(rows)))
+    (folder / "data.json").write_text(json.dumps(DATA))
     test = explanations(rows, titles, seed)
     test.write_parquet(folder / "explanations" / "test.parquet")
     scores = {"sample": "sample", "label": "label", "ExpCTR-LLM": "s_u", "ExpCTR-Aug": "s_r"}

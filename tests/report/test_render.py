@@ -16,7 +16,7 @@ from expctr.report.compare import Estimate
 from expctr.report.render import render
 from expctr.report.rows import browser, script_json
 from expctr.report.run import Run, read_run
-from expctr.report.sections import stage_axis, stage_curve
+from expctr.report.sections import data, stage_axis, stage_curve
 
 NASTY = "</script><script>document.title='owned'</script><img src=x onerror=alert(1)>{{ 7*7 }}"
 
@@ -131,6 +131,19 @@ def test_test_rows_come_first_and_the_rest_is_shared(tmp_path: Path) -> None:
     assert [columns["stage"].count(i) for i in range(3)] == [10, 4, 16]
     assert (made.shown, made.total) == (30, 114)
     assert len({len(values) for values in columns.values()}) == 1
+
+
+def test_the_data_are_told_as_prepare_has_them(tmp_path: Path) -> None:
+    made = data(read_run(make_run(tmp_path / "run")))
+    assert made["counts"] == [
+        ("read", "1,000"),
+        ("dropped: no rating", "12"),
+        ("kept", "988"),
+        ("users", "40"),
+        ("items", "90"),
+    ]
+    assert made["splits"] == [("train", ["300", "55.1%", "38", "100.0%"])]
+    assert "min 1, median 7, max 10" in made["about"]
 
 
 def test_stages_of_several_runs_share_an_axis(tmp_path: Path) -> None:
