@@ -10,7 +10,7 @@ import polars as pl
 
 from expctr.report.compare import Estimate, auc, auc_gain, overlap_gain, share
 from expctr.report.figures import interval
-from expctr.report.run import Run, aligned, estimate, section
+from expctr.report.run import Run, aligned, estimate, number, section
 
 Finding = Literal["higher", "lower", "not told apart"]
 
@@ -40,6 +40,8 @@ class Fact(NamedTuple):
 
     title: str
     value: Estimate
+    chance: float | None = None
+    """What it would be by chance."""
 
 
 class Answer(NamedTuple):
@@ -52,6 +54,8 @@ class Answer(NamedTuple):
     """A sentence on what the word rests on."""
     comparisons: list[Comparison]
     facts: list[Fact]
+    cautions: list[tuple[str, str]]
+    """What the word must not hide, each with its numbers."""
 
 
 _PAIRS = (
@@ -76,7 +80,7 @@ _SOURCES = {
 def answers(run: Run) -> list[Answer]:
     """The first screen's two questions, as far as the run has what answers them."""
     verdict, clicks, text, own = (compared(run, *pair) for pair in _PAIRS)
-    return [_training(verdict, clicks, text), _truth(run, own)]
+    return [_training(run, verdict, clicks, text), _truth(run, own)]
 
 
 def compared(run: Run, title: str, first: str, second: str, one: str, other: str) -> Comparison | None:
@@ -103,7 +107,7 @@ def sentence(comparison: Comparison) -> str:
     return f"{said}: {numbers}; difference {interval(comparison.gain, signed=True)}."
 
 
-def _training(verdict: Comparison | None, clicks: Comparison | None, text: Comparison | None) -> Answer:
+def _training(run: Run, verdict: Comparison | None, clicks: Comparison | None, text: Comparison | None) -> Answer:
     question = "Did training help?"
     known = [c for c in (verdict, clicks) if c]
     found = [c.finding for c in known]
@@ -124,7 +128,7 @@ def _training(verdict: Comparison | None, clicks: Comparison | None, text: Compa
         word, why = "Partly", "The click model gains by it; the sentence's own verdict is not told apart."
     else:
         word, why = "Not shown", "Before and after training are not told apart: a difference may be chance."
-    return Answer(question, word, why, [c for c in (verdict, clicks, text) if c], [])
+    return Answer(question, word, why, [c for c in (verdict, clicks, text) if c], [], _cautions(run))
 
 
 def _truth(run: Run, own: Comparison | None) -> Answer:
@@ -143,16 +147,23 @@ def _truth(run: Run, own: Comparison | None) -> Answer:
         for name, row in rows_of(run.table, "audit", "counterfactuals").items()
         if (value := estimate(row.get("expected")))
     ]
-    invented = estimate(section(run.table, "quality", "trained").get("invented"))
+    measured = section(run.table, "quality", "trained")
+    named = {
+        "verdict_agrees_s_r": "The verdict in the sentence's words agrees with the click score",
+        "invented": "Sentences that name an invented title",
+    }
     facts = [agree] if agree else []
-    facts += [*expected, *([Fact("Sentences with an invented title", invented)] if invented else [])]
+    facts += [
+        *expected,
+        *(Fact(title, value) for key, title in named.items() if (value := estimate(measured.get(key)))),
+    ]
     used = own is not None and own.finding == "higher"
-    agrees = agree is not None and agree.value.low > 0.5
+    agrees = agree is not None and agree.value.low > (agree.chance or 0.5)
     if own is None and agree is None:
         word, why = "Unknown", "The run has no test of the click model with its explanations."
     elif used and agrees:
         word = "Yes" if reason and reason.finding == "higher" else "Partly"
-        why = "The click model predicts by the sentence it is given, and mostly agrees with its verdict"
+        why = "The click model predicts by the sentence it is given, and takes its side more often than chance would"
         why += {
             "Yes": "; the reasons add to the verdict.",
             "Partly": "; that its reasons add to its verdict is not shown." if reason else ".",
@@ -160,23 +171,42 @@ def _truth(run: Run, own: Comparison | None) -> Answer:
         if not reason:
             why += " Whether the reasons matter, beside the verdict, was not tested here."
     elif used:
-        word, why = "Partly", "The click model predicts by the sentence it is given, but does not follow its verdict."
+        word, why = (
+            "Partly",
+            "The click model predicts by the sentence given to it; that it takes its side may be chance.",
+        )
     elif agrees:
         word, why = "Not shown", "Verdict and score agree, but another row's sentence would serve as well."
     else:
         word, why = "Not shown", "Nothing shows that the score rests on the sentence."
-    return Answer(question, word, why, [c for c in (own, reason) if c], facts)
+    return Answer(question, word, why, [c for c in (own, reason) if c], facts, [])
 
 
 def _agreement(run: Run) -> Fact | None:
-    """How often the sentence, as the frozen model reads it, and the click model's score take the same side."""
-    if written := estimate(section(run.table, "quality", "trained").get("verdict_agrees_s_r")):
-        return Fact("The sentence's verdict agrees with the click score", written)
-    if arrays := aligned(run, "s_u", "s_r"):
-        s_u, s_r, labels = arrays
-        both = int(((s_u > 0.5) == (s_r > 0.5)).sum())
-        return Fact("Sentence and click score take the same side of 0.5", share(both, len(labels)))
-    return None
+    """How often the sentence, as the frozen model reads it, and the click model's score take the same side; and how
+    often they would if neither knew of the other.
+    """
+    if not (arrays := aligned(run, "s_u", "s_r")):
+        return None
+    verdict, click = (scores > 0.5 for scores in arrays[:2])
+    chance = verdict.mean() * click.mean() + (1 - verdict.mean()) * (1 - click.mean())
+    same = share(int((verdict == click).sum()), len(verdict))
+    return Fact("Sentence and click score take the same side of 0.5", same, float(chance))
+
+
+def _cautions(run: Run) -> list[tuple[str, str]]:
+    """Systems whose scores are worse probabilities than a constant is."""
+    constant, said = number(run.table.get("constant_logloss")), []
+    for name in ("ExpCTR-LLM", "ExpCTR-Aug"):
+        found = estimate(section(run.table, "systems", name).get("logloss"))
+        if found and found.low > constant:
+            said.append(
+                (
+                    f"{name}'s scores are not to be taken as probabilities",
+                    f"LogLoss {interval(found)}; a constant has {constant:.3f}.",
+                )
+            )
+    return said
 
 
 def _apart(title: str, first: str, second: str, a: Estimate | None, b: Estimate | None) -> Comparison | None:

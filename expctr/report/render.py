@@ -184,7 +184,10 @@ def _about(run: Run) -> str:
 def _answer(answer: Answer, place: int) -> dict[str, Any]:
     rows = [Row(c.title, [Mark(c.gain, place)]) for c in answer.comparisons]
     lines = [(c.title, sentence(c)) for c in answer.comparisons]
-    lines += [(fact.title, sections.whisker_words(fact.value)) for fact in answer.facts]
+    for fact in answer.facts:
+        by_chance = "" if fact.chance is None else f"; by chance {fact.chance:.1%}"
+        lines.append((fact.title, f"{sections.whisker_words(fact.value)}{by_chance}."))
+    lines += answer.cautions
     svg = figures.forest("Differences in AUC", rows, zero=0, signed=True, values=False)
     return {**answer._asdict(), "lines": lines, "svg": svg}
 

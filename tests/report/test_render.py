@@ -94,9 +94,9 @@ def test_the_answer_is_what_the_intervals_bear_out() -> None:
 
 
 def test_a_verdict_that_the_click_model_does_not_read_is_not_called_true(tmp_path: Path) -> None:
-    frame = explanations(200)
-    agreeing = frame.with_columns(s_r_exchanged=pl.col("s_r"))
-    _, truth = answers(Run("run", tmp_path, test=agreeing))
+    frame = explanations(200).with_columns(s_r=(pl.col("s_r") + pl.col("s_u")) / 2)
+    unread = frame.with_columns(s_r_exchanged=pl.col("s_r"))
+    _, truth = answers(Run("run", tmp_path, test=unread))
     assert truth.word == "Not shown"
     _, truth = answers(Run("run", tmp_path, test=frame))
     assert truth.word == "Partly"
@@ -104,6 +104,24 @@ def test_a_verdict_that_the_click_model_does_not_read_is_not_called_true(tmp_pat
     audit = {"ablations": {"real": {"auc": measured(0.7)}, "verdict only": {"auc": measured(0.6)}}}
     _, truth = answers(Run("run", tmp_path, test=frame, table={"audit": audit}))
     assert truth.word == "Yes"
+
+
+def test_two_that_are_always_positive_agree_by_chance(tmp_path: Path) -> None:
+    frame = explanations(200).with_columns(pl.lit(0.9).alias("s_u"), s_r=0.6 + pl.col("s_r") * 0.3)
+    _, truth = answers(Run("run", tmp_path, test=frame))
+    assert truth.facts[0].value.value == truth.facts[0].chance == 1
+    assert "may be chance" in truth.why
+
+
+def test_a_better_ranking_does_not_hide_bad_probabilities() -> None:
+    systems = {"ExpCTR-LLM": {"logloss": measured(1.2)}, "ExpCTR-Aug": {"logloss": measured(0.68)}}
+    told = answers(Run("run", Path(), table={"systems": systems, "constant_logloss": 0.69}))[0].cautions
+    assert told == [
+        (
+            "ExpCTR-LLM's scores are not to be taken as probabilities",
+            "LogLoss 1.200 (1.180 to 1.220); a constant has 0.690.",
+        )
+    ]
 
 
 def test_a_comparison_says_what_it_cannot_tell() -> None:
