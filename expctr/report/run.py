@@ -98,8 +98,8 @@ def section(tree: object, *path: str) -> dict[str, Any]:
 
 
 def number(value: object) -> float:
-    """A number of a JSON file; nan for anything else, null among it."""
-    return float(value) if isinstance(value, int | float) and math.isfinite(value) else math.nan
+    """A number of a JSON file; nan for anything else, null and what no figure could show among it."""
+    return float(value) if isinstance(value, int | float) and abs(value) < 1e100 else math.nan
 
 
 def estimate(value: object) -> Estimate | None:

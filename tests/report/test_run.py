@@ -107,4 +107,5 @@ def test_numbers_are_read_where_there_are_any() -> None:
     assert estimate({"value": 0.5, "low": None, "high": "x"}) is not None
     assert estimate({"value": None}) is None
     assert estimate(None) is None
+    assert estimate({"value": 10**400}) is estimate({"value": float("nan")}) is estimate({"value": 1e308}) is None
     assert section({"a": {"b": 1}}, "a", "b") == {}
