@@ -15,9 +15,8 @@ from expctr.errors import UserError
 from expctr.report import figures, sections
 from expctr.report.answers import Answer, answers, sentence
 from expctr.report.figures import Mark, Row
-from expctr.report.rows import browser
+from expctr.report.rows import LETTERS, browser
 from expctr.report.run import Run, read_run, section
-from expctr.report.sections import LETTERS
 
 _SECTIONS = {
     "metrics": "Metrics",

@@ -9,6 +9,8 @@ from markupsafe import Markup
 
 from expctr.report.run import Run
 
+LETTERS = "ABCDEF"
+"""What runs are called beside each other; as many as there are colours."""
 LONGEST = 2000  # characters of a sentence that are shown: no page is to be made of one broken row
 
 _HEADINGS = {
@@ -84,7 +86,7 @@ def browser(runs: Sequence[Run], limit: int) -> Browser | None:
         "columns": columns,
         "headings": headings,
         "stages": names,
-        "runs": [run.name for run in runs],
+        "runs": list(LETTERS[: len(runs)]),
     }
     return Browser(
         json=script_json(content),

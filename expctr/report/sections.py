@@ -12,10 +12,9 @@ from expctr.report.answers import rows_of
 from expctr.report.compare import Estimate
 from expctr.report.curves import smooth, stages
 from expctr.report.figures import Line, Mark, Row
+from expctr.report.rows import LETTERS
 from expctr.report.run import Run, estimate, is_probability, number, section
 
-LETTERS = "ABCDEF"
-"""What runs are called in figures; as many as there are colours."""
 FEW = 50
 """Rows below which a slice's AUC is called too uncertain to be read."""
 
