@@ -12,6 +12,8 @@ import pytest
 import yaml
 from running import LIMIT, TESTS, Curves, World, curves, expctr, kill, movielens, poison
 
+from expctr.report.render import render
+from expctr.report.run import read_run
 from expctr.training.checkpoint import checkpoints
 
 CONFIGS = TESTS.parent / "configs"
@@ -245,7 +247,7 @@ print(*ExpCTRCLI.subcommands())
     assert done.returncode == 0, done.stderr
     *overview, commands = done.stdout.splitlines()
     listed = [line.split()[0] for line in overview if line.startswith("  ")]
-    assert sorted(listed) == sorted(commands.split())
+    assert sorted(listed) == sorted([*commands.split(), "report"])  # which needs no LightningCLI
 
 
 def test_help_names_every_option_with_its_doc() -> None:
@@ -371,6 +373,18 @@ def test_test_prints_and_writes_the_table(run: Path, world: World) -> None:
     assert "ExpCTR-Aug" in (run / "table.md").read_text()
     assert "The plan is not finished" not in outcome.output
     assert pl.read_parquet(run / "explanations" / "examples.parquet").height == 2
+
+
+def test_a_run_has_all_that_its_report_shows(run: Path) -> None:
+    read = read_run(run)
+    assert not [note for note in read.notes if "not of the same" in note or "No " in note]
+    assert read.data["splits"]["test"]["samples"] == read.test.height == 12
+    assert {"reward_lc", "reward_ic"} <= set(read.test.columns)
+    for name, label, s_u, reward in read.test.select("sample", "label", "s_u", "reward_lc").rows():
+        assert reward == pytest.approx(1 - abs(label - s_u), abs=1e-6), name
+    page = render([read])
+    assert "Unknown" not in page
+    assert all(f">{stage}</text>" in page for stage in ("LC", "IC 1", "IC 2"))
 
 
 def test_test_says_where_an_unfinished_run_stands(world: World) -> None:

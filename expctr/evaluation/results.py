@@ -1,7 +1,8 @@
 """What people read of a run: tables of explanations, the result table, the predictions."""
 
+import json
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from itertools import islice
 from math import inf
 from pathlib import Path
@@ -26,7 +27,7 @@ from expctr.evaluation.table import ResultTable
 from expctr.metrics import ctr_metrics
 from expctr.modules.expctr import ExpCTRModule
 from expctr.modules.scorer import ScoringModule
-from expctr.rewards import alignment
+from expctr.rewards import alignment, text_gain
 from expctr.training.checkpoint import position
 
 ROWS = {"ICL": "s_icl", "DeepFM": "s_plain", "ExpCTR-LLM": "s_u", "ExpCTR-Aug": "s_r"}
@@ -52,6 +53,13 @@ class ResultWriter(Callback):
         self.examples = examples
         check_range("results", self, examples=(0, inf))
         self._scored: list[pl.DataFrame] = []
+
+    def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
+        """What became of the raw rows, in the run's `data.json`."""
+        if stage in ("fit", "test") and trainer.is_global_zero:
+            folder = _folder(trainer)
+            folder.mkdir(parents=True, exist_ok=True)
+            (folder / "data.json").write_text(json.dumps(asdict(_data(trainer).report), indent=2) + "\n", "utf-8")
 
     def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """A text table of explanations in TensorBoard; where validation is all there is, the metrics on the console."""
@@ -120,7 +128,7 @@ class ResultWriter(Callback):
             return
         if not trainer.is_global_zero:
             return
-        columns, texts = pl_module.evaluated, _texts(pl_module, "test")
+        columns, texts = {**pl_module.evaluated, **evaluated_rewards(pl_module)}, _texts(pl_module, "test")
         examples = self._before_and_after(columns, texts)
         folder, console = pl_module.folder, Console()
         (folder / "explanations").mkdir(parents=True, exist_ok=True)
@@ -174,6 +182,19 @@ class ResultWriter(Callback):
             {"target": texts[sample].target, "label": int(label), "before": before, "after": after}
             for sample, label, before, after in islice(rows, self.examples)
         ]
+
+
+def evaluated_rewards(module: ExpCTRModule) -> dict[str, list[float]]:
+    """The raw rewards of the explanations evaluated last, as far as they have the scores: `reward_lc`, `reward_ic`."""
+    columns, metric = module.evaluated, module.explainer.reward.metric
+    tensors = {name: torch.tensor(columns[name]) for name in ("s_u", "s_r", "s_0", "label") if name in columns}
+    rewards = {}
+    if "s_u" in tensors:
+        rewards["reward_lc"] = alignment(tensors["s_u"], tensors["label"], metric).tolist()
+    if "s_r" in tensors:
+        gain = text_gain(tensors["s_r"], tensors["s_0"], tensors["label"], module.ic.delta)
+        rewards["reward_ic"] = (alignment(tensors["s_r"], tensors["label"], metric) + gain).tolist()
+    return rewards
 
 
 def _texts(module: ExpCTRModule, split: str) -> dict[int, SampleText]:
