@@ -1,4 +1,4 @@
-"""Reading sharded checkpoints that may come from anywhere: torch's own reader runs whatever a pickle in them asks for."""
+"""Reading sharded checkpoints that may come from anywhere: torch's own reader runs what a pickle in them asks for."""
 
 import io
 import pickle

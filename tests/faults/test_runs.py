@@ -3,7 +3,6 @@
 import time
 from pathlib import Path
 
-import pytest
 from running import LIMIT, World, expctr, start
 
 
