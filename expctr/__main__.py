@@ -17,6 +17,7 @@ commands:
   predict    one row a sample: explanation and scores (parquet)
   prepare    read the raw files, make the samples, print what became of the rows
   report     RUN [RUN ...] [--out FILE]: what runs came to, as one HTML file
+  export     the adapter for PEFT and the CTR models, for use without expctr
 
 expctr COMMAND --help lists the options of a command."""
 

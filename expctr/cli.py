@@ -1,4 +1,4 @@
-"""The command line: `expctr fit|validate|test|predict|prepare --config FILE [--config OVERLAY] [--option value]`."""
+"""The command line: `expctr fit|validate|test|predict|prepare|export --config FILE [--config OVERLAY] [--x value]`."""
 
 import re
 import signal
@@ -24,6 +24,7 @@ from expctr.evaluation.results import ResultWriter
 from expctr.modules import explained, icl, tallrec  # noqa: F401  a config names their classes
 from expctr.training.checkpoint import RunCheckpoint, checkpoint_folder, checkpoints, fault
 from expctr.training.lock import hold
+from expctr.training.export import export
 from expctr.training.progress import StageProgressBar
 from expctr.training.signals import Stopped
 from expctr.training.stages import StageScheduler
@@ -34,11 +35,30 @@ _FREE = {f"data.init_args.{name}" for name in ("path", "cache_dir", "eval_batch_
 
 
 class Trainer(L.Trainer):
-    """Lightning's trainer, and `prepare`."""
+    """Lightning's trainer, `prepare` and `export`."""
 
     def prepare(self, model: L.LightningModule, datamodule: L.LightningDataModule) -> None:
         """Read the raw files, make the samples, and print what became of the rows."""
         datamodule.prepare_data()
+
+    def export(
+        self,
+        model: L.LightningModule,
+        datamodule: RatingsDataModule,
+        ckpt_path: str | None = None,
+        out: str | None = None,
+        merged: bool = False,
+    ) -> None:
+        """Write what a run trained in files that need no expctr: the adapter for PEFT, the rest as safetensors.
+
+        Args:
+            model: the run's module.
+            datamodule: the run's data.
+            ckpt_path: the checkpoint; `last`, and none: the run's newest.
+            out: the folder; none: `export` in the run's own.
+            merged: also write the language model with the adapter in its weights, in float32.
+        """
+        export(self, model, datamodule, ckpt_path, Path(out or Path(self.default_root_dir) / "export"), merged)
 
 
 class SaveRunConfig(SaveConfigCallback):
@@ -66,8 +86,8 @@ class ExpCTRCLI(LightningCLI):
 
     @staticmethod
     def subcommands() -> dict[str, set[str]]:
-        """Lightning's, and `prepare`."""
-        return {**LightningCLI.subcommands(), "prepare": {"model", "datamodule"}}
+        """Lightning's, `prepare` and `export`."""
+        return {**LightningCLI.subcommands(), "prepare": {"model", "datamodule"}, "export": {"model", "datamodule"}}
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         """A group of options for each callback, and defaults that the stages need."""
@@ -106,7 +126,7 @@ class ExpCTRCLI(LightningCLI):
                     f"{folder.parent} holds a run, saved last at {found[-1].stem}: go on with it by --ckpt_path last, "
                     "or give another folder by --trainer.default_root_dir"
                 )
-        elif self.subcommand not in ("validate", "test", "predict"):
+        elif self.subcommand not in ("validate", "test", "predict", "export"):
             return
         elif config.ckpt_path in (None, "last"):
             if not found:

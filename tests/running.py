@@ -174,6 +174,15 @@ def kill(epoch: int, batch: int = 0, where: str = "train", number: int = signal.
     return ["--trainer.callbacks+=running.Sabotage", *args]
 
 
+def sharded(ranks: int) -> list[str]:
+    """Arguments that have so many ranks train together, everything sharded."""
+    return [
+        f"--config={TESTS.parent / 'configs' / 'fsdp.yaml'}",
+        f"--trainer.devices={ranks}",
+        f"--trainer.strategy.init_args.data_parallel_size={ranks}",
+    ]
+
+
 def poison(epoch: int, batch: int, what: str) -> list[str]:
     """Arguments that spoil a fit; see `Poison`."""
     args = [f"--trainer.callbacks.init_args.{k}={v}" for k, v in {"epoch": epoch, "batch": batch, "what": what}.items()]

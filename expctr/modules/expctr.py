@@ -67,7 +67,8 @@ class ExpCTRModule(L.LightningModule):
         self.skipped_updates = 0
         """Rollout batches so far whose rewards were all equal."""
         self._vectors: Tensor | None = None
-        self._text_mean = torch.zeros(())
+        self.text_mean = torch.zeros(())
+        """Taken off every explanation's vector, `[dim]`; a single 0 where vectors are not centred."""
         self._columns: list[dict[str, Any]] = []
         self.evaluated: dict[str, list[Any]] = {}
         """Columns of the last validation, test or prediction, by name, in the order of the samples."""
@@ -332,13 +333,13 @@ class ExpCTRModule(L.LightningModule):
         """Vectors z of explanations (Eq. 11), `[texts, dim]`; 0 for an empty one."""
         vectors = self.encoder.encode(texts, self.device)
         written = torch.tensor([bool(text.strip()) for text in texts], device=vectors.device)
-        return vectors - written[:, None] * self._text_mean.to(vectors)
+        return vectors - written[:, None] * self.text_mean.to(vectors)
 
     def _centre_text(self) -> None:
         """Let z = 0 be the mean of the training explanations that this stage learns from."""
         texts = [text for text in self.store.texts(self.data.table("train").sample.tolist()) if text.strip()]
         if texts:
-            self._text_mean = self.encoder.encode(texts, self.device).double().mean(0).float()
+            self.text_mean = self.encoder.encode(texts, self.device).double().mean(0).float()
         self._vectors = None
 
     def on_train_epoch_end(self) -> None:
@@ -512,7 +513,7 @@ class ExpCTRModule(L.LightningModule):
             "stopped_in": self._stopped_in,
             "batches": self.batches,
             "skipped_updates": self.skipped_updates,
-            "text_mean": self._text_mean.cpu(),
+            "text_mean": self.text_mean.cpu(),
         }
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
@@ -529,7 +530,7 @@ class ExpCTRModule(L.LightningModule):
             module.load_statistics(statistics)
         self.ctr_trained, self._stopped_in, self.batches = state["ctr_trained"], state["stopped_in"], state["batches"]
         self.skipped_updates = state.get("skipped_updates", 0)  # checkpoints of 0.1.0 have none
-        self._text_mean, self._vectors = state["text_mean"], None
+        self.text_mean, self._vectors = state["text_mean"], None
 
 
 _SHOWN = {"reward_lc", "reward_ic", "kl", "loss", "auc_llm", "auc_aug"}
