@@ -191,4 +191,4 @@ def _mend(line: bytes, keys: Mapping[str, object]) -> tuple[bytes, str | None]:
 
 
 def _text(value: object) -> str:
-    return value if isinstance(value, str) else json.dumps(value)
+    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)

@@ -99,3 +99,12 @@ def test_a_file_that_may_not_be_read(tmp_path: Path) -> None:
     path.chmod(0)
     with pytest.raises(DataError, match="cannot be read"):
         amazon.read_interactions(path).collect(["user"], "skip", Counter())
+
+
+def test_a_bad_line_changes_nothing_of_the_lines_beside_it(tmp_path: Path) -> None:
+    item = '{"asin": "B", "title": "Café \\"T\\"", "category": ["Bücher", "A \\"B\\" & C"], "brand": "Zoë"}\n'
+    columns, path = ["item", "title", "brand", "categories"], tmp_path / "meta_Books.json"
+    path.write_text(item)
+    alone = amazon._read_meta(path).collect(columns, "error", Counter()).rows()
+    path.write_text(item + "{half\n")
+    assert amazon._read_meta(path).collect(columns, "skip", Counter()).rows() == alone
