@@ -31,13 +31,17 @@ def read_people(path: Path) -> list[Person]:
         raise DataError(f"no such file: {path}")
     try:
         return list(_people(path))
+    except (OSError, csv.Error) as error:
+        raise DataError(
+            f"cannot be read, {path}: {error}. Mend: close every quote, and double one inside a title"
+        ) from error
     except UnicodeDecodeError as error:
         raise DataError(f"undecodable bytes, {path}: {error}. Mend: save the file as UTF-8") from error
 
 
 def _people(path: Path) -> Iterator[Person]:
     with path.open(encoding="utf-8-sig", newline="") as file:
-        rows = csv.DictReader(file)
+        rows = csv.DictReader(file, strict=True)  # or an unclosed quote swallows the rows below it
         missing = [name for name in _COLUMNS if name not in (rows.fieldnames or ())]
         if missing:
             raise DataError(
