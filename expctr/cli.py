@@ -23,8 +23,8 @@ from expctr.evaluation.alarms import Alarms
 from expctr.evaluation.results import ResultWriter
 from expctr.modules import explained, icl, tallrec  # noqa: F401  a config names their classes
 from expctr.training.checkpoint import RunCheckpoint, checkpoint_folder, checkpoints, fault
-from expctr.training.lock import hold
 from expctr.training.export import export
+from expctr.training.lock import hold
 from expctr.training.progress import StageProgressBar
 from expctr.training.signals import Stopped
 from expctr.training.stages import StageScheduler
