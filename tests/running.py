@@ -62,11 +62,14 @@ class Sabotage(Callback):
         epoch: when.
         batch: before this training batch; in `validation`, before that batch of it.
         where: while training, validating, or after the checkpoint of the epoch's end.
-        signal: which; 9 ends the process on the spot.
+        signal: which; 9 ends the process on the spot, 0 raises an error in place of a signal.
+        rank: of the process that gets it; none: all.
     """
 
-    def __init__(self, epoch: int, batch: int = 0, where: str = "train", signal: int = 9) -> None:
-        self.place, self.signal = (where, epoch, batch), signal
+    def __init__(
+        self, epoch: int, batch: int = 0, where: str = "train", signal: int = 9, rank: int | None = None
+    ) -> None:
+        self.place, self.signal, self.rank = (where, epoch, batch), signal, rank
 
     def on_train_batch_start(
         self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Any, batch_idx: int
@@ -79,7 +82,9 @@ class Sabotage(Callback):
         self._at("validation", trainer, batch_idx)
 
     def _at(self, where: str, trainer: L.Trainer, batch: int) -> None:
-        if (where, trainer.current_epoch, batch) == self.place:
+        if (where, trainer.current_epoch, batch) == self.place and self.rank in (None, trainer.global_rank):
+            if not self.signal:
+                raise RuntimeError("this rank's own error")
             os.kill(os.getpid(), self.signal)
 
 
