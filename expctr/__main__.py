@@ -15,6 +15,7 @@ commands:
   validate   the validation split's metrics
   test       the result table: console, table.json, table.md
   predict    one row a sample: explanation and scores (parquet)
+  explain    one user and one target: the sentence, the scores, and what moved them
   prepare    read the raw files, make the samples, print what became of the rows
   report     RUN [RUN ...] [--out FILE]: what runs came to, as one HTML file
   export     the adapter for PEFT and the CTR models, for use without expctr

@@ -1,4 +1,4 @@
-"""The command line: `expctr fit|validate|test|predict|prepare|export --config FILE [--config OVERLAY] [--x value]`."""
+"""The command line: `expctr COMMAND --config FILE [--config OVERLAY] [--option value]`."""
 
 import re
 import signal
@@ -18,10 +18,13 @@ from rich.markup import escape
 
 from expctr.ctr.zoo import ZOO
 from expctr.data.datamodules import RatingsDataModule
-from expctr.errors import UserError
+from expctr.data.question import ask
+from expctr.errors import UserError, printable
 from expctr.evaluation.alarms import Alarms
+from expctr.evaluation.explain import Explanation
 from expctr.evaluation.results import ResultWriter
 from expctr.modules import explained, icl, tallrec  # noqa: F401  a config names their classes
+from expctr.modules.expctr import ExpCTRModule
 from expctr.training.checkpoint import RunCheckpoint, checkpoint_folder, checkpoints, fault
 from expctr.training.export import export
 from expctr.training.lock import hold
@@ -35,7 +38,7 @@ _FREE = {f"data.init_args.{name}" for name in ("path", "cache_dir", "eval_batch_
 
 
 class Trainer(L.Trainer):
-    """Lightning's trainer, `prepare` and `export`."""
+    """Lightning's trainer, with `prepare`, `export` and `explain`."""
 
     def prepare(self, model: L.LightningModule, datamodule: L.LightningDataModule) -> None:
         """Read the raw files, make the samples, and print what became of the rows."""
@@ -59,6 +62,41 @@ class Trainer(L.Trainer):
             merged: also write the language model with the adapter in its weights, in float32.
         """
         export(self, model, datamodule, ckpt_path, Path(out or Path(self.default_root_dir) / "export"), merged)
+
+    def explain(
+        self,
+        model: L.LightningModule,
+        datamodule: RatingsDataModule,
+        target: str = "",
+        user: str | None = None,
+        liked: list[str] | str | None = None,
+        disliked: list[str] | str | None = None,
+        json: bool = False,
+        ckpt_path: str | None = None,
+    ) -> None:
+        """Explain one choice: the sentence, the scores, and which title of the history moved them most.
+
+        Args:
+            model: of an ExpCTR run.
+            datamodule: of the run.
+            target: what is asked about: a title or an item's id (id:7, where a title reads like an id).
+            user: who is asked about: an id as in the ratings file.
+            liked: or somebody else, by titles that they like, oldest first: a JSON list, or separated by |.
+            disliked: titles that they dislike, likewise.
+            json: print one line of JSON, whose keys expctr.evaluation.explain.answer describes.
+            ckpt_path: a checkpoint; default the run's newest.
+        """
+        if not isinstance(model, ExpCTRModule):
+            raise UserError(
+                f"{type(model).__name__} writes no sentence that could be explained: explain needs a config whose "
+                "model is ExpCTRModule; the scores of this one are written by expctr predict"
+            )
+        datamodule.setup()
+        question = ask(datamodule, user, liked, disliked, target)
+        datamodule.asked = question.rows
+        others = [callback for callback in vars(self)["callbacks"] if not isinstance(callback, ResultWriter)]
+        self.callbacks = [*others, Explanation(question, json)]
+        self.predict(model, None, datamodule, return_predictions=False, ckpt_path=ckpt_path, weights_only=True)
 
 
 class SaveRunConfig(SaveConfigCallback):
@@ -86,8 +124,9 @@ class ExpCTRCLI(LightningCLI):
 
     @staticmethod
     def subcommands() -> dict[str, set[str]]:
-        """Lightning's, `prepare` and `export`."""
-        return {**LightningCLI.subcommands(), "prepare": {"model", "datamodule"}, "export": {"model", "datamodule"}}
+        """Lightning's, and those of `Trainer`."""
+        ours = {command: {"model", "datamodule"} for command in ("prepare", "export", "explain")}
+        return {**LightningCLI.subcommands(), **ours}
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         """A group of options for each callback, and defaults that the stages need."""
@@ -114,6 +153,8 @@ class ExpCTRCLI(LightningCLI):
         config = self.config[self.subcommand] if self.subcommand else self.config
         if "weights_only" in config:
             config.weights_only = True  # a checkpoint may come from anywhere
+        if self.subcommand == "explain":
+            config.trainer.logger = config.trainer.enable_progress_bar = False  # it prints an answer and nothing else
         folder = Path(config.trainer.default_root_dir or ".") / "checkpoints"
         found = checkpoints(folder)
         if self.subcommand == "fit":
@@ -126,7 +167,7 @@ class ExpCTRCLI(LightningCLI):
                     f"{folder.parent} holds a run, saved last at {found[-1].stem}: go on with it by --ckpt_path last, "
                     "or give another folder by --trainer.default_root_dir"
                 )
-        elif self.subcommand not in ("validate", "test", "predict", "export"):
+        elif self.subcommand not in ("validate", "test", "predict", "export", "explain"):
             return
         elif config.ckpt_path in (None, "last"):
             if not found:
@@ -213,7 +254,7 @@ def run(args: ArgsType = None) -> None:
         )
     except UserError as error:
         said = "; ".join([str(error), *getattr(error, "__notes__", [])])
-        Console(stderr=True).print(f"[bold red]error:[/] {escape(said)}", highlight=False, soft_wrap=True)
+        Console(stderr=True).print(f"[bold red]error:[/] {escape(printable(said))}", highlight=False, soft_wrap=True)
         raise SystemExit(2) from error
     except (KeyboardInterrupt, SystemExit) as stop:
         if not isinstance(stop.__context__ or stop, KeyboardInterrupt):  # Lightning turns the one into the other

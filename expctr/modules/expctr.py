@@ -434,8 +434,8 @@ class ExpCTRModule(L.LightningModule):
         return [float(score) for score in self.ctr.score(batch, vectors)]
 
     def predict_step(self, batch: Batch, batch_idx: int) -> None:
-        """Explanation, s_u and s_r of each row."""
-        self._keep(batch, **self._evaluate(batch))
+        """Explanation, s_u, s_r and the scores without the explanation of each row."""
+        self._keep(batch, **self._compare(batch))
 
     def on_predict_epoch_end(self) -> None:
         """Gather the rows; `evaluation.results` writes them."""
