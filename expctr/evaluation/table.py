@@ -12,7 +12,15 @@ from rich.table import Table
 from rich.text import Text
 from torch import Tensor
 
-from expctr.metrics import METRICS, bootstrap_intervals, constant_logloss, ctr_metrics, label_entropy
+from expctr.metrics import (
+    METRICS,
+    UNDEFINED,
+    Estimate,
+    bootstrap_intervals,
+    constant_logloss,
+    ctr_metrics,
+    label_entropy,
+)
 
 SYSTEMS = ("ICL", "DeepFM", "ExpCTR-LLM", "ExpCTR-Aug")
 """The rows that every table has, in this order; those without scores show dashes."""
@@ -83,14 +91,6 @@ PAPER: dict[str, dict[str, tuple[float, float, float, float]]] = {
 
 _HEADINGS = ("AUC ↑", "LogLoss ↓", "MAE ↓", "RMSE ↓", "MSE ↓")
 _ABSENT = "-"
-
-
-class Estimate(NamedTuple):
-    """A metric and the bounds of its bootstrap interval; nan where undefined."""
-
-    value: float
-    low: float
-    high: float
 
 
 class Slice(NamedTuple):
@@ -272,9 +272,8 @@ class ResultTable:
 
     def _cells(self, layout: str) -> list[tuple[str, ...]]:
         """The table's lines as text, the paper's last; `layout` has places for a value and its bounds."""
-        undefined = Estimate(math.nan, math.nan, math.nan)
         ours = [
-            (name, *(_with_interval(row.get(metric, undefined), layout) for metric in METRICS))
+            (name, *(_with_interval(row.get(metric, UNDEFINED), layout) for metric in METRICS))
             for name, row in self.systems.items()
         ]
         papers = [
