@@ -14,10 +14,10 @@ from torch import Tensor
 from torch.optim.lr_scheduler import LRScheduler
 
 from expctr.ctr.text import EncoderOptions, SentenceEncoder
-from expctr.data.batch import Batch
+from expctr.data.batch import Batch, SampleText
 from expctr.data.explanations import ExplanationStore
 from expctr.data.features import Features
-from expctr.distributed import all_gather_objects, all_mean_std, all_sum, rank
+from expctr.distributed import all_gather_objects, all_mean_std, all_sum, rank, world_size
 from expctr.errors import BadRunError, UserError
 from expctr.llm.sharding import shard, unsharded
 from expctr.metrics import ctr_metrics
@@ -426,12 +426,32 @@ class ExpCTRModule(L.LightningModule):
         """The CTR model's score of each test row with the explanation of another one (its own, where it is alone)."""
         circle = torch.randperm(len(samples), generator=torch.Generator().manual_seed(seed_of(self.seed))).tolist()
         others = dict(zip(circle, circle[1:] + circle[:1], strict=True))
+        return self.reread(samples, [texts[others[i]] for i in range(len(samples))])
+
+    def reread(self, samples: Sequence[int], texts: Sequence[str]) -> list[float]:
+        """The CTR model's scores of test rows with these explanations in place of their own; asked on all ranks alike.
+
+        Args:
+            samples: ids of test rows, any of them several times.
+            texts: an explanation each.
+        """
         table = self.data.table("test")
         position = {sample: i for i, sample in enumerate(table.sample.tolist())}
         rows = table.batch([position[sample] for sample in samples], with_text=False)
         batch: Batch = self.transfer_batch_to_device(rows, self.device, 0)
-        vectors = self._embed([texts[others[i]] for i in range(len(samples))])
-        return [float(score) for score in self.ctr.score(batch, vectors)]
+        return [float(score) for score in self.ctr.score(batch, self._embed(texts))]
+
+    def rewrite(self, prompts: Sequence[SampleText]) -> tuple[list[str], list[float]]:
+        """Greedy explanations of any prompts, and their s_u; asked on all ranks alike, which share the work."""
+        size, written = self.data.eval_batch_size, []
+        with unsharded(self.explainer.model):
+            for start in range(0, len(prompts), size):
+                places = range(start, min(start + size, len(prompts)))[rank() :: world_size()]
+                rows = [prompts[i] for i in places]
+                texts = self.explainer.explain(rows)[1] if rows else []
+                written += list(zip(places, texts, self.explainer.lc_scores(rows, texts).tolist(), strict=True))
+        found = sorted(row for part in all_gather_objects(written) for row in part)
+        return [text for _, text, _ in found], [score for _, _, score in found]
 
     def predict_step(self, batch: Batch, batch_idx: int) -> None:
         """Explanation, s_u, s_r and the scores without the explanation of each row."""
