@@ -133,14 +133,7 @@ def _training(run: Run, verdict: Comparison | None, clicks: Comparison | None, t
 
 def _truth(run: Run, own: Comparison | None) -> Answer:
     question = "Is the explanation true to the model?"
-    audit = {name: estimate(row.get("auc")) for name, row in rows_of(run.table, "audit", "ablations").items()}
-    reason = _apart(
-        "Click model, reasons beside the verdict",
-        "verdict only",
-        "with reasons",
-        audit.get("verdict only"),
-        audit.get("real"),
-    )
+    reason = _reason(run)
     agree = _agreement(run)
     expected = [
         Fact(f"Scores move as expected: {name}", value)
@@ -149,7 +142,6 @@ def _truth(run: Run, own: Comparison | None) -> Answer:
     ]
     measured = section(run.table, "quality", "trained")
     named = {
-        "verdict_agrees_s_r": "The verdict in the sentence's words agrees with the click score",
         "invented": "Sentences that name an invented title",
     }
     facts = [agree] if agree else []
@@ -180,6 +172,17 @@ def _truth(run: Run, own: Comparison | None) -> Answer:
     else:
         word, why = "Not shown", "Nothing shows that the score rests on the sentence."
     return Answer(question, word, why, [c for c in (own, reason) if c], facts, [])
+
+
+def _reason(run: Run) -> Comparison | None:
+    """What a row's own reason is worth beside that of another row with its verdict; paired, where that was tested."""
+    audit = {name: estimate(row.get("auc")) for name, row in rows_of(run.table, "audit", "ablations").items()}
+    other, own = audit.get("shuffled within verdict"), audit.get("real")
+    words = ("Click model, reasons beside the verdict", "another row's reasons for the same verdict", "its own")
+    gain = estimate(section(run.table, "audit", "gain").get("reason"))
+    if gain and other and own:
+        return Comparison(*words, (other.value, own.value), gain, paired=True)
+    return _apart(*words, other, own)
 
 
 def _agreement(run: Run) -> Fact | None:

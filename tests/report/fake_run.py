@@ -57,7 +57,7 @@ def table(rows: int) -> dict[str, Any]:
             "untrained": {"words": measured(15, 1), "invented": measured(0.09)},
         },
         "audit": {
-            "ablations": {"real": {"auc": measured(0.67)}, "verdict only": {"auc": measured(0.64)}},
+            "ablations": {"real": {"auc": measured(0.67)}, "shuffled within verdict": {"auc": measured(0.64)}},
             "counterfactuals": {"swapped history": {"rows": rows, **counterfactual}},
             "leakage": {"auc": measured(0.61)},
         },

@@ -101,9 +101,12 @@ def test_a_verdict_that_the_click_model_does_not_read_is_not_called_true(tmp_pat
     _, truth = answers(Run("run", tmp_path, test=frame))
     assert truth.word == "Partly"
     assert "not tested here" in truth.why
-    audit = {"ablations": {"real": {"auc": measured(0.7)}, "verdict only": {"auc": measured(0.6)}}}
+    audit = {"ablations": {"real": {"auc": measured(0.7)}, "shuffled within verdict": {"auc": measured(0.6)}}}
     _, truth = answers(Run("run", tmp_path, test=frame, table={"audit": audit}))
     assert truth.word == "Yes"
+    audit["gain"] = {"reason": measured(0.01)}  # paired, and so it counts
+    _, truth = answers(Run("run", tmp_path, test=frame, table={"audit": audit}))
+    assert truth.word == "Partly"
 
 
 def test_two_that_are_always_positive_agree_by_chance(tmp_path: Path) -> None:
