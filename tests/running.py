@@ -13,6 +13,7 @@ import resource
 import signal
 import socket
 import sys
+import threading
 import time
 from collections.abc import Iterator, Mapping
 from functools import partial
@@ -86,6 +87,27 @@ class Sabotage(Callback):
             if not self.signal:
                 raise RuntimeError("this rank's own error")
             os.kill(os.getpid(), self.signal)
+
+
+class Mortal(Callback):
+    """Kills this process by signal 9 some time after training began, whatever it is doing then.
+
+    Args:
+        seconds: from the first training batch on.
+        saving: wait further until a checkpoint is being written.
+    """
+
+    def __init__(self, seconds: float, saving: bool = False) -> None:
+        self.seconds, self.saving = seconds, saving
+
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        threading.Thread(target=self._end, args=(Path(trainer.default_root_dir) / "checkpoints",), daemon=True).start()
+
+    def _end(self, folder: Path) -> None:
+        time.sleep(self.seconds)
+        while self.saving and not any(folder.glob(".*.tmp")):
+            time.sleep(0.0005)
+        os.kill(os.getpid(), signal.SIGKILL)
 
 
 class Slow(Callback):
