@@ -25,6 +25,7 @@ from expctr.training.checkpoint import RunCheckpoint, checkpoint_folder, checkpo
 from expctr.training.progress import StageProgressBar
 from expctr.training.stages import StageScheduler
 from expctr.training.strategy import ShardedStrategy
+from expctr.untrusted import printable
 
 _FREE = {f"data.init_args.{name}" for name in ("path", "cache_dir", "eval_batch_size", "people", "paper_dataset")}
 """Options of the data that may change after a run: the vocabularies tell whether the data did."""
@@ -179,7 +180,7 @@ def run(args: ArgsType = None) -> None:
         )
     except UserError as error:
         said = "; ".join([str(error), *getattr(error, "__notes__", [])])
-        Console(stderr=True).print(f"[bold red]error:[/] {escape(said)}", highlight=False, soft_wrap=True)
+        Console(stderr=True).print(f"[bold red]error:[/] {escape(printable(said))}", highlight=False, soft_wrap=True)
         raise SystemExit(2) from error
     except (KeyboardInterrupt, SystemExit) as stop:
         if not isinstance(stop.__context__ or stop, KeyboardInterrupt):  # Lightning turns the one into the other
