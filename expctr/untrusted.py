@@ -78,4 +78,5 @@ class ControlTokens:
 
 
 def _folded(text: str) -> str:
-    return unicodedata.normalize("NFKC", text).casefold()
+    # Of the whole text at once, NFKC takes time that grows with the square of a row of accents.
+    return "".join(unicodedata.normalize("NFKC", c) for c in text).casefold()

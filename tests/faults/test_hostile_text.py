@@ -159,7 +159,9 @@ def test_added_words_are_words() -> None:
     assert Prompts(tokenizer, PromptOptions(), Nouns()).clean("emma in new york") == "emma in new york"
 
 
-@pytest.mark.parametrize("text", ["<|e" * 30_000 + "<|end|>" + "nd|>" * 30_000, "<" * 500_000, "\u200d" * 500_000])
+@pytest.mark.parametrize(
+    "text", ["<|e" * 30_000 + "<|end|>" + "nd|>" * 30_000, "<" * 500_000, "\u0301\u0316" * 100_000]
+)
 def test_time_grows_with_the_text_and_not_with_its_square(prompts: Prompts, text: str) -> None:
     start = time.process_time()
     prompts.clean(text)
