@@ -19,7 +19,7 @@ from rich.markup import escape
 from expctr.ctr.zoo import ZOO
 from expctr.data.datamodules import RatingsDataModule
 from expctr.data.question import ask
-from expctr.errors import UserError, printable
+from expctr.errors import UserError
 from expctr.evaluation.alarms import Alarms
 from expctr.evaluation.explain import Explanation
 from expctr.evaluation.results import ResultWriter
@@ -32,6 +32,7 @@ from expctr.training.progress import StageProgressBar
 from expctr.training.signals import Stopped
 from expctr.training.stages import StageScheduler
 from expctr.training.strategy import ShardedStrategy
+from expctr.untrusted import printable
 
 _FREE = {f"data.init_args.{name}" for name in ("path", "cache_dir", "eval_batch_size", "people", "paper_dataset")}
 """Options of the data that may change after a run: the vocabularies tell whether the data did."""

@@ -9,7 +9,7 @@ import pytest
 import expctr
 
 ORDER: list[set[str]] = [
-    {"errors", "seeding", "stopwatch", "distributed"},
+    {"errors", "untrusted", "seeding", "stopwatch", "distributed"},
     {"data"},
     {"llm"},
     {"ctr"},

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from expctr.errors import check_range
 from expctr.llm.locate import locate
+from expctr.untrusted import ControlTokens
 
 if TYPE_CHECKING:
     from sentence_transformers import SentenceTransformer
@@ -129,10 +130,11 @@ class SentenceEncoder:
         model = self._model.to(device)
         # One token less than the model can read leaves room for the padding that every batch has.
         limit = min(self.options.max_tokens, self._tokenizer.model_max_length - 1)
+        texts = [self._control.out_of(text) for text in texts]
         tokens: list[list[int]] = self._tokenizer(texts, truncation=True, max_length=limit)["input_ids"]
         buckets: dict[int, list[int]] = defaultdict(list)
         for row, ids in enumerate(tokens):
-            if ids:  # a text that the tokenizer drops whole has no content either
+            if ids and texts[row]:  # a text of control tokens, or that the tokenizer drops whole, has no content either
                 padded = (len(ids) // self._STEP + 1) * self._STEP
                 buckets[min(padded, self._tokenizer.model_max_length)].append(row)
 
@@ -203,6 +205,10 @@ class SentenceEncoder:
         )
         pooling = Pooling(transformer.get_embedding_dimension(), "mean")
         return SentenceTransformer(modules=[transformer, pooling], device="cpu").eval().requires_grad_(False)
+
+    @cached_property
+    def _control(self) -> ControlTokens:
+        return ControlTokens(self._tokenizer)
 
     @property
     def _tokenizer(self) -> "PreTrainedTokenizerBase":

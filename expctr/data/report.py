@@ -8,6 +8,8 @@ from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
+from expctr.untrusted import printable
+
 SPLITS = ("train", "val", "test")
 
 
@@ -92,4 +94,4 @@ def show(report: PrepareReport) -> Group:
 
 def _plain(reason: str) -> Text:
     """A reason names a file, which may be called anything: neither markup nor an escape sequence."""
-    return Text("".join(c if c.isprintable() else " " for c in reason))
+    return Text(printable(reason))

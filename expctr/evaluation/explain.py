@@ -14,8 +14,8 @@ from rich.table import Table
 from rich.text import Text
 
 from expctr.data.question import Question
-from expctr.errors import printable
 from expctr.modules.expctr import ExpCTRModule
+from expctr.untrusted import printable
 
 SCORES = ("s_u", "s_r", "s_0", "s_plain")
 """Of the language model by the sentence; of the CTR model with it and without it; of the one trained without text."""

@@ -31,6 +31,7 @@ from expctr.modules.expctr import ExpCTRModule
 from expctr.modules.scorer import ScoringModule
 from expctr.rewards import alignment, text_gain
 from expctr.training.checkpoint import position
+from expctr.untrusted import printable
 
 ROWS = {"ICL": "s_icl", "DeepFM": "s_plain", "ExpCTR-LLM": "s_u", "ExpCTR-Aug": "s_r"}
 """The table's rows and the columns of their scores."""
@@ -42,6 +43,9 @@ SOURCES = {
     "ExpCTR-Aug, none (z = 0)": "s_0",
 }
 """Where the gain comes from: the same models on other explanations, and the columns of their scores."""
+
+_SHOWN = 1000
+"""Characters of a title or an explanation on the console."""
 
 
 class ResultWriter(Callback):
@@ -145,8 +149,9 @@ class ResultWriter(Callback):
         pl.DataFrame(examples).write_parquet(folder / "explanations" / "examples.parquet")
         _latest(pl_module).write_parquet(folder / "explanations" / "latest.parquet")
         for row in examples:
-            console.print(Text(f"\n{row['target']} ({'liked' if row['label'] else 'disliked'})", style="bold"))
-            console.print(Text(f"  before: {row['before']}\n  after:  {row['after']}"))
+            target, before, after = (printable(row[name], _SHOWN) for name in ("target", "before", "after"))
+            console.print(Text(f"\n{target} ({'liked' if row['label'] else 'disliked'})", style="bold"))
+            console.print(Text(f"  before: {before}\n  after:  {after}"))
         title = pl_module.explainer.prompts.title
         named = sum(title(texts[s].target) in text for s, text in zip(columns["sample"], columns["text"], strict=True))
         share = named / max(1, len(columns["sample"]))

@@ -4,7 +4,6 @@ Titles and explanations are untrusted: control characters and the tokenizer's ow
 them, and each title and each prompt has a cap in tokens. What was cut is counted.
 """
 
-import re
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -15,8 +14,8 @@ from transformers import PreTrainedTokenizerBase
 
 from expctr.data.batch import Nouns, SampleText
 from expctr.errors import UserError, check_range
+from expctr.untrusted import ControlTokens, one_line
 
-_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u061c\u200b-\u200f\u2028-\u202e\u2060-\u2069\ufeff\U000e0000-\U000e007f]+")
 _FIELDS = {
     "explanation": {"liked", "disliked", "target"},
     "lc": {"reason"},
@@ -98,9 +97,7 @@ class Prompts:
         self.cut: Counter[str] = Counter()
         """How many titles were cut, and history titles left out; for whoever reads it to clear."""
         self._titles: dict[str, tuple[str, bool]] = {}
-        added = [str(token) for token in tokenizer.added_tokens_decoder.values() if token.special]
-        specials = sorted({*tokenizer.all_special_tokens, *added}, key=len, reverse=True)
-        self._special = re.compile("|".join(map(re.escape, specials)) or r"(?!)")
+        self._control = ControlTokens(tokenizer)
 
     def explanation(self, texts: Sequence[SampleText]) -> list[list[int]]:
         """Token ids of the prompts that ask for an explanation."""
@@ -137,11 +134,8 @@ class Prompts:
         return list(self.tokenizer(text, add_special_tokens=False).input_ids)
 
     def clean(self, text: str) -> str:
-        """Text without control characters, control tokens of the tokenizer, or runs of white space."""
-        text = _CONTROL.sub(" ", text)
-        while (stripped := self._special.sub("", text)) != text:  # taking one out may put another together
-            text = stripped
-        return " ".join(text.split())
+        """Text on one line, without control characters and control tokens of the tokenizer."""
+        return self._control.out_of(one_line(text))
 
     def title(self, raw: str) -> str:
         """A title as prompts show it: cleaned, and cut at `title_tokens`."""
@@ -150,7 +144,7 @@ class Prompts:
             offsets = self.tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)["offset_mapping"]
             cut = len(offsets) > self.options.title_tokens
             if cut:
-                text = text[: offsets[self.options.title_tokens - 1][1]].rstrip() + "..."
+                text = self.clean(text[: offsets[self.options.title_tokens - 1][1]].rstrip() + "...")
             self._titles[raw] = text, cut
         text, cut = self._titles[raw]
         self.cut["titles"] += cut

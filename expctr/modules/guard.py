@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from expctr.distributed import all_gather_objects, all_sum
 from expctr.errors import BadRunError, UserError
+from expctr.untrusted import printable
 
 DIVERGED = "Lower ppo.lr or reward.delta, or load the base in float32 (llm.dtype)"
 """The mend where the policy's own numbers are none."""
@@ -79,7 +80,9 @@ def named(rows: Sequence[tuple[int, str]], total: int) -> str:
     """How many of all rows these are, and which the first ones: sample ids and the start of their texts."""
     if not rows:
         return ""
-    shown = [f'sample {sample} "{_start(text)}"' if text else f"sample {sample}" for sample, text in rows[:_NAMED]]
+    shown = [
+        f'sample {sample} "{printable(text, _START)}"' if text else f"sample {sample}" for sample, text in rows[:_NAMED]
+    ]
     more = [f"{len(rows) - _NAMED} more"] if len(rows) > _NAMED else []
     return f" in {len(rows)} of {total} rows ({', '.join([*shown, *more])})"
 
@@ -122,8 +125,3 @@ def section(checkpoint: Mapping[str, Any], name: str, module: nn.Module) -> Any:
 def whole(norm: Tensor) -> Tensor:
     """A gradient norm over all ranks' shards."""
     return norm.full_tensor() if isinstance(norm, torch.distributed.tensor.DTensor) else norm
-
-
-def _start(text: str) -> str:
-    text = "".join(c if c.isprintable() else " " for c in text)  # no escape sequence reaches a terminal
-    return text if len(text) <= _START else f"{text[:_START]}..."
