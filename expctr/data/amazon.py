@@ -11,6 +11,7 @@ import json
 import re
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
+from itertools import compress
 from pathlib import Path
 from typing import BinaryIO, cast
 
@@ -140,12 +141,15 @@ def read_json_lines(path: Path, keys: Mapping[str, Sequence[str]]) -> Table:
         wanted = columns or list(schema)
         row = 1
         for lines in _chunks(path):
+            rows = pl.int_range(row, row + len(lines), dtype=pl.UInt32, eager=True)
+            row += len(lines)
+            if b"\n" in lines or b"\r\n" in lines:
+                full = [bool(line.strip()) for line in lines]
+                lines, rows = [*compress(lines, full)], rows.filter(pl.Series(full, dtype=pl.Boolean))
             frame = _parse(lines, {name: keys[name] for name in wanted if name in keys})
-            extra = {"row": pl.int_range(row, row + len(lines), dtype=pl.UInt32), "column": pl.lit("all")}
             if "line" in wanted:
                 frame = frame.with_columns(pl.Series("line", [line.decode(errors="replace") for line in lines]))
-            frame = frame.with_columns(**extra).select(wanted)
-            row += len(lines)
+            frame = frame.with_columns(rows.alias("row"), column=pl.lit("all")).select(wanted)
             yield frame if predicate is None else frame.filter(predicate)
             if limit is not None and row > limit:
                 return

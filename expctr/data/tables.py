@@ -7,6 +7,7 @@ skips them all.
 
 import codecs
 import csv
+import fnmatch
 import os
 import re
 from collections import Counter
@@ -156,7 +157,8 @@ def find_files(folder: Path, layouts: Mapping[str, Sequence[str]]) -> tuple[str,
             f"cannot be read, {folder}: {error.strerror}. Mend: the folder's name or permissions"
         ) from error
     for name, patterns in layouts.items():
-        found = [next(iter(sorted(folder.glob(pattern.rstrip("?")))), None) for pattern in patterns]
+        matching = (fnmatch.filter(content, pattern.rstrip("?")) for pattern in patterns)  # links to nothing, too
+        found = [folder / names[0] if names else None for names in matching]
         if all(path or pattern.endswith("?") for path, pattern in zip(found, patterns, strict=True)):
             return name, [path for path in found if path]
     wanted = "; ".join(f"{name}: {', '.join(p for p in files if p[-1] != '?')}" for name, files in layouts.items())
@@ -234,7 +236,7 @@ def read_delimited(
     )
     column = pl.coalesce(
         pl.when(value[0].is_null()).then(pl.lit("all")),
-        *(pl.when(v.is_null() | v.str.contains(bad)).then(pl.lit(f)) for v, f in zip(value, fields, strict=False)),
+        *(pl.when(v.is_null() | v.str.contains(bad)).then(pl.lit(f[:60])) for v, f in zip(value, fields, strict=False)),
         pl.lit(f"{width + 1} of {width}"),
     )
     ours = _ours(fields, names, headerless)
@@ -357,11 +359,13 @@ def _sniff(
         splits = {d: [field.strip() for field in _fields(head[0], d)] for d in _DELIMITERS}
         delimiter, fields = max(splits.items(), key=lambda split: len(_ours(split[1], names, ())))
         ours = _ours(fields, names, ())
-        known = ours.keys() >= set(required)
+        known = ours.keys() >= set(required) and "\0" not in head[0]
         plain = [plain_name(field) for field in fields]
         twice = [fields[i] for i in ours.values() if plain.count(plain[i]) > 1]
         if twice:
-            raise DataError(f"two columns of one name, {path}, row 1, column {twice[0]}. Mend: delete or rename one")
+            raise DataError(
+                f"two columns of one name, {path}, row 1, column {twice[0][:60]}. Mend: delete or rename one"
+            )
     if not known:
         raise DataError(
             f"wrong delimiter or header, {path}, row 1, column 1: none of {' '.join(map(repr, _DELIMITERS))} splits "
