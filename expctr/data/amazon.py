@@ -140,12 +140,13 @@ def read_json_lines(path: Path, keys: Mapping[str, Sequence[str]]) -> Table:
     ) -> Iterator[pl.DataFrame]:
         wanted = columns or list(schema)
         row = 1
-        for lines in _chunks(path):
-            rows = pl.int_range(row, row + len(lines), dtype=pl.UInt32, eager=True)
-            row += len(lines)
-            if b"\n" in lines or b"\r\n" in lines:
-                full = [bool(line.strip()) for line in lines]
-                lines, rows = [*compress(lines, full)], rows.filter(pl.Series(full, dtype=pl.Boolean))
+        for chunk in _chunks(path):
+            rows = pl.int_range(row, row + len(chunk), dtype=pl.UInt32, eager=True)
+            row += len(chunk)
+            lines = chunk
+            if b"\n" in chunk or b"\r\n" in chunk:  # blank lines count, but are no rows
+                full = [bool(line.strip()) for line in chunk]
+                lines, rows = [*compress(chunk, full)], rows.filter(pl.Series(full, dtype=pl.Boolean))
             frame = _parse(lines, {name: keys[name] for name in wanted if name in keys})
             if "line" in wanted:
                 frame = frame.with_columns(pl.Series("line", [line.decode(errors="replace") for line in lines]))

@@ -209,11 +209,11 @@ def read_delimited(
         DataError: no such file, its first line has not the required columns by any delimiter, or has one twice.
     """
     lines, head, lossy = _read_lines(path, encoding)
-    delimiter, fields = _sniff(path, head, names, required, headerless)
+    delimiter, fields = _sniff(path, head["line"].to_list(), names, required, headerless)
     for pattern, by in (replace or {}).items():
         lines = lines.with_columns(pl.col("line").str.replace_all(pattern, by))
     if not headerless:
-        lines = lines.filter(pl.col("row") > 1)
+        lines = lines.filter(pl.col("row") > head["row"][0])
 
     width = len(fields)
     parts = pl.Struct({f"{i}": pl.String for i in range(width + 1)})
@@ -264,7 +264,7 @@ def read_ratings(path: Path, low: float, high: float, encoding: Literal["utf-8",
     """
     check_file(path)
     with path.open(encoding="utf-8-sig", errors="replace") as file:
-        first = file.readline(1000)
+        first = next((line for line in file if line.strip()), "")
     bare = plain_name(first).isdigit() or (path.suffix in (".data", ".dat") and "user" not in first.lower())
     order = tuple(RATINGS) if bare else ()
     table = read_delimited(path, RATINGS, ("user", "item", "rating"), order, encoding)
@@ -308,8 +308,8 @@ def plain_name(header: str) -> str:
     return "".join(c for c in header.split(":")[0].lower() if c.isalnum())
 
 
-def _read_lines(path: Path, encoding: str) -> tuple[pl.LazyFrame, list[str], bool]:
-    """The file's lines with their numbers, the first ones, and whether some bytes could not be decoded."""
+def _read_lines(path: Path, encoding: str) -> tuple[pl.LazyFrame, pl.DataFrame, bool]:
+    """The file's lines with their numbers, the first of them, and whether some bytes could not be decoded."""
     check_file(path)
     utf8 = _is_utf8(path)
     if utf8:
@@ -322,10 +322,13 @@ def _read_lines(path: Path, encoding: str) -> tuple[pl.LazyFrame, list[str], boo
         text = raw.decode(encoding, errors="replace")
         lines = pl.LazyFrame({"line": text.split("\n")}).with_row_index("row", 1)
     lines = lines.with_columns(pl.col("line").str.strip_chars_end("\r").str.strip_prefix("\ufeff"))
-    head = lines.head(_HEAD).select("line").collect()["line"].to_list()
-    if not head or not head[0].strip():
-        raise DataError(f"no header and no data, {path}, row 1: the file is empty or starts with an empty line")
-    return lines.filter(pl.col("line") != ""), list(filter(None, head)), not utf8 and encoding == "utf-8"
+    lines = lines.filter(pl.col("line") != "")
+    head = lines.head(_HEAD).collect()
+    if head.is_empty():
+        raise DataError(f"no header and no data, {path}, row 1: the file is empty")
+    if head.height == 1 and "\r" in head["line"][0]:
+        raise DataError(f"lines end with carriage returns alone, {path}. Mend: save the file with line feeds")
+    return lines, head, not utf8 and encoding == "utf-8"
 
 
 def _is_utf8(path: Path) -> bool:
@@ -351,15 +354,15 @@ def _sniff(
     if headerless:
         widths = {d: Counter(len(_fields(line, d)) for line in head).most_common(1)[0] for d in _DELIMITERS}
         least = max(2, len(required))
-        delimiter, (width, _) = max(widths.items(), key=lambda by: (by[1][0] >= least, by[1][1], by[1][0]))
+        delimiter, (width, _) = max(widths.items(), key=lambda by: (by[1][0] >= least, by[1][1] * (by[1][0] - 1)))
         extra = range(len(headerless), width)
         fields = [*headerless[:width], *(f"column {i + 1}" for i in extra)]
         known = width >= least
     else:
-        splits = {d: [field.strip() for field in _fields(head[0], d)] for d in _DELIMITERS}
+        splits = {d: [field.strip() for field in _fields(head[0], d, _WIDEST)[: _WIDEST + 1]] for d in _DELIMITERS}
         delimiter, fields = max(splits.items(), key=lambda split: len(_ours(split[1], names, ())))
         ours = _ours(fields, names, ())
-        known = ours.keys() >= set(required) and "\0" not in head[0]
+        known = ours.keys() >= set(required) and len(fields) > 1 and "\0" not in head[0]
         plain = [plain_name(field) for field in fields]
         twice = [fields[i] for i in ours.values() if plain.count(plain[i]) > 1]
         if twice:
@@ -372,9 +375,7 @@ def _sniff(
             f"{head[0][:120]!r} into the columns {', '.join(required)}"
         )
     if len(fields) > _WIDEST:
-        raise DataError(
-            f"{len(fields):,} columns, {path}, row 1. Mend: the file is damaged; at most {_WIDEST:,} are read"
-        )
+        raise DataError(f"more than {_WIDEST:,} columns, {path}, row 1. Mend: the file is damaged: get it again")
     return delimiter, fields
 
 
