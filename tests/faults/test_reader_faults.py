@@ -278,16 +278,28 @@ Healthy = Callable[[str, str], dict[int, dict[str, object]]]
 
 
 @pytest.mark.parametrize(("name", "file", "damage"), cases([*BREAKS]))
-@pytest.mark.parametrize("first", [True, False], ids=["first row", "some row"])
-def test_a_damaged_row(tmp_path: Path, healthy: Healthy, name: str, file: str, damage: str, first: bool) -> None:
-    layout, random = LAYOUTS[name], Random(f"{name} {file} {damage} {first}")
+def test_a_damaged_row(tmp_path: Path, healthy: Healthy, name: str, file: str, damage: str) -> None:
+    place = Random(f"{name} {file} {damage}").randrange(2, len(ROWS))
+    check_damaged_row(tmp_path, healthy, name, file, damage, place)
+
+
+@pytest.mark.parametrize(
+    ("name", "file", "damage"), cases([*BREAKS], lambda layout, _: not layout.headed and layout.encoding == "latin-1")
+)
+def test_a_damaged_first_row_of_a_file_without_header(
+    tmp_path: Path, healthy: Healthy, name: str, file: str, damage: str
+) -> None:
+    check_damaged_row(tmp_path, healthy, name, file, damage, 0)
+
+
+def check_damaged_row(folder: Path, healthy: Healthy, name: str, file: str, damage: str, place: int) -> None:
+    layout, random = LAYOUTS[name], Random(f"{name} {file} {damage} {place}")
     text = [line.encode(layout.encoding) for line in layout.files[file]]
-    place = int(layout.headed) if first else random.randrange(2, len(text))
     stead = BREAKS[damage](text[place], random)
-    save(write(tmp_path, layout) / file, b"\n".join([*text[:place], *stead, *text[place + 1 :]]) + b"\n")
+    save(write(folder, layout) / file, b"\n".join([*text[:place], *stead, *text[place + 1 :]]) + b"\n")
     hurt = range(place + 1, place + 1 + len(stead))
 
-    skipped = read(layout, tmp_path, file, "skip")
+    skipped = read(layout, folder, file, "skip")
     assert not isinstance(skipped, str), skipped
     rows, dropped = skipped
     assert {row: values for row, values in rows.items() if row not in hurt} == {
@@ -299,7 +311,7 @@ def test_a_damaged_row(tmp_path: Path, healthy: Healthy, name: str, file: str, d
     if damage == "NUL":
         assert not rows.keys() & {*hurt}
 
-    stopped = read(layout, tmp_path, file, "error")
+    stopped = read(layout, folder, file, "error")
     if dropped:
         assert isinstance(stopped, str)
         assert any(f"{file}, row {row}, column " in stopped for row in hurt)
