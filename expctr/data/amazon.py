@@ -8,8 +8,10 @@ import ast
 import gzip
 import io
 import json
+import re
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
+from itertools import compress
 from pathlib import Path
 from typing import BinaryIO, cast
 
@@ -19,11 +21,13 @@ from polars.io.plugins import register_io_source
 from expctr.data.tables import (
     NO_ID,
     NOT_JSON,
+    NUL,
     PROBLEM,
     UNDECODABLE,
     DataError,
     Table,
     Tables,
+    check_file,
     find_files,
     read_ratings,
     typed_ratings,
@@ -44,6 +48,7 @@ _ITEMS = {
 }
 _ENTITIES = {"&amp;": "&", "&lt;": "<", "&gt;": ">", "&quot;": '"', "&#39;": "'", "&#x27;": "'"}
 _CHUNK = 1 << 25
+_HALF = re.compile("[\ud800-\udfff]")  # of a character; polars reads one as a NUL byte
 
 
 def read(folder: Path, category: str | None = None) -> Tables:
@@ -78,21 +83,27 @@ def read_interactions(path: Path) -> Table:
     """
     if ".json" not in path.name:
         return read_ratings(path, low=1, high=5)
-    table = read_json_lines(path, _REVIEWS)
-    return Table(typed_ratings(table.frame, low=1, high=5), path)
+    frame = read_json_lines(path, _REVIEWS).frame.with_columns(_whole("review"))
+    return Table(typed_ratings(frame, low=1, high=5), path)
 
 
 def _read_meta(path: Path) -> Table:
     table = read_json_lines(path, _ITEMS)
+    frame = table.frame.with_columns(_whole("title", "brand", "categories"))
     title = pl.col("title").str.replace_many(_ENTITIES).str.replace_all(r"\s+", " ").str.strip_chars()
     scraped = pl.col("title").str.contains(r"^var |<\w+[^>]*>")  # scripts and tags in the titles of 2018
     names = pl.col("categories").str.extract_all(r'"(?:[^"\\]|\\.)*"')  # lists of strings, in 2014 lists of lists
     names = names.list.eval(pl.element().str.strip_chars('"').str.replace_many(_ENTITIES)).list.unique(
         maintain_order=True
     )
-    problem = pl.when(pl.col("problem").is_null() & pl.col("item").is_null()).then(pl.lit(NO_ID, PROBLEM))
+    problem = (
+        pl.when(pl.col("item").fill_null("") == "")
+        .then(pl.lit(NO_ID, PROBLEM))
+        .when(pl.col("item").str.contains("\0", literal=True))
+        .then(pl.lit(NUL, PROBLEM))
+    )
     return Table(
-        table.frame.with_columns(
+        frame.with_columns(
             pl.when((title != "") & ~scraped).then(title).alias("title"),
             pl.col("brand").str.replace_many(_ENTITIES).str.strip_chars().replace("", None),
             names.fill_null(pl.lit([], pl.List(pl.String))).alias("categories"),
@@ -102,21 +113,25 @@ def _read_meta(path: Path) -> Table:
     )
 
 
+def _whole(*names: str) -> pl.Expr:
+    """Texts in which half a character, or a NUL byte, is a question mark."""
+    return pl.col(names).str.replace_all("\0", "?", literal=True)
+
+
 def read_json_lines(path: Path, keys: Mapping[str, Sequence[str]]) -> Table:
     """Reads JSON objects, one a line, in chunks and only the columns asked for.
 
     Args:
         path: the file; gzip if its name ends in `.gz`.
-        keys: our column name -> the keys that may hold it, the first present one wins.
+        keys: our column name -> the keys that may hold it, the first present one wins; of a key listed twice, too.
 
     Returns:
-        A table of string columns; a value that is no string is its JSON text.
+        A table of string columns; a value that is no string is its JSON text, half a character a NUL byte.
 
     Raises:
         DataError: no such file.
     """
-    if not path.is_file():
-        raise DataError(f"no such file: {path}")
+    check_file(path)
     schema: dict[str, pl.DataType] = {"row": pl.UInt32(), "problem": PROBLEM}
     schema |= dict.fromkeys(["line", "column", *keys], pl.String())
 
@@ -125,13 +140,17 @@ def read_json_lines(path: Path, keys: Mapping[str, Sequence[str]]) -> Table:
     ) -> Iterator[pl.DataFrame]:
         wanted = columns or list(schema)
         row = 1
-        for lines in _chunks(path):
+        for chunk in _chunks(path):
+            rows = pl.int_range(row, row + len(chunk), dtype=pl.UInt32, eager=True)
+            row += len(chunk)
+            lines = chunk
+            if b"\n" in chunk or b"\r\n" in chunk:  # blank lines count, but are no rows
+                full = [bool(line.strip()) for line in chunk]
+                lines, rows = [*compress(chunk, full)], rows.filter(pl.Series(full, dtype=pl.Boolean))
             frame = _parse(lines, {name: keys[name] for name in wanted if name in keys})
-            extra = {"row": pl.int_range(row, row + len(lines), dtype=pl.UInt32), "column": pl.lit("all")}
             if "line" in wanted:
                 frame = frame.with_columns(pl.Series("line", [line.decode(errors="replace") for line in lines]))
-            frame = frame.with_columns(**extra).select(wanted)
-            row += len(lines)
+            frame = frame.with_columns(rows.alias("row"), column=pl.lit("all")).select(wanted)
             yield frame if predicate is None else frame.filter(predicate)
             if limit is not None and row > limit:
                 return
@@ -178,7 +197,7 @@ def _mend(line: bytes, keys: Mapping[str, object]) -> tuple[bytes, str | None]:
         return b"{}", UNDECODABLE
     try:
         try:
-            value = json.loads(text)
+            value = json.loads(text, object_pairs_hook=_firsts)
         except ValueError:
             value = ast.literal_eval(text.strip())
         if not isinstance(value, dict):
@@ -187,7 +206,15 @@ def _mend(line: bytes, keys: Mapping[str, object]) -> tuple[bytes, str | None]:
         mended = {key: _text(value[key]) for key in keys if value.get(key) is not None}
     except (TypeError, ValueError, SyntaxError, MemoryError, RecursionError):  # a set, or nested too deeply
         return b"{}", NOT_JSON
-    return json.dumps(mended, ensure_ascii=False).encode("utf-8", "replace"), None  # half a character is a "?"
+    return _HALF.sub(r"\\u0000", json.dumps(mended, ensure_ascii=False)).encode(), None
+
+
+def _firsts(pairs: list[tuple[str, object]]) -> dict[str, object]:
+    """An object in which the first value of a key listed twice counts, as for polars."""
+    found: dict[str, object] = {}
+    for key, value in pairs:
+        found.setdefault(key, value)
+    return found
 
 
 def _text(value: object) -> str:

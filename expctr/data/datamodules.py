@@ -281,9 +281,12 @@ class RatingsDataModule(L.LightningDataModule):
         return {name: self.read_ratings(Path(getattr(self.splits, name))) for name in SPLITS} if self.splits else {}
 
     def _load(self) -> tuple[pl.DataFrame, PrepareReport]:
-        tables, own = self.read(), self._own_splits()
-        files = [*tables.files, *(table.path for table in own.values())]
-        return cached_samples(files, self.options, lambda: make_samples(tables, self.options, own), self.cache_dir)
+        files = [*self.read().files, *(table.path for table in self._own_splits().values())]
+        return cached_samples(files, self.options, self._make, self.cache_dir)
+
+    def _make(self) -> tuple[pl.DataFrame, PrepareReport]:
+        """Opens the files itself: one that is not UTF-8 is in memory from then on."""
+        return make_samples(self.read(), self.options, self._own_splits())
 
 
 class MovieLensDataModule(RatingsDataModule):

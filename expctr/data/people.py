@@ -1,6 +1,7 @@
 """People who are not in the ratings, and rows of samples made by hand: a CSV of titles for `predict`."""
 
 import csv
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -9,7 +10,7 @@ import polars as pl
 
 from expctr.data.batch import SampleText
 from expctr.data.catalogue import Catalogue, Item
-from expctr.data.tables import DataError
+from expctr.data.tables import DataError, check_file
 
 _COLUMNS = ("liked_titles", "disliked_titles", "target_title")
 
@@ -35,10 +36,10 @@ def read_people(path: Path) -> list[Person]:
     Titles in a list are separated by `|`, from the oldest to the newest; a list may be empty.
 
     Raises:
-        DataError: no such file, not UTF-8, a missing column, a row with the wrong number of columns or no target.
+        DataError: no such file, not UTF-8, a column that is missing or there twice, a row with the wrong number of
+            columns, NUL bytes or no target.
     """
-    if not path.is_file():
-        raise DataError(f"no such file: {path}")
+    check_file(path)
     try:
         return list(_people(path))
     except (OSError, csv.Error) as error:
@@ -109,6 +110,9 @@ def _people(path: Path) -> Iterator[Person]:
             raise DataError(
                 f"missing column, {path}, row 1, column {missing[0]}. Mend: start with the header {','.join(_COLUMNS)}"
             )
+        twice = next((name for name, count in Counter(rows.fieldnames).items() if count > 1), None)
+        if twice is not None:
+            raise DataError(f"two columns of one name, {path}, row 1, column {twice}. Mend: delete or rename one")
         for row in rows:
             wrong = next((name for name, value in row.items() if name is None or value is None), "")
             if wrong != "":
@@ -116,6 +120,9 @@ def _people(path: Path) -> Iterator[Person]:
                     f"{'too many' if wrong is None else 'too few'} columns, {path}, row {rows.line_num}, column "
                     f"{wrong or len(row)}. Mend: quote titles that contain a comma"
                 )
+            nul = next((name for name, value in row.items() if "\0" in value), None)
+            if nul is not None:
+                raise DataError(f"NUL byte, {path}, row {rows.line_num}, column {nul}. Mend: delete it")
             target = row["target_title"].strip()
             if not target:
                 raise DataError(f"no title, {path}, row {rows.line_num}, column target_title. Mend: name the target")

@@ -7,6 +7,9 @@ skips them all.
 
 import codecs
 import csv
+import fnmatch
+import os
+import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -19,13 +22,16 @@ from expctr.errors import UserError
 
 OnBadRow = Literal["error", "skip"]
 
-TOO_FEW, TOO_MANY, UNDECODABLE = "too few columns", "too many columns", "undecodable bytes"
+TOO_FEW, TOO_MANY, BAD_CSV = "too few columns", "too many columns", "not a row of CSV"
+UNDECODABLE, NUL = "undecodable bytes", "NUL byte"
 NOT_JSON, NO_ID = "not a JSON object", "no user or item id"
 NOT_A_NUMBER, OUT_OF_RANGE, BAD_TIME = "rating is not a number", "rating out of range", "timestamp is not a number"
 _MENDS = {
     TOO_FEW: "give the row all its columns",
     TOO_MANY: "quote the value that contains the delimiter",
+    BAD_CSV: "close each quote on its own line, and double one inside a value",
     UNDECODABLE: "save the whole file in one encoding, UTF-8",
+    NUL: "the file is damaged or no text: get it again",
     NOT_JSON: "write one JSON object a line",
     NO_ID: "give the row both ids",
     NOT_A_NUMBER: "write a number",
@@ -35,9 +41,17 @@ _MENDS = {
 PROBLEM = pl.Enum(list(_MENDS))
 """What can be wrong with a row; one byte a row, since it is collected for all of them."""
 
-_LOCATED = {NO_ID: "user or item", NOT_A_NUMBER: "rating", OUT_OF_RANGE: "rating", BAD_TIME: "timestamp"}
+_LOCATED = {
+    NUL: "user or item",
+    NO_ID: "user or item",
+    NOT_A_NUMBER: "rating",
+    OUT_OF_RANGE: "rating",
+    BAD_TIME: "timestamp",
+}
 _DELIMITERS = ("::", "\t", ";", ",", "|")
 _QUOTING = (";", ",")
+_HEAD, _WIDEST = 20, 1000  # lines that tell the layout, and the columns that one may have
+csv.field_size_limit(1 << 30)  # the default of 128 KiB would refuse a long title, and only in a row with quotes
 _MILLISECONDS = 10**11  # a timestamp beyond this is in milliseconds (Amazon 2023); in seconds it would be the year 5138
 
 RATINGS: dict[str, tuple[str, ...]] = {
@@ -77,7 +91,10 @@ class Table:
         Raises:
             DataError: a row is bad and `on_bad_row` is `error`, or the file has no rows.
         """
-        frame = self.frame.select(*columns, "problem").collect(engine="streaming")
+        try:
+            frame = self.frame.select(*columns, "problem").collect(engine="streaming")
+        except OSError as error:
+            raise DataError(f"cannot be read, {self.path}: {error}") from error
         if frame.is_empty():
             raise DataError(f"no rows in {self.path}: is this the right file, and whole?")
         problems = frame["problem"].drop_nulls()
@@ -131,16 +148,34 @@ def find_files(folder: Path, layouts: Mapping[str, Sequence[str]]) -> tuple[str,
     Raises:
         DataError: no such folder, or no layout is complete; the message lists what was looked for and what is there.
     """
-    if not folder.is_dir():
-        raise DataError(f"no such folder: {folder}. Mend: set the path to the folder that holds the raw files")
+    try:
+        if not folder.is_dir():
+            raise DataError(f"no such folder: {folder}. Mend: set the path to the folder that holds the raw files")
+        content = sorted(path.name for path in folder.iterdir())
+    except OSError as error:
+        raise DataError(
+            f"cannot be read, {folder}: {error.strerror}. Mend: the folder's name or permissions"
+        ) from error
     for name, patterns in layouts.items():
-        found = [next(iter(sorted(folder.glob(pattern.rstrip("?")))), None) for pattern in patterns]
+        matching = (fnmatch.filter(content, pattern.rstrip("?")) for pattern in patterns)  # links to nothing, too
+        found = [folder / names[0] if names else None for names in matching]
         if all(path or pattern.endswith("?") for path, pattern in zip(found, patterns, strict=True)):
             return name, [path for path in found if path]
     wanted = "; ".join(f"{name}: {', '.join(p for p in files if p[-1] != '?')}" for name, files in layouts.items())
-    content = sorted(path.name for path in folder.iterdir())
     there = ", ".join(content[:12]) + (", ..." if len(content) > 12 else "") if content else "nothing"
     raise DataError(f"no known layout in {folder}. Looked for {wanted}. The folder holds {there}")
+
+
+def check_file(path: Path) -> None:
+    """Raises a DataError where there is no file that can be read."""
+    try:
+        if path.is_file():
+            path.open("rb").close()
+            return
+        there = os.path.lexists(path)
+    except OSError as error:
+        raise DataError(f"cannot be read, {path}: {error.strerror}. Mend: its name or permissions") from error
+    raise DataError(f"{'not a file' if there else 'no such file'}: {path}")
 
 
 def read_delimited(
@@ -156,7 +191,8 @@ def read_delimited(
     The delimiter is what splits the header (or the first line) into the required columns. `,` and `;` files may quote
     values; within `;` files a backslash escapes, as in the original BookCrossing dump. An `encoding` of `latin-1` means
     that the layout was published so: such a file is read as UTF-8 if all of it is valid UTF-8, because people convert
-    it, and else as latin-1, which any bytes are. In a `utf-8` layout the lines that are not UTF-8 are bad rows.
+    it, and else as latin-1, which any bytes are. In a `utf-8` layout, and in a file that begins with UTF-8's byte order
+    mark, the lines that are not UTF-8 are bad rows. A file without a header has the columns of most of its first lines.
 
     Args:
         path: the file.
@@ -170,32 +206,37 @@ def read_delimited(
         A table of the columns in `names` and `headerless`.
 
     Raises:
-        DataError: no such file, or its first line has not the required columns by any delimiter.
+        DataError: no such file, its first line has not the required columns by any delimiter, or has one twice.
     """
-    lines, first, lossy = _read_lines(path, encoding)
-    delimiter, fields = _sniff(path, first, names, required, headerless)
+    lines, head, lossy = _read_lines(path, encoding)
+    delimiter, fields = _sniff(path, head["line"].to_list(), names, required, headerless)
     for pattern, by in (replace or {}).items():
         lines = lines.with_columns(pl.col("line").str.replace_all(pattern, by))
     if not headerless:
-        lines = lines.filter(pl.col("row") > 1)
+        lines = lines.filter(pl.col("row") > head["row"][0])
 
-    quoted, width = delimiter in _QUOTING, len(fields)
+    width = len(fields)
     parts = pl.Struct({f"{i}": pl.String for i in range(width + 1)})
     split = pl.col("line").map_batches(
-        lambda batch: _split(batch, delimiter, width, quoted), return_dtype=parts, is_elementwise=True
+        lambda batch: _split(batch, delimiter, width), return_dtype=parts, is_elementwise=True
     )
     value = [pl.col("parts").struct.field(str(i)) for i in range(width + 1)]
-    garbled = [v.str.contains("\ufffd", literal=True) if lossy else pl.lit(False) for v in value[:width]]
+    line, bad = pl.col("line"), "[\0\ufffd]" if lossy else "\0"
     problem = (
-        pl.when(value[width - 1].is_null())
+        pl.when(value[0].is_null())
+        .then(pl.lit(BAD_CSV, PROBLEM))
+        .when(value[width - 1].is_null())
         .then(pl.lit(TOO_FEW, PROBLEM))
         .when(value[width].is_not_null())
         .then(pl.lit(TOO_MANY, PROBLEM))
-        .when(pl.any_horizontal(garbled))
+        .when(line.str.contains("\0", literal=True))
+        .then(pl.lit(NUL, PROBLEM))
+        .when(line.str.contains("\ufffd", literal=True) if lossy else False)
         .then(pl.lit(UNDECODABLE, PROBLEM))
     )
     column = pl.coalesce(
-        *(pl.when(v.is_null() | bad).then(pl.lit(name)) for v, bad, name in zip(value, garbled, fields, strict=False)),
+        pl.when(value[0].is_null()).then(pl.lit("all")),
+        *(pl.when(v.is_null() | v.str.contains(bad)).then(pl.lit(f[:60])) for v, f in zip(value, fields, strict=False)),
         pl.lit(f"{width + 1} of {width}"),
     )
     ours = _ours(fields, names, headerless)
@@ -221,10 +262,11 @@ def read_ratings(path: Path, low: float, high: float, encoding: Literal["utf-8",
     Raises:
         DataError: as `read_delimited`.
     """
-    order: tuple[str, ...] = ()
-    if path.is_file():
-        with path.open(encoding="latin-1") as file:
-            order = tuple(RATINGS) if plain_name(file.readline()).isdigit() else ()
+    check_file(path)
+    with path.open(encoding="utf-8-sig", errors="replace") as file:
+        first = next((line for line in file if line.strip()), "")
+    bare = plain_name(first).isdigit() or (path.suffix in (".data", ".dat") and "user" not in first.lower())
+    order = tuple(RATINGS) if bare else ()
     table = read_delimited(path, RATINGS, ("user", "item", "rating"), order, encoding)
     return Table(typed_ratings(table.frame, low, high), path)
 
@@ -245,6 +287,8 @@ def typed_ratings(frame: pl.LazyFrame, low: float, high: float) -> pl.LazyFrame:
         .then("problem")
         .when((pl.col("user").fill_null("") == "") | (pl.col("item").fill_null("") == ""))
         .then(pl.lit(NO_ID, PROBLEM))
+        .when(pl.any_horizontal(pl.col("user", "item").str.contains("\0", literal=True)))
+        .then(pl.lit(NUL, PROBLEM))
         .when(rating.is_null() | rating.is_nan())
         .then(pl.lit(NOT_A_NUMBER, PROBLEM))
         .when(~rating.is_between(low, high))
@@ -252,7 +296,8 @@ def typed_ratings(frame: pl.LazyFrame, low: float, high: float) -> pl.LazyFrame:
         .when(time.is_null() & (pl.col("timestamp").fill_null("") != ""))
         .then(pl.lit(BAD_TIME, PROBLEM))
     )
-    located = problem.cast(pl.String).replace_strict(_LOCATED, default=pl.col("column"), return_dtype=pl.String)
+    found = problem.cast(pl.String).replace_strict(_LOCATED, default=None, return_dtype=pl.String)
+    located = pl.when(pl.col("problem").is_null()).then(found).otherwise("column")
     return frame.with_columns(
         problem.alias("problem"), located.alias("column"), rating.alias("rating"), time.alias("timestamp")
     )
@@ -263,21 +308,27 @@ def plain_name(header: str) -> str:
     return "".join(c for c in header.split(":")[0].lower() if c.isalnum())
 
 
-def _read_lines(path: Path, encoding: str) -> tuple[pl.LazyFrame, str, bool]:
-    """The file's lines with their numbers, its first line, and whether some bytes could not be decoded."""
-    if not path.is_file():
-        raise DataError(f"no such file: {path}")
+def _read_lines(path: Path, encoding: str) -> tuple[pl.LazyFrame, pl.DataFrame, bool]:
+    """The file's lines with their numbers, the first of them, and whether some bytes could not be decoded."""
+    check_file(path)
     utf8 = _is_utf8(path)
     if utf8:
         lines = pl.scan_lines(path, name="line", row_index_name="row", row_index_offset=1)
     else:
-        text = path.read_bytes().decode(encoding, errors="replace")
+        raw = path.read_bytes()
+        if raw.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+            raise DataError(f"the file is UTF-16, {path}. Mend: save it as UTF-8")
+        encoding = "utf-8" if raw.startswith(codecs.BOM_UTF8) else encoding
+        text = raw.decode(encoding, errors="replace")
         lines = pl.LazyFrame({"line": text.split("\n")}).with_row_index("row", 1)
     lines = lines.with_columns(pl.col("line").str.strip_chars_end("\r").str.strip_prefix("\ufeff"))
-    head = lines.head(1).select("line").collect()
-    if head.is_empty() or not head.item().strip():
-        raise DataError(f"no header and no data, {path}, row 1: the file is empty or starts with an empty line")
-    return lines.filter(pl.col("line") != ""), head.item(), not utf8 and encoding == "utf-8"
+    lines = lines.filter(pl.col("line") != "")
+    head = lines.head(_HEAD).collect()
+    if head.is_empty():
+        raise DataError(f"no header and no data, {path}, row 1: the file is empty")
+    if head.height == 1 and "\r" in head["line"][0]:
+        raise DataError(f"lines end with carriage returns alone, {path}. Mend: save the file with line feeds")
+    return lines, head, not utf8 and encoding == "utf-8"
 
 
 def _is_utf8(path: Path) -> bool:
@@ -293,26 +344,39 @@ def _is_utf8(path: Path) -> bool:
 
 
 def _sniff(
-    path: Path, first: str, names: Mapping[str, Sequence[str]], required: Sequence[str], headerless: Sequence[str]
+    path: Path,
+    head: Sequence[str],
+    names: Mapping[str, Sequence[str]],
+    required: Sequence[str],
+    headerless: Sequence[str],
 ) -> tuple[str, list[str]]:
     """The delimiter, and the file's column names in order (ours where it has no header)."""
-    splits = {}
-    for delimiter in _DELIMITERS:
-        row = _split(pl.Series([first]), delimiter, first.count(delimiter) + 1, delimiter in _QUOTING)
-        splits[delimiter] = [value.strip() for value in row.to_list()[0].values() if value is not None]
     if headerless:
-        delimiter, fields = max(splits.items(), key=lambda split: len(split[1]))
-        if len(fields) >= len(required):
-            extra = range(len(headerless), len(fields))
-            return delimiter, [*headerless[: len(fields)], *(f"column {i + 1}" for i in extra)]
+        widths = {d: Counter(len(_fields(line, d)) for line in head).most_common(1)[0] for d in _DELIMITERS}
+        least = max(2, len(required))
+        delimiter, (width, _) = max(widths.items(), key=lambda by: (by[1][0] >= least, by[1][1] * (by[1][0] - 1)))
+        extra = range(len(headerless), width)
+        fields = [*headerless[:width], *(f"column {i + 1}" for i in extra)]
+        known = width >= least
     else:
+        splits = {d: [field.strip() for field in _fields(head[0], d, _WIDEST)[: _WIDEST + 1]] for d in _DELIMITERS}
         delimiter, fields = max(splits.items(), key=lambda split: len(_ours(split[1], names, ())))
-        if _ours(fields, names, ()).keys() >= set(required):
-            return delimiter, fields
-    raise DataError(
-        f"wrong delimiter or header, {path}, row 1, column 1: none of {' '.join(map(repr, _DELIMITERS))} splits "
-        f"{first[:120]!r} into the columns {', '.join(required)}"
-    )
+        ours = _ours(fields, names, ())
+        known = ours.keys() >= set(required) and len(fields) > 1 and "\0" not in head[0]
+        plain = [plain_name(field) for field in fields]
+        twice = [fields[i] for i in ours.values() if plain.count(plain[i]) > 1]
+        if twice:
+            raise DataError(
+                f"two columns of one name, {path}, row 1, column {twice[0][:60]}. Mend: delete or rename one"
+            )
+    if not known:
+        raise DataError(
+            f"wrong delimiter or header, {path}, row 1, column 1: none of {' '.join(map(repr, _DELIMITERS))} splits "
+            f"{head[0][:120]!r} into the columns {', '.join(required)}"
+        )
+    if len(fields) > _WIDEST:
+        raise DataError(f"more than {_WIDEST:,} columns, {path}, row 1. Mend: the file is damaged: get it again")
+    return delimiter, fields
 
 
 def _ours(fields: Sequence[str], names: Mapping[str, Sequence[str]], headerless: Sequence[str]) -> dict[str, int]:
@@ -324,18 +388,29 @@ def _ours(fields: Sequence[str], names: Mapping[str, Sequence[str]], headerless:
     return {name: i for name, i in found.items() if i is not None}
 
 
-def _split(lines: pl.Series, delimiter: str, width: int, quoted: bool) -> pl.Series:
-    """Splits lines into a struct of `width` + 1 strings: a good line leaves the last one null, and only that."""
-    if not (quoted and lines.str.contains('"', literal=True).any()):
+def _split(lines: pl.Series, delimiter: str, width: int) -> pl.Series:
+    """Splits lines into a struct of `width` + 1 strings: a good line leaves the last one null, and only that; a line
+    that is no row of CSV leaves all of them.
+    """
+    if not (delimiter in _QUOTING and lines.str.contains(r'["\\]').any()):
         parts = lines.str.splitn(delimiter, width + 1)
         return parts.struct.rename_fields([str(i) for i in range(width + 1)])
-    escape = "\\" if delimiter == ";" else None
     rows: list[list[str | None]] = []
     for line in lines:
-        try:
-            fields: list[str | None] = [*next(csv.reader((line,), delimiter=delimiter, escapechar=escape))]
-        except csv.Error:
-            fields = []
+        fields: list[str | None] = [*_fields(line, delimiter, width)]
         rows.append((fields + [None] * (width + 1))[: width + 1])
     schema = {str(i): pl.String for i in range(width + 1)}
     return pl.DataFrame(rows, schema=schema, orient="row").to_struct(lines.name)
+
+
+def _fields(line: str, delimiter: str, most: int = -1) -> list[str]:
+    """A line's values, none where it is no row of CSV; what is beyond `most` delimiters may be left in one piece."""
+    escape = "\\" if delimiter == ";" else None
+    if delimiter not in _QUOTING or not ('"' in line or (escape and escape in line)):
+        return line.split(delimiter, most)
+    if re.sub(r"\\.", "", line).count('"') % 2 if escape else line.count('"') % 2:
+        return []  # half of a value with a line break in it, which the other half may not show
+    try:
+        return next(csv.reader((line,), delimiter=delimiter, escapechar=escape, strict=True))
+    except csv.Error:
+        return []

@@ -75,7 +75,7 @@ def test_a_time_that_no_clock_shows(tmp_path: Path, time: str) -> None:
     assert table.collect(["item"], "skip", Counter())["item"].to_list() == ["2"]
 
 
-@pytest.mark.parametrize("cell", ['"Heat', '"Heat"x', "x" * 200_000])
+@pytest.mark.parametrize("cell", ['"Heat', '"Heat"x'])
 def test_a_cell_of_people_that_is_none(tmp_path: Path, cell: str) -> None:
     path = tmp_path / "new.csv"
     path.write_text(f"liked_titles,disliked_titles,target_title\nAlien,,{cell}\nFargo,,Kids\n")
