@@ -16,6 +16,7 @@ commands:
   test       the result table: console, table.json, table.md
   predict    one row a sample: explanation and scores (parquet)
   prepare    read the raw files, make the samples, print what became of the rows
+  plan       memory a device by stage, before a run
 
 expctr COMMAND --help lists the options of a command."""
 

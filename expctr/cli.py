@@ -21,6 +21,7 @@ from expctr.errors import UserError
 from expctr.evaluation.alarms import Alarms
 from expctr.evaluation.results import ResultWriter
 from expctr.modules import explained, icl, tallrec  # noqa: F401  a config names their classes
+from expctr.modules.expctr import ExpCTRModule
 from expctr.training.checkpoint import RunCheckpoint, checkpoint_folder, checkpoints
 from expctr.training.progress import StageProgressBar
 from expctr.training.stages import StageScheduler
@@ -36,6 +37,29 @@ class Trainer(L.Trainer):
     def prepare(self, model: L.LightningModule, datamodule: L.LightningDataModule) -> None:
         """Read the raw files, make the samples, and print what became of the rows."""
         datamodule.prepare_data()
+
+    def plan(
+        self,
+        model: L.LightningModule,
+        datamodule: L.LightningDataModule,
+        devices: int = 1,
+        memory: str = "80GB",
+        prompt_tokens: int | None = None,
+        json: bool = False,
+    ) -> None:
+        """Print what each stage would hold on a GPU, from the base's config alone; nothing is read or trained.
+
+        Args:
+            devices: how many share the run.
+            memory: of each, such as 80GB or 24GiB.
+            prompt_tokens: of the longest prompt; null for the cap, prompts.prompt_tokens.
+            json: print JSON.
+        """
+        if not isinstance(model, ExpCTRModule):
+            raise UserError(f"model: plan is about ExpCTRModule, not {type(model).__name__}")
+        from expctr.budget.forecast import report  # it imports peft, which --help can do without
+
+        report(model.explainer, datamodule, devices, memory, prompt_tokens, json)
 
 
 class SaveRunConfig(SaveConfigCallback):
@@ -63,8 +87,9 @@ class ExpCTRCLI(LightningCLI):
 
     @staticmethod
     def subcommands() -> dict[str, set[str]]:
-        """Lightning's, and `prepare`."""
-        return {**LightningCLI.subcommands(), "prepare": {"model", "datamodule"}}
+        """Lightning's, `prepare` and `plan`."""
+        own = {"model", "datamodule"}
+        return {**LightningCLI.subcommands(), "prepare": own, "plan": own}
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         """A group of options for each callback, and defaults that the stages need."""

@@ -257,7 +257,9 @@ def _quantization(config: PreTrainedConfig, options: LLMOptions) -> str:
     for key, name in (("load_in_4bit", "nf4"), ("load_in_8bit", "int8")):
         if known.get(key):
             return name
-    raise UserError(f"llm.path: {options.path} is quantized by {known.get('quant_method')}, which cannot be counted yet")
+    raise UserError(
+        f"llm.path: {options.path} is quantized by {known.get('quant_method')}, which cannot be counted yet"
+    )
 
 
 def _reduce(base: PreTrainedModel) -> None:

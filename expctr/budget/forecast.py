@@ -1,0 +1,165 @@
+"""Memory a device by stage and phase, before a run: the traced parts of a step on top of what is held at rest."""
+
+import json
+import re
+from collections import Counter
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from rich import box
+from rich.console import Console
+from rich.table import Table
+
+from expctr.budget.blueprint import Blueprint
+from expctr.errors import UserError
+from expctr.modules.explainer import PPOExplainerModule
+
+PARTS = ("weights", "adapter", "gradients", "optimizer", "prompt cache", "activations", "logits")
+PREFILL = 2**15
+"""Tokens of a batch of prompts on a GPU (`llm.prefill.TOKENS`)."""
+_UNITS = {"MB": 10**6, "GB": 10**9, "TB": 10**12, "MIB": 2**20, "GIB": 2**30, "TIB": 2**40}
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """What a device has to work on; rows over all devices, tokens of the longest prompt."""
+
+    devices: int
+    rollout_rows: int
+    eval_rows: int
+    micro_rows: int
+    prompt_tokens: int
+    response_tokens: int
+
+
+def parse_memory(text: str) -> int:
+    """`80GB` (10^9 bytes each), `24GiB` (2^30) -> bytes.
+
+    Raises:
+        UserError: it is no number with such a unit.
+    """
+    found = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([A-Za-z]+)\s*", text)
+    if not found or found[2].upper() not in _UNITS:
+        raise UserError(f"memory: {text!r} is no number with a unit: write 80GB, or one of MB, GB, TB, MiB, GiB, TiB")
+    return int(float(found[1]) * _UNITS[found[2].upper()])
+
+
+def sizes(explainer: PPOExplainerModule, data: Any, devices: int, prompt_tokens: int | None) -> Sizes:
+    """From a config's options.
+
+    Raises:
+        UserError: there are fewer rows than devices.
+    """
+    ppo, rollout = explainer.ppo, explainer.rollout_options
+    if not 1 <= devices <= data.rollout_batch_size:
+        raise UserError(f"devices is {devices}: give 1 to data.rollout_batch_size, which is {data.rollout_batch_size}")
+    rows = data.rollout_batch_size * rollout.group_size
+    most = min(ppo.minibatch_size, -(-rows // devices))  # by chance a minibatch's rows may all be one device's
+    return Sizes(
+        devices,
+        rows,
+        data.eval_batch_size,
+        min(most, ppo.micro_batch_size or most),
+        prompt_tokens or explainer.prompt_options.prompt_tokens,
+        rollout.max_new_tokens,
+    )
+
+
+def memory(model: Blueprint, explainer: PPOExplainerModule, size: Sizes) -> dict[str, dict[str, Counter[str]]]:
+    """Bytes by stage, phase and part (`PARTS`), on the device that holds most.
+
+    Decoder layers, adapter and critic are sharded while PPO trains, whole in everything without gradient; two gathered
+    layers count while it trains. The CTR models, and the sentence encoder, are not counted.
+    """
+    share, layers = size.devices, model.layer_bytes
+    trained = 4 * (model.adapter_size + model.critic_size)
+    rest = Counter({"gradients": -(-trained // share), "optimizer": -(-2 * trained // share)})
+    whole = Counter({"weights": model.base_bytes, "adapter": trained})
+    gathered = 2 * max(layers, default=0) if share > 1 else 0
+    sharded = Counter(
+        {
+            "weights": min(model.base_bytes, model.base_bytes - sum(layers) + -(-sum(layers) // share) + gathered),
+            "adapter": -(-trained // share),
+        }
+    )
+    prompt, response, scope = size.prompt_tokens, size.response_tokens, explainer.llm.adapter_scope
+
+    def asked(rows: int, sampled: bool) -> dict[str, Counter[str]]:
+        part = min(rows, max(1, PREFILL // prompt))
+        cache = Counter({"prompt cache": rows * (prompt + response) * model.cache_bytes})
+        kept = scope == "response"
+        return {
+            "prefill": cache + model.prefill(part, prompt, scope == "all"),
+            "decode": model.decode(rows, prompt, response, sampled, kept),
+            "score": (cache if kept else Counter()) + model.score(part, min(prompt, 2 * response)),
+        }
+
+    here, shown = -(-size.rollout_rows // share), -(-size.eval_rows // share)
+    rollout = asked(here, sampled=True)
+    width = model.hidden_size * 4 if model.quantized else model.hidden_size * model.causal.dtype.itemsize
+    held = Counter({"activations": here * response * width})  # the states that the critic reads
+    if scope == "response":
+        held["prompt cache"] = here * (prompt + response) * model.cache_bytes
+    critic, entropy = explainer.ppo.advantage == "gae", explainer.ppo.entropy_coef > 0
+    policy = {name: rest + whole + parts for name, parts in rollout.items()}
+    policy["reference"] = rest + whole + held + model.reference(size.micro_rows, prompt, response, False)
+    policy["train"] = rest + sharded + held + model.train(size.micro_rows, prompt, response, critic, entropy)
+    validated = {name: rest + whole + parts for name, parts in asked(shown, sampled=True).items()}
+    tested = {name: whole + parts for name, parts in asked(shown, sampled=False).items()}
+    return {"lc": policy, "ctr": validated, "ic": policy, "test": tested}
+
+
+def advice(explainer: PPOExplainerModule, size: Sizes) -> list[tuple[str, Sizes]]:
+    """What would lower the peak, and the sizes that it leads to."""
+    found = []
+    if size.micro_rows > 1:
+        found.append(("ppo.micro_batch_size 1", replace(size, micro_rows=1)))
+    if size.rollout_rows // 2 >= size.devices:
+        rows = size.rollout_rows // explainer.rollout_options.group_size // 2
+        found.append((f"data.rollout_batch_size {rows}", replace(size, rollout_rows=size.rollout_rows // 2)))
+    if size.prompt_tokens > 1:
+        half = size.prompt_tokens // 2
+        found.append((f"prompts.prompt_tokens {half}", replace(size, prompt_tokens=half)))
+    if 2 * size.devices <= size.rollout_rows:
+        found.append((f"{2 * size.devices} devices", replace(size, devices=2 * size.devices)))
+    return found
+
+
+def highest(stages: dict[str, dict[str, Counter[str]]]) -> int:
+    """Bytes of the highest phase."""
+    return max(parts.total() for phases in stages.values() for parts in phases.values())
+
+
+def show(stages: dict[str, dict[str, Counter[str]]]) -> Table:
+    """Each stage at its highest phase."""
+    table = Table("stage", "highest in", *PARTS, "all", box=box.SIMPLE_HEAD, title="GB on each device")
+    for stage, phases in stages.items():
+        phase, parts = max(phases.items(), key=lambda item: item[1].total())
+        table.add_row(stage, phase, *(f"{parts[part] / 1e9:.2f}" for part in PARTS), f"{parts.total() / 1e9:.2f}")
+    return table
+
+
+def report(
+    explainer: PPOExplainerModule, data: Any, devices: int, memory_text: str, prompt_tokens: int | None, as_json: bool
+) -> None:
+    """Print the table, whether it fits, and what would lower it; `llm.dtype: auto` counts as bfloat16."""
+    limit, size = parse_memory(memory_text), sizes(explainer, data, devices, prompt_tokens)
+    dtype = torch.bfloat16 if explainer.llm.dtype == "auto" else getattr(torch, explainer.llm.dtype)
+    model = Blueprint(explainer.llm, dtype, processor=False)
+    stages = memory(model, explainer, size)
+    peak = highest(stages)
+    changes = [] if peak <= limit else [(w, highest(memory(model, explainer, s))) for w, s in advice(explainer, size)]
+    if as_json:
+        found = {"parameters": model.size, "peak": peak, "memory": limit, "stages": stages, "changes": dict(changes)}
+        print(json.dumps(found))
+        return
+    console = Console()
+    console = console if console.is_terminal else Console(width=100)
+    console.print(show(stages))
+    console.print(
+        f"{'Fits' if peak <= limit else 'Does not fit'}: {peak / 1e9:.1f} of {limit / 1e9:.1f} GB, prompts of "
+        f"{size.prompt_tokens} tokens. CTR models, the encoder and the GPU's own context are not counted."
+    )
+    for what, bytes_ in changes:
+        console.print(f"  {what}: {bytes_ / 1e9:.1f} GB")
