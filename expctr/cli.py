@@ -50,6 +50,8 @@ class Trainer(L.Trainer):
         """Print what each stage would hold on a GPU, from the base's config alone; nothing is read or trained.
 
         Args:
+            model: the config's.
+            datamodule: the config's; its options alone are looked at.
             devices: how many share the run.
             memory: of each, such as 80GB or 24GiB.
             prompt_tokens: of the longest prompt; null for the cap, prompts.prompt_tokens.

@@ -218,7 +218,7 @@ class Blueprint(LanguageModel):
         except (DynamicOutputShapeException, NotImplementedError, RuntimeError) as error:
             raise UserError(
                 f"llm.path: the memory of {type(self.causal).__name__} cannot be counted without its weights, for what "
-                f"it computes depends on their values ({str(error).splitlines()[0]})"
+                f"it does depends on their values ({str(error).splitlines()[0]})"
             ) from error
 
 
@@ -257,9 +257,7 @@ def _quantization(config: PreTrainedConfig, options: LLMOptions) -> str:
     for key, name in (("load_in_4bit", "nf4"), ("load_in_8bit", "int8")):
         if known.get(key):
             return name
-    raise UserError(
-        f"llm.path: {options.path} is quantized by {known.get('quant_method')}, which cannot be counted yet"
-    )
+    raise UserError(f"llm.path: {options.path} is quantized by {known.get('quant_method')}, which is not counted")
 
 
 def _reduce(base: PreTrainedModel) -> None:

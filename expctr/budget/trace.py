@@ -15,7 +15,7 @@ from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.masking_utils import sdpa_mask
 
 FUSED, FLASH = "counted_sdpa", "counted_flash"
-"""The names under which transformers knows attention that keeps no scores, with keys repeated for each head and without."""
+"""Attention that keeps no scores, as transformers knows it: keys repeated for each head, and not."""
 
 
 class Trace(TorchDispatchMode):
