@@ -232,7 +232,7 @@ def load_config(options: LLMOptions) -> PreTrainedConfig:
         config: PreTrainedConfig = AutoConfig.from_pretrained(locate(options.path, "llm.path"), **source(options))
     except (OSError, ValueError) as error:
         raise UserError(
-            f"llm.path: no config of a language model is in {options.path} ({str(error).splitlines()[0]}); give a folder "
+            f"llm.path: there is no config of a model in {options.path} ({str(error).splitlines()[0]}); give a folder "
             "with the model's config.json (or with llm.gguf_file its GGUF file), or a hub id"
         ) from error
     return config
