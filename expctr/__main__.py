@@ -15,16 +15,25 @@ commands:
   validate   the validation split's metrics
   test       the result table: console, table.json, table.md
   predict    one row a sample: explanation and scores (parquet)
+  explain    one user and one target: the sentence, the scores, and what moved them
   prepare    read the raw files, make the samples, print what became of the rows
   plan       memory a device by stage, before a run
+  report     RUN [RUN ...] [--out FILE]: what runs came to, as one HTML file
+  export     the adapter for PEFT and the CTR models, for use without expctr
 
 expctr COMMAND --help lists the options of a command."""
 
 
 def main(args: Sequence[str] | None = None) -> None:
     """Run the command line; `args` in place of `sys.argv`, for tests."""
-    if (sys.argv[1:] if args is None else list(args)) in (["--help"], ["-h"]):
+    given = sys.argv[1:] if args is None else list(args)
+    if given in (["--help"], ["-h"]):
         print(OVERVIEW)  # it needs none of the seconds that importing torch and Lightning takes
+        return
+    if given[:1] == ["report"]:
+        from expctr.report.render import main as report
+
+        report(given[1:])
         return
     # threads that wait by spinning make small tensors many times slower where another process wants the cores
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")

@@ -1,6 +1,7 @@
-"""The command line: `expctr fit|validate|test|predict|prepare --config FILE [--config OVERLAY] [--option value]`."""
+"""The command line: `expctr COMMAND --config FILE [--config OVERLAY] [--option value]`."""
 
 import re
+import signal
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,13 +18,18 @@ from rich.markup import escape
 
 from expctr.ctr.zoo import ZOO
 from expctr.data.datamodules import RatingsDataModule
-from expctr.errors import UserError
+from expctr.data.question import ask
+from expctr.errors import UserError, printable
 from expctr.evaluation.alarms import Alarms
+from expctr.evaluation.explain import Explanation
 from expctr.evaluation.results import ResultWriter
 from expctr.modules import explained, icl, tallrec  # noqa: F401  a config names their classes
 from expctr.modules.expctr import ExpCTRModule
-from expctr.training.checkpoint import RunCheckpoint, checkpoint_folder, checkpoints
+from expctr.training.checkpoint import RunCheckpoint, checkpoint_folder, checkpoints, fault
+from expctr.training.export import export
+from expctr.training.lock import hold
 from expctr.training.progress import StageProgressBar
+from expctr.training.signals import Stopped
 from expctr.training.stages import StageScheduler
 from expctr.training.strategy import ShardedStrategy
 
@@ -32,7 +38,7 @@ _FREE = {f"data.init_args.{name}" for name in ("path", "cache_dir", "eval_batch_
 
 
 class Trainer(L.Trainer):
-    """Lightning's trainer, and `prepare`."""
+    """Lightning's trainer, with `prepare`, `plan`, `export` and `explain`."""
 
     def prepare(self, model: L.LightningModule, datamodule: L.LightningDataModule) -> None:
         """Read the raw files, make the samples, and print what became of the rows."""
@@ -63,6 +69,60 @@ class Trainer(L.Trainer):
 
         report(model.explainer, datamodule, devices, memory, prompt_tokens, json)
 
+    def export(
+        self,
+        model: L.LightningModule,
+        datamodule: RatingsDataModule,
+        ckpt_path: str | None = None,
+        out: str | None = None,
+        merged: bool = False,
+    ) -> None:
+        """Write what a run trained in files that need no expctr: the adapter for PEFT, the rest as safetensors.
+
+        Args:
+            model: the run's module.
+            datamodule: the run's data.
+            ckpt_path: the checkpoint; `last`, and none: the run's newest.
+            out: the folder; none: `export` in the run's own.
+            merged: also write the language model with the adapter in its weights, in float32.
+        """
+        export(self, model, datamodule, ckpt_path, Path(out or Path(self.default_root_dir) / "export"), merged)
+
+    def explain(
+        self,
+        model: L.LightningModule,
+        datamodule: RatingsDataModule,
+        target: str = "",
+        user: str | None = None,
+        liked: list[str] | str | None = None,
+        disliked: list[str] | str | None = None,
+        json: bool = False,
+        ckpt_path: str | None = None,
+    ) -> None:
+        """Explain one choice: the sentence, the scores, and which title of the history moved them most.
+
+        Args:
+            model: of an ExpCTR run.
+            datamodule: of the run.
+            target: what is asked about: a title or an item's id (id:7, where a title reads like an id).
+            user: who is asked about: an id as in the ratings file.
+            liked: or somebody else, by titles that they like, oldest first: a JSON list, or separated by |.
+            disliked: titles that they dislike, likewise.
+            json: print one line of JSON, whose keys expctr.evaluation.explain.answer describes.
+            ckpt_path: a checkpoint; default the run's newest.
+        """
+        if not isinstance(model, ExpCTRModule):
+            raise UserError(
+                f"{type(model).__name__} writes no sentence that could be explained: explain needs a config whose "
+                "model is ExpCTRModule; the scores of this one are written by expctr predict"
+            )
+        datamodule.setup()
+        question = ask(datamodule, user, liked, disliked, target)
+        datamodule.asked = question.rows
+        others = [callback for callback in vars(self)["callbacks"] if not isinstance(callback, ResultWriter)]
+        self.callbacks = [*others, Explanation(question, json)]
+        self.predict(model, None, datamodule, return_predictions=False, ckpt_path=ckpt_path, weights_only=True)
+
 
 class SaveRunConfig(SaveConfigCallback):
     """Writes the config into the run folder; a later test, or going on, leaves the run's own as it is."""
@@ -89,9 +149,9 @@ class ExpCTRCLI(LightningCLI):
 
     @staticmethod
     def subcommands() -> dict[str, set[str]]:
-        """Lightning's, `prepare` and `plan`."""
-        own = {"model", "datamodule"}
-        return {**LightningCLI.subcommands(), "prepare": own, "plan": own}
+        """Lightning's, and those of `Trainer`."""
+        ours = {command: {"model", "datamodule"} for command in ("prepare", "plan", "export", "explain")}
+        return {**LightningCLI.subcommands(), **ours}
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         """A group of options for each callback, and defaults that the stages need."""
@@ -118,6 +178,8 @@ class ExpCTRCLI(LightningCLI):
         config = self.config[self.subcommand] if self.subcommand else self.config
         if "weights_only" in config:
             config.weights_only = True  # a checkpoint may come from anywhere
+        if self.subcommand == "explain":
+            config.trainer.logger = config.trainer.enable_progress_bar = False  # it prints an answer and nothing else
         folder = Path(config.trainer.default_root_dir or ".") / "checkpoints"
         found = checkpoints(folder)
         if self.subcommand == "fit":
@@ -130,7 +192,7 @@ class ExpCTRCLI(LightningCLI):
                     f"{folder.parent} holds a run, saved last at {found[-1].stem}: go on with it by --ckpt_path last, "
                     "or give another folder by --trainer.default_root_dir"
                 )
-        elif self.subcommand not in ("validate", "test", "predict"):
+        elif self.subcommand not in ("validate", "test", "predict", "export", "explain"):
             return
         elif config.ckpt_path in (None, "last"):
             if not found:
@@ -138,6 +200,12 @@ class ExpCTRCLI(LightningCLI):
             config.ckpt_path = str(found[-1])
         if config.ckpt_path and not Path(config.ckpt_path).exists():
             raise UserError(f"ckpt_path: there is no {config.ckpt_path}; --ckpt_path last takes the run's newest")
+        if config.ckpt_path and (wrong := fault(Path(config.ckpt_path))):
+            good = next((path for path in reversed(found) if not fault(path)), None)
+            mend = (
+                f"the newest good one of this run is {good}: --ckpt_path {good}" if good else "this run has no good one"
+            )
+            raise UserError(f"ckpt_path: {config.ckpt_path} cannot be used: {wrong}; {mend}")
         if config.ckpt_path and Path(config.ckpt_path).resolve().parent == folder.resolve():
             self._check_same(config, folder.parent / "config.yaml")
 
@@ -157,6 +225,11 @@ class ExpCTRCLI(LightningCLI):
                 "; ".join(changes[:3])
                 + f"{'; ...' if changes[3:] else ''}: give the run's value, or another --trainer.default_root_dir"
             )
+
+    def before_fit(self) -> None:
+        """Keep other fits out of the run's folder."""
+        if self.trainer.is_global_zero:
+            self._lock = hold(Path(self.trainer.default_root_dir))
 
     def instantiate_classes(self) -> None:
         """Make model, data and trainer; what these refuse is a matter of the config."""
@@ -206,14 +279,15 @@ def run(args: ArgsType = None) -> None:
         )
     except UserError as error:
         said = "; ".join([str(error), *getattr(error, "__notes__", [])])
-        Console(stderr=True).print(f"[bold red]error:[/] {escape(said)}", highlight=False, soft_wrap=True)
+        Console(stderr=True).print(f"[bold red]error:[/] {escape(printable(said))}", highlight=False, soft_wrap=True)
         raise SystemExit(2) from error
     except (KeyboardInterrupt, SystemExit) as stop:
         if not isinstance(stop.__context__ or stop, KeyboardInterrupt):  # Lightning turns the one into the other
             raise
-        notes = getattr(stop.__context__ or stop, "__notes__", [])
-        print("; ".join(["stopped", *notes]), file=sys.stderr)
-        raise SystemExit(130) from None
+        cause = stop.__context__ or stop
+        print("; ".join(["stopped", *getattr(cause, "__notes__", [])]), file=sys.stderr)
+        number = cause.number if isinstance(cause, Stopped) else signal.SIGINT
+        raise SystemExit(128 + number) from None
 
 
 def _changes(now: Any, made: Any, name: str) -> Iterator[str]:

@@ -13,6 +13,11 @@ class BadRunError(UserError):
     """
 
 
+def printable(text: str) -> str:
+    """Text that a terminal takes nothing but letters from: control, format and unassigned characters become spaces."""
+    return "".join(c if c.isprintable() else " " for c in text)
+
+
 def check_range(group: str, options: object, **bounds: tuple[float, float]) -> None:
     """Refuse numbers out of range, where a config is read and not an hour later.
 

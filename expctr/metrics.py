@@ -2,6 +2,7 @@
 
 import math
 import warnings
+from collections.abc import Iterator, Mapping
 from typing import NamedTuple
 
 import torch
@@ -12,6 +13,17 @@ from torchmetrics.functional.classification import binary_auroc
 
 METRICS = ("auc", "logloss", "mae", "rmse", "mse")
 """The keys of `ctr_metrics`, in the order of the paper's Table 1; MSE is named in its text only."""
+
+
+class Estimate(NamedTuple):
+    """A metric and the bounds of its interval; nan where undefined."""
+
+    value: float
+    low: float
+    high: float
+
+
+UNDEFINED = Estimate(math.nan, math.nan, math.nan)
 
 
 def ctr_metrics(scores: Tensor, labels: Tensor) -> dict[str, float]:
@@ -61,10 +73,40 @@ def bootstrap_intervals(
     _check(scores, labels)
     if len(scores) == 0:
         return dict.fromkeys(METRICS, (math.nan, math.nan))
-    tail = (1 - level) / 2
-    bounds = torch.tensor([tail, 1 - tail], dtype=torch.float64)
-    low, high = bootstrap(scores, labels, n, seed).nanquantile(bounds, dim=0)
+    low, high = bootstrap(scores, labels, n, seed).nanquantile(_bounds(level), dim=0)
     return {name: (float(low[i]), float(high[i])) for i, name in enumerate(METRICS)}
+
+
+def estimate(value: float, resampled: Tensor, level: float = 0.95) -> Estimate:
+    """A value with its percentile bootstrap interval.
+
+    Args:
+        value: of all rows.
+        resampled: the same of each resample, `[n]`; nan where it is undefined.
+        level: probability mass between the bounds.
+    """
+    low, high = resampled.double().nanquantile(_bounds(level)).tolist()
+    return Estimate(value, low, high)
+
+
+def mean_estimates(columns: Mapping[str, Tensor], n: int = 1000, seed: int = 0) -> dict[str, Estimate]:
+    """Means with their 95% percentile bootstrap intervals, over resampled rows.
+
+    Args:
+        columns: by name, a value a row, `[rows]`; a row that has none (nan) is no part of that column's mean.
+        n: resamples.
+        seed: of the resampling; the same seed and number of rows draw the same rows.
+    """
+    if not columns or not len(next(iter(columns.values()))):
+        return dict.fromkeys(columns, UNDEFINED)
+    values = torch.stack([column.detach().cpu().double() for column in columns.values()], 1)
+    known = (~values.isnan()).double()
+    whole = torch.cat([values.nan_to_num() * known, known], 1)
+    sums = torch.cat([weight @ whole for weight in _resamples(len(values), n, seed)])
+    resampled, means = (s[:, : len(columns)] / s[:, len(columns) :] for s in (sums, whole.sum(0, keepdim=True)))
+    return {
+        name: estimate(float(mean), draws) for name, mean, draws in zip(columns, means[0], resampled.T, strict=True)
+    }
 
 
 def bootstrap(scores: Tensor, labels: Tensor, n: int = 1000, seed: int = 0) -> Tensor:
@@ -81,22 +123,15 @@ def bootstrap(scores: Tensor, labels: Tensor, n: int = 1000, seed: int = 0) -> T
     """
     _check(scores, labels)
     scores, labels = scores.detach().cpu(), labels.detach().cpu()
-    rows, error = len(scores), scores.double() - labels.double()
+    error = scores.double() - labels.double()
     per_row = torch.stack([_logloss(scores, labels), error.abs(), error.square()], dim=1)
-    generator = torch.Generator().manual_seed(seed)
     order = scores.argsort()
     _, tie = scores[order].unique_consecutive(return_inverse=True)
     positive = labels[order].double()
 
     parts: list[Tensor] = []
-    done = 0
-    while done < n:
-        count = min(n - done, max(1, 4_000_000 // rows))  # resamples at once: bounds the memory
-        done += count
-        drawn = torch.randint(rows, (count, rows), generator=generator)
-        weight = torch.zeros(count, rows, dtype=torch.float64)
-        weight.scatter_add_(1, drawn, torch.ones_like(drawn, dtype=torch.float64))
-        logloss, mae, mse = (weight @ per_row / rows).unbind(1)
+    for weight in _resamples(len(scores), n, seed):
+        logloss, mae, mse = (weight @ per_row / len(scores)).unbind(1)
         parts.append(torch.stack([_weighted_auc(weight[:, order], positive, tie), logloss, mae, mse.sqrt(), mse], 1))
     return torch.cat(parts)
 
@@ -159,6 +194,23 @@ def calibration(scores: Tensor, labels: Tensor, bins: int = 10) -> Calibration:
     score, rate = (torch.bincount(index, values, minlength=bins) / count for values in (scores, labels))
     gap = ((score - rate).abs() * count).nansum() / max(len(scores), 1)
     return Calibration(float(gap), count, score, rate)
+
+
+def _bounds(level: float) -> Tensor:
+    tail = (1 - level) / 2
+    return torch.tensor([tail, 1 - tail], dtype=torch.float64)
+
+
+def _resamples(rows: int, n: int, seed: int) -> Iterator[Tensor]:
+    """How often each of `n` resamples has each row: float64 `[some of n, rows]`, in parts that bound the memory."""
+    generator = torch.Generator().manual_seed(seed)
+    done = 0
+    while done < n:
+        count = min(n - done, max(1, 4_000_000 // rows))
+        done += count
+        drawn = torch.randint(rows, (count, rows), generator=generator)
+        weight = torch.zeros(count, rows, dtype=torch.float64)
+        yield weight.scatter_add_(1, drawn, torch.ones_like(drawn, dtype=torch.float64))
 
 
 def _logloss(scores: Tensor, labels: Tensor) -> Tensor:

@@ -9,6 +9,7 @@ import json
 import multiprocessing
 import os
 import random
+import resource
 import signal
 import socket
 import sys
@@ -61,11 +62,14 @@ class Sabotage(Callback):
         epoch: when.
         batch: before this training batch; in `validation`, before that batch of it.
         where: while training, validating, or after the checkpoint of the epoch's end.
-        signal: which; 9 ends the process on the spot.
+        signal: which; 9 ends the process on the spot, 0 raises an error in place of a signal.
+        rank: of the process that gets it; none: all.
     """
 
-    def __init__(self, epoch: int, batch: int = 0, where: str = "train", signal: int = 9) -> None:
-        self.place, self.signal = (where, epoch, batch), signal
+    def __init__(
+        self, epoch: int, batch: int = 0, where: str = "train", signal: int = 9, rank: int | None = None
+    ) -> None:
+        self.place, self.signal, self.rank = (where, epoch, batch), signal, rank
 
     def on_train_batch_start(
         self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Any, batch_idx: int
@@ -78,8 +82,39 @@ class Sabotage(Callback):
         self._at("validation", trainer, batch_idx)
 
     def _at(self, where: str, trainer: L.Trainer, batch: int) -> None:
-        if (where, trainer.current_epoch, batch) == self.place:
+        if (where, trainer.current_epoch, batch) == self.place and self.rank in (None, trainer.global_rank):
+            if not self.signal:
+                raise RuntimeError("this rank's own error")
             os.kill(os.getpid(), self.signal)
+
+
+class Slow(Callback):
+    """Never begins its first training batch."""
+
+    def on_train_batch_start(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Any, batch_idx: int
+    ) -> None:
+        time.sleep(LIMIT)
+
+
+class FullDisk(Callback):
+    """Leaves room for no file of more than so many bytes from some training batch on.
+
+    Args:
+        epoch: when.
+        batch: when.
+        room: in bytes.
+    """
+
+    def __init__(self, epoch: int, batch: int, room: int = 60_000) -> None:
+        self.place, self.room = (epoch, batch), room
+
+    def on_train_batch_start(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Any, batch_idx: int
+    ) -> None:
+        if (trainer.current_epoch, batch_idx) == self.place:
+            signal.signal(signal.SIGXFSZ, signal.SIG_IGN)  # an error then, as from a full disk, and no signal
+            resource.setrlimit(resource.RLIMIT_FSIZE, (self.room, self.room))
 
 
 class Poison(Callback):
@@ -142,6 +177,15 @@ def kill(epoch: int, batch: int = 0, where: str = "train", number: int = signal.
     place = {"epoch": epoch, "batch": batch, "where": where, "signal": int(number)}
     args = [f"--trainer.callbacks.init_args.{name}={value}" for name, value in place.items()]
     return ["--trainer.callbacks+=running.Sabotage", *args]
+
+
+def sharded(ranks: int) -> list[str]:
+    """Arguments that have so many ranks train together, everything sharded."""
+    return [
+        f"--config={TESTS.parent / 'configs' / 'fsdp.yaml'}",
+        f"--trainer.devices={ranks}",
+        f"--trainer.strategy.init_args.data_parallel_size={ranks}",
+    ]
 
 
 def poison(epoch: int, batch: int, what: str) -> list[str]:

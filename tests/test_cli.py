@@ -12,6 +12,8 @@ import pytest
 import yaml
 from running import LIMIT, TESTS, Curves, World, curves, expctr, kill, movielens, poison
 
+from expctr.report.render import render
+from expctr.report.run import read_run
 from expctr.training.checkpoint import checkpoints
 
 CONFIGS = TESTS.parent / "configs"
@@ -245,7 +247,7 @@ print(*ExpCTRCLI.subcommands())
     assert done.returncode == 0, done.stderr
     *overview, commands = done.stdout.splitlines()
     listed = [line.split()[0] for line in overview if line.startswith("  ")]
-    assert sorted(listed) == sorted(commands.split())
+    assert sorted(listed) == sorted([*commands.split(), "report"])  # which needs no LightningCLI
 
 
 def test_help_names_every_option_with_its_doc() -> None:
@@ -305,19 +307,38 @@ def test_the_shipped_configs_merge_with_their_overlays(name: str) -> None:
 
 
 def test_ctrl_c_says_how_to_go_on(world: World) -> None:
-    outcome = expctr("fit", *world.options("interrupted"), *kill(0, 3, number=signal.SIGINT))
+    outcome = expctr("fit", *world.options("interrupted"), *kill(0, 2, number=signal.SIGINT))
     assert outcome.code == 130
-    assert outcome.output.splitlines()[-1] == "stopped; go on with --ckpt_path last"
+    assert outcome.output.splitlines()[-1] == "stopped; saved as epoch=0000-batch=000003; go on with --ckpt_path last"
+    assert "saving after this batch" in outcome.output
     assert "Traceback" not in outcome.output
-    assert sorted(p.name for p in (world.folder / "interrupted" / "checkpoints").iterdir()) == [
-        "epoch=0000-batch=000002.ckpt"
-    ]
+    assert "epoch=0000-batch=000003.ckpt" in saved(world, "interrupted")
 
 
-def test_without_a_checkpoint_ctrl_c_promises_nothing(world: World) -> None:
-    outcome = expctr("fit", *world.options("interrupted-at-once"), *kill(0, 1, number=signal.SIGINT))
+def test_a_second_ctrl_c_stops_at_once(world: World) -> None:
+    twice = [*kill(0, 1, number=signal.SIGINT), *kill(0, 1, number=signal.SIGINT)]
+    outcome = expctr("fit", *world.options("interrupted-at-once"), *twice)
     assert outcome.code == 130
     assert outcome.output.splitlines()[-1] == "stopped"
+    assert saved(world, "interrupted-at-once") == []
+
+
+def test_sigterm_in_validation_saves_after_it_and_stops(world: World) -> None:
+    options = world.options("terminated")
+    outcome = expctr("fit", *options, *kill(0, 1, where="validation", number=signal.SIGTERM))
+    assert outcome.code == 128 + signal.SIGTERM
+    assert saved(world, "terminated")[-1] == "epoch=0001-batch=000000.ckpt"
+    assert "Traceback" not in outcome.output
+
+
+def test_sigusr1_saves_and_goes_on(run: Path, world: World) -> None:
+    one_stage = ["--stages.rounds=0", "--checkpoint.keep=9"]
+    expctr("fit", *world.options("saved"), *one_stage, *kill(0, 2, number=signal.SIGUSR1)).ok()
+    assert [name[11:23] for name in saved(world, "saved")] == [f"batch={n:06d}" for n in (2, 3, 4, 0)]
+
+
+def saved(world: World, name: str) -> list[str]:
+    return [path.name for path in checkpoints(world.folder / name / "checkpoints")]
 
 
 def test_a_finished_run_asked_to_go_on_stays_as_it_is(run: Path, world: World) -> None:
@@ -352,6 +373,18 @@ def test_test_prints_and_writes_the_table(run: Path, world: World) -> None:
     assert "ExpCTR-Aug" in (run / "table.md").read_text()
     assert "The plan is not finished" not in outcome.output
     assert pl.read_parquet(run / "explanations" / "examples.parquet").height == 2
+
+
+def test_a_run_has_all_that_its_report_shows(run: Path) -> None:
+    read = read_run(run)
+    assert not [note for note in read.notes if "not of the same" in note or "No " in note]
+    assert read.data["splits"]["test"]["samples"] == read.test.height == 12
+    assert {"reward_lc", "reward_ic"} <= set(read.test.columns)
+    for name, label, s_u, reward in read.test.select("sample", "label", "s_u", "reward_lc").rows():
+        assert reward == pytest.approx(1 - abs(label - s_u), abs=1e-6), name
+    page = render([read])
+    assert "Unknown" not in page
+    assert all(f">{stage}</text>" in page for stage in ("LC", "IC 1", "IC 2"))
 
 
 def test_test_says_where_an_unfinished_run_stands(world: World) -> None:

@@ -6,19 +6,16 @@ Usage: python tools/rewards.py RUN_FOLDER
 
 import sys
 from bisect import bisect_right
-from collections.abc import Sequence
 from functools import partial
-from itertools import groupby
 from pathlib import Path
 from statistics import fmean
 
 from plots import figure, save
-from tensorboard.backend.event_processing.event_accumulator import SCALARS, EventAccumulator
+
+from expctr.report.curves import Curves, read, smooth, stages
 
 CURVES = [f"{stage}/reward_{part}" for stage in ("lc", "ic") for part in ("lc", "ic")]
 LABELS = {"lc": "LC reward (Eq. 9)", "ic": "IC reward (Eq. 13)"}
-Curves = dict[str, dict[int, float]]
-"""TensorBoard's scalars: tag -> step -> value, in the order of the steps."""
 
 
 def main() -> None:
@@ -35,30 +32,6 @@ def main() -> None:
         first, last = fmean(values[:tenth]), fmean(values[-tenth:])
         print(f"{name:14} {first:.3f} -> {last:.3f}   (first and last tenth of {len(values)} rollout batches)")
     draw(curves, Path(sys.argv[1]))
-
-
-def read(folder: str) -> Curves:
-    """The curves of a run."""
-    events = EventAccumulator(folder, size_guidance={SCALARS: 0})
-    events.Reload()
-    curves = {}
-    for tag in events.Tags()["scalars"]:
-        by_step = {event.step: event.value for event in events.Scalars(tag)}  # a resumed run has some steps twice
-        curves[tag] = dict(sorted(by_step.items()))
-    return curves
-
-
-def stages(curves: Curves) -> list[tuple[str, list[int]]]:
-    """The run's stages in order, each with its name (`LC`, `CTR 1`, `IC 1`, ...) and the steps that it logged."""
-    marks = {"lc/reward_lc": "LC", "ctr/loss": "CTR", "ctr/loss_without_text": "CTR", "ic/reward_ic": "IC"}
-    steps = sorted((step, stage) for tag, stage in marks.items() for step in curves.get(tag, ()))
-    made: list[tuple[str, list[int]]] = []
-    rounds = {"LC": 0, "CTR": 0, "IC": 0}
-    for stage, group in groupby(dict(steps).items(), key=lambda pair: pair[1]):
-        rounds[stage] += 1
-        name = "LC" if stage == "LC" else f"{stage} {rounds[stage]}"
-        made.append((name, [step for step, _ in group]))
-    return made
 
 
 def draw(curves: Curves, run: Path) -> None:
@@ -93,11 +66,6 @@ def draw(curves: Curves, run: Path) -> None:
         axes.xaxis.get_major_locator().set_params(integer=True)
         axes.set(xlabel="rollout batch", ylabel=LABELS[part])
     save(picture, run / "rewards.png")
-
-
-def smooth(values: Sequence[float], reach: int) -> list[float]:
-    """Means over each value and up to `reach` neighbours on either side."""
-    return [fmean(values[max(0, i - reach) : i + reach + 1]) for i in range(len(values))]
 
 
 if __name__ == "__main__":

@@ -70,6 +70,18 @@ class FieldEmbeddings(nn.Module):
         with torch.no_grad():
             self.weight[PADDING].zero_()
 
+    def layout(self) -> dict[str, dict[str, int]]:
+        """Where each field's rows are, for those who read the table without this class.
+
+        Returns:
+            By field: `size`, how many indices it has; `rows`, how many rows these share; and `start`: an index i of
+            1 or more (hashed first, where `size` is above `rows`) is the row `start` + i.
+        """
+        return {
+            name: {"start": self._start[name], "size": size, "rows": min(size, self.max_rows or size)}
+            for name, size in self._size.items()
+        }
+
     def forward(self, features: Mapping[str, Tensor]) -> Tensor:
         """Look up and pool.
 

@@ -100,6 +100,30 @@ class SentenceEncoder:
         empty = torch.zeros(self.dim)
         return torch.stack([found.get(key, empty) for key in keys]).to(device) if keys else empty.new_zeros(0, self.dim)
 
+    @torch.no_grad()
+    def token_vectors(self, texts: Sequence[str], device: torch.device | str = "cpu") -> list[Tensor]:
+        """Each text's tokens in the last hidden layer, without those that the tokenizer adds, on the CPU.
+
+        Args:
+            texts: any strings; long ones are cut as `encode` cuts them.
+            device: where to encode.
+
+        Returns:
+            float32 `[tokens, dim]` a text.
+        """
+        model, vectors = self._model.to(device), []
+        limit = min(self.options.max_tokens, self._tokenizer.model_max_length)
+        for text in texts:
+            ids: list[int] = self._tokenizer([text], truncation=True, max_length=limit)["input_ids"][0]
+            kept = [i for i, token in enumerate(ids) if token not in self._tokenizer.all_special_ids]
+            if not kept:
+                vectors.append(torch.zeros(0, self.dim))
+                continue
+            features = {"input_ids": torch.tensor([ids]), "attention_mask": torch.ones(1, len(ids), dtype=torch.long)}
+            out = model({name: values.to(device) for name, values in features.items()})
+            vectors.append(out["token_embeddings"][0, kept].float().cpu())
+        return vectors
+
     def _encode(self, texts: list[str], device: torch.device | str) -> Tensor:
         """`[texts, dim]`, in batches of one padded length each."""
         model = self._model.to(device)

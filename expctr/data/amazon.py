@@ -8,6 +8,7 @@ import ast
 import gzip
 import io
 import json
+import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import BinaryIO, cast
@@ -140,9 +141,16 @@ def read_json_lines(path: Path, keys: Mapping[str, Sequence[str]]) -> Table:
 
 def _chunks(path: Path) -> Iterator[list[bytes]]:
     """The file's lines, some tens of MB at a time."""
-    with cast(BinaryIO, gzip.open(path)) if path.suffix == ".gz" else path.open("rb") as file:
-        while lines := file.readlines(_CHUNK):
-            yield lines
+    read = 0
+    try:
+        with cast(BinaryIO, gzip.open(path)) if path.suffix == ".gz" else path.open("rb") as file:
+            while lines := file.readlines(_CHUNK):
+                read += len(lines)
+                yield lines
+    except (OSError, EOFError, zlib.error) as error:  # how much is missing nobody knows, so it is no row to skip
+        raise DataError(
+            f"cannot be read, {path}, after row {read:,}: {error}. Mend: the file is cut short or damaged: get it again"
+        ) from error
 
 
 def _parse(lines: list[bytes], keys: Mapping[str, Sequence[str]]) -> pl.DataFrame:
@@ -165,16 +173,22 @@ def _parse(lines: list[bytes], keys: Mapping[str, Sequence[str]]) -> pl.DataFram
 def _mend(line: bytes, keys: Mapping[str, object]) -> tuple[bytes, str | None]:
     """The keys of a line as strict JSON, and what is wrong with it."""
     try:
-        text = line.decode()
+        text = line.decode("utf-8-sig")
     except UnicodeDecodeError:
         return b"{}", UNDECODABLE
     try:
-        value = json.loads(text)
-    except ValueError:
         try:
+            value = json.loads(text)
+        except ValueError:
             value = ast.literal_eval(text.strip())
-        except (ValueError, SyntaxError, MemoryError, RecursionError):
+        if not isinstance(value, dict):
             return b"{}", NOT_JSON
-    if not isinstance(value, dict):
+        # every value as text: polars reads no NaN and no Infinity, and refuses the whole chunk for one
+        mended = {key: _text(value[key]) for key in keys if value.get(key) is not None}
+    except (TypeError, ValueError, SyntaxError, MemoryError, RecursionError):  # a set, or nested too deeply
         return b"{}", NOT_JSON
-    return json.dumps({key: value[key] for key in keys if key in value}).encode(), None
+    return json.dumps(mended, ensure_ascii=False).encode("utf-8", "replace"), None  # half a character is a "?"
+
+
+def _text(value: object) -> str:
+    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)

@@ -65,7 +65,7 @@ def read_interactions(path: Path) -> Table:
 
 def _read_users(path: Path) -> Table:
     table = read_delimited(path, _USERS, ("user",), encoding="latin-1")
-    age = pl.col("age").cast(pl.Float64, strict=False).cast(pl.Int32)  # some copies write 34.0
+    age = pl.col("age").cast(pl.Float64, strict=False).cast(pl.Int32, strict=False)  # some copies write 34.0
     country = pl.col("location").str.split(",").list.last().str.strip_chars(' \\"').str.to_lowercase()
     return Table(
         table.frame.with_columns(

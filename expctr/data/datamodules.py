@@ -1,7 +1,8 @@
 """The LightningDataModules: a reader, its defaults and its nouns; everything else they share."""
 
+from collections import Counter
 from dataclasses import dataclass
-from functools import partial
+from functools import cached_property, partial
 from math import inf
 from pathlib import Path
 from typing import Any, Literal, Protocol, runtime_checkable
@@ -14,13 +15,14 @@ from torch import Tensor
 
 from expctr.data import amazon, bookcrossing, movielens
 from expctr.data.batch import Nouns
+from expctr.data.catalogue import Catalogue
 from expctr.data.dataset import SampleTable
 from expctr.data.features import Features
 from expctr.data.loader import EpochSampler, ResumableLoader
-from expctr.data.people import read_people
+from expctr.data.people import new_rows, read_people
 from expctr.data.prepare import cached_samples
 from expctr.data.report import SPLITS, PrepareReport, show
-from expctr.data.samples import SampleOptions, make_samples
+from expctr.data.samples import SampleOptions, collect_all, make_samples, ratings_of
 from expctr.data.tables import Table, Tables
 from expctr.errors import check_range
 
@@ -87,6 +89,8 @@ class RatingsDataModule(L.LightningDataModule):
     """Vocabularies fitted on its training rows."""
     report: PrepareReport
     """What became of the raw rows."""
+    asked: pl.DataFrame | None = None
+    """Rows like those of `samples` that `predict` is asked for, in place of `people` and of the test split."""
 
     def __init__(
         self,
@@ -116,8 +120,8 @@ class RatingsDataModule(L.LightningDataModule):
             eval_batch_size: samples in a batch of validation, test and predict.
             balance_rollouts: half of each rollout batch liked, half disliked targets: saying "liked" to everything then
                 earns nothing.
-            people: CSV of new users and items for `predict`, with the columns liked_titles, disliked_titles (separated
-                by `|`) and target_title.
+            people: CSV of new users for `predict`, with the columns liked_titles, disliked_titles (separated by `|`)
+                and target_title, of items known or new.
             seed: seed of the order of training batches (of the samples: `samples.seed`).
             cache_dir: where prepared samples are kept; default `~/.cache/expctr`.
             paper_dataset: whose rows of the paper's Table 1 `test` shows beside ours; null for none.
@@ -152,7 +156,8 @@ class RatingsDataModule(L.LightningDataModule):
     def prepare_data(self) -> None:
         """Makes the samples, unless the cache has them, and prints what became of the raw rows."""
         _, report = self._load()
-        Console().print(show(report))
+        if self.asked is None:
+            Console().print(show(report))
 
     def setup(self, stage: str | None = None) -> None:
         """Loads the samples and fits the vocabularies; the same on every rank."""
@@ -167,9 +172,10 @@ class RatingsDataModule(L.LightningDataModule):
     def table(self, split: str) -> SampleTable:
         """The samples of train, val or test as tensors and titles; made once."""
         if split == "predict":
-            if self.people is None:
-                return self.table("test")
-            return SampleTable.from_texts([person.text for person in read_people(Path(self.people))], self.features)
+            rows = self.asked
+            if rows is None and self.people is not None:
+                rows = new_rows(read_people(Path(self.people)), self.catalogue, self.samples)
+            return self.table("test") if rows is None else SampleTable.from_samples(rows, self.features)
         if split not in self._tables:
             self._tables[split] = SampleTable.from_samples(self.rows(split), self.features)
         return self._tables[split]
@@ -236,6 +242,21 @@ class RatingsDataModule(L.LightningDataModule):
             slices |= {f"warm {name}": warm, f"cold {name}": ~warm}
         return slices
 
+    @cached_property
+    def catalogue(self) -> Catalogue:
+        """The items that have a title, rated or not; read from the raw files."""
+        items = collect_all(self.read().items, "item", self.options.on_bad_row, Counter())
+        return Catalogue(items.filter(pl.col("title").fill_null("") != ""))
+
+    def ratings_of(self, user: str) -> pl.DataFrame:
+        """One user's ratings from the raw files: `item`, `title`, `liked`, oldest first; no row for an unknown user."""
+        return ratings_of(user, self.read(), self.options, self._own_splits())
+
+    def users(self) -> pl.Series:
+        """The ids of all who rated something, in order."""
+        frame = self.read().interactions.frame.select(pl.col("user").unique()).collect(engine="streaming")
+        return frame["user"].drop_nulls().sort()
+
     def rollout_batches(self) -> list[int]:
         """Rows of each rollout batch of an epoch, over all ranks."""
         table = self.table("train")
@@ -256,9 +277,11 @@ class RatingsDataModule(L.LightningDataModule):
         module = self._trainer.lightning_module
         return module if isinstance(module, Staged | ReadsTitles) else None
 
+    def _own_splits(self) -> dict[str, Table]:
+        return {name: self.read_ratings(Path(getattr(self.splits, name))) for name in SPLITS} if self.splits else {}
+
     def _load(self) -> tuple[pl.DataFrame, PrepareReport]:
-        tables = self.read()
-        own = {name: self.read_ratings(Path(getattr(self.splits, name))) for name in SPLITS} if self.splits else {}
+        tables, own = self.read(), self._own_splits()
         files = [*tables.files, *(table.path for table in own.values())]
         return cached_samples(files, self.options, lambda: make_samples(tables, self.options, own), self.cache_dir)
 

@@ -29,20 +29,14 @@ class SampleTable:
 
     @classmethod
     def from_samples(cls, samples: pl.DataFrame, features: Features) -> "SampleTable":
-        """Encodes rows of `samples.make_samples`."""
+        """Encodes rows of `samples.make_samples`; a label that is null becomes NaN."""
         titles = samples.select("target_title", "liked_titles", "disliked_titles").iter_rows()
         return cls(
             torch.from_numpy(samples["sample"].to_numpy().copy()),
-            torch.from_numpy(samples["label"].to_numpy().copy()).float(),
+            torch.from_numpy(samples["label"].cast(pl.Float32).fill_null(float("nan")).to_numpy().copy()),
             features.encode(samples),
             [SampleText(target, tuple(liked), tuple(disliked)) for target, liked, disliked in titles],
         )
-
-    @classmethod
-    def from_texts(cls, texts: Sequence[SampleText], features: Features) -> "SampleTable":
-        """Rows of new people and items: every id unseen, no label (NaN)."""
-        rows = len(texts)
-        return cls(torch.arange(rows), torch.full((rows,), torch.nan), features.encode_unknown(rows), list(texts))
 
     def __len__(self) -> int:
         return len(self.sample)

@@ -133,20 +133,6 @@ class Features:
             encoded["history_liked"] = _padded(marks, lengths, self.history)
         return encoded
 
-    def encode_unknown(self, rows: int) -> dict[str, Tensor]:
-        """The fields of people and items that are known by their titles alone: all unseen.
-
-        Args:
-            rows: how many.
-
-        Returns:
-            As `encode`; lists have one value, and histories in order have none.
-        """
-        unknown = {name: torch.full((rows, 1) if name in self.lists else (rows,), UNSEEN) for name in self.fields}
-        if self.history:
-            unknown |= {name: torch.full((rows, self.history), PADDING) for name in (_HISTORY, "history_liked")}
-        return unknown
-
     def check_same(self, other: "Features") -> None:
         """Checks that two fits agree, as the data of a run and its checkpoint must.
 

@@ -6,6 +6,7 @@ import numpy as np
 import polars as pl
 from rich.console import Group
 from rich.table import Table
+from rich.text import Text
 
 SPLITS = ("train", "val", "test")
 
@@ -68,10 +69,10 @@ def show(report: PrepareReport) -> Group:
     rows = Table(title="Rows", title_justify="left", show_header=False)
     rows.add_row("read", f"{report.rows:,}")
     for reason, count in report.dropped.items():
-        rows.add_row(f"dropped: {reason}", f"{count:,}", f"{count / max(report.rows, 1):.2%}")
+        rows.add_row(_plain(f"dropped: {reason}"), f"{count:,}", f"{count / max(report.rows, 1):.2%}")
     rows.add_row("kept", f"{report.interactions:,}", f"{report.interactions / max(report.rows, 1):.2%}")
     for reason, count in report.side_dropped.items():
-        rows.add_row(f"not used: {reason}", f"{count:,}")
+        rows.add_row(_plain(f"not used: {reason}"), f"{count:,}")
     rows.add_row("users, items", f"{report.users:,}, {report.items:,}")
     rows.add_row("rated items without a title", f"{report.untitled:.2%}")
 
@@ -87,3 +88,8 @@ def show(report: PrepareReport) -> Group:
         notes.append(f"{report.withheld:,} history entries withheld: they are targets of a later split")
     splits.caption, splits.caption_justify = "\n".join(notes), "left"
     return Group(rows, splits)
+
+
+def _plain(reason: str) -> Text:
+    """A reason names a file, which may be called anything: neither markup nor an escape sequence."""
+    return Text("".join(c if c.isprintable() else " " for c in reason))

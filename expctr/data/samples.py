@@ -8,7 +8,7 @@ and the ids: they depend neither on the order of rows in the file nor on a libra
 import hashlib
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
@@ -90,7 +90,7 @@ def make_samples(
         DataError: a bad row (`on_bad_row: error`), no timestamps to order by, or a split without samples.
     """
     report, dropped, side_dropped = PrepareReport(rule=_rule(options)), Counter[str](), Counter[str]()
-    items = _collect_all(tables.items, "item", options.on_bad_row, side_dropped)
+    items = collect_all(tables.items, "item", options.on_bad_row, side_dropped)
     titled = items.filter(pl.col("title").fill_null("") != "")
     sources = splits or {"": tables.interactions}
     events = _clean(_read(sources, options, dropped, report), titled["item"], options, dropped, report)
@@ -117,7 +117,7 @@ def make_samples(
     samples = samples.with_columns(pl.int_range(pl.len(), dtype=pl.Int64).alias("sample"))
     samples = _with_reviews(samples, sources)
     if tables.users is not None:
-        users = _collect_all(tables.users, "user", options.on_bad_row, side_dropped)
+        users = collect_all(tables.users, "user", options.on_bad_row, side_dropped)
         users = users.rename({c: f"user_{c}" for c in users.columns if c != "user"})
         samples = samples.join(users, on="user", how="left", maintain_order="left")
     report.dropped, report.side_dropped = dict(dropped), dict(side_dropped)
@@ -132,6 +132,36 @@ def make_samples(
     return samples, report
 
 
+def ratings_of(
+    user: str, tables: Tables, options: SampleOptions, splits: Mapping[str, Table] | None = None
+) -> pl.DataFrame:
+    """What one user's histories are made of, by the rules of `make_samples` but without its minima.
+
+    Args:
+        user: the id.
+        tables: as for `make_samples`.
+        options: as for `make_samples`.
+        splits: as for `make_samples`: of these, train alone.
+
+    Returns:
+        `item`, `title`, `liked`, oldest first; no row for a user that has no ratings.
+
+    Raises:
+        DataError: a bad row of the user, or no rating of an item with a title.
+    """
+    name, table = ("train", splits["train"]) if splits else ("", tables.interactions)
+    own = table.frame.filter(pl.col("user") == user).collect(engine="streaming")
+    if own.is_empty():
+        return pl.DataFrame(schema={"item": pl.String, "title": pl.String, "liked": pl.Boolean})
+    items = collect_all(tables.items, "item", options.on_bad_row, Counter()).select("item", "title")
+    titled = items.filter(pl.col("title").fill_null("") != "")
+    report, dropped = PrepareReport(), Counter[str]()
+    events = _read({name: Table(own.lazy(), table.path)}, options, dropped, report)
+    events = _clean(events, titled["item"], replace(options, min_ratings=1), dropped, report)
+    rated = _ordered(events, options).select(pl.col("item").cast(pl.String), liked=_liked(options))
+    return rated.join(titled, on="item", how="left", maintain_order="left").select("item", "title", "liked")
+
+
 def _rule(options: SampleOptions) -> str:
     sign = ">=" if options.threshold_op == "ge" else ">"
     zeros = "" if options.zero_ratings == "keep" else ", zeros dropped"
@@ -143,8 +173,15 @@ def _liked(options: SampleOptions) -> pl.Expr:
     return rating >= options.threshold if options.threshold_op == "ge" else rating > options.threshold
 
 
-def _collect_all(table: Table, key: str, on_bad_row: OnBadRow, dropped: Counter[str]) -> pl.DataFrame:
-    """A small table with all its own columns, one row a key."""
+def collect_all(table: Table, key: str, on_bad_row: OnBadRow, dropped: Counter[str]) -> pl.DataFrame:
+    """A small table with all its own columns, one row a key.
+
+    Args:
+        table: the items or the users.
+        key: their id's column.
+        on_bad_row: as `Table.collect`.
+        dropped: counts what is left out; added to in place.
+    """
     own = [c for c in table.frame.collect_schema().names() if c not in ("row", "line", "problem", "column")]
     frame = table.collect(own, on_bad_row, dropped)
     unique = frame.unique(key, keep="first", maintain_order=True)

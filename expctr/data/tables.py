@@ -238,7 +238,7 @@ def typed_ratings(frame: pl.LazyFrame, low: float, high: float) -> pl.LazyFrame:
         high: the highest.
     """
     rating = pl.col("rating").cast(pl.Float32, strict=False)
-    time = pl.col("timestamp").cast(pl.Float64, strict=False).cast(pl.Int64)
+    time = pl.col("timestamp").cast(pl.Float64, strict=False).cast(pl.Int64, strict=False)  # inf is none
     time = pl.when(time > _MILLISECONDS).then(time // 1000).otherwise(time)
     problem = (
         pl.when(pl.col("problem").is_not_null())

@@ -5,14 +5,13 @@ from math import inf
 from typing import Any
 
 import lightning as L
-import torch
 from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.loggers import TensorBoardLogger
 
 from expctr.errors import UserError, check_range
 from expctr.evaluation import textstats
+from expctr.evaluation.results import evaluated_rewards
 from expctr.modules.expctr import ExpCTRModule
-from expctr.rewards import alignment, text_gain
 from expctr.training.checkpoint import RunCheckpoint
 
 _MEANING = {
@@ -180,23 +179,12 @@ def _signs(rows: list[dict[str, Any]]) -> dict[str, float]:
 
 def _gaps(module: ExpCTRModule, rows: list[dict[str, Any]]) -> dict[str, float]:
     """By how much each reward of the rows is above validation's."""
-    columns, metric = module.evaluated, module.explainer.reward.metric
-    tensors = {name: torch.tensor(columns[name]) for name in ("s_u", "s_r", "s_0", "label") if name in columns}
-    held_out = {}
-    if "s_u" in tensors:
-        held_out["lc"] = alignment(tensors["s_u"], tensors["label"], metric)
-    if "s_r" in tensors:
-        gain = text_gain(tensors["s_r"], tensors["s_0"], tensors["label"], module.ic.delta)
-        held_out["ic"] = alignment(tensors["s_r"], tensors["label"], metric) + gain
     return {
-        f"reward_{name}_gap": textstats.reward_gap(
-            [row[f"reward_{name}"] for row in rows],
-            [row["label"] for row in rows],
-            rewards.tolist(),
-            columns["label"],
+        f"{name}_gap": textstats.reward_gap(
+            [row[name] for row in rows], [row["label"] for row in rows], rewards, module.evaluated["label"]
         )
-        for name, rewards in held_out.items()
-        if rows and f"reward_{name}" in rows[0]
+        for name, rewards in evaluated_rewards(module).items()
+        if rows and name in rows[0]
     }
 
 

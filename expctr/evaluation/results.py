@@ -1,7 +1,8 @@
 """What people read of a run: tables of explanations, the result table, the predictions."""
 
+import json
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from itertools import islice
 from math import inf
 from pathlib import Path
@@ -22,11 +23,13 @@ from expctr.data.batch import Batch, SampleText
 from expctr.data.datamodules import RatingsDataModule
 from expctr.distributed import all_gather_objects
 from expctr.errors import check_range
+from expctr.evaluation import audit, quality
 from expctr.evaluation.table import ResultTable
+from expctr.evaluation.tested import Told, ask, tell
 from expctr.metrics import ctr_metrics
 from expctr.modules.expctr import ExpCTRModule
 from expctr.modules.scorer import ScoringModule
-from expctr.rewards import alignment
+from expctr.rewards import alignment, text_gain
 from expctr.training.checkpoint import position
 
 ROWS = {"ICL": "s_icl", "DeepFM": "s_plain", "ExpCTR-LLM": "s_u", "ExpCTR-Aug": "s_r"}
@@ -46,12 +49,21 @@ class ResultWriter(Callback):
 
     Args:
         examples: how many explanations are shown.
+        counterfactual_rows: of how many test rows the prompts are changed and explained anew, to see whether the
+            explanation follows (about a dozen explanations a row); 0 for none.
     """
 
-    def __init__(self, examples: int = 8) -> None:
-        self.examples = examples
-        check_range("results", self, examples=(0, inf))
+    def __init__(self, examples: int = 8, counterfactual_rows: int = 64) -> None:
+        self.examples, self.counterfactual_rows = examples, counterfactual_rows
+        check_range("results", self, examples=(0, inf), counterfactual_rows=(0, inf))
         self._scored: list[pl.DataFrame] = []
+
+    def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
+        """What became of the raw rows, in the run's `data.json`."""
+        if stage in ("fit", "test") and trainer.is_global_zero:
+            folder = _folder(trainer)
+            folder.mkdir(parents=True, exist_ok=True)
+            (folder / "data.json").write_text(json.dumps(asdict(_data(trainer).report), indent=2) + "\n", "utf-8")
 
     def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """A text table of explanations in TensorBoard; where validation is all there is, the metrics on the console."""
@@ -118,13 +130,18 @@ class ResultWriter(Callback):
             return
         if not isinstance(pl_module, ExpCTRModule):
             return
+        columns, texts = pl_module.evaluated, _texts(pl_module, "test")
+        given = [pl_module.explainer.prompts.shown(texts[sample]) for sample in columns["sample"]]
+        asked = ask(pl_module, given, self.counterfactual_rows)  # by all ranks: the models may be sharded
         if not trainer.is_global_zero:
             return
-        columns, texts = pl_module.evaluated, _texts(pl_module, "test")
+        columns = {**columns, **evaluated_rewards(pl_module)}
+        told = tell(pl_module, given, asked)
         examples = self._before_and_after(columns, texts)
         folder, console = pl_module.folder, Console()
         (folder / "explanations").mkdir(parents=True, exist_ok=True)
-        pl.DataFrame(columns).write_parquet(folder / "explanations" / "test.parquet")
+        frame = pl.DataFrame({**columns, **told.columns}, schema_overrides=told.schema)
+        frame.write_parquet(folder / "explanations" / "test.parquet")
         pl.DataFrame(examples).write_parquet(folder / "explanations" / "examples.parquet")
         _latest(pl_module).write_parquet(folder / "explanations" / "latest.parquet")
         for row in examples:
@@ -141,7 +158,7 @@ class ResultWriter(Callback):
         )
         if standing := _standing(trainer, pl_module):
             console.print(standing)
-        _write(trainer, list(systems), scores, columns["sample"], columns["label"], sources)
+        _write(trainer, list(systems), scores, columns["sample"], columns["label"], sources, told)
 
     def on_predict_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """One row a sample in `predictions.parquet`: ids, explanation, s_u, s_r; else ids and score."""
@@ -174,6 +191,19 @@ class ResultWriter(Callback):
             {"target": texts[sample].target, "label": int(label), "before": before, "after": after}
             for sample, label, before, after in islice(rows, self.examples)
         ]
+
+
+def evaluated_rewards(module: ExpCTRModule) -> dict[str, list[float]]:
+    """The raw rewards of the explanations evaluated last, as far as they have the scores: `reward_lc`, `reward_ic`."""
+    columns, metric = module.evaluated, module.explainer.reward.metric
+    tensors = {name: torch.tensor(columns[name]) for name in ("s_u", "s_r", "s_0", "label") if name in columns}
+    rewards = {}
+    if "s_u" in tensors:
+        rewards["reward_lc"] = alignment(tensors["s_u"], tensors["label"], metric).tolist()
+    if "s_r" in tensors:
+        gain = text_gain(tensors["s_r"], tensors["s_0"], tensors["label"], module.ic.delta)
+        rewards["reward_ic"] = (alignment(tensors["s_r"], tensors["label"], metric) + gain).tolist()
+    return rewards
 
 
 def _texts(module: ExpCTRModule, split: str) -> dict[int, SampleText]:
@@ -220,6 +250,7 @@ def _write(
     samples: list[int],
     labels: list[float],
     sources: Mapping[str, Tensor] = {},
+    told: Told | None = None,
 ) -> None:
     """The table (console, `table.json`, `table.md`), and each row's scores in `scores.parquet`.
 
@@ -230,6 +261,7 @@ def _write(
         samples: the rows' sample ids.
         labels: the rows'.
         sources: scores of trained models on other explanations.
+        told: what there is to say of the explanations.
     """
     data, folder = _data(trainer), _folder(trainer)
     place = torch.tensor(samples) - data.table("test").sample[0]
@@ -238,10 +270,16 @@ def _write(
     paper = data.paper_dataset or ""
     table = ResultTable.from_scores(scores, _tensor(labels), rate, paper, sources=sources, slices=slices)
     table = replace(table, systems={name: table.systems.get(name, {}) for name in systems})
+    if told is not None:
+        short = {"Explanations": quality.lines(told.quality), "Audit": audit.lines(told.audit)}
+        short["Left out"] = [f"- {note}" for note in told.notes]
+        table = replace(table, quality=told.quality, audit=told.audit, notes=told.notes, short=short)
     table.write(folder)
     columns = {name: values.tolist() for name, values in scores.items()}
     pl.DataFrame({"sample": samples, "label": labels, **columns}).write_parquet(folder / "scores.parquet")
     Console().print(table)
+    for line in table.short_lines():
+        Console().print(Text(line))
 
 
 def _data(trainer: L.Trainer) -> RatingsDataModule:

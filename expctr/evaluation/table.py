@@ -12,7 +12,15 @@ from rich.table import Table
 from rich.text import Text
 from torch import Tensor
 
-from expctr.metrics import METRICS, bootstrap_intervals, constant_logloss, ctr_metrics, label_entropy
+from expctr.metrics import (
+    METRICS,
+    UNDEFINED,
+    Estimate,
+    bootstrap_intervals,
+    constant_logloss,
+    ctr_metrics,
+    label_entropy,
+)
 
 SYSTEMS = ("ICL", "DeepFM", "ExpCTR-LLM", "ExpCTR-Aug")
 """The rows that every table has, in this order; those without scores show dashes."""
@@ -85,14 +93,6 @@ _HEADINGS = ("AUC ↑", "LogLoss ↓", "MAE ↓", "RMSE ↓", "MSE ↓")
 _ABSENT = "-"
 
 
-class Estimate(NamedTuple):
-    """A metric and the bounds of its bootstrap interval; nan where undefined."""
-
-    value: float
-    low: float
-    high: float
-
-
 class Slice(NamedTuple):
     """Some of the test rows."""
 
@@ -115,6 +115,10 @@ class ResultTable:
         sources: the same of trained models that were given other explanations than their own.
         slices: the systems on some of the test rows, such as those of new users, by the slice's name.
         level: probability mass of the intervals.
+        quality: what the explanations are like to read (`quality.measure`), of the trained and the untrained model.
+        audit: where their gain comes from, and what they follow (`audit`).
+        notes: what there was nothing to say of, and why.
+        short: the short form of both, by heading.
     """
 
     dataset: str
@@ -127,6 +131,10 @@ class ResultTable:
     sources: dict[str, dict[str, Estimate]] = field(default_factory=dict)
     slices: dict[str, Slice] = field(default_factory=dict)
     level: float = 0.95
+    quality: dict[str, Any] = field(default_factory=dict)
+    audit: dict[str, Any] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
+    short: dict[str, list[str]] = field(default_factory=dict)
 
     @classmethod
     def from_scores(
@@ -219,13 +227,18 @@ class ResultTable:
                 name: {"rows": part.rows, "systems": numbers(part.systems)} for name, part in self.slices.items()
             },
             "paper": self.paper,
+            **{
+                name: _json(found)
+                for name, found in (("quality", self.quality), ("audit", self.audit), ("notes", self.notes))
+                if found
+            },
         }
 
     def to_markdown(self) -> str:
         """The table in GitHub's Markdown, the summary below it."""
         lines = [("", *_HEADINGS), ("---", *("---:" for _ in _HEADINGS)), *self._cells("{} ({}–{})")]
         rows = ["| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines]
-        about = [self._note(), "", self.summary, "", *self._source_lines(), *self._slice_lines()]
+        about = [self._note(), "", self.summary, "", *self._source_lines(), *self._slice_lines(), *self.short_lines()]
         return "\n".join([*rows, "", *about])
 
     def __rich__(self) -> Table:
@@ -266,15 +279,18 @@ class ResultTable:
             shown.append(f"- {name} ({part.rows:,} rows): {', '.join(aucs)}")
         return ["AUC by what the training rows hold:", "", *shown, ""] if shown else []
 
+    def short_lines(self) -> list[str]:
+        """Quality and audit, a line each."""
+        return [line for heading, shown in self.short.items() if shown for line in (f"{heading}:", "", *shown, "")]
+
     def _note(self) -> str:
         paper = f" The paper's rows are its own, on {self.dataset}." if self.paper else ""
         return f"Ranges are {self.level:.0%} bootstrap intervals over the test rows.{paper}"
 
     def _cells(self, layout: str) -> list[tuple[str, ...]]:
         """The table's lines as text, the paper's last; `layout` has places for a value and its bounds."""
-        undefined = Estimate(math.nan, math.nan, math.nan)
         ours = [
-            (name, *(_with_interval(row.get(metric, undefined), layout) for metric in METRICS))
+            (name, *(_with_interval(row.get(metric, UNDEFINED), layout) for metric in METRICS))
             for name, row in self.systems.items()
         ]
         papers = [
@@ -282,6 +298,13 @@ class ResultTable:
             for name, row in self.paper.items()
         ]
         return [*ours, *papers]
+
+
+def _json(found: Any) -> Any:
+    """Estimates as dicts, what is no number as null."""
+    if isinstance(found, Estimate):
+        return {name: _finite(value) for name, value in found._asdict().items()}
+    return {name: _json(value) for name, value in found.items()} if isinstance(found, Mapping) else found
 
 
 def _number(value: float) -> str:

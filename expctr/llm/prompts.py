@@ -104,11 +104,15 @@ class Prompts:
 
     def explanation(self, texts: Sequence[SampleText]) -> list[list[int]]:
         """Token ids of the prompts that ask for an explanation."""
-        return [self._with_history(self.options.explanation, text) for text in texts]
+        return [self._with_history(self.options.explanation, text)[0] for text in texts]
+
+    def shown(self, text: SampleText) -> SampleText:
+        """The titles as the prompt for an explanation shows them; histories without what was left out."""
+        return self._with_history(self.options.explanation, text)[1]
 
     def icl(self, texts: Sequence[SampleText]) -> list[list[int]]:
         """Token ids of the prompts that ask for the choice directly."""
-        return [self._with_history(self.options.icl, text) for text in texts]
+        return [self._with_history(self.options.icl, text)[0] for text in texts]
 
     def lc(self, texts: Sequence[SampleText], reasons: Sequence[str], include_title: bool) -> list[list[int]]:
         """Token ids of the prompts that ask for the choice given an explanation (Eq. 8)."""
@@ -152,13 +156,13 @@ class Prompts:
         self.cut["titles"] += cut
         return text
 
-    def _with_history(self, template: str, text: SampleText) -> list[int]:
+    def _with_history(self, template: str, text: SampleText) -> tuple[list[int], SampleText]:
         liked, disliked = [self.title(t) for t in text.liked], [self.title(t) for t in text.disliked]
         target = self.title(text.target)
         while True:
             ids = self.encode(self._fill(template, liked=liked, disliked=disliked, target=target))
             if len(ids) <= self.options.prompt_tokens:
-                return ids
+                return ids, SampleText(target, tuple(liked), tuple(disliked))
             longer = liked if len(liked) >= len(disliked) else disliked
             if not longer:
                 raise UserError(

@@ -14,16 +14,16 @@ from torch import Tensor
 from torch.optim.lr_scheduler import LRScheduler
 
 from expctr.ctr.text import EncoderOptions, SentenceEncoder
-from expctr.data.batch import Batch
+from expctr.data.batch import Batch, SampleText
 from expctr.data.explanations import ExplanationStore
 from expctr.data.features import Features
-from expctr.distributed import all_gather_objects, all_mean_std, all_sum, rank
+from expctr.distributed import all_gather_objects, all_mean_std, all_sum, rank, world_size
 from expctr.errors import BadRunError, UserError
 from expctr.llm.sharding import shard, unsharded
 from expctr.metrics import ctr_metrics
 from expctr.modules.ctr import TOO_FAST, CTRModule
 from expctr.modules.explainer import PPOExplainerModule
-from expctr.modules.guard import DIVERGED, IMPRECISE, Guard, named
+from expctr.modules.guard import DIVERGED, IMPRECISE, Guard, check_weights, named, section
 from expctr.modules.options import ICOptions
 from expctr.modules.plan import PlanEntry
 from expctr.rewards import alignment, text_gain
@@ -67,7 +67,8 @@ class ExpCTRModule(L.LightningModule):
         self.skipped_updates = 0
         """Rollout batches so far whose rewards were all equal."""
         self._vectors: Tensor | None = None
-        self._text_mean = torch.zeros(())
+        self.text_mean = torch.zeros(())
+        """Taken off every explanation's vector, `[dim]`; a single 0 where vectors are not centred."""
         self._columns: list[dict[str, Any]] = []
         self.evaluated: dict[str, list[Any]] = {}
         """Columns of the last validation, test or prediction, by name, in the order of the samples."""
@@ -332,13 +333,13 @@ class ExpCTRModule(L.LightningModule):
         """Vectors z of explanations (Eq. 11), `[texts, dim]`; 0 for an empty one."""
         vectors = self.encoder.encode(texts, self.device)
         written = torch.tensor([bool(text.strip()) for text in texts], device=vectors.device)
-        return vectors - written[:, None] * self._text_mean.to(vectors)
+        return vectors - written[:, None] * self.text_mean.to(vectors)
 
     def _centre_text(self) -> None:
         """Let z = 0 be the mean of the training explanations that this stage learns from."""
         texts = [text for text in self.store.texts(self.data.table("train").sample.tolist()) if text.strip()]
         if texts:
-            self._text_mean = self.encoder.encode(texts, self.device).double().mean(0).float()
+            self.text_mean = self.encoder.encode(texts, self.device).double().mean(0).float()
         self._vectors = None
 
     def on_train_epoch_end(self) -> None:
@@ -425,16 +426,36 @@ class ExpCTRModule(L.LightningModule):
         """The CTR model's score of each test row with the explanation of another one (its own, where it is alone)."""
         circle = torch.randperm(len(samples), generator=torch.Generator().manual_seed(seed_of(self.seed))).tolist()
         others = dict(zip(circle, circle[1:] + circle[:1], strict=True))
+        return self.reread(samples, [texts[others[i]] for i in range(len(samples))])
+
+    def reread(self, samples: Sequence[int], texts: Sequence[str]) -> list[float]:
+        """The CTR model's scores of test rows with these explanations in place of their own; asked on all ranks alike.
+
+        Args:
+            samples: ids of test rows, any of them several times.
+            texts: an explanation each.
+        """
         table = self.data.table("test")
         position = {sample: i for i, sample in enumerate(table.sample.tolist())}
         rows = table.batch([position[sample] for sample in samples], with_text=False)
         batch: Batch = self.transfer_batch_to_device(rows, self.device, 0)
-        vectors = self._embed([texts[others[i]] for i in range(len(samples))])
-        return [float(score) for score in self.ctr.score(batch, vectors)]
+        return [float(score) for score in self.ctr.score(batch, self._embed(texts))]
+
+    def rewrite(self, prompts: Sequence[SampleText]) -> tuple[list[str], list[float]]:
+        """Greedy explanations of any prompts, and their s_u; asked on all ranks alike, which share the work."""
+        size, written = self.data.eval_batch_size, []
+        with unsharded(self.explainer.model):
+            for start in range(0, len(prompts), size):
+                places = range(start, min(start + size, len(prompts)))[rank() :: world_size()]
+                rows = [prompts[i] for i in places]
+                texts = self.explainer.explain(rows)[1] if rows else []
+                written += list(zip(places, texts, self.explainer.lc_scores(rows, texts).tolist(), strict=True))
+        found = sorted(row for part in all_gather_objects(written) for row in part)
+        return [text for _, text, _ in found], [score for _, _, score in found]
 
     def predict_step(self, batch: Batch, batch_idx: int) -> None:
-        """Explanation, s_u and s_r of each row."""
-        self._keep(batch, **self._evaluate(batch))
+        """Explanation, s_u, s_r and the scores without the explanation of each row."""
+        self._keep(batch, **self._compare(batch))
 
     def on_predict_epoch_end(self) -> None:
         """Gather the rows; `evaluation.results` writes them."""
@@ -512,13 +533,15 @@ class ExpCTRModule(L.LightningModule):
             "stopped_in": self._stopped_in,
             "batches": self.batches,
             "skipped_updates": self.skipped_updates,
-            "text_mean": self._text_mean.cpu(),
+            "text_mean": self.text_mean.cpu(),
         }
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """The inverse of `on_save_checkpoint`, if the data are the same."""
         self.data.features.check_same(Features.from_state(checkpoint["features"]))
-        state = checkpoint["expctr"]
+        state = section(checkpoint, "expctr", self)
+        if "state_dict" in checkpoint:  # a sharded one's strategy has them
+            check_weights(self, {name: tuple(weight.shape) for name, weight in checkpoint["state_dict"].items()})
         self.explainer.load_extra_state(state["explainer"])
         self.store.load_state_dict(state["store"])
         for module, best in zip((self.ctr, self.baseline), state["best"], strict=True):
@@ -527,7 +550,7 @@ class ExpCTRModule(L.LightningModule):
             module.load_statistics(statistics)
         self.ctr_trained, self._stopped_in, self.batches = state["ctr_trained"], state["stopped_in"], state["batches"]
         self.skipped_updates = state.get("skipped_updates", 0)  # checkpoints of 0.1.0 have none
-        self._text_mean, self._vectors = state["text_mean"], None
+        self.text_mean, self._vectors = state["text_mean"], None
 
 
 _SHOWN = {"reward_lc", "reward_ic", "kl", "loss", "auc_llm", "auc_aug"}

@@ -37,6 +37,8 @@ class ExplainedCTRModule(CTRModule):
         self.path, self.encoder = Path(explanations) / "explanations" / "latest.parquet", SentenceEncoder(encoder)
         if not self.path.exists():
             raise UserError(f"explanations: there is no {self.path}: run expctr fit and expctr test of ExpCTR first")
+        self.text_mean = torch.zeros(())
+        """Taken off every explanation's vector, `[dim]`; a single 0 where vectors are not centred."""
         self._vectors = torch.zeros(0)
 
     def configure_model(self) -> None:
@@ -73,6 +75,6 @@ class ExplainedCTRModule(CTRModule):
         train = torch.from_numpy((joined["split"] == "train").to_numpy().copy())
         there = torch.from_numpy((joined["text"].str.strip_chars() != "").to_numpy().copy()).to(vectors.device)
         if self.encoder.options.centre and bool((there.cpu() & train).any()):
-            mean = vectors[there & train.to(vectors.device)].double().mean(0).float()
-            vectors = vectors - there[:, None] * mean
+            self.text_mean = vectors[there & train.to(vectors.device)].double().mean(0).float()
+            vectors = vectors - there[:, None] * self.text_mean
         return vectors

@@ -1,12 +1,13 @@
 """What ends a run that went wrong: an error that says where, in which rows, and what to do."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from expctr.distributed import all_gather_objects, all_sum
-from expctr.errors import BadRunError
+from expctr.errors import BadRunError, UserError
 
 DIVERGED = "Lower ppo.lr or reward.delta, or load the base in float32 (llm.dtype)"
 """The mend where the policy's own numbers are none."""
@@ -81,6 +82,41 @@ def named(rows: Sequence[tuple[int, str]], total: int) -> str:
     shown = [f'sample {sample} "{_start(text)}"' if text else f"sample {sample}" for sample, text in rows[:_NAMED]]
     more = [f"{len(rows) - _NAMED} more"] if len(rows) > _NAMED else []
     return f" in {len(rows)} of {total} rows ({', '.join([*shown, *more])})"
+
+
+def check_weights(module: nn.Module, found: Mapping[str, tuple[int, ...]]) -> None:
+    """Refuse a checkpoint of another model, which would else be loaded in part and without a word.
+
+    Args:
+        module: with the trained weights that are to be loaded.
+        found: the checkpoint's weights, name to shape.
+
+    Raises:
+        UserError: naming a weight that it lacks, has in another shape, or should not have.
+    """
+    known = {name: tuple(tensor.shape) for name, tensor in [*module.named_parameters(), *module.named_buffers()]}
+    trained = {name: known[name] for name, parameter in module.named_parameters() if parameter.requires_grad}
+    lacking = [f"lacks {name}" for name in trained if name not in found]
+    shared = [name for name in trained if name in found]
+    other = [f"has {name} as {found[name]}, not {trained[name]}" for name in shared if found[name] != trained[name]]
+    unknown = [f"has {name}, which is not of this model" for name in found if name not in module.state_dict()]
+    if wrong := lacking or other or unknown:
+        more = f" (and {len(wrong) - 1} more)" if wrong[1:] else ""
+        raise UserError(
+            f"the checkpoint is of another model: it {wrong[0]}{more}. Give the options of the run that made it, or a "
+            "checkpoint of this one's"
+        )
+
+
+def section(checkpoint: Mapping[str, Any], name: str, module: nn.Module) -> Any:
+    """A part of a checkpoint.
+
+    Raises:
+        UserError: it has none, for another class of module made it.
+    """
+    if name not in checkpoint:
+        raise UserError(f"the checkpoint is not of a {type(module).__name__}: give the config that made it")
+    return checkpoint[name]
 
 
 def whole(norm: Tensor) -> Tensor:

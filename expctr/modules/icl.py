@@ -56,6 +56,8 @@ class DirectModule(ScoringModule):
             seed: of the adapter's first weights.
         """
         self.model = LanguageModel(self.llm, seed)
+        if not self.tuned:
+            self.model.requires_grad_(False)
         prompts = Prompts(self.model.tokenizer, self.prompt_options, nouns)
         self.question = DirectQuestion(self.model, prompts, self.lc)
         self.built = True
@@ -67,7 +69,7 @@ class DirectModule(ScoringModule):
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Trained weights only."""
         super().on_save_checkpoint(checkpoint)
-        trained = {name for name, parameter in self.named_parameters() if parameter.requires_grad and self.tuned}
+        trained = {name for name, parameter in self.named_parameters() if parameter.requires_grad}
         checkpoint["state_dict"] = {k: v for k, v in checkpoint["state_dict"].items() if k in trained}
 
 

@@ -1,24 +1,35 @@
 """Checkpoints of megabytes: adapter, critic, CTR models, optimizers, explanations; never base weights."""
 
+import pickle
 import re
 import shutil
+import signal
+import zipfile
 from pathlib import Path
 from typing import Any
 
 import lightning as L
+import torch
 from lightning.pytorch.callbacks import Checkpoint
+from torch.distributed.checkpoint.api import CheckpointException
 
 from expctr.data.datamodules import Staged
 from expctr.errors import BadRunError, UserError
+from expctr.training.shards import torn
+from expctr.training.signals import Signals, Stopped
 
 _NAME = re.compile(r"epoch=(\d+)-batch=(\d+)\.ckpt")
 
 
 class RunCheckpoint(Checkpoint):
-    """Saves every few batches and after every epoch, and keeps the newest.
+    """Saves every few batches, after every epoch and when a signal asks for it, and keeps the newest.
 
     Lightning's own callback counts optimizer steps, of which a PPO batch makes many and which manual optimization
     makes it miss. A checkpoint is written aside and then renamed, so a run killed while saving has the last good one.
+
+    SIGINT (Ctrl-C) and SIGTERM save after the batch under way and end the run; SIGUSR1 saves and goes on. What comes
+    while the epoch's last batch or its validation is under way waits for the validation's end: an epoch half
+    validated is no place to go on from.
 
     Args:
         every_n_batches: how often within an epoch; 0 for epochs' ends only.
@@ -30,6 +41,11 @@ class RunCheckpoint(Checkpoint):
             raise ValueError("checkpoint.every_n_batches cannot be negative, and checkpoint.keep must be at least 1")
         self.every_n_batches, self.keep = every_n_batches, keep
         self._idle = False
+        self._signals = Signals()
+
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Listen to signals; Lightning's own handlers were set just before."""
+        self._signals.listen()
 
     def on_train_batch_end(
         self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
@@ -37,13 +53,25 @@ class RunCheckpoint(Checkpoint):
         """Save in mid-epoch."""
         self._idle = isinstance(pl_module, Staged) and pl_module.ctr_stopped
         done = batch_idx + 1
-        if self.every_n_batches and done % self.every_n_batches == 0 and done < trainer.num_training_batches:
+        if done == trainer.num_training_batches:
+            return
+        asked = self._signals.look(pl_module.device)
+        if asked or (self.every_n_batches and done % self.every_n_batches == 0):
             self.save(trainer, trainer.current_epoch, done)
+            self._answer(asked)
 
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Save after the epoch's validation; of the epochs that pass after a CTR stage has stopped, the last only."""
-        if not self._idle or (isinstance(pl_module, Staged) and pl_module.entry.last):
+        asked = self._signals.look(pl_module.device)
+        if asked or not self._idle or (isinstance(pl_module, Staged) and pl_module.entry.last):
             self.save(trainer, trainer.current_epoch + 1, 0)
+            self._answer(asked)
+
+    def _answer(self, asked: signal.Signals | None) -> None:
+        """Stop, where that was asked for, now that all is saved."""
+        self._signals.done()
+        if asked in (signal.SIGINT, signal.SIGTERM):
+            raise Stopped(asked)
 
     def on_fit_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Save where there was nothing to train: a test asks for a checkpoint all the same."""
@@ -61,8 +89,10 @@ class RunCheckpoint(Checkpoint):
                 f"{found[-1].name} is from before that: go on from it{older} with other options, by --ckpt_path "
                 f"{found[-1]} and another --trainer.default_root_dir"
             )
+        elif isinstance(exception, UserError) and isinstance(exception.__cause__, (OSError, CheckpointException)):
+            exception.add_note(f"{found[-1].stem} is whole: mend that, then go on with --ckpt_path last")
         elif not isinstance(exception, UserError):
-            exception.add_note("go on with --ckpt_path last")
+            exception.add_note(f"saved as {found[-1].stem}; go on with --ckpt_path last")
 
     def save(self, trainer: L.Trainer, epoch: int, batch: int) -> None:
         """Write the checkpoint of so many finished epochs, and batches of the next; for all ranks together."""
@@ -74,7 +104,12 @@ class RunCheckpoint(Checkpoint):
         if trainer.is_global_zero:
             remove(aside)  # what is left of a save under way at a kill
         trainer.strategy.barrier()
-        trainer.save_checkpoint(aside, weights_only=False)
+        try:
+            trainer.save_checkpoint(aside, weights_only=False)
+        except (OSError, CheckpointException) as error:  # a sharded one's error is that of all ranks
+            if trainer.is_global_zero:
+                remove(aside)
+            raise UserError(f"{path.name} cannot be saved: {_cause(error)}") from error
         if trainer.is_global_zero:
             remove(old)
             if path.is_dir():  # which nothing can be renamed over
@@ -101,10 +136,45 @@ def checkpoints(folder: Path) -> list[Path]:
     return [path for _, path in sorted(found)]
 
 
+def fault(path: Path) -> str | None:
+    """What is wrong with a checkpoint: cut short, damaged, or none of expctr's; None where all is well.
+
+    Args:
+        path: a file, or the folder of a sharded one.
+    """
+    plain = path / "meta.pt" if path.is_dir() else path
+    try:
+        with zipfile.ZipFile(plain) as archive:
+            if archive.testzip() is not None:  # a checksum that is wrong
+                return "it is damaged"
+        state = torch.load(plain, map_location="cpu", weights_only=True, mmap=True)
+        if path.is_dir() and (files := torn(path)):
+            return f"{files[0]} is cut short or missing"
+    except FileNotFoundError as error:
+        return f"{Path(error.filename).name} is missing"
+    except (zipfile.BadZipFile, EOFError):
+        return "it is cut short, or no checkpoint at all"
+    except pickle.UnpicklingError as error:
+        asked = re.search(r"(?:asks for|[Uu]nsupported (?:global|GLOBAL)):? (?:GLOBAL )?(\w\S*)", str(error))
+        return f"it asks to run {asked[1]}" if asked else f"it is damaged ({str(error).splitlines()[0]})"
+    except OSError as error:
+        return str(error)
+    if not isinstance(state, dict) or not {"features", "loops"} <= set(state):
+        return "it is not of expctr"
+    return None
+
+
 def position(checkpoint: Path) -> tuple[int, int] | None:
     """Finished epochs, and batches of the next one, by a checkpoint's name."""
     match = _NAME.fullmatch(checkpoint.name)
     return (int(match[1]), int(match[2])) if match else None
+
+
+def _cause(error: BaseException) -> str:
+    """An error of saving in a few words; a sharded one's first failure."""
+    if isinstance(error, CheckpointException):
+        error = next((wrapped[0] for wrapped in error.failures.values()), error)
+    return str(error).splitlines()[0]
 
 
 def remove(path: Path) -> None:

@@ -5,6 +5,7 @@ from typing import Any
 
 import torch
 from lightning.pytorch.strategies import ModelParallelStrategy
+from torch.distributed.checkpoint.metadata import TensorStorageMetadata
 from torch.distributed.checkpoint.state_dict import (
     StateDictOptions,
     get_model_state_dict,
@@ -13,6 +14,9 @@ from torch.distributed.checkpoint.state_dict import (
     set_optimizer_state_dict,
 )
 from torch.distributed.checkpoint.state_dict_loader import load
+
+from expctr.modules.guard import check_weights
+from expctr.training.shards import ShardPlanner, ShardReader, contents
 
 _TRAINED = StateDictOptions(ignore_frozen_params=True, cpu_offload=True, strict=False)
 
@@ -46,15 +50,23 @@ class ShardedStrategy(ModelParallelStrategy):
         path = Path(self.broadcast(checkpoint_path))
         meta: dict[str, Any] = torch.load(path / "meta.pt", weights_only=True, map_location="cpu")
         assert self.lightning_module is not None
-        self.lightning_module.on_load_checkpoint(
-            meta
-        )  # may refuse it, which weights of another shape would not explain
+        self.lightning_module.on_load_checkpoint(meta)  # may refuse it, and say better why
+        weights = {
+            name.removeprefix("state_dict."): tuple(tensor.size)
+            for name, tensor in contents(path).state_dict_metadata.items()
+            if name.startswith("state_dict.") and isinstance(tensor, TensorStorageMetadata)
+        }
+        check_weights(self.lightning_module, weights)
         state = {"state_dict": self.lightning_module_state_dict()}
-        load(state, checkpoint_id=path)
+        _load(state, path)
         set_model_state_dict(self.model, state["state_dict"], options=_TRAINED)
         for index, optimizer in enumerate(self.optimizers):
             name = f"optimizer_{index}"
             part = {name: get_optimizer_state_dict(self.model, optimizer, options=_TRAINED)}
-            load(part, checkpoint_id=path)
+            _load(part, path)
             set_optimizer_state_dict(self.model, optimizer, part[name], options=_TRAINED)
         return meta
+
+
+def _load(state: dict[str, Any], path: Path) -> None:
+    load(state, storage_reader=ShardReader(path), planner=ShardPlanner())

@@ -8,8 +8,10 @@ import pytest
 import torch
 
 from expctr.data.batch import SampleText
+from expctr.data.catalogue import Catalogue
 from expctr.data.dataset import SampleTable
 from expctr.data.features import Features, Vocabulary
+from expctr.data.people import Person, new_rows
 
 
 def samples() -> pl.DataFrame:
@@ -101,9 +103,11 @@ def test_table_slices_batches() -> None:
 
 def test_new_people_and_items_are_all_unseen() -> None:
     features = Features.fit(samples())
-    table = SampleTable.from_texts([SampleText("A"), SampleText("B", ("C",))], features)
-    found = {name: values.unique().tolist() for name, values in table.features.items()}
-    assert found == {name: [1] for name in features.fields} | {"history": [0], "history_liked": [0]}
+    people = [Person(SampleText("A")), Person(SampleText("B", ("C",), ("D",)))]
+    nothing = Catalogue(pl.DataFrame(schema={"item": pl.String, "title": pl.String}))
+    table = SampleTable.from_samples(new_rows(people, nothing, samples()), features)
+    assert table.features["user"].tolist() == table.features["target"].tolist() == [1, 1]
+    assert table.features["liked"].tolist() == table.features["disliked"].tolist() == [[0], [1]]
     shapes = {name: values.dim() for name, values in table.features.items()}
     assert shapes == {name: values.dim() for name, values in features.encode(samples()).items()}
     assert table.label.isnan().all()

@@ -7,17 +7,9 @@ from pathlib import Path
 
 import polars as pl
 import pytest
-from running import LIMIT, TESTS, World, assert_agree, assert_tables_agree, curves, expctr, kill
+from running import LIMIT, TESTS, World, assert_agree, assert_tables_agree, curves, expctr, kill, sharded
 
 pytestmark = pytest.mark.filterwarnings("ignore")
-
-
-def sharded(ranks: int) -> list[str]:
-    return [
-        f"--config={TESTS.parent / 'configs' / 'fsdp.yaml'}",
-        f"--trainer.devices={ranks}",
-        f"--trainer.strategy.init_args.data_parallel_size={ranks}",
-    ]
 
 
 @pytest.fixture(scope="module")

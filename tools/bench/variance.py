@@ -27,7 +27,7 @@ BASELINES: dict[str, dict[str, object]] = {
     "label-all-tokens": {"reward.baseline": "label", "ppo.advantage": "batch", "llm.adapter_scope": "all"},
 }
 """By name, options of the explainer."""
-ROLLOUTS, EVERY, BATCHES = 256, 5, 50
+ROLLOUTS, EVERY, BATCHES = 256, 10, 150
 """Rollouts of a batch, batches between two validations, and batches in all."""
 
 

@@ -1,0 +1,61 @@
+"""What a run wrote for TensorBoard: its curves, stage by stage, and its alarms."""
+
+from collections.abc import Sequence
+from itertools import groupby
+from pathlib import Path
+from statistics import fmean
+from typing import NamedTuple
+
+from tensorboard.backend.event_processing.event_accumulator import SCALARS, TENSORS, EventAccumulator
+
+Curves = dict[str, dict[int, float]]
+"""TensorBoard's scalars: tag -> step -> value, in the order of the steps."""
+Plan = list[tuple[str, list[int]]]
+"""A run's stages in order, each with its name and the steps that it logged."""
+
+_ALARMS = "alarms/text_summary"
+
+
+class Events(NamedTuple):
+    """A run's event files, read together."""
+
+    curves: Curves
+    alarms: list[str]
+    """What `Alarms` said, in the order of the steps."""
+
+
+def read_events(folder: Path | str) -> Events:
+    """The curves and the alarms of a run; a stage that was gone on with counts once, as it was at last."""
+    events = EventAccumulator(str(folder), size_guidance={SCALARS: 0, TENSORS: 0})
+    events.Reload()
+    tags = events.Tags()
+    curves = {}
+    for tag in tags["scalars"]:
+        by_step = {event.step: event.value for event in events.Scalars(tag)}  # a resumed run has some steps twice
+        curves[tag] = dict(sorted(by_step.items()))
+    told = events.Tensors(_ALARMS) if _ALARMS in tags["tensors"] else []
+    said = {(event.step, value) for event in told for value in event.tensor_proto.string_val}
+    return Events(curves, [value.decode(errors="replace") for _, value in sorted(said)])
+
+
+def read(folder: Path | str) -> Curves:
+    """The curves of a run."""
+    return read_events(folder).curves
+
+
+def stages(curves: Curves) -> Plan:
+    """The run's stages in order, each with its name (`LC`, `CTR 1`, `IC 1`, ...) and the steps that it logged."""
+    marks = {"lc/reward_lc": "LC", "ctr/loss": "CTR", "ctr/loss_without_text": "CTR", "ic/reward_ic": "IC"}
+    steps = sorted((step, stage) for tag, stage in marks.items() for step in curves.get(tag, ()))
+    made: Plan = []
+    rounds = {"LC": 0, "CTR": 0, "IC": 0}
+    for stage, group in groupby(dict(steps).items(), key=lambda pair: pair[1]):
+        rounds[stage] += 1
+        name = "LC" if stage == "LC" else f"{stage} {rounds[stage]}"
+        made.append((name, [step for step, _ in group]))
+    return made
+
+
+def smooth(values: Sequence[float], reach: int) -> list[float]:
+    """Means over each value and up to `reach` neighbours on either side."""
+    return [fmean(values[max(0, i - reach) : i + reach + 1]) for i in range(len(values))]

@@ -1,0 +1,295 @@
+"""The report's figures: numbers in, SVG out. Colours and fonts are the style sheet's.
+
+A figure is drawn 360 units wide, so that its text is readable on a phone, and is scaled up where there is room.
+"""
+
+import math
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from markupsafe import Markup, escape
+
+from expctr.report.compare import Bin, Estimate
+
+WIDTH = 360.0
+_SQUARE = 240.0
+Point = tuple[float, float]
+
+
+class Scale(NamedTuple):
+    """Where on paper a number stands: `low` at `start`, `high` at `end`."""
+
+    low: float
+    high: float
+    start: float
+    end: float
+
+    def __call__(self, value: float) -> float:
+        """The place of a value."""
+        return self.start + (value - self.low) / (self.high - self.low) * (self.end - self.start)
+
+
+class Mark(NamedTuple):
+    """A dot with its whisker."""
+
+    estimate: Estimate
+    series: int = 0
+    """Which of the colours, one a run."""
+    name: str = ""
+    """Written before it, where a row has several."""
+
+
+class Row(NamedTuple):
+    """A line of a forest plot."""
+
+    label: str
+    marks: Sequence[Mark]
+    paper: float | None = None
+    """The paper's value, a reference mark."""
+
+
+class Line(NamedTuple):
+    """A curve, or dots."""
+
+    points: Sequence[Point]
+    series: int = 0
+    label: str = ""
+    """Written at its end."""
+    kind: str = "line"
+    """`line`, `faint` for what is behind it, `dots`, or `dashed`."""
+
+
+def forest(
+    title: str, rows: Sequence[Row], *, zero: float | None = None, signed: bool = False, values: bool = True
+) -> Markup:
+    """Dots with their intervals as whiskers, a row each.
+
+    Args:
+        title: what a screen reader says.
+        rows: from top to bottom.
+        zero: a value that is marked by a line, such as that of no difference.
+        signed: whether numbers are written with their sign.
+        values: whether they are written at all.
+    """
+    numbers = [v for row in rows for mark in row.marks for v in mark.estimate] + [row.paper or math.nan for row in rows]
+    shown = [v for v in numbers if math.isfinite(v)] + ([] if zero is None else [zero])
+    if not shown:
+        return Markup()
+    several = any(len(row.marks) > 1 for row in rows)
+    low, high, steps = axis(min(shown), max(shown))
+    place = Scale(low, high, 22.0 if several else 6.0, WIDTH - 8)
+    parts, y = [], 4.0
+    for row in rows:
+        parts.append(_text(0, y + 11, row.label, "label"))
+        if values and not several:
+            parts.extend(_text(WIDTH, y + 11, interval(m.estimate, signed), "value", "end") for m in row.marks)
+        y += 16
+        top = y
+        for mark in row.marks:
+            y += 13
+            if several:
+                parts.append(_text(0, y - 2, mark.name, f"name s{mark.series}"))
+            parts.append(_whisker(place, y - 6, mark, interval(mark.estimate, signed)))
+        if row.paper is not None and math.isfinite(row.paper):
+            x = place(row.paper)
+            label = f"the paper's: {row.paper:.3f}"
+            parts.append(_tag("path", _tag("title", label), d=f"M{n(x)} {n(top)}V{n(y)}", class_="paper"))
+        y += 9
+    bottom = y
+    grid = [
+        *(_tag("path", d=f"M{n(place(s))} 4V{n(bottom)}", class_="grid") for s in steps),
+        *(_text(place(s), bottom + 12, tick(s, steps), "tick", "middle") for s in steps),
+    ]
+    if zero is not None:
+        grid.append(_tag("path", d=f"M{n(place(zero))} 4V{n(bottom)}", class_="zero"))
+    return _figure(title, WIDTH, bottom + 17, [*grid, *parts])
+
+
+def curves(
+    title: str,
+    lines: Sequence[Line],
+    *,
+    stages: Sequence[tuple[str, float, float]] = (),
+    reference: Sequence[tuple[float, str]] = (),
+    height: float = 190,
+) -> Markup:
+    """Curves over a shared axis.
+
+    Args:
+        title: what a screen reader says.
+        lines: with points that have finite coordinates.
+        stages: names with where they begin and end, written above and parted by lines.
+        reference: horizontal lines with their labels.
+        height: of the figure.
+    """
+    points = [point for line in lines for point in line.points]
+    if not points:
+        return Markup()
+    xs = [x for x, _ in points] + [edge for _, *edges in stages for edge in edges]
+    heights = [y for _, y in points] + [value for value, _ in reference]
+    low, high, steps = axis(min(heights), max(heights))
+    labelled = any(line.label for line in lines)
+    right = WIDTH - (9 + 6.2 * max(len(line.label) for line in lines) if labelled else 8)
+    left_x, right_x = _extent(xs)
+    across = Scale(left_x, right_x, 36, right)
+    down = Scale(low, high, height - 22, 20)
+    parts = [
+        *(_tag("path", d=f"M36 {n(down(s))}H{n(right)}", class_="grid") for s in steps),
+        *(_text(31, down(s) + 3.5, tick(s, steps), "tick", "end") for s in steps),
+        *(
+            _text(across(x), height - 7, f"{x:g}", "tick", anchor)
+            for x, anchor in ((left_x, "start"), (right_x, "end"))
+        ),
+    ]
+    for i, (name, start, end) in enumerate(stages):
+        parts.append(_text(across((start + end) / 2), 11, name, "stage", "middle"))
+        if i:
+            x = across((start + stages[i - 1][2]) / 2)
+            parts.append(_tag("path", d=f"M{n(x)} 15V{n(height - 22)}", class_="part"))
+    for value, label in reference:
+        parts.append(_tag("path", d=f"M36 {n(down(value))}H{n(right)}", class_="paper"))
+        parts.append(_text(right, down(value) - 4, label, "tick", "end"))
+    ends: list[tuple[float, Line]] = []
+    for line in lines:
+        placed = [(across(x), down(y)) for x, y in line.points]
+        if not placed:
+            continue
+        if line.kind == "dots":
+            parts.extend(_tag("circle", cx=x, cy=y, r=3, class_=f"dot s{line.series}") for x, y in placed)
+        else:
+            parts.append(_tag("path", d=path(placed), class_=f"{line.kind} s{line.series}"))
+        if line.label:
+            ends.append((placed[-1][1] + 3.5, line))
+    for y, line in apart(ends, 12):
+        parts.append(_text(right + 5, y, line.label, f"name s{line.series}"))
+    return _figure(title, WIDTH, height, parts)
+
+
+def roc(title: str, lines: Sequence[Line]) -> Markup:
+    """Receiver operating characteristics, in a square with the diagonal of guessing."""
+    across, down = Scale(0, 1, 34, _SQUARE - 6), Scale(0, 1, _SQUARE - 34, 6)
+    return _square(title, "false positive rate", "true positive rate", _traced(lines, across, down), across, down)
+
+
+def reliability(title: str, bins: Sequence[tuple[int, Sequence[Bin]]]) -> Markup:
+    """Share of ones against mean score, with whiskers, for each series; what lies on the diagonal is calibrated.
+
+    A dot's area grows with its rows.
+    """
+    across, down = Scale(0, 1, 34, _SQUARE - 6), Scale(0, 1, _SQUARE - 34, 6)
+    parts = []
+    for series, made in bins:
+        most = max((b.rows for b in made), default=1)
+        for b in made:
+            x = across(b.score)
+            says = f"{b.rows:,} rows scored {b.score:.2f} on average: {b.rate.value:.1%} liked"
+            whisker = f"M{n(x)} {n(down(b.rate.low))}V{n(down(b.rate.high))}"
+            parts.append(_tag("path", d=whisker, class_=f"whisker s{series}"))
+            radius = 2 + 4 * math.sqrt(b.rows / most)
+            dot = _tag("circle", _tag("title", says), cx=x, cy=down(b.rate.value), r=radius, class_=f"dot s{series}")
+            parts.append(dot)
+    return _square(title, "score", "share liked", parts, across, down)
+
+
+def path(points: Sequence[Point]) -> str:
+    """SVG's path through points."""
+    return "M" + "L".join(f"{n(x)} {n(y)}" for x, y in points)
+
+
+def apart(ends: Sequence[tuple[float, Line]], gap: float) -> list[tuple[float, Line]]:
+    """Labels at heights, moved down as far as they must be not to cover each other."""
+    placed: list[tuple[float, Line]] = []
+    for y, line in sorted(ends, key=lambda end: end[0]):
+        placed.append((max(y, placed[-1][0] + gap) if placed else y, line))
+    return placed
+
+
+def axis(low: float, high: float, count: int = 4) -> tuple[float, float, list[float]]:
+    """Bounds of an axis that shows a range with a little room, and about `count` round numbers on it."""
+    low, high = _extent([low, high])
+    span = high - low
+    magnitude = 10 ** math.floor(math.log10(span / count))
+    step = next(f * magnitude for f in (1, 2, 2.5, 5, 10) if f * magnitude * count >= span * (1 - 1e-9))
+    bounds = low - 0.04 * span, high + 0.04 * span
+    first, last = math.ceil(bounds[0] / step), math.floor(bounds[1] / step)
+    return *bounds, [i * step for i in range(first, last + 1)]
+
+
+def interval(estimate: Estimate, signed: bool = False) -> str:
+    """`0.607 (0.557 to 0.653)`, with a true minus."""
+    value, low, high = (f"{v:+.3f}" if signed else f"{v:.3f}" for v in estimate)
+    known = math.isfinite(estimate.low) and math.isfinite(estimate.high)
+    return (f"{value} ({low} to {high})" if known else value).replace("-", "\N{MINUS SIGN}")
+
+
+def tick(value: float, steps: Sequence[float]) -> str:
+    """A number on an axis, with as many decimals as its steps need."""
+    step = steps[1] - steps[0] if len(steps) > 1 else abs(value) or 1.0
+    decimals = max(0, -math.floor(math.log10(step) + 1e-9))
+    if round(step, decimals) != round(step, decimals + 2):
+        decimals += 1
+    return f"{value:.{decimals}f}".replace("-", "\N{MINUS SIGN}") if round(value, decimals) else "0"
+
+
+def n(value: float) -> str:
+    """A coordinate, no finer than one can see."""
+    return f"{round(value, 2):g}"
+
+
+def _extent(values: Sequence[float]) -> tuple[float, float]:
+    low, high = min(values), max(values)
+    return (low, high) if high > low else (min(low, 0.0), max(high, 0.0) or 1.0)
+
+
+def _traced(lines: Sequence[Line], across: Scale, down: Scale) -> list[Markup]:
+    return [
+        _tag("path", d=path([(across(x), down(y)) for x, y in line.points]), class_=f"{line.kind} s{line.series}")
+        for line in lines
+        if line.points
+    ]
+
+
+def _square(title: str, below: str, beside: str, parts: list[Markup], across: Scale, down: Scale) -> Markup:
+    frame = []
+    for step in (0, 0.5, 1):
+        frame += [
+            _tag("path", d=f"M{n(across(0))} {n(down(step))}H{n(across(1))}", class_="grid"),
+            _tag("path", d=f"M{n(across(step))} {n(down(0))}V{n(down(1))}", class_="grid"),
+            _text(across(0) - 5, down(step) + 3.5, f"{step:g}", "tick", "end"),
+            _text(across(step), down(0) + 13, f"{step:g}", "tick", "end" if step == 1 else "middle"),
+        ]
+    frame += [
+        _tag("path", d=path([(across(0), down(0)), (across(1), down(1))]), class_="zero"),
+        _text(across(0.5), _SQUARE - 7, below, "tick", "middle"),
+        _text(0, 0, beside, "tick", "middle", transform=f"translate(9 {n(down(0.5))}) rotate(-90)"),
+    ]
+    return _figure(title, _SQUARE, _SQUARE, [*frame, *parts])
+
+
+def _whisker(place: Scale, y: float, mark: Mark, says: str) -> Markup:
+    value, low, high = mark.estimate
+    if not math.isfinite(value):
+        return Markup()
+    parts = [_tag("title", f"{mark.name} {says}".strip())]
+    if math.isfinite(low) and math.isfinite(high):
+        parts.append(_tag("path", d=f"M{n(place(low))} {n(y)}H{n(place(high))}", class_="whisker"))
+    parts.append(_tag("circle", cx=place(value), cy=y, r=4, class_="dot"))
+    return _tag("g", *parts, class_=f"s{mark.series}")
+
+
+def _figure(title: str, width: float, height: float, parts: Sequence[Markup]) -> Markup:
+    return _tag("svg", *parts, viewBox=f"0 0 {n(width)} {n(height)}", role="img", aria_label=title)
+
+
+def _text(x: float, y: float, content: str, kind: str, anchor: str = "start", **more: str) -> Markup:
+    return _tag("text", content, x=x, y=y, class_=kind, text_anchor=anchor, **more)
+
+
+def _tag(name: str, *children: str | Markup, **attributes: str | float) -> Markup:
+    """An element; children that are no markup, and every attribute, are escaped."""
+    written = "".join(
+        f' {key.rstrip("_").replace("_", "-")}="{escape(n(value) if isinstance(value, int | float) else value)}"'
+        for key, value in attributes.items()
+    )
+    inner = Markup().join(escape(child) for child in children)
+    return Markup(f"<{name}{written}>{inner}</{name}>")

@@ -1,0 +1,79 @@
+"""Reading sharded checkpoints that may come from anywhere: torch's own reader runs what a pickle in them asks for."""
+
+import io
+import pickle
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch.distributed.checkpoint import filesystem, metadata
+from torch.distributed.checkpoint.default_planner import DefaultLoadPlanner
+from torch.distributed.checkpoint.planner import ReadItem
+
+_PLAIN = {
+    *((f"{metadata.__name__}", name) for name in ("BytesStorageMetadata", "ChunkStorageMetadata", "Metadata")),
+    *((f"{metadata.__name__}", name) for name in ("MetadataIndex", "StorageMeta", "TensorProperties")),
+    *((f"{metadata.__name__}", name) for name in ("TensorStorageMetadata", "_MEM_FORMAT_ENCODING")),
+    (filesystem.__name__, "_StorageInfo"),
+    ("pathlib", "PosixPath"),
+    ("pathlib", "WindowsPath"),
+    ("torch", "Size"),
+    ("torch", "device"),
+    ("torch.serialization", "_get_layout"),
+    *(("torch", str(dtype).removeprefix("torch.")) for dtype in (torch.float32, torch.float64, torch.bfloat16)),
+    *(("torch", str(dtype).removeprefix("torch.")) for dtype in (torch.float16, torch.int64, torch.int32, torch.bool)),
+}
+"""All that the table of contents of a checkpoint of ours is made of, by module and name."""
+
+
+class ShardReader(filesystem.FileSystemReader):
+    """torch's reader, whose table of contents can name plain things only."""
+
+    def read_metadata(self, *args: Any, **kwargs: Any) -> metadata.Metadata:
+        """The table of contents.
+
+        Raises:
+            pickle.UnpicklingError: it is damaged, or asks for more than plain things.
+        """
+        content = contents(Path(self.path))
+        content.storage_meta = content.storage_meta or metadata.StorageMeta()
+        content.storage_meta.load_id = self.load_id
+        return content
+
+
+class ShardPlanner(DefaultLoadPlanner):
+    """torch's planner, which loads what is not a tensor as plain values only."""
+
+    def load_bytes(self, read_item: ReadItem, value: io.BytesIO) -> None:
+        """Check before torch loads it for good.
+
+        Raises:
+            pickle.UnpicklingError: it asks for more than plain values.
+        """
+        torch.load(value, weights_only=True)
+        value.seek(0)
+        super().load_bytes(read_item, value)
+
+
+def contents(folder: Path) -> metadata.Metadata:
+    """The table of contents of a sharded checkpoint; errors as in `ShardReader.read_metadata`."""
+    found = _Unpickler(io.BytesIO((folder / ".metadata").read_bytes())).load()
+    if not isinstance(found, metadata.Metadata):
+        raise pickle.UnpicklingError(f"a {type(found).__name__} in place of the table of contents")
+    return found
+
+
+def torn(folder: Path) -> list[str]:
+    """Files of a sharded checkpoint that are missing or shorter than its table of contents says."""
+    ends: dict[str, int] = {}
+    for part in contents(folder).storage_data.values():
+        ends[part.relative_path] = max(ends.get(part.relative_path, 0), part.offset + part.length)
+    sizes = {name: (folder / name).stat().st_size if (folder / name).is_file() else -1 for name in ends}
+    return sorted(name for name, end in ends.items() if sizes[name] < end)
+
+
+class _Unpickler(pickle.Unpickler):
+    def find_class(self, module_name: str, global_name: str) -> Any:
+        if (module_name, global_name) not in _PLAIN:
+            raise pickle.UnpicklingError(f"its table of contents asks for {module_name}.{global_name}")
+        return super().find_class(module_name, global_name)

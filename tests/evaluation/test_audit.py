@@ -1,0 +1,156 @@
+"""Modules whose signal is in a known part of the sentence, and what the audit says of them."""
+
+import random
+from collections.abc import Callable, Sequence
+
+import pytest
+
+from expctr.data.batch import Nouns, SampleText
+from expctr.evaluation.audit import (
+    Changed,
+    ablations,
+    alternatives,
+    as_expected,
+    changes,
+    counterfactuals,
+    exchanged,
+    leakage,
+    lines,
+    words_changed,
+)
+from expctr.evaluation.verdicts import polarity
+from expctr.metrics import Estimate
+
+DRAW = random.Random(0)
+ROWS = 400
+LABELS = [float(i % 2) for i in range(ROWS)]
+
+
+def world(by_verdict: bool) -> list[str]:
+    """Sentences whose verdict, or whose reason, is the label in four rows of five; the other is chance."""
+    texts = []
+    for label in LABELS:
+        told, chance = (label > 0.5) == (DRAW.random() < 0.8), DRAW.random() < 0.5
+        verdict, reason = (told, chance) if by_verdict else (chance, told)
+        texts.append(f"It is {'bright' if reason else 'gloomy'}, so they will {'love' if verdict else 'hate'} it.")
+    return texts
+
+
+def by_verdict(text: str) -> float:
+    return 0.5 + 0.3 * polarity(text)
+
+
+def by_reason(text: str) -> float:
+    return 0.5 + 0.3 * (("bright" in text) - ("gloomy" in text))
+
+
+@pytest.mark.parametrize(
+    ("read", "part", "other"), [(by_verdict, "verdict", "reason"), (by_reason, "reason", "verdict")]
+)
+def test_the_gain_is_the_part_s_that_carries_the_signal(read: Callable[[str], float], part: str, other: str) -> None:
+    texts = world(part == "verdict")
+    replaced = alternatives(texts, [SampleText("x")] * ROWS, Nouns(), seed=0)
+    scores = {name: [[read(text) for text in table] for table in tables] for name, tables in replaced.items()}
+    scores |= {"real": [[read(text) for text in texts]], "none": [[0.5] * ROWS]}
+    metrics, gain = ablations(scores, LABELS)
+    assert gain["total"].low > 0.2
+    assert metrics["none"]["auc"].value == 0.5
+    assert gain["verdict"].value + gain["reason"].value == pytest.approx(gain["total"].value)
+    real, only, bare = (metrics[name]["auc"].value for name in ("real", "verdict only", "no verdict words"))
+    if part == "verdict":
+        assert gain[part] == pytest.approx(gain["total"])
+        assert gain[other] == pytest.approx((0, 0, 0))
+        assert (only, bare) == (real, 0.5)
+    else:
+        assert gain[part].value == pytest.approx(gain["total"].value, abs=0.05)
+        assert gain[other].low < 0 < gain[other].high
+        assert (only, bare) == (0.5, real)
+    assert metrics["shuffled"]["auc"].value == pytest.approx(0.5, abs=0.05)
+
+
+def test_an_exchange_stays_in_its_group_and_leaves_nobody_his_own() -> None:
+    texts, groups = list("abcdefg"), [0, 0, 0, 1, 1, 1, 2]
+    found = exchanged(texts, groups, seed=1)
+    assert sorted(found[:3]) == ["a", "b", "c"]
+    assert sorted(found[3:6]) == ["d", "e", "f"]
+    assert all(own != other for own, other in zip(texts[:6], found[:6], strict=True))
+    assert found[6] == "g"
+
+
+def test_the_changes_of_a_prompt() -> None:
+    prompts = [SampleText("T", ("a", "b"), ("c",)), SampleText("a"), SampleText("U")]
+    assert changes(prompts, [0]) == [
+        Changed("swapped history", 0, SampleText("T", ("c",), ("a", "b"))),
+        Changed("one title dropped", 0, SampleText("T", ("b",), ("c",)), 1),
+        Changed("one title dropped", 0, SampleText("T", ("a",), ("c",)), 1),
+        Changed("one title dropped", 0, SampleText("T", ("a", "b"), ()), -1),
+        Changed("another target", 0, SampleText("U", ("a", "b"), ("c",))),  # a is in the history
+    ]
+    assert changes([SampleText("T")], [0]) == []
+
+
+@pytest.mark.parametrize(
+    ("change", "before", "after", "text", "expected"),
+    [
+        (Changed("swapped history", 0, SampleText("T")), 0.9, 0.1, "", True),
+        (Changed("swapped history", 0, SampleText("T")), 0.9, 0.6, "", False),
+        (Changed("one title dropped", 0, SampleText("T"), 1), 0.5, 0.4, "", True),
+        (Changed("one title dropped", 0, SampleText("T"), 1), 0.5, 0.5, "", True),
+        (Changed("one title dropped", 0, SampleText("T"), 1), 0.5, 0.6, "", False),
+        (Changed("one title dropped", 0, SampleText("T"), -1), 0.5, 0.6, "", True),
+        (Changed("another target", 0, SampleText("Fargo")), 0.5, 0.5, 'They like "Fargo".', True),
+        (Changed("another target", 0, SampleText("Fargo")), 0.5, 0.5, 'They like "Heat" and "Fargo".', False),
+    ],
+)
+def test_what_is_expected(change: Changed, before: float, after: float, text: str, expected: bool) -> None:
+    assert as_expected(change, SampleText("Heat"), before, after, text) == expected
+
+
+class Sensible:
+    """Likes what resembles nothing but the share of liked titles."""
+
+    def rewrite(self, prompts: Sequence[SampleText]) -> tuple[list[str], list[float]]:
+        shares = [(len(p.liked) + 1) / (len(p.liked) + len(p.disliked) + 2) for p in prompts]
+        return [f'"{p.target}" is {share > 0.5}' for p, share in zip(prompts, shares, strict=True)], shares
+
+    def reread(self, samples: Sequence[int], texts: Sequence[str]) -> list[float]:
+        return [0.9 if "True" in text else 0.1 for text in texts]
+
+
+def test_a_sensible_model_moves_as_expected() -> None:
+    prompts = [SampleText(f"Film {i}", ("a", "b", "c"), ("d",)) for i in range(20)]
+    reader = Sensible()
+    texts, s_u = reader.rewrite(prompts)
+    columns = {"sample": list(range(20)), "text": texts, "s_u": s_u, "s_r": reader.reread(range(20), texts)}
+    found = counterfactuals(reader, columns, prompts, count=8, seed=0)
+    assert list(found) == ["swapped history", "one title dropped", "another target"]
+    for kind in found.values():
+        assert kind["rows"] == 8
+        assert kind["expected"] == (1, 1, 1)
+    assert found["swapped history"]["s_u"].value == pytest.approx(4 / 6 - 2 / 6)
+    assert found["swapped history"]["s_r"].value == pytest.approx(0.8)
+    assert found["another target"]["s_u"].value == 0
+    assert counterfactuals(reader, columns, prompts, count=0, seed=0) == {}
+    assert any("100% as expected" in line for line in lines({"counterfactuals": found}))
+
+
+def test_words_changed() -> None:
+    assert words_changed("a b c d", "a b c x") == pytest.approx(1 / 4)
+    assert words_changed("", "") == 0
+
+
+def test_the_probe_reads_what_words_say_and_nothing_else() -> None:
+    users = list(range(ROWS))
+    told = leakage(world(by_verdict=False), LABELS, users)
+    assert told.low > 0.7
+    chance = leakage([DRAW.choice(["one", "two"]) for _ in LABELS], LABELS, users)
+    assert chance.low < 0.55
+    names = [f"user{i // 4}" for i in range(ROWS)]  # each user's label by his name, which other users do not have
+    by_name = leakage(names, [float(i // 4 % 2) for i in range(ROWS)], [i // 4 for i in range(ROWS)])
+    assert by_name.value == pytest.approx(0.5, abs=0.1)
+
+
+@pytest.mark.parametrize("texts", [["a", "b"] * 4, [""] * 8])
+def test_a_probe_without_two_labels_or_words_is_undefined(texts: list[str]) -> None:
+    labels = [1.0] * 8 if texts[0] else [0.0, 1.0] * 4
+    assert str(leakage(texts, labels, range(8))) == str(Estimate(*[float("nan")] * 3))

@@ -1,0 +1,73 @@
+"""Numbers of a few sentences, worked out by hand."""
+
+import math
+
+import pytest
+import torch
+
+from expctr.data.batch import SampleText
+from expctr.evaluation.quality import bertscore, distinct, likeness, lines, measure
+from expctr.evaluation.titles import TitleFinder
+from expctr.evaluation.verdicts import polarity
+from expctr.metrics import Estimate
+
+TEXTS = ['They liked "Heat" and will love it.', 'They liked "Heet" and will hate it.', "", "They liked much."]
+GIVEN = [SampleText("Casino", ("Heat",))] * 4
+
+
+def measured(**more: object) -> dict[str, Estimate]:
+    find = TitleFinder(["Heat", "Casino"]).find
+    return measure(
+        TEXTS,
+        [find(text, given) for text, given in zip(TEXTS, GIVEN, strict=True)],
+        [polarity(text) for text in TEXTS],
+        [1.0, 1.0, 0.0, 0.0],
+        {"s_u": [0.9, 0.2, 0.5, 0.5]},
+        titled=[True] * 4,
+        **more,  # type: ignore[arg-type]
+    )
+
+
+def test_each_share_is_of_the_rows_that_have_it() -> None:
+    values = {name: found.value for name, found in measured().items()}
+    assert values["words"] == pytest.approx((7 + 7 + 3) / 3)
+    assert values["empty"] == 1 / 4
+    assert values["names_history"] == pytest.approx(1 / 3)
+    assert values["invented"] == values["invented_garbled"] == pytest.approx(1 / 3)
+    assert values["verdict"] == pytest.approx(2 / 3)
+    assert values["verdict_positive"] == 1 / 2
+    assert values["verdict_agrees_s_u"] == 1
+    assert values["verdict_agrees_label"] == 1 / 2
+    assert "bleu" not in values
+    assert any("7.0" in line or "5.7" in line for line in lines({"trained": measured()}))
+
+
+def test_intervals_hold_their_values() -> None:
+    for name, (value, low, high) in measured().items():
+        assert low <= value <= high, name
+
+
+def test_distinct_counts_kinds_and_its_jackknife_is_worked_by_hand() -> None:
+    """Of a b | a c: 3 kinds of 4. Without either row: 2 of 2, so the jackknife's error is 0."""
+    assert distinct([["a", "b"], ["a", "c"]]) == (0.75, 0.75, 0.75)
+    # a | a | b: 2/3; without a row: 2/2, 2/2, 1/2: deviations 1/6, 1/6, -1/3; 2/3 * (1/36 + 1/36 + 1/9) = 1/9
+    value, low, high = distinct([["a"], ["a"], ["b"]])
+    assert (value, low, high) == pytest.approx((2 / 3, 2 / 3 - 1.96 / 3, 1.0))
+    assert math.isnan(distinct([[], []]).value)
+
+
+def test_likeness_is_of_rows_with_reviews_and_highest_for_the_same_words() -> None:
+    found = likeness(["a b c d e", "a b x", "", "z"], ["A b c d e", "a b c", "a", None])
+    assert found["bleu"][0] == pytest.approx(1)
+    assert found["rouge_l"].tolist()[:3] == pytest.approx([1, 2 / 3, 0])
+    assert found["bleu"][2] == 0
+    assert math.isnan(found["bleu"][3])
+    assert {"bleu", "rouge_l"} <= set(measured(reviews=[None, "They liked it.", None, None]))
+
+
+def test_bertscore_matches_tokens_greedily() -> None:
+    """Precision: 1 and 0, recall: 1; F1 of 1/2 and 1."""
+    one, other = torch.tensor([[2.0, 0.0]]), torch.tensor([[1.0, 0.0], [0.0, 1.0]])
+    assert bertscore(other, one) == pytest.approx(2 / 3)
+    assert bertscore(other, other) == pytest.approx(1)
+    assert bertscore(one[:0], other) == 0

@@ -1,0 +1,153 @@
+"""Checkpoints that are damaged, hostile or another's are refused with the reason; a disk that is full costs no run."""
+
+import os
+import pickle
+import shutil
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from running import World, expctr
+from torch.distributed.checkpoint.metadata import Metadata
+
+from expctr.training.checkpoint import checkpoints, fault
+
+SHARDED = [
+    f"--config={Path(__file__).parents[2] / 'configs' / 'fsdp.yaml'}",
+    "--trainer.devices=1",
+    "--trainer.strategy.init_args.data_parallel_size=1",
+]
+SHORT = ["--stages.rounds=0", "--checkpoint.keep=9"]
+
+
+class Bomb:
+    """A pickle that makes a folder where it is read."""
+
+    def __init__(self, mark: Path) -> None:
+        self.mark = mark
+
+    def __reduce__(self) -> tuple[Callable[[str], None], tuple[str]]:
+        return os.mkdir, (str(self.mark),)
+
+
+@pytest.fixture(scope="module")
+def plain(world: World) -> Path:
+    return world.once("plain", ["fit", *world.options("plain"), *SHORT])
+
+
+@pytest.fixture(scope="module")
+def sharded(world: World) -> Path:
+    return world.once("sharded", ["fit", *world.options("sharded"), *SHORT, *SHARDED])
+
+
+def copy(run: Path, to: Path) -> Path:
+    """A run's newest checkpoint, somewhere else."""
+    newest = checkpoints(run / "checkpoints")[-1]
+    (shutil.copytree if newest.is_dir() else shutil.copy)(newest, to)
+    return to
+
+
+def test_whole_ones_have_no_fault(plain: Path, sharded: Path) -> None:
+    for run in (plain, sharded):
+        found = checkpoints(run / "checkpoints")
+        assert len(found) == 3
+        assert [fault(path) for path in found] == [None] * 3
+
+
+@pytest.mark.parametrize("share", [0.0, 0.3, 0.9, 0.999])
+def test_a_file_that_was_cut_short_is_told(share: float, plain: Path, tmp_path: Path) -> None:
+    path = copy(plain, tmp_path / "cut.ckpt")
+    os.truncate(path, int(share * path.stat().st_size))
+    assert fault(path) == "it is cut short, or no checkpoint at all"
+
+
+def test_a_bit_that_flipped_is_told(plain: Path, tmp_path: Path) -> None:
+    path = copy(plain, tmp_path / "flipped.ckpt")
+    content = bytearray(path.read_bytes())
+    with zipfile.ZipFile(path) as archive:
+        data = archive.read(max(archive.infolist(), key=lambda member: member.file_size))
+    content[content.index(data) + len(data) // 2] ^= 1
+    path.write_bytes(content)
+    assert fault(path) == "it is damaged"
+
+
+@pytest.mark.parametrize("name", ["__0_0.distcp", ".metadata", "meta.pt"])
+def test_a_folder_with_a_file_cut_short_or_missing_is_told(name: str, sharded: Path, tmp_path: Path) -> None:
+    path = copy(sharded, tmp_path / "cut.ckpt")
+    os.truncate(path / name, (path / name).stat().st_size // 2)
+    assert fault(path) is not None
+    (path / name).unlink()
+    found = fault(path)
+    assert found is not None
+    assert f"{name} is" in found
+    assert "missing" in found
+
+
+def test_nothing_in_a_checkpoint_is_run(sharded: Path, tmp_path: Path) -> None:
+    mark = tmp_path / "mark"
+    torch.save({"features": Bomb(mark)}, tmp_path / "bomb.ckpt")
+    folder = copy(sharded, tmp_path / "folder.ckpt")
+    (folder / ".metadata").write_bytes(pickle.dumps(Bomb(mark)))
+    for path in (tmp_path / "bomb.ckpt", folder):
+        assert fault(path) == "it asks to run posix.mkdir"
+    hidden = copy(sharded, tmp_path / "hidden.ckpt")  # by the way of a class that is allowed
+    (hidden / ".metadata").write_bytes(pickle.dumps(Metadata({}, planner_data=Bomb(mark))))
+    assert fault(hidden) == "it asks to run posix.mkdir"
+    assert not mark.exists()
+
+
+@pytest.mark.parametrize("content", [{"state_dict": {}}, [1, 2], {"features": {}}])
+def test_what_another_program_saved_is_told(content: object, tmp_path: Path) -> None:
+    torch.save(content, tmp_path / "other.ckpt")
+    assert fault(tmp_path / "other.ckpt") == "it is not of expctr"
+
+
+@pytest.mark.parametrize("command", ["fit", "test"])
+def test_the_command_line_names_the_newest_good_one(command: str, plain: Path, world: World, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    shutil.copytree(plain, run)
+    *_, good, newest = checkpoints(run / "checkpoints")
+    os.truncate(newest, 1000)
+    outcome = expctr(command, *world.options(run), *SHORT, "--ckpt_path=last")
+    assert outcome.code == 2
+    assert f"{newest} cannot be used: it is cut short" in outcome.output
+    assert f"--ckpt_path {good}" in outcome.output
+    expctr(command, *world.options(run), *SHORT, f"--ckpt_path={good}").ok()
+
+
+MODELS = {
+    "another adapter": (["--model.init_args.explainer.llm.lora_r=3"], "lora_A"),
+    "other layers": (["--model.init_args.explainer.llm.lora_targets=[q_proj]"], "which is not of this model"),
+    "another click model": (["--model.init_args.ctr.init_args.backbone=FM"], "ctr."),
+}
+
+
+@pytest.mark.parametrize("name", list(MODELS))
+def test_a_checkpoint_of_another_model_is_refused(name: str, plain: Path, sharded: Path, world: World) -> None:
+    options, said = MODELS[name]
+    for run, way in ((plain, []), (sharded, SHARDED)):
+        newest = checkpoints(run / "checkpoints")[-1]
+        outcome = expctr("fit", *world.options(f"{run.name} {name}"), *SHORT, *way, *options, f"--ckpt_path={newest}")
+        assert outcome.code == 2, outcome.output
+        assert "the checkpoint is of another model: it " in outcome.output
+        assert said in outcome.output
+        assert "Traceback" not in outcome.output
+
+
+def full(epoch: int, batch: int) -> list[str]:
+    place = [f"--trainer.callbacks.init_args.{name}={value}" for name, value in (("epoch", epoch), ("batch", batch))]
+    return ["--trainer.callbacks+=running.FullDisk", *place]
+
+
+@pytest.mark.parametrize("way", ["plain", "sharded"])
+def test_a_full_disk_ends_the_run_and_leaves_the_last_good_one(way: str, world: World) -> None:
+    options = [*world.options(f"full {way}"), *SHORT, *(SHARDED if way == "sharded" else [])]
+    outcome = expctr("fit", *options, *full(0, 3))
+    assert outcome.code == 2, outcome.output
+    assert "epoch=0000-batch=000004.ckpt cannot be saved: " in outcome.output
+    assert "epoch=0000-batch=000002 is whole: mend that, then go on with --ckpt_path last" in outcome.output
+    folder = world.folder / f"full {way}" / "checkpoints"
+    assert [path.name for path in folder.iterdir()] == ["epoch=0000-batch=000002.ckpt"]
+    expctr("fit", *options, "--ckpt_path=last").ok()

@@ -1,0 +1,67 @@
+"""Two fits in one folder, and a rank that dies."""
+
+import contextlib
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from running import LIMIT, TESTS, World, expctr, kill, sharded, start
+
+from expctr.training.checkpoint import checkpoints
+
+
+def test_two_fits_in_one_folder_refuse_each_other(world: World, tmp_path: Path) -> None:
+    options = world.options("shared")
+    first = start(["fit", *options, "--trainer.callbacks+=running.Slow"], {}, tmp_path / "first.txt")
+    try:
+        waiting = time.monotonic() + LIMIT
+        while not list((world.folder / "shared").glob("events.*")) and time.monotonic() < waiting:
+            time.sleep(0.1)
+        time.sleep(1)  # it has written its config by then
+        config = (world.folder / "shared" / "config.yaml").read_text()
+        assert "seed_everything: 1" in config
+        second = expctr("fit", *options, "--seed_everything=7")
+        assert second.code == 2
+        assert f"is being trained in by process {first.pid} on " in second.output
+        assert (world.folder / "shared" / "config.yaml").read_text() == config
+    finally:
+        first.kill()
+        first.join()
+    expctr("fit", *options, "--ckpt_path=last", "--stages.rounds=0").ok()
+
+
+DEATHS = {
+    "the first is killed": (0, 9),
+    "the second is killed": (1, 9),
+    "the first has an error": (0, 0),
+    "the second has an error": (1, 0),
+}
+
+
+@pytest.mark.parametrize("name", list(DEATHS))
+def test_a_rank_that_dies_brings_the_other_down_and_is_heard(name: str, world: World) -> None:
+    """Started as a user would: the launcher runs the command again for the second rank."""
+    rank, number = DEATHS[name]
+    place = [*kill(0, 2, number=number), f"--trainer.callbacks.init_args.rank={rank}"]
+    job = subprocess.Popen(
+        [sys.executable, "-m", "expctr", "fit", *world.options(name.replace(" ", "-")), *sharded(2), *place],
+        env={**os.environ, "PYTHONPATH": str(TESTS), "OMP_NUM_THREADS": "1"},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        start_new_session=True,
+    )
+    try:
+        output, _ = job.communicate(timeout=LIMIT)  # which ends when all have closed their ends of the pipe
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(job.pid, signal.SIGKILL)
+    assert job.returncode != 0
+    if not number:
+        assert "this rank's own error" in output
+    saved = [path.name for path in checkpoints(world.folder / name.replace(" ", "-") / "checkpoints")]
+    assert saved == ["epoch=0000-batch=000002.ckpt"]

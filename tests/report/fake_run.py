@@ -1,0 +1,116 @@
+"""Runs' folders as training leaves them, in no time."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+from torch.utils.tensorboard import SummaryWriter
+
+CONFIG = """\
+seed_everything: 3
+data:
+  class_path: expctr.data.datamodules.MovieLensDataModule
+alarms:
+  unique: 0.1
+  positive: 0.05
+"""
+
+
+DATA = {
+    "rule": "liked if rating >= 4",
+    "rows": 1000,
+    "dropped": {"no rating": 12},
+    "interactions": 988,
+    "users": 40,
+    "items": 90,
+    "splits": {"train": {"samples": 300, "base_rate": 0.551, "users": 38, "warm_users": 1.0}},
+    "history": {"min": 1.0, "median": 7.0, "max": 10.0},
+}
+
+
+def measured(value: float, reach: float = 0.02) -> dict[str, float]:
+    """A number as table.json has it."""
+    return {"value": value, "low": value - reach, "high": value + reach}
+
+
+def table(rows: int) -> dict[str, Any]:
+    """A table.json with everything that a report shows."""
+    systems = {
+        name: {"auc": measured(auc), "logloss": measured(0.66), "mae": {"value": None, "low": None, "high": None}}
+        for name, auc in (("ICL", 0.54), ("DeepFM", 0.61), ("ExpCTR-LLM", 0.6), ("ExpCTR-Aug", 0.67))
+    }
+    counterfactual = {name: measured(0.3) for name in ("s_u", "s_r", "text_changed", "expected")}
+    return {
+        "dataset": "ML-20M",
+        "rows": rows,
+        "train_rate": 0.55,
+        "test_rate": 0.5,
+        "constant_logloss": 0.69,
+        "systems": systems,
+        "sources": {"ExpCTR-Aug, explanations of other rows": {"auc": measured(0.55)}},
+        "slices": {"cold items": {"rows": 7, "systems": {"ExpCTR-Aug": {"auc": measured(0.5, 0.3)}}}},
+        "paper": {"DeepFM": {"auc": 0.6212}},
+        "quality": {
+            "trained": {"words": measured(12, 1), "invented": measured(0.04)},
+            "untrained": {"words": measured(15, 1), "invented": measured(0.09)},
+        },
+        "audit": {
+            "ablations": {"real": {"auc": measured(0.67)}, "verdict only": {"auc": measured(0.64)}},
+            "counterfactuals": {"swapped history": {"rows": rows, **counterfactual}},
+            "leakage": {"auc": measured(0.61)},
+        },
+    }
+
+
+def explanations(rows: int, titles: list[str] | None = None, seed: int = 0) -> pl.DataFrame:
+    """Test rows whose scores tell the labels in part; the target's title stands in the sentence."""
+    random = np.random.default_rng(seed)
+    label = (np.arange(rows) % 2).astype(float)
+    scores = {
+        name: np.clip(0.25 + gain * label + random.random(rows) * 0.5, 0, 1)
+        for name, gain in (("s_u", 0.2), ("s_r", 0.2), ("s_0", 0.05), ("s_u_untrained", 0), ("s_r_untrained", 0.2))
+    }
+    target = titles or [f"Film {i}" for i in range(rows)]
+    return pl.DataFrame(
+        {
+            "sample": np.arange(rows),
+            "label": label,
+            **scores,
+            "s_r_exchanged": random.random(rows),
+            "text": [f"They liked Alien and will love {title}." for title in target],
+            "text_untrained": [f"Perhaps {title}." for title in target],
+            "target": target,
+            "reward_lc": 1 - np.abs(label - scores["s_u"]),
+            "invented": [["Alien"] if i % 5 == 0 else [] for i in range(rows)],
+            "liked": [["Heat"]] * rows,
+            "disliked": [["Kids", "Casper"]] * rows,
+        }
+    )
+
+
+def make_run(folder: Path, rows: int = 60, titles: list[str] | None = None, seed: int = 0) -> Path:
+    """A finished and tested run: one LC pass of ten batches, a CTR stage, an IC pass of five."""
+    (folder / "explanations").mkdir(parents=True)
+    (folder / "config.yaml").write_text(CONFIG)
+    (folder / "table.json").write_text(json.dumps(table(rows)))
+    (folder / "data.json").write_text(json.dumps(DATA))
+    test = explanations(rows, titles, seed)
+    test.write_parquet(folder / "explanations" / "test.parquet")
+    scores = {"sample": "sample", "label": "label", "ExpCTR-LLM": "s_u", "ExpCTR-Aug": "s_r"}
+    test.select(pl.col(column).alias(name) for name, column in scores.items()).write_parquet(folder / "scores.parquet")
+    trained = test.select("sample", "text", "s_u", "label", "reward_lc")
+    trained.write_parquet(folder / "explanations" / "000-lc.parquet")
+    with SummaryWriter(str(folder)) as writer:
+        for step in range(1, 11):
+            writer.add_scalar("lc/reward_lc", 0.4 + step / 100, step)
+            writer.add_scalar("lc/unique", 0.9, step)
+        writer.add_scalar("val/reward_lc", 0.5, 10)
+        for step in range(11, 15):
+            writer.add_scalar("ctr/loss", 0.7, step)
+            writer.add_scalar("val/logloss_aug", 0.68, step)
+        for step in range(15, 20):
+            writer.add_scalar("ic/reward_ic", 0.6, step)
+        writer.add_text("alarms", "LC, after 9 batches: unique is 0.05, below 0.1", 9)
+    return folder

@@ -1,0 +1,264 @@
+"""The page in a real Chromium: what is clicked and typed, what is fetched, how it looks on a phone and at night."""
+
+import json
+import shutil
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from fake_run import make_run
+
+from expctr.report.render import render
+from expctr.report.run import read_run
+
+webdriver = pytest.importorskip("selenium.webdriver", reason="selenium is not installed: pip install -e '.[test]'")
+from selenium.webdriver.common.by import By  # noqa: E402
+from selenium.webdriver.common.keys import Keys  # noqa: E402
+
+CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome") or shutil.which("chromium-browser")
+DRIVER = shutil.which("chromedriver")
+pytestmark = pytest.mark.skipif(
+    not (CHROMIUM and DRIVER), reason="chromium and chromedriver are not installed: apt-get install chromium-driver"
+)
+
+NASTY = "</script><script>alert(1)</script><img src=https://example.org/x onerror=alert(2)> & Film"
+PAGE = 25
+
+
+@pytest.fixture(scope="module")
+def driver() -> Iterator[Any]:
+    options = webdriver.ChromeOptions()
+    options.binary_location = CHROMIUM
+    for flag in ("--headless=new", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage"):
+        options.add_argument(flag)
+    options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
+    made = webdriver.Chrome(options=options, service=webdriver.ChromeService(DRIVER))
+    yield made
+    made.quit()
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    titles = [NASTY if i == 3 else f"Film {i}" for i in range(60)]
+    return make_run(tmp_path_factory.mktemp("report") / "run", titles=titles)
+
+
+@pytest.fixture
+def page(driver: Any, folder: Path, tmp_path: Path) -> Any:
+    """The report of a run, open at the size of a desktop, with nothing logged yet."""
+    file = tmp_path / "report.html"
+    file.write_text(render([read_run(folder)]), encoding="utf-8")
+    look(driver)
+    driver.get("about:blank")
+    for kind in ("browser", "performance"):
+        driver.get_log(kind)
+    driver.get(file.as_uri())
+    return driver
+
+
+def look(driver: Any, width: int = 1280, height: int = 900, scheme: str = "light") -> None:
+    size = {"width": width, "height": height, "deviceScaleFactor": 1, "mobile": width < 500}
+    driver.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
+    features = [
+        {"name": "prefers-color-scheme", "value": scheme},
+        {"name": "prefers-reduced-motion", "value": "reduce"},  # a click need not wait until the page has moved
+    ]
+    driver.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": features})
+
+
+def wait(until: Callable[[], bool]) -> None:
+    for _ in range(500):
+        if until():
+            return
+        time.sleep(0.02)
+    raise AssertionError("it did not happen in ten seconds")
+
+
+def count(page: Any) -> str:
+    return str(page.find_element(By.ID, "count").text)
+
+
+def column(page: Any, name: str) -> list[str]:
+    """The texts of a column, as they are shown."""
+    cells = f"return [...document.querySelectorAll('.browse td[data-label=\"{name}\"]')].map((cell) => cell.innerText)"
+    return [text.split("\n")[0] for text in page.execute_script(cells)]
+
+
+def choose(page: Any, name: str, option: str) -> None:
+    page.find_element(By.XPATH, f"//select[@id='{name}']/option[normalize-space()='{option}']").click()
+
+
+def test_nothing_is_fetched_and_nothing_goes_wrong(page: Any) -> None:
+    choose(page, "stage", "all")
+    messages = [json.loads(entry["message"])["message"] for entry in page.get_log("performance")]
+    asked = [m["params"]["request"]["url"] for m in messages if m["method"] == "Network.requestWillBeSent"]
+    assert asked == [page.current_url]
+    assert page.get_log("browser") == []
+
+
+def test_html_in_a_title_stays_text(page: Any) -> None:
+    page.find_element(By.ID, "search").send_keys("onerror")
+    wait(lambda: count(page).startswith("1 to 1 of 1,"))
+    assert column(page, "Item") == [NASTY]
+    assert f"will love {NASTY}." in page.find_element(By.CSS_SELECTOR, "[data-label='After training']").text
+    assert page.execute_script("return document.querySelectorAll('main img, main script:not(#rows)').length") == 0
+    assert page.get_log("browser") == []  # an alert would also fail every step before
+
+
+def test_search_finds_all_words_and_says_so_where_there_are_none(page: Any) -> None:
+    search = page.find_element(By.ID, "search")
+    search.send_keys("FILM 17")
+    wait(lambda: count(page).startswith("1 to 1 of 1,"))
+    assert column(page, "Item") == ["Film 17"]
+    search.send_keys(" nothing")
+    wait(lambda: count(page).startswith("No explanation fits"))
+    page.find_element(By.ID, "clear").click()
+    assert count(page) == "1 to 25 of 120"
+    assert page.switch_to.active_element == search
+
+
+def test_filters_by_label_verdict_stage_and_invention_combine(page: Any) -> None:
+    assert count(page) == "1 to 25 of 60, of 120 in all"
+    choose(page, "label", "liked")
+    assert set(column(page, "Label")) == {"liked"}
+    choose(page, "verdict", "wrong")
+    assert set(column(page, "Verdict")) == {"✗ wrong"}
+    assert all(float(score) <= 0.5 for score in column(page, "s_u"))
+    page.find_element(By.ID, "clear").click()
+    choose(page, "stage", "LC, pass 1")
+    assert set(column(page, "Stage")) == {"LC, pass 1"}
+    page.find_element(By.ID, "clear").click()
+    choose(page, "invented", "yes")
+    assert count(page).startswith("1 to 12 of 12")
+    marks = page.find_elements(By.CSS_SELECTOR, ".browse mark")
+    assert [mark.text for mark in marks] == ["Alien"] * 12
+
+
+def test_columns_are_sorted_by_keyboard(page: Any) -> None:
+    header = page.find_element(By.CSS_SELECTOR, "th[data-key='s_u']")
+    assert header.get_attribute("aria-sort") == "none"
+    button = header.find_element(By.TAG_NAME, "button")
+    page.execute_script("arguments[0].focus()", button)
+    button.send_keys(Keys.ENTER)
+    assert header.get_attribute("aria-sort") == "ascending"
+    rising = [float(score) for score in column(page, "s_u")]
+    assert rising == sorted(rising)
+    button.send_keys(Keys.SPACE)
+    assert header.get_attribute("aria-sort") == "descending"
+    assert float(column(page, "s_u")[0]) == max(float(score) for score in column(page, "s_u")) > rising[-1]
+    assert page.execute_script("return document.querySelectorAll('th[aria-sort]:not([aria-sort=none])').length") == 1
+
+
+def test_pages_are_turned(page: Any) -> None:
+    first = column(page, "Item")
+    assert not page.find_element(By.ID, "previous").is_enabled()
+    page.find_element(By.ID, "next").send_keys(Keys.ENTER)
+    assert count(page).startswith("26 to 50")
+    assert column(page, "Item") != first
+    page.find_element(By.ID, "next").send_keys(Keys.ENTER)
+    assert len(column(page, "Item")) == 10
+    assert not page.find_element(By.ID, "next").is_enabled()
+
+
+def test_the_first_tab_skips_to_the_answers_and_focus_is_seen(page: Any) -> None:
+    page.find_element(By.TAG_NAME, "body").send_keys(Keys.TAB)
+    skip = page.switch_to.active_element
+    assert skip.get_attribute("class") == "skip"
+    assert skip.rect["x"] >= 0
+    skip.send_keys(Keys.ENTER)
+    assert page.switch_to.active_element.get_attribute("id") == "main"
+    page.switch_to.active_element.send_keys(Keys.TAB)
+    style = page.execute_script(
+        "const s = getComputedStyle(document.activeElement); return [s.outlineStyle, s.outlineWidth]"
+    )
+    assert style == ["solid", "2px"]
+
+
+@pytest.mark.parametrize("width", [360, 800, 1280])
+def test_the_page_needs_no_sideways_scrolling(driver: Any, folder: Path, tmp_path: Path, width: int) -> None:
+    """With three runs, which have the most columns."""
+    file = tmp_path / "report.html"
+    runs = [replace(read_run(folder), name=name) for name in ("ExpCTR-1", "a name that is rather long", "c")]
+    file.write_text(render(runs), encoding="utf-8")
+    look(driver, width, 740)
+    driver.get(file.as_uri())
+    driver.execute_script("for (const part of document.querySelectorAll('details')) part.open = true")
+    assert driver.execute_script("return document.documentElement.scrollWidth") <= width
+    wide = """return [...document.querySelectorAll('body *')].filter((e) => e.getBoundingClientRect().right
+        > innerWidth + 1 && !e.closest('.scroll, pre, nav, svg')).map((e) => e.outerHTML.slice(0, 80))"""
+    assert driver.execute_script(wide) == []
+    if width == 360:
+        outside = "const t = document.querySelector('.browse'); return t.getBoundingClientRect().right"
+        assert driver.execute_script(outside) <= 360  # cards, which nobody has to scroll
+    assert column(driver, "Item")[0] == "Film 0"
+
+
+CONTRAST = """
+const channel = (v) => (v <= 0.04045 ? v / 12.92 : ((v + 0.055) / 1.055) ** 2.4);
+const light = ([r, g, b]) => 0.2126 * channel(r / 255) + 0.7152 * channel(g / 255) + 0.0722 * channel(b / 255);
+const parse = (text) => text.match(/[\\d.]+/g).map(Number);
+const ground = (e) => {
+  const colour = parse(getComputedStyle(e).backgroundColor);
+  return colour.length === 4 && colour[3] === 0 ? ground(e.parentElement) : colour;
+};
+const bad = [];
+for (const e of document.querySelectorAll('body *')) {
+  const own = [...e.childNodes].some((n) => n.nodeType === 3 && n.data.trim());
+  if (!own || e.closest('script, style, noscript, button:disabled, option') || !e.getClientRects().length) continue;
+  const style = getComputedStyle(e);
+  const ink = parse(e.closest('svg') ? style.fill : style.color);
+  const [a, b] = [light(ink), light(ground(e.closest('svg') ? e.closest('svg') : e))].sort((x, y) => y - x);
+  if ((a + 0.05) / (b + 0.05) < 4.5) bad.push(e.outerHTML.slice(0, 90));
+}
+return [getComputedStyle(document.body).backgroundColor, bad];
+"""
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_text_can_be_read_in_both_themes(page: Any, scheme: str) -> None:
+    """WCAG AA: 4.5 to 1, of all text as it is shown."""
+    look(page, scheme=scheme)
+    ground, bad = page.execute_script(CONTRAST)
+    assert bad == []
+    page.find_element(By.ID, "theme").click()
+    other, bad = page.execute_script(CONTRAST)
+    assert bad == []
+    assert other != ground
+    assert page.find_element(By.ID, "theme").text == scheme.capitalize()
+
+
+def test_paper_has_the_config_and_no_controls(page: Any) -> None:
+    page.execute_script("dispatchEvent(new Event('beforeprint'))")
+    page.execute_cdp_cmd("Emulation.setEmulatedMedia", {"media": "print"})
+    assert "seed_everything: 3" in page.find_element(By.TAG_NAME, "pre").text
+    assert not page.find_element(By.ID, "search").is_displayed()
+    page.execute_cdp_cmd("Emulation.setEmulatedMedia", {"media": ""})
+
+
+def test_twenty_thousand_explanations_are_a_page_of_rows(driver: Any, tmp_path: Path) -> None:
+    """How long it takes is printed: a time decides no test."""
+    run = make_run(tmp_path / "run", rows=20_000)
+    file = tmp_path / "report.html"
+    started = time.perf_counter()
+    file.write_text(render([read_run(run)]), encoding="utf-8")
+    made = time.perf_counter() - started
+    look(driver)
+    driver.get(file.as_uri())
+    timing = "const t = performance.getEntriesByType('navigation')[0]; return [t.domInteractive, t.loadEventEnd]"
+    wait(lambda: driver.execute_script(timing)[1] > 0)
+    interactive, loaded = driver.execute_script(timing)
+    assert driver.execute_script("return document.querySelectorAll('.browse tbody tr').length") == PAGE
+    assert driver.execute_script("return document.querySelectorAll('*').length") < 3000
+    assert count(driver) == "1 to 25 of 20,000"
+    started = time.perf_counter()
+    driver.find_element(By.ID, "search").send_keys("Film 19999")
+    wait(lambda: count(driver).startswith("1 to 1 of 1,"))
+    found = time.perf_counter() - started
+    size = file.stat().st_size / 1e6
+    print(
+        f"20,000 explanations, {size:.1f} MB: made in {made:.2f} s, interactive after {interactive:.0f} ms, "
+        f"loaded after {loaded:.0f} ms, searched in {found:.2f} s"
+    )

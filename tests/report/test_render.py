@@ -1,0 +1,202 @@
+"""What stands on the page: answers that the intervals bear out, text that stays text, and the command."""
+
+import json
+import subprocess
+import sys
+from html.parser import HTMLParser
+from pathlib import Path
+
+import polars as pl
+import pytest
+from fake_run import explanations, make_run, measured
+
+from expctr.__main__ import main
+from expctr.report.answers import answers, sentence
+from expctr.report.compare import Estimate
+from expctr.report.render import render
+from expctr.report.rows import browser, script_json
+from expctr.report.run import Run, read_run
+from expctr.report.sections import data, stage_axis, stage_curve
+
+NASTY = "</script><script>document.title='owned'</script><img src=x onerror=alert(1)>{{ 7*7 }}"
+
+
+class Elements(HTMLParser):
+    """The tags of a page, and what stands in its JSON."""
+
+    def __init__(self, page: str) -> None:
+        super().__init__()
+        self.tags: list[str] = []
+        self.json = ""
+        self._inside = False
+        self.feed(page)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append(tag)
+        self._inside = ("type", "application/json") in attrs
+
+    def handle_endtag(self, tag: str) -> None:
+        self._inside = False
+
+    def handle_data(self, data: str) -> None:
+        self.json += data if self._inside else ""
+
+
+def test_whatever_a_run_says_stays_text(tmp_path: Path) -> None:
+    plain = make_run(tmp_path / "plain", rows=20)
+    run = make_run(tmp_path / "nasty", rows=20, titles=[NASTY] * 20)
+    (run / "config.yaml").write_text(f"x: |\n  {NASTY}\nseed_everything: '{NASTY.replace(chr(39), '')}'\n")
+    table = json.loads((run / "table.json").read_text())
+    table["dataset"] = table["systems"][NASTY] = NASTY
+    for part in ("sources", "slices", "paper", "quality", "audit"):
+        table[part][NASTY] = table["systems"]["ICL"]
+    (run / "table.json").write_text(json.dumps(table))
+    read = Elements(render([read_run(run, NASTY)]))
+    usual = Elements(render([read_run(plain)]))
+    assert "img" not in read.tags
+    assert read.tags.count("script") == usual.tags.count("script") == 2
+    assert json.loads(read.json)["columns"]["target"] == [NASTY] * 20 + [None] * 20
+
+
+def test_json_in_a_script_cannot_end_it() -> None:
+    content = {"x": "</script><!-- <script> & \u2028"}
+    made = script_json(content)
+    assert not set("<>&\u2028") & set(made)
+    assert json.loads(made) == content
+
+
+def test_the_policy_lets_nothing_in_but_the_pages_own(tmp_path: Path) -> None:
+    page = render([read_run(make_run(tmp_path / "run"))])
+    policy = page.split('http-equiv="Content-Security-Policy" content="')[1].split('"')[0]
+    assert policy.startswith("default-src &#39;none&#39;; style-src &#39;sha256-")
+    assert "unsafe" not in policy
+    assert "http://" not in page
+    assert "https://" not in page
+
+
+def found(trained: tuple[float, float], clicks: tuple[float, float]) -> str:
+    """The first answer's word, of AUCs before and after training with an interval of 0.02 on either side."""
+    systems = {"ExpCTR-LLM": {"auc": measured(trained[1])}, "ExpCTR-Aug": {"auc": measured(clicks[1])}}
+    sources = {
+        "ExpCTR-LLM, untrained": {"auc": measured(trained[0])},
+        "ExpCTR-Aug, explanations of the untrained model": {"auc": measured(clicks[0])},
+    }
+    return answers(Run("run", Path(), table={"systems": systems, "sources": sources}))[0].word
+
+
+def test_the_answer_is_what_the_intervals_bear_out() -> None:
+    better, same, worse = (0.5, 0.6), (0.5, 0.53), (0.6, 0.5)
+    assert found(better, better) == "Yes"
+    assert found(better, same) == found(same, better) == "Partly"
+    assert found(same, same) == "Not shown"
+    assert found(better, worse) == "Mixed"
+    assert found(worse, same) == "No"
+
+
+def test_a_verdict_that_the_click_model_does_not_read_is_not_called_true(tmp_path: Path) -> None:
+    frame = explanations(200).with_columns(s_r=(pl.col("s_r") + pl.col("s_u")) / 2)
+    unread = frame.with_columns(s_r_exchanged=pl.col("s_r"))
+    _, truth = answers(Run("run", tmp_path, test=unread))
+    assert truth.word == "Not shown"
+    _, truth = answers(Run("run", tmp_path, test=frame))
+    assert truth.word == "Partly"
+    assert "not tested here" in truth.why
+    audit = {"ablations": {"real": {"auc": measured(0.7)}, "verdict only": {"auc": measured(0.6)}}}
+    _, truth = answers(Run("run", tmp_path, test=frame, table={"audit": audit}))
+    assert truth.word == "Yes"
+
+
+def test_two_that_are_always_positive_agree_by_chance(tmp_path: Path) -> None:
+    frame = explanations(200).with_columns(pl.lit(0.9).alias("s_u"), s_r=0.6 + pl.col("s_r") * 0.3)
+    _, truth = answers(Run("run", tmp_path, test=frame))
+    assert truth.facts[0].value.value == truth.facts[0].chance == 1
+    assert "may be chance" in truth.why
+
+
+def test_a_better_ranking_does_not_hide_bad_probabilities() -> None:
+    systems = {"ExpCTR-LLM": {"logloss": measured(1.2)}, "ExpCTR-Aug": {"logloss": measured(0.68)}}
+    told = answers(Run("run", Path(), table={"systems": systems, "constant_logloss": 0.69}))[0].cautions
+    assert told == [
+        (
+            "ExpCTR-LLM's scores are not to be taken as probabilities",
+            "LogLoss 1.200 (1.180 to 1.220); a constant has 0.690.",
+        )
+    ]
+
+
+def test_a_comparison_says_what_it_cannot_tell() -> None:
+    answer = answers(
+        Run(
+            "run",
+            Path(),
+            table={
+                "systems": {"ExpCTR-LLM": {"auc": measured(0.52)}},
+                "sources": {"ExpCTR-LLM, untrained": {"auc": measured(0.5)}},
+            },
+        )
+    )[0]
+    assert sentence(answer.comparisons[0]) == (
+        "Not told apart: 0.500 before training, 0.520 after training; difference +0.020 (−0.020 to +0.060)."
+    )
+    assert answer.comparisons[0].gain == pytest.approx(Estimate(0.02, -0.02, 0.06))
+
+
+def test_test_rows_come_first_and_the_rest_is_shared(tmp_path: Path) -> None:
+    test, small, large = explanations(10), explanations(4), explanations(100)
+    made = browser([Run("run", tmp_path, test=test, stages={"LC": small, "IC": large})], limit=30)
+    assert made is not None
+    columns = json.loads(made.json)["columns"]
+    assert [columns["stage"].count(i) for i in range(3)] == [10, 4, 16]
+    assert (made.shown, made.total) == (30, 114)
+    assert len({len(values) for values in columns.values()}) == 1
+
+
+def test_the_data_are_told_as_prepare_has_them(tmp_path: Path) -> None:
+    made = data(read_run(make_run(tmp_path / "run")))
+    assert made["counts"] == [
+        ("read", "1,000"),
+        ("dropped: no rating", "12"),
+        ("kept", "988"),
+        ("users", "40"),
+        ("items", "90"),
+    ]
+    assert made["splits"] == [("train", ["300", "55.1%", "38", "100.0%"])]
+    assert "min 1, median 7, max 10" in made["about"]
+
+
+def test_stages_of_several_runs_share_an_axis(tmp_path: Path) -> None:
+    runs = [read_run(make_run(tmp_path / name)) for name in "ab"]
+    axis = stage_axis(runs)
+    assert axis == [("LC", 1, 10), ("IC 1", 11, 15)]
+    lc, ic = stage_curve(runs[0], ["lc/reward_lc", "ic/reward_ic"], axis)
+    assert lc[0] == pytest.approx((1, 0.41))
+    assert ic[0] == pytest.approx((11, 0.6))
+
+
+def test_several_runs_are_side_by_side(tmp_path: Path) -> None:
+    first, second = (make_run(tmp_path / name) for name in "ab")
+    (second / "config.yaml").write_text((second / "config.yaml").read_text().replace("0.05", "0.2"))
+    page = render([read_run(first), read_run(second)])
+    assert "alarms.positive" in page
+    assert "alarms.unique" not in page
+    assert page.count('class="word"') == 4
+
+
+def test_the_command_writes_beside_the_run_without_torch(tmp_path: Path) -> None:
+    run = make_run(tmp_path / "run")
+    code = "import sys; from expctr.__main__ import main; main(['report', sys.argv[1]]); print('torch' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code, run], capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines()[-1] == "False"
+    assert (run / "report.html").read_text().startswith("<!doctype html>")
+
+
+def test_the_command_refuses_in_a_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for args, said in (
+        ([str(tmp_path)], "is no run's folder"),
+        ([str(make_run(tmp_path / "run")), "--rows=0"], "--rows must be at least 1"),
+        ([str(tmp_path / "run"), f"--out={tmp_path}"], "cannot be written"),
+    ):
+        with pytest.raises(SystemExit) as stopped:
+            main(["report", *args])
+        assert stopped.value.code == 2
+        assert said in capsys.readouterr().err

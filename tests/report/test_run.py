@@ -1,0 +1,111 @@
+"""What a report makes of folders that are not as they should be."""
+
+import json
+from pathlib import Path
+
+import polars as pl
+import pytest
+from fake_run import make_run
+
+from expctr.errors import UserError
+from expctr.report.render import read_runs, render
+from expctr.report.run import estimate, read_run, section
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Path:
+    return make_run(tmp_path / "run")
+
+
+def test_a_whole_run_leaves_nothing_to_say(run: Path) -> None:
+    read = read_run(run)
+    assert read.notes == ()
+    assert list(read.stages) == ["LC, pass 1"]
+    assert read.events.alarms == ["LC, after 9 batches: unique is 0.05, below 0.1"]
+
+
+def test_no_folder_and_no_run_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="there is no folder"):
+        read_run(tmp_path / "nowhere")
+    (tmp_path / "notes.txt").write_text("x")
+    with pytest.raises(UserError, match="is no run's folder"):
+        read_run(tmp_path)
+
+
+MISSING = {
+    "table.json": "expctr test",
+    "explanations/test.parquet": "no explanations of test rows",
+    "config.yaml": "options are not known",
+}
+
+
+@pytest.mark.parametrize("name", MISSING)
+def test_what_is_missing_is_named_and_the_rest_is_shown(run: Path, name: str) -> None:
+    (run / name).unlink()
+    read = read_run(run)
+    assert any(MISSING[name] in note for note in read.notes), read.notes
+    page = render([read])
+    assert "LC reward" in page
+    assert MISSING[name] in page
+
+
+BROKEN = {
+    "table.json": (b"[1, 2", "table.json is not a JSON object"),
+    "scores.parquet": (b"no parquet", "scores.parquet is no Parquet file"),
+    "explanations/test.parquet": (b"PAR1", "test.parquet is no Parquet file"),
+    "config.yaml": (b"a: [1\n\xff", "config.yaml is not a mapping"),
+    "data.json": (b"3", "data.json is not a JSON object"),
+}
+
+
+@pytest.mark.parametrize("name", BROKEN)
+def test_what_cannot_be_read_is_named_and_the_rest_is_shown(run: Path, name: str) -> None:
+    content, said = BROKEN[name]
+    (run / name).write_bytes(content)
+    read = read_run(run)
+    assert any(said in note for note in read.notes), read.notes
+    assert "LC reward" in render([read])
+
+
+def test_a_table_of_another_dataset_is_told(run: Path) -> None:
+    path = run / "explanations" / "test.parquet"
+    pl.read_parquet(path).with_columns(pl.col("sample") + 30).write_parquet(path)
+    read = read_run(run)
+    assert any("another dataset" in note for note in read.notes)
+    assert "Film 59" in render([read])
+
+
+def test_another_versions_tables_are_shown_as_far_as_they_are_known(run: Path) -> None:
+    (run / "table.json").write_text(
+        json.dumps(
+            {"rows": "many", "systems": {"X": {"auc": {"value": 0.6}}, "Y": 3, "Z": None}, "slices": [], "audit": 1}
+        )
+    )
+    pl.DataFrame(
+        {"sample": [1, 2], "text": ["", None], "label": [1.0, None], "s_u": [float("nan"), 7.0]}
+    ).write_parquet(run / "explanations" / "test.parquet")
+    page = render([read_run(run)])
+    assert "0.6000" in page
+    assert "Unknown" in page
+
+
+def test_a_run_that_has_only_begun_has_a_page(tmp_path: Path) -> None:
+    (tmp_path / "config.yaml").write_text("seed_everything: 1\n")
+    page = render([read_run(tmp_path)])
+    assert page.count("Unknown") == 2
+    assert "The run has no explanations yet" in page
+
+
+def test_runs_of_one_name_are_told_apart_by_their_place(tmp_path: Path) -> None:
+    runs = read_runs([make_run(tmp_path / place / "run") for place in ("a", "b")])
+    assert [run.name for run in runs] == ["a/run", "b/run"]
+    with pytest.raises(UserError, match="more than 6"):
+        read_runs([tmp_path] * 7)
+
+
+def test_numbers_are_read_where_there_are_any() -> None:
+    assert estimate({"value": 0.5, "low": None, "high": "x"}) is not None
+    assert estimate({"value": None}) is None
+    assert estimate(None) is None
+    assert estimate({"value": 10**400}) is estimate({"value": float("nan")}) is estimate({"value": 1e308}) is None
+    assert section({"a": {"b": 1}}, "a", "b") == {}

@@ -1,0 +1,193 @@
+"""What `expctr export` writes is the run's model, to programs that have never heard of this package."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+import pytest
+import torch
+from peft import PeftModel
+from running import TESTS, World, expctr, sharded
+from safetensors.torch import load_file
+from torch import Tensor
+from transformers import AutoModel, AutoModelForCausalLM, AutoTokenizer, DynamicCache
+
+from expctr.llm.base import LanguageModel, LLMOptions
+
+SENTENCE = "The liked books: none. Considering the preference of the customer,"
+pytestmark = pytest.mark.filterwarnings("ignore")
+
+
+@pytest.fixture(scope="module")
+def out(world: World) -> Path:
+    """Of the run that the tests of ranks make, too."""
+    options = world.options("one")
+    run = world.once("one", ["fit", *options], ["test", *options])
+    with world.first("one-exported") as first:
+        if first:
+            expctr("export", *options, f"--out={run / 'export'}", "--merged=true").ok()
+    return run / "export"
+
+
+def tokens(world: World) -> Tensor:
+    ids: Tensor = AutoTokenizer.from_pretrained(world.folder / "llm")(SENTENCE, return_tensors="pt").input_ids
+    return ids
+
+
+def policy(world: World, run: str, **options: Any) -> LanguageModel:
+    """The run's language model with the weights of its checkpoint."""
+    model = LanguageModel(LLMOptions(path=str(world.folder / "llm"), dtype="float32", lora_r=2, **options))
+    newest = sorted((world.folder / run / "checkpoints").iterdir())[-1]
+    weights: dict[str, Tensor] = torch.load(newest, weights_only=True)["state_dict"]
+    for name, parameter in model.named_parameters():
+        if parameter.requires_grad:
+            (found,) = (weight for key, weight in weights.items() if key.endswith(f"model.{name}"))
+            parameter.data.copy_(found)
+    return model
+
+
+def by_peft(world: World, adapter: Path) -> Any:
+    return PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(world.folder / "llm"), adapter).eval()
+
+
+@torch.no_grad()
+def test_the_adapter_and_the_merged_model_say_what_the_policy_says(out: Path, world: World) -> None:
+    ids, model = tokens(world), policy(world, "one")
+    expected = model.logits(model.hidden(ids, torch.ones_like(ids), adapter=True).states)
+    base = model.logits(model.hidden(ids, torch.ones_like(ids), adapter=False).states)
+    assert (expected - base).abs().max() > 1e-3  # what was learnt is larger than the tolerance
+    theirs = by_peft(world, out / "adapter")(input_ids=ids).logits
+    torch.testing.assert_close(theirs, expected, atol=1e-5, rtol=0)
+    merged = AutoModelForCausalLM.from_pretrained(out / "merged")
+    assert merged.dtype == torch.float32
+    torch.testing.assert_close(merged(input_ids=ids).logits, expected, atol=1e-4, rtol=0)
+    assert AutoTokenizer.from_pretrained(out / "merged")(SENTENCE).input_ids == ids[0].tolist()
+    assert not any("expctr" in file.read_text() for file in (out / "adapter").glob("*.json"))
+
+
+def deepfm(folder: Path, row: dict[str, Any], z: Tensor) -> float:
+    """DeepFM's probability of a click from the exported files alone, as its README has it."""
+    weights, about = load_file(folder / "model.safetensors"), json.loads((folder / "model.json").read_text())
+    vocabulary = json.loads((folder.parent / "vocabulary.json").read_text())
+    vectors = []
+    for field, place in about["tables"]["fields"].items():
+        known = vocabulary["values"][vocabulary["shares"].get(field, field)]
+        values = row[field] if field in vocabulary["lists"] else [row[field]]
+        values = [value // 5 * 5 if isinstance(value, int) else value for value in values]
+        rows = [weights["0.fields.weight"][place["start"] + known.get(str(value), 1)] for value in values]
+        vectors.append(torch.stack(rows).mean(0) if rows else torch.zeros(weights["0.fields.weight"].shape[1]))
+    first, v = torch.stack(vectors)[:, -1].sum(), torch.stack(vectors)[:, :-1]
+    fm = ((v.sum(0) ** 2 - (v**2).sum(0)) / 2).sum()
+    hidden = v.flatten() @ weights["0.deep.layers.0.x.weight"].T + weights["0.deep.layers.0.x.bias"]
+    if about["text"] is not None:
+        hidden = hidden + z / z.square().mean().sqrt() @ weights["0.deep.layers.0.z.weight"].T
+    deep = hidden.relu() @ weights["0.last.x.weight"].T + weights["0.last.x.bias"]
+    return float((first + fm + deep).sigmoid())
+
+
+def vector(world: World, text: str) -> Tensor:
+    """The explanation's vector by plain transformers."""
+    tokenizer = AutoTokenizer.from_pretrained(world.folder / "llm")
+    encoder = AutoModel.from_pretrained(world.folder / "llm")
+    with torch.no_grad():
+        states: Tensor = encoder(**tokenizer(text, return_tensors="pt")).last_hidden_state[0].mean(0)
+    return states
+
+
+def test_deepfm_can_be_computed_from_the_files_alone(out: Path, world: World) -> None:
+    rows = pl.read_parquet(world.folder / "one" / "explanations" / "test.parquet")
+    (cached,) = (world.folder / "cache").glob("*.parquet")
+    samples = pl.read_parquet(cached)
+    written = rows.filter(pl.col("text").str.strip_chars() != "").head(4)
+    assert len(written) > 1
+    for row in written.iter_rows(named=True):
+        (sample,) = samples.filter(pl.col("sample") == row["sample"]).to_dicts()
+        assert deepfm(out / "ctr", sample, vector(world, row["text"])) == pytest.approx(row["s_r"], abs=1e-5)
+        plain = deepfm(out / "ctr_without_text", sample, torch.zeros(0))
+        assert plain == pytest.approx(row["s_plain"], abs=1e-5)
+
+
+def test_what_an_adapter_of_responses_means_is_said_and_its_exact_use_works(world: World) -> None:
+    scope = "--model.init_args.explainer.llm.adapter_scope=response"
+    options = [*world.options("responses"), scope, "--stages.rounds=0"]
+    expctr("fit", *options).ok()
+    done = expctr("export", *options, "--merged=true").ok()
+    out = world.folder / "responses" / "export"
+    assert "ANOTHER MODEL" in done.output
+    for folder in ("adapter", "merged"):
+        assert "another model" in (out / folder / "README.md").read_text()
+    assert "no CTR model" in done.output
+    assert not (out / "ctr").exists()
+    ids, model = tokens(world), policy(world, "responses", adapter_scope="response")
+    mask, cut = torch.ones_like(ids), ids[:, :-1]
+    with torch.no_grad():
+        cache = model.hidden(cut, torch.ones_like(cut), adapter=False, cache=DynamicCache()).cache
+        expected = model.logits(model.hidden(ids[:, -1:], mask, adapter=True, cache=cache).states)[:, -1]
+    code = (out / "adapter" / "README.md").read_text().split("```python\n")[1].split("```")[0]
+    load, _, rest = code.partition("\n")
+    assert load.startswith("model = PeftModel.from_pretrained(")
+    rest = rest.replace("do_sample=False", "do_sample=False, max_new_tokens=1, output_logits=True")
+    rest = rest.replace("model.generate(", "found = model.generate(return_dict_in_generate=True, ")
+    names: dict[str, Any] = {"model": by_peft(world, out / "adapter"), "ids": ids, "torch": torch}
+    exec(rest, names)
+    torch.testing.assert_close(names["found"].logits[0], expected, atol=1e-5, rtol=0)
+    usual = names["model"](input_ids=ids).logits[:, -1]
+    assert (usual - expected).abs().max() > 1e-4
+
+
+def test_a_sharded_run_exports_the_same(out: Path, world: World) -> None:
+    options = [*world.options("two"), *sharded(2)]
+    run = world.once("two", ["fit", *options], ["test", *options, "--data.init_args.eval_batch_size=1"], ranks=2)
+    expctr("export", *options, f"--out={run / 'export'}", ranks=2).ok()
+    files = sorted(file.relative_to(out) for file in out.rglob("*.safetensors") if "merged" not in file.parts)
+    assert [str(file) for file in files] == [
+        "adapter/adapter_model.safetensors",
+        "critic.safetensors",
+        "ctr/model.safetensors",
+        "ctr_without_text/model.safetensors",
+    ]
+    for file in files:
+        found, expected = load_file(run / "export" / file), load_file(out / file)
+        assert set(found) == set(expected)
+        for name, weight in expected.items():
+            torch.testing.assert_close(found[name], weight, atol=1e-4, rtol=1e-3)
+
+
+def alone(world: World, name: str, *options: str) -> list[str]:
+    """Arguments of a baseline's run."""
+    return [
+        f"--config={TESTS.parent / 'configs' / 'baselines' / name}.yaml",
+        f"--data.path={world.folder / 'movielens'}",
+        f"--data.cache_dir={world.folder / 'cache'}",
+        "--trainer.max_epochs=1",
+        "--trainer.accelerator=cpu",
+        "--trainer.enable_progress_bar=false",
+        f"--trainer.default_root_dir={world.folder / f'export-{name}'}",
+        *options,
+    ]
+
+
+def test_baselines_are_exported_too(world: World) -> None:
+    llm = [f"--model.llm.path={world.folder / 'llm'}", "--model.llm.dtype=float32"]
+    files = {}
+    for name, options in (("deepfm", []), ("tallrec", llm)):
+        expctr("fit", *alone(world, name, *options)).ok()
+        expctr("export", *alone(world, name, *options)).ok()
+        out = world.folder / f"export-{name}" / "export"
+        files[name] = {str(file.relative_to(out)) for file in out.rglob("*.*") if file.suffix != ".md"}
+    assert files["deepfm"] == {"ctr/model.safetensors", "ctr/model.json", "vocabulary.json", "config.yaml"}
+    assert files["tallrec"] == {"adapter/adapter_model.safetensors", "adapter/adapter_config.json", "config.yaml"}
+
+
+def test_what_cannot_be_exported_is_said(out: Path, world: World) -> None:
+    again = expctr("export", *world.options("one"))
+    assert again.code == 2
+    assert f"{out} is there already and not empty" in again.output
+    icl = alone(world, "icl", f"--model.llm.path={world.folder / 'llm'}")
+    expctr("fit", *icl).ok()
+    assert "ICLModule trains nothing" in expctr("export", *icl).output
+    assert (
+        "CTRModule has no language model"
+        in expctr("export", *alone(world, "deepfm"), f"--out={world.folder / 'nowhere'}", "--merged=true").output
+    )
