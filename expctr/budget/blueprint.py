@@ -175,7 +175,7 @@ class Blueprint(LanguageModel):
 
         return self._trace(("reference", rows, tokens, response, adapter), work, training=False)
 
-    def train(self, rows: int, tokens: int, response: int, critic: bool, entropy: bool) -> Counter[str]:
+    def learn(self, rows: int, tokens: int, response: int, critic: bool, entropy: bool) -> Counter[str]:
         """Forward and backward pass of one micro-batch."""
 
         def work(trace: Trace) -> None:
@@ -183,7 +183,7 @@ class Blueprint(LanguageModel):
             loss = scores.logprobs.sum() + scores.entropy.sum()
             if critic:
                 loss = loss + self.value_head(torch.empty_like(scores.hidden)).sum()
-            loss.backward()  # type: ignore[no-untyped-call]
+            loss.backward()
 
         return self._trace(("train", rows, tokens, response, critic, entropy), work, training=True)
 
@@ -276,7 +276,7 @@ def _reduce(base: PreTrainedModel) -> None:
 
 def _attention(base: PreTrainedModel, options: LLMOptions, processor: bool) -> str:
     """What `llm.attention` comes to there, as far as memory goes."""
-    chosen = options.attention
+    chosen: str = options.attention
     if chosen == "auto":
         chosen = "sdpa" if base._supports_sdpa else "eager"
         if processor and base._supports_attention_backend:
