@@ -51,6 +51,7 @@ class Trainer(L.Trainer):
         devices: int = 1,
         memory: str = "80GB",
         prompt_tokens: int | None = None,
+        processor: bool = False,
         json: bool = False,
     ) -> None:
         """Print what each stage would hold on a GPU, from the base's config alone; nothing is read or trained.
@@ -61,13 +62,14 @@ class Trainer(L.Trainer):
             devices: how many share the run.
             memory: of each, such as 80GB or 24GiB.
             prompt_tokens: of the longest prompt; null for the cap, prompts.prompt_tokens.
+            processor: of a run on processors, in place of GPUs.
             json: print JSON.
         """
         if not isinstance(model, ExpCTRModule):
             raise UserError(f"model: plan is about ExpCTRModule, not {type(model).__name__}")
         from expctr.budget.forecast import report  # it imports peft, which --help can do without
 
-        report(model.explainer, datamodule, devices, memory, prompt_tokens, json)
+        report(model.explainer, datamodule, devices, memory, prompt_tokens, processor, json)
 
     def export(
         self,

@@ -45,7 +45,7 @@ class Blueprint(LanguageModel):
 
     def __init__(self, options: LLMOptions, dtype: torch.dtype, processor: bool) -> None:
         super(LanguageModel, self).__init__()
-        self.options = options
+        self.options, self.processor = options, processor
         config = load_config(options)
         quantization = _quantization(config, options)
         self.bits = BITS.get(quantization, 0)

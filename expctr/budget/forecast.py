@@ -13,11 +13,10 @@ from rich.table import Table
 
 from expctr.budget.blueprint import Blueprint
 from expctr.errors import UserError
+from expctr.llm.prefill import TOKENS
 from expctr.modules.explainer import PPOExplainerModule
 
 PARTS = ("weights", "adapter", "gradients", "optimizer", "prompt cache", "activations", "logits")
-PREFILL = 2**15
-"""Tokens of a batch of prompts on a GPU (`llm.prefill.TOKENS`)."""
 _UNITS = {"MB": 10**6, "GB": 10**9, "TB": 10**12, "MIB": 2**20, "GIB": 2**30, "TIB": 2**40}
 
 
@@ -86,7 +85,7 @@ def memory(model: Blueprint, explainer: PPOExplainerModule, size: Sizes) -> dict
     prompt, response, scope = size.prompt_tokens, size.response_tokens, explainer.llm.adapter_scope
 
     def asked(rows: int, sampled: bool) -> dict[str, Counter[str]]:
-        part = min(rows, max(1, PREFILL // prompt))
+        part = min(rows, max(1, TOKENS[not model.processor] // prompt))
         cache = Counter({"prompt cache": rows * (prompt + response) * model.cache_bytes})
         kept = scope == "response"
         return {
@@ -141,12 +140,18 @@ def show(stages: dict[str, dict[str, Counter[str]]]) -> Table:
 
 
 def report(
-    explainer: PPOExplainerModule, data: Any, devices: int, memory_text: str, prompt_tokens: int | None, as_json: bool
+    explainer: PPOExplainerModule,
+    data: Any,
+    devices: int,
+    memory_text: str,
+    prompt_tokens: int | None,
+    processor: bool,
+    as_json: bool,
 ) -> None:
     """Print the table, whether it fits, and what would lower it; `llm.dtype: auto` counts as bfloat16."""
     limit, size = parse_memory(memory_text), sizes(explainer, data, devices, prompt_tokens)
     dtype = torch.bfloat16 if explainer.llm.dtype == "auto" else getattr(torch, explainer.llm.dtype)
-    model = Blueprint(explainer.llm, dtype, processor=False)
+    model = Blueprint(explainer.llm, dtype, processor=processor)
     stages = memory(model, explainer, size)
     peak = highest(stages)
     changes = [] if peak <= limit else [(w, highest(memory(model, explainer, s))) for w, s in advice(explainer, size)]
