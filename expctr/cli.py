@@ -52,9 +52,12 @@ class Trainer(L.Trainer):
         memory: str = "80GB",
         prompt_tokens: int | None = None,
         processor: bool = False,
+        samples: int | None = None,
+        tflops: float = 312.0,
+        utilisation: float = 0.3,
         json: bool = False,
     ) -> None:
-        """Print what each stage would hold on a GPU, from the base's config alone; nothing is read or trained.
+        """Print a run's memory, steps, tokens and hours, from the base's config alone; nothing is read or trained.
 
         Args:
             model: the config's.
@@ -63,13 +66,18 @@ class Trainer(L.Trainer):
             memory: of each, such as 80GB or 24GiB.
             prompt_tokens: of the longest prompt; null for the cap, prompts.prompt_tokens.
             processor: of a run on processors, in place of GPUs.
-            json: print JSON.
+            samples: of all splits; null for data.samples.max_samples.
+            tflops: of each device at best, in 10^12 operations a second; 312 is an A100's or A800's in bfloat16.
+            utilisation: the share of it that the whole run reaches.
+            json: print one line of JSON, memory in bytes.
         """
         if not isinstance(model, ExpCTRModule):
             raise UserError(f"model: plan is about ExpCTRModule, not {type(model).__name__}")
-        from expctr.budget.forecast import report  # it imports peft, which --help can do without
+        from expctr.budget.report import PlanOptions, report  # it imports peft, which --help can do without
 
-        report(model.explainer, datamodule, devices, memory, prompt_tokens, processor, json)
+        asked = PlanOptions(devices, memory, prompt_tokens, processor, samples, tflops, utilisation, json)
+        (stages,) = [c for c in vars(self)["callbacks"] if isinstance(c, StageScheduler)]
+        report(model.explainer, datamodule, stages.plan, asked)
 
     def export(
         self,

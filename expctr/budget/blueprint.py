@@ -147,7 +147,7 @@ class Blueprint(LanguageModel):
         def work(trace: Trace) -> None:
             cache = DynamicCache()
             with trace.label("prompt cache"):
-                cache.layers = [Roomy(k, v, rows, tokens - 1, room) for k, v in self._layers]  # type: ignore[misc]
+                cache.layers = [Roomy(k, v, rows, tokens - 1, room) for k, v in self._layers]
             before = [(layer.keys, layer.values) for layer in cast(list[Roomy], cache.layers)] if kept else []
             for alive in (rows, max(1, rows - 1)):
                 uniform = torch.zeros(alive, dtype=torch.float64) if sampled else None

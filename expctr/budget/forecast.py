@@ -1,15 +1,9 @@
-"""Memory a device by stage and phase, before a run: the traced parts of a step on top of what is held at rest."""
+"""Memory of a device by stage and phase, before a run: the traced parts of a step on top of what is held at rest."""
 
-import json
 import re
 from collections import Counter
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
-
-import torch
-from rich import box
-from rich.console import Console
-from rich.table import Table
 
 from expctr.budget.blueprint import Blueprint
 from expctr.errors import UserError
@@ -109,62 +103,6 @@ def memory(model: Blueprint, explainer: PPOExplainerModule, size: Sizes) -> dict
     return {"lc": policy, "ctr": validated, "ic": policy, "test": tested}
 
 
-def advice(explainer: PPOExplainerModule, size: Sizes) -> list[tuple[str, Sizes]]:
-    """What would lower the peak, and the sizes that it leads to."""
-    found = []
-    if size.micro_rows > 1:
-        found.append(("ppo.micro_batch_size 1", replace(size, micro_rows=1)))
-    if size.rollout_rows // 2 >= size.devices:
-        rows = size.rollout_rows // explainer.rollout_options.group_size // 2
-        found.append((f"data.rollout_batch_size {rows}", replace(size, rollout_rows=size.rollout_rows // 2)))
-    if size.prompt_tokens > 1:
-        half = size.prompt_tokens // 2
-        found.append((f"prompts.prompt_tokens {half}", replace(size, prompt_tokens=half)))
-    if 2 * size.devices <= size.rollout_rows:
-        found.append((f"{2 * size.devices} devices", replace(size, devices=2 * size.devices)))
-    return found
-
-
 def highest(stages: dict[str, dict[str, Counter[str]]]) -> int:
     """Bytes of the highest phase."""
     return max(parts.total() for phases in stages.values() for parts in phases.values())
-
-
-def show(stages: dict[str, dict[str, Counter[str]]]) -> Table:
-    """Each stage at its highest phase."""
-    table = Table("stage", "highest in", *PARTS, "all", box=box.SIMPLE_HEAD, title="GB on each device")
-    for stage, phases in stages.items():
-        phase, parts = max(phases.items(), key=lambda item: item[1].total())
-        table.add_row(stage, phase, *(f"{parts[part] / 1e9:.2f}" for part in PARTS), f"{parts.total() / 1e9:.2f}")
-    return table
-
-
-def report(
-    explainer: PPOExplainerModule,
-    data: Any,
-    devices: int,
-    memory_text: str,
-    prompt_tokens: int | None,
-    processor: bool,
-    as_json: bool,
-) -> None:
-    """Print the table, whether it fits, and what would lower it; `llm.dtype: auto` counts as bfloat16."""
-    limit, size = parse_memory(memory_text), sizes(explainer, data, devices, prompt_tokens)
-    dtype = torch.bfloat16 if explainer.llm.dtype == "auto" else getattr(torch, explainer.llm.dtype)
-    model = Blueprint(explainer.llm, dtype, processor=processor)
-    stages = memory(model, explainer, size)
-    peak = highest(stages)
-    changes = [] if peak <= limit else [(w, highest(memory(model, explainer, s))) for w, s in advice(explainer, size)]
-    if as_json:
-        found = {"parameters": model.size, "peak": peak, "memory": limit, "stages": stages, "changes": dict(changes)}
-        print(json.dumps(found))
-        return
-    console = Console()
-    console = console if console.is_terminal else Console(width=100)
-    console.print(show(stages))
-    console.print(
-        f"{'Fits' if peak <= limit else 'Does not fit'}: {peak / 1e9:.1f} of {limit / 1e9:.1f} GB, prompts of "
-        f"{size.prompt_tokens} tokens. CTR models, the encoder and the GPU's own context are not counted."
-    )
-    for what, bytes_ in changes:
-        console.print(f"  {what}: {bytes_ / 1e9:.1f} GB")

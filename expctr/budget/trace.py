@@ -28,7 +28,7 @@ class Trace(TorchDispatchMode):
     """
 
     def __init__(self, vocabulary: int = 0) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.peak: Counter[str] = Counter()
         """Bytes by label at the moment when their sum was highest."""
         self._vocabulary, self._label = vocabulary, "activations"

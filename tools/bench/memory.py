@@ -1,11 +1,11 @@
 """Is the memory that `expctr plan` forecasts what a run then holds?
 
 Short runs of `expctr fit` on this processor, each in a process of its own, with a random Llama large enough to stand
-out, on MovieLens-100K (tools/get_movielens.py puts it in .data). The kernel's peak of resident memory is set back before
-each phase of a step and read after it; what the process held right before the base was loaded is taken off. malloc is
-told to give freed memory back, which it otherwise keeps some of. Beside it stands what `plan --processor` says of the
-same options, for the longest prompt that the run met. The last line is JSON: `worst`, the largest error of a run's
-highest phase, and `worst_phase`, of any phase.
+out, on MovieLens-100K (tools/get_movielens.py puts it in .data). The kernel's peak of resident memory is set back
+before each phase of a step and read after it; what the process held right before the base was loaded is taken off.
+malloc is told to give freed memory back, some of which it otherwise keeps. Beside it stands what `plan --processor`
+says of the same options, for the longest prompt that the run met. The last line is JSON: `worst`, the largest error of
+a run's highest phase, and `worst_phase`, of any phase.
 
 Usage: python tools/bench/memory.py [--only NAME ...] [--folder DIR]
 """
