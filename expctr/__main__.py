@@ -17,6 +17,7 @@ commands:
   predict    one row a sample: explanation and scores (parquet)
   explain    one user and one target: the sentence, the scores, and what moved them
   prepare    read the raw files, make the samples, print what became of the rows
+  plan       before a run: memory of a device by stage, tokens, FLOPs, hours
   report     RUN [RUN ...] [--out FILE]: what runs came to, as one HTML file
   export     the adapter for PEFT and the CTR models, for use without expctr
 

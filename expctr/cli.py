@@ -39,11 +39,46 @@ _FREE = {f"data.init_args.{name}" for name in ("path", "cache_dir", "eval_batch_
 
 
 class Trainer(L.Trainer):
-    """Lightning's trainer, with `prepare`, `export` and `explain`."""
+    """Lightning's trainer, with `prepare`, `plan`, `export` and `explain`."""
 
     def prepare(self, model: L.LightningModule, datamodule: L.LightningDataModule) -> None:
         """Read the raw files, make the samples, and print what became of the rows."""
         datamodule.prepare_data()
+
+    def plan(
+        self,
+        model: L.LightningModule,
+        datamodule: L.LightningDataModule,
+        devices: int = 1,
+        memory: str = "80GB",
+        prompt_tokens: int | None = None,
+        processor: bool = False,
+        samples: int | None = None,
+        tflops: float = 312.0,
+        utilisation: float = 0.3,
+        json: bool = False,
+    ) -> None:
+        """Print a run's memory, steps, tokens and hours, from the base's config alone; nothing is read or trained.
+
+        Args:
+            model: the config's.
+            datamodule: the config's; its options alone are looked at.
+            devices: how many share the run.
+            memory: of each, such as 80GB or 24GiB.
+            prompt_tokens: of the longest prompt; null for the cap, prompts.prompt_tokens.
+            processor: of a run on processors, in place of GPUs.
+            samples: of all splits; null for data.samples.max_samples.
+            tflops: of each device at best, in 10^12 operations a second; 312 is an A100's or A800's in bfloat16.
+            utilisation: the share of it that the whole run reaches.
+            json: print one line of JSON, memory in bytes.
+        """
+        if not isinstance(model, ExpCTRModule):
+            raise UserError(f"model: plan is about ExpCTRModule, not {type(model).__name__}")
+        from expctr.budget.report import PlanOptions, report  # it imports peft, which --help can do without
+
+        asked = PlanOptions(devices, memory, prompt_tokens, processor, samples, tflops, utilisation, json)
+        (stages,) = [c for c in vars(self)["callbacks"] if isinstance(c, StageScheduler)]
+        report(model.explainer, datamodule, stages.plan, asked)
 
     def export(
         self,
@@ -126,7 +161,7 @@ class ExpCTRCLI(LightningCLI):
     @staticmethod
     def subcommands() -> dict[str, set[str]]:
         """Lightning's, and those of `Trainer`."""
-        ours = {command: {"model", "datamodule"} for command in ("prepare", "export", "explain")}
+        ours = {command: {"model", "datamodule"} for command in ("prepare", "plan", "export", "explain")}
         return {**LightningCLI.subcommands(), **ours}
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:

@@ -18,6 +18,7 @@ ORDER: list[set[str]] = [
     {"metrics"},
     {"modules"},
     {"training"},
+    {"budget"},
     {"evaluation"},
     {"report"},
     {"cli", "__main__"},

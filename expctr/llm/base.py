@@ -87,9 +87,7 @@ class LanguageModel(nn.Module):
     def __init__(self, options: LLMOptions, seed: int = 0) -> None:
         super().__init__()
         # not at the top: it imports bitsandbytes, and both take more than a second that --help can do without
-        from peft import LoraConfig, get_peft_model, prepare_model_for_kbit_training
-
-        from expctr.llm.lora import LoraLinear
+        from peft import prepare_model_for_kbit_training
 
         self.options = options
         try:
@@ -100,16 +98,10 @@ class LanguageModel(nn.Module):
         if options.quantization != "none":
             base = prepare_model_for_kbit_training(base, use_gradient_checkpointing=False)
         base.requires_grad_(False)
-        lora = LoraConfig(
-            r=options.lora_r, lora_alpha=options.lora_alpha, target_modules=options.lora_targets, task_type="CAUSAL_LM"
-        )
         self.quantized = getattr(base, "hf_quantizer", None) is not None
         """Is the base in 4 or 8 bits, by the options or on disk?"""
-        if not self.quantized:  # bitsandbytes' layers are linear ones too, and have adapters of their own
-            lora._register_custom_module({nn.Linear: LoraLinear})
         with first_weights(seed):
-            self.peft: PeftModel = get_peft_model(base, lora)
-        self.peft.eval()
+            self.peft = adapted(base, options, self.quantized)
         generation = base.generation_config
         eos = generation.eos_token_id if generation is not None else None
         self.eos_ids = sorted({self.tokenizer.eos_token_id, *([eos] if isinstance(eos, int) else eos or [])} - {None})
@@ -233,10 +225,24 @@ class ValueHead(nn.Module):
         return cast(Tensor, self.layers(hidden.float())).squeeze(-1)
 
 
+def adapted(base: PreTrainedModel, options: LLMOptions, quantized: bool) -> "PeftModel":
+    """The base with fresh adapter layers in it, in evaluation mode: dropout would break PPO's ratio."""
+    from peft import LoraConfig, get_peft_model
+
+    from expctr.llm.lora import LoraLinear
+
+    lora = LoraConfig(
+        r=options.lora_r, lora_alpha=options.lora_alpha, target_modules=options.lora_targets, task_type="CAUSAL_LM"
+    )
+    if not quantized:  # bitsandbytes' layers are linear ones too, and have adapters of their own
+        lora._register_custom_module({nn.Linear: LoraLinear})
+    return get_peft_model(base, lora).eval()
+
+
 def load_tokenizer(options: LLMOptions) -> PreTrainedTokenizerBase:
     """The base's tokenizer."""
     tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(
-        locate(options.path, "llm.path"), **_source(options), clean_up_tokenization_spaces=False
+        locate(options.path, "llm.path"), **source(options), clean_up_tokenization_spaces=False
     )
     if not tokenizer.is_fast:
         raise UserError(f"{options.path}: title caps need a fast tokenizer (tokenizer.json), and this one has none")
@@ -245,7 +251,7 @@ def load_tokenizer(options: LLMOptions) -> PreTrainedTokenizerBase:
 
 def load_base(options: LLMOptions) -> PreTrainedModel:
     """The base model, frozen weights as they are on disk (safetensors or GGUF only)."""
-    settings = _source(options)
+    settings = source(options)
     if options.attention not in ("auto", GROUPED):
         settings["attn_implementation"] = options.attention
     dtype = resolve_dtype(options.dtype)
@@ -322,10 +328,11 @@ def _plain(model: PreTrainedModel) -> PreTrainedModel:
     return cast(PreTrainedModel, plain)
 
 
-def _source(options: LLMOptions) -> dict[str, Any]:
-    source: dict[str, Any] = {"trust_remote_code": options.trust_remote_code}
+def source(options: LLMOptions) -> dict[str, Any]:
+    """What transformers' loaders are told of where a base comes from."""
+    told: dict[str, Any] = {"trust_remote_code": options.trust_remote_code}
     if options.revision:
-        source["revision"] = options.revision
+        told["revision"] = options.revision
     if options.gguf_file:
-        source["gguf_file"] = options.gguf_file
-    return source
+        told["gguf_file"] = options.gguf_file
+    return told

@@ -130,11 +130,9 @@ def generate(
     alive, current, seen = torch.arange(batch, device=ids.device), ids[:, -1:], mask
     with watch("decode"):
         for step in range(limit):
-            hidden = model.hidden(current, seen, adapter=adapter, cache=cache).states[:, -1]
-            scores = model.logits(hidden) / options.temperature
-            chosen = scores.argmax(-1) if noise is None else _invert(scores, noise[alive, step])
-            tokens[alive, step] = chosen
-            logprobs[alive, step] = scores.gather(1, chosen[:, None])[:, 0] - scores.logsumexp(-1)
+            uniform = None if noise is None else noise[alive, step]
+            chosen, of_chosen = next_tokens(model, current, seen, cache, adapter, options.temperature, uniform)
+            tokens[alive, step], logprobs[alive, step] = chosen, of_chosen
             ended = torch.isin(chosen, eos)
             lengths[alive[ended]] = step + 1
             truncated[alive[ended]] = False
@@ -149,6 +147,31 @@ def generate(
     longest = int(lengths.max())
     response_mask = torch.arange(longest, device=ids.device) < lengths[:, None]
     return Rollout(ids, mask, tokens[:, :longest], response_mask, logprobs[:, :longest], truncated, kept)
+
+
+def next_tokens(
+    model: LanguageModel,
+    current: Tensor,
+    seen: Tensor,
+    cache: DynamicCache,
+    adapter: bool,
+    temperature: float,
+    uniform: Tensor | None,
+) -> tuple[Tensor, Tensor]:
+    """One token a row, and its log-probability, `[batch]` each.
+
+    Args:
+        model: the language model.
+        current: each row's latest token, `[batch, 1]`.
+        seen: mask of the cached tokens and this one.
+        cache: of the earlier tokens; this one's keys and values are added.
+        adapter: the policy, or the untrained base.
+        temperature: of the logits.
+        uniform: what to sample by, `[batch]`; `None` for the likeliest token.
+    """
+    scores = model.logits(model.hidden(current, seen, adapter, cache).states[:, -1]) / temperature
+    chosen = scores.argmax(-1) if uniform is None else _invert(scores, uniform)
+    return chosen, scores.gather(1, chosen[:, None])[:, 0] - scores.logsumexp(-1)
 
 
 def texts(model: LanguageModel, rollout: Rollout) -> list[str]:

@@ -1,0 +1,121 @@
+"""How many bytes the package's own code holds, from running it on tensors that have a shape and no storage."""
+
+import weakref
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+from transformers import AttentionInterface, AttentionMaskInterface
+from transformers.masking_utils import sdpa_mask
+
+FUSED, FLASH = "counted_sdpa", "counted_flash"
+"""Attention that keeps no scores, as transformers knows it: keys repeated for each head, and not."""
+
+
+class Trace(TorchDispatchMode):
+    """Counts the tensors that code makes while this is on, views as what they are views of.
+
+    What was there before (weights, inputs) does not count.
+
+    Args:
+        vocabulary: a tensor whose last dimension this is counts as logits.
+    """
+
+    def __init__(self, vocabulary: int = 0) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.peak: Counter[str] = Counter()
+        """Bytes by label at the moment when their sum was highest."""
+        self._vocabulary, self._label = vocabulary, "activations"
+        self._now: Counter[str] = Counter()
+        self._alive: set[int] = set()
+
+    @contextmanager
+    def label(self, name: str) -> Iterator[None]:
+        """What is made inside counts as that."""
+        before, self._label = self._label, name
+        yield
+        self._label = before
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        """Run an operator, and count what it made."""
+        for tensor in tree_leaves((args, kwargs)):
+            if isinstance(tensor, Tensor):
+                self._alive.add(tensor.untyped_storage()._cdata)
+        result = func(*args, **(kwargs or {}))
+        for tensor in tree_leaves(result):
+            if isinstance(tensor, Tensor):
+                self._count(tensor)
+        return result
+
+    def _count(self, tensor: Tensor) -> None:
+        storage = tensor.untyped_storage()
+        if storage._cdata in self._alive:
+            return
+        wide = tensor.ndim > 0 and tensor.shape[-1] == self._vocabulary
+        label, size = "logits" if wide else self._label, storage.nbytes()
+        self._alive.add(storage._cdata)
+        self._now[label] += size
+        if self._now.total() > self.peak.total():
+            self.peak = self._now.copy()
+        weakref.finalize(storage, self._drop, storage._cdata, label, size).atexit = False
+
+    def _drop(self, storage: int, label: str, size: int) -> None:
+        self._alive.discard(storage)
+        self._now[label] -= size
+
+
+def without_storage(module: nn.Module, fake: FakeTensorMode) -> None:
+    """Give a module of the meta device parameters and buffers that pass for a processor's; shared ones stay shared."""
+    made: dict[int, Any] = {}
+    for part in module.modules():
+        for table in (part._parameters, part._buffers):
+            for name, tensor in table.items():
+                if tensor is None:
+                    continue
+                if id(tensor) not in made:
+                    new = FakeTensor(fake, torch.empty_like(tensor.detach(), device="meta"), torch.device("cpu"))
+                    parameter = isinstance(tensor, nn.Parameter)
+                    made[id(tensor)] = nn.Parameter(new, tensor.requires_grad) if parameter else new
+                table[name] = made[id(tensor)]
+
+
+class _Fused(torch.autograd.Function):
+    """What a fused kernel makes and keeps: its inputs, its output, and a normaliser of each query."""
+
+    @staticmethod
+    def forward(ctx: Any, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+        out = query.new_empty(*query.shape[:-1], value.shape[-1])
+        ctx.save_for_backward(query, key, value, out, query.new_empty(query.shape[:-1], dtype=torch.float32))
+        return out
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, ...]:
+        return tuple(torch.empty_like(tensor) for tensor in ctx.saved_tensors[:3])
+
+
+def _fused(
+    module: nn.Module, query: Tensor, key: Tensor, value: Tensor, attention_mask: Tensor | None, **others: Any
+) -> tuple[Tensor, None]:
+    """As transformers calls it where rows are padded: each key once for every head that reads it."""
+    repeats = query.shape[1] // key.shape[1]
+    if repeats > 1:
+        key, value = (x.repeat_interleave(repeats, 1) for x in (key, value))
+    return _flash(module, query, key, value, attention_mask)
+
+
+def _flash(
+    module: nn.Module, query: Tensor, key: Tensor, value: Tensor, attention_mask: Tensor | None, **others: Any
+) -> tuple[Tensor, None]:
+    out: Tensor = _Fused.apply(query, key, value)  # type: ignore[no-untyped-call]
+    return out.transpose(1, 2).contiguous(), None
+
+
+for _name, _attention in ((FUSED, _fused), (FLASH, _flash)):
+    AttentionInterface.register(_name, _attention)
+    AttentionMaskInterface.register(_name, sdpa_mask)

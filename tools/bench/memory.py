@@ -1,0 +1,184 @@
+"""Is the memory that `expctr plan` forecasts what a run then holds?
+
+Short runs of `expctr fit` on this processor, each in a process of its own, with a random Llama large enough to stand
+out, on MovieLens-100K (tools/get_movielens.py puts it in .data). The kernel's peak of resident memory is set back
+before each phase of a step and read after it; what the process held right before the base was loaded is taken off.
+malloc is told to give freed memory back, some of which it otherwise keeps. Beside it stands what `plan --processor`
+says of the same options, for the longest prompt that the run met. The last line is JSON: `worst`, the largest error of
+a run's highest phase, and `worst_phase`, of any phase.
+
+Usage: python tools/bench/memory.py [--only NAME ...] [--folder DIR]
+"""
+
+import argparse
+import contextlib
+import io
+import json
+import os
+import subprocess
+import sys
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+from turns import ROOT, peak_gb
+
+PHASES = ("prefill", "decode", "score", "reference", "train")
+SHAPES = {
+    "short": {"micro": 4, "prompt": 160},
+    "long": {"micro": 4, "prompt": 480},
+    "rows": {"micro": 12, "prompt": 160},
+    "response": {"micro": 12, "prompt": 480, "scope": "response"},
+    "bfloat16": {"micro": 8, "prompt": 320, "dtype": "bfloat16"},
+    "bfloat16 response": {"micro": 12, "prompt": 320, "dtype": "bfloat16", "scope": "response"},
+}
+"""Micro-batch, cap on prompts, type and the adapter's scope."""
+
+
+def make_model(folder: Path) -> None:
+    """A random Llama of 26 million weights."""
+    import torch
+    from conftest import make_llm
+    from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
+
+    make_llm(folder)
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    torch.manual_seed(0)
+    config = LlamaConfig(
+        vocab_size=16384,
+        hidden_size=512,
+        intermediate_size=1408,
+        num_hidden_layers=6,
+        num_attention_heads=8,
+        num_key_value_heads=4,
+        max_position_embeddings=2048,
+        tie_word_embeddings=True,
+        pad_token_id=tokenizer.pad_token_id,
+        eos_token_id=tokenizer.eos_token_id,
+        bos_token_id=None,
+    )
+    LlamaForCausalLM(config).save_pretrained(folder)
+
+
+def options(folder: Path, name: str) -> list[str]:
+    """Of a run: one rollout batch of two minibatches."""
+    shape: dict[str, Any] = SHAPES[name]
+    explainer, micro = "--model.init_args.explainer", shape["micro"]
+    return [
+        f"--config={ROOT / 'tests' / 'conf' / 'tiny.yaml'}",
+        f"--trainer.default_root_dir={folder / name.replace(' ', '-')}",
+        "--stages.rounds=0",
+        f"{explainer}.llm.path={folder / 'llm'}",
+        f"{explainer}.llm.dtype={shape.get('dtype', 'float32')}",
+        f"{explainer}.llm.adapter_scope={shape.get('scope', 'all')}",
+        f"{explainer}.llm.lora_r=16",
+        f"{explainer}.prompts.prompt_tokens={shape['prompt']}",
+        f"{explainer}.rollout.max_new_tokens=24",
+        f"{explainer}.ppo.minibatch_size={micro}",
+        f"{explainer}.ppo.micro_batch_size={micro}",
+        f"{explainer}.ppo.epochs=1",
+        f"--model.init_args.encoder.path={folder / 'llm'}",
+        f"--data.init_args.path={ROOT / '.data' / 'ml-100k'}",
+        f"--data.init_args.cache_dir={folder / 'cache'}",
+        "--data.init_args.rollout_batch_size=24",
+        "--data.init_args.eval_batch_size=8",
+        "--data.init_args.samples={max_samples: 40, fractions: [0.6, 0.2, 0.2]}",
+    ]
+
+
+def resident_gb() -> float:
+    """What this process holds now, in GiB."""
+    return int(Path("/proc/self/status").read_text().split("VmRSS:")[1].split()[0]) / 2**20
+
+
+def run(args: Sequence[str]) -> None:
+    """In a process of its own: fit, and print what each phase held and what the plan says, as JSON."""
+    import bitsandbytes  # noqa: F401  none of the libraries is to count
+    import peft  # noqa: F401
+    import sentence_transformers  # noqa: F401
+
+    from expctr.__main__ import main
+    from expctr.llm.base import LanguageModel
+    from expctr.modules import explainer
+    from expctr.stopwatch import Stopwatch
+
+    peaks, before, longest = defaultdict[str, float](float), [0.0], [0]
+    load, timed, generate = LanguageModel.__init__, Stopwatch.__call__, explainer.generate
+
+    def loaded(self: LanguageModel, *a: Any, **k: Any) -> None:
+        before[0] = resident_gb()
+        with measured("load"):
+            load(self, *a, **k)
+
+    @contextlib.contextmanager
+    def measured(part: str) -> Iterator[None]:
+        peaks["other"] = max(peaks["other"], peak_gb())
+        Path("/proc/self/clear_refs").write_text("5")
+        yield
+        peaks[part] = max(peaks[part], peak_gb())
+        Path("/proc/self/clear_refs").write_text("5")
+
+    @contextlib.contextmanager
+    def watched(self: Stopwatch, part: str) -> Iterator[None]:
+        with timed(self, part), measured(part) if part in PHASES else contextlib.nullcontext():
+            yield
+
+    def generated(model: Any, prompts: Sequence[Sequence[int]], *a: Any, **k: Any) -> Any:
+        longest[0] = max(longest[0], *map(len, prompts))
+        return generate(model, prompts, *a, **k)
+
+    LanguageModel.__init__ = loaded  # type: ignore[method-assign]
+    Stopwatch.__call__ = watched  # type: ignore[method-assign]
+    explainer.generate = generated
+    with contextlib.redirect_stdout(sys.stderr):
+        Path("/proc/self/clear_refs").write_text("5")
+        main(["fit", *args])
+    with contextlib.redirect_stdout(io.StringIO()) as said:
+        main(["plan", *args, "--processor=true", f"--prompt_tokens={longest[0]}", "--json=true"])
+    plan = json.loads(said.getvalue().strip().splitlines()[-1])
+    held = {part: peak - before[0] for part, peak in peaks.items()}
+    print(json.dumps({"prompt": longest[0], "before": before[0], "held": held, "plan": plan}))
+
+
+def main() -> None:
+    """Run the shapes, print the table."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--only", nargs="*", choices=list(SHAPES), default=list(SHAPES))
+    parser.add_argument("--folder", type=Path, default=ROOT / ".cache" / "bench-memory")
+    asked = parser.parse_args()
+    sys.path.append(str(ROOT / "tests"))
+    if not (asked.folder / "llm" / "model.safetensors").exists():
+        make_model(asked.folder / "llm")
+    malloc = {"MALLOC_MMAP_THRESHOLD_": "65536", "MALLOC_TRIM_THRESHOLD_": "65536", "MALLOC_ARENA_MAX": "1"}
+    environ = {**os.environ, **malloc, "PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "tools" / "bench")])}
+    shown = Table("run", "prompt", "phase", "measured MB", "forecast MB", "error")
+    worst: dict[str, float] = {"worst": 0.0, "worst_phase": 0.0}
+    for name in asked.only:
+        subprocess.run(["rm", "-rf", asked.folder / name.replace(" ", "-")], check=True)
+        command = [sys.executable, __file__, "run", *options(asked.folder, name)]
+        with (asked.folder / f"{name.replace(' ', '-')}.log").open("w") as log:
+            done = subprocess.run(command, stdout=subprocess.PIPE, stderr=log, env=environ, text=True, check=True)
+        found = json.loads(done.stdout.splitlines()[-1])
+        forecast = {phase: sum(parts.values()) / 2**30 for phase, parts in found["plan"]["stages"]["lc"].items()}
+        held = {phase: found["held"][phase] for phase in PHASES}
+        error = {phase: forecast[phase] / held[phase] - 1 for phase in PHASES}
+        for phase in PHASES:
+            figures = (f"{1024 * held[phase]:.0f}", f"{1024 * forecast[phase]:.0f}", f"{error[phase]:+.0%}")
+            shown.add_row(name, str(found["prompt"]), phase, *figures)
+        rest = ", ".join(f"{part} {1024 * found['held'][part]:.0f} MB" for part in ("load", "other"))
+        highest = max(forecast.values()) / max(held.values()) - 1
+        shown.add_row(name, "", f"highest ({rest})", "", "", f"{highest:+.0%}", end_section=True)
+        worst["worst"] = max(worst["worst"], abs(highest))
+        worst["worst_phase"] = max(worst["worst_phase"], *map(abs, error.values()))
+    Console(width=110).print(shown)
+    print(json.dumps({name: round(value, 3) for name, value in worst.items()}))
+
+
+if __name__ == "__main__":
+    if sys.argv[1:2] == ["run"]:
+        run(sys.argv[2:])
+    else:
+        main()
