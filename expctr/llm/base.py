@@ -48,7 +48,8 @@ class LLMOptions:
     dtype: DType = "auto"
     """Of the base. `auto`: bfloat16 where the processor computes in it, float32 else. The adapter is always float32."""
     quantization: Literal["none", "nf4", "int8"] = "none"
-    """Load the base in 4 or 8 bits (bitsandbytes)."""
+    """Load the base in 4 or 8 bits (bitsandbytes). In 8, results depend a little on micro-batches and devices: what a
+    layer keeps in 16 bits is chosen by all rows of a batch."""
     attention: Literal["auto", "grouped", "sdpa", "eager", "flash_attention_2"] = "auto"
     """Implementation of attention: `grouped` is our own for processors, the others are those of transformers. `auto`:
     `grouped` on a processor, if the model takes it; else what transformers chooses."""

@@ -19,13 +19,17 @@ def shard(model: LanguageModel, value_head: nn.Module, mesh: DeviceMesh) -> None
     The root is the `LanguageModel`, whose `hidden` is what is called: a group of the causal model would never be
     gathered, for its forward is not run. The output layer is whole because ranks ask for different numbers of logits,
     in the backward pass too, and would wait for each other in vain. And the critic is sharded, or ranks drift apart.
+    Weights of 4 and 8 bits are whole on each rank, too: torch cannot gather them together with their scales.
 
     Raises:
         UserError: an adapter outside the decoder layers, whose gradients would not be averaged.
     """
+    from bitsandbytes.nn.modules import Int8Params, Params4bit  # not at the top: see LanguageModel
+
     layers = cast(nn.ModuleList, model.causal.base_model.layers)
     for layer in layers:
-        fully_shard(layer, mesh=mesh, reshard_after_forward=True)
+        packed: set[nn.Parameter] = {p for p in layer.parameters() if isinstance(p, Int8Params | Params4bit)}
+        fully_shard(layer, mesh=mesh, reshard_after_forward=True, ignored_params=packed)
     rest = {p for p in model.parameters() if not isinstance(p, DTensor)}
     if any(p.requires_grad for p in rest):
         raise UserError("llm.lora_targets: on several devices only layers of the decoder can have adapters")

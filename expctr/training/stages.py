@@ -39,17 +39,17 @@ class StageScheduler(Callback):
             return
         pl_module.plan = self.plan
         if stage == "fit":
-            self._check(trainer, pl_module)
+            self._check(trainer)
             trainer.fit_loop.max_epochs = len(self.plan)
 
-    def _check(self, trainer: L.Trainer, module: ExpCTRModule) -> None:
+    def _check(self, trainer: L.Trainer) -> None:
         """Refuse what would, without a word, train something else than the plan."""
         options, precision, ranks = vars(trainer), trainer.precision, trainer.world_size
         reload, interval = options["reload_dataloaders_every_n_epochs"], options.get("val_check_interval")
         every, part, epochs = trainer.check_val_every_n_epoch, trainer.limit_val_batches, trainer.fit_loop.max_epochs
         each_epoch = isinstance(interval, float) and interval == 1  # Lightning takes the integer for every batch
         ctr = any(entry.stage == "ctr" for entry in self.plan)
-        sharded, bits = isinstance(trainer.strategy, ShardedStrategy), module.explainer.llm.quantization
+        sharded = isinstance(trainer.strategy, ShardedStrategy)
         early = "the CTR stage stops early on the validation split"
         unset = (None, -1, 1000)  # Lightning's own 1000, where no number was asked for
         rules: list[tuple[bool, object, str]] = [
@@ -64,7 +64,6 @@ class StageScheduler(Callback):
                 "max_epochs must be -1: see stages.*",
             ),
             (ranks == 1 or sharded, ranks, "devices must be 1 without sharding: add --config configs/fsdp.yaml"),
-            (bits == "none" or not sharded, bits, "strategy cannot be ShardedStrategy where llm.quantization is on"),
         ]
         for kept, value, rule in rules:
             if not kept:

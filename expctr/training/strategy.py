@@ -8,9 +8,7 @@ from lightning.pytorch.strategies import ModelParallelStrategy
 from torch.distributed.checkpoint.metadata import TensorStorageMetadata
 from torch.distributed.checkpoint.state_dict import (
     StateDictOptions,
-    get_model_state_dict,
     get_optimizer_state_dict,
-    set_model_state_dict,
     set_optimizer_state_dict,
 )
 from torch.distributed.checkpoint.state_dict_loader import load
@@ -39,10 +37,8 @@ class ShardedStrategy(ModelParallelStrategy):
     def lightning_module_state_dict(self) -> dict[str, Any]:
         """The trained weights, each rank its shard."""
         assert self.model is not None
-        # by name: an output layer that shares the embeddings' weight is no parameter of its own
-        trained = {name for name, parameter in self.model.named_parameters() if parameter.requires_grad}
-        state = get_model_state_dict(self.model, options=_TRAINED)
-        return {name: value for name, value in state.items() if name in trained}
+        # not by torch's get_model_state_dict: it looks up all frozen names, and those of 8-bit scales lead nowhere
+        return {name: p.detach() for name, p in self.model.named_parameters() if p.requires_grad}
 
     def load_checkpoint(self, checkpoint_path: Any, weights_only: bool | None = None) -> dict[str, Any]:
         """Load a checkpoint folder, made by any number of ranks."""
@@ -57,9 +53,7 @@ class ShardedStrategy(ModelParallelStrategy):
             if name.startswith("state_dict.") and isinstance(tensor, TensorStorageMetadata)
         }
         check_weights(self.lightning_module, weights)
-        state = {"state_dict": self.lightning_module_state_dict()}
-        _load(state, path)
-        set_model_state_dict(self.model, state["state_dict"], options=_TRAINED)
+        _load({"state_dict": self.lightning_module_state_dict()}, path)  # into the weights themselves
         for index, optimizer in enumerate(self.optimizers):
             name = f"optimizer_{index}"
             part = {name: get_optimizer_state_dict(self.model, optimizer, options=_TRAINED)}

@@ -81,3 +81,30 @@ def test_other_ways_through_a_step_agree_too(world: World) -> None:
     found, expected = (curves(world.folder / run) for run in ("grouped-two", "grouped"))
     assert_agree(found, expected)
     assert {"ic/reward_ic", "ic/reward_ic_std"} <= set(found)
+
+
+def quantized(kind: str, *, stages: str) -> list[str]:
+    """Arguments of a short run on a base in few bits."""
+    llm = f"--model.init_args.explainer.llm.quantization={kind}"
+    return [llm, f"--stages.{stages}", "--stages.ctr_epochs=1", "--data.init_args.samples.max_samples=30"]
+
+
+def test_a_base_in_4_bits_trains_the_same_on_two_ranks(world: World) -> None:
+    for run, ranks in (("nf4", 1), ("nf4-two", 2)):
+        options = [*world.options(run), *quantized("nf4", stages="rounds=1"), *(sharded(2) if ranks == 2 else [])]
+        expctr("fit", *options, ranks=ranks).ok()
+        expctr("test", *options, ranks=ranks).ok()
+    one, two = world.folder / "nf4", world.folder / "nf4-two"
+    assert_agree(curves(two), curves(one))
+    assert_tables_agree(two, one)
+
+
+def test_a_base_in_8_bits_trains_the_same_sharded(world: World) -> None:
+    """On one rank: bitsandbytes chooses what it keeps in 16 bits by all rows of a batch, and two ranks have others."""
+    for run, more in (("int8", []), ("int8-sharded", sharded(1))):
+        expctr("fit", *world.options(run), *quantized("int8", stages="rounds=0"), *more).ok()
+    assert_agree(curves(world.folder / "int8-sharded"), curves(world.folder / "int8"))
+    options = [*world.options("int8-two"), *quantized("int8", stages="rounds=0"), *sharded(2)]
+    assert expctr("fit", *options, *kill(0, 2), ranks=2).code == -9
+    expctr("fit", *options, "--ckpt_path=last", ranks=2).ok()
+    assert set(curves(world.folder / "int8-two")["lc/kl"]) == set(curves(world.folder / "int8")["lc/kl"])

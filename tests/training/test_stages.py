@@ -1,6 +1,5 @@
 """The plan of stages, and what contradicts it."""
 
-from types import SimpleNamespace
 from typing import Any, cast
 
 import lightning as L
@@ -10,7 +9,6 @@ from expctr.errors import UserError
 from expctr.modules.expctr import ExpCTRModule
 from expctr.modules.plan import PlanEntry
 from expctr.training.stages import StageScheduler, make_plan
-from expctr.training.strategy import ShardedStrategy
 
 
 def test_the_plan_is_the_papers_order() -> None:
@@ -52,11 +50,10 @@ def test_another_plan_than_the_checkpoints_is_named() -> None:
         StageScheduler(2, 1, 3, 4).load_state_dict(saved)
 
 
-def bare_module(quantization: str = "none") -> ExpCTRModule:
+def bare_module() -> ExpCTRModule:
     module = ExpCTRModule.__new__(ExpCTRModule)  # its parts are tested elsewhere
     L.LightningModule.__init__(module)
     module.plan = ()
-    module.explainer = cast(Any, SimpleNamespace(llm=SimpleNamespace(quantization=quantization)))
     return module
 
 
@@ -96,13 +93,6 @@ def test_options_that_would_train_something_else_are_refused(options: dict[str, 
 
 def test_only_a_ctr_stage_needs_validations() -> None:
     StageScheduler(lc_epochs=1, rounds=0).setup(trainer(limit_val_batches=0), bare_module(), "fit")
-
-
-def test_a_quantized_base_is_not_sharded() -> None:
-    StageScheduler().setup(trainer(), bare_module("nf4"), "fit")
-    sharded = trainer(strategy=ShardedStrategy(1))
-    with pytest.raises(UserError, match=r"cannot be ShardedStrategy where llm\.quantization is on \(it is nf4\)"):
-        StageScheduler().setup(sharded, bare_module("nf4"), "fit")
 
 
 def test_another_module_is_left_alone() -> None:
