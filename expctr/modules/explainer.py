@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from typing import Any, NamedTuple
 
 import lightning as L
@@ -16,6 +17,7 @@ from expctr.distributed import all_mean_std, all_sum, rank, world_size
 from expctr.llm.base import LanguageModel, LLMOptions, ValueHead
 from expctr.llm.direct import DirectQuestion
 from expctr.llm.prompts import PromptOptions, Prompts
+from expctr.llm.recompute import recomputed
 from expctr.llm.rollout import Rollout, RolloutOptions, generate, texts, uniforms
 from expctr.llm.scoring import Answers, LCOptions, answer_tokens, score_responses, yes_no_scores
 from expctr.llm.sharding import unsharded
@@ -352,7 +354,8 @@ class PPOExplainerModule(L.LightningModule):
         here = Trajectory(*(column[rows, :width] for column in trajectory))
         mask = here.weight & (not idle)
         with_entropy = options.entropy_coef > 0
-        scores = score_responses(self.model, part, True, self.rollout_options.temperature, with_entropy)
+        with recomputed(self.model) if options.gradient_checkpointing else nullcontext():
+            scores = score_responses(self.model, part, True, self.rollout_options.temperature, with_entropy)
         policy = ppo.policy_loss(scores.logprobs, here.logprobs, here.advantages, mask, options.clip)
         loss, critic = policy.loss, torch.zeros_like(policy.loss)
         checked = (scores.logprobs - here.logprobs).exp()  # the sum of all that must be a number

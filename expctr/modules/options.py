@@ -71,6 +71,9 @@ class PPOOptions:
     micro_batch_size: int | None = None
     """Rows of one forward and backward pass on a rank, to save memory; none: the whole minibatch. Results do not
     depend on it."""
+    gradient_checkpointing: bool = False
+    """Compute the decoder's layers again in the backward pass, which saves memory and costs a second forward pass.
+    Results do not depend on it."""
     advantage: Literal["gae", "batch", "group"] = "gae"
     """`gae`: a critic; `batch`: returns minus their mean over the batch; `group`: minus their mean over the responses
     to the prompt (rollout.group_size)."""

@@ -11,6 +11,7 @@ from conftest import stir_adapter
 from lightning.pytorch.core.optimizer import LightningOptimizer
 from torch import Tensor
 from transformers import DynamicCache
+from transformers.models.llama.modeling_llama import LlamaMLP
 
 from expctr import ppo
 from expctr.data.batch import Nouns, SampleText
@@ -159,6 +160,27 @@ def test_an_update_does_not_depend_on_the_micro_batch(
     for other, stats in results[1:]:
         assert_same(results[0][0], other)
         assert stats == pytest.approx(results[0][1], abs=1e-4, rel=1e-4)
+
+
+@pytest.mark.parametrize("scope", ["all", "response"])
+def test_gradient_checkpointing_computes_layers_again_and_learns_the_same(
+    build: Build, samples: list[SampleText], scope: str
+) -> None:
+    results, calls = [], []
+    for again in (False, True):
+        module = build(scope=scope, ppo=PPOOptions(lr=1e-3, minibatch_size=4, gradient_checkpointing=again))
+        rollout, ran = roll(module, samples), [0]
+
+        def count(*_: object, ran: list[int] = ran) -> None:
+            ran[0] += 1
+
+        next(m for m in module.modules() if isinstance(m, LlamaMLP)).register_forward_pre_hook(count)
+        stats = update(module, rollout, REWARDS)
+        results.append((weights(module), stats))
+        calls.append(ran[0])
+    assert calls[1] - calls[0] == 4  # two passes over two minibatches
+    assert_same(results[0][0], results[1][0])
+    assert results[1][1] == pytest.approx(results[0][1], abs=1e-5, rel=1e-5)
 
 
 @pytest.mark.parametrize("scope", ["all", "response"])
