@@ -87,17 +87,12 @@ class LanguageModel(nn.Module):
 
     def __init__(self, options: LLMOptions, seed: int = 0) -> None:
         super().__init__()
-        # not at the top: it imports bitsandbytes, and both take more than a second that --help can do without
-        from peft import prepare_model_for_kbit_training
-
         self.options = options
         try:
             self.tokenizer = load_tokenizer(options)
             base = load_base(options)
         except OSError as error:  # what transformers raises when it finds nothing under that name
             raise UserError(f"llm.path: {options.path} cannot be loaded: {str(error).splitlines()[0]}") from error
-        if options.quantization != "none":
-            base = prepare_model_for_kbit_training(base, use_gradient_checkpointing=False)
         base.requires_grad_(False)
         self.quantized = getattr(base, "hf_quantizer", None) is not None
         """Is the base in 4 or 8 bits, by the options or on disk?"""

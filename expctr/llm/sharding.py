@@ -24,7 +24,7 @@ def shard(model: LanguageModel, value_head: nn.Module, mesh: DeviceMesh) -> None
     Raises:
         UserError: an adapter outside the decoder layers, whose gradients would not be averaged.
     """
-    from bitsandbytes.nn.modules import Int8Params, Params4bit  # not at the top: see LanguageModel
+    from bitsandbytes.nn.modules import Int8Params, Params4bit  # not at the top: slow, and --help can do without
 
     layers = cast(nn.ModuleList, model.causal.base_model.layers)
     for layer in layers:

@@ -14,6 +14,7 @@ from transformers import (
     AutoModelForCausalLM,
     AutoTokenizer,
     BitsAndBytesConfig,
+    DynamicCache,
     Gemma2Config,
     Gemma2ForCausalLM,
     GPT2Config,
@@ -24,6 +25,7 @@ from transformers import (
 
 from expctr.errors import UserError
 from expctr.llm.base import LanguageModel, LLMOptions, ValueHead, load_base, load_tokenizer, resolve_dtype
+from expctr.llm.prefill import contents
 
 TEXT = "The liked books: none. Considering the preference of the customer,"
 
@@ -276,6 +278,21 @@ def test_a_quantised_base_answers_and_its_adapter_learns(
     assert not [record for record in caplog.records if record.name.startswith("bitsandbytes")]
     assert model.base_checksum() == checksum
     assert torch.equal(logits(model), base)
+
+
+@pytest.mark.parametrize("quantization", ["none", "nf4", "int8"])
+def test_what_is_not_quantised_has_the_dtype_asked_for(wide_folder: Path, quantization: str) -> None:
+    """Half of an 8B base's 4-bit memory would be embeddings in float32, and of a rollout's its keys and values."""
+    model = load(wide_folder, dtype="bfloat16", quantization=quantization)
+    packed = {"none": set(), "nf4": {torch.uint8}, "int8": {torch.int8}}[quantization]
+    assert {p.dtype for p in model.parameters() if not p.requires_grad} == {torch.bfloat16} | packed
+    assert {p.dtype for p in model.parameters() if p.requires_grad} == {torch.float32}
+    ids, cache = torch.tensor([[5, 6, 7]]), DynamicCache()
+    states = model.hidden(ids, torch.ones_like(ids), adapter=True, cache=cache).states
+    assert {states.dtype, *(keys.dtype for keys, _ in contents(cache))} == {torch.bfloat16}
+    loss = model.logits(states).logsumexp(-1).sum()
+    gradients = torch.autograd.grad(loss, [p for p in model.parameters() if p.requires_grad], allow_unused=True)
+    assert {gradient.dtype for gradient in gradients if gradient is not None} == {torch.float32}
 
 
 @pytest.mark.parametrize(("quantization", "cosine", "length"), [("nf4", 0.9999, 0.01), ("int8", 0.95, 0.3)])
