@@ -289,19 +289,19 @@ def test_overlays_change_what_they_name_and_nothing_else(world: World, tmp_path:
 
 @pytest.mark.parametrize("name", ["amazon", "bookcrossing", "movielens", "smollm2", "quickstart"])
 def test_the_shipped_configs_merge_with_their_overlays(name: str) -> None:
-    files = [CONFIGS / f"{file}.yaml" for file in (name, "plus", "fsdp")]
-    own, plus, _ = (yaml.safe_load(file.read_text()) for file in files)
+    files = [CONFIGS / f"{file}.yaml" for file in (name, "plus", "qlora", "fsdp")]
+    own, plus, qlora, _ = (yaml.safe_load(file.read_text()) for file in files)
     merged = yaml.safe_load(expctr("fit", *(f"--config={file}" for file in files), "--print_config").ok().output)
     assert merged["trainer"]["strategy"]["class_path"] == "expctr.training.strategy.ShardedStrategy"
     assert merged["trainer"]["default_root_dir"] == own["trainer"]["default_root_dir"]
-    for model in (own, plus):
-        explainer = model["model"]["init_args"]["explainer"]
-        assert merged["model"]["init_args"]["ic"] == plus["model"]["init_args"]["ic"]
-        assert merged["model"]["init_args"]["explainer"]["init_args"]["llm"]["path"]
-        for group in ("rollout", "ppo", "lc"):
-            changed = plus["model"]["init_args"]["explainer"].get(group, {})
-            for option, value in {**explainer.get(group, {}), **changed}.items():
-                assert merged["model"]["init_args"]["explainer"]["init_args"][group][option] == value
+    assert merged["model"]["init_args"]["ic"] == plus["model"]["init_args"]["ic"]
+    explainer = merged["model"]["init_args"]["explainer"]["init_args"]
+    assert explainer["llm"]["path"]
+    changes = [config["model"]["init_args"]["explainer"] for config in (own, plus, qlora)]
+    for group in ("llm", "rollout", "ppo", "lc"):
+        expected = {option: value for change in changes for option, value in change.get(group, {}).items()}
+        assert {option: explainer[group][option] for option in expected} == expected
+    assert merged["data"]["init_args"]["rollout_batch_size"] == qlora["data"]["init_args"]["rollout_batch_size"]
     assert merged["data"]["init_args"]["path"] == own["data"]["init_args"]["path"]
     assert merged["data"]["init_args"]["balance_rollouts"]
 

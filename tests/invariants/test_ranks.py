@@ -90,8 +90,9 @@ def quantized(kind: str, *, stages: str) -> list[str]:
 
 
 def test_a_base_in_4_bits_trains_the_same_on_two_ranks(world: World) -> None:
-    """Which compute their layers again in the backward pass."""
-    two_ranks = [*sharded(2), "--model.init_args.explainer.ppo.gradient_checkpointing=true"]
+    """Which compute their layers again in the backward pass, as the overlay has it."""
+    overlay = f"--config={TESTS.parent / 'configs' / 'qlora.yaml'}"
+    two_ranks = [overlay, *sharded(2), "--data.init_args.rollout_batch_size=8"]
     for run, ranks, more in (("nf4", 1, []), ("nf4-two", 2, two_ranks)):
         options = [*world.options(run), *quantized("nf4", stages="rounds=1"), *more]
         expctr("fit", *options, ranks=ranks).ok()
