@@ -2,19 +2,21 @@
 
 Short runs of `expctr fit` on this processor, each in a process of its own, with a random Llama large enough to stand
 out, on MovieLens-100K (tools/get_movielens.py puts it in .data). The kernel's peak of resident memory is set back
-before each phase of a step and read after it; what the process held right before the base was loaded is taken off.
-malloc is told to give freed memory back, some of which it otherwise keeps. Beside it stands what `plan --processor`
-says of the same options, for the longest prompt that the run met. The last line is JSON: `worst`, the largest error of
-a run's highest phase, and `worst_phase`, of any phase.
+before each phase of a step and read after it. What the process held right before the base was loaded is taken off; a
+run of a tiny base went before that, so that the libraries are in it. malloc is told to give freed memory back, some of
+which it otherwise keeps. Beside it stands what `plan --processor` says of the same options, for the longest prompt that
+the run met. The last line is JSON: `worst`, the largest error of a run's highest phase, and `worst_phase`, of any.
 
 Usage: python tools/bench/memory.py [--only NAME ...] [--folder DIR]
 """
 
 import argparse
 import contextlib
+import gc
 import io
 import json
 import os
+import shutil
 import subprocess
 import sys
 from collections import defaultdict
@@ -29,7 +31,7 @@ from turns import ROOT, peak_gb
 PHASES = ("prefill", "decode", "score", "reference", "train")
 SHAPES = {
     "short": {"micro": 4, "prompt": 160},
-    "long": {"micro": 4, "prompt": 480},
+    "long": {"micro": 6, "prompt": 480},
     "rows": {"micro": 12, "prompt": 160},
     "response": {"micro": 12, "prompt": 480, "scope": "response"},
     "bfloat16": {"micro": 8, "prompt": 320, "dtype": "bfloat16"},
@@ -38,14 +40,13 @@ SHAPES = {
 """Micro-batch, cap on prompts, type and the adapter's scope."""
 
 
-def make_model(folder: Path) -> None:
-    """A random Llama of 26 million weights."""
+def make_models(folder: Path) -> None:
+    """A tiny model, and a random Llama of 26 million weights in each type."""
     import torch
     from conftest import make_llm
     from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
 
-    make_llm(folder)
-    tokenizer = AutoTokenizer.from_pretrained(folder)
+    tokenizer = AutoTokenizer.from_pretrained(make_llm(folder / "tiny"))
     torch.manual_seed(0)
     config = LlamaConfig(
         vocab_size=16384,
@@ -60,19 +61,22 @@ def make_model(folder: Path) -> None:
         eos_token_id=tokenizer.eos_token_id,
         bos_token_id=None,
     )
-    LlamaForCausalLM(config).save_pretrained(folder)
+    model = LlamaForCausalLM(config)
+    for name in ("float32", "bfloat16"):
+        model.to(getattr(torch, name)).save_pretrained(folder / name)
+        tokenizer.save_pretrained(folder / name)
 
 
-def options(folder: Path, name: str) -> list[str]:
-    """Of a run: one rollout batch of two minibatches."""
+def options(folder: Path, name: str, tiny: bool = False) -> list[str]:
+    """Of a run of one rollout batch."""
     shape: dict[str, Any] = SHAPES[name]
-    explainer, micro = "--model.init_args.explainer", shape["micro"]
+    explainer, micro, dtype = "--model.init_args.explainer", shape["micro"], shape.get("dtype", "float32")
     return [
         f"--config={ROOT / 'tests' / 'conf' / 'tiny.yaml'}",
-        f"--trainer.default_root_dir={folder / name.replace(' ', '-')}",
+        f"--trainer.default_root_dir={folder / ('warm' if tiny else name.replace(' ', '-'))}",
         "--stages.rounds=0",
-        f"{explainer}.llm.path={folder / 'llm'}",
-        f"{explainer}.llm.dtype={shape.get('dtype', 'float32')}",
+        f"{explainer}.llm.path={folder / ('tiny' if tiny else dtype)}",
+        f"{explainer}.llm.dtype={dtype}",
         f"{explainer}.llm.adapter_scope={shape.get('scope', 'all')}",
         f"{explainer}.llm.lora_r=16",
         f"{explainer}.prompts.prompt_tokens={shape['prompt']}",
@@ -80,12 +84,12 @@ def options(folder: Path, name: str) -> list[str]:
         f"{explainer}.ppo.minibatch_size={micro}",
         f"{explainer}.ppo.micro_batch_size={micro}",
         f"{explainer}.ppo.epochs=1",
-        f"--model.init_args.encoder.path={folder / 'llm'}",
+        f"--model.init_args.encoder.path={folder / 'tiny'}",
         f"--data.init_args.path={ROOT / '.data' / 'ml-100k'}",
         f"--data.init_args.cache_dir={folder / 'cache'}",
-        "--data.init_args.rollout_batch_size=24",
-        "--data.init_args.eval_batch_size=8",
-        "--data.init_args.samples={max_samples: 40, fractions: [0.6, 0.2, 0.2]}",
+        "--data.init_args.rollout_batch_size=12",
+        "--data.init_args.eval_batch_size=4",
+        "--data.init_args.samples={max_samples: 20, fractions: [0.6, 0.2, 0.2]}",
     ]
 
 
@@ -94,12 +98,8 @@ def resident_gb() -> float:
     return int(Path("/proc/self/status").read_text().split("VmRSS:")[1].split()[0]) / 2**20
 
 
-def run(args: Sequence[str]) -> None:
+def run(folder: Path, name: str) -> None:
     """In a process of its own: fit, and print what each phase held and what the plan says, as JSON."""
-    import bitsandbytes  # noqa: F401  none of the libraries is to count
-    import peft  # noqa: F401
-    import sentence_transformers  # noqa: F401
-
     from expctr.__main__ import main
     from expctr.llm.base import LanguageModel
     from expctr.modules import explainer
@@ -134,10 +134,12 @@ def run(args: Sequence[str]) -> None:
     Stopwatch.__call__ = watched  # type: ignore[method-assign]
     explainer.generate = generated
     with contextlib.redirect_stdout(sys.stderr):
-        Path("/proc/self/clear_refs").write_text("5")
-        main(["fit", *args])
+        main(["fit", *options(folder, name, tiny=True)])
+        gc.collect()
+        peaks.clear()
+        main(["fit", *options(folder, name)])
     with contextlib.redirect_stdout(io.StringIO()) as said:
-        main(["plan", *args, "--processor=true", f"--prompt_tokens={longest[0]}", "--json=true"])
+        main(["plan", *options(folder, name), "--processor=true", f"--prompt_tokens={longest[0]}", "--json=true"])
     plan = json.loads(said.getvalue().strip().splitlines()[-1])
     held = {part: peak - before[0] for part, peak in peaks.items()}
     print(json.dumps({"prompt": longest[0], "before": before[0], "held": held, "plan": plan}))
@@ -150,15 +152,16 @@ def main() -> None:
     parser.add_argument("--folder", type=Path, default=ROOT / ".cache" / "bench-memory")
     asked = parser.parse_args()
     sys.path.append(str(ROOT / "tests"))
-    if not (asked.folder / "llm" / "model.safetensors").exists():
-        make_model(asked.folder / "llm")
+    if not (asked.folder / "bfloat16" / "model.safetensors").exists():
+        make_models(asked.folder)
     malloc = {"MALLOC_MMAP_THRESHOLD_": "65536", "MALLOC_TRIM_THRESHOLD_": "65536", "MALLOC_ARENA_MAX": "1"}
     environ = {**os.environ, **malloc, "PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "tools" / "bench")])}
     shown = Table("run", "prompt", "phase", "measured MB", "forecast MB", "error")
     worst: dict[str, float] = {"worst": 0.0, "worst_phase": 0.0}
     for name in asked.only:
-        subprocess.run(["rm", "-rf", asked.folder / name.replace(" ", "-")], check=True)
-        command = [sys.executable, __file__, "run", *options(asked.folder, name)]
+        for old in ("warm", name.replace(" ", "-")):
+            shutil.rmtree(asked.folder / old, ignore_errors=True)
+        command = [sys.executable, __file__, "run", str(asked.folder), name]
         with (asked.folder / f"{name.replace(' ', '-')}.log").open("w") as log:
             done = subprocess.run(command, stdout=subprocess.PIPE, stderr=log, env=environ, text=True, check=True)
         found = json.loads(done.stdout.splitlines()[-1])
@@ -171,6 +174,7 @@ def main() -> None:
         rest = ", ".join(f"{part} {1024 * found['held'][part]:.0f} MB" for part in ("load", "other"))
         highest = max(forecast.values()) / max(held.values()) - 1
         shown.add_row(name, "", f"highest ({rest})", "", "", f"{highest:+.0%}", end_section=True)
+        print(name, {part: round(1024 * gb) for part, gb in found["held"].items()}, f"{highest:+.1%}", file=sys.stderr)
         worst["worst"] = max(worst["worst"], abs(highest))
         worst["worst_phase"] = max(worst["worst_phase"], *map(abs, error.values()))
     Console(width=110).print(shown)
@@ -179,6 +183,6 @@ def main() -> None:
 
 if __name__ == "__main__":
     if sys.argv[1:2] == ["run"]:
-        run(sys.argv[2:])
+        run(Path(sys.argv[2]), sys.argv[3])
     else:
         main()
