@@ -1,5 +1,6 @@
 """A random Llama of a few thousand weights, and what the tests ask of it."""
 
+import json
 import os
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -78,6 +79,23 @@ def llm_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session", params=["pad token", "pad is eos"])
 def any_llm_folder(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return make_llm(tmp_path_factory.mktemp("llm"), pad_is_eos=request.param == "pad is eos")
+
+
+@pytest.fixture
+def bare(tmp_path: Path) -> LLMOptions:
+    """Of a small Llama without weights, whose numbers can be worked by hand."""
+    config = {
+        "model_type": "llama",
+        "vocab_size": 100,
+        "hidden_size": 32,
+        "intermediate_size": 64,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 2,
+        "tie_word_embeddings": True,
+    }
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    return LLMOptions(path=str(tmp_path), lora_r=4)
 
 
 @pytest.fixture

@@ -12,8 +12,8 @@ from expctr.llm.base import LLMOptions
 from expctr.modules.explainer import PPOExplainerModule
 
 
-def test_what_it_holds_at_rest(options: LLMOptions) -> None:
-    model = Blueprint(options, torch.bfloat16, processor=False)
+def test_what_it_holds_at_rest(bare: LLMOptions) -> None:
+    model = Blueprint(bare, torch.bfloat16, processor=False)
     layer = 2 * 32 * 32 + 2 * 32 * 16 + 3 * 32 * 64  # q and o, k and v, the MLP
     assert model.decoder_size == 2 * layer
     assert model.size == 100 * 32 + 2 * (layer + 2 * 32) + 32
@@ -22,9 +22,9 @@ def test_what_it_holds_at_rest(options: LLMOptions) -> None:
     assert model.adapter_size == 2 * 4 * (2 * 64 + 2 * 48 + 3 * 96)
 
 
-def test_more_devices_hold_less_and_more_rows_hold_more(options: LLMOptions) -> None:
-    explainer = PPOExplainerModule(llm=options)
-    model = Blueprint(options, torch.bfloat16, processor=False)
+def test_more_devices_hold_less_and_more_rows_hold_more(bare: LLMOptions) -> None:
+    explainer = PPOExplainerModule(llm=bare)
+    model = Blueprint(bare, torch.bfloat16, processor=False)
     one = memory(model, explainer, Sizes(1, 16, 4, 2, 40, 10))
     four = memory(model, explainer, Sizes(4, 16, 4, 2, 40, 10))
     assert one["lc"]["train"]["optimizer"] == 2 * 4 * (model.adapter_size + model.critic_size)

@@ -22,12 +22,12 @@ ASKED = PlanOptions(1, "80GB", None, False, None, 312.0, 0.3, False)
 
 
 @pytest.fixture
-def told(options: LLMOptions, capsys: pytest.CaptureFixture[str]) -> Callable[..., str]:
+def told(bare: LLMOptions, capsys: pytest.CaptureFixture[str]) -> Callable[..., str]:
     def told(max_samples: int | None = 100, **asked: Any) -> str:
         data = SimpleNamespace(
             rollout_batch_size=8, eval_batch_size=8, ctr_batch_size=8, options=SampleOptions(max_samples=max_samples)
         )
-        report(PPOExplainerModule(llm=options), data, make_plan(1, 1, 1, 1), replace(ASKED, **asked))
+        report(PPOExplainerModule(llm=bare), data, make_plan(1, 1, 1, 1), replace(ASKED, **asked))
         return capsys.readouterr().out
 
     return told
@@ -61,9 +61,9 @@ def test_json_is_one_line_of_bytes(told: Callable[..., str]) -> None:
     assert found["hours"] > 0
 
 
-def test_changes_lower_the_peak_until_it_fits(options: LLMOptions) -> None:
-    explainer, size = PPOExplainerModule(llm=options), Sizes(1, 64, 64, 32, 200, 20)
-    model = Blueprint(options, torch.bfloat16, processor=False)
+def test_changes_lower_the_peak_until_it_fits(bare: LLMOptions) -> None:
+    explainer, size = PPOExplainerModule(llm=bare), Sizes(1, 64, 64, 32, 200, 20)
+    model = Blueprint(bare, torch.bfloat16, processor=False)
     peak = highest(memory(model, explainer, size))
     *others, (_, last) = lowered(model, explainer, size, peak, peak // 2)
     assert last <= peak // 2 < min([peak, *(bytes_ for _, bytes_ in others)])

@@ -29,8 +29,8 @@ def counted(trace: Callable[[], Any]) -> int:
     return counter.get_total_flops()
 
 
-def test_a_pass_costs_what_torch_counts(options: LLMOptions) -> None:
-    model = Blueprint(replace(options, adapter_scope="response"), torch.float32, processor=True)
+def test_a_pass_costs_what_torch_counts(bare: LLMOptions) -> None:
+    model = Blueprint(replace(bare, adapter_scope="response"), torch.float32, processor=True)
     off, on = (ROWS * passes(model, 1, 39, adapter, 1).flops for adapter in (False, True))
     assert counted(lambda: model.reference(ROWS, 40, 1, False)) == off
     assert counted(lambda: model.reference(ROWS, 40, 1, True)) == on - 2 * ROWS * UP
@@ -38,17 +38,15 @@ def test_a_pass_costs_what_torch_counts(options: LLMOptions) -> None:
     assert counted(lambda: model.learn(ROWS, 40, 1, False, False)) == both - 2 * ROWS * (UP + FIRST)
 
 
-def test_a_token_sees_itself_and_those_before_it(options: LLMOptions) -> None:
-    model = Blueprint(options, torch.float32, processor=True)
+def test_a_token_sees_itself_and_those_before_it(bare: LLMOptions) -> None:
+    model = Blueprint(bare, torch.float32, processor=True)
     one_by_one = sum((passes(model, 1, seen, True, 1) for seen in range(7, 12)), Work())
     assert passes(model, 5, 7, True, 5) == one_by_one
 
 
 @pytest.mark.parametrize("scope", ["all", "response"])
-def test_the_work_of_a_run(options: LLMOptions, scope: Any) -> None:
-    explainer = PPOExplainerModule(
-        llm=replace(options, adapter_scope=scope), ppo=PPOOptions(epochs=3, minibatch_size=4)
-    )
+def test_the_work_of_a_run(bare: LLMOptions, scope: Any) -> None:
+    explainer = PPOExplainerModule(llm=replace(bare, adapter_scope=scope), ppo=PPOOptions(epochs=3, minibatch_size=4))
     model = Blueprint(explainer.llm, torch.float32, processor=False)
     size = Sizes(1, 8, 8, 4, prompt_tokens=20, response_tokens=5)
     found = work(model, explainer, size, make_plan(2, 1, 7, 1), (18, 2, 2), ctr_batch=10)
