@@ -223,6 +223,7 @@ class ValueHead(nn.Module):
 
 def adapted(base: PreTrainedModel, options: LLMOptions, quantized: bool) -> "PeftModel":
     """The base with fresh adapter layers in it, in evaluation mode: dropout would break PPO's ratio."""
+    # not at the top: it imports bitsandbytes, and both take more than a second that --help can do without
     from peft import LoraConfig, get_peft_model
 
     from expctr.llm.lora import LoraLinear
