@@ -261,17 +261,13 @@ def _quantization(config: PreTrainedConfig, options: LLMOptions) -> str:
 
 
 def _reduce(base: PreTrainedModel) -> None:
-    """As transformers and peft load it: linear layers but the output in few bits, everything else in float32."""
+    """As transformers loads it: linear layers but the output in few bits, everything else as it was."""
     output = base.get_output_embeddings()
     for module in list(base.modules()):
         for name, part in module.named_children():
             if type(part) is nn.Linear and part is not output:
                 made = Reduced(part.in_features, part.out_features, part.bias is not None, dtype=part.weight.dtype)
                 setattr(module, name, made)
-    reduced = {id(p) for part in base.modules() if isinstance(part, Reduced) for p in part.parameters()}
-    for parameter in base.parameters():
-        if id(parameter) not in reduced:
-            parameter.data = parameter.data.float()
 
 
 def _attention(base: PreTrainedModel, options: LLMOptions, processor: bool) -> str:

@@ -48,7 +48,8 @@ def sizes(explainer: PPOExplainerModule, data: Any, devices: int, prompt_tokens:
     if not 1 <= devices <= data.rollout_batch_size:
         raise UserError(f"devices is {devices}: give 1 to data.rollout_batch_size, which is {data.rollout_batch_size}")
     rows = data.rollout_batch_size * rollout.group_size
-    most = min(ppo.minibatch_size, -(-rows // devices))  # by chance a minibatch's rows may all be one device's
+    near_equal = -(-rows // -(-rows // ppo.minibatch_size))
+    most = min(near_equal, -(-rows // devices))  # by chance a minibatch's rows may all be one device's
     return Sizes(
         devices,
         rows,

@@ -46,7 +46,7 @@ class Trace(TorchDispatchMode):
         """Run an operator, and count what it made."""
         for tensor in tree_leaves((args, kwargs)):
             if isinstance(tensor, Tensor):
-                self._alive.add(tensor.untyped_storage()._cdata)
+                self._know(tensor.untyped_storage(), self._label, 0)
         result = func(*args, **(kwargs or {}))
         for tensor in tree_leaves(result):
             if isinstance(tensor, Tensor):
@@ -54,15 +54,18 @@ class Trace(TorchDispatchMode):
         return result
 
     def _count(self, tensor: Tensor) -> None:
-        storage = tensor.untyped_storage()
-        if storage._cdata in self._alive:
-            return
         wide = tensor.ndim > 0 and tensor.shape[-1] == self._vocabulary
-        label, size = "logits" if wide else self._label, storage.nbytes()
-        self._alive.add(storage._cdata)
-        self._now[label] += size
+        storage = tensor.untyped_storage()
+        self._know(storage, "logits" if wide else self._label, storage.nbytes())
         if self._now.total() > self.peak.total():
             self.peak = self._now.copy()
+
+    def _know(self, storage: torch.UntypedStorage, label: str, size: int) -> None:
+        """Count a storage until it goes, after which its address may be another's."""
+        if storage._cdata in self._alive:
+            return
+        self._alive.add(storage._cdata)
+        self._now[label] += size
         weakref.finalize(storage, self._drop, storage._cdata, label, size).atexit = False
 
     def _drop(self, storage: int, label: str, size: int) -> None:

@@ -43,3 +43,9 @@ def test_memory_has_a_known_unit() -> None:
 def test_a_folder_without_a_config_is_named(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"config\.json"):
         Blueprint(LLMOptions(path=str(tmp_path)), torch.bfloat16, processor=False)
+
+
+def test_two_traces_of_one_thing_agree(bare: LLMOptions) -> None:
+    first, second = (Blueprint(bare, torch.bfloat16, processor=False) for _ in range(2))
+    assert first.prefill(3, 40, True) == second.prefill(3, 40, True)
+    assert first.decode(3, 40, 8, True, False) == second.decode(3, 40, 8, True, False)

@@ -4,10 +4,11 @@ Short runs of `expctr fit` on this processor, each in a process of its own, with
 out, on MovieLens-100K (tools/get_movielens.py puts it in .data). The kernel's peak of resident memory is set back
 before each phase of a step and read after it. What the process held right before the base was loaded is taken off; a
 run of a tiny base went before that, so that the libraries are in it. malloc is told to give freed memory back, some of
-which it otherwise keeps. Beside it stands what `plan --processor` says of the same options, for the longest prompt that
+which it otherwise keeps, and oneDNN to keep one compiled kernel and not a thousand (--kernels leaves it alone: some 50
+MB in bfloat16). Beside it stands what `plan --processor` says of the same options, for the longest prompt that
 the run met. The last line is JSON: `worst`, the largest error of a run's highest phase, and `worst_phase`, of any.
 
-Usage: python tools/bench/memory.py [--only NAME ...] [--folder DIR]
+Usage: python tools/bench/memory.py [--only NAME ...] [--folder DIR] [--kernels]
 """
 
 import argparse
@@ -73,7 +74,7 @@ def options(folder: Path, name: str, tiny: bool = False) -> list[str]:
     explainer, micro, dtype = "--model.init_args.explainer", shape["micro"], shape.get("dtype", "float32")
     return [
         f"--config={ROOT / 'tests' / 'conf' / 'tiny.yaml'}",
-        f"--trainer.default_root_dir={folder / ('warm' if tiny else name.replace(' ', '-'))}",
+        f"--trainer.default_root_dir={folder / 'runs' / ('warm' if tiny else name.replace(' ', '-'))}",
         "--stages.rounds=0",
         f"{explainer}.llm.path={folder / ('tiny' if tiny else dtype)}",
         f"{explainer}.llm.dtype={dtype}",
@@ -150,17 +151,23 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--only", nargs="*", choices=list(SHAPES), default=list(SHAPES))
     parser.add_argument("--folder", type=Path, default=ROOT / ".cache" / "bench-memory")
+    parser.add_argument("--kernels", action="store_true")
     asked = parser.parse_args()
     sys.path.append(str(ROOT / "tests"))
     if not (asked.folder / "bfloat16" / "model.safetensors").exists():
         make_models(asked.folder)
+    kernels = {} if asked.kernels else dict.fromkeys(("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "LRU_CACHE_CAPACITY"), "1")
     malloc = {"MALLOC_MMAP_THRESHOLD_": "65536", "MALLOC_TRIM_THRESHOLD_": "65536", "MALLOC_ARENA_MAX": "1"}
-    environ = {**os.environ, **malloc, "PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "tools" / "bench")])}
+    environ = {
+        **os.environ,
+        **malloc,
+        **kernels,
+        "PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "tools" / "bench")]),
+    }
     shown = Table("run", "prompt", "phase", "measured MB", "forecast MB", "error")
     worst: dict[str, float] = {"worst": 0.0, "worst_phase": 0.0}
     for name in asked.only:
-        for old in ("warm", name.replace(" ", "-")):
-            shutil.rmtree(asked.folder / old, ignore_errors=True)
+        shutil.rmtree(asked.folder / "runs", ignore_errors=True)
         command = [sys.executable, __file__, "run", str(asked.folder), name]
         with (asked.folder / f"{name.replace(' ', '-')}.log").open("w") as log:
             done = subprocess.run(command, stdout=subprocess.PIPE, stderr=log, env=environ, text=True, check=True)
