@@ -110,5 +110,31 @@ def test_the_table_says_where_the_gain_comes_from(run: Path) -> None:
         assert f"- {name}: {found['auc']:.4f} (" in (run / "table.md").read_text()
 
 
+def test_the_table_holds_what_the_sentences_are_worth(run: Path) -> None:
+    table = json.loads((run / "table.json").read_text())
+    assert set(table["quality"]) == {"trained", "untrained"}
+    assert table["quality"]["trained"]["words"]["low"] <= table["quality"]["trained"]["words"]["value"]
+    audit, systems = table["audit"], table["systems"]
+    assert list(audit["ablations"]) == [
+        *("real", "no verdict words", "verdict only", "shuffled within verdict", "shuffled", "untrained", "none"),
+    ]
+    assert audit["ablations"]["real"]["auc"]["value"] == pytest.approx(systems["ExpCTR-Aug"]["auc"]["value"])
+    gain = {name: estimate["value"] for name, estimate in audit["gain"].items()}
+    assert gain["total"] == pytest.approx(gain["verdict"] + gain["reason"])
+    none = audit["ablations"]["none"]["auc"]["value"]
+    assert gain["total"] == pytest.approx(audit["ablations"]["real"]["auc"]["value"] - none)
+    assert set(audit["counterfactuals"]) == {"swapped history", "one title dropped", "another target"}
+
+
+def test_each_tested_sentence_stands_beside_what_it_was_given(run: Path) -> None:
+    rows = pl.read_parquet(run / "explanations" / "test.parquet")
+    assert {"target", "liked", "disliked", "invented", "invented_untrained", "names_history", "verdict"} <= set(
+        rows.columns
+    )
+    for row in rows.iter_rows(named=True):
+        assert all(title in row["text"] for title in row["invented"])
+        assert not set(row["invented"]) & {row["target"], *row["liked"], *row["disliked"]}
+
+
 def test_the_config_of_the_run_is_kept(run: Path) -> None:
     assert "rollout_batch_size: 8" in (run / "config.yaml").read_text()
