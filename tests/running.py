@@ -94,20 +94,25 @@ class Mortal(Callback):
 
     Args:
         seconds: from the first training batch on.
-        saving: wait further until a checkpoint is being written.
+        saving: wait further until a checkpoint is being made, and some milliseconds more.
     """
 
     def __init__(self, seconds: float, saving: bool = False) -> None:
-        self.seconds, self.saving = seconds, saving
+        self.seconds, self.saving, self.begun = seconds, saving, 0.0
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        threading.Thread(target=self._end, args=(Path(trainer.default_root_dir) / "checkpoints",), daemon=True).start()
+        self.begun = time.monotonic()
+        if not self.saving:
+            self._end_after(self.seconds)
 
-    def _end(self, folder: Path) -> None:
-        time.sleep(self.seconds)
-        while self.saving and not any(folder.glob(".*.tmp")):
-            time.sleep(0.0005)
-        os.kill(os.getpid(), signal.SIGKILL)
+    def on_save_checkpoint(self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]) -> None:
+        if self.saving and time.monotonic() - self.begun >= self.seconds:
+            self._end_after(self.seconds % 0.02)
+
+    def _end_after(self, seconds: float) -> None:
+        timer = threading.Timer(seconds, os.kill, (os.getpid(), signal.SIGKILL))
+        timer.daemon = True
+        timer.start()
 
 
 class Slow(Callback):
