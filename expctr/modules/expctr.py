@@ -23,7 +23,7 @@ from expctr.llm.sharding import shard, unsharded
 from expctr.metrics import ctr_metrics
 from expctr.modules.ctr import TOO_FAST, CTRModule
 from expctr.modules.explainer import PPOExplainerModule
-from expctr.modules.guard import DIVERGED, IMPRECISE, Guard, check_weights, named, section
+from expctr.modules.guard import DIVERGED, IMPRECISE, Guard, named, section
 from expctr.modules.options import ICOptions
 from expctr.modules.plan import PlanEntry
 from expctr.rewards import alignment, text_gain
@@ -540,8 +540,6 @@ class ExpCTRModule(L.LightningModule):
         """The inverse of `on_save_checkpoint`, if the data are the same."""
         self.data.features.check_same(Features.from_state(checkpoint["features"]))
         state = section(checkpoint, "expctr", self)
-        if "state_dict" in checkpoint:  # a sharded one's strategy has them
-            check_weights(self, {name: tuple(weight.shape) for name, weight in checkpoint["state_dict"].items()})
         self.explainer.load_extra_state(state["explainer"])
         self.store.load_state_dict(state["store"])
         for module, best in zip((self.ctr, self.baseline), state["best"], strict=True):

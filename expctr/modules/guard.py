@@ -112,13 +112,15 @@ def check_weights(module: nn.Module, found: Mapping[str, tuple[int, ...]]) -> No
 
 
 def section(checkpoint: Mapping[str, Any], name: str, module: nn.Module) -> Any:
-    """A part of a checkpoint.
+    """A part of a checkpoint, if that is this module's.
 
     Raises:
-        UserError: it has none, for another class of module made it.
+        UserError: another class of module made it, or another model; a sharded one's weights its strategy checks.
     """
     if name not in checkpoint:
         raise UserError(f"the checkpoint is not of a {type(module).__name__}: give the config that made it")
+    if "state_dict" in checkpoint:
+        check_weights(module, {key: tuple(weight.shape) for key, weight in checkpoint["state_dict"].items()})
     return checkpoint[name]
 
 

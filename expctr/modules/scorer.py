@@ -15,7 +15,7 @@ from expctr.data.batch import Batch
 from expctr.data.features import Features
 from expctr.distributed import all_gather_rows
 from expctr.metrics import ctr_metrics
-from expctr.modules.guard import check_weights, section
+from expctr.modules.guard import section
 
 Monitor = Literal["logloss", "auc"]
 WHOLE = StateDictOptions(full_state_dict=True)
@@ -148,10 +148,7 @@ class ScoringModule(L.LightningModule, ABC):
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Continue with the best weights so far, if the data are the same."""
         self.trainer.datamodule.features.check_same(Features.from_state(checkpoint["features"]))  # type: ignore[attr-defined]
-        best = section(checkpoint, "ctr_best", self)
-        if "state_dict" in checkpoint:  # a sharded one's strategy has them
-            check_weights(self, {name: tuple(weight.shape) for name, weight in checkpoint["state_dict"].items()})
-        self.best.load_state_dict(best)
+        self.best.load_state_dict(section(checkpoint, "ctr_best", self))
 
     def _log_metrics(self, split: str) -> dict[str, float]:
         scores, labels = (all_gather_rows(torch.cat(part)) for part in zip(*self._scored, strict=True))

@@ -10,18 +10,18 @@ from torch.distributed.checkpoint import filesystem, metadata
 from torch.distributed.checkpoint.default_planner import DefaultLoadPlanner
 from torch.distributed.checkpoint.planner import ReadItem
 
+_DTYPES = ("float64", "float32", "bfloat16", "float16", "int64", "int32", "bool")
+_METADATA = (
+    *("BytesStorageMetadata", "ChunkStorageMetadata", "Metadata", "MetadataIndex", "StorageMeta", "TensorProperties"),
+    *("TensorStorageMetadata", "_MEM_FORMAT_ENCODING"),
+)
 _PLAIN = {
-    *((f"{metadata.__name__}", name) for name in ("BytesStorageMetadata", "ChunkStorageMetadata", "Metadata")),
-    *((f"{metadata.__name__}", name) for name in ("MetadataIndex", "StorageMeta", "TensorProperties")),
-    *((f"{metadata.__name__}", name) for name in ("TensorStorageMetadata", "_MEM_FORMAT_ENCODING")),
+    *((metadata.__name__, name) for name in _METADATA),
+    *(("torch", name) for name in ("Size", "device", *_DTYPES)),
     (filesystem.__name__, "_StorageInfo"),
     ("pathlib", "PosixPath"),
     ("pathlib", "WindowsPath"),
-    ("torch", "Size"),
-    ("torch", "device"),
     ("torch.serialization", "_get_layout"),
-    *(("torch", str(dtype).removeprefix("torch.")) for dtype in (torch.float32, torch.float64, torch.bfloat16)),
-    *(("torch", str(dtype).removeprefix("torch.")) for dtype in (torch.float16, torch.int64, torch.int32, torch.bool)),
 }
 """All that the table of contents of a checkpoint of ours is made of, by module and name."""
 
