@@ -17,6 +17,7 @@ from expctr.llm.attention import GROUPED
 from expctr.llm.base import LanguageModel, LLMOptions, ValueHead, adapted, source
 from expctr.llm.locate import locate
 from expctr.llm.prefill import Roomy, cache_of
+from expctr.llm.recompute import recomputed
 from expctr.llm.rollout import Rollout, next_tokens
 from expctr.llm.scoring import Answers, LCOptions, score_responses, yes_no
 
@@ -175,17 +176,20 @@ class Blueprint(LanguageModel):
 
         return self._trace(("reference", rows, tokens, response, adapter), work, training=False)
 
-    def learn(self, rows: int, tokens: int, response: int, critic: bool, entropy: bool) -> Counter[str]:
-        """Forward and backward pass of one micro-batch."""
+    def learn(
+        self, rows: int, tokens: int, response: int, critic: bool, entropy: bool, again: bool = False
+    ) -> Counter[str]:
+        """Forward and backward pass of one micro-batch; `again`: with gradient checkpointing."""
 
         def work(trace: Trace) -> None:
-            scores = score_responses(self, self._rollout(rows, tokens, response, trace), True, 1.0, entropy)
+            with recomputed(self) if again else nullcontext():
+                scores = score_responses(self, self._rollout(rows, tokens, response, trace), True, 1.0, entropy)
             loss = scores.logprobs.sum() + scores.entropy.sum()
             if critic:
                 loss = loss + self.value_head(torch.empty_like(scores.hidden)).sum()
             loss.backward()
 
-        return self._trace(("train", rows, tokens, response, critic, entropy), work, training=True)
+        return self._trace(("train", rows, tokens, response, critic, entropy, again), work, training=True)
 
     def _rollout(self, rows: int, tokens: int, response: int, trace: Trace) -> Rollout:
         cache = None

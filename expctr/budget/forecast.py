@@ -98,7 +98,12 @@ def memory(model: Blueprint, explainer: PPOExplainerModule, size: Sizes) -> dict
     critic, entropy = explainer.ppo.advantage == "gae", explainer.ppo.entropy_coef > 0
     policy = {name: rest + whole + parts for name, parts in rollout.items()}
     policy["reference"] = rest + whole + held + model.reference(size.micro_rows, prompt, response, False)
-    policy["train"] = rest + sharded + held + model.learn(size.micro_rows, prompt, response, critic, entropy)
+    policy["train"] = (
+        rest
+        + sharded
+        + held
+        + model.learn(size.micro_rows, prompt, response, critic, entropy, explainer.ppo.gradient_checkpointing)
+    )
     validated = {name: rest + whole + parts for name, parts in asked(shown, sampled=True).items()}
     tested = {name: whole + parts for name, parts in asked(shown, sampled=False).items()}
     return {"lc": policy, "ctr": validated, "ic": policy, "test": tested}

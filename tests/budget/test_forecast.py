@@ -45,6 +45,12 @@ def test_a_folder_without_a_config_is_named(tmp_path: Path) -> None:
         Blueprint(LLMOptions(path=str(tmp_path)), torch.bfloat16, processor=False)
 
 
+def test_layers_computed_again_hold_less(bare: LLMOptions) -> None:
+    model = Blueprint(bare, torch.float32, processor=True)
+    plain, again = (model.learn(4, 60, 20, False, False, again) for again in (False, True))
+    assert again["activations"] < plain["activations"] / 1.3
+
+
 def test_two_traces_of_one_thing_agree(bare: LLMOptions) -> None:
     first, second = (Blueprint(bare, torch.bfloat16, processor=False) for _ in range(2))
     assert first.prefill(3, 40, True) == second.prefill(3, 40, True)
