@@ -5,7 +5,7 @@ Base weights are never written: no merge and unmerge, whose rounding would drift
 """
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from math import inf
@@ -17,6 +17,7 @@ from transformers import (
     AutoModelForCausalLM,
     AutoTokenizer,
     BitsAndBytesConfig,
+    Cache,
     DynamicCache,
     PreTrainedModel,
     PreTrainedTokenizerBase,
@@ -24,6 +25,7 @@ from transformers import (
 
 from expctr.errors import UserError, check_range
 from expctr.llm.attention import GROUPED
+from expctr.llm.compiled import compiled
 from expctr.llm.locate import locate
 from expctr.seeding import first_weights
 
@@ -53,6 +55,9 @@ class LLMOptions:
     attention: Literal["auto", "grouped", "sdpa", "eager", "flash_attention_2"] = "auto"
     """Implementation of attention: `grouped` is our own for processors, the others are those of transformers. `auto`:
     `grouped` on a processor, if the model takes it; else what transformers chooses."""
+    compile_decoding: bool = False
+    """Decode by a compiled graph (torch.compile, with CUDA graphs on a GPU) over a cache of fixed size; on one device.
+    Each number of rows and width of prompts takes a minute or more to compile. On a processor it does not pay."""
     adapter_scope: Literal["all", "response"] = "all"
     """`all`: the adapter acts on every token. `response`: from the prompt's last token on, so that the prompt's keys
     and values come from the frozen base, once a sample, and serve the rollout, the reference and every PPO epoch."""
@@ -74,7 +79,7 @@ class Hidden(NamedTuple):
 
     states: Tensor
     """`[batch, tokens, hidden]`."""
-    cache: DynamicCache | None
+    cache: Cache | None
 
 
 class LanguageModel(nn.Module):
@@ -84,6 +89,8 @@ class LanguageModel(nn.Module):
         options: what to load.
         seed: of the adapter's first weights.
     """
+
+    _compiled: Callable[..., Tensor] | None = None
 
     def __init__(self, options: LLMOptions, seed: int = 0) -> None:
         super().__init__()
@@ -105,6 +112,8 @@ class LanguageModel(nn.Module):
             raise UserError(f"{options.path}: neither tokenizer nor model names an end-of-sequence token")
         pad = self.tokenizer.pad_token_id
         self.pad_id = self.eos_ids[0] if pad is None else int(pad)
+        if options.compile_decoding:
+            self._compiled = compiled(self._next)
         self.heads: dict[tuple[torch.device, tuple[int, ...]], DynamicCache] = {}
         """Keys and values of what many prompts begin with, by the frozen base; `prefill` fills it."""
         self._check_head()
@@ -149,7 +158,7 @@ class LanguageModel(nn.Module):
         ids: Tensor,
         mask: Tensor,
         adapter: bool,
-        cache: DynamicCache | None = None,
+        cache: Cache | None = None,
     ) -> Hidden:
         """Hidden states of new tokens.
 
@@ -179,6 +188,23 @@ class LanguageModel(nn.Module):
     def logits(self, hidden: Tensor) -> Tensor:
         """The same in float32."""
         return self.output(hidden).float()
+
+    def next_logits(self, newest: Tensor, mask: Tensor, adapter: bool, cache: Cache) -> Tensor:
+        """Vocabulary logits of the token after the newest one, float32 `[batch, vocabulary]`.
+
+        Args:
+            newest: each row's newest token, `[batch, 1]`.
+            mask: as of `hidden`; over all positions of a cache of fixed size, where decoding is compiled.
+            adapter: on or off.
+            cache: keys and values of earlier tokens. It is extended in place.
+        """
+        if self._compiled is None:
+            return self.logits(self.hidden(newest, mask, adapter, cache).states[:, -1])
+        with self.adapter(adapter):
+            return self._compiled(newest, mask, cache).float()
+
+    def _next(self, newest: Tensor, mask: Tensor, cache: Cache) -> Tensor:
+        return self.output(self.hidden(newest, mask, True, cache).states[:, -1])
 
     def base_checksum(self) -> float:
         """A sum over the base's frozen weights, which training must leave as it is."""

@@ -96,8 +96,8 @@ def _head(model: LanguageModel, ids: tuple[int, ...], adapter: bool) -> DynamicC
     cache = None if adapter else model.heads.pop(key, None)
     if cache is None:
         tokens = torch.tensor([ids], device=model.device)
-        cache = model.hidden(tokens, torch.ones_like(tokens), adapter, DynamicCache()).cache
-        assert cache is not None
+        cache = DynamicCache()
+        model.hidden(tokens, torch.ones_like(tokens), adapter, cache)
     if not adapter:
         model.heads[key] = cache
         if len(model.heads) > MOST_HEADS:  # the one that was not used for longest

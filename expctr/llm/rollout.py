@@ -7,8 +7,10 @@ from typing import Literal, Self
 import numpy as np
 import torch
 from torch import Tensor
-from transformers import DynamicCache
+from torch.nn import functional as F
+from transformers import Cache, DynamicCache
 
+from expctr.llm import compiled
 from expctr.llm.base import LanguageModel
 from expctr.llm.prefill import cache_of, contents, prefill
 from expctr.stopwatch import Stopwatch
@@ -117,9 +119,11 @@ def generate(
     """
     watch = watch or Stopwatch()
     batch, limit, scope = len(prompts), options.max_new_tokens, model.options.adapter_scope
+    static = model.options.compile_decoding
+    room = compiled.room(max(map(len, prompts)) - 1, limit) if static else limit
     with watch("prefill"):
-        (ids, mask), cache = prefill(model, prompts, adapter and scope == "all", room=limit)
-    kept = cache_of(contents(cache)) if scope == "response" else None
+        (ids, mask), prefilled = prefill(model, prompts, adapter and scope == "all", room=room)
+    kept = cache_of(contents(prefilled)) if scope == "response" else None
 
     tokens = torch.full((batch, limit), model.pad_id, device=ids.device)
     logprobs = torch.zeros(batch, limit, device=ids.device)
@@ -127,33 +131,42 @@ def generate(
     truncated = torch.ones(batch, dtype=torch.bool, device=ids.device)
     eos = torch.tensor(model.eos_ids, device=ids.device)
     noise = None if noise is None else noise.to(ids.device)
-    alive, current, seen = torch.arange(batch, device=ids.device), ids[:, -1:], mask
+    alive, current, seen = torch.arange(batch, device=ids.device), ids[:, -1:].clone(), mask
+    cache: Cache = prefilled
+    if static:
+        cache, seen = compiled.fixed(prefilled, mask.shape[1] - 1), F.pad(mask, (0, room - 1))
     with watch("decode"):
         for step in range(limit):
             uniform = None if noise is None else noise[alive, step]
             chosen, of_chosen = next_tokens(model, current, seen, cache, adapter, options.temperature, uniform)
             tokens[alive, step], logprobs[alive, step] = chosen, of_chosen
-            ended = torch.isin(chosen, eos)
+            ended = torch.isin(chosen, eos) & truncated[alive]
             lengths[alive[ended]] = step + 1
             truncated[alive[ended]] = False
-            seen = torch.cat([seen, torch.ones_like(seen[:, :1])], 1)
             current = chosen[:, None]
-            if ended.any():  # finished rows leave the batch
-                left = (~ended).nonzero()[:, 0]
-                if not len(left):
+            if static:
+                seen[:, mask.shape[1] + step : mask.shape[1] + step + 1] = True
+            else:
+                seen = torch.cat([seen, torch.ones_like(seen[:, :1])], 1)
+            if ended.any():
+                if not truncated.any():
                     break
-                alive, current, seen = alive[left], current[left], seen[left]
-                cache.batch_select_indices(left)
+                if not static:  # finished rows leave the batch
+                    left = (~ended).nonzero()[:, 0]
+                    alive, current, seen = alive[left], current[left], seen[left]
+                    prefilled.batch_select_indices(left)
     longest = int(lengths.max())
     response_mask = torch.arange(longest, device=ids.device) < lengths[:, None]
-    return Rollout(ids, mask, tokens[:, :longest], response_mask, logprobs[:, :longest], truncated, kept)
+    tokens = tokens[:, :longest].where(response_mask, model.pad_id)
+    logprobs = logprobs[:, :longest].where(response_mask, 0.0)
+    return Rollout(ids, mask, tokens, response_mask, logprobs, truncated, kept)
 
 
 def next_tokens(
     model: LanguageModel,
     current: Tensor,
     seen: Tensor,
-    cache: DynamicCache,
+    cache: Cache,
     adapter: bool,
     temperature: float,
     uniform: Tensor | None,
@@ -169,7 +182,7 @@ def next_tokens(
         temperature: of the logits.
         uniform: what to sample by, `[batch]`; `None` for the likeliest token.
     """
-    scores = model.logits(model.hidden(current, seen, adapter, cache).states[:, -1]) / temperature
+    scores = model.next_logits(current, seen, adapter, cache) / temperature
     chosen = scores.argmax(-1) if uniform is None else _invert(scores, uniform)
     return chosen, scores.gather(1, chosen[:, None])[:, 0] - scores.logsumexp(-1)
 

@@ -22,8 +22,10 @@ def shard(model: LanguageModel, value_head: nn.Module, mesh: DeviceMesh) -> None
     Weights of 4 and 8 bits are whole on each rank, too: torch cannot gather them together with their scales.
 
     Raises:
-        UserError: an adapter outside the decoder layers, whose gradients would not be averaged.
+        UserError: an adapter outside the decoder layers, whose gradients would not be averaged; or compiled decoding.
     """
+    if model.options.compile_decoding:
+        raise UserError("llm.compile_decoding: a base whose layers are sharded cannot be compiled: set it to false")
     from bitsandbytes.nn.modules import Int8Params, Params4bit  # not at the top: slow, and --help can do without
 
     layers = cast(nn.ModuleList, model.causal.base_model.layers)

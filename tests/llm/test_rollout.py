@@ -1,6 +1,7 @@
 """What is sampled, and that each way of computing its log-probabilities says the same."""
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -11,7 +12,7 @@ from transformers import AutoModelForCausalLM
 from expctr.data.batch import Nouns, SampleText
 from expctr.llm.base import LanguageModel, LLMOptions
 from expctr.llm.lora import LoraLinear
-from expctr.llm.prefill import pad_left
+from expctr.llm.prefill import contents, pad_left
 from expctr.llm.prompts import PromptOptions, Prompts
 from expctr.llm.rollout import Rollout, RolloutOptions, generate, uniforms
 from expctr.llm.scoring import score_responses, token_logprobs
@@ -19,8 +20,8 @@ from expctr.llm.scoring import score_responses, token_logprobs
 OPTIONS = RolloutOptions(max_new_tokens=12)
 
 
-def load(folder: Path, scope: str, attention: str = "auto") -> LanguageModel:
-    options = LLMOptions(path=str(folder), dtype="float32", lora_r=4, adapter_scope=scope, attention=attention)
+def load(folder: Path, scope: str, **more: Any) -> LanguageModel:
+    options = LLMOptions(path=str(folder), dtype="float32", lora_r=4, adapter_scope=scope, **more)
     model = LanguageModel(options)
     stir_adapter(model)
     return model
@@ -55,7 +56,7 @@ def plain_logprobs(model: LanguageModel, rollout: Rollout, row: int, adapter_fro
 def test_logprobs_equal_a_plain_forward_with_the_same_adapter_mask(
     any_llm_folder: Path, samples: list[SampleText], scope: str, attention: str, rtol: float
 ) -> None:
-    model = load(any_llm_folder, scope, attention)
+    model = load(any_llm_folder, scope, attention=attention)
     rollout = sample(model, samples)
     policy = score_responses(model, rollout, adapter=True, temperature=1.0).logprobs
     for row in range(len(samples)):
@@ -86,6 +87,35 @@ def test_a_row_is_sampled_alike_in_any_company(llm_folder: Path, samples: list[S
     alone = sample(model, samples[:1])
     mask = alone.response_mask[0]
     assert torch.equal(together.response_ids[0, : len(mask)][mask], alone.response_ids[0][mask])
+
+
+@pytest.mark.parametrize("scope", ["all", "response"])
+def test_compiled_decoding_writes_the_same(
+    llm_folder: Path, samples: list[SampleText], scope: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    graphs = []
+    capture = torch.compile
+
+    def counted(step: Any, **_: Any) -> Any:  # the same capture; the code of each kernel would take minutes
+        return capture(step, backend=lambda graph, inputs: graphs.append(graph) or graph.forward)
+
+    monkeypatch.setattr(torch, "compile", counted)
+    plain, compiled = (load(llm_folder, scope, compile_decoding=on) for on in (False, True))
+    prompts = Prompts(plain.tokenizer, PromptOptions(), Nouns()).explanation(samples)
+    options = RolloutOptions(max_new_tokens=40, temperature=3.0)
+    cut: list[Tensor] = []
+    for some, adapter in ((prompts * 8, True), (prompts[:3], True), (prompts * 2, True), (prompts, False)):
+        noise = uniforms(3, 0, range(len(some)), 1, 40)
+        one, other = (generate(model, some, options, noise, adapter) for model in (plain, compiled))
+        cut.append(one.truncated)
+        for name in ("prompt_ids", "response_ids", "response_mask", "truncated"):
+            assert torch.equal(getattr(one, name), getattr(other, name)), name
+        torch.testing.assert_close(one.logprobs, other.logprobs, atol=1e-5, rtol=0)
+        if one.cache is not None and other.cache is not None:
+            for (keys, values), theirs in zip(contents(one.cache), contents(other.cache), strict=True):
+                torch.testing.assert_close((keys, values), theirs)
+    assert 0 < int(torch.cat(cut).sum()) < len(torch.cat(cut))  # rows that have ended stay, and write nothing
+    assert len(graphs) == 4, "one for each number of rows and the adapter on or off, whatever the step"
 
 
 def test_noise_depends_on_seed_epoch_sample_and_repeat_only() -> None:
