@@ -25,7 +25,7 @@ from expctr.modules.ctr import TOO_FAST, CTRModule
 from expctr.modules.explainer import PPOExplainerModule
 from expctr.modules.guard import DIVERGED, IMPRECISE, Guard, named, section
 from expctr.modules.options import ICOptions
-from expctr.modules.plan import PlanEntry
+from expctr.modules.plan import PlanEntry, lr_factor, policy_stages
 from expctr.rewards import alignment, text_gain
 from expctr.seeding import reseed, seed_of
 from expctr.stopwatch import Stopwatch
@@ -125,24 +125,27 @@ class ExpCTRModule(L.LightningModule):
             self.baseline.shard(mesh)
 
     def configure_optimizers(self) -> Any:
-        """AdamW for the policy with its warm-up, Adam for each CTR model."""
+        """AdamW for the policy with its schedule, Adam for each CTR model."""
         policy = self.explainer.optimizer()
         optimizers = [policy, self.ctr.optimizer(), self.baseline.optimizer()]
         for optimizer in optimizers:
             _prime(optimizer)
-        warmup = max(1, round(self.explainer.ppo.warmup * self._policy_steps()))
-        schedule = torch.optim.lr_scheduler.LambdaLR(policy, lambda step: min(1.0, (step + 1) / warmup))
+        stages, options = self._policy_steps(), self.explainer.ppo
+        warmup = max(1, round(options.warmup * sum(stages)))
+        schedule = torch.optim.lr_scheduler.LambdaLR(
+            policy, lambda step: lr_factor(step, stages, warmup, options.final_lr)
+        )
         return optimizers, [schedule]
 
     def _optimizers(self) -> list[LightningOptimizer]:
         """Of the policy, the CTR model with text, and the one without."""
         return cast(list[LightningOptimizer], self.optimizers())
 
-    def _policy_steps(self) -> int:
-        """Optimizer steps of the policy in the whole plan."""
-        sizes = self.data.rollout_batches()
-        epochs = sum(entry.stage != "ctr" for entry in self.plan)
-        return epochs * sum(self.explainer.steps(size) for size in sizes)
+    def _policy_steps(self) -> list[int]:
+        """Optimizer steps of the policy in each LC and IC stage."""
+        sizes, limit = self.data.rollout_batches(), self.trainer.limit_train_batches
+        used = sizes[: limit if isinstance(limit, int) else int(limit * len(sizes))]
+        return [epochs * sum(map(self.explainer.steps, used)) for epochs in policy_stages(self.plan)]
 
     def on_fit_start(self) -> None:
         """Measure whether the LC scorer sees what it is to score; once a run."""

@@ -93,13 +93,16 @@ class PPOOptions:
     """Largest gradient norm of a step."""
     warmup: float = 0.03
     """Share of all steps in which the learning rate rises from 0."""
+    final_lr: float = 1.0
+    """What is left of the learning rate at the end of each LC and IC stage, as a share; it falls in a straight line. At
+    1 the last steps move the policy as far as the first ones, and what a stage ends with is partly chance."""
 
     def __post_init__(self) -> None:
         if self.epochs < 1 or self.minibatch_size < 1:
             raise ValueError("ppo.epochs and ppo.minibatch_size must be at least 1")
         if self.micro_batch_size is not None and self.micro_batch_size < 1:
             raise ValueError(f"ppo.micro_batch_size is {self.micro_batch_size}: it must be at least 1, or none")
-        check_range("ppo", self, gamma=(0, 1), lam=(0, 1), warmup=(0, 1))
+        check_range("ppo", self, gamma=(0, 1), lam=(0, 1), warmup=(0, 1), final_lr=(0, 1))
         check_range("ppo", self, lr=(0, inf), clip=(0, inf), value_clip=(0, inf), grad_clip=(0, inf))
         check_range("ppo", self, vf_coef=(0, inf), entropy_coef=(0, inf))
 

@@ -25,7 +25,7 @@ def test_the_defaults_are_the_papers_and_where_it_is_silent_the_fields() -> None
     assert (kl.beta, kl.where, kl.estimator, kl.target) == (0.05, "reward", "k1", None)
     assert (ppo.lr, ppo.epochs, ppo.minibatch_size, ppo.advantage) == (1e-5, 2, 32, "gae")
     assert (ppo.gamma, ppo.lam, ppo.clip, ppo.value_clip) == (1.0, 0.95, 0.2, 0.2)
-    assert (ppo.vf_coef, ppo.entropy_coef, ppo.grad_clip, ppo.warmup) == (0.1, 0.0, 1.0, 0.03)
+    assert (ppo.vf_coef, ppo.entropy_coef, ppo.grad_clip, ppo.warmup, ppo.final_lr) == (0.1, 0.0, 1.0, 0.03, 1.0)
     assert (LCOptions().score, LCOptions().temperature, LCOptions().include_title) == ("prob", 1.0, False)
     assert (RolloutOptions().max_new_tokens, RolloutOptions().temperature, RolloutOptions().group_size) == (128, 1, 1)
 
