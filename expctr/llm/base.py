@@ -12,7 +12,10 @@ from math import inf
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, cast
 
 import torch
+from lightning.pytorch.utilities import rank_zero_info
 from torch import Tensor, nn
+from torch.distributed.device_mesh import DeviceMesh
+from torch.distributed.tensor import DTensor
 from transformers import (
     AutoModelForCausalLM,
     AutoTokenizer,
@@ -27,6 +30,7 @@ from expctr.errors import UserError, check_range
 from expctr.llm.attention import GROUPED
 from expctr.llm.compiled import compiled
 from expctr.llm.locate import locate
+from expctr.llm.parts import can_read_parts, read_parts
 from expctr.seeding import first_weights
 
 if TYPE_CHECKING:
@@ -88,16 +92,18 @@ class LanguageModel(nn.Module):
     Args:
         options: what to load.
         seed: of the adapter's first weights.
+        mesh: the ranks that `sharding.shard` will share it among. Each reads its part, and nothing can be computed
+            before.
     """
 
     _compiled: Callable[..., Tensor] | None = None
 
-    def __init__(self, options: LLMOptions, seed: int = 0) -> None:
+    def __init__(self, options: LLMOptions, seed: int = 0, mesh: DeviceMesh | None = None) -> None:
         super().__init__()
         self.options = options
         try:
             self.tokenizer = load_tokenizer(options)
-            base = load_base(options)
+            base = load_base(options, mesh)
         except OSError as error:  # what transformers raises when it finds nothing under that name
             raise UserError(f"llm.path: {options.path} cannot be loaded: {str(error).splitlines()[0]}") from error
         base.requires_grad_(False)
@@ -116,7 +122,13 @@ class LanguageModel(nn.Module):
             self._compiled = compiled(self._next)
         self.heads: dict[tuple[torch.device, tuple[int, ...]], DynamicCache] = {}
         """Keys and values of what many prompts begin with, by the frozen base; `prefill` fills it."""
-        self._check_head()
+        if not self.in_parts:
+            self.check_head()
+
+    @property
+    def in_parts(self) -> bool:
+        """Has each rank read its part alone?"""
+        return any(isinstance(parameter, DTensor) for parameter in self.parameters())
 
     @property
     def causal(self) -> PreTrainedModel:
@@ -212,7 +224,12 @@ class LanguageModel(nn.Module):
         return float(sum(p.detach().double().abs().sum() for p in frozen))
 
     @torch.no_grad()
-    def _check_head(self) -> None:
+    def check_head(self) -> None:
+        """Refuse a model that does more than its output layer says.
+
+        Raises:
+            UserError: it scales or caps its logits.
+        """
         ids = torch.tensor([[self.eos_ids[0], self.pad_id]], device=self.device)
         ours = self.logits(self.hidden(ids, torch.ones_like(ids), adapter=True).states)
         theirs = self.causal(input_ids=ids).logits.float()
@@ -272,8 +289,13 @@ def load_tokenizer(options: LLMOptions) -> PreTrainedTokenizerBase:
     return tokenizer
 
 
-def load_base(options: LLMOptions) -> PreTrainedModel:
-    """The base model, frozen weights as they are on disk (safetensors or GGUF only)."""
+def load_base(options: LLMOptions, mesh: DeviceMesh | None = None) -> PreTrainedModel:
+    """The base model, frozen weights as they are on disk (safetensors or GGUF only).
+
+    Args:
+        options: what to load.
+        mesh: the ranks of which each is to read its part (`read_parts`), where the base is in floats.
+    """
     settings = source(options)
     if options.attention not in ("auto", GROUPED):
         settings["attn_implementation"] = options.attention
@@ -288,9 +310,17 @@ def load_base(options: LLMOptions) -> PreTrainedModel:
         )
     if not options.gguf_file:
         settings["use_safetensors"] = True
-    model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(
-        locate(options.path, "llm.path"), dtype=torch.float32 if options.gguf_file else dtype, **settings
-    )
+    path = locate(options.path, "llm.path")
+    model: PreTrainedModel
+    in_floats = options.quantization == "none" and not options.gguf_file
+    if mesh is not None and in_floats and can_read_parts(path, mesh, **source(options)):
+        model = read_parts(path, mesh, dtype, **settings)
+    else:
+        if mesh is not None and mesh.size() > 1:
+            rank_zero_info("each rank reads the whole base: only weights in floats, of safetensors, are read in parts")
+        model = AutoModelForCausalLM.from_pretrained(
+            path, dtype=torch.float32 if options.gguf_file else dtype, **settings
+        )
     if options.gguf_file:
         model = _plain(model)
         for parameter in model.parameters():  # and no buffer: rotary frequencies, rounded, turn late positions

@@ -115,11 +115,11 @@ class ExpCTRModule(L.LightningModule):
         if self.explainer.built:
             return
         features = self.data.features
-        self.explainer.build(self.data.nouns, self.seed)
+        mesh = self.device_mesh["data_parallel"] if self.device_mesh is not None else None
+        self.explainer.build(self.data.nouns, self.seed, mesh)
         self.ctr.build(features.vocabulary, self.encoder.dim, self.seed)
         self.baseline.build(features.vocabulary, seed=self.seed)
-        if self.device_mesh is not None:
-            mesh = self.device_mesh["data_parallel"]
+        if mesh is not None:
             shard(self.explainer.model, self.explainer.value_head, mesh)
             self.ctr.shard(mesh)
             self.baseline.shard(mesh)

@@ -9,6 +9,7 @@ import lightning as L
 import torch
 from lightning.pytorch.core.optimizer import LightningOptimizer
 from torch import Tensor
+from torch.distributed.device_mesh import DeviceMesh
 from torch.nn import functional as F
 
 from expctr import ppo
@@ -83,16 +84,17 @@ class PPOExplainerModule(L.LightningModule):
         self.beta = kl.beta
         self._running: dict[str, tuple[int, float, float]] = {}
 
-    def build(self, nouns: Nouns, seed: int = 0) -> None:
+    def build(self, nouns: Nouns, seed: int = 0, mesh: DeviceMesh | None = None) -> None:
         """Load the base; once.
 
         Args:
             nouns: what the dataset's items and people are called.
             seed: of the adapter's and the critic's first weights.
+            mesh: the ranks that `shard` will share it among.
         """
         if self.built:
             return
-        self.model = LanguageModel(self.llm, seed)
+        self.model = LanguageModel(self.llm, seed, mesh)
         self.value_head = ValueHead(self.model.hidden_size, seed=seed)
         self.prompts = Prompts(self.model.tokenizer, self.prompt_options, nouns)
         template = self.prompt_options.lc_titled if self.lc.include_title else self.prompt_options.lc

@@ -1,0 +1,68 @@
+"""A base of which each rank reads its own part from disk, and never the whole."""
+
+import os
+from typing import Any, cast
+
+import torch
+from torch import nn
+from torch.distributed.device_mesh import DeviceMesh
+from torch.distributed.tensor import DTensor
+from transformers import AutoConfig, AutoModelForCausalLM, DistributedConfig, PreTrainedModel
+
+
+def read_parts(path: str, mesh: DeviceMesh, dtype: torch.dtype, **settings: Any) -> PreTrainedModel:
+    """A model whose decoder layers' weights are this rank's parts, and all else whole.
+
+    transformers shards a model of its own while it reads: it slices the files, and knows the names and layouts that
+    checkpoints have. The adapter has to be in before `fully_shard`, though, so the parts go into a fresh model, where
+    they are `DTensor`s that `sharding.shard` puts to use. Nothing can be computed before it has.
+
+    Args:
+        path: a folder or a hub id.
+        mesh: the ranks, in one dimension.
+        dtype: of the weights.
+        settings: of `from_pretrained`.
+    """
+    if mesh.device_type != "cpu":  # transformers chooses the device by it, and SLURM's tasks do not have it
+        os.environ.setdefault("LOCAL_RANK", str(torch.accelerator.current_device_index()))
+    hub = {name: settings[name] for name in ("trust_remote_code", "revision") if name in settings}
+    attention = {name: settings[name] for name in ("attn_implementation",) if name in settings}
+    config = AutoConfig.from_pretrained(path, **hub)
+    with torch.device("meta"):
+        model: PreTrainedModel = AutoModelForCausalLM.from_config(config, dtype=dtype, **attention, **hub)
+    layers = next(name for name, module in model.named_modules() if module is decoder_layers(model))
+    plan = {f"{layers}.*": "free_full_weight"}
+    sharing = DistributedConfig(fsdp_size=mesh.size(), fsdp_plan=plan)
+    read: PreTrainedModel = AutoModelForCausalLM.from_pretrained(
+        path, dtype=dtype, distributed_config=sharing, **settings
+    )
+    weights = {
+        name: weight if name.startswith(f"{layers}.") else cast(DTensor, weight).full_tensor()
+        for name, weight in read.named_parameters()
+    }
+    model.load_state_dict({name: weight.detach() for name, weight in weights.items()}, strict=False, assign=True)
+    model.tie_weights()
+    for name, buffer in read.named_buffers():  # such as rotary frequencies, which are not in the state dict
+        owner, _, leaf = name.rpartition(".")
+        setattr(model.get_submodule(owner), leaf, buffer)
+    model.generation_config = read.generation_config
+    return model
+
+
+def can_read_parts(path: str, mesh: DeviceMesh, **hub: Any) -> bool:
+    """Is there more than one rank, on the kind of device that transformers would choose, and a base in floats?
+
+    Args:
+        path: a folder or a hub id of safetensors.
+        mesh: the ranks.
+        hub: what `AutoConfig.from_pretrained` is told besides.
+    """
+    accelerator = torch.accelerator.current_accelerator()
+    if mesh.size() == 1 or mesh.device_type != (accelerator.type if accelerator else "cpu"):
+        return False
+    return getattr(AutoConfig.from_pretrained(path, **hub), "quantization_config", None) is None
+
+
+def decoder_layers(model: PreTrainedModel) -> nn.ModuleList:
+    """The decoder's layers, of a model with adapters, too."""
+    return cast(nn.ModuleList, model.base_model.layers)
