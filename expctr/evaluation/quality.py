@@ -14,9 +14,11 @@
 | verdict | share that says whether the user will like the target (`verdicts`); of these |
 | verdict_positive | ... that he will |
 | verdict_agrees_s_u, _s_r, _label | ... share in which the score is on the same side of one half, and the label |
-| bleu, rouge_l, bertscore | likeness to the user's own review of the target, where there is one |
+| reviewed | share of rows with the user's own review of the target, where any has one; of these |
+| bleu, rouge_l, bertscore | ... likeness to it |
 """
 
+import html
 import math
 import re
 from collections import Counter
@@ -26,7 +28,7 @@ from itertools import pairwise
 import torch
 from torch import Tensor
 from torch.nn import functional as F
-from torchmetrics.functional.text import bleu_score, rouge_score
+from torchmetrics.functional.text import rouge_score
 
 from expctr.evaluation.titles import Mentions
 from expctr.metrics import UNDEFINED, Estimate, mean_estimates
@@ -87,7 +89,7 @@ def measure(
         columns[f"verdict_agrees_{name}"] = share((torch.tensor(values) > 0.5) == positive, said)
     if any(reviews):
         columns |= likeness(texts, reviews, token_vectors)
-    words = [re.findall(r"\w+(?:['’]\w+)*", text.lower()) for text in texts]
+    words = [_words(text) for text in texts]
     estimates = mean_estimates(columns)
     diversity = {
         "distinct_1": distinct(words),
@@ -126,27 +128,60 @@ def likeness(
 ) -> dict[str, Tensor]:
     """How like the users' own reviews explanations are, a value a row; nan where there is no review.
 
-    BLEU is the sentence's (up to four words, smoothed), ROUGE-L its F1, both torchmetrics'. An empty explanation is 0
-    like any review.
+    BLEU is the sentence's (`bleu`), ROUGE-L its F1 (torchmetrics), both over words in lower case without punctuation;
+    HTML in a review, which Amazon's have, does not count. An empty explanation is 0 like any review.
 
     Args:
         texts: the explanations.
         reviews: a value a row.
         token_vectors: of the encoder that BERTScore uses.
+
+    Returns:
+        `reviewed` (1 or 0), `bleu`, `rouge_l`, and `bertscore` if there is an encoder.
     """
-    rows = [i for i, review in enumerate(reviews) if review and review.strip()]
+    own = {i: said for i, review in enumerate(reviews) if (said := _said(review or ""))}
     names = ["bleu", "rouge_l", *(["bertscore"] if token_vectors else [])]
     columns = {name: torch.full((len(texts),), math.nan, dtype=torch.float64) for name in names}
-    own = {i: " ".join(str(reviews[i]).split()[:REVIEW_WORDS]) for i in rows}
-    for i in rows:
-        text, review = texts[i].lower(), own[i].lower()
-        columns["bleu"][i] = float(bleu_score([text], [[review]], smooth=True)) if text.strip() else 0.0
-        columns["rouge_l"][i] = float(rouge_score(text, review, rouge_keys="rougeL")["rougeL_fmeasure"])
+    for i, review in own.items():
+        ours, theirs = _words(texts[i]), _words(review)
+        columns["bleu"][i] = bleu(ours, theirs)
+        found = rouge_score(" ".join(ours), " ".join(theirs), normalizer=str, tokenizer=str.split, rouge_keys="rougeL")
+        columns["rouge_l"][i] = float(found["rougeL_fmeasure"])
     if token_vectors:
-        ours, theirs = token_vectors([texts[i] for i in rows]), token_vectors(list(own.values()))
-        for i, a, b in zip(rows, ours, theirs, strict=True):
+        vectors = token_vectors([texts[i] for i in own]), token_vectors(list(own.values()))
+        for i, a, b in zip(own, *vectors, strict=True):
             columns["bertscore"][i] = bertscore(a, b)
-    return columns
+    return {"reviewed": torch.tensor([float(i in own) for i in range(len(texts))]), **columns}
+
+
+def _said(review: str) -> str:
+    """A review's first words, without HTML."""
+    plain = html.unescape(re.sub(r"<[a-zA-Z/][^>]*>", " ", review))
+    return " ".join(plain.split()[:REVIEW_WORDS])
+
+
+def _words(text: str) -> list[str]:
+    return re.findall(r"\w+(?:['’]\w+)*", text.lower())
+
+
+def bleu(text: Sequence[str], reference: Sequence[str], longest: int = 4) -> float:
+    """BLEU of one sentence: counts of two words and more have one added (Lin & Och, COLING 2004).
+
+    torchmetrics' own is 0 wherever the two share no four words in a row, smoothed or not.
+
+    Args:
+        text: its words.
+        reference: the other's.
+        longest: words in a row that are counted, at most.
+    """
+    log = min(0.0, 1 - len(reference) / len(text)) if text else 0.0  # the brevity penalty's
+    for n in range(1, longest + 1):
+        ours, theirs = (Counter(zip(*(part[i:] for i in range(n)), strict=False)) for part in (text, reference))
+        common, added = (ours & theirs).total(), int(n > 1)
+        if not common + added:
+            return 0.0
+        log += math.log((common + added) / (ours.total() + added)) / longest
+    return math.exp(log)
 
 
 def bertscore(text: Tensor, reference: Tensor) -> float:
@@ -168,6 +203,7 @@ def bertscore(text: Tensor, reference: Tensor) -> float:
 SHORT = {
     "words": "words",
     "unique": "unique sentences",
+    "names_target": "name the target's title",
     "names_history": "name a title of the history",
     "invented": "name a title that they were not given",
     "invented_garbled": "... a garbled one of those given",

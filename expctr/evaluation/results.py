@@ -152,10 +152,6 @@ class ResultWriter(Callback):
             target, before, after = (printable(row[name], _SHOWN) for name in ("target", "before", "after"))
             console.print(Text(f"\n{target} ({'liked' if row['label'] else 'disliked'})", style="bold"))
             console.print(Text(f"  before: {before}\n  after:  {after}"))
-        title = pl_module.explainer.prompts.title
-        named = sum(title(texts[s].target) in text for s, text in zip(columns["sample"], columns["text"], strict=True))
-        share = named / max(1, len(columns["sample"]))
-        console.print(f"\n{share:.1%} of {len(columns['sample'])} explanations name the target's title as it is")
         systems = {pl_module.baseline.name if name == "DeepFM" else name: column for name, column in ROWS.items()}
         scores, sources = (
             {name: _tensor(columns[column]) for name, column in rows.items() if column in columns}

@@ -50,11 +50,12 @@ _MEASURES = {
     "verdict_agrees_s_u": "Verdict agrees with s_u",
     "verdict_agrees_s_r": "Verdict agrees with s_r",
     "verdict_agrees_label": "Verdict agrees with the label",
+    "reviewed": "Rows with the user's own review",
     "bleu": "BLEU against the user's review",
     "rouge_l": "ROUGE-L against the user's review",
     "bertscore": "BERTScore against the user's review",
 }
-_SHARES = ("empty", "unique", "names_", "invented", "verdict")
+_SHARES = ("empty", "unique", "names_", "invented", "verdict", "reviewed")
 
 
 class Figure(NamedTuple):

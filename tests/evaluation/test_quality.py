@@ -1,12 +1,13 @@
 """Numbers of a few sentences, worked out by hand."""
 
 import math
+from collections.abc import Sequence
 
 import pytest
 import torch
 
 from expctr.data.batch import SampleText
-from expctr.evaluation.quality import bertscore, distinct, likeness, lines, measure
+from expctr.evaluation.quality import bertscore, bleu, distinct, likeness, lines, measure
 from expctr.evaluation.titles import TitleFinder
 from expctr.evaluation.verdicts import polarity
 from expctr.metrics import Estimate
@@ -56,13 +57,40 @@ def test_distinct_counts_kinds_and_its_jackknife_is_worked_by_hand() -> None:
     assert math.isnan(distinct([[], []]).value)
 
 
+def test_bleu_is_worked_by_hand() -> None:
+    # words 4 of 5; pairs (2 + 1) of (4 + 1); threes (1 + 1) of (3 + 1); fours (0 + 1) of (2 + 1)
+    assert bleu(list("abcxd"), list("abcd")) == pytest.approx((4 / 5 * 3 / 5 * 2 / 4 * 1 / 3) ** 0.25)
+    assert bleu(["a"], list("abc")) == pytest.approx(math.exp(1 - 3))  # the brevity penalty alone
+    assert bleu(list("aaa"), ["a"]) == pytest.approx((1 / 3 * 1 / 3 * 1 / 2 * 1) ** 0.25)  # counted once
+    assert bleu(["x"], ["a"]) == bleu([], ["a"]) == bleu(["a"], []) == 0
+    assert bleu(list("abcde"), list("abcde")) == pytest.approx(1)
+
+
 def test_likeness_is_of_rows_with_reviews_and_highest_for_the_same_words() -> None:
-    found = likeness(["a b c d e", "a b x", "", "z"], ["A b c d e", "a b c", "a", None])
+    found = likeness(["a b c d e", "a b x", "", "z", "z"], ["A b, c d <br />e!", "a b c", "a", None, " <br> "])
+    assert found["reviewed"].tolist() == [1, 1, 1, 0, 0]
     assert found["bleu"][0] == pytest.approx(1)
+    assert 0 < found["bleu"][1] < 1
     assert found["rouge_l"].tolist()[:3] == pytest.approx([1, 2 / 3, 0])
     assert found["bleu"][2] == 0
-    assert math.isnan(found["bleu"][3])
-    assert {"bleu", "rouge_l"} <= set(measured(reviews=[None, "They liked it.", None, None]))
+    assert found["bleu"].isnan().tolist() == [False, False, False, True, True]
+    assert likeness(["été à Köln"], ["&Eacute;t&eacute; &agrave; K&ouml;ln"])["rouge_l"][0] == 1
+    measures = measured(reviews=[None, "They liked it.", None, None])
+    assert measures["reviewed"].value == 1 / 4
+    assert measures["bleu"].low == measures["bleu"].value > 0
+
+
+def test_bertscore_is_of_the_same_rows_and_sees_no_html() -> None:
+    read: list[str] = []
+
+    def vectors(texts: Sequence[str]) -> list[torch.Tensor]:
+        read.extend(texts)
+        return [torch.eye(2)[: len(text.split())] for text in texts]
+
+    found = likeness(["a", "b c", ""], [None, "b&#34; <p>c", "x"], vectors)
+    assert read == ["b c", "", 'b" c', "x"]
+    assert math.isnan(found["bertscore"][0])
+    assert found["bertscore"].tolist()[1:] == pytest.approx([1, 0])
 
 
 def test_bertscore_matches_tokens_greedily() -> None:

@@ -1,9 +1,13 @@
 """Every dataset of the paper trains through all stages, from its raw files."""
 
+import json
 from pathlib import Path
 
 import pytest
 from running import ITEMS, World, amazon, curves, expctr, tastes
+
+from expctr.report.render import render
+from expctr.report.run import read_run
 
 
 def bookcrossing(folder: Path) -> None:
@@ -29,6 +33,8 @@ def latest(folder: Path) -> None:
 
 
 DATASETS = {"MovieLensDataModule": latest, "BookCrossingDataModule": bookcrossing, "AmazonBooksDataModule": amazon}
+LIKENESS = {"bleu": "BLEU", "rouge_l": "ROUGE-L", "bertscore": "BERTScore"}
+"""What is measured against the users' own reviews, and what a test and a report call it."""
 
 
 @pytest.mark.parametrize("name", DATASETS)
@@ -45,3 +51,13 @@ def test_it_trains_and_tests(name: str, world: World) -> None:
     table = expctr("test", *options, *short).ok().output
     assert "ExpCTR-Aug (paper)" in table
     assert "unmistakable words" not in table
+    of_reviews = name == "AmazonBooksDataModule"
+    measured = json.loads((world.folder / name / "table.json").read_text())["quality"]["trained"]
+    page = render([read_run(world.folder / name)])
+    for metric, heading in LIKENESS.items():
+        assert (metric in measured and measured[metric]["value"] is not None) == of_reviews
+        assert (heading in table) == of_reviews
+        assert (heading in page) == of_reviews
+    if of_reviews:
+        assert measured["reviewed"]["value"] == 1
+        assert -1 <= measured["bertscore"]["value"] <= 1
