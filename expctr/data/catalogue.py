@@ -8,7 +8,7 @@ import polars as pl
 BY_ID = "id:"
 """What is typed before an id, where a title may read like one."""
 
-_GRAM, _CANDIDATES = 3, 200
+_GRAM, _CANDIDATES, _COUNT = 3, 200, 3
 
 
 class Item(NamedTuple):
@@ -54,8 +54,11 @@ class Catalogue:
         return [Item(item, self._names[item][0]) for item in dict.fromkeys(found) if item in self._names]
 
     def nearest(self, typed: str) -> list[str]:
-        """Titles, with their years, that read like what was typed."""
-        return nearest(typed, pl.Series([*dict.fromkeys(dated for _, dated in self._names.values())], dtype=pl.String))
+        """Titles that read like what was typed, with or without its year; shown with their years."""
+        names = dict.fromkeys(name for both in self._names.values() for name in both)
+        found = nearest(typed, pl.Series([*names], dtype=pl.String))
+        shown = (self._names[item][1] for name in found for item in self._ids[_plain(name)])
+        return [*dict.fromkeys(shown)][:_COUNT]
 
     def described(self, item: Item) -> str:
         """Title, year and id, for a message."""
@@ -67,7 +70,7 @@ class Catalogue:
         return {f"target_{name}": value for name, value in row.items() if name not in ("item", "title")}
 
 
-def nearest(typed: str, names: pl.Series, count: int = 3) -> list[str]:
+def nearest(typed: str, names: pl.Series, count: int = _COUNT) -> list[str]:
     """The names that read most like what was typed, the nearest first (difflib); perhaps none.
 
     Only those that share the most runs of three letters are compared, for there may be millions.

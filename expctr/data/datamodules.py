@@ -253,8 +253,9 @@ class RatingsDataModule(L.LightningDataModule):
         return ratings_of(user, self.read(), self.options, self._own_splits())
 
     def users(self) -> pl.Series:
-        """The ids of all who rated something, in order."""
-        frame = self.read().interactions.frame.select(pl.col("user").unique()).collect(engine="streaming")
+        """The ids of all who rated something, in order; with `splits`, in train."""
+        ratings = self._own_splits().get("train") or self.read().interactions
+        frame = ratings.frame.select(pl.col("user").unique()).collect(engine="streaming")
         return frame["user"].drop_nulls().sort()
 
     def rollout_batches(self) -> list[int]:

@@ -119,14 +119,14 @@ def _target(typed: str, catalogue: Catalogue, notes: list[str]) -> Item:
 
 def _titles(typed: Sequence[str] | str | None) -> tuple[str, ...]:
     titles = split_titles(typed) if isinstance(typed, str) else [title.strip() for title in typed or ()]
-    return tuple(dict.fromkeys(title for title in titles if title))
+    return tuple(filter(None, titles))
 
 
 def _typed(liked: Sequence[str], disliked: Sequence[str], catalogue: Catalogue, notes: list[str]) -> list[Rated]:
-    both = [title for title in liked if title in disliked]
-    if both:
-        raise UserError(f"{both[0]!r} is in both --liked and --disliked")
-    history = read_titles(liked, True, catalogue) + read_titles(disliked, False, catalogue)
+    history = list(dict.fromkeys(read_titles(liked, True, catalogue) + read_titles(disliked, False, catalogue)))
+    for entry in history:
+        if entry.liked and Rated(entry.item, False) in history:
+            raise UserError(f"{entry.item.title!r} is in both --liked and --disliked")
     for entry in history:
         if not entry.item.id:
             title = entry.item.title
