@@ -5,6 +5,7 @@ import signal
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from pkgutil import resolve_name
 from typing import Any, NoReturn
 
 import lightning as L
@@ -122,11 +123,6 @@ class Trainer(L.Trainer):
             json: print one line of JSON, whose keys expctr.evaluation.explain.answer describes.
             ckpt_path: a checkpoint; default the run's newest.
         """
-        if not isinstance(model, ExpCTRModule):
-            raise UserError(
-                f"{type(model).__name__} writes no sentence that could be explained: explain needs a config whose "
-                "model is ExpCTRModule; the scores of this one are written by expctr predict"
-            )
         datamodule.setup()
         question = ask(datamodule, user, liked, disliked, target)
         datamodule.asked = question.rows
@@ -190,6 +186,11 @@ class ExpCTRCLI(LightningCLI):
         if "weights_only" in config:
             config.weights_only = True  # a checkpoint may come from anywhere
         if self.subcommand == "explain":
+            if not issubclass(resolve_name(config.model.class_path), ExpCTRModule):  # before a fit is asked for
+                raise UserError(
+                    f"{config.model.class_path.split('.')[-1]} writes no sentence that could be explained: explain "
+                    "needs a config whose model is ExpCTRModule; the scores of this one are written by expctr predict"
+                )
             config.trainer.logger = config.trainer.enable_progress_bar = False  # it prints an answer and nothing else
         folder = Path(config.trainer.default_root_dir or ".") / "checkpoints"
         found = checkpoints(folder)

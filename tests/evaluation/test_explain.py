@@ -1,12 +1,16 @@
 """`expctr explain`: the answer is what `test` and `predict` say of the same row."""
 
+import io
 import json
 from pathlib import Path
 from typing import Any
 
 import polars as pl
 import pytest
-from running import Outcome, World, expctr
+from rich.console import Console
+from running import TESTS, Outcome, World, expctr, tastes
+
+from expctr.evaluation.explain import show
 
 
 @pytest.fixture(scope="module")
@@ -21,6 +25,10 @@ def explain(world: World, *args: str) -> Outcome:
 
 def answered(world: World, *args: str) -> dict[str, Any]:
     output = explain(world, "--json=true", *args).ok().output
+    return of_json(output)
+
+
+def of_json(output: str) -> dict[str, Any]:
     (line,) = (line for line in output.splitlines() if line.startswith("{"))
     found: dict[str, Any] = json.loads(line)
     return found
@@ -81,3 +89,80 @@ def test_titles_stay_text(run: Path, world: World) -> None:
     output = explain(world, "--liked=[bold]\x1b[31mHeat", "--target=[red]\x1b[2JX").ok().output
     assert "\x1b" not in output
     assert "[red]" in output
+
+
+BASELINES = TESTS.parent / "configs" / "baselines"
+
+
+@pytest.mark.parametrize(("name", "model"), [("icl", "ICLModule"), ("tallrec", "TALLRecModule"), ("din", "CTRModule")])
+def test_a_model_that_writes_no_sentence_is_refused_before_a_fit_is_asked_for(
+    world: World, name: str, model: str
+) -> None:
+    paths = [path for path in world.paths(f"no-sentence-{name}") if "model" not in path]
+    outcome = expctr("explain", f"--config={BASELINES / name}.yaml", *paths, "--user=1", "--target=Film 3, The")
+    assert outcome.code == 2
+    assert "Traceback" not in outcome.output
+    assert f"{model} writes no sentence that could be explained" in outcome.output
+    assert "expctr predict" in outcome.output
+    assert "expctr fit" not in outcome.output
+
+
+BACKBONE = "--model.init_args.ctr.init_args.backbone"
+SHORT = ["--stages.rounds=1", "--stages.ctr_epochs=1", "--trainer.limit_train_batches=2"]
+
+
+def own_splits(world: World) -> list[str]:
+    """The last rating of a user is for the test, the one before for validation."""
+    folder = world.folder / "explained-splits"
+    folder.mkdir(exist_ok=True)
+    rows = [f"{user},{item},{4 if liked else 2},{time}" for user, item, liked, time in tastes(users=20)]
+    parts = {"train": [i for i in range(len(rows)) if i % 8 < 6], "val": range(6, len(rows), 8)}
+    parts["test"] = range(7, len(rows), 8)
+    for name, places in parts.items():
+        lines = ["user,item,rating,timestamp", *(rows[i] for i in places), ""]
+        (folder / f"{name}.csv").write_text("\n".join(lines))
+    return [f"--data.init_args.splits.{name}={folder / name}.csv" for name in parts]
+
+
+@pytest.mark.parametrize("kind", ["no-ctr", "SASRec", "DIN-splits"])
+def test_a_test_row_has_the_scores_of_predict_whatever_the_run(world: World, kind: str) -> None:
+    """Without a CTR stage; with CTR models that read the history in its order; with the user's own splits."""
+    more = ["--stages.rounds=0"] if kind == "no-ctr" else [f"{BACKBONE}={kind.removesuffix('-splits')}"]
+    if kind == "DIN-splits":
+        more += own_splits(world)
+    options = [*world.options(f"explained-{kind}"), *SHORT, *more]
+    run = world.once(f"explained-{kind}", ["fit", *options], ["predict", *options])
+    expected = pl.read_parquet(run / "predictions.parquet").row(-1, named=True)
+    who = [f"--user={expected['user']}", f"--target=id:{expected['target']}"]
+    found = of_json(expctr("explain", *options, *who, "--json=true").ok().output)
+    assert (found["split"], found["explanation"]) == ("test", expected["explanation"])
+    for score in ("s_u", "s_r", "s_0", "s_plain"):
+        assert found[score] == (pytest.approx(expected[score], abs=1e-5) if score in expected else None)
+    assert found["moved"] == ("s_u" if kind == "no-ctr" else "s_r")
+    assert any("no trained CTR model" in note for note in found["notes"]) == (kind == "no-ctr")
+    if kind == "DIN-splits":
+        assert [entry["id"] for entry in found["history"]] == [
+            str(item) for user, item, *_ in tastes(users=20) if str(user) == expected["user"]
+        ][:6]
+    console = Console(record=True, file=io.StringIO())
+    console.print(show(found))
+    panel = console.export_text()
+    assert f"{found['s_u']:.3f}" in panel
+    assert ("without the sentence" in panel) == (kind != "no-ctr")
+
+
+def test_duplicate_titles_and_new_ones(run: Path, world: World, tmp_path: Path) -> None:
+    """Of two items of one name a target must be one; a history takes neither."""
+    raw = tmp_path / "raw"
+    raw.mkdir()
+    for file in (world.folder / "movielens").iterdir():
+        (raw / file.name).write_bytes(file.read_bytes().replace(b"Film 4, The (1954)", b"Film 3, The (1953)"))
+    paths = [f"--data.init_args.path={raw}", f"--data.init_args.cache_dir={tmp_path / 'cache'}"]
+    outcome = explain(world, *paths, "--user=1", "--target=Film 3, The (1953)")
+    assert outcome.code == 2
+    assert "one of several items: 3 ('Film 3, The (1953)'), 4 ('Film 3, The (1953)')" in outcome.output
+    assert "--target id:3" in outcome.output
+    found = answered(world, *paths, "--liked=Film 3, The|Film 5, The", "--target=id:4")
+    assert found["target"] == {"id": "4", "title": "Film 3, The"}
+    assert [entry["id"] for entry in found["history"]] == [None, "5"]
+    assert any("read without an id" in note for note in found["notes"])
