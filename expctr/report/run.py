@@ -136,6 +136,9 @@ def _doubts(run: Run) -> list[str]:
         doubts.append("No table.json: the run has no test yet. expctr test with the run's config makes it.")
     if run.table and not run.test.height:
         doubts.append("No explanations/test.parquet with a column text: there are no explanations of test rows.")
+    left_out = run.table.get("notes")
+    if isinstance(left_out, list):
+        doubts += [f"What the test left out: {note}." for note in left_out if isinstance(note, str)]
     rows = number(run.table.get("rows"))
     for name, frame in (("explanations/test.parquet", run.test), ("scores.parquet", run.scores)):
         if frame.height and not math.isnan(rows) and frame.height != rows:

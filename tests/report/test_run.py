@@ -1,6 +1,7 @@
 """What a report makes of folders that are not as they should be."""
 
 import json
+import shutil
 from pathlib import Path
 
 import polars as pl
@@ -94,6 +95,31 @@ def test_a_run_that_has_only_begun_has_a_page(tmp_path: Path) -> None:
     page = render([read_run(tmp_path)])
     assert page.count("Unknown") == 2
     assert "The run has no explanations yet" in page
+
+
+def test_what_the_test_left_out_is_said(run: Path) -> None:
+    table = json.loads((run / "table.json").read_text())
+    table["notes"] = ["60 of 60 explanations of the trained model are empty", 3, None]
+    (run / "table.json").write_text(json.dumps(table))
+    path = run / "explanations" / "test.parquet"
+    pl.read_parquet(path).with_columns(text=pl.lit("")).write_parquet(path)
+    read = read_run(run)
+    assert read.notes == ("What the test left out: 60 of 60 explanations of the trained model are empty.",)
+    page = render([read])
+    assert read.notes[0] in page
+    assert "LC reward" in page
+
+
+def test_a_model_without_explanations_has_its_table(run: Path) -> None:
+    """As `test` leaves a run of ICL or of a CTR model alone."""
+    shutil.rmtree(run / "explanations")
+    table = json.loads((run / "table.json").read_text())
+    (run / "table.json").write_text(json.dumps({k: v for k, v in table.items() if k not in ("quality", "audit")}))
+    read = read_run(run)
+    assert any("there are no explanations of test rows" in note for note in read.notes)
+    page = render([read])
+    assert "0.6700" in page
+    assert "There is no audit" in page
 
 
 def test_runs_of_one_name_are_told_apart_by_their_place(tmp_path: Path) -> None:

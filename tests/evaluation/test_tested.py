@@ -1,0 +1,126 @@
+"""What is told of a test whose rows leave something out: a note says so, and the rest is there."""
+
+import json
+import math
+from types import SimpleNamespace
+from typing import Any
+
+import polars as pl
+import pytest
+import torch
+
+from expctr.data.batch import Nouns, SampleText
+from expctr.evaluation import audit, quality
+from expctr.evaluation.table import ResultTable
+from expctr.evaluation.tested import Told, ask, tell
+
+ROWS = 12
+GIVEN = [SampleText(f"Film {i}", ("Heat",), ("Casper",)) for i in range(ROWS)]
+LIKING = [f'They liked "Heat", so they will love "Film {i}".' for i in range(ROWS)]
+NO_CTR = ("s_r", "s_0", "s_r_untrained")
+
+
+class Fake:
+    """What a tested module shows and answers; its CTR model reads nothing but verdicts."""
+
+    seed = 0
+
+    def __init__(self, labels: list[float], texts: list[str], ctr: bool, given: list[SampleText]) -> None:
+        self.evaluated: dict[str, list[Any]] = {"sample": list(range(ROWS)), "label": labels, "text": texts}
+        self.evaluated |= {"text_untrained": LIKING, "s_u": [0.5 + y / 4 for y in labels]}
+        self.evaluated |= {"s_u_untrained": [0.6] * ROWS}
+        if ctr:
+            self.evaluated |= dict(
+                zip(NO_CTR, ([0.4 + y / 4 for y in labels], [0.5] * ROWS, [0.5] * ROWS), strict=True)
+            )
+        rows = {
+            "sample": range(ROWS),
+            "user": [f"u{i}" for i in range(ROWS)],
+            "target_title": [row.target for row in given],
+            "liked_titles": [list(row.liked) for row in given],
+            "disliked_titles": [list(row.disliked) for row in given],
+        }
+        lists = dict.fromkeys(("liked_titles", "disliked_titles"), pl.List(pl.String))
+        self.data = SimpleNamespace(nouns=Nouns(), samples=pl.DataFrame(rows, schema_overrides=lists))
+
+    def reread(self, samples: list[int], texts: list[str]) -> list[float]:
+        return [0.9 if "love" in text else 0.2 for text in texts]
+
+    def rewrite(self, prompts: list[SampleText]) -> tuple[list[str], list[float]]:
+        return ["They will hate it."] * len(prompts), [0.3] * len(prompts)
+
+
+def told(
+    labels: list[float] | None = None,
+    texts: list[str] | None = None,
+    ctr: bool = True,
+    given: list[SampleText] | None = None,
+) -> Told:
+    given = given or GIVEN
+    fake: Any = Fake(labels or [float(i % 2) for i in range(ROWS)], texts or LIKING, ctr, given)
+    return tell(fake, given, ask(fake, given, counterfactual_rows=4))
+
+
+def shown(found: Told) -> str:
+    """As the console, table.json and test.parquet have it, all of which must be made."""
+    json.dumps(
+        ResultTable("", 1, 0.5, 0.5, 0.7, 0.7, {}, quality=found.quality, audit=found.audit).to_dict(), allow_nan=False
+    )
+    pl.DataFrame(found.columns, schema_overrides=found.schema)
+    return "\n".join([*quality.lines(found.quality), *audit.lines(found.audit), *found.notes])
+
+
+def test_with_everything_there_nothing_is_left_out() -> None:
+    found = told()
+    assert found.notes == []
+    assert set(found.audit) == {"ablations", "gain", "counterfactuals", "leakage"}
+    said = shown(found)
+    assert "explanations move its AUC by" in said
+    assert "name the target's title: 100.0% (untrained 100.0%)" in said
+
+
+def test_labels_all_alike_leave_no_auc() -> None:
+    found = told([1.0] * ROWS)
+    assert found.notes == ["all test rows have the same label: there is no AUC to split, and no label to give away"]
+    assert "gain" not in found.audit
+    assert found.audit["counterfactuals"]["swapped history"]["rows"] == 4
+    assert math.isnan(found.audit["leakage"]["auc"].value)
+    assert "the label from the words alone: AUC -" in shown(found)
+
+
+def test_without_a_ctr_model_the_gain_is_left_out() -> None:
+    found = told(ctr=False)
+    assert found.notes == ["no CTR model is trained yet: where its gain comes from is left out"]
+    assert "s_r" not in found.audit["counterfactuals"]["swapped history"]
+    assert "verdict_agrees_s_u" in found.quality["trained"]
+    assert "verdict_agrees_s_r" not in found.quality["trained"]
+    assert "swapped history (4 rows): moves s_u by" in shown(found)
+
+
+@pytest.mark.parametrize("empty", [1, ROWS])
+def test_empty_explanations_are_counted_and_the_others_measured(empty: int) -> None:
+    found = told(texts=["", " \n", "\t"][:empty] + [""] * (empty - 3) + LIKING[empty:])
+    assert found.notes == [f"{empty} of {ROWS} explanations of the trained model are empty"]
+    assert found.quality["trained"]["empty"].value == empty / ROWS
+    assert found.quality["untrained"]["empty"].value == 0
+    assert math.isnan(found.quality["trained"]["words"].value) == (empty == ROWS)
+    assert found.columns["verdict"][0] == 0
+    assert f"{empty} of {ROWS} explanations" in shown(found)
+
+
+def test_without_titles_none_is_looked_for() -> None:
+    found = told(given=[SampleText("")] * ROWS)
+    assert "no prompt has a title, so there was none to look for in the explanations" in found.notes
+    assert math.isnan(found.quality["trained"]["names_history"].value)
+    assert found.audit.get("counterfactuals") is None
+    assert found.quality["trained"]["words"].value > 1
+    assert "words: " in shown(found)
+
+
+def test_no_rows_are_changed_where_none_are_asked_for() -> None:
+    fake: Any = Fake([0.0, 1.0] * (ROWS // 2), LIKING, True, GIVEN)
+    asked = ask(fake, GIVEN, counterfactual_rows=0)
+    assert asked.counterfactuals == {}
+    assert "counterfactuals" not in tell(fake, GIVEN, asked).audit
+    assert set(asked.scores) >= {"real", "none", "untrained", "shuffled", "no verdict words"}
+    assert torch.tensor(asked.scores["shuffled"]).shape == (audit.SHUFFLES, ROWS)
