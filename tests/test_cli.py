@@ -121,9 +121,11 @@ def test_a_run_keeps_its_data(run: Path, world: World, command: str, tmp_path: P
         lines = file.read_text(encoding="latin-1").splitlines()
         file.write_text("\n".join(lines if file.name == "u.item" else lines[80:]), encoding="latin-1")
     others = f"--data.init_args.path={tmp_path / 'raw'}"
+    before = [(run / name).read_bytes() for name in ("data.json", "samples.parquet")]
     outcome = expctr(command, *world.options("one"), "--ckpt_path=last", others)
     assert outcome.code == 2, outcome.output
     assert "vocabularies differ in values: user (30 here, 36 there)" in outcome.output
+    assert [(run / name).read_bytes() for name in ("data.json", "samples.parquet")] == before
 
 
 @pytest.mark.parametrize("command", ["fit", "validate", "test", "predict"])
@@ -380,6 +382,11 @@ def test_a_run_has_all_that_its_report_shows(run: Path) -> None:
     assert not [note for note in read.notes if "not of the same" in note or "No " in note]
     assert read.data["splits"]["test"]["samples"] == read.test.height == 12
     assert {"reward_lc", "reward_ic"} <= set(read.test.columns)
+    titles = dict(pl.read_parquet(run / "samples.parquet").select("sample", "target_title").iter_rows())
+    assert len(titles) == 60
+    for stage in read.stages.values():
+        assert stage["target"].to_list() == [titles[sample] for sample in stage["sample"]]
+        assert stage["target"].str.starts_with("Film ").all()
     for name, label, s_u, reward in read.test.select("sample", "label", "s_u", "reward_lc").rows():
         assert reward == pytest.approx(1 - abs(label - s_u), abs=1e-6), name
     page = render([read])

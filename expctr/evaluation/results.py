@@ -62,12 +62,15 @@ class ResultWriter(Callback):
         check_range("results", self, examples=(0, inf), counterfactual_rows=(0, inf))
         self._scored: list[pl.DataFrame] = []
 
-    def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
-        """What became of the raw rows, in the run's `data.json`."""
-        if stage in ("fit", "test") and trainer.is_global_zero:
-            folder = _folder(trainer)
-            folder.mkdir(parents=True, exist_ok=True)
-            (folder / "data.json").write_text(json.dumps(asdict(_data(trainer).report), indent=2) + "\n", "utf-8")
+    def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """The data in the run's folder, once its checkpoint, if any, is known to be of the same."""
+        if trainer.is_global_zero:
+            _describe(trainer)
+
+    def on_test_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Likewise."""
+        if trainer.is_global_zero:
+            _describe(trainer)
 
     def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """A text table of explanations in TensorBoard; where validation is all there is, the metrics on the console."""
@@ -281,6 +284,15 @@ def _write(
     Console().print(table)
     for line in table.short_lines():
         Console().print(Text(line))
+
+
+def _describe(trainer: L.Trainer) -> None:
+    """What became of the raw rows in `data.json`, and what each sample's id stands for in `samples.parquet`."""
+    data, folder = _data(trainer), _folder(trainer)
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "data.json").write_text(json.dumps(asdict(data.report), indent=2) + "\n", "utf-8")
+    columns = ["sample", "split", "user", "target", "target_title", "label"]
+    data.samples.select(columns).write_parquet(folder / "samples.parquet")
 
 
 def _data(trainer: L.Trainer) -> RatingsDataModule:

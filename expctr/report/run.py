@@ -80,7 +80,7 @@ def read_run(folder: Path, name: str = "") -> Run:
         table=_json(folder / "table.json", notes),
         scores=_scores(folder / "scores.parquet", notes),
         test=_explanations(folder / "explanations" / "test.parquet", notes),
-        stages=_stages(folder / "explanations", notes),
+        stages=_stages(folder, notes),
         events=_events(folder, notes),
         config=_config(config_text, notes),
         config_text=config_text,
@@ -234,14 +234,33 @@ def _stages(folder: Path, notes: list[str]) -> dict[str, pl.DataFrame]:
     """The tables that training wrote, such as `001-lc.parquet`, by stage and epoch of the stage: `LC, pass 2`."""
     made: dict[str, pl.DataFrame] = {}
     passes: Counter[str] = Counter()
-    for path in sorted(folder.glob("[0-9]*-*.parquet")):
+    samples = _frame(folder / "samples.parquet", notes)
+    for path in sorted((folder / "explanations").glob("[0-9]*-*.parquet")):
         name = re.fullmatch(r"\d+-([a-z]+)(\d*)", path.stem)
         frame = _explanations(path, notes) if name else pl.DataFrame()
         if name and frame.height:
             stage = f"{name[1].upper()} {name[2]}".strip()
             passes[stage] += 1
-            made[f"{stage}, pass {passes[stage]}"] = frame
+            made[f"{stage}, pass {passes[stage]}"] = _titled(frame, samples, path, notes)
     return made
+
+
+def _titled(frame: pl.DataFrame, samples: pl.DataFrame, path: Path, notes: list[str]) -> pl.DataFrame:
+    """With the target's title, of the run's samples, if their labels are the same."""
+    known = pl.Schema({"sample": pl.Int64, "target_title": pl.String, "label": pl.Float64})
+    if not known.keys() <= set(samples.columns) or not {"sample", "label"} <= set(frame.columns):
+        return frame
+    try:
+        titles = samples.select(known.names()).cast(known).unique("sample")
+        both = frame.cast({"sample": pl.Int64}).join(titles, on="sample", how="left", maintain_order="left")
+    except pl.exceptions.PolarsError:
+        return frame
+    if not both["label"].cast(pl.Float64).eq_missing(both["label_right"]).all():
+        notes.append(
+            f"explanations/{path.name} is not of the samples in samples.parquet: one is of another dataset or seed."
+        )
+        return frame
+    return both.drop("label_right", "target", strict=False).rename({"target_title": "target"})
 
 
 def _events(folder: Path, notes: list[str]) -> Events:

@@ -102,6 +102,8 @@ def make_run(folder: Path, rows: int = 60, titles: list[str] | None = None, seed
     test.select(pl.col(column).alias(name) for name, column in scores.items()).write_parquet(folder / "scores.parquet")
     trained = test.select("sample", "text", "s_u", "label", "reward_lc")
     trained.write_parquet(folder / "explanations" / "000-lc.parquet")
+    samples = test.select("sample", pl.col("target").alias("target_title"), "label")
+    samples.write_parquet(folder / "samples.parquet")
     with SummaryWriter(str(folder)) as writer:
         for step in range(1, 11):
             writer.add_scalar("lc/reward_lc", 0.4 + step / 100, step)

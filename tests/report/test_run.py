@@ -97,6 +97,32 @@ def test_a_run_that_has_only_begun_has_a_page(tmp_path: Path) -> None:
     assert "The run has no explanations yet" in page
 
 
+def test_training_rows_have_the_titles_of_their_samples(run: Path) -> None:
+    frame = read_run(run).stages["LC, pass 1"]
+    assert frame["target"].to_list() == [f"Film {i}" for i in range(60)]
+    assert render([read_run(run)]).count("Film 59") == 3 + 2  # in three sentences, and as the title of two rows
+    (run / "samples.parquet").unlink()
+    assert "target" not in read_run(run).stages["LC, pass 1"].columns
+
+
+@pytest.mark.parametrize(
+    ("change", "note"),
+    [
+        ({"label": 1 - pl.col("label")}, "one is of another dataset"),
+        ({"sample": pl.col("sample") + 1}, "one is of another dataset"),
+        ({"sample": pl.format("s{}", "sample")}, None),
+        ({"target_title": pl.concat_list("target_title")}, None),
+    ],
+)
+def test_titles_of_other_samples_are_not_taken(run: Path, change: dict[str, pl.Expr], note: str | None) -> None:
+    path = run / "samples.parquet"
+    pl.read_parquet(path).with_columns(**change).write_parquet(path)
+    read = read_run(run)
+    assert "target" not in read.stages["LC, pass 1"].columns
+    assert [note for part in read.notes if note and note in part] == [note] * (note is not None)
+    assert "LC reward" in render([read])
+
+
 def test_what_the_test_left_out_is_said(run: Path) -> None:
     table = json.loads((run / "table.json").read_text())
     table["notes"] = ["60 of 60 explanations of the trained model are empty", 3, None]
