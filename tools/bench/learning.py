@@ -38,6 +38,10 @@ from expctr.seeding import seed_of
 CONFIG = yaml.safe_load((HERE / "learning.yaml").read_text())
 LC_EPOCHS: dict[Rule, int] = {"easy": CONFIG["stages"]["lc_epochs"], "harder": 5}
 """Passes of the LC stage."""
+FINAL_LR: dict[Rule, float] = {"easy": 1.0, "harder": 0.0}
+"""Of each stage's learning rate. In the harder world a stage of steps as large as the first ones ends anywhere between
+0.83 and 0.96 of the way."""
+PPO = "--model.init_args.explainer.ppo"
 USERS = 20_000
 """Samples of a world: 12,800 to train on, 2,000 to validate and 5,200 to test."""
 LLM, AUG, CTR = "ExpCTR-LLM", "ExpCTR-Aug", "DeepFM"
@@ -76,6 +80,7 @@ def options(out: Path, rule: Rule, seed: int, kind: str = PLAIN) -> list[str]:
         f"--config={HERE / 'learning.yaml'}",
         f"--seed_everything={seed}",
         f"--stages.lc_epochs={LC_EPOCHS[rule]}",
+        f"{PPO}.final_lr={FINAL_LR[rule]}",
         f"--model.init_args.explainer.llm.path={out / 'llm'}",
         f"--model.init_args.encoder.path={out / 'encoder'}",
         f"--data.init_args.path={out / f'{rule}-{seed}' / kind}",
