@@ -124,7 +124,9 @@ def test_a_slice_of_one_class_has_no_auc_and_a_missing_run_no_row(tool: ModuleTy
     assert list(rows) == ["FM"]
     tool.write(rows, {}, [0], tmp_path)
     warm = rows["FM"].slices["warm users"][0]
-    assert f"| FM | {warm:.4f} | - | - | - |" in (tmp_path / "table1.md").read_text()
+    text = (tmp_path / "table1.md").read_text()
+    assert f"| FM | {warm:.4f} | - | - | - |" in text
+    assert f"| warm users (200) | cold users ({ROWS - 200}) | warm items (0) | cold items (0) |" in text
 
 
 def test_what_reads_our_explanations_is_no_baseline(tool: ModuleType, tmp_path: Path) -> None:

@@ -58,6 +58,8 @@ class Row(NamedTuple):
     """The means over seeds on each bootstrap draw, `[n, metrics]`."""
     slices: dict[str, list[float]]
     """AUC by slice, a value a seed."""
+    sizes: dict[str, int]
+    """Test rows of each slice."""
     seconds: float
     """What fit and test took, the mean over seeds."""
 
@@ -194,14 +196,17 @@ def read(system: str, runs: Mapping[Path, pl.DataFrame]) -> Row:
     scores = [frame[system].to_torch() for frame in frames]
     metrics = [ctr_metrics(values, labels) for values in scores]
     slices: dict[str, list[float]] = {}
+    sizes: dict[str, int] = {}
     for folder in folders:
         for name, part in table(folder)["slices"].items():
             value = part["systems"][system]["auc"]["value"]  # none where all labels of the slice are the same
             slices.setdefault(name, []).extend([] if value is None else [value])
+            sizes[name] = part["rows"]
     return Row(
         {metric: [one[metric] for one in metrics] for metric in METRICS},
         torch.stack([bootstrap(values, labels) for values in scores]).mean(0),
         slices,
+        sizes,
         sum(map(seconds, folders)) / len(folders),
     )
 
@@ -237,6 +242,7 @@ def write(rows: dict[str, Row], paper: Mapping[str, Sequence[float]], seeds: Seq
                     for metric in METRICS
                 },
                 "slices": row.slices,
+                "rows": row.sizes,
                 "seconds": row.seconds,
             }
             for name, row in rows.items()
@@ -275,8 +281,13 @@ def markdown(rows: dict[str, Row], paper: Mapping[str, Sequence[float]], compare
         name: [f"{fmean(row.slices[part]):.4f}" if row.slices.get(part) else "-" for part in SLICES]
         for name, row in rows.items()
     }
-    lines += ["", "AUC of users and items that training rows hold (warm) or not (cold):", ""]
-    lines += [*grid(["", *SLICES], by_slice), ""]
+    sizes = next((row.sizes for row in rows.values()), {})
+    lines += [
+        "",
+        "AUC of users and items that training rows hold (warm) or not (cold), by the number of test rows:",
+        "",
+    ]
+    lines += [*grid(["", *(f"{part} ({sizes.get(part, 0)})" for part in SLICES)], by_slice), ""]
     if paper:
         best = marked({name: dict(zip(METRICS, values, strict=False)) for name, values in paper.items()})
         theirs = {
