@@ -399,8 +399,8 @@ def curves(run: Path) -> Curves:
     return found
 
 
-def assert_agree(found: Curves, expected: Curves, tolerance: float = 1e-4) -> None:
-    """The same tags, steps and, but for rounding, values."""
+def assert_agree(found: Curves, expected: Curves, tolerance: float = 1e-5) -> None:
+    """The same tags, steps and, but for rounding, values: the tolerance is relative above 1 and absolute below."""
     assert set(found) == set(expected)
     for tag, steps in expected.items():
         assert set(found[tag]) == set(steps), tag

@@ -43,14 +43,13 @@ def train(rank: int, ranks: int) -> dict[str, Tensor]:
 
 
 def train_one(backbone: MakeBackbone, rank: int, ranks: int) -> dict[str, Tensor]:
-    module = CTRModule(backbone, CTROptions(crossfit=2))
+    module = CTRModule(backbone, CTROptions(crossfit=2, lr=1e-2))
     module.build(Vocabulary({"user": 9, "target": 9}), text_dim=4)
     if ranks > 1:
         module.shard(init_device_mesh("cpu", (ranks,)))
     whole = rows()
     batch, text = share(*whole, rank, ranks)
-    # a bias before batch normalisation has no gradient but rounding errors, which a small eps would blow up
-    adam = torch.optim.Adam(module.parameters(), lr=1e-2, eps=1e-4)
+    adam = module.optimizer()
 
     def run(steps: int) -> Tensor:
         for _ in range(steps):

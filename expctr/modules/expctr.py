@@ -562,7 +562,7 @@ def _prime(optimizer: torch.optim.Optimizer) -> None:
     dummy step, and saving would change training.
     """
     for group in optimizer.param_groups:
-        for parameter in group["params"]:
+        for parameter in filter(lambda p: p.requires_grad, group["params"]):
             optimizer.state[parameter] = {
                 "step": torch.tensor(0.0),
                 "exp_avg": torch.zeros_like(parameter),

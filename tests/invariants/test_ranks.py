@@ -83,6 +83,16 @@ def test_other_ways_through_a_step_agree_too(world: World) -> None:
     assert {"ic/reward_ic", "ic/reward_ic_std"} <= set(found)
 
 
+def test_batch_normalised_ctr_models_and_running_statistics_agree_too(world: World) -> None:
+    """Without dropout, whose draws differ by rank."""
+    draws = ["backbone.init_args.dropout", "backbone.init_args.oov_rate", "options.text_dropout"]
+    none = [f"--model.init_args.ctr.init_args.{name}=0.0" for name in draws]
+    short = ["--stages.rounds=1", "--stages.ctr_epochs=2", "--model.init_args.ctr.init_args.options.lr=0.01"]
+    for run, more in (("normed", []), ("normed-two", sharded(2))):
+        expctr("fit", *world.options(run, "stateful"), *none, *short, *more, ranks=2 if more else 1).ok()
+    assert_agree(curves(world.folder / "normed-two"), curves(world.folder / "normed"))
+
+
 def quantized(kind: str, *, stages: str) -> list[str]:
     """Arguments of a short run on a base in few bits."""
     llm = f"--model.init_args.explainer.llm.quantization={kind}"

@@ -179,6 +179,9 @@ class DeepTower(nn.Module):
             for level, (before, after) in enumerate(pairwise(widths))
         )
         self.norms = nn.ModuleList(BatchNorm(size) if batch_norm else nn.Identity() for size in hidden)
+        if batch_norm:  # takes a bias off again: of the rounding errors that were its gradient Adam made full steps
+            for layer in self.layers:
+                cast("FusedLinear", layer).x.bias.requires_grad_(False)
         self.activation = activation
 
     @property
