@@ -31,7 +31,9 @@ class Work(NamedTuple):
         return type(self)(*(times * a for a in self))
 
 
-def passes(model: Blueprint, tokens: int, seen: int, adapter: bool, logits: int, backward: bool = False) -> Work:
+def passes(
+    model: Blueprint, tokens: int, seen: int, adapter: bool, logits: int, backward: bool = False, again: bool = False
+) -> Work:
     """A row's pass through the model.
 
     Args:
@@ -41,13 +43,18 @@ def passes(model: Blueprint, tokens: int, seen: int, adapter: bool, logits: int,
         adapter: on or off.
         logits: how many tokens' are computed.
         backward: with the gradient, which goes to no frozen weight: each of their products is made once more.
+        again: with gradient checkpointing, which makes all products of the decoder's layers once more for it. Their
+            tokens count once.
     """
     pairs = tokens * seen + tokens * (tokens + 1) // 2
-    frozen = tokens * model.decoder_size + logits * model.vocabulary * model.hidden_size
+    frozen, output = tokens * model.decoder_size, logits * model.vocabulary * model.hidden_size
     own, attention = tokens * model.adapter_size * adapter, pairs * model.attention_size
-    multiplications = frozen + own + attention
+    layers = frozen + own + attention
+    multiplications = layers + output
     if backward:
-        multiplications += frozen + 2 * own + 2 * attention
+        multiplications += frozen + output + 2 * own + 2 * attention
+    if again:
+        multiplications += layers
     return Work(tokens=tokens, flops=2 * multiplications)
 
 
@@ -78,7 +85,8 @@ def work(
     reference = passes(model, new, seen, False, response)
     if model.quantized or model.causal.dtype.itemsize < 4:  # the policy's log-probabilities are computed again
         reference += passes(model, new, seen, True, response)
-    learn = passes(model, new, seen, True, response, backward=True) * explainer.ppo.epochs
+    again = explainer.ppo.gradient_checkpointing
+    learn = passes(model, new, seen, True, response, backward=True, again=again) * explainer.ppo.epochs
 
     train, val, test = splits
     explained = prefill + decode + score

@@ -38,6 +38,21 @@ def test_a_pass_costs_what_torch_counts(bare: LLMOptions) -> None:
     assert counted(lambda: model.learn(ROWS, 40, 1, False, False)) == both - 2 * ROWS * (UP + FIRST)
 
 
+def test_gradient_checkpointing_costs_one_more_pass_of_the_layers(bare: LLMOptions) -> None:
+    """By hand: a token meets a layer's weights (q and o 32 x 32, k and v 32 x 16, three of 32 x 64) and its adapter's
+    (4 for each row and column of these), and with its own width each key and each value; and no logits.
+    """
+    model = Blueprint(replace(bare, adapter_scope="response"), torch.float32, processor=True)
+    once, twice = (passes(model, 1, 39, True, 1, backward=True, again=again) for again in (False, True))
+    weights = 2 * 32 * 32 + 2 * 32 * 16 + 3 * 32 * 64
+    adapter = 4 * (2 * 64 + 2 * 48 + 3 * 96)
+    attention = 40 * 2 * 32
+    assert twice.flops - once.flops == 2 * LAYERS * (weights + adapter + attention)
+    assert twice.tokens == once.tokens
+    more = [counted(lambda a=again: model.learn(ROWS, 40, 1, False, False, a)) for again in (True, False)]
+    assert more[0] - more[1] == ROWS * (twice.flops - once.flops) - 2 * ROWS * UP
+
+
 def test_a_token_sees_itself_and_those_before_it(bare: LLMOptions) -> None:
     model = Blueprint(bare, torch.float32, processor=True)
     one_by_one = sum((passes(model, 1, seen, True, 1) for seen in range(7, 12)), Work())
@@ -60,6 +75,12 @@ def test_the_work_of_a_run(bare: LLMOptions, scope: Any) -> None:
     assert found["lc"].tokens == 2 * found["ic"].tokens
     assert found["ctr"].tokens == 2 * (19 + 5)
     assert found["test"].tokens == 2 * (2 * explained + 20)
+    explainer.ppo.gradient_checkpointing = True
+    longer = work(model, explainer, size, make_plan(2, 1, 7, 1), (18, 2, 2), ctr_batch=10)
+    new, seen = (24, 0) if scope == "all" else (5, 19)
+    layers = passes(model, new, seen, True, 0).flops
+    assert longer["ic"].flops - found["ic"].flops == 18 * 3 * layers
+    assert [longer[name] for name in ("ctr", "test")] == [found[name] for name in ("ctr", "test")]
 
 
 def test_hours() -> None:
