@@ -261,7 +261,7 @@ class ValueHead(nn.Module):
 
     def forward(self, hidden: Tensor) -> Tensor:
         """`[batch, response, hidden]` -> `[batch, response]`."""
-        return cast(Tensor, self.layers(hidden.float())).squeeze(-1)
+        return cast(Tensor, self.layers(hidden.float())).sum(-1)  # of one; FSDP warns of what is a view, as by squeeze
 
 
 def adapted(base: PreTrainedModel, options: LLMOptions, quantized: bool) -> "PeftModel":

@@ -9,6 +9,8 @@ from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.tensor import DTensor
 from transformers import AutoConfig, AutoModelForCausalLM, DistributedConfig, PreTrainedModel
 
+from expctr.errors import UserError
+
 
 def read_parts(path: str, mesh: DeviceMesh, dtype: torch.dtype, **settings: Any) -> PreTrainedModel:
     """A model whose decoder layers' weights are this rank's parts, and all else whole.
@@ -64,5 +66,12 @@ def can_read_parts(path: str, mesh: DeviceMesh, **hub: Any) -> bool:
 
 
 def decoder_layers(model: PreTrainedModel) -> nn.ModuleList:
-    """The decoder's layers, of a model with adapters, too."""
-    return cast(nn.ModuleList, model.base_model.layers)
+    """The decoder's layers, of a model with adapters, too.
+
+    Raises:
+        UserError: they are not where they are sought.
+    """
+    layers = getattr(model.base_model, "layers", None)
+    if not isinstance(layers, nn.ModuleList):
+        raise UserError(f"llm.path: {type(model).__name__} has no list of layers to shard; train it on one device")
+    return layers

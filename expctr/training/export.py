@@ -56,7 +56,9 @@ def export(
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise UserError(f"out: {out} is there already and not empty: give another folder")
 
-    def run_stage() -> None:  # where weights are loaded, and sharded ones still on devices that can gather them
+    # where weights are loaded, and sharded ones still on devices that can gather them; no public hook stands there, for
+    # of a loop over no batches Lightning leaves out the hooks, too
+    def run_stage() -> None:
         write(model, datamodule.features, out, merged)
         config = Path(trainer.default_root_dir) / "config.yaml"
         if rank() == 0 and config.exists():

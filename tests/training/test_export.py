@@ -7,6 +7,7 @@ from typing import Any
 import polars as pl
 import pytest
 import torch
+from llama_cpp_file import write_gguf
 from peft import PeftModel
 from running import TESTS, World, expctr, sharded
 from safetensors.torch import load_file
@@ -67,23 +68,29 @@ def test_the_adapter_and_the_merged_model_say_what_the_policy_says(out: Path, wo
 
 
 def deepfm(folder: Path, row: dict[str, Any], z: Tensor) -> float:
-    """DeepFM's probability of a click from the exported files alone, as its README has it."""
+    """DeepFM's probability of a click from the exported files alone, as its README has it; z is 0 without a text."""
     weights, about = load_file(folder / "model.safetensors"), json.loads((folder / "model.json").read_text())
     vocabulary = json.loads((folder.parent / "vocabulary.json").read_text())
-    vectors = []
-    for field, place in about["tables"]["fields"].items():
-        known = vocabulary["values"][vocabulary["shares"].get(field, field)]
-        values = row[field] if field in vocabulary["lists"] else [row[field]]
-        values = [value // 5 * 5 if isinstance(value, int) else value for value in values]
-        rows = [weights["0.fields.weight"][place["start"] + known.get(str(value), 1)] for value in values]
-        vectors.append(torch.stack(rows).mean(0) if rows else torch.zeros(weights["0.fields.weight"].shape[1]))
-    first, v = torch.stack(vectors)[:, -1].sum(), torch.stack(vectors)[:, :-1]
-    fm = ((v.sum(0) ** 2 - (v**2).sum(0)) / 2).sum()
-    hidden = v.flatten() @ weights["0.deep.layers.0.x.weight"].T + weights["0.deep.layers.0.x.bias"]
     if about["text"] is not None:
-        hidden = hidden + z / z.square().mean().sqrt() @ weights["0.deep.layers.0.z.weight"].T
-    deep = hidden.relu() @ weights["0.last.x.weight"].T + weights["0.last.x.bias"]
-    return float((first + fm + deep).sigmoid())
+        z = z - weights["text_mean"] if about["text"]["centred"] and z.any() else z
+        z = z / z.square().mean().sqrt().clamp_min(1e-12)
+    logits = []
+    for model in range(about["models"]):
+        own = {name.removeprefix(f"{model}."): w for name, w in weights.items() if name.startswith(f"{model}.")}
+        vectors = []
+        for field, place in about["tables"]["fields"].items():
+            known = vocabulary["values"][vocabulary["shares"].get(field, field)]
+            values = row[field] if field in vocabulary["lists"] else [row[field]]
+            values = [value // 5 * 5 if isinstance(value, int) else value for value in values]
+            rows = [own["fields.weight"][place["start"] + known.get(str(value), 1)] for value in values]
+            vectors.append(torch.stack(rows).mean(0) if rows else torch.zeros(own["fields.weight"].shape[1]))
+        first, v = torch.stack(vectors)[:, -1].sum(), torch.stack(vectors)[:, :-1]
+        fm = ((v.sum(0) ** 2 - (v**2).sum(0)) / 2).sum()
+        hidden = v.flatten() @ own["deep.layers.0.x.weight"].T + own["deep.layers.0.x.bias"]
+        if about["text"] is not None:
+            hidden = hidden + z @ own["deep.layers.0.z.weight"].T
+        logits.append(first + fm + hidden.relu() @ own["last.x.weight"].T + own["last.x.bias"])
+    return float(torch.stack(logits).mean().sigmoid())
 
 
 def vector(world: World, text: str) -> Tensor:
@@ -95,19 +102,115 @@ def vector(world: World, text: str) -> Tensor:
     return states
 
 
-def test_deepfm_can_be_computed_from_the_files_alone(out: Path, world: World, tmp_path: Path) -> None:
-    rows = pl.read_parquet(world.folder / "one" / "explanations" / "test.parquet")
-    # not the world's cache, which has other tests' samples, too
-    expctr("prepare", *world.options("one"), f"--data.init_args.cache_dir={tmp_path}").ok()
-    (cached,) = tmp_path.glob("*.parquet")
-    samples = pl.read_parquet(cached)
-    written = rows.filter(pl.col("text").str.strip_chars() != "").head(4)
+def samples(world: World, run: str, cache: Path) -> dict[int, dict[str, Any]]:
+    """A run's rows by sample; not of the world's cache, which has other tests' samples, too."""
+    expctr("prepare", *world.options(run), f"--data.init_args.cache_dir={cache}").ok()
+    (cached,) = cache.glob("*.parquet")
+    return {row["sample"]: row for row in pl.read_parquet(cached).to_dicts()}
+
+
+def assert_deepfm(world: World, run: Path, out: Path, rows: dict[int, dict[str, Any]]) -> None:
+    """The exported models score test rows, with a text and without one, as the run's test did."""
+    written = pl.read_parquet(run / "explanations" / "test.parquet")
+    written = written.filter(pl.col("text").str.strip_chars() != "").head(4)
     assert len(written) > 1
-    for row in written.iter_rows(named=True):
-        (sample,) = samples.filter(pl.col("sample") == row["sample"]).to_dicts()
-        assert deepfm(out / "ctr", sample, vector(world, row["text"])) == pytest.approx(row["s_r"], abs=1e-5)
+    for row in written.to_dicts():
+        sample = rows[row["sample"]]
+        z = vector(world, row["text"])
+        assert deepfm(out / "ctr", sample, z) == pytest.approx(row["s_r"], abs=1e-5)
+        assert deepfm(out / "ctr", sample, torch.zeros_like(z)) == pytest.approx(row["s_0"], abs=1e-5)
         plain = deepfm(out / "ctr_without_text", sample, torch.zeros(0))
         assert plain == pytest.approx(row["s_plain"], abs=1e-5)
+
+
+def test_deepfm_can_be_computed_from_the_files_alone(out: Path, world: World, tmp_path: Path) -> None:
+    assert_deepfm(world, world.folder / "one", out, samples(world, "one", tmp_path))
+
+
+CENTRED = "--model.init_args.encoder.centre=true"
+
+
+@pytest.fixture(scope="module")
+def centred(world: World) -> Path:
+    """A run with three cross-fitted models and centred text vectors."""
+    folds = "--model.init_args.ctr.init_args.options.crossfit=3"
+    options = [*world.options("centred"), CENTRED, folds, "--stages.rounds=1", "--stages.ctr_epochs=2"]
+    run = world.once("centred", ["fit", *options], ["test", *options])
+    with world.first("centred-exported") as first:
+        if first:
+            expctr("export", *options).ok()
+    return run
+
+
+def test_cross_fitted_models_of_centred_texts_too(centred: Path, world: World, tmp_path: Path) -> None:
+    about = json.loads((centred / "export" / "ctr" / "model.json").read_text())
+    assert (about["models"], about["text"]["centred"]) == (3, True)
+    mean = load_file(centred / "export" / "ctr" / "model.safetensors")["text_mean"]
+    assert mean.norm() > 0.1  # enough to be missed
+    assert_deepfm(world, centred, centred / "export", samples(world, "centred", tmp_path))
+
+
+def test_a_model_of_a_finished_runs_explanations_too(centred: Path, world: World, tmp_path: Path) -> None:
+    model = {
+        "explanations": centred,
+        "encoder.path": world.folder / "llm",
+        "encoder.centre": "true",
+        "backbone": "DeepFM",
+        "backbone.init_args.mlp": "[8]",
+        "options.crossfit": 2,
+    }
+    options = [
+        "--seed_everything=1",
+        "--model=ExplainedCTRModule",
+        *(f"--model.init_args.{name}={value}" for name, value in model.items()),
+        "--data=MovieLensDataModule",
+        f"--data.init_args.path={world.folder / 'movielens'}",
+        f"--data.init_args.cache_dir={world.folder / 'cache'}",
+        "--data.init_args.samples.fractions=[0.6,0.2,0.2]",
+        "--trainer.accelerator=cpu",
+        "--trainer.max_epochs=2",
+        "--trainer.enable_progress_bar=false",
+        f"--trainer.default_root_dir={world.folder / 'explained'}",
+    ]
+    for command in ("fit", "predict", "export"):
+        expctr(command, *options).ok()
+    out = world.folder / "explained" / "export"
+    assert not (out / "adapter").exists()
+    texts = pl.read_parquet(centred / "explanations" / "latest.parquet").select("sample", "text")
+    rows = samples(world, "centred", tmp_path)
+    predicted = pl.read_parquet(world.folder / "explained" / "predictions.parquet").join(texts, on="sample")
+    assert len(predicted) == 12
+    for row in predicted.to_dicts():
+        z = vector(world, row["text"]) if row["text"].strip() else torch.zeros(32)
+        assert deepfm(out / "ctr", rows[row["sample"]], z) == pytest.approx(row["score"], abs=1e-5)
+
+
+@pytest.mark.parametrize("kind", ["nf4", "gguf"])
+@torch.no_grad()
+def test_a_merge_starts_from_the_exact_base(world: World, kind: str) -> None:
+    """Not from the one in 4 bits; and of a GGUF file it is an ordinary model."""
+    folder, llm = world.folder / f"merged-{kind}", "--model.init_args.explainer.llm"
+    more = [f"{llm}.quantization=nf4"]
+    if kind == "gguf":
+        (world.folder / "gguf").mkdir(exist_ok=True)
+        write_gguf(world.folder / "llm", world.folder / "gguf" / "tiny.gguf")
+        more = [f"{llm}.path={world.folder / 'gguf'}", f"{llm}.gguf_file=tiny.gguf"]
+    options = [*world.options(folder.name), *more, "--stages.rounds=0"]
+    expctr("fit", *options).ok()
+    expctr("export", *options, "--merged=true").ok()
+    ids, exact = tokens(world), policy(world, folder.name)
+    expected = exact.logits(exact.hidden(ids, torch.ones_like(ids), adapter=True).states)
+    merged = AutoModelForCausalLM.from_pretrained(folder / "export" / "merged")
+    assert {weight.dtype for weight in merged.parameters()} == {torch.float32}
+    assert not hasattr(merged.config, "quantization_config")
+    torch.testing.assert_close(merged(input_ids=ids).logits, expected, atol=1e-4, rtol=0)
+    assert AutoTokenizer.from_pretrained(folder / "export" / "merged")(SENTENCE).input_ids == ids[0].tolist()
+    theirs = by_peft(world, folder / "export" / "adapter")(input_ids=ids).logits
+    torch.testing.assert_close(theirs, expected, atol=1e-5, rtol=0)
+    if kind == "nf4":  # what a merge into the rounded base would be off by
+        rounded = policy(world, folder.name, quantization="nf4")
+        theirs = rounded.logits(rounded.hidden(ids, torch.ones_like(ids), adapter=True).states)
+        assert (theirs - expected).abs().max() > 1e-2
 
 
 def test_what_an_adapter_of_responses_means_is_said_and_its_exact_use_works(world: World) -> None:
