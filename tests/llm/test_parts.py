@@ -20,6 +20,8 @@ from torch.distributed.tensor import DTensor
 from transformers import (
     Gemma2Config,
     Gemma2ForCausalLM,
+    GPT2Config,
+    GPT2LMHeadModel,
     LlamaConfig,
     LlamaForCausalLM,
     MixtralConfig,
@@ -29,6 +31,7 @@ from transformers import (
 
 from expctr.errors import UserError
 from expctr.llm.base import LanguageModel, LLMOptions, ValueHead, load_tokenizer
+from expctr.llm.parts import decoder_layers
 from expctr.llm.sharding import shard
 
 SMALL = {"tied": "float32", "split": "bfloat16", "experts": "float32"}
@@ -174,6 +177,12 @@ def test_the_parts_together_are_the_base_and_its_seeds_adapter(ranks: list[dict[
 def test_a_base_is_refused_when_its_parts_are_together(ranks: list[dict[str, Any]]) -> None:
     for rank in ranks:
         assert "Gemma2ForCausalLM changes its logits" in rank["error"]
+
+
+def test_a_model_whose_layers_are_elsewhere_is_refused() -> None:
+    model = GPT2LMHeadModel(GPT2Config(vocab_size=9, n_embd=8, n_layer=1, n_head=1))
+    with pytest.raises(UserError, match="GPT2LMHeadModel has no list of layers to shard"):
+        decoder_layers(model)
 
 
 def test_no_rank_holds_the_whole_at_any_time(ranks: list[dict[str, Any]]) -> None:
