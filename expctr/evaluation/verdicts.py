@@ -10,6 +10,7 @@ English.
 
 import re
 from collections.abc import Sequence
+from functools import lru_cache
 from typing import NamedTuple
 
 _KIND = {
@@ -115,6 +116,7 @@ def _blank(text: str, titles: Sequence[str]) -> str:
     return text
 
 
+@lru_cache(20_000)  # re's own keeps 512, and compiling takes longer than looking
 def title_pattern(title: str) -> re.Pattern[str]:
     """Finds a title as it is: in quotes, or as a name of its own and no part of a longer one.
 
