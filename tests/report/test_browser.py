@@ -230,12 +230,21 @@ def test_text_can_be_read_in_both_themes(page: Any, scheme: str) -> None:
     assert page.find_element(By.ID, "theme").text == scheme.capitalize()
 
 
-def test_paper_has_the_config_and_no_controls(page: Any) -> None:
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_paper_is_white_and_wide_enough_and_has_the_config_and_no_controls(page: Any, scheme: str) -> None:
+    """On A4 with narrow margins, whatever the screen and the reader's choice are."""
+    look(page, width=718, scheme=scheme)
+    page.find_element(By.ID, "theme").click()
     page.execute_script("dispatchEvent(new Event('beforeprint'))")
     page.execute_cdp_cmd("Emulation.setEmulatedMedia", {"media": "print"})
-    assert "seed_everything: 3" in page.find_element(By.TAG_NAME, "pre").text
-    assert not page.find_element(By.ID, "search").is_displayed()
-    page.execute_cdp_cmd("Emulation.setEmulatedMedia", {"media": ""})
+    try:
+        assert page.execute_script("return document.documentElement.scrollWidth") <= 718
+        assert page.execute_script(CONTRAST) == ["rgb(255, 255, 255)", []]
+        assert "seed_everything: 3" in page.find_element(By.TAG_NAME, "pre").text
+        assert "They liked Alien" in page.find_element(By.CSS_SELECTOR, ".browse").text
+        assert not page.find_element(By.ID, "search").is_displayed()
+    finally:
+        page.execute_cdp_cmd("Emulation.setEmulatedMedia", {"media": ""})
 
 
 def test_twenty_thousand_explanations_are_a_page_of_rows(driver: Any, tmp_path: Path) -> None:
