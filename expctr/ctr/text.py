@@ -112,21 +112,27 @@ class SentenceEncoder:
         Returns:
             float32 `[tokens, dim]` a text.
         """
-        model, vectors = self._model.to(device), []
-        limit = min(self.options.max_tokens, self._tokenizer.model_max_length)
-        for text in texts:
-            ids: list[int] = self._tokenizer([text], truncation=True, max_length=limit)["input_ids"][0]
-            kept = [i for i, token in enumerate(ids) if token not in self._tokenizer.all_special_ids]
-            if not kept:
-                vectors.append(torch.zeros(0, self.dim))
-                continue
-            features = {"input_ids": torch.tensor([ids]), "attention_mask": torch.ones(1, len(ids), dtype=torch.long)}
-            out = model({name: values.to(device) for name, values in features.items()})
-            vectors.append(out["token_embeddings"][0, kept].float().cpu())
+        added = set(self._tokenizer.all_special_ids)
+        vectors = [torch.zeros(0, self.dim)] * len(texts)
+        for rows, tokens, out in self._batches(texts, device):
+            for line, row in enumerate(rows):
+                kept = [i for i, token in enumerate(tokens[line]) if token not in added]
+                vectors[row] = out["token_embeddings"][line, kept].float().cpu()
         return vectors
 
     def _encode(self, texts: list[str], device: torch.device | str) -> Tensor:
-        """`[texts, dim]`, in batches of one padded length each."""
+        """`[texts, dim]`; 0 for a text without content."""
+        vectors = torch.zeros(len(texts), self.dim, device=device)
+        for rows, _, out in self._batches(texts, device):
+            vectors[rows] = out["sentence_embedding"].float()
+        return vectors
+
+    def _batches(
+        self, texts: Sequence[str], device: torch.device | str
+    ) -> Iterator[tuple[list[int], list[list[int]], dict[str, Tensor]]]:
+        """Rows of one padded length each, their tokens, and what the model makes of them; no row without content."""
+        if not texts:
+            return
         model = self._model.to(device)
         # One token less than the model can read leaves room for the padding that every batch has.
         limit = min(self.options.max_tokens, self._tokenizer.model_max_length - 1)
@@ -138,7 +144,6 @@ class SentenceEncoder:
                 padded = (len(ids) // self._STEP + 1) * self._STEP
                 buckets[min(padded, self._tokenizer.model_max_length)].append(row)
 
-        vectors = torch.zeros(len(texts), self.dim, device=device)
         for length, rows in sorted(buckets.items(), reverse=True):  # longest first: memory runs out at once or never
             for start in range(0, len(rows), self.options.batch_size):
                 chosen = rows[start : start + self.options.batch_size]
@@ -148,8 +153,7 @@ class SentenceEncoder:
                     padded_ids[line, : len(tokens[row])] = torch.tensor(tokens[row])
                     mask[line, : len(tokens[row])] = 1
                 out = model({"input_ids": padded_ids.to(device), "attention_mask": mask.to(device)})
-                vectors[chosen] = out["sentence_embedding"].float()
-        return vectors
+                yield chosen, [tokens[row] for row in chosen], out
 
     def _remember(self, vectors: dict[bytes, Tensor]) -> None:
         self._memory |= vectors

@@ -95,6 +95,19 @@ def test_long_texts_are_cut(llama: Path):
     encoder(llama).encode(["sad " * 500])  # beyond the model's positions
 
 
+def test_token_vectors_have_the_text_s_vector_for_a_mean_and_depend_on_it_alone(llama: Path):
+    made = encoder(llama, batch_size=2)
+    texts = [*TEXTS, "", "  ", TEXTS[0]]
+    tokens = made.token_vectors(texts)
+    assert [len(vectors) for vectors in tokens] == [len(text.split()) for text in texts]
+    means = torch.stack([vectors.mean(0) for vectors in tokens[: len(TEXTS)]])
+    torch.testing.assert_close(means, made.encode(TEXTS), rtol=1e-4, atol=1e-5)
+    assert torch.equal(tokens[0], tokens[-1])
+    assert torch.equal(made.token_vectors(TEXTS[:1])[0], tokens[0])
+    assert made.token_vectors([]) == []
+    assert len(made.token_vectors(["sad \ud83d sad"])[0]) == 2  # half a character is none that the encoder knows
+
+
 def test_a_text_reaches_the_model_once(llama: Path, tmp_path: Path):
     first = encoder(llama, cache_dir=tmp_path)
     out = first.encode([TEXTS[0], TEXTS[1], TEXTS[0]])
