@@ -193,9 +193,12 @@ def test_other_options_go_on_from_the_good_checkpoint_in_another_folder(world: W
     one_stage = "--stages.rounds=0"
     output = expctr("fit", *world.options("spoilt-first"), *poison(0, 3, "critic"), one_stage).output
     (path,) = re.findall(r"--ckpt_path (\S+) and another --trainer.default_root_dir", output)
-    expctr("fit", *world.options("mended"), f"--ckpt_path={path}", f"{EXPLAINER}.kl.beta=0.2", one_stage).ok()
+    changed = [f"{EXPLAINER}.kl.beta=0.2", f"{EXPLAINER}.ppo.lr=1e-4"]
+    expctr("fit", *world.options("mended"), f"--ckpt_path={path}", *changed, one_stage).ok()
     found = curves(world.folder / "mended")
     assert set(found["lc/kl"]) == {3, 4, 5}
+    for name, value in (("beta", 0.2), ("lr", 1e-4)):  # and not what the checkpoint was made with
+        assert [*found[f"lc/{name}"].values()] == [[pytest.approx(value)]] * 3
 
 
 def test_a_few_empty_texts_are_counted(world: World) -> None:
@@ -401,6 +404,29 @@ def test_test_says_where_an_unfinished_run_stands(world: World) -> None:
     said = " ".join(outcome.output.split())
     assert "The plan is not finished: the checkpoint is of ctr1, epoch 3 of 9, after 2 batches" in said
     assert "(paper)" not in said
+
+
+def test_a_ctr_model_begun_anew_does_not_count_as_trained(world: World) -> None:
+    """Stopped in the second CTR stage, whose model starts from scratch."""
+    options = world.options("second-ctr")
+    assert expctr("fit", *options, *kill(6, 2)).code == -9
+    outcome = expctr("test", *options).ok()
+    assert "the checkpoint is of ctr2, epoch 7 of 9" in " ".join(outcome.output.split())
+    systems = json.loads((world.folder / "second-ctr" / "table.json").read_text())["systems"]
+    assert systems["ExpCTR-LLM"]
+    assert not systems["ExpCTR-Aug"]
+
+
+def test_what_nothing_can_be_validated_or_tested_on_is_refused(world: World) -> None:
+    without = "--data.init_args.samples.fractions"
+    outcome = expctr("fit", *world.options("no-val"), f"{without}=[0.8,0.0,0.2]")
+    assert outcome.code == 2
+    assert "error: no validation rows: the CTR model stops early" in " ".join(outcome.output.split())
+    options = [*world.options("no-test"), f"{without}=[0.8,0.2,0.0]", "--stages.rounds=0"]
+    expctr("fit", *options).ok()
+    outcome = expctr("test", *options)
+    assert outcome.code == 2
+    assert "error: no test rows" in outcome.output
 
 
 def test_predict_on_the_test_split(run: Path, world: World) -> None:

@@ -23,9 +23,10 @@ from expctr.llm.sharding import shard, unsharded
 from expctr.metrics import ctr_metrics
 from expctr.modules.ctr import TOO_FAST, CTRModule
 from expctr.modules.explainer import PPOExplainerModule
-from expctr.modules.guard import DIVERGED, IMPRECISE, Guard, named, section
+from expctr.modules.guard import DIVERGED, IMPRECISE, Guard, check_validation, named, section
 from expctr.modules.options import ICOptions
 from expctr.modules.plan import PlanEntry, lr_factor, policy_stages
+from expctr.modules.resume import follow_options
 from expctr.rewards import alignment, text_gain
 from expctr.seeding import reseed, seed_of
 from expctr.stopwatch import Stopwatch
@@ -149,6 +150,8 @@ class ExpCTRModule(L.LightningModule):
 
     def on_fit_start(self) -> None:
         """Measure whether the LC scorer sees what it is to score; once a run."""
+        if any(entry.stage == "ctr" for entry in self.plan):
+            check_validation(self.data)
         fewest, ranks = min(self.data.rollout_batches(), default=0), self.trainer.world_size
         if fewest < ranks:
             raise UserError(f"a rollout batch of {fewest} rows for {ranks} ranks: raise data.rollout_batch_size")
@@ -169,6 +172,10 @@ class ExpCTRModule(L.LightningModule):
             )
 
     # --- training
+
+    def on_train_start(self) -> None:
+        """Go on by the options as they are now."""
+        follow_options(self.trainer)
 
     def training_step(self, batch: Batch, batch_idx: int) -> None:
         """One batch of the stage whose turn it is."""
@@ -219,7 +226,8 @@ class ExpCTRModule(L.LightningModule):
             for _ in range(self.explainer.steps(int(all_sum(torch.tensor(len(batch) // group, device=self.device))))):
                 schedule.step()
         self._record(batch, texts, scores, {name: rewards for name, (rewards, _) in components.items()}, total)
-        stats |= {f"cut_{what}": float(count) for what, count in self.explainer.prompts.cut.items()}
+        for what, count in self.explainer.prompts.cut.items():
+            stats[f"cut_{what}"] = float(all_sum(torch.tensor(count, device=self.device)))
         seconds = watch.seconds
         stats |= {f"seconds_{part}": value for part, value in seconds.items()}
         stats["samples_per_second"] = float(all_sum(torch.tensor(len(batch), device=self.device))) / seconds["all"]
@@ -297,6 +305,7 @@ class ExpCTRModule(L.LightningModule):
         entry = self.entry
         if entry.step == 0 and batch_idx == 0:
             self.ctr.reset(self._optimizers()[1].optimizer)  # each round trains on its own corpus from the start
+            self.ctr_trained = False
             train = self.data.table("train").sample.tolist()
             self._log({"ctr/explained": sum(sample in self.store.latest for sample in train) / len(train)})
             if self.encoder.options.centre:
@@ -390,7 +399,7 @@ class ExpCTRModule(L.LightningModule):
             self._vectors = None
         labels = torch.tensor(columns.get("label", []))
         metrics: dict[str, dict[str, float]] = {}
-        for name, column in (("llm", "s_u"), ("aug", "s_r"), ("deepfm", "s_plain")):
+        for name, column in (("llm", "s_u"), ("aug", "s_r"), ("plain", "s_plain")):
             if column in columns:
                 metrics[name] = ctr_metrics(torch.tensor(columns[column]), labels)
                 self._log({f"val/{metric}_{name}": value for metric, value in metrics[name].items()})
@@ -405,7 +414,7 @@ class ExpCTRModule(L.LightningModule):
             monitor = self.ctr.options.monitor
             done = self.ctr.best.update(metrics["aug"][monitor])
             if self.entry.iteration == 1:
-                done &= self.baseline.best.update(metrics["deepfm"][monitor])
+                done &= self.baseline.best.update(metrics["plain"][monitor])
             if done or self.entry.last:
                 self._stopped_in = self.entry.iteration
                 self.ctr.best.restore()

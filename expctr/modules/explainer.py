@@ -324,7 +324,8 @@ class PPOExplainerModule(L.LightningModule):
 
     def load_extra_state(self, state: dict[str, Any]) -> None:
         """The inverse of `extra_state`."""
-        self.beta, self._running = state["beta"], dict(state["running"])
+        self.beta = self.kl.beta if self.kl.target is None else state["beta"]
+        self._running = dict(state["running"])
 
     def _minibatches(self, rows: int, generator: torch.Generator) -> list[list[Tensor]]:
         """This rank's rows of each minibatch, by micro-batch.

@@ -55,6 +55,8 @@ class KLOptions:
             )
         if self.horizon <= 0 or (self.target is not None and self.target <= 0):
             raise ValueError("kl.target and kl.horizon must be above 0")
+        if self.target is not None and self.beta == 0:
+            raise ValueError("kl.target adapts kl.beta by a factor, and so never moves one of 0: give beta a start")
         check_range("kl", self, beta=(0, inf))
 
 

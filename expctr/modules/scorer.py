@@ -16,6 +16,7 @@ from expctr.data.features import Features
 from expctr.distributed import all_gather_rows
 from expctr.metrics import ctr_metrics
 from expctr.modules.guard import section
+from expctr.modules.resume import follow_options
 
 Monitor = Literal["logloss", "auc"]
 WHOLE = StateDictOptions(full_state_dict=True)
@@ -107,6 +108,7 @@ class ScoringModule(L.LightningModule, ABC):
 
     def on_train_start(self) -> None:
         """A run that had stopped and is gone on with stays as it is."""
+        follow_options(self.trainer)
         self.trainer.should_stop |= self.best.stopped
 
     def on_train_end(self) -> None:

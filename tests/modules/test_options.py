@@ -71,10 +71,12 @@ def test_a_group_of_one_is_refused(values: dict[str, Any], message: str) -> None
     ("options", "values", "message"),
     [
         (KLOptions, {"beta": -1}, r"kl\.beta must be at least 0, not -1"),
+        (KLOptions, {"beta": 0, "target": 1.0}, r"kl\.target adapts kl\.beta by a factor"),
         (RewardOptions, {"lc_weight": -0.5}, r"reward\.lc_weight must be at least 0, not -0\.5"),
         (PPOOptions, {"lr": float("nan")}, r"ppo\.lr must be at least 0, not nan"),
         (PPOOptions, {"lam": 1.5}, r"ppo\.lam must be from 0 to 1, not 1\.5"),
         (PPOOptions, {"warmup": 3}, r"ppo\.warmup must be from 0 to 1, not 3"),
+        (PPOOptions, {"final_lr": 1.5}, r"ppo\.final_lr must be from 0 to 1, not 1\.5"),
         (CTROptions, {"text_dropout": -1}, r"ctr\.options\.text_dropout must be from 0 to 1, not -1"),
         (CTROptions, {"crossfit": 0}, r"ctr\.options\.crossfit must be at least 1, not 0"),
         (CTROptions, {"patience": 0}, r"ctr\.options\.patience must be at least 1, not 0"),
