@@ -214,8 +214,11 @@ def _resamples(rows: int, n: int, seed: int) -> Iterator[Tensor]:
 
 
 def _logloss(scores: Tensor, labels: Tensor) -> Tensor:
-    """LogLoss of each row in nats, float64 `[rows]`; like scikit-learn's, off 0 and 1 by the scores' eps."""
-    eps = torch.finfo(scores.dtype).eps
+    """LogLoss of each row in nats, float64 `[rows]`; like scikit-learn's of float32 scores, off 0 and 1 by their eps.
+
+    Scores are computed in float32 and kept in float64: a 1 costs as much in a file as where it was made.
+    """
+    eps = torch.finfo(torch.float32).eps
     return F.binary_cross_entropy(scores.double().clamp(eps, 1 - eps), labels.double(), reduction="none")
 
 

@@ -55,6 +55,11 @@ def test_a_certain_and_wrong_score_costs_much_but_is_finite():
     assert out["auc"] == 0
 
 
+def test_a_score_costs_the_same_in_a_file_as_where_it_was_made():
+    scores, labels = torch.tensor([1.0, 0.0, 1e-9, 0.3]), torch.tensor([0.0, 1.0, 1.0, 1.0])
+    assert ctr_metrics(scores.double(), labels)["logloss"] == pytest.approx(ctr_metrics(scores, labels)["logloss"])
+
+
 def test_one_class_has_no_auc():
     with pytest.warns(UserWarning, match="all 2 labels are 1"):
         out = ctr_metrics(torch.tensor([0.5, 0.75]), torch.ones(2))

@@ -34,7 +34,7 @@ PATIENCE = 30.0
 COMMAND = [sys.executable, "-m", "expctr"]
 OPTIONS = {"beta": "--model.init_args.explainer.kl.beta", "delta": "--model.init_args.explainer.reward.delta"}
 LABELS = {"beta": "KL penalty β (Eq. 7)", "delta": "bound δ of the normalised reward (Eq. 10)"}
-SYSTEMS = ("ExpCTR-Aug", "ExpCTR-LLM", "DeepFM")
+OURS = ("ExpCTR-Aug", "ExpCTR-LLM")
 FREE = (  # what may change between two calls: the points' own, and what no result depends on
     *("seed_everything", "ckpt_path", "weights_only", "checkpoint", "results"),
     *(f"trainer.{name}" for name in ("default_root_dir", "logger", "callbacks", "enable_progress_bar")),
@@ -293,12 +293,19 @@ def estimates(tables: list[dict[str, Any]], system: str, metric: str) -> list[tu
 def markdown(line: Line, varied: str, base: Point) -> str:
     """A table of one line of the grid."""
     other = next(name for name in OPTIONS if name != varied)
-    heads = [varied, "seeds", *(f"{system} {of}" for system in SYSTEMS for of in ("AUC ↑", "LogLoss ↓"))]
+    systems = [*OURS, plain(next(iter(line.values()), []))]
+    heads = [varied, "seeds", *(f"{system} {of}" for system in systems for of in ("AUC ↑", "LogLoss ↓"))]
     made = [f"{other} = {getattr(base, other):g}", "", f"| {' | '.join(heads)} |", "|---:" * len(heads) + "|"]
     for value, tables in line.items():
-        cells = [cell(estimates(tables, system, metric)) for system in SYSTEMS for metric in ("auc", "logloss")]
+        cells = [cell(estimates(tables, system, metric)) for system in systems for metric in ("auc", "logloss")]
         made.append(f"| {value:g} | {len(tables)} | {' | '.join(cells)} |")
     return "\n".join([*made, "", "Several seeds: mean ± standard deviation. One: its 95% bootstrap interval.", ""])
+
+
+def plain(tables: list[dict[str, Any]]) -> str:
+    """What the tables call the CTR model without text."""
+    names = [name for table in tables for name in table["systems"] if name not in (*OURS, "ICL")]
+    return names[0] if names else "DeepFM"
 
 
 def cell(found: list[tuple[float, float, float]]) -> str:
@@ -314,7 +321,7 @@ def draw(lines: dict[str, Line], out: Path, seeds: int) -> None:
     band = f"lowest to highest of {seeds} seeds" if seeds > 1 else "95% bootstrap interval, one seed"
     picture, panels = figure(f"{out}   (band: {band})", len(lines))
     for axes, (varied, line) in zip(panels, lines.items(), strict=True):
-        for index, system in enumerate(SYSTEMS[:2]):
+        for index, system in enumerate(OURS):
             found = {value: made for value, tables in line.items() if (made := estimates(tables, system, "auc"))}
             if not found:
                 continue
@@ -323,9 +330,10 @@ def draw(lines: dict[str, Line], out: Path, seeds: int) -> None:
             color = f"C{index}"
             axes.fill_between([*found], [*map(min, bounds)], [*map(max, bounds)], color=color, alpha=0.15, linewidth=0)
             axes.plot([*found], means, "o-", color=color, label=system)
-        plain = [value for tables in line.values() for value, _, _ in estimates(tables, "DeepFM", "auc")]
-        if plain:  # which reads no explanation: one line for all
-            axes.axhline(fmean(plain), color="0.4", linestyle="--", label="DeepFM")
+        without = plain(next(iter(line.values()), []))
+        values = [value for tables in line.values() for value, _, _ in estimates(tables, without, "auc")]
+        if values:  # it reads no explanation: one line for all
+            axes.axhline(fmean(values), color="0.4", linestyle="--", label=without)
         above = [value for value in line if value > 0]
         if len(above) == len(line):
             axes.set_xscale("log")

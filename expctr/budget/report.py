@@ -43,7 +43,7 @@ def report(explainer: PPOExplainerModule, data: Any, plan: Sequence[PlanEntry], 
     dtype = torch.bfloat16 if explainer.llm.dtype == "auto" else getattr(torch, explainer.llm.dtype)
     model = Blueprint(explainer.llm, dtype, asked.processor)
     stages = memory(model, explainer, size)
-    peak, count = highest(stages), asked.samples or data.options.max_samples
+    peak, count = highest(stages), asked.samples or (None if data.splits else data.options.max_samples)
     mends = lowered(model, explainer, size, peak, limit)
     works = {}
     if count:
@@ -66,7 +66,7 @@ def report(explainer: PPOExplainerModule, data: Any, plan: Sequence[PlanEntry], 
     for what, bytes_ in mends:  # each takes seconds
         console.print(f"  {what}: {bytes_ / 1e9:.1f} GB")
     if not works:
-        console.print("Steps, tokens and hours need --samples N, for data.samples.max_samples is null.")
+        console.print("Steps, tokens and hours need --samples N: how many there will be is not in the config.")
         return
     console.print(show_work(works))
     console.print(

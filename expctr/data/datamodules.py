@@ -10,6 +10,7 @@ from typing import Any, Literal, Protocol, runtime_checkable
 import lightning as L
 import polars as pl
 import torch
+from lightning.pytorch.utilities import rank_zero_warn
 from rich.console import Console
 from torch import Tensor
 
@@ -22,7 +23,7 @@ from expctr.data.loader import EpochSampler, ResumableLoader
 from expctr.data.people import new_rows, read_people
 from expctr.data.prepare import cached_samples
 from expctr.data.report import SPLITS, PrepareReport, show
-from expctr.data.samples import SampleOptions, collect_all, make_samples, ratings_of
+from expctr.data.samples import IDLE, SampleOptions, collect_all, make_samples, ratings_of
 from expctr.data.tables import Table, Tables
 from expctr.errors import check_range
 
@@ -142,6 +143,11 @@ class RatingsDataModule(L.LightningDataModule):
         self.cache_dir = cache_dir
         self.paper_dataset = paper_dataset
         self.fields = fields
+        if splits and (idle := [name for name in IDLE if getattr(samples, name) != getattr(SampleOptions(), name)]):
+            rank_zero_warn(
+                f"data.splits: all rows of your files are samples; samples.{', samples.'.join(idle)} "
+                f"{'is' if len(idle) == 1 else 'are'} not used"
+            )
         check_range("data", self, rollout_batch_size=(1, inf), ctr_batch_size=(1, inf), eval_batch_size=(1, inf))
         self._tables: dict[str, SampleTable] = {}
 

@@ -48,7 +48,7 @@ class SampleTable:
             indices: positions in this table, not sample ids.
             with_text: also give the titles.
         """
-        rows = torch.as_tensor(indices)
+        rows = torch.as_tensor(indices, dtype=torch.long)
         return Batch(
             sample=self.sample[rows],
             label=self.label[rows],

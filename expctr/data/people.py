@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import polars as pl
 
 from expctr.data.batch import SampleText
-from expctr.data.catalogue import Catalogue, Item
+from expctr.data.catalogue import BY_ID, Catalogue, Item
 from expctr.data.tables import DataError, check_file
 
 _COLUMNS = ("liked_titles", "disliked_titles", "target_title")
@@ -20,7 +20,9 @@ class Person(NamedTuple):
 
     text: SampleText
     user: str = ""
+    """What to call them in the predictions; to the CTR models all are new."""
     target: str = ""
+    """The item's id, where its title may not tell."""
 
 
 class Rated(NamedTuple):
@@ -71,8 +73,8 @@ def new_rows(people: Sequence[Person], catalogue: Catalogue, like: pl.DataFrame)
         like: rows of `samples.make_samples`, for their columns.
     """
     rows = []
-    for text, _, _ in people:
-        found = catalogue.matches(text.target)
+    for text, _, named in people:
+        found = (catalogue.matches(BY_ID + named) if named else []) or catalogue.matches(text.target)
         target = found[0] if len(found) == 1 else Item("", text.target)
         history = read_titles(text.liked, True, catalogue) + read_titles(text.disliked, False, catalogue)
         rows.append(with_history(about(target, catalogue), history))

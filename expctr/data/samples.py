@@ -69,6 +69,10 @@ class SampleOptions:
             raise ValueError(f"samples.min_history {self.min_history} is more than max_history {self.max_history}")
 
 
+IDLE = ("targets_per_user", "balance", "max_samples", "split", "fractions")
+"""Options that say nothing where the splits are the user's own."""
+
+
 def make_samples(
     tables: Tables, options: SampleOptions, splits: Mapping[str, Table] | None = None
 ) -> tuple[pl.DataFrame, PrepareReport]:
@@ -76,7 +80,7 @@ def make_samples(
 
     Args:
         tables: the raw tables.
-        options: how to draw; `splits` makes `targets_per_user`, `balance`, `max_samples` and `split` idle.
+        options: how to draw; `splits` makes those named in `IDLE` idle.
         splits: ratings tables named train, val and test, in place of `tables.interactions`: their rows are the
             targets, and histories come from earlier rows of train alone.
 

@@ -228,7 +228,7 @@ def leakage(texts: Sequence[str], labels: Sequence[float], users: Sequence[Any],
         seed: of the folds.
 
     Returns:
-        nan where there are too few rows of either label, or no words.
+        nan where there are too few rows of either label, or a fold without words.
     """
     from sklearn.feature_extraction.text import CountVectorizer  # a second to import
     from sklearn.linear_model import LogisticRegression
@@ -238,15 +238,16 @@ def leakage(texts: Sequence[str], labels: Sequence[float], users: Sequence[Any],
     owners = [{u for u, y in zip(users, labels, strict=True) if y == label} for label in (0, 1)]
     folds = min(FOLDS, *map(len, owners))
     words = CountVectorizer(token_pattern=r"(?u)\w+", binary=True)
-    if folds < 2 or not any(map(words.build_analyzer(), texts)):
+    analyzer = words.build_analyzer()
+    if folds < 2:
         return UNDEFINED
     scores = torch.full_like(target, math.nan)
     split = StratifiedGroupKFold(folds, shuffle=True, random_state=seed).split(texts, labels, users)
     for train, test in split:
-        held_in = [labels[i] for i in train]
-        if len(set(held_in)) < 2:
+        held_in, read = [labels[i] for i in train], [texts[i] for i in train]
+        if len(set(held_in)) < 2 or not any(map(analyzer, read)):
             return UNDEFINED
-        bag = words.fit([texts[i] for i in train]).transform([texts[i] for i in train])
+        bag = words.fit(read).transform(read)
         probe = LogisticRegression(max_iter=1000).fit(bag, held_in)
         held_out = probe.predict_proba(words.transform([texts[i] for i in test]))[:, 1]
         scores[torch.as_tensor(test)] = torch.as_tensor(held_out, dtype=torch.float64)

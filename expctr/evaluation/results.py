@@ -22,7 +22,7 @@ from torch import Tensor
 from expctr.data.batch import Batch, SampleText
 from expctr.data.datamodules import RatingsDataModule
 from expctr.distributed import all_gather_objects
-from expctr.errors import check_range
+from expctr.errors import UserError, check_range
 from expctr.evaluation import audit, quality
 from expctr.evaluation.table import ResultTable
 from expctr.evaluation.tested import Told, ask, tell
@@ -61,6 +61,11 @@ class ResultWriter(Callback):
         self.examples, self.counterfactual_rows = examples, counterfactual_rows
         check_range("results", self, examples=(0, inf), counterfactual_rows=(0, inf))
         self._scored: list[pl.DataFrame] = []
+
+    def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
+        """Refuse to make a table of no rows: Lightning would pass over it without a word."""
+        if stage == "test" and not len(_data(trainer).table("test")):
+            raise UserError("no test rows: give data.samples.fractions a last share above 0")
 
     def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """The data in the run's folder, once its checkpoint, if any, is known to be of the same."""

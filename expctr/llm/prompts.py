@@ -94,7 +94,7 @@ class Prompts:
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase, options: PromptOptions, nouns: Nouns) -> None:
         self.tokenizer, self.options, self.nouns = tokenizer, options, nouns
-        self.cut: Counter[str] = Counter()
+        self.cut = Counter(titles=0, history_titles=0)
         """How many titles were cut, and history titles left out; for whoever reads it to clear."""
         self._titles: dict[str, tuple[str, bool]] = {}
         self._control = ControlTokens(tokenizer)

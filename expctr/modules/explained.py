@@ -17,7 +17,8 @@ class ExplainedCTRModule(CTRModule):
     """A CTR model that reads the explanations of a finished ExpCTR run: what they are worth to another model.
 
     It learns from the training rows' newest explanations, those that were sampled last (z = 0 for a row that never got
-    one), and is validated and tested on what the trained policy writes greedily. The policy is not trained further.
+    one), and is validated and tested on what the trained policy writes greedily (validated on sampled ones where the
+    run's last stage was that of the CTR model). The policy is not trained further.
 
     Args:
         explanations: the run's folder; `expctr test` has written `explanations/latest.parquet` there.

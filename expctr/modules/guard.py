@@ -87,6 +87,22 @@ def named(rows: Sequence[tuple[int, str]], total: int) -> str:
     return f" in {len(rows)} of {total} rows ({', '.join([*shown, *more])})"
 
 
+def check_validation(data: Any) -> None:
+    """Refuse to train what stops early, and takes its best weights, by validation rows that are not there.
+
+    Args:
+        data: the data module.
+
+    Raises:
+        UserError: there are none.
+    """
+    if not len(data.table("val")):
+        raise UserError(
+            "no validation rows: the CTR model stops early and takes its best weights by them. Give "
+            "data.samples.fractions a middle share above 0"
+        )
+
+
 def check_weights(module: nn.Module, found: Mapping[str, tuple[int, ...]]) -> None:
     """Refuse a checkpoint of another model, which would else be loaded in part and without a word.
 

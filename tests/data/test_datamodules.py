@@ -88,8 +88,10 @@ def test_own_splits_in_other_spellings(tmp_path: Path) -> None:
         },
     )
     own = SplitFiles(*(str(tmp_path / name) for name in ("train.csv", "val.tsv", "test.dat")))
-    data = module(tmp_path, splits=own)
+    with pytest.warns(UserWarning, match=r"all rows of your files are samples; samples\.max_samples is not used"):
+        data = module(tmp_path, splits=own)
     data.setup()
+    assert len(data.table("train").batch([])) == 0
     assert [data.rows(split)["target"].to_list() for split in ("train", "val", "test")] == [["2"], ["3"], ["4"]]
     assert data.rows("test")["liked"].to_list() == [["1", "2"]]
     # the one user is known from training; item 4 is new, as item 3 is

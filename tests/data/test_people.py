@@ -2,11 +2,13 @@
 
 from pathlib import Path
 
+import polars as pl
 import pytest
 from tiny import write
 
 from expctr.data.batch import SampleText
-from expctr.data.people import read_people
+from expctr.data.catalogue import Catalogue
+from expctr.data.people import Person, new_rows, read_people
 from expctr.data.tables import DataError
 
 HEADER = "user,liked_titles,disliked_titles,target_title\n"
@@ -33,6 +35,17 @@ def test_titles(tmp_path: Path) -> None:
 def test_bad_rows(tmp_path: Path, content: str | bytes, message: str) -> None:
     with pytest.raises(DataError, match=message):
         read_people(write(tmp_path, {"new.csv": content}) / "new.csv")
+
+
+def test_an_id_tells_which_of_two_titles_is_meant() -> None:
+    items = pl.DataFrame({"item": ["1", "2"], "title": ["Heat", "Heat"], "year": [1986, 1995]})
+    like = pl.DataFrame(
+        schema={"sample": pl.Int64, "target": pl.String, "target_title": pl.String, "target_year": pl.Int64}
+    )
+    people = [Person(SampleText("Heat", (), ()), target=named) for named in ("", "2", "7")]
+    rows = new_rows(people, Catalogue(items), like)
+    assert rows["target"].to_list() == ["", "2", ""]  # an id that nothing has is no more than a name
+    assert rows["target_year"].to_list() == [None, 1995, None]
 
 
 def test_missing_file(tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
 """Modules whose signal is in a known part of the sentence, and what the audit says of them."""
 
+import math
 import random
 from collections.abc import Callable, Sequence
 
@@ -148,6 +149,11 @@ def test_the_probe_reads_what_words_say_and_nothing_else() -> None:
     names = [f"user{i // 4}" for i in range(ROWS)]  # each user's label by his name, which other users do not have
     by_name = leakage(names, [float(i // 4 % 2) for i in range(ROWS)], [i // 4 for i in range(ROWS)])
     assert by_name.value == pytest.approx(0.5, abs=0.1)
+
+
+def test_words_in_one_fold_alone_are_none_to_learn_from() -> None:
+    """A policy that writes nothing, but for one user."""
+    assert math.isnan(leakage(["a b", *[""] * 19], [0.0, 1.0] * 10, range(20)).value)
 
 
 @pytest.mark.parametrize("texts", [["a", "b"] * 4, [""] * 8])

@@ -44,7 +44,7 @@ def test_every_curve_that_the_issue_lists_is_there(events: list[EventAccumulator
     wanted |= {"ic/s_r_mean", "ic/s_0_mean", "ic/reward_ic", "ic/reward_ic_std"}
     wanted |= {"ic/reward_ic_normalised", "ic/reward_ic_clipped", "ic/text_gain_mean"}
     wanted |= {"ctr/loss", "ctr/loss_without_text", "ctr/explained"}
-    wanted |= {f"val/{metric}_{who}" for metric in ("auc", "logloss") for who in ("llm", "aug", "deepfm")}
+    wanted |= {f"val/{metric}_{who}" for metric in ("auc", "logloss") for who in ("llm", "aug", "plain")}
     wanted |= {"val/reward_lc", "val/s_u_above_half"}
     signs = ("unique", "words", "repeated", "empty", "skipped_updates")
     wanted |= {f"{stage}/{name}" for stage in ("lc", "ic") for name in signs}

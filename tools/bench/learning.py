@@ -182,12 +182,12 @@ def controls(seeds: Sequence[dict[str, float]]) -> dict[str, bool]:
 
 def stages(folder: Path) -> Table:
     """Validation AUC after each epoch of a run; raw reward of the stage and KL, means of its last five batches."""
-    shown = Table("batches", *(f"{who} AUC" for who in ("llm", "aug", "deepfm")), "reward", "KL", title=str(folder))
+    shown = Table("batches", *(f"{who} AUC" for who in ("llm", "aug", "plain")), "reward", "KL", title=str(folder))
     reward, kl = (
         [*curve(folder, f"lc/{lc}"), *curve(folder, f"ic/{ic}")]
         for lc, ic in (("reward_lc", "reward_ic"), ("kl", "kl"))
     )
-    by_batch = {who: dict(curve(folder, f"val/auc_{who}")) for who in ("llm", "aug", "deepfm")}
+    by_batch = {who: dict(curve(folder, f"val/auc_{who}")) for who in ("llm", "aug", "plain")}
     for batch in sorted({batch for values in by_batch.values() for batch in values}):
         cells = [f"{values[batch]:.3f}" if batch in values else "" for values in by_batch.values()]
         last = [[value for step, value in values if batch - 5 < step <= batch] for values in (reward, kl)]
