@@ -256,7 +256,7 @@ def test_a_sharded_run_exports_the_same(out: Path, world: World) -> None:
         found, expected = load_file(run / "export" / file), load_file(out / file)
         assert set(found) == set(expected)
         for name, weight in expected.items():
-            torch.testing.assert_close(found[name], weight, atol=1e-4, rtol=1e-3)
+            torch.testing.assert_close(found[name], weight, atol=1e-5, rtol=1e-5)
 
 
 def alone(world: World, name: str, *options: str) -> list[str]:
