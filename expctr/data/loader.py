@@ -38,7 +38,8 @@ class EpochSampler:
             sides = (fixed[labels[fixed] > 0.5], fixed[labels[fixed] <= 0.5])
             columns = [_turn(rows, size // 2, epoch or 0) for rows in sides]
             shuffled = [rows[torch.randperm(len(rows), generator=generator)] for rows in columns]
-            order = torch.stack(shuffled, 1)  # cut between pairs only
+            place = torch.arange(size // 2)  # a repeated row comes a whole lap later: twice in a batch it would be one
+            order = torch.stack([rows[place % len(rows)] for rows in shuffled], 1)  # cut between pairs only
             batch_size = max(1, batch_size // 2)
         count = max(1, -(-len(order) // batch_size))
         self.batches: Sequence[Tensor] = [part.flatten() for part in order.tensor_split(count)] if len(order) else []
@@ -52,10 +53,10 @@ class EpochSampler:
 
 
 def _turn(rows: Tensor, size: int, epoch: int) -> Tensor:
-    """An epoch's share of one label's rows: where the last epoch stopped, around and around."""
+    """An epoch's share of one label's rows, each once: at most `size`, from where the last epoch stopped."""
     if not len(rows):
         raise UserError("balanced batches need rows of both labels: turn data.balance_rollouts off, or check threshold")
-    return rows[(epoch * size + torch.arange(size)) % len(rows)]
+    return rows[(epoch * size + torch.arange(min(size, len(rows)))) % len(rows)]
 
 
 class ResumableLoader:

@@ -80,6 +80,8 @@ def test_balanced_batches_are_half_liked_and_half_disliked(liked: int, batch_siz
     for batch in batches:
         assert labels[batch].mean() == 0.5
         assert len(batch) <= batch_size
+        rare = [row for row in batch if (row < liked) is (liked <= 20)]
+        assert len(set(rare)) == min(len(rare), liked, 40 - liked)  # none twice while there are others
     assert max(map(len, batches)) - min(map(len, batches)) <= 2
     drawn = list(chain.from_iterable(batches))
     assert len(drawn) == 40
