@@ -6,16 +6,18 @@ from typing import Any
 import pytest
 import torch
 from conftest import stir_adapter
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import AutoModelForCausalLM
 
 from expctr.data.batch import Nouns, SampleText
+from expctr.errors import UserError
 from expctr.llm.base import LanguageModel, LLMOptions
 from expctr.llm.lora import LoraLinear
 from expctr.llm.prefill import contents, pad_left
 from expctr.llm.prompts import PromptOptions, Prompts
 from expctr.llm.rollout import Rollout, RolloutOptions, generate, uniforms
 from expctr.llm.scoring import score_responses, token_logprobs
+from expctr.llm.sharding import shard
 
 OPTIONS = RolloutOptions(max_new_tokens=12)
 
@@ -116,6 +118,12 @@ def test_compiled_decoding_writes_the_same(
                 torch.testing.assert_close((keys, values), theirs)
     assert 0 < int(torch.cat(cut).sum()) < len(torch.cat(cut))  # rows that have ended stay, and write nothing
     assert len(graphs) == 4, "one for each number of rows and the adapter on or off, whatever the step"
+
+
+def test_compiled_decoding_of_a_sharded_base_is_refused(llm_folder: Path) -> None:
+    mesh: Any = None  # it is not looked at
+    with pytest.raises(UserError, match=r"llm\.compile_decoding"):
+        shard(load(llm_folder, "all", compile_decoding=True), nn.Linear(1, 1), mesh)
 
 
 def test_noise_depends_on_seed_epoch_sample_and_repeat_only() -> None:
