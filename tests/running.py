@@ -386,6 +386,11 @@ def amazon(folder: Path) -> None:
 Curves = dict[str, dict[int, list[float]]]
 
 
+def last(found: Curves) -> dict[str, dict[int, float]]:
+    """The newest value of each step: `validate`, and a resumed run, say some again."""
+    return {tag: {step: values[-1] for step, values in curve.items()} for tag, curve in found.items()}
+
+
 def curves(run: Path) -> Curves:
     """TensorBoard's scalars but for times: tag -> step -> values, several where a resumed run did a step again."""
     found: Curves = {}

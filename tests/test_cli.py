@@ -10,7 +10,7 @@ from pathlib import Path
 import polars as pl
 import pytest
 import yaml
-from running import LIMIT, TESTS, Curves, World, curves, expctr, kill, movielens, poison
+from running import LIMIT, TESTS, World, curves, expctr, kill, last, movielens, poison
 
 from expctr.report.render import render
 from expctr.report.run import read_run
@@ -174,10 +174,6 @@ def test_a_spoilt_run_names_stage_and_rows_and_keeps_its_checkpoint(what: str, r
     newest = checkpoints(world.folder / name / "checkpoints")[-1]
     assert newest.name == f"epoch={epoch:04d}-batch=000002.ckpt"
     assert str(newest) in line
-
-
-def last(found: Curves) -> dict[str, dict[int, float]]:
-    return {tag: {step: values[-1] for step, values in curve.items()} for tag, curve in found.items()}
 
 
 def test_after_a_spoilt_ctr_step_the_run_goes_on_to_the_same_end(run: Path, world: World) -> None:

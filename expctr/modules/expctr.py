@@ -26,7 +26,7 @@ from expctr.modules.explainer import PPOExplainerModule
 from expctr.modules.guard import DIVERGED, IMPRECISE, Guard, check_validation, named, section
 from expctr.modules.options import ICOptions
 from expctr.modules.plan import PlanEntry, lr_factor, policy_stages
-from expctr.modules.resume import follow_options
+from expctr.modules.rates import follow_options
 from expctr.rewards import alignment, text_gain
 from expctr.seeding import reseed, seed_of
 from expctr.stopwatch import Stopwatch

@@ -16,7 +16,7 @@ from expctr.data.features import Features
 from expctr.distributed import all_gather_rows
 from expctr.metrics import ctr_metrics
 from expctr.modules.guard import section
-from expctr.modules.resume import follow_options
+from expctr.modules.rates import follow_options
 
 Monitor = Literal["logloss", "auc"]
 WHOLE = StateDictOptions(full_state_dict=True)

@@ -25,7 +25,11 @@ ASKED = PlanOptions(1, "80GB", None, False, None, 312.0, 0.3, False)
 def told(bare: LLMOptions, capsys: pytest.CaptureFixture[str]) -> Callable[..., str]:
     def told(max_samples: int | None = 100, **asked: Any) -> str:
         data = SimpleNamespace(
-            rollout_batch_size=8, eval_batch_size=8, ctr_batch_size=8, options=SampleOptions(max_samples=max_samples)
+            rollout_batch_size=8,
+            eval_batch_size=8,
+            ctr_batch_size=8,
+            splits=None,
+            options=SampleOptions(max_samples=max_samples),
         )
         report(PPOExplainerModule(llm=bare), data, make_plan(1, 1, 1, 1), replace(ASKED, **asked))
         return capsys.readouterr().out

@@ -230,6 +230,9 @@ class Data(L.LightningDataModule):
         batches = [take(table, slice(start, start + 100)) for start in range(0, count, 100)]
         return DataLoader(batches, collate_fn=unpack)  # type: ignore[arg-type]
 
+    def table(self, split: str) -> Batch:
+        return rows(300, 1)
+
     def train_dataloader(self) -> DataLoader[Batch]:
         return self.loader(1500, 0)
 

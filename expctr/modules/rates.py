@@ -1,4 +1,4 @@
-"""What a resumed run takes from its options, and not from its checkpoint."""
+"""Rates and the like of a resumed run."""
 
 import lightning as L
 from torch.optim.lr_scheduler import LambdaLR
