@@ -1,6 +1,7 @@
 """From index tensors to one vector a field."""
 
 from collections.abc import Mapping
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -61,6 +62,7 @@ class FieldEmbeddings(nn.Module):
                 raise ValueError(f"field {name!r} has {sizes[name]} rows, but shares {owner!r} with {sizes[owner]}")
         self._start = {name: starts[shares.get(name, name)] for name in self.names}
         self._size = {name: sizes[shares.get(name, name)] for name in self.names}
+        self._known: dict[tuple[tuple[int, ...], torch.device], _Columns] = {}
         self.weight = nn.Parameter(torch.empty(start, dim))
         self.reset_parameters()
 
@@ -97,21 +99,20 @@ class FieldEmbeddings(nn.Module):
         """
         if missing := [name for name in self.names if name not in features]:
             raise KeyError(f"the batch lacks the fields {missing}; it has {sorted(features)}")
-        columns = [features[name] if features[name].ndim == 2 else features[name][:, None] for name in self.names]
-        index = torch.cat(columns, dim=1)
-        widths = torch.tensor([column.shape[1] for column in columns])
-        self._check(index, widths.to(index.device))
+        parts = [features[name] if features[name].ndim == 2 else features[name][:, None] for name in self.names]
+        index = torch.cat(parts, dim=1)
+        columns = self._columns(tuple(part.shape[1] for part in parts), index.device)
+        self._check(index, columns)
 
-        there = index != PADDING
-        index = self._hashed(self._hide(index), self._large(*self.names).repeat_interleave(widths))
-        offset = torch.tensor([self._start[name] for name in self.names]).repeat_interleave(widths)
-        rows = (index + offset.to(index.device))[there]  # padding is never looked up, most of a history's columns
-
-        first = (widths.cumsum(0) - widths).to(index.device)
-        before = there.flatten().cumsum(0).view_as(there) - there.long()
-        bags = before.index_select(1, first).flatten()  # where each field of each sample starts among `rows`
-        pooled = F.embedding_bag(rows, self.weight, bags, mode="mean")
-        return pooled.view(len(index), len(self.names), self.weight.shape[1])
+        there = (index != PADDING).flatten().nonzero()[:, 0]  # padding is not looked up, most of a history's columns
+        row = self._hashed(self._hide(index), columns.size) + columns.start
+        bag = columns.field + len(self.names) * torch.arange(len(index), device=index.device)[:, None]
+        row, bag = row.flatten().index_select(0, there), bag.flatten().index_select(0, there)
+        # half the time of embedding_bag, whose backward pass sorts
+        bags, dim = len(index) * len(self.names), self.weight.shape[1]
+        summed = self.weight.new_zeros(bags, dim).index_add(0, bag, self.weight.index_select(0, row))
+        count = self.weight.new_zeros(bags, 1).index_add(0, bag, self.weight.new_ones(len(bag), 1))
+        return (summed / count.clamp_min(1)).view(len(index), len(self.names), dim)
 
     def look_up(self, name: str, index: Tensor) -> Tensor:
         """Vectors of one field's values, without pooling.
@@ -129,7 +130,7 @@ class FieldEmbeddings(nn.Module):
         limit = self._size[name]
         if bool(((index < 0) | (index >= limit)).any()):
             raise IndexError(f"field {name!r} holds index {int(index.max())}, but its table has {limit} rows")
-        index = self._hashed(self._hide(index), self._large(name))
+        index = self._hashed(self._hide(index), limit)
         rows = torch.where(index == PADDING, PADDING, index + self._start[name])
         return F.embedding(rows, self.weight, padding_idx=PADDING)
 
@@ -140,26 +141,39 @@ class FieldEmbeddings(nn.Module):
         hidden = (torch.rand(index.shape, device=index.device) < self.oov_rate) & (index != PADDING)
         return index.masked_fill(hidden, UNSEEN)
 
-    def _hashed(self, index: Tensor, large: Tensor) -> Tensor:
-        """The row of each value in its field's table, where `large` marks the fields whose values share rows."""
+    def _hashed(self, index: Tensor, size: Tensor | int) -> Tensor:
+        """The row of each value in the table of its field, which has `size` indices."""
         if self.max_rows is None:
             return index
         spread = FIRST + (index * _PRIME & 0xFFFFFFFF) % (self.max_rows - FIRST)
-        return torch.where(large.to(index.device) & (index >= FIRST), spread, index)
+        return torch.where((index >= FIRST) & (size > self.max_rows), spread, index)
 
-    def _large(self, *names: str) -> Tensor:
-        """Which fields have more values than rows, bool `[fields]`."""
-        return torch.tensor([self.max_rows is not None and self._size[name] > self.max_rows for name in names])
+    def _columns(self, widths: tuple[int, ...], device: torch.device) -> "_Columns":
+        """What each column of a batch belongs to, where field i has `widths[i]` of them."""
+        if (widths, device) not in self._known:
+            field = torch.arange(len(widths)).repeat_interleave(torch.tensor(widths))
+            start, size = (torch.tensor([of[name] for name in self.names])[field] for of in (self._start, self._size))
+            self._known[widths, device] = _Columns(field.to(device), start.to(device), size.to(device))
+        return self._known[widths, device]
 
-    def _check(self, index: Tensor, per_column: Tensor) -> None:
+    def _check(self, index: Tensor, columns: "_Columns") -> None:
         """Without this an index too large would quietly read the next field's rows."""
-        limit = torch.tensor([self._size[name] for name in self.names], device=index.device)
-        wrong = (index < 0) | (index >= limit.repeat_interleave(per_column))
+        wrong = (index < 0) | (index >= columns.size)
         if bool(wrong.any()):
             column = int(wrong.any(0).nonzero()[0])
-            name = self.names[int((per_column.cumsum(0) <= column).sum())]
-            found = int(index[:, column][wrong[:, column]][0])
+            name, found = self.names[int(columns.field[column])], int(index[:, column][wrong[:, column]][0])
             raise IndexError(f"field {name!r} holds index {found}, but its table has {self._size[name]} rows")
+
+
+class _Columns(NamedTuple):
+    """The columns of a batch's fields side by side, each part `[columns]`."""
+
+    field: Tensor
+    """The number of its field."""
+    start: Tensor
+    """What an index of it is short of its row in the table."""
+    size: Tensor
+    """How many indices its field has."""
 
 
 class HistoryVectors(nn.Module):

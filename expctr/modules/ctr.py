@@ -155,7 +155,7 @@ class CTRModule(ScoringModule):
 
     def optimizer(self) -> torch.optim.Adam:
         """One Adam over all models."""
-        return torch.optim.Adam(self.parameters(), lr=self.options.lr, weight_decay=self.options.weight_decay)
+        return torch.optim.Adam(self.parameters(), self.options.lr, weight_decay=self.options.weight_decay, fused=True)
 
     def gradients(self) -> list[Tensor]:
         """Of all parameters that have one."""

