@@ -98,7 +98,7 @@ def check_validation(data: Any) -> None:
     """
     if not len(data.table("val")):
         raise UserError(
-            "no validation rows: the CTR model stops early and takes its best weights by them. Give "
+            "no validation rows: training stops early and takes its best weights by them. Give "
             "data.samples.fractions a middle share above 0"
         )
 
