@@ -6,8 +6,9 @@ same frozen model. Each system is a process of its own, on two threads, and they
 first batch of each counts for none.
 
 The last line is JSON: how many times the samples a second of TRL (`vs_trl`), and of our adapter_scope: all at two and
-at four PPO passes; peak memory of the processes; and the share of this machine's matrix-multiply rate that the parts
-reach (`of_matmul_rate`).
+at four PPO passes; peak memory of the processes; the share of this machine's matrix-multiply rate that the parts
+reach (`of_matmul_rate`); and how many times the FLOP of adapter_scope: response all needs (`flop_of_all_scope_...`),
+which is what a program that does nothing but multiply matrices gains by it.
 
 Usage: python tools/bench/ppo.py [--batches N] [--threads N] [--only NAME ...]
 """
@@ -28,6 +29,7 @@ from jobs import curve
 from transformers import AutoConfig
 from turns import ROOT, Worker, install
 
+from expctr.budget.work import TEMPLATE
 from expctr.data.datamodules import MovieLensDataModule
 from expctr.llm.base import LLMOptions, load_base, load_tokenizer, resolve_dtype
 from expctr.llm.prompts import PromptOptions, Prompts
@@ -109,11 +111,12 @@ def matmul_rate(threads: int, size: int = 2048) -> float:
     return 2 * size**3 / median(seconds)
 
 
-def work(prompt: float, passes: int) -> dict[str, float]:
-    """FLOP that the parts of a rollout batch cannot do without, in adapter_scope: response.
+def work(prompt: float, passes: int, scope: str = "response") -> dict[str, float]:
+    """FLOP that the parts of a rollout batch cannot do without.
 
     A token takes 2 FLOP for each weight of the linear layers and 4 for each number of each key it attends to; the
-    backward pass takes as many again, and for the adapter twice as many.
+    backward pass takes as many again, and for the adapter and the attention twice as many. With adapter_scope: all the
+    prompt passes again wherever the response does. The score's question is as long as `expctr plan` takes it to be.
     """
     c = AutoConfig.from_pretrained(MODEL)
     size, heads = c.hidden_size, c.num_key_value_heads * c.hidden_size // c.num_attention_heads
@@ -121,13 +124,22 @@ def work(prompt: float, passes: int) -> dict[str, float]:
     layers, vocabulary = c.num_hidden_layers, 2 * c.vocab_size * size
     base = 2 * layers * sum(a * b for a, b in shapes)
     adapter = 2 * layers * sum(RANK * (a + b) for a, b in shapes)
-    attention = 4 * layers * size
-    answer = base + attention * (prompt + TOKENS / 2) + vocabulary
-    return {
-        "prefill": BATCH * prompt * (base + attention * prompt / 2),
-        "decode": BATCH * TOKENS * (answer + adapter),
-        "train": passes * BATCH * TOKENS * (2 * answer + 3 * adapter),
+
+    def attention(tokens: float, seen: float) -> float:
+        return 4 * layers * size * tokens * (seen + tokens / 2)
+
+    everywhere, question = scope == "all", TEMPLATE * TOKENS
+    new, seen = (prompt + TOKENS, 0.0) if everywhere else (TOKENS, prompt)
+    products, looks, acts = new * base + TOKENS * vocabulary, attention(new, seen), new * adapter
+    again = resolve_dtype("auto") != torch.float32  # then the policy's own log-probabilities are computed twice
+    row = {
+        "prefill": prompt * (base + everywhere * adapter) + attention(prompt, 0),
+        "decode": TOKENS * (base + adapter + vocabulary) + attention(TOKENS, prompt),
+        "score": question * base + attention(question, 0),
+        "reference": (products + looks) * (1 + again) + again * acts,
+        "train": passes * (2 * products + 3 * looks + 3 * acts),
     }
+    return {part: BATCH * flop for part, flop in row.items()}
 
 
 def main() -> None:
@@ -177,7 +189,9 @@ def report(times: dict[str, list[float]], peak: dict[str, float], prompt: float,
         print(f"{name}: " + ", ".join(f"{part} {seconds:.1f} s" for part, seconds in each.items()))
     if OURS in times:
         flop = work(prompt, 2)
-        found["of_matmul_rate"] = {part: flop[part] / parts[OURS][part] / rate for part in flop}
+        found["of_matmul_rate"] = {
+            part: flop[part] / parts[OURS][part] / rate for part in ("prefill", "decode", "train")
+        }
         found["peak_gb"] = peak[OURS]
         if TRL in times:
             found |= {"vs_trl": speed[OURS] / speed[TRL], "trl_peak_gb": peak[TRL]}
@@ -185,6 +199,8 @@ def report(times: dict[str, list[float]], peak: dict[str, float], prompt: float,
         response, everywhere = f"response, {passes} passes", f"all, {passes} passes"
         if response in times and everywhere in times:
             found[f"vs_all_scope_{passes}_passes"] = speed[response] / speed[everywhere]
+            rival, own = (sum(work(prompt, passes, scope).values()) for scope in ("all", "response"))
+            found[f"flop_of_all_scope_{passes}_passes"] = rival / own
     print(json.dumps(found | {"seconds": parts}))
 
 
