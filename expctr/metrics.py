@@ -1,4 +1,9 @@
-"""What a table of click scores is worth: AUC, LogLoss, MAE, RMSE, MSE, calibration, and how sure one can be of them."""
+"""What a table of click scores is worth: AUC, LogLoss, MAE, RMSE, MSE, calibration, and how sure one can be of them.
+
+A user's rows go together, so what is resampled are users, each with all of its rows (a cluster bootstrap: Davison and
+Hinkley, "Bootstrap Methods and their Application", 1997, 3.8): other users, with other tastes, are what a result is to
+hold for. Rows taken for independent would make intervals too narrow wherever users have several.
+"""
 
 import math
 import warnings
@@ -55,25 +60,31 @@ def ctr_metrics(scores: Tensor, labels: Tensor) -> dict[str, float]:
 
 
 def bootstrap_intervals(
-    scores: Tensor, labels: Tensor, n: int = 1000, seed: int = 0, level: float = 0.95
+    scores: Tensor,
+    labels: Tensor,
+    users: Tensor | None = None,
+    n: int = 1000,
+    seed: int = 0,
+    level: float = 0.95,
 ) -> dict[str, tuple[float, float]]:
-    """Percentile bootstrap intervals of `ctr_metrics`, over resampled rows.
+    """Percentile bootstrap intervals of `ctr_metrics`, over resampled users.
 
     Args:
         scores: click probabilities `[rows]`.
         labels: 0 or 1, `[rows]`.
+        users: whose rows they are, as `bootstrap` has it.
         n: resamples.
-        seed: of the resampling; the same seed and number of rows draw the same rows.
+        seed: of the resampling, as `bootstrap` has it.
         level: probability mass between the bounds.
 
     Returns:
         `(low, high)` by the names in `METRICS`. A resample with one class has no AUC and is left out of AUC's interval,
-        which is nan where none has one.
+        which is nan where none has one. All are nan where there is a single user.
     """
     _check(scores, labels)
     if len(scores) == 0:
         return dict.fromkeys(METRICS, (math.nan, math.nan))
-    low, high = bootstrap(scores, labels, n, seed).nanquantile(_bounds(level), dim=0)
+    low, high = bootstrap(scores, labels, users, n, seed).nanquantile(_bounds(level), dim=0)
     return {name: (float(low[i]), float(high[i])) for i, name in enumerate(METRICS)}
 
 
@@ -89,37 +100,42 @@ def estimate(value: float, resampled: Tensor, level: float = 0.95) -> Estimate:
     return Estimate(value, low, high)
 
 
-def mean_estimates(columns: Mapping[str, Tensor], n: int = 1000, seed: int = 0) -> dict[str, Estimate]:
-    """Means with their 95% percentile bootstrap intervals, over resampled rows.
+def mean_estimates(
+    columns: Mapping[str, Tensor], users: Tensor | None = None, n: int = 1000, seed: int = 0
+) -> dict[str, Estimate]:
+    """Means with their 95% percentile bootstrap intervals, over resampled users.
 
     Args:
         columns: by name, a value a row, `[rows]`; a row that has none (nan) is no part of that column's mean.
+        users: whose rows they are, as `bootstrap` has it.
         n: resamples.
-        seed: of the resampling; the same seed and number of rows draw the same rows.
+        seed: of the resampling, as `bootstrap` has it.
     """
     if not columns or not len(next(iter(columns.values()))):
         return dict.fromkeys(columns, UNDEFINED)
     values = torch.stack([column.detach().cpu().double() for column in columns.values()], 1)
     known = (~values.isnan()).double()
     whole = torch.cat([values.nan_to_num() * known, known], 1)
-    sums = torch.cat([weight @ whole for weight in _resamples(len(values), n, seed)])
+    sums = torch.cat([weight @ whole for weight in _resamples(len(values), users, n, seed)])
     resampled, means = (s[:, : len(columns)] / s[:, len(columns) :] for s in (sums, whole.sum(0, keepdim=True)))
     return {
         name: estimate(float(mean), draws) for name, mean, draws in zip(columns, means[0], resampled.T, strict=True)
     }
 
 
-def bootstrap(scores: Tensor, labels: Tensor, n: int = 1000, seed: int = 0) -> Tensor:
-    """`ctr_metrics` of resampled rows.
+def bootstrap(scores: Tensor, labels: Tensor, users: Tensor | None = None, n: int = 1000, seed: int = 0) -> Tensor:
+    """`ctr_metrics` of resampled users, as many as there are, each with all of its rows.
 
     Args:
         scores: click probabilities `[rows]`, at least one.
         labels: 0 or 1, `[rows]`.
+        users: whose rows they are, integers `[rows]`, which tell users apart and no more; `None`: each row has its own.
         n: resamples.
-        seed: of the resampling; the same seed and number of rows draw the same rows, so two systems' are paired.
+        seed: of the resampling; the same seed and users draw the same rows, so two systems' are paired.
 
     Returns:
-        float64 `[n, metrics]`, in the order of `METRICS`; the AUC of a resample with one class is nan.
+        float64 `[n, metrics]`, in the order of `METRICS`; the AUC of a resample with one class is nan, and all are
+        where there is a single user, who does not tell how another would differ.
     """
     _check(scores, labels)
     scores, labels = scores.detach().cpu(), labels.detach().cpu()
@@ -130,8 +146,8 @@ def bootstrap(scores: Tensor, labels: Tensor, n: int = 1000, seed: int = 0) -> T
     positive = labels[order].double()
 
     parts: list[Tensor] = []
-    for weight in _resamples(len(scores), n, seed):
-        logloss, mae, mse = (weight @ per_row / len(scores)).unbind(1)
+    for weight in _resamples(len(scores), users, n, seed):
+        logloss, mae, mse = (weight @ per_row / weight.sum(1, keepdim=True)).unbind(1)
         parts.append(torch.stack([_weighted_auc(weight[:, order], positive, tie), logloss, mae, mse.sqrt(), mse], 1))
     return torch.cat(parts)
 
@@ -201,16 +217,32 @@ def _bounds(level: float) -> Tensor:
     return torch.tensor([tail, 1 - tail], dtype=torch.float64)
 
 
-def _resamples(rows: int, n: int, seed: int) -> Iterator[Tensor]:
-    """How often each of `n` resamples has each row: float64 `[some of n, rows]`, in parts that bound the memory."""
+def _resamples(rows: int, users: Tensor | None, n: int, seed: int) -> Iterator[Tensor]:
+    """How often each of `n` resamples has each row: float64 `[some of n, rows]`, in parts that bound the memory.
+
+    Users are drawn by their place among the users, in the order of their first rows: what they are called does not
+    matter, and where each row has its own the draws are those of rows.
+    """
+    if users is not None and users.shape != (rows,):
+        raise ValueError(f"users {tuple(users.shape)} must be [rows], as the {rows} rows that they are of")
+    owner = torch.arange(rows) if users is None else _places(users.detach().cpu())
+    there = int(owner.max()) + 1
     generator = torch.Generator().manual_seed(seed)
     done = 0
     while done < n:
         count = min(n - done, max(1, 4_000_000 // rows))
         done += count
-        drawn = torch.randint(rows, (count, rows), generator=generator)
-        weight = torch.zeros(count, rows, dtype=torch.float64)
-        yield weight.scatter_add_(1, drawn, torch.ones_like(drawn, dtype=torch.float64))
+        drawn = torch.randint(there, (count, there), generator=generator)
+        weight = torch.zeros(count, there, dtype=torch.float64)
+        weight.scatter_add_(1, drawn, torch.ones_like(drawn, dtype=torch.float64))
+        yield weight.index_select(1, owner) if there > 1 else torch.full((count, rows), math.nan, dtype=torch.float64)
+
+
+def _places(users: Tensor) -> Tensor:
+    """Users numbered 0, 1, ... in the order in which they first appear, `[rows]`."""
+    ids, number = users.unique(return_inverse=True)
+    first = torch.full((len(ids),), len(users)).scatter_reduce_(0, number, torch.arange(len(users)), "amin")
+    return first.argsort().argsort()[number]
 
 
 def _logloss(scores: Tensor, labels: Tensor) -> Tensor:

@@ -17,6 +17,7 @@ from expctr.metrics import (
     constant_logloss,
     ctr_metrics,
     label_entropy,
+    mean_estimates,
     paired_p_value,
 )
 
@@ -118,6 +119,76 @@ def test_intervals_repeat_under_a_seed_and_cover_a_known_truth():
     assert covered >= 51
 
 
+def test_users_of_a_row_each_are_drawn_as_rows_are():
+    scores, labels = random_rows(300)
+    rows = bootstrap(scores, labels, n=50, seed=2)
+    for users in (torch.arange(300), torch.randperm(300) * 5 - 7):  # whatever they are called
+        assert torch.equal(bootstrap(scores, labels, users, n=50, seed=2), rows)
+
+
+@pytest.mark.parametrize("together", [True, False], ids=["in a row", "apart"])
+def test_rows_twice_tell_no_more_of_users_than_once(together: bool):
+    """That they do is the mistake of a bootstrap over rows, whose intervals get narrower by the root of two."""
+    scores, labels = random_rows(300)
+    once = bootstrap(scores, labels, n=300, seed=4)
+    place = torch.arange(300).repeat_interleave(2) if together else torch.arange(300).repeat(2)
+    twice = bootstrap(scores[place], labels[place], place, n=300, seed=4)
+    torch.testing.assert_close(twice, once, rtol=0, atol=1e-12, equal_nan=True)
+    over_users = bootstrap_intervals(scores[place], labels[place], place, n=300, seed=4)
+    over_rows = bootstrap_intervals(scores[place], labels[place], n=300, seed=4)
+    for name, (low, high) in bootstrap_intervals(scores, labels, n=300, seed=4).items():
+        assert over_users[name] == pytest.approx((low, high))
+        assert 0.6 < (over_rows[name][1] - over_rows[name][0]) / (high - low) < 0.85
+    mean = mean_estimates({"x": scores[place]}, place)["x"]
+    assert mean == pytest.approx(mean_estimates({"x": scores})["x"])
+
+
+def test_means_are_over_the_rows_that_were_drawn():
+    """Users of 3 rows and of 1: drawn twice each or once both, their rows' mean is 0, 1 or a quarter."""
+    errors = torch.tensor([0.0, 0.0, 0.0, 1.0])
+    drawn = bootstrap(errors, torch.zeros(4), torch.tensor([8, 8, 8, 2]), n=100)[:, METRICS.index("mae")]
+    assert set(drawn.tolist()) == {0.0, 0.25, 1.0}
+    mean = mean_estimates({"x": torch.tensor([0.0, math.nan, 0.0, 1.0])}, torch.tensor([8, 8, 8, 2]))["x"]
+    assert mean == pytest.approx((1 / 3, 0, 1))
+
+
+def test_users_are_drawn_with_all_of_their_rows():
+    """One user's rows are the only ones with a high score: a resample has all three of them, or none."""
+    scores = torch.tensor([0.9, 0.1, 0.9, 0.1, 0.9])
+    users = torch.tensor([1, 0, 1, 5, 1])
+    share = bootstrap(scores, torch.zeros(5), users, n=200)[:, METRICS.index("mae")]
+    possible = [(2.7 * k + 0.1 * (3 - k)) / (3 * k + 3 - k) for k in range(4)]
+    assert sorted({round(value, 6) for value in share.tolist()}) == pytest.approx(sorted(possible), abs=1e-6)
+
+
+def test_a_single_user_does_not_tell_how_others_differ():
+    scores, labels = random_rows(20)
+    assert all(map(math.isnan, bootstrap_intervals(scores, labels, torch.zeros(20).long())["auc"]))
+    value, low, high = mean_estimates({"x": scores}, torch.zeros(20).long())["x"]
+    assert value == pytest.approx(float(scores.mean()))
+    assert math.isnan(low)
+    assert math.isnan(high)
+
+
+def test_users_are_a_number_a_row():
+    with pytest.raises(ValueError, match=r"users \(3,\) must be \[rows\], as the 4 rows"):
+        bootstrap(*random_rows(4), torch.arange(3))
+
+
+def test_intervals_over_users_cover_what_those_over_rows_miss():
+    """40 users of 10 rows, of whom half like nine items in ten and half one in ten."""
+    users, covered = torch.arange(40).repeat_interleave(10), {"users": 0, "rows": 0}
+    for seed in range(40):
+        generator = torch.Generator().manual_seed(seed)
+        likes = 0.1 + 0.8 * (torch.rand(40, generator=generator) < 0.5).float()
+        liked = (torch.rand(400, generator=generator) < likes[users]).float()
+        for name, owners in (("users", users), ("rows", None)):
+            found = mean_estimates({"liked": liked}, owners, n=200, seed=seed)["liked"]
+            covered[name] += found.low < 0.5 < found.high
+    assert covered["users"] >= 34
+    assert covered["rows"] <= 28
+
+
 def test_intervals_are_quick():
     scores, labels = random_rows(2000)
     start = time.perf_counter()
@@ -157,3 +228,12 @@ def test_a_pairs_p_value_is_small_for_a_difference_and_large_for_none():
     # of four resamples one lies below zero and one is undefined: 2 * (1 + 1) / (3 + 1)
     assert paired_p_value(torch.tensor([0.1, -0.1, 0.2, float("nan")])) == 1
     assert math.isnan(paired_p_value(torch.full((3,), float("nan"))))
+
+
+def test_pairs_of_users_are_drawn_alike():
+    scores, labels = random_rows(200)
+    users = torch.arange(200) // 4
+    first, second = (bootstrap(values, labels, users, n=100, seed=1) for values in (scores, scores / 2))
+    auc, mae = METRICS.index("auc"), METRICS.index("mae")
+    assert torch.equal(first[:, auc], second[:, auc])  # the same order of the same rows
+    assert not torch.equal(first[:, mae], second[:, mae])
