@@ -80,24 +80,26 @@ def exchanged(texts: Sequence[str], groups: Sequence[int], seed: int) -> list[st
 
 
 def ablations(
-    scores: Mapping[str, Sequence[Sequence[float]]], labels: Sequence[float]
+    scores: Mapping[str, Sequence[Sequence[float]]], labels: Sequence[float], users: Tensor
 ) -> tuple[dict[str, Estimates], Estimates]:
     """AUC and LogLoss with each kind of sentences, and how the gain in AUC splits.
 
     Args:
         scores: by name, one or several tables of s_r; `real`, `shuffled within verdict` and `none` among them.
         labels: 0 or 1.
+        users: whose rows they are, integers `[rows]`.
 
     Returns:
         The metrics by name, and `total`, `verdict` and `reason`: the gain in AUC of real sentences over none, of
-        sentences of the same verdict over none, and of real ones over those. Rows are resampled alike for all.
+        sentences of the same verdict over none, and of real ones over those. Users are resampled alike for all.
     """
     target, values, draws = torch.tensor(labels, dtype=torch.float64), {}, {}
     for name, tables in scores.items():
         tensors = [torch.tensor(table, dtype=torch.float64) for table in tables]
         found = [ctr_metrics(tensor, target) for tensor in tensors]
         values[name] = {metric: sum(f[metric] for f in found) / len(found) for metric in ("auc", "logloss")}
-        draws[name] = sum((bootstrap(tensor, target)[:, :2] for tensor in tensors), torch.zeros(2)) / len(tensors)
+        resampled = [bootstrap(tensor, target, users)[:, :2] for tensor in tensors]
+        draws[name] = sum(resampled, torch.zeros(2)) / len(tensors)
     metrics = {
         name: {m: estimate(values[name][m], draws[name][:, i]) for i, m in enumerate(("auc", "logloss"))}
         for name in scores
@@ -150,7 +152,12 @@ def changes(prompts: Sequence[SampleText], rows: Sequence[int]) -> list[Changed]
 
 
 def counterfactuals(
-    reader: Reader, columns: Mapping[str, Sequence[Any]], prompts: Sequence[SampleText], count: int, seed: int
+    reader: Reader,
+    columns: Mapping[str, Sequence[Any]],
+    prompts: Sequence[SampleText],
+    users: Tensor,
+    count: int,
+    seed: int,
 ) -> dict[str, Any]:
     """How far changed prompts move s_u, s_r and the sentence: means over rows, each row's changes averaged first.
 
@@ -158,6 +165,7 @@ def counterfactuals(
         reader: the trained model; asked on all ranks.
         columns: `sample`, `text`, `s_u`, and `s_r` where the CTR model is trained.
         prompts: each row's titles as its prompt shows them.
+        users: whose rows they are, integers `[rows]`.
         count: rows that are looked at.
         seed: of the choice.
 
@@ -185,7 +193,8 @@ def counterfactuals(
                 {
                     name: torch.tensor([sum(f[name] for f in found) / len(found) for found in by_row.values()])
                     for name in next(iter(by_row.values()))[0]
-                }
+                },
+                users[list(by_row)],
             ),
         }
         for kind, by_row in moved.items()
@@ -218,13 +227,13 @@ def words_changed(before: str, after: str) -> float:
 # --- leakage
 
 
-def leakage(texts: Sequence[str], labels: Sequence[float], users: Sequence[Any], seed: int = 0) -> Estimate:
+def leakage(texts: Sequence[str], labels: Sequence[float], users: Tensor, seed: int = 0) -> Estimate:
     """AUC of a logistic regression that reads the bag of words of each text, on users that it was not trained on.
 
     Args:
         texts: the explanations.
         labels: 0 or 1.
-        users: whose rows they are.
+        users: whose rows they are, integers `[rows]`.
         seed: of the folds.
 
     Returns:
@@ -235,14 +244,14 @@ def leakage(texts: Sequence[str], labels: Sequence[float], users: Sequence[Any],
     from sklearn.model_selection import StratifiedGroupKFold
 
     target = torch.tensor(labels, dtype=torch.float64)
-    owners = [{u for u, y in zip(users, labels, strict=True) if y == label} for label in (0, 1)]
+    owners = [{u for u, y in zip(users.tolist(), labels, strict=True) if y == label} for label in (0, 1)]
     folds = min(FOLDS, *map(len, owners))
     words = CountVectorizer(token_pattern=r"(?u)\w+", binary=True)
     analyzer = words.build_analyzer()
     if folds < 2:
         return UNDEFINED
     scores = torch.full_like(target, math.nan)
-    split = StratifiedGroupKFold(folds, shuffle=True, random_state=seed).split(texts, labels, users)
+    split = StratifiedGroupKFold(folds, shuffle=True, random_state=seed).split(texts, labels, users.tolist())
     for train, test in split:
         held_in, read = [labels[i] for i in train], [texts[i] for i in train]
         if len(set(held_in)) < 2 or not any(map(analyzer, read)):
@@ -251,14 +260,14 @@ def leakage(texts: Sequence[str], labels: Sequence[float], users: Sequence[Any],
         probe = LogisticRegression(max_iter=1000).fit(bag, held_in)
         held_out = probe.predict_proba(words.transform([texts[i] for i in test]))[:, 1]
         scores[torch.as_tensor(test)] = torch.as_tensor(held_out, dtype=torch.float64)
-    return auc(scores, target)
+    return auc(scores, target, users)
 
 
-def auc(scores: Tensor, labels: Tensor) -> Estimate:
+def auc(scores: Tensor, labels: Tensor, users: Tensor) -> Estimate:
     """AUC with its interval; nan where all labels are the same."""
     if len(labels.unique()) < 2:
         return UNDEFINED
-    return estimate(ctr_metrics(scores, labels)["auc"], bootstrap(scores, labels)[:, 0])
+    return estimate(ctr_metrics(scores, labels)["auc"], bootstrap(scores, labels, users)[:, 0])
 
 
 # --- what is printed

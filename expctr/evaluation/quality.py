@@ -1,6 +1,6 @@
 """What explanations are like to read, and whether they are true to their scores: numbers of a table of sentences.
 
-`measure` gives, each with a 95% interval:
+`measure` gives, each with a 95% interval over users:
 
 | metric | of what |
 |---|---|
@@ -23,7 +23,7 @@ import math
 import re
 from collections import Counter
 from collections.abc import Callable, Hashable, Mapping, Sequence
-from itertools import pairwise
+from itertools import chain, pairwise
 
 import torch
 from torch import Tensor
@@ -45,6 +45,7 @@ def measure(
     mentions: Sequence[Mentions],
     verdicts: Sequence[int],
     labels: Sequence[float],
+    users: Tensor,
     scores: Mapping[str, Sequence[float]],
     *,
     titled: Sequence[bool],
@@ -58,6 +59,7 @@ def measure(
         mentions: the titles that each names.
         verdicts: what each says: 1, -1, or 0 where nothing (`verdicts.polarity`).
         labels: 0 or 1.
+        users: whose rows they are, integers `[rows]`.
         scores: by name (`s_u`, `s_r`), the rows' scores.
         titled: whether a row's prompt has any title of a history.
         reviews: the users' own words on the targets; none, or a value a row.
@@ -89,34 +91,38 @@ def measure(
         columns[f"verdict_agrees_{name}"] = share((torch.tensor(values) > 0.5) == positive, said)
     if any(reviews):
         columns |= likeness(texts, reviews, token_vectors)
-    words = [_words(text) for text in texts]
-    estimates = mean_estimates(columns)
+    words: dict[int, list[list[str]]] = {}
+    sentences: dict[int, list[str]] = {}
+    for user, text in zip(users.tolist(), texts, strict=True):
+        words.setdefault(user, []).append(_words(text))
+        sentences.setdefault(user, []).extend([text.strip()] if text.strip() else [])
+    estimates = mean_estimates(columns, users)
     diversity = {
-        "distinct_1": distinct(words),
-        "distinct_2": distinct([list(pairwise(row)) for row in words]),
-        "unique": distinct([[text.strip()] if text.strip() else [] for text in texts]),
+        "distinct_1": distinct([list(chain(*rows)) for rows in words.values()]),
+        "distinct_2": distinct([list(chain(*map(pairwise, rows))) for rows in words.values()]),
+        "unique": distinct([*sentences.values()]),
     }
     first = {name: estimates.pop(name) for name in ("words", "empty")}
     return first | diversity | estimates
 
 
-def distinct(rows: Sequence[Sequence[Hashable]], z: float = 1.96) -> Estimate:
+def distinct(users: Sequence[Sequence[Hashable]], z: float = 1.96) -> Estimate:
     """Distinct things over all things.
 
-    The interval is the jackknife's, since a bootstrap draws rows twice, which no measure of distinctness can bear.
+    The interval is the jackknife's, since a bootstrap draws users twice, which no measure of distinctness can bear.
 
     Args:
-        rows: the things of each row, such as its words.
+        users: the things of each user, such as the words of all their rows.
         z: standard errors to each side.
     """
-    counts = Counter(thing for row in rows for thing in row)
-    total, kinds, n = counts.total(), len(counts), len(rows)
+    counts = Counter(chain(*users))
+    total, kinds, n = counts.total(), len(counts), len(users)
     if not total:
         return UNDEFINED
-    without = []  # each row in its turn
-    for row in rows:
-        own = sum(counts[thing] == times for thing, times in Counter(row).items())
-        without.append((kinds - own) / (total - len(row)) if total > len(row) else math.nan)
+    without = []  # each user in turn
+    for things in users:
+        own = sum(counts[thing] == times for thing, times in Counter(things).items())
+        without.append((kinds - own) / (total - len(things)) if total > len(things) else math.nan)
     left_out = torch.tensor(without, dtype=torch.float64)
     error = z * float(((n - 1) / n * (left_out - left_out.mean()).square().sum()).sqrt())
     value = kinds / total

@@ -267,7 +267,7 @@ def _write(
         trainer: whose run it is.
         systems: the table's rows; one without scores shows dashes.
         scores: by system.
-        samples: the rows' sample ids.
+        samples: the rows' sample ids; the data know whose they are.
         labels: the rows'.
         sources: scores of trained models on other explanations.
         told: what there is to say of the explanations.
@@ -275,9 +275,12 @@ def _write(
     data, folder = _data(trainer), _folder(trainer)
     place = torch.tensor(samples) - data.table("test").sample[0]
     slices = {name: rows[place] for name, rows in data.slices("test").items()}
+    users = data.rows("test")["user"][place.tolist()]
     rate = float(data.table("train").label.mean())
     paper = data.paper_dataset or ""
-    table = ResultTable.from_scores(scores, _tensor(labels), rate, paper, sources=sources, slices=slices)
+    table = ResultTable.from_scores(
+        scores, _tensor(labels), rate, paper, users=users.rank("dense").to_torch(), sources=sources, slices=slices
+    )
     table = replace(table, systems={name: table.systems.get(name, {}) for name in systems})
     if told is not None:
         short = {"Explanations": quality.lines(told.quality), "Audit": audit.lines(told.audit)}
@@ -285,7 +288,8 @@ def _write(
         table = replace(table, quality=told.quality, audit=told.audit, notes=told.notes, short=short)
     table.write(folder)
     columns = {name: values.tolist() for name, values in scores.items()}
-    pl.DataFrame({"sample": samples, "label": labels, **columns}).write_parquet(folder / "scores.parquet")
+    frame = pl.DataFrame({"sample": samples, "user": users, "label": labels, **columns})
+    frame.write_parquet(folder / "scores.parquet")
     Console().print(table)
     for line in table.short_lines():
         Console().print(Text(line))

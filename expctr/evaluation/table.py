@@ -119,6 +119,7 @@ class ResultTable:
         audit: where their gain comes from, and what they follow (`audit`).
         notes: what there was nothing to say of, and why.
         short: the short form of both, by heading.
+        users: number of users whose the test rows are; `None`: each row counts as its own user's.
     """
 
     dataset: str
@@ -135,6 +136,7 @@ class ResultTable:
     audit: dict[str, Any] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
     short: dict[str, list[str]] = field(default_factory=dict)
+    users: int | None = None
 
     @classmethod
     def from_scores(
@@ -144,6 +146,7 @@ class ResultTable:
         train_rate: float,
         dataset: str = "",
         *,
+        users: Tensor | None = None,
         sources: Mapping[str, Tensor] = {},
         slices: Mapping[str, Tensor] = {},
         resamples: int = 1000,
@@ -156,6 +159,7 @@ class ResultTable:
             labels: 0 or 1, `[rows]`.
             train_rate: share of ones among the training rows.
             dataset: the paper's dataset nearest to this one, a key of `PAPER`, or any other name for none.
+            users: whose rows they are, integers `[rows]`; `None`: each row has its own.
             sources: the same of trained models that were given other explanations than their own.
             slices: by name, which rows are in the slice, bool `[rows]`; an empty one is left out.
             resamples: of the bootstrap.
@@ -163,7 +167,8 @@ class ResultTable:
         """
 
         def estimates(values: Tensor, rows: Tensor | slice = slice(None)) -> dict[str, Estimate]:
-            intervals = bootstrap_intervals(values[rows], labels[rows], resamples, seed)
+            owners = None if users is None else users[rows]
+            intervals = bootstrap_intervals(values[rows], labels[rows], owners, resamples, seed)
             metrics = ctr_metrics(values[rows], labels[rows])
             return {metric: Estimate(value, *intervals[metric]) for metric, value in metrics.items()}
 
@@ -184,6 +189,7 @@ class ResultTable:
                 for name, rows in slices.items()
                 if rows.any()
             },
+            users=None if users is None else len(users.unique()),
         )
 
     @property
@@ -195,10 +201,11 @@ class ResultTable:
     @property
     def summary(self) -> str:
         """The base rates and the best constants, in two sentences."""
+        of_users = "" if self.users is None else f" of {self.users:,} users"
         return (
-            f"{self.rows:,} test rows, {self.test_rate:.1%} positive ({self.train_rate:.1%} of the training rows). "
-            f"LogLoss of a constant: {self.constant_logloss:.4f} at the training rows' rate, "
-            f"{self.test_entropy:.4f} at best."
+            f"{self.rows:,} test rows{of_users}, {self.test_rate:.1%} positive "
+            f"({self.train_rate:.1%} of the training rows). LogLoss of a constant: {self.constant_logloss:.4f} at the "
+            f"training rows' rate, {self.test_entropy:.4f} at best."
         )
 
     def to_dict(self) -> dict[str, Any]:
@@ -216,6 +223,7 @@ class ResultTable:
         return {
             "dataset": self.dataset,
             "rows": self.rows,
+            "users": self.users,
             "train_rate": _finite(self.train_rate),
             "test_rate": _finite(self.test_rate),
             "constant_logloss": _finite(self.constant_logloss),
@@ -285,7 +293,8 @@ class ResultTable:
 
     def _note(self) -> str:
         paper = f" The paper's rows are its own, on {self.dataset}." if self.paper else ""
-        return f"Ranges are {self.level:.0%} bootstrap intervals over the test rows.{paper}"
+        over = "rows" if self.users is None else "users"
+        return f"Ranges are {self.level:.0%} bootstrap intervals over the test {over}.{paper}"
 
     def _cells(self, layout: str) -> list[tuple[str, ...]]:
         """The table's lines as text, the paper's last; `layout` has places for a value and its bounds."""

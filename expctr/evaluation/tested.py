@@ -51,7 +51,8 @@ def ask(module: ExpCTRModule, given: Sequence[SampleText], counterfactual_rows: 
         for name, tables in audit.alternatives(columns["text"], given, module.data.nouns, module.seed).items():
             scores[name] = [module.reread(columns["sample"], texts) for texts in tables]
         scores |= {"untrained": [columns["s_r_untrained"]], "none": [columns["s_0"]]}
-    moved = audit.counterfactuals(module, columns, given, counterfactual_rows, module.seed)
+    users = _of_rows(module)["user"].rank("dense").to_torch()
+    moved = audit.counterfactuals(module, columns, given, users, counterfactual_rows, module.seed)
     return Asked(scores, moved)
 
 
@@ -65,7 +66,8 @@ def tell(module: ExpCTRModule, given: Sequence[SampleText], asked: Asked) -> Tol
     """
     columns, rows = module.evaluated, module.data.samples
     labels, notes = columns["label"], []
-    of_row = pl.DataFrame({"sample": columns["sample"]}).join(rows, on="sample", how="left", maintain_order="left")
+    of_row = _of_rows(module)
+    users = of_row["user"].rank("dense").to_torch()
     finder = TitleFinder(_catalogue(rows), _names(rows))
     titles = [[row.target, *row.liked, *row.disliked] for row in given]
     reviews = of_row["review"].to_list() if "review" in of_row.columns else []
@@ -84,6 +86,7 @@ def tell(module: ExpCTRModule, given: Sequence[SampleText], asked: Asked) -> Tol
             mentions,
             verdicts[who],
             labels,
+            users,
             {name: columns[name + suffix] for name in ("s_u", "s_r") if name + suffix in columns},
             titled=[bool(row.liked or row.disliked) for row in given],
             reviews=reviews,
@@ -100,18 +103,24 @@ def tell(module: ExpCTRModule, given: Sequence[SampleText], asked: Asked) -> Tol
     if len(set(labels)) < 2:
         notes.append("all test rows have the same label: there is no AUC to split, and no label to give away")
     elif asked.scores:
-        audited["ablations"], audited["gain"] = audit.ablations(asked.scores, labels)
+        audited["ablations"], audited["gain"] = audit.ablations(asked.scores, labels, users)
     if not asked.scores:
         notes.append("no CTR model is trained yet: where its gain comes from is left out")
     if asked.counterfactuals:
         audited["counterfactuals"] = asked.counterfactuals
-    users, target = of_row["user"].to_list(), torch.tensor(labels)
+    target = torch.tensor(labels)
     audited["leakage"] = {
         "auc": audit.leakage(columns["text"], labels, users),
         "auc_untrained": audit.leakage(columns["text_untrained"], labels, users),
-        "auc_verdict": audit.auc((torch.tensor(verdicts["trained"]).double() + 1) / 2, target),
+        "auc_verdict": audit.auc((torch.tensor(verdicts["trained"]).double() + 1) / 2, target, users),
     }
     return Told(measured, audited, added, notes)
+
+
+def _of_rows(module: ExpCTRModule) -> pl.DataFrame:
+    """The samples of the tested rows, in their order."""
+    tested = pl.DataFrame({"sample": module.evaluated["sample"]})
+    return tested.join(module.data.samples, on="sample", how="left", maintain_order="left")
 
 
 def _catalogue(rows: pl.DataFrame) -> list[str]:

@@ -5,6 +5,7 @@ import random
 from collections.abc import Callable, Sequence
 
 import pytest
+import torch
 
 from expctr.data.batch import Nouns, SampleText
 from expctr.evaluation.audit import (
@@ -12,6 +13,7 @@ from expctr.evaluation.audit import (
     ablations,
     alternatives,
     as_expected,
+    auc,
     changes,
     counterfactuals,
     exchanged,
@@ -25,6 +27,7 @@ from expctr.metrics import Estimate
 DRAW = random.Random(0)
 ROWS = 400
 LABELS = [float(i % 2) for i in range(ROWS)]
+USERS = torch.arange(ROWS)
 
 
 def world(by_verdict: bool) -> list[str]:
@@ -53,7 +56,7 @@ def test_the_gain_is_the_part_s_that_carries_the_signal(read: Callable[[str], fl
     replaced = alternatives(texts, [SampleText("x")] * ROWS, Nouns(), seed=0)
     scores = {name: [[read(text) for text in table] for table in tables] for name, tables in replaced.items()}
     scores |= {"real": [[read(text) for text in texts]], "none": [[0.5] * ROWS]}
-    metrics, gain = ablations(scores, LABELS)
+    metrics, gain = ablations(scores, LABELS, USERS)
     assert gain["total"].low > 0.2
     assert metrics["none"]["auc"].value == 0.5
     assert gain["verdict"].value + gain["reason"].value == pytest.approx(gain["total"].value)
@@ -67,6 +70,19 @@ def test_the_gain_is_the_part_s_that_carries_the_signal(read: Callable[[str], fl
         assert gain[other].low < 0 < gain[other].high
         assert (only, bare) == (0.5, real)
     assert metrics["shuffled"]["auc"].value == pytest.approx(0.5, abs=0.05)
+
+
+def test_what_is_said_of_every_row_twice_is_no_surer_of_users() -> None:
+    texts = world(by_verdict=True)
+    read, label = [by_verdict(text) for text in texts], torch.tensor(LABELS)
+    scores = {"real": [read], "shuffled within verdict": [read[2:] + read[:2]], "none": [[0.5] * ROWS]}
+    twice = {name: [table * 2 for table in tables] for name, tables in scores.items()}
+    _, once = ablations(scores, LABELS, USERS)
+    _, of_users = ablations(twice, LABELS * 2, USERS.repeat(2))
+    assert of_users["total"] == pytest.approx(once["total"])
+    assert of_users["reason"] == pytest.approx(once["reason"])
+    plain, double = auc(torch.tensor(read), label, USERS), auc(torch.tensor(read * 2), label.repeat(2), USERS.repeat(2))
+    assert double == pytest.approx(plain)
 
 
 def test_an_exchange_stays_in_its_group_and_leaves_nobody_his_own() -> None:
@@ -123,7 +139,8 @@ def test_a_sensible_model_moves_as_expected() -> None:
     reader = Sensible()
     texts, s_u = reader.rewrite(prompts)
     columns = {"sample": list(range(20)), "text": texts, "s_u": s_u, "s_r": reader.reread(range(20), texts)}
-    found = counterfactuals(reader, columns, prompts, count=8, seed=0)
+    users = torch.arange(20)
+    found = counterfactuals(reader, columns, prompts, users, count=8, seed=0)
     assert list(found) == ["swapped history", "one title dropped", "another target"]
     for kind in found.values():
         assert kind["rows"] == 8
@@ -131,8 +148,29 @@ def test_a_sensible_model_moves_as_expected() -> None:
     assert found["swapped history"]["s_u"].value == pytest.approx(4 / 6 - 2 / 6)
     assert found["swapped history"]["s_r"].value == pytest.approx(0.8)
     assert found["another target"]["s_u"].value == 0
-    assert counterfactuals(reader, columns, prompts, count=0, seed=0) == {}
+    assert counterfactuals(reader, columns, prompts, users, count=0, seed=0) == {}
     assert any("100% as expected" in line for line in lines({"counterfactuals": found}))
+
+
+def test_changes_of_a_users_rows_go_together() -> None:
+    """Rows 0 to 9 are one user's and move, 10 to 19 another's and do not: with two users, the mean may be 0 or 1."""
+    prompts = [SampleText(f"Film {i}", ("a",), ()) for i in range(20)]
+
+    class Half:
+        def rewrite(self, asked: Sequence[SampleText]) -> tuple[list[str], list[float]]:
+            moved = [prompt.target in [f"Film {i}" for i in range(10)] for prompt in asked]
+            return [""] * len(asked), [1.0 if m else 0.0 for m in moved]
+
+        def reread(self, samples: Sequence[int], texts: Sequence[str]) -> list[float]:
+            raise AssertionError("there is no s_r")
+
+    columns = {"sample": list(range(20)), "text": [""] * 20, "s_u": [0.0] * 20}
+    moved = {
+        name: counterfactuals(Half(), columns, prompts, users, count=20, seed=0)["swapped history"]["s_u"]
+        for name, users in (("users", torch.arange(20) // 10), ("rows", torch.arange(20)))
+    }
+    assert moved["users"] == (0.5, 0, 1)
+    assert 0.2 < moved["rows"].low < moved["rows"].high < 0.8
 
 
 def test_words_changed() -> None:
@@ -141,22 +179,21 @@ def test_words_changed() -> None:
 
 
 def test_the_probe_reads_what_words_say_and_nothing_else() -> None:
-    users = list(range(ROWS))
-    told = leakage(world(by_verdict=False), LABELS, users)
+    told = leakage(world(by_verdict=False), LABELS, USERS)
     assert told.low > 0.7
-    chance = leakage([DRAW.choice(["one", "two"]) for _ in LABELS], LABELS, users)
+    chance = leakage([DRAW.choice(["one", "two"]) for _ in LABELS], LABELS, USERS)
     assert chance.low < 0.55
     names = [f"user{i // 4}" for i in range(ROWS)]  # each user's label by his name, which other users do not have
-    by_name = leakage(names, [float(i // 4 % 2) for i in range(ROWS)], [i // 4 for i in range(ROWS)])
+    by_name = leakage(names, [float(i // 4 % 2) for i in range(ROWS)], USERS // 4)
     assert by_name.value == pytest.approx(0.5, abs=0.1)
 
 
 def test_words_in_one_fold_alone_are_none_to_learn_from() -> None:
     """A policy that writes nothing, but for one user."""
-    assert math.isnan(leakage(["a b", *[""] * 19], [0.0, 1.0] * 10, range(20)).value)
+    assert math.isnan(leakage(["a b", *[""] * 19], [0.0, 1.0] * 10, torch.arange(20)).value)
 
 
 @pytest.mark.parametrize("texts", [["a", "b"] * 4, [""] * 8])
 def test_a_probe_without_two_labels_or_words_is_undefined(texts: list[str]) -> None:
     labels = [1.0] * 8 if texts[0] else [0.0, 1.0] * 4
-    assert str(leakage(texts, labels, range(8))) == str(Estimate(*[float("nan")] * 3))
+    assert str(leakage(texts, labels, torch.arange(8))) == str(Estimate(*[float("nan")] * 3))

@@ -16,13 +16,14 @@ TEXTS = ['They liked "Heat" and will love it.', 'They liked "Heet" and will hate
 GIVEN = [SampleText("Casino", ("Heat",))] * 4
 
 
-def measured(**more: object) -> dict[str, Estimate]:
+def measured(users: Sequence[int] = range(4), **more: object) -> dict[str, Estimate]:
     find = TitleFinder(["Heat", "Casino"]).find
     return measure(
         TEXTS,
         [find(text, given) for text, given in zip(TEXTS, GIVEN, strict=True)],
         [polarity(text) for text in TEXTS],
         [1.0, 1.0, 0.0, 0.0],
+        torch.tensor(users),
         {"s_u": [0.9, 0.2, 0.5, 0.5]},
         titled=[True] * 4,
         **more,  # type: ignore[arg-type]
@@ -46,6 +47,23 @@ def test_each_share_is_of_the_rows_that_have_it() -> None:
 def test_intervals_hold_their_values() -> None:
     for name, (value, low, high) in measured().items():
         assert low <= value <= high, name
+
+
+def test_a_users_sentences_go_together() -> None:
+    """Of two users, one with no sentence: nobody else's tells how sentences differ."""
+    found = measured([0, 0, 1, 0])
+    alone = measured()
+    assert {name: value.value for name, value in found.items()} == {name: value.value for name, value in alone.items()}
+    assert found["words"] == pytest.approx((17 / 3, 17 / 3, 17 / 3))
+    assert alone["words"].low < 5 < alone["words"].high
+    assert found["unique"] == (1, 0, 1)  # the jackknife has nothing without the one user
+
+
+def test_pairs_of_words_are_within_a_sentence() -> None:
+    """6 of each of the first two, 2 of the last; three have "they liked" and two "and will": 11 kinds of 14."""
+    assert measured([0, 0, 1, 1])["distinct_2"].value == measured()["distinct_2"].value == 11 / 14
+    # without the first user 2 kinds of 2, without the second 10 of 12: deviations of 1/12; half of 2/144 is 1/144
+    assert measured([0, 0, 1, 1])["distinct_2"].low == pytest.approx(11 / 14 - 1.96 / 12)
 
 
 def test_distinct_counts_kinds_and_its_jackknife_is_worked_by_hand() -> None:

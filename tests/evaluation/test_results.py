@@ -10,7 +10,7 @@ from running import World, curves
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from expctr.evaluation.results import SOURCES
-from expctr.metrics import ctr_metrics
+from expctr.metrics import bootstrap_intervals, ctr_metrics
 
 POLICY = (
     *("reward_normalised", "reward_normalised_std", "kl", "kl_per_token", "entropy"),
@@ -94,6 +94,24 @@ def test_the_tested_explanations_are_kept_with_all_scores(run: Path) -> None:
     assert examples.columns == ["target", "label", "before", "after"]
     assert examples["after"].to_list() == rows["text"].to_list()[:2]
     assert examples["before"].to_list() == rows["text_untrained"].to_list()[:2]
+
+
+def test_scores_say_whose_rows_they_are_in_the_other_files_words(run: Path) -> None:
+    scores, samples = pl.read_parquet(run / "scores.parquet"), pl.read_parquet(run / "samples.parquet")
+    assert scores.columns[:3] == ["sample", "user", "label"]
+    assert scores.schema["user"] == samples.schema["user"] == pl.String
+    joined = scores.join(samples, on="sample", suffix="_told", how="left", maintain_order="left")
+    assert joined["user"].equals(joined["user_told"], null_equal=False)
+    assert joined["label"].cast(pl.Float64).equals(joined["label_told"].cast(pl.Float64))
+    tested = pl.read_parquet(run / "explanations" / "test.parquet")
+    assert scores["sample"].equals(tested["sample"])
+    assert scores["ExpCTR-Aug"].equals(tested["s_r"])
+    table = json.loads((run / "table.json").read_text())
+    assert table["users"] == scores["user"].n_unique()
+    numbers = scores["user"].rank("dense").to_torch()
+    drawn = bootstrap_intervals(scores["ExpCTR-Aug"].to_torch(), scores["label"].to_torch(), numbers)
+    found = table["systems"]["ExpCTR-Aug"]["logloss"]
+    assert (found["low"], found["high"]) == pytest.approx(drawn["logloss"])
 
 
 def test_the_table_says_where_the_gain_comes_from(run: Path) -> None:

@@ -10,7 +10,7 @@ from rich.console import Console
 from torch import Tensor
 
 from expctr.evaluation.table import PAPER, SYSTEMS, ResultTable
-from expctr.metrics import METRICS, ctr_metrics
+from expctr.metrics import METRICS, bootstrap_intervals, ctr_metrics
 
 
 def scored(rows: int = 400) -> tuple[Tensor, Tensor]:
@@ -98,6 +98,31 @@ def test_slices_hold_the_metrics_of_their_rows_and_no_others():
     assert values == ctr_metrics(scores[:150], labels[:150])
     assert f"- warm users (150 rows): FM {values['auc']:.4f} (" in result.to_markdown()
     assert result.to_dict()["slices"]["cold users"]["rows"] == 250
+
+
+def test_intervals_are_over_users_where_these_are_known():
+    scores, labels = scored()
+    users = torch.arange(400) // 8
+    first = torch.arange(400) < 160
+    given = {"scores": {"FM": scores}, "sources": {"FM, other": scores / 2}, "slices": {"warm users": first}}
+    result = ResultTable.from_scores(labels=labels, train_rate=0.6, users=users, resamples=50, **given)
+    found = {
+        "all": (result.systems["FM"], bootstrap_intervals(scores, labels, users, n=50)),
+        "source": (result.sources["FM, other"], bootstrap_intervals(scores / 2, labels, users, n=50)),
+        "slice": (
+            result.slices["warm users"].systems["FM"],
+            bootstrap_intervals(scores[:160], labels[:160], users[:160], n=50),
+        ),
+    }
+    for row, expected in found.values():
+        assert {name: (estimate.low, estimate.high) for name, estimate in row.items()} == expected
+    assert result.to_dict()["users"] == 50
+    assert "over the test users." in result.to_markdown()
+    assert "400 test rows of 50 users, " in result.to_markdown()
+    without = ResultTable.from_scores(labels=labels, train_rate=0.6, resamples=50, **given)
+    assert without.systems["FM"]["auc"][1:] != result.systems["FM"]["auc"][1:]
+    assert "over the test rows." in without.to_markdown()
+    assert without.to_dict()["users"] is None
 
 
 def test_names_are_shown_as_they_are():

@@ -25,7 +25,9 @@ class Fake:
 
     seed = 0
 
-    def __init__(self, labels: list[float], texts: list[str], ctr: bool, given: list[SampleText]) -> None:
+    def __init__(
+        self, labels: list[float], texts: list[str], ctr: bool, given: list[SampleText], rows_each: int = 1
+    ) -> None:
         self.evaluated: dict[str, list[Any]] = {"sample": list(range(ROWS)), "label": labels, "text": texts}
         self.evaluated |= {"text_untrained": LIKING, "s_u": [0.5 + y / 4 for y in labels]}
         self.evaluated |= {"s_u_untrained": [0.6] * ROWS}
@@ -35,7 +37,7 @@ class Fake:
             )
         rows = {
             "sample": range(ROWS),
-            "user": [f"u{i}" for i in range(ROWS)],
+            "user": [f"u{i // rows_each}" for i in range(ROWS)],
             "target_title": [row.target for row in given],
             "liked_titles": [list(row.liked) for row in given],
             "disliked_titles": [list(row.disliked) for row in given],
@@ -55,9 +57,10 @@ def told(
     texts: list[str] | None = None,
     ctr: bool = True,
     given: list[SampleText] | None = None,
+    rows_each: int = 1,
 ) -> Told:
     given = given or GIVEN
-    fake: Any = Fake(labels or [float(i % 2) for i in range(ROWS)], texts or LIKING, ctr, given)
+    fake: Any = Fake(labels or [float(i % 2) for i in range(ROWS)], texts or LIKING, ctr, given, rows_each)
     return tell(fake, given, ask(fake, given, counterfactual_rows=4))
 
 
@@ -77,6 +80,21 @@ def test_with_everything_there_nothing_is_left_out() -> None:
     said = shown(found)
     assert "explanations move its AUC by" in said
     assert "name the target's title: 100.0% (untrained 100.0%)" in said
+
+
+def test_intervals_of_all_that_is_told_are_over_users() -> None:
+    """All rows one user's: values stay, and nothing tells how another would differ."""
+    rows, one = told(), told(rows_each=ROWS)
+    for name in ("total", "verdict", "reason"):
+        assert one.audit["gain"][name].value == rows.audit["gain"][name].value
+        assert math.isnan(one.audit["gain"][name].low)
+    moved = one.audit["counterfactuals"]["swapped history"]
+    assert moved["s_u"].value == rows.audit["counterfactuals"]["swapped history"]["s_u"].value
+    assert math.isnan(moved["s_u"].low)
+    assert math.isnan(one.audit["leakage"]["auc_verdict"].low)
+    assert math.isnan(one.quality["trained"]["words"].low)
+    assert not math.isnan(rows.quality["trained"]["words"].low)
+    shown(one)
 
 
 def test_labels_all_alike_leave_no_auc() -> None:
