@@ -6,9 +6,10 @@ import math
 from collections.abc import Sequence
 from typing import Literal, NamedTuple
 
+import numpy as np
 import polars as pl
 
-from expctr.report.compare import Estimate, auc, auc_gain, overlap_gain, share
+from expctr.report.compare import Estimate, auc, auc_gain, mean, overlap_gain
 from expctr.report.figures import interval
 from expctr.report.run import Run, aligned, estimate, number, section
 
@@ -27,7 +28,7 @@ class Comparison(NamedTuple):
     values: tuple[float, float]
     gain: Estimate
     paired: bool
-    """Whether the interval of the gain is from the same resampled rows; if not, it is wider than need be."""
+    """Whether the interval of the gain is from the same resampled users; if not, it is wider than need be."""
 
     @property
     def finding(self) -> Finding:
@@ -85,12 +86,11 @@ def answers(run: Run) -> list[Answer]:
 
 def compared(run: Run, title: str, first: str, second: str, one: str, other: str) -> Comparison | None:
     """Two systems: on the rows if they are there, else by table.json's intervals."""
-    if arrays := aligned(run, one, other):
-        a, b, labels = arrays
+    if rows := aligned(run, one, other):
+        (a, b), labels, users = rows
         if not math.isnan(auc(a, labels)):
-            return Comparison(
-                title, first, second, (auc(a, labels), auc(b, labels)), auc_gain(a, b, labels), paired=True
-            )
+            gain = auc_gain(a, b, labels, users)
+            return Comparison(title, first, second, (auc(a, labels), auc(b, labels)), gain, paired=True)
     known = [estimate(section(run.table, *_SOURCES[name]).get("auc")) for name in (one, other)]
     return _apart(title, first, second, *known)
 
@@ -189,11 +189,11 @@ def _agreement(run: Run) -> Fact | None:
     """How often the sentence, as the frozen model reads it, and the click model's score take the same side; and how
     often they would if neither knew of the other.
     """
-    if not (arrays := aligned(run, "s_u", "s_r")):
+    if not (rows := aligned(run, "s_u", "s_r")):
         return None
-    verdict, click = (scores > 0.5 for scores in arrays[:2])
+    verdict, click = (scores > 0.5 for scores in rows.scores)
     chance = verdict.mean() * click.mean() + (1 - verdict.mean()) * (1 - click.mean())
-    same = share(int((verdict == click).sum()), len(verdict))
+    same = mean((verdict == click).astype(np.float64), rows.users)
     return Fact("Sentence and click score take the same side of 0.5", same, float(chance))
 
 

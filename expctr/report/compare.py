@@ -1,13 +1,17 @@
 """Are two systems told apart? AUC with paired intervals, ROC and calibration, in numpy: the report starts at once,
 without the seconds that importing torch takes.
+
+Users are resampled, each with all of its rows, as in `expctr.metrics`; where these are not known, each row is one.
 """
 
+from collections.abc import Iterator
 from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 Floats = NDArray[np.float64]
+Ints = NDArray[np.int64]
 
 _Z = 1.959964  # the normal quantile of a 95% interval
 
@@ -35,28 +39,39 @@ def auc(scores: Floats, labels: Floats) -> float:
     return float(_aucs(scores, labels, np.ones((1, len(labels))))[0])
 
 
-def auc_gain(first: Floats, second: Floats, labels: Floats, n: int = 1000, seed: int = 0) -> Estimate:
+def auc_gain(
+    first: Floats, second: Floats, labels: Floats, users: Ints | None = None, n: int = 1000, seed: int = 0
+) -> Estimate:
     """How much higher the AUC of `second` is, with a 95% bootstrap interval.
 
-    Both systems are scored on the same resampled rows, so what rows they find hard together does not widen it.
+    Both systems are scored on the same resampled users, so what rows they find hard together does not widen it.
 
     Args:
         first: scores `[rows]`.
         second: the other system's, `[rows]`.
         labels: 0 or 1, `[rows]`.
+        users: whose rows they are, `[rows]`; `None`: each row has its own.
         n: resamples; one with a single class is left out.
         seed: of the resampling.
     """
-    value = auc(second, labels) - auc(first, labels)
-    random, rows = np.random.default_rng(seed), len(labels)
-    gains = []
-    for start in range(0, n, 50):  # 50 weightings of 20,000 rows are 8 MB
-        draws = random.integers(0, rows, (min(50, n - start), rows))
-        weight = np.stack([np.bincount(draw, minlength=rows) for draw in draws]).astype(float)
-        gains.append(_aucs(second, labels, weight) - _aucs(first, labels, weight))
-    known = np.concatenate(gains)
-    known = known[np.isfinite(known)]
-    return Estimate(value, *map(float, np.quantile(known, [0.025, 0.975]))) if len(known) else Estimate(value)
+    gains = [
+        _aucs(second, labels, weight) - _aucs(first, labels, weight)
+        for weight in _resamples(len(labels), users, n, seed)
+    ]
+    return _estimate(auc(second, labels) - auc(first, labels), np.concatenate(gains))
+
+
+def mean(values: Floats, users: Ints | None = None, n: int = 1000, seed: int = 0) -> Estimate:
+    """A mean with its 95% bootstrap interval.
+
+    Args:
+        values: one a row, `[rows]`, at least one.
+        users: whose rows they are, `[rows]`; `None`: each row has its own.
+        n: resamples.
+        seed: of the resampling.
+    """
+    means = [weight @ values / weight.sum(1) for weight in _resamples(len(values), users, n, seed)]
+    return _estimate(float(values.mean()), np.concatenate(means))
 
 
 def overlap_gain(first: Estimate, second: Estimate) -> Estimate:
@@ -103,6 +118,22 @@ def roc(scores: Floats, labels: Floats, points: int = 200) -> list[tuple[float, 
     curve = np.column_stack([false / false[-1], hits / hits[-1]])
     kept = np.unique(np.linspace(0, len(curve) - 1, points).astype(int)) if len(curve) > points else slice(None)
     return [(0.0, 0.0), *((float(x), float(y)) for x, y in curve[kept])]
+
+
+def _resamples(rows: int, users: Ints | None, n: int, seed: int) -> Iterator[Floats]:
+    """How often each of `n` resamples has each row, `[some of n, rows]`; all nan where there is a single user."""
+    _, first, number = np.unique(np.arange(rows) if users is None else users, return_index=True, return_inverse=True)
+    random, there, owner = np.random.default_rng(seed), len(first), first.argsort().argsort()[number]
+    for start in range(0, n, 50):  # 50 weightings of 20,000 rows are 8 MB
+        draws = random.integers(0, there, (min(50, n - start), there))
+        weight = np.stack([np.bincount(draw, minlength=there) for draw in draws]).astype(float)
+        yield weight[:, owner] if there > 1 else np.full((len(draws), rows), np.nan)
+
+
+def _estimate(value: float, resampled: Floats) -> Estimate:
+    """A value with the bounds of 95% of what resamples say, those left out that say nothing."""
+    known = resampled[np.isfinite(resampled)]
+    return Estimate(value, *map(float, np.quantile(known, [0.025, 0.975]))) if len(known) else Estimate(value)
 
 
 def _aucs(scores: Floats, labels: Floats, weight: Floats) -> Floats:

@@ -16,7 +16,7 @@ from expctr.report import figures, sections
 from expctr.report.answers import Answer, answers, sentence
 from expctr.report.figures import Mark, Row
 from expctr.report.rows import LETTERS, browser
-from expctr.report.run import Run, read_run, section
+from expctr.report.run import Run, names_users, read_run, section
 
 _SECTIONS = {
     "metrics": "Metrics",
@@ -100,6 +100,7 @@ def render(runs: Sequence[Run], rows: int = 20_000) -> str:
         "js": Markup(js),
         "sections": _SECTIONS.items(),
         "runs": [_run(run, i, answered[i]) for i, run in enumerate(runs)],
+        "over": _over(runs),
         "paired": _paired(answered),
         "metrics": {
             "figures": sections.metric_figures(runs),
@@ -191,6 +192,15 @@ def _answer(answer: Answer, place: int) -> dict[str, Any]:
     return {**answer._asdict(), "lines": lines, "svg": svg}
 
 
+def _over(runs: Sequence[Run]) -> str:
+    """What the intervals are over."""
+    tested = [run for run in runs if run.table or run.test.height or run.scores.height]
+    without = [run.name for run in tested if not names_users(run)]
+    if not without:
+        return "the test users"
+    return "the test rows" if len(without) == len(tested) else f"the test users (of {', '.join(without)}: the rows)"
+
+
 def _paired(answered: Sequence[Sequence[Answer]]) -> str:
     if all(c.paired for pair in answered for answer in pair for c in answer.comparisons):
         return ""
@@ -199,7 +209,7 @@ def _paired(answered: Sequence[Sequence[Answer]]) -> str:
 
 def _metrics_about(runs: Sequence[Run]) -> str:
     level = next((v for run in runs if isinstance(v := run.table.get("interval_level"), float)), 0.95)
-    said = f"Ranges are {level:.0%} bootstrap intervals over the test rows."
+    said = f"Ranges are {level:.0%} bootstrap intervals over {_over(runs)}."
     papers = {str(run.table.get("dataset")) for run in runs if section(run.table, "paper")}
     return said + (f" The paper's values are its own, on {' and '.join(sorted(papers))}." if papers else "")
 

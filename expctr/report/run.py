@@ -9,14 +9,14 @@ from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import polars as pl
 import yaml  # type: ignore[import-untyped]
 
 from expctr.errors import UserError
-from expctr.report.compare import Estimate, Floats
+from expctr.report.compare import Estimate, Floats, Ints
 from expctr.report.curves import Events, read_events
 
 _TEXT = ("text", "text_untrained", "target")
@@ -31,7 +31,7 @@ class Run:
         name: what the report calls it.
         folder: where it is.
         table: `table.json`; empty without a test.
-        scores: `scores.parquet`: `sample`, `label` and a column a system.
+        scores: `scores.parquet`: `sample`, `label`, a column a system, and `user` but for older versions.
         test: `explanations/test.parquet`.
         stages: by stage, the explanations of its training rows.
         events: curves and alarms.
@@ -110,18 +110,44 @@ def estimate(value: object) -> Estimate | None:
     return None if math.isnan(made.value) else made
 
 
-def aligned(run: Run, *columns: str) -> list[Floats] | None:
-    """Columns of `test` as numbers, of the rows that have them all and a label; `None` where one is missing.
+class Rows(NamedTuple):
+    """Test rows."""
 
-    The labels come last.
-    """
-    if not {*columns, "label"} <= set(run.test.columns):
+    scores: list[Floats]
+    """`[rows]` each."""
+    labels: Floats
+    """0 or 1, `[rows]`."""
+    users: Ints | None
+    """Whose rows they are, `[rows]`; `None` where the run does not say."""
+
+
+def aligned(run: Run, *columns: str) -> Rows | None:
+    """Columns of `test` as numbers, of the rows that have them all and a label; `None` where one is missing."""
+    wanted = [*columns, "label"]
+    if not {*wanted} <= set(run.test.columns):
         return None
-    rows = run.test.select(*columns, "label").drop_nulls().drop_nans()
-    arrays = [rows[name].to_numpy().astype(np.float64) for name in rows.columns]
-    if not rows.height or not all(is_probability(values) for values in arrays) or not set(arrays[-1]) <= {0.0, 1.0}:
+    owners = _owners(run)
+    rows = run.test.with_columns(owners).drop_nulls(wanted).drop_nans(wanted)
+    *scores, labels = (rows[name].to_numpy().astype(np.float64) for name in wanted)
+    if not rows.height or not all(map(is_probability, scores)) or not set(labels) <= {0.0, 1.0}:
         return None
-    return arrays
+    users = rows["user"].rank("dense").to_numpy().astype(np.int64) if owners else None
+    return Rows(scores, labels, users)
+
+
+def _owners(run: Run) -> list[pl.Series]:
+    """Whose the rows of `test` are, by scores.parquet; empty where it does not say."""
+    if "sample" not in run.test.columns or "user" not in run.scores.columns:
+        return []
+    known = run.scores.select("sample", "user").unique("sample")
+    users = run.test.select("sample").join(known, on="sample", how="left", maintain_order="left")["user"]
+    return [] if users.has_nulls() else [users]
+
+
+def names_users(run: Run) -> bool:
+    """Whether the run says whose its test rows are; if not, each counts as its own user's."""
+    rows = run.test.height or run.scores.height
+    return "user" in run.scores.columns if rows else run.table.get("users") is not None
 
 
 def is_probability(values: Floats) -> bool:
@@ -152,6 +178,11 @@ def _doubts(run: Run) -> list[str]:
                 "explanations/test.parquet and scores.parquet are not of the same rows: one is of another dataset, "
                 "seed or test. What is said of the one does not hold for the other."
             )
+    if (run.test.height or run.scores.height) and not names_users(run):
+        doubts.append(
+            "No scores.parquet with a column user, which older versions did not write: each test row counts as its own "
+            "user's, and intervals are too narrow where users have several. expctr test again mends it."
+        )
     if not run.events.curves:
         doubts.append("No events.out.tfevents.* with curves: nothing is known of the training.")
     if not run.config_text:
@@ -204,11 +235,13 @@ def _frame(path: Path, notes: list[str]) -> pl.DataFrame:
 
 def _scores(path: Path, notes: list[str]) -> pl.DataFrame:
     frame = _frame(path, notes)
-    numeric = frame.select(name for name, kind in frame.schema.items() if kind.is_numeric())
-    if frame.width and not {"sample", "label"} <= set(numeric.columns):
+    kept = frame.select(
+        name for name, kind in frame.schema.items() if kind.is_numeric() or (name == "user" and kind == pl.String)
+    )
+    if frame.width and not {"sample", "label"} <= set(kept.columns):
         notes.append(f"{path.name} has no columns sample and label: it is left out.")
         return pl.DataFrame()
-    return numeric
+    return kept
 
 
 def _explanations(path: Path, notes: list[str]) -> pl.DataFrame:

@@ -121,12 +121,12 @@ def metric_rows(runs: Sequence[Run]) -> list[dict[str, Any]]:
 
 def summary(run: Run) -> str:
     """The base rates, and what a constant scores."""
-    rows, test, train, constant = (
-        number(run.table.get(name)) for name in ("rows", "test_rate", "train_rate", "constant_logloss")
+    rows, users, test, train, constant = (
+        number(run.table.get(name)) for name in ("rows", "users", "test_rate", "train_rate", "constant_logloss")
     )
     parts = []
     if not math.isnan(rows):
-        parts.append(f"{rows:,.0f} test rows")
+        parts.append(f"{rows:,.0f} test rows" + ("" if math.isnan(users) else f" of {users:,.0f} users"))
     if not math.isnan(test):
         parts.append(f"{test:.1%} liked" + (f" ({train:.1%} of the training rows)" if not math.isnan(train) else ""))
     said = ", ".join(parts)
@@ -275,7 +275,9 @@ def _thin(points: Sequence[figures.Point], most: int = 300) -> list[figures.Poin
 
 def squares(runs: Sequence[Run]) -> dict[str, list[Figure]]:
     """ROC and calibration of each system, the runs over each other."""
-    names = dict.fromkeys(name for run in runs for name in run.scores.columns if name not in ("sample", "label"))
+    names = dict.fromkeys(
+        name for run in runs for name in run.scores.columns if name not in ("sample", "user", "label")
+    )
     made: dict[str, list[Figure]] = {"roc": [], "reliability": []}
     for name in names:
         lines, bins, areas, errors = [], [], [], []

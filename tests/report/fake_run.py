@@ -45,6 +45,7 @@ def table(rows: int) -> dict[str, Any]:
     return {
         "dataset": "ML-20M",
         "rows": rows,
+        "users": rows // 2,
         "train_rate": 0.55,
         "test_rate": 0.5,
         "constant_logloss": 0.69,
@@ -99,7 +100,9 @@ def make_run(folder: Path, rows: int = 60, titles: list[str] | None = None, seed
     test = explanations(rows, titles, seed)
     test.write_parquet(folder / "explanations" / "test.parquet")
     scores = {"sample": "sample", "label": "label", "ExpCTR-LLM": "s_u", "ExpCTR-Aug": "s_r"}
-    test.select(pl.col(column).alias(name) for name, column in scores.items()).write_parquet(folder / "scores.parquet")
+    scored = test.select(pl.col(column).alias(name) for name, column in scores.items())
+    users = pl.Series("user", [f"u{i // 2}" for i in range(rows)])  # two rows each
+    scored.insert_column(1, users).write_parquet(folder / "scores.parquet")
     trained = test.select("sample", "text", "s_u", "label", "reward_lc")
     trained.write_parquet(folder / "explanations" / "000-lc.parquet")
     samples = test.select("sample", pl.col("target").alias("target_title"), "label")

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from expctr import metrics
-from expctr.report.compare import Estimate, auc, auc_gain, calibration, ece, overlap_gain, roc, share
+from expctr.report.compare import Estimate, auc, auc_gain, calibration, ece, mean, overlap_gain, roc, share
 
 SCORES = np.array([0.1, 0.4, 0.35, 0.8])
 LABELS = np.array([0.0, 0.0, 1.0, 1.0])
@@ -52,6 +52,30 @@ def test_pairs_are_told_apart_where_their_own_intervals_overlap() -> None:
     tensors = (torch.from_numpy(scores) for scores in (first, second))
     (_, high), (low, _) = (metrics.bootstrap_intervals(t, torch.from_numpy(labels))["auc"] for t in tensors)
     assert low < high
+
+
+def test_a_gain_is_drawn_over_users() -> None:
+    """Each row as its own user's is drawn as rows are; twice each, it is no surer, but for a bootstrap of rows."""
+    weak, strong, labels = noisy()
+    once = auc_gain(weak, strong, labels)
+    rows = np.arange(400)
+    assert auc_gain(weak, strong, labels, np.random.default_rng(0).permutation(rows)) == once
+    twice = np.repeat(rows, 2)
+    assert auc_gain(weak[twice], strong[twice], labels[twice], twice) == pytest.approx(once)
+    narrow = auc_gain(weak[twice], strong[twice], labels[twice])
+    assert narrow.high - narrow.low < 0.85 * (once.high - once.low)
+    alone = auc_gain(weak, strong, labels, np.zeros(400, int))
+    assert alone.value == once.value
+    assert math.isnan(alone.low)
+
+
+def test_a_mean_is_of_the_rows_that_were_drawn() -> None:
+    """Of users with 3 rows and with 1: the mean may be all the one's, or all the other's."""
+    assert mean(np.array([0.0, 0.0, 1.0, 0.0]), np.array([4, 4, 2, 4])) == (0.25, 0, 1)
+    found = mean(LABELS)
+    assert found == mean(LABELS, np.arange(4)[::-1])
+    assert found.value == 0.5
+    assert mean(np.ones(5)) == (1, 1, 1)
 
 
 def test_without_rows_a_difference_leaves_out_0_where_the_intervals_are_apart() -> None:

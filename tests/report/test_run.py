@@ -10,7 +10,7 @@ from fake_run import make_run
 
 from expctr.errors import UserError
 from expctr.report.render import read_runs, render
-from expctr.report.run import estimate, read_run, section
+from expctr.report.run import aligned, estimate, read_run, section
 
 
 @pytest.fixture
@@ -66,6 +66,55 @@ def test_what_cannot_be_read_is_named_and_the_rest_is_shown(run: Path, name: str
     read = read_run(run)
     assert any(said in note for note in read.notes), read.notes
     assert "LC reward" in render([read])
+
+
+def test_scores_say_whose_rows_the_explanations_are(run: Path) -> None:
+    path = run / "explanations" / "test.parquet"
+    pl.read_parquet(path).reverse().with_columns(
+        s_u=pl.when(pl.col("sample") == 3).then(None).otherwise("s_u")
+    ).write_parquet(path)  # another order, and a row less
+    found = aligned(read_run(run), "s_u")
+    assert found is not None
+    assert found.users is not None
+    samples = [i for i in reversed(range(60)) if i != 3]
+    pairs = {(i // 2, user) for i, user in zip(samples, found.users.tolist(), strict=True)}
+    assert len(pairs) == len(set(found.users.tolist())) == 30
+    page = render([read_run(run)])
+    assert "bootstrap intervals over the test users." in page
+    assert "60 test rows of 30 users" in page
+    assert "ROC of user" not in page
+
+
+def test_an_older_run_counts_each_row_as_its_own_users(run: Path) -> None:
+    """Its scores.parquet has no column user, and its table.json intervals over rows."""
+    path = run / "scores.parquet"
+    known = aligned(read_run(run), "s_u", "s_r")
+    pl.read_parquet(path).drop("user").write_parquet(path)
+    read = read_run(run)
+    assert [note for note in read.notes if "column user" in note and "expctr test again" in note]
+    rows = aligned(read, "s_u", "s_r")
+    assert rows is not None
+    assert known is not None
+    assert rows.users is None
+    assert rows.labels.tolist() == known.labels.tolist()
+    page = render([read])
+    assert "Whiskers are 95% intervals over the test rows." in page
+    assert "over the test users" not in page
+    assert "LC reward" in page
+
+
+def test_runs_with_and_without_users_are_told_apart(run: Path, tmp_path: Path) -> None:
+    old = make_run(tmp_path / "old")
+    pl.read_parquet(old / "scores.parquet").drop("user").write_parquet(old / "scores.parquet")
+    assert "over the test users (of old: the rows)." in render([read_run(run), read_run(old)])
+
+
+def test_scores_of_another_test_do_not_say_whose_rows_these_are(run: Path) -> None:
+    path = run / "scores.parquet"
+    pl.read_parquet(path).with_columns(pl.col("sample") + 30).write_parquet(path)
+    found = aligned(read_run(run), "s_u")
+    assert found is not None
+    assert found.users is None
 
 
 def test_a_table_of_another_dataset_is_told(run: Path) -> None:
