@@ -18,7 +18,7 @@ from torch import Tensor
 
 from expctr.data.datamodules import MovieLensDataModule
 from expctr.evaluation.table import ResultTable
-from expctr.metrics import METRICS, ctr_metrics
+from expctr.metrics import METRICS, bootstrap, ctr_metrics
 
 ROWS = 300
 
@@ -37,16 +37,16 @@ def scores(skill: float, seed: int) -> Tensor:
     return skill * labels() + (1 - skill) * torch.rand(ROWS, generator=torch.Generator().manual_seed(seed))
 
 
-def made(folder: Path, systems: dict[str, Tensor], truth: Tensor | None = None) -> None:
-    """A run folder as `expctr test` and the tool leave it."""
+def made(folder: Path, systems: dict[str, Tensor], truth: Tensor | None = None, rows_each: int = 1) -> None:
+    """A run folder as `expctr test` and the tool leave it, of users with as many rows each."""
     truth = labels() if truth is None else truth
     warm = torch.arange(ROWS) < 200
     slices = {"warm users": warm, "cold users": ~warm}
     ResultTable.from_scores(systems, truth, 0.5, slices=slices, resamples=10).write(folder)
     columns = {name: values.double().numpy() for name, values in systems.items()}
-    pl.DataFrame({"sample": range(ROWS), "label": truth.long().numpy(), **columns}).write_parquet(
-        folder / "scores.parquet"
-    )
+    users = [f"u{i // rows_each}" for i in range(ROWS)]
+    frame = pl.DataFrame({"sample": range(ROWS), "user": users, "label": truth.long().numpy(), **columns})
+    frame.write_parquet(folder / "scores.parquet")
     (folder / "run.json").write_text(json.dumps({"seconds": 3.0}))
 
 
@@ -105,6 +105,36 @@ def test_runs_on_different_rows_are_not_averaged(tool: ModuleType, tmp_path: Pat
     made(tmp_path / "FM-1", {"FM": scores(0.1, 1)}, 1 - labels())
     with pytest.raises(SystemExit, match="FM-1 were tested on different rows"):
         tool.gather(["FM"], [0, 1], tmp_path, False)
+
+
+def test_intervals_and_p_values_are_over_users(tool: ModuleType, tmp_path: Path) -> None:
+    """Users of 20 rows of one kind, liked or disliked: there are 15 of them and not 300."""
+    truth = (torch.arange(ROWS) // 20 % 2).float()
+    skilled = {0: 0.05 * truth + 0.95 * scores(0, 1), 1: 0.15 * truth + 0.85 * scores(0, 2)}
+    found = {}
+    for each in (1, 20):
+        out = tmp_path / str(each)
+        made(out / "FM-0", {"FM": skilled[0]}, truth, each)
+        made(out / "ExpCTR-0", {"ExpCTR-LLM": skilled[1], "ExpCTR-Aug": skilled[1]}, truth, each)
+        found[each] = tool.gather(["FM", "ExpCTR"], [0], out, False)
+        numbers = torch.arange(ROWS) // each
+        drawn = bootstrap(skilled[0].double(), truth, numbers)
+        torch.testing.assert_close(found[each]["FM"].draws, drawn, equal_nan=True)  # some draws are of one kind
+    wide, narrow = (found[each]["FM"].interval("mae") for each in (20, 1))
+    assert found[20]["FM"].values == found[1]["FM"].values
+    assert wide != narrow
+    tool.write(found[20], {}, [0], tmp_path)
+    text = (tmp_path / "table1.md").read_text()
+    assert "95% bootstrap intervals over the test users." in text
+    assert "by a paired bootstrap over the test users:" in text
+
+
+def test_runs_of_an_older_version_are_refused_with_the_mend(tool: ModuleType, tmp_path: Path) -> None:
+    world(tmp_path)
+    path = tmp_path / "FM-1" / "scores.parquet"
+    pl.read_parquet(path).drop("user").write_parquet(path)
+    with pytest.raises(SystemExit, match=r"scores.parquet of FM-1 has no column user.*expctr test --config RUN/config"):
+        tool.gather(["FM", "DIN", "ExpCTR"], [0, 1], tmp_path, False)
 
 
 def test_every_row_has_a_config(tool: ModuleType) -> None:

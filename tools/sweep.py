@@ -5,7 +5,7 @@
 One of the two is varied at a time and the other stays as the config has it. Each point is a run folder of its own,
 `OUT/beta=0.05,delta=1,seed=0`, made by `expctr fit` and `expctr test`. The same command goes on with a sweep that was
 stopped: finished points stay, an unfinished one goes on from its checkpoint. `OUT` gets `sweep.json` (all metrics with
-their intervals), `sweep.md` and `sweep.png`.
+their intervals over the test users), `sweep.md` and `sweep.png`.
 
 `--seeds` sets `seed_everything`: first weights, order of the batches, sampling. `data.samples.seed` stays as the config
 has it, so that all points are tested on the same rows.
@@ -299,7 +299,14 @@ def markdown(line: Line, varied: str, base: Point) -> str:
     for value, tables in line.items():
         cells = [cell(estimates(tables, system, metric)) for system in systems for metric in ("auc", "logloss")]
         made.append(f"| {value:g} | {len(tables)} | {' | '.join(cells)} |")
-    return "\n".join([*made, "", "Several seeds: mean ± standard deviation. One: its 95% bootstrap interval.", ""])
+    return "\n".join(
+        [
+            *made,
+            "",
+            "Several seeds: mean ± standard deviation. One: its 95% bootstrap interval over the test users.",
+            "",
+        ]
+    )
 
 
 def plain(tables: list[dict[str, Any]]) -> str:

@@ -10,8 +10,8 @@ the explanations that ExpCTR wrote in the same seed.
 Each row and seed is a run folder of its own, `OUT/ROW-SEED`, made by `expctr fit` and `expctr test`; the same command
 goes on with what is missing. `OUT` gets `table1.json`, `table1.md` and `table1.png`. A seed sets `seed_everything`, and
 leaves `data.samples.seed` as it is, so that all runs are tested on the same rows: a metric is the mean over seeds, its
-interval a bootstrap over those rows, and two systems are compared on the same draws. So intervals and p-values tell of
-other test rows, not of other trainings, and take a user's several rows for as many users'.
+interval a bootstrap over the users of those rows, each drawn with all of theirs, and two systems are compared on the
+same draws. So intervals and p-values tell of other test users, not of other trainings.
 """
 
 import argparse
@@ -182,7 +182,12 @@ def gather(rows: Sequence[str], seeds: Sequence[int], out: Path, explained: bool
     folders = {system: [out / f"{run}-{seed}" for seed in seeds] for system, (run, _) in systems.items()}
     there = {name: runs for name, runs in folders.items() if all((run / "scores.parquet").exists() for run in runs)}
     files = {run: pl.read_parquet(run / "scores.parquet") for runs in there.values() for run in runs}
-    tested = {run: frame.select("sample", "label") for run, frame in files.items()}
+    if old := [run.name for run, frame in files.items() if "user" not in frame.columns]:
+        raise SystemExit(
+            f"{out}: the scores.parquet of {', '.join(old)} has no column user, whom intervals are over: an older "
+            "version made it. Test each of these again: expctr test --config RUN/config.yaml"
+        )
+    tested = {run: frame.select("sample", "user", "label") for run, frame in files.items()}
     first = next(iter(tested.values()), pl.DataFrame())
     if other := [run.name for run, frame in tested.items() if not frame.equals(first)]:
         raise SystemExit(f"{out}: {', '.join(other)} were tested on different rows than the first: give another --out")
@@ -192,7 +197,7 @@ def gather(rows: Sequence[str], seeds: Sequence[int], out: Path, explained: bool
 def read(system: str, runs: Mapping[Path, pl.DataFrame]) -> Row:
     """A system's row from its runs' folders and scores."""
     folders, frames = list(runs), list(runs.values())
-    labels = frames[0]["label"].to_torch().float()
+    labels, users = frames[0]["label"].to_torch().float(), frames[0]["user"].rank("dense").to_torch()
     scores = [frame[system].to_torch() for frame in frames]
     metrics = [ctr_metrics(values, labels) for values in scores]
     slices: dict[str, list[float]] = {}
@@ -204,7 +209,7 @@ def read(system: str, runs: Mapping[Path, pl.DataFrame]) -> Row:
             sizes[name] = part["rows"]
     return Row(
         {metric: [one[metric] for one in metrics] for metric in METRICS},
-        torch.stack([bootstrap(values, labels) for values in scores]).mean(0),
+        torch.stack([bootstrap(values, labels, users) for values in scores]).mean(0),
         slices,
         sizes,
         sum(map(seconds, folders)) / len(folders),
@@ -268,7 +273,7 @@ def markdown(rows: dict[str, Row], paper: Mapping[str, Sequence[float]], compare
     }
     lines = [*grid(["", *HEADINGS], cells), ""]
     lines.append(
-        f"Means over {seeds} seed{'s' if seeds > 1 else ''}; in brackets 95% bootstrap intervals over the test rows. "
+        f"Means over {seeds} seed{'s' if seeds > 1 else ''}; in brackets 95% bootstrap intervals over the test users. "
         "**Best of all**, <u>best baseline</u>."
     )
     if compared:
@@ -276,7 +281,7 @@ def markdown(rows: dict[str, Row], paper: Mapping[str, Sequence[float]], compare
             f"{heading.split()[0]} {compared['difference'][metric]:+.4f} (p = {compared['p'][metric]:.3f})"
             for metric, heading in zip(METRICS, HEADINGS, strict=True)
         )
-        lines += ["", f"ExpCTR-Aug less {compared['baseline']}, by a paired bootstrap: {told}."]
+        lines += ["", f"ExpCTR-Aug less {compared['baseline']}, by a paired bootstrap over the test users: {told}."]
     by_slice = {
         name: [f"{fmean(row.slices[part]):.4f}" if row.slices.get(part) else "-" for part in SLICES]
         for name, row in rows.items()

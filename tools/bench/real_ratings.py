@@ -79,7 +79,7 @@ def main() -> None:
         cells = [mean_and_spread(values[metric]) for metric in METRICS]
         cells += ["{value:.3f} ({low:.3f}–{high:.3f})".format(**row["auc"]) for row in ours]
         lines.append(f"| {name} | {' | '.join(cells)} |")
-    lines += ["", "Means over seeds ± half their range; in brackets bootstrap intervals over the test rows.", ""]
+    lines += ["", "Means over seeds ± half their range; in brackets bootstrap intervals over the test users.", ""]
     (out / "results.md").write_text("\n".join(lines), encoding="utf-8")
     print("\n".join(lines))
     took = sum(seconds(out / f"seed-{seed}" / "main") for seed in asked.seeds) / len(found)
