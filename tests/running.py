@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import lightning as L
+import polars as pl
 import pytest
 import torch
 from conftest import make_llm
@@ -414,7 +415,9 @@ def assert_agree(found: Curves, expected: Curves, tolerance: float = 1e-5) -> No
 
 
 def assert_tables_agree(found: Path, expected: Path, tolerance: float = 1e-5) -> None:
-    """The same systems and, but for rounding, values."""
+    """The same rows of the same users, the same systems and, but for rounding, values."""
+    rows = [pl.read_parquet(run / "scores.parquet", columns=["sample", "user", "label"]) for run in (found, expected)]
+    assert rows[0].equals(rows[1])
     tables = [json.loads((run / "table.json").read_text())["systems"] for run in (found, expected)]
     assert set(tables[0]) == set(tables[1])
     for system, metrics in tables[1].items():

@@ -476,6 +476,10 @@ def test_deepfm_alone_trains_stops_early_resumes_and_tests(world: World) -> None
     rows = pl.read_parquet(world.folder / "deepfm" / "predictions.parquet")
     assert rows.height == table["rows"]
     assert {"sample", "user", "target", "target_title", "score"} == set(rows.columns)
+    scores = pl.read_parquet(world.folder / "deepfm" / "scores.parquet")
+    assert scores.columns == ["sample", "user", "label", "DeepFM"]
+    assert scores.select("sample", "user").equals(rows.select("sample", "user"))
+    assert table["users"] == scores["user"].n_unique() < table["rows"]
     validated = expctr("validate", *options, run).ok().output
     assert f"{best}"[:8] in validated
 

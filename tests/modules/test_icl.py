@@ -84,6 +84,7 @@ def test_fit_trains_nothing_and_leaves_what_test_and_predict_ask_for(world: Worl
     table = json.loads((run / "table.json").read_text())
     assert list(table["systems"]) == ["ICL"]
     assert "| ICL |" in (run / "table.md").read_text()
+    assert pl.read_parquet(run / "scores.parquet").columns == ["sample", "user", "label", "ICL"]
     expctr("predict", *options).ok()
     predicted = pl.read_parquet(run / "predictions.parquet")
     assert predicted.height == table["rows"]

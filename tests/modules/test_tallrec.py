@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 
 import lightning as L
+import polars as pl
 import pytest
 import torch
 from conftest import stir_adapter
@@ -272,6 +273,7 @@ def test_it_trains_resumes_in_mid_epoch_tests_and_predicts(world: World) -> None
     table = json.loads((folders[0] / "table.json").read_text())
     assert list(table["systems"]) == ["TALLRec"]
     assert "| TALLRec |" in (folders[0] / "table.md").read_text()
+    assert pl.read_parquet(folders[0] / "scores.parquet").columns == ["sample", "user", "label", "TALLRec"]
     validated = expctr("validate", *whole).ok().output
     assert f"{max(values[-1] for values in found['val/auc'].values())}"[:8] in validated
     expctr("predict", *whole).ok()
