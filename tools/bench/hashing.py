@@ -1,0 +1,64 @@
+"""What shared rows cost in AUC: DeepFM on MovieLens-100K with ever fewer rows a field (`max_rows`).
+
+    python tools/get_movielens.py .data/ml-100k # once
+    python tools/bench/hashing.py               # three seeds; runs/hashing
+
+943 users and 1,682 films share what rows there are by a hash, as `zoo.py` lets ten million do whose cost in seconds and
+memory it measures. All runs are tested on the same rows; a seed draws other first weights and other batches. The last
+line is JSON.
+"""
+
+import json
+from functools import partial
+from itertools import product
+from pathlib import Path
+
+from jobs import HERE, arguments, auc, fit_and_test, in_parallel, mean_and_spread
+from rich.console import Console
+from rich.table import Table
+
+CONFIG = HERE.parents[1] / "configs" / "baselines" / "deepfm.yaml"
+
+
+def folder(out: Path, rows: int | None, seed: int) -> Path:
+    """Where a run is."""
+    return out / f"{rows or 'all'}-{seed}"
+
+
+def play(out: Path, ratings: Path, targets: int, rows: int | None, seed: int) -> None:
+    """DeepFM, so many rows a field at most."""
+    fit_and_test(
+        folder(out, rows, seed),
+        f"--config={CONFIG}",
+        f"--seed_everything={seed}",
+        f"--model.backbone.init_args.max_rows={'null' if rows is None else rows}",
+        f"--data.path={ratings}",
+        f"--data.cache_dir={out / 'cache'}",
+        f"--data.samples.targets_per_user={targets}",
+        "--trainer.accelerator=cpu",
+        "--trainer.enable_progress_bar=false",
+    )
+
+
+def main() -> None:
+    """Run what is missing, print the table and the line of JSON."""
+    parser = arguments(__doc__, "runs/hashing")
+    parser.add_argument("--ratings", type=Path, default=Path(".data/ml-100k"))
+    parser.add_argument("--targets", type=int, default=40, help="targets a user, at most")
+    parser.add_argument("--max_rows", nargs="+", type=int, default=[800, 400, 200, 100])
+    asked = parser.parse_args()
+    out, sizes = asked.out.resolve(), [None, *asked.max_rows]
+    pairs = list(product(sizes, asked.seeds))
+    run = partial(play, out, asked.ratings.resolve(), asked.targets)
+    in_parallel({f"{rows}-{seed}": partial(run, rows, seed) for rows, seed in pairs}, asked.jobs, "runs")
+
+    found = {rows: [auc(folder(out, rows, seed), "DeepFM") for seed in asked.seeds] for rows in sizes}
+    table = Table("max_rows", "test AUC", *(f"seed {seed}" for seed in asked.seeds))
+    for rows, values in found.items():
+        table.add_row("null" if rows is None else f"{rows}", mean_and_spread(values), *(f"{v:.4f}" for v in values))
+    Console().print(table)
+    print(json.dumps({"null" if rows is None else f"{rows}": values for rows, values in found.items()}))
+
+
+if __name__ == "__main__":
+    main()
