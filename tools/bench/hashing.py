@@ -31,7 +31,7 @@ def play(out: Path, ratings: Path, targets: int, rows: int | None, seed: int) ->
         folder(out, rows, seed),
         f"--config={CONFIG}",
         f"--seed_everything={seed}",
-        f"--model.backbone.init_args.max_rows={'null' if rows is None else rows}",
+        *([] if rows is None else [f"--model.backbone.init_args.max_rows={rows}"]),
         f"--data.path={ratings}",
         f"--data.cache_dir={out / 'cache'}",
         f"--data.samples.targets_per_user={targets}",
