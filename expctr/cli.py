@@ -3,7 +3,7 @@
 import re
 import signal
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from pkgutil import resolve_name
 from typing import Any, NoReturn
@@ -12,7 +12,7 @@ import lightning as L
 import yaml  # type: ignore[import-untyped]
 from jsonargparse import Namespace, set_parsing_settings
 from lightning.fabric.utilities.exceptions import MisconfigurationException
-from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI, SaveConfigCallback
+from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
 from lightning.pytorch.loggers import TensorBoardLogger
 from rich.console import Console
 from rich.markup import escape
@@ -154,11 +154,22 @@ class Parser(LightningArgumentParser):
 class ExpCTRCLI(LightningCLI):
     """LightningCLI with the stage plan, checkpoints of the run folder, and one folder a run."""
 
+    def __init__(self, command: str | None, **kwargs: Any) -> None:
+        self._command = command if command in self.subcommands() else None
+        super().__init__(**kwargs)
+
     @staticmethod
     def subcommands() -> dict[str, set[str]]:
         """Lightning's, and those of `Trainer`."""
         ours = {command: {"model", "datamodule"} for command in ("prepare", "plan", "export", "explain")}
         return {**LightningCLI.subcommands(), **ours}
+
+    def _prepare_subcommand_parser(self, klass: type, subcommand: str, **kwargs: Any) -> LightningArgumentParser:
+        """With options only where it is the one that was asked for: reading the signatures of all takes seconds."""
+        if self._command in (None, subcommand):
+            return super()._prepare_subcommand_parser(klass, subcommand, **kwargs)
+        self._subcommand_method_arguments[subcommand] = []
+        return self.init_parser(**kwargs)
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         """A group of options for each callback, and defaults that the stages need."""
@@ -271,11 +282,15 @@ class ExpCTRCLI(LightningCLI):
         return super().instantiate_trainer(**kwargs)
 
 
-def run(args: ArgsType = None) -> None:
+def run(args: Sequence[str] | None = None) -> None:
     """Run the command line; `args` in place of `sys.argv`, for tests."""
-    set_parsing_settings(docstring_parse_attribute_docstrings=True)  # options document themselves
+    given = sys.argv[1:] if args is None else args
+    # options document themselves, which is read from the source: of no use but to who asks for it, and slow
+    shown = any("help" in arg or "print_config" in arg for arg in given)
+    set_parsing_settings(docstring_parse_attribute_docstrings=shown)
     try:
         ExpCTRCLI(
+            command=next(iter(given), None),
             model_class=L.LightningModule,
             datamodule_class=RatingsDataModule,
             subclass_mode_model=True,
@@ -287,7 +302,7 @@ def run(args: ArgsType = None) -> None:
             save_config_kwargs={"overwrite": True},
             auto_configure_optimizers=False,
             parser_class=Parser,
-            args=args,
+            args=args if args is None else list(args),
         )
     except UserError as error:
         said = "; ".join([str(error), *getattr(error, "__notes__", [])])
