@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# Lint, types and tests; makes the environment if need be. Arguments go to pytest: bash tools/test.sh -m "not slow"
+# Lint, types and tests, but for those that need minutes each; makes the environment if need be. Arguments go to pytest:
+# bash tools/test.sh -m slow    runs the others
 set -euo pipefail
 cd "$(dirname "$0")/.."
 bash tools/setup.sh
