@@ -3,14 +3,13 @@
 Usage (ppo.py makes it): python ppo_fit.py ARGUMENTS-OF-FIT..., with commands on standard input.
 """
 
-import resource
 import sys
 import time
 from collections.abc import Callable
 from typing import Any
 
 import lightning as L
-from turns import channel
+from turns import channel, peak_gb, rest
 
 from expctr.cli import run
 
@@ -26,13 +25,15 @@ class Turns(L.Callback):
         self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Any, batch_idx: int
     ) -> None:
         """Tell the time of the last one and wait."""
-        say("ready" if self._began is None else time.perf_counter() - self._began)
+        seconds = None if self._began is None else time.perf_counter() - self._began
+        rest()
+        say("ready" if seconds is None else seconds)
         for line in sys.stdin:
             if line.strip() == "go":
                 self._began = time.perf_counter()
                 return
             trainer.logger.experiment.flush()  # type: ignore[union-attr]
-            say(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20)
+            say(peak_gb())
         raise SystemExit
 
 

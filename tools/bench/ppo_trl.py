@@ -7,7 +7,6 @@ Usage (ppo.py makes it): python ppo_trl.py MODEL ROWS.json BATCH TOKENS, with co
 """
 
 import json
-import resource
 import sys
 import time
 from pathlib import Path
@@ -20,7 +19,7 @@ from datasets.table import InMemoryTable
 from peft import LoraConfig
 from transformers import AutoModelForCausalLM, AutoTokenizer, TrainerCallback
 from trl import RLOOConfig, RLOOTrainer
-from turns import ROOT, channel
+from turns import ROOT, channel, peak_gb, rest
 
 from expctr.data.batch import Nouns, SampleText
 from expctr.llm.base import resolve_dtype
@@ -41,12 +40,14 @@ class Turns(TrainerCallback):
         """Where the next step begins with a rollout, tell the time of the last and wait."""
         if state.global_step % self._every:
             return
-        self._say("ready" if self._began is None else time.perf_counter() - self._began)
+        seconds = None if self._began is None else time.perf_counter() - self._began
+        rest()
+        self._say("ready" if seconds is None else seconds)
         for line in sys.stdin:
             if line.strip() == "go":
                 self._began = time.perf_counter()
                 return
-            self._say(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20)
+            self._say(peak_gb())
         raise SystemExit
 
 

@@ -4,6 +4,7 @@ A process works when standard input says so, and answers on standard output with
 more than Python: the peers' environments read this file too.
 """
 
+import ctypes
 import json
 import os
 import subprocess
@@ -90,6 +91,11 @@ def install(packages: Sequence[str], folder: Path) -> None:
         pip = [sys.executable, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--no-deps"]
         subprocess.run([*pip, "--upgrade", "--target", folder, *packages], check=True)
         stamp.write_text("\n".join(packages))
+
+
+def rest() -> None:
+    """Give freed memory back to the machine, which malloc keeps, while others have their turn."""
+    ctypes.CDLL(None).malloc_trim(0)
 
 
 def peak_gb() -> float:
