@@ -286,7 +286,7 @@ def run(args: Sequence[str] | None = None) -> None:
     """Run the command line; `args` in place of `sys.argv`, for tests."""
     given = sys.argv[1:] if args is None else args
     # options document themselves, which is read from the source: of no use but to who asks for it, and slow
-    shown = any("help" in arg or "print_config" in arg for arg in given)
+    shown = any(arg == "-h" or "help" in arg or "print_config" in arg for arg in given)
     set_parsing_settings(docstring_parse_attribute_docstrings=shown)
     try:
         ExpCTRCLI(

@@ -253,6 +253,7 @@ print(*ExpCTRCLI.subcommands())
 
 def test_help_names_every_option_with_its_doc() -> None:
     outcome = expctr("fit", "--help").ok()
+    assert expctr("fit", "-h").ok().output == outcome.output
     assert "--stages.lc_epochs" in outcome.output
     assert "passes of the LC stage over the training samples" in " ".join(outcome.output.split())
     outcome = expctr("fit", "--model.help=PPOExplainerModule").ok()

@@ -8,6 +8,5 @@ bash tools/setup.sh
 .venv/bin/ruff format --check .
 .venv/bin/mypy
 # one thread a worker: more of them than cores make small tensors slower, not faster
-# and a file stays on one worker, whose runs of the command line its tests share; reordered, files of few tests would come
-# last, and the longest of all among them
-OMP_NUM_THREADS=1 .venv/bin/python -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder "$@"
+# and a file stays on one worker, whose runs of the command line its tests share
+OMP_NUM_THREADS=1 .venv/bin/python -m pytest --numprocesses 2 --dist loadfile "$@"

@@ -25,9 +25,9 @@ class Turns(L.Callback):
         self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Any, batch_idx: int
     ) -> None:
         """Tell the time of the last one and wait."""
-        seconds = None if self._began is None else time.perf_counter() - self._began
+        answer = "ready" if self._began is None else time.perf_counter() - self._began
         rest()
-        say("ready" if seconds is None else seconds)
+        say(answer)
         for line in sys.stdin:
             if line.strip() == "go":
                 self._began = time.perf_counter()

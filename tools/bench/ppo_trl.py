@@ -40,9 +40,9 @@ class Turns(TrainerCallback):
         """Where the next step begins with a rollout, tell the time of the last and wait."""
         if state.global_step % self._every:
             return
-        seconds = None if self._began is None else time.perf_counter() - self._began
+        answer = "ready" if self._began is None else time.perf_counter() - self._began
         rest()
-        self._say("ready" if seconds is None else seconds)
+        self._say(answer)
         for line in sys.stdin:
             if line.strip() == "go":
                 self._began = time.perf_counter()
