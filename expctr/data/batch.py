@@ -3,6 +3,7 @@
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
+import torch
 from torch import Tensor
 
 
@@ -47,6 +48,11 @@ class Batch:
 
     def __len__(self) -> int:
         return len(self.label)
+
+    def to(self, device: torch.device) -> "Batch":
+        """The same batch on a device. Lightning moves what has no such method by copying it deeply, titles too."""
+        features = {name: values.to(device) for name, values in self.features.items()}
+        return Batch(self.sample.to(device), self.label.to(device), features, self.texts)
 
     def select(self, rows: Tensor) -> "Batch":
         """Some of the rows, by a bool mask `[batch]`, without their titles."""

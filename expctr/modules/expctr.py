@@ -449,8 +449,7 @@ class ExpCTRModule(L.LightningModule):
         """
         table = self.data.table("test")
         position = {sample: i for i, sample in enumerate(table.sample.tolist())}
-        rows = table.batch([position[sample] for sample in samples], with_text=False)
-        batch: Batch = self.transfer_batch_to_device(rows, self.device, 0)
+        batch = table.batch([position[sample] for sample in samples], with_text=False).to(self.device)
         return [float(score) for score in self.ctr.score(batch, self._embed(texts))]
 
     def rewrite(self, prompts: Sequence[SampleText]) -> tuple[list[str], list[float]]:
