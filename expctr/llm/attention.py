@@ -57,8 +57,8 @@ def grouped_attention(
     for start in range(0, batch, rows):
         part = slice(start, start + rows)
         scores = query[part] @ key[part].mT  # [rows, groups, heads / groups * new, seen]
-        if attention_mask is not None:
-            scores.view(len(scores), heads, new, seen).add_(attention_mask[part])
+        if attention_mask is not None:  # not in place: of a view, autograd would copy each gradient
+            scores = (scores.view(-1, heads, new, seen) + attention_mask[part]).view_as(scores)
         weights = scores.softmax(-1, dtype=torch.float32).to(value.dtype)
         parts.append(weights @ value[part])
     out = parts[0] if len(parts) == 1 else torch.cat(parts)
