@@ -150,7 +150,6 @@ def main() -> None:
     parser.add_argument("--only", nargs="+", choices=[TRL, *FITS], default=[TRL, *FITS], help="systems to run")
     asked = parser.parse_args()
     prompt = prepare()
-    rate = matmul_rate(asked.threads)
 
     trl = [sys.executable, ROOT / "tools/bench/ppo_trl.py", MODEL, FOLDER / "rows.json", BATCH, TOKENS]
     commands = {name: fit_command(scope, passes, FOLDER / name) for name, (scope, passes) in FITS.items()}
@@ -159,14 +158,16 @@ def main() -> None:
     for name in asked.only:  # of an earlier call
         shutil.rmtree(FOLDER / name, ignore_errors=True)
     workers = [Worker(name, commands[name], FOLDER, asked.threads, path if name == TRL else {}) for name in asked.only]
+    rates = []
     for number in range(-1, asked.batches):
+        rates.append(matmul_rate(asked.threads))
         for worker in workers:
             print(f"batch {number + 1} of {asked.batches}: {worker.name}", file=sys.stderr, flush=True)
             worker.turn()
     peak = {worker.name: float(worker.ask("peak")) for worker in workers}
     for worker in workers:
         worker.end()
-    report({worker.name: worker.seconds[1:] for worker in workers}, peak, prompt, rate, asked.batches)
+    report({worker.name: worker.seconds[1:] for worker in workers}, peak, prompt, median(rates), asked.batches)
 
 
 def report(times: dict[str, list[float]], peak: dict[str, float], prompt: float, rate: float, batches: int) -> None:
