@@ -29,6 +29,7 @@ from transformers import (
 from expctr.errors import UserError, check_range
 from expctr.llm.attention import GROUPED
 from expctr.llm.compiled import compiled
+from expctr.llm.linear import linear
 from expctr.llm.locate import locate
 from expctr.llm.parts import can_read_parts, read_parts
 from expctr.seeding import first_weights
@@ -195,7 +196,8 @@ class LanguageModel(nn.Module):
     def output(self, hidden: Tensor) -> Tensor:
         """Vocabulary logits in the base's dtype, `[..., hidden]` -> `[..., vocabulary]`."""
         head = cast(nn.Linear, self.causal.get_output_embeddings())
-        return cast(Tensor, head(hidden.to(head.weight.dtype) if head.weight.is_floating_point() else hidden))
+        states = hidden.to(head.weight.dtype) if head.weight.is_floating_point() else hidden
+        return cast(Tensor, linear(head, states.flatten(0, -2)).unflatten(0, states.shape[:-1]))
 
     def logits(self, hidden: Tensor) -> Tensor:
         """The same in float32."""

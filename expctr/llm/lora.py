@@ -5,6 +5,8 @@ from typing import Any, cast
 from peft.tuners.lora.layer import Linear
 from torch import Tensor, nn
 
+from expctr.llm.linear import linear
+
 
 class LoraLinear(Linear):
     """PEFT's layer, whose product is added to the base's by the matrix product itself.
@@ -20,7 +22,7 @@ class LoraLinear(Linear):
             return super().forward(x, *args, **kwargs)
         (name,) = active
         down, up = (cast(nn.Linear, part[name]).weight for part in (self.lora_A, self.lora_B))
-        result: Tensor = self.base_layer(x)
-        low = nn.functional.linear(x, down.to(x.dtype))  # no dropout, which would spoil PPO's ratio
-        flat = result.view(-1, result.shape[-1])
-        return flat.addmm_(low.view(-1, low.shape[-1]), (up * self.scaling[name]).to(x.dtype).t()).view_as(result)
+        flat = x.reshape(-1, x.shape[-1])  # of a view, an addition in place has autograd copy each gradient
+        result = linear(self.base_layer, flat)
+        low = nn.functional.linear(flat, down.to(x.dtype))  # no dropout, which would spoil PPO's ratio
+        return result.addmm_(low, up.to(x.dtype).t(), alpha=self.scaling[name]).view(*x.shape[:-1], -1)

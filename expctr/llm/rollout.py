@@ -15,6 +15,8 @@ from expctr.llm.base import LanguageModel
 from expctr.llm.prefill import cache_of, contents, prefill
 from expctr.stopwatch import Stopwatch
 
+_BLOCK = 256
+
 
 @dataclass
 class RolloutOptions:
@@ -182,9 +184,13 @@ def next_tokens(
         temperature: of the logits.
         uniform: what to sample by, `[batch]`; `None` for the likeliest token.
     """
-    scores = model.next_logits(current, seen, adapter, cache) / temperature
-    chosen = scores.argmax(-1) if uniform is None else _invert(scores, uniform)
-    return chosen, scores.gather(1, chosen[:, None])[:, 0] - scores.logsumexp(-1)
+    scores = model.next_logits(current, seen, adapter, cache)
+    if temperature != 1:
+        scores = scores / temperature
+    top = scores.amax(-1, keepdim=True)
+    weights = (scores - top).exp_()
+    chosen = scores.argmax(-1) if uniform is None else invert(weights, uniform)
+    return chosen, (scores.gather(1, chosen[:, None]) - top)[:, 0] - weights.sum(-1).log()
 
 
 def texts(model: LanguageModel, rollout: Rollout) -> list[str]:
@@ -193,7 +199,35 @@ def texts(model: LanguageModel, rollout: Rollout) -> list[str]:
     return [" ".join(text.split()) for text in model.tokenizer.batch_decode(rows, skip_special_tokens=True)]
 
 
-def _invert(scores: Tensor, uniform: Tensor) -> Tensor:
-    cumulative = scores.double().softmax(-1).cumsum(-1)
-    target = uniform[:, None] * cumulative[:, -1:]
-    return torch.searchsorted(cumulative, target, right=True)[:, 0].clamp_max(scores.shape[-1] - 1)
+def invert(weights: Tensor, uniform: Tensor) -> Tensor:
+    """Tokens sampled in proportion to weights, by inverting their cumulative sum.
+
+    Weights are summed in blocks first, and token by token in one block a row: a cumulative sum over a vocabulary, in
+    double precision, takes about as long as the model's output layer.
+
+    Args:
+        weights: not negative, one above 0 in each row, `[batch, vocabulary]`.
+        uniform: in [0, 1), float64 `[batch]`.
+
+    Returns:
+        The first token of each row up to which the weights sum to more than that share of all, `[batch]`.
+    """
+    count = weights.shape[1] // _BLOCK
+    blocks, rest = weights[:, : count * _BLOCK].unflatten(1, (count, _BLOCK)), weights[:, count * _BLOCK :]
+    sums = torch.cat([blocks.sum(-1), rest.sum(-1, keepdim=True)], 1).double()
+    block, target = _first_above(sums, uniform[:, None] * sums.sum(-1, keepdim=True))
+    tokens = block * _BLOCK + torch.arange(_BLOCK, device=weights.device)
+    last = weights.shape[1] - 1
+    inside = weights.gather(1, tokens.clamp_max(last)).double() * (tokens <= last)
+    return tokens.gather(1, _first_above(inside, target)[0])[:, 0]
+
+
+def _first_above(weights: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
+    """The first place with a cumulative weight above a target, and what the target leaves for it, `[batch, 1]` each.
+
+    Rounding takes no target out of the weights' reach: the place is never one of weight 0.
+    """
+    cumulative = weights.cumsum(-1)
+    most = torch.nextafter(cumulative[:, -1:], torch.zeros_like(target))
+    place = torch.searchsorted(cumulative, target.clamp(0).minimum(most), right=True).clamp_max(weights.shape[1] - 1)
+    return place, target - (cumulative.gather(1, place) - weights.gather(1, place))
