@@ -210,7 +210,8 @@ def invert(weights: Tensor, uniform: Tensor) -> Tensor:
         uniform: in [0, 1), float64 `[batch]`.
 
     Returns:
-        The first token of each row up to which the weights sum to more than that share of all, `[batch]`.
+        The first token of each row up to which the weights sum to more than that share of all, `[batch]`; where they
+        are no numbers, some token of the vocabulary.
     """
     count = weights.shape[1] // _BLOCK
     blocks, rest = weights[:, : count * _BLOCK].unflatten(1, (count, _BLOCK)), weights[:, count * _BLOCK :]
@@ -219,7 +220,7 @@ def invert(weights: Tensor, uniform: Tensor) -> Tensor:
     tokens = block * _BLOCK + torch.arange(_BLOCK, device=weights.device)
     last = weights.shape[1] - 1
     inside = weights.gather(1, tokens.clamp_max(last)).double() * (tokens <= last)
-    return tokens.gather(1, _first_above(inside, target)[0])[:, 0]
+    return tokens.gather(1, _first_above(inside, target)[0])[:, 0].clamp_max(last)
 
 
 def _first_above(weights: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:

@@ -151,6 +151,12 @@ def test_a_uniform_number_picks_the_token_whose_share_of_the_weights_it_falls_in
     assert invert(weights, uniform).tolist() == [0, 0, 2, 2, 3, 3]
 
 
+@pytest.mark.parametrize("vocabulary", [100, 256, 300])
+def test_a_row_that_is_no_number_gives_some_token_and_the_guard_its_turn(vocabulary: int) -> None:
+    picked = invert(torch.full((3, vocabulary), torch.nan), torch.tensor([0.0, 0.5, 1 - 2**-53], dtype=torch.float64))
+    assert ((picked >= 0) & (picked < vocabulary)).all()
+
+
 @pytest.mark.parametrize("vocabulary", [255, 256, 257, 1000])
 @pytest.mark.parametrize("by_column", [False, True])
 def test_it_does_so_in_any_block_and_never_picks_a_token_of_no_weight(vocabulary: int, by_column: bool) -> None:
