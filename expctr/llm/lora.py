@@ -25,4 +25,5 @@ class LoraLinear(Linear):
         flat = x.reshape(-1, x.shape[-1])  # of a view, an addition in place has autograd copy each gradient
         result = linear(self.base_layer, flat)
         low = nn.functional.linear(flat, down.to(x.dtype))  # no dropout, which would spoil PPO's ratio
-        return result.addmm_(low, up.to(x.dtype).t(), alpha=self.scaling[name]).view(*x.shape[:-1], -1)
+        result.addmm_(low, up.to(x.dtype).t(), alpha=self.scaling[name])
+        return result.view(*x.shape[:-1], result.shape[-1])

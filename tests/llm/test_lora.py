@@ -33,6 +33,11 @@ def test_in_float32_it_is_pefts_with_its_gradients() -> None:
     torch.testing.assert_close(*results, atol=1e-5, rtol=1e-5)
 
 
+def test_no_rows_give_no_rows_as_pefts_does() -> None:
+    theirs, ours = layers(torch.float32)
+    assert ours(torch.zeros(0, 5, 12)).shape == theirs(torch.zeros(0, 5, 12)).shape == (0, 5, 7)
+
+
 def test_over_a_bfloat16_base_weights_and_gradients_stay_float32() -> None:
     theirs, ours = layers(torch.bfloat16)
     x = torch.randn(64, 12, generator=torch.Generator().manual_seed(1)).bfloat16()
