@@ -18,12 +18,13 @@ class LoraLinear(Linear):
     def forward(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
         """`[..., in]` -> `[..., out]`."""
         active = self.active_adapters
-        if self.disable_adapters or self.merged or args or kwargs or len(active) != 1 or self.lora_variant:
+        if self.merged or args or kwargs or len(active) != 1 or self.lora_variant:
             return super().forward(x, *args, **kwargs)
         (name,) = active
         down, up = (cast(nn.Linear, part[name]).weight for part in (self.lora_A, self.lora_B))
         flat = x.reshape(-1, x.shape[-1])  # of a view, an addition in place has autograd copy each gradient
         result = linear(self.base_layer, flat)
-        low = nn.functional.linear(flat, down.to(x.dtype))  # no dropout, which would spoil PPO's ratio
-        result.addmm_(low, up.to(x.dtype).t(), alpha=self.scaling[name])
+        if not self.disable_adapters:
+            low = nn.functional.linear(flat, down.to(x.dtype))  # no dropout, which would spoil PPO's ratio
+            result.addmm_(low, up.to(x.dtype).t(), alpha=self.scaling[name])
         return result.view(*x.shape[:-1], result.shape[-1])

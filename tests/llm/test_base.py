@@ -79,6 +79,17 @@ def test_the_adapter_comes_back_on_after_an_error(llm_folder: Path) -> None:
     assert torch.equal(logits(model, adapter=True), before)
 
 
+def test_within_a_block_without_the_adapter_it_stays_off_and_keeps_its_gradients(llm_folder: Path) -> None:
+    model = load(llm_folder)
+    stir_adapter(model)
+    off, on = logits(model), logits(model, adapter=True)
+    with model.adapter(on=False):
+        assert torch.equal(logits(model), off)  # a second such block, whose end does not turn it on
+        assert torch.equal(logits(model, adapter=True), off)
+        assert any(parameter.requires_grad for parameter in model.parameters())
+    assert torch.equal(logits(model, adapter=True), on)
+
+
 def test_first_weights_follow_the_seed_and_leave_the_global_generator_alone(llm_folder: Path) -> None:
     def adapter(seed: int) -> Tensor:
         model = LanguageModel(LLMOptions(path=str(llm_folder), dtype="float32", lora_r=4), seed)
