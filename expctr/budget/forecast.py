@@ -92,10 +92,10 @@ def memory(model: Blueprint, explainer: PPOExplainerModule, size: Sizes) -> dict
     here, shown = -(-size.rollout_rows // share), -(-size.eval_rows // share)
     rollout = asked(here, sampled=True)
     width = model.hidden_size * 4 if model.quantized else model.hidden_size * model.causal.dtype.itemsize
-    held = Counter({"activations": here * response * width})  # the states that the critic reads
+    critic, entropy = explainer.ppo.advantage == "gae", explainer.ppo.entropy_coef > 0
+    held = Counter({"activations": critic * here * response * width})  # the states that the critic reads
     if scope == "response":
         held["prompt cache"] = here * (prompt + response) * model.cache_bytes
-    critic, entropy = explainer.ppo.advantage == "gae", explainer.ppo.entropy_coef > 0
     policy = {name: rest + whole + parts for name, parts in rollout.items()}
     policy["reference"] = rest + whole + held + model.reference(size.micro_rows, prompt, response, False)
     policy["train"] = (

@@ -38,7 +38,7 @@ class Trajectory(NamedTuple):
     ref_logprobs: Tensor
     """Of the untrained base."""
     hidden: Tensor
-    """The base's states, which the critic reads, `[rows, response, hidden]`."""
+    """The base's states, which the critic reads, `[rows, response, hidden]`; without one `[rows, response, 0]`."""
     values: Tensor
     advantages: Tensor
     """Whitened."""
@@ -234,7 +234,7 @@ class PPOExplainerModule(L.LightningModule):
         norms: list[float] = []
         with watch("train"):
             for _ in range(self.ppo.epochs):
-                for minibatch in self._minibatches(len(rollout), generator):
+                for minibatch in self._minibatches(rollout.response_mask.sum(1).cpu(), generator):
                     tokens = float(all_sum(trajectory.weight[torch.cat(minibatch)].sum())) or 1.0
                     scale = world_size() / tokens  # sharded gradients are averaged over ranks
                     optimizer.zero_grad()
@@ -289,14 +289,15 @@ class PPOExplainerModule(L.LightningModule):
         return Trajectory(logprobs, ref_logprobs, hidden, values, ppo.whiten(advantages, weight), returns, weight)
 
     def _score(self, rollout: Rollout, adapter: bool) -> tuple[Tensor, Tensor]:
-        """Log-probabilities `[rows, response]` and hidden states, by micro-batch."""
-        width, parts = rollout.response_ids.shape[1], []
-        for rows in torch.arange(len(rollout)).split(self.ppo.micro_batch_size or len(rollout)):
+        """Log-probabilities `[rows, response]`, and hidden states for the critic; computed in parts of like length."""
+        width, critic, parts = rollout.response_ids.shape[1], self.ppo.advantage == "gae", []
+        order = rollout.response_mask.sum(1).cpu().argsort(stable=True)
+        for rows in order.split(self.ppo.micro_batch_size or self.ppo.minibatch_size):
             scores = score_responses(self.model, rollout.select(rows), adapter, self.rollout_options.temperature)
-            short = width - scores.logprobs.shape[1]
-            parts.append((F.pad(scores.logprobs, (0, short)), F.pad(scores.hidden, (0, 0, 0, short))))
-        logprobs, hidden = (torch.cat(column) for column in zip(*parts, strict=True))
-        return logprobs, hidden
+            short, hidden = width - scores.logprobs.shape[1], scores.hidden if critic else scores.hidden[..., :0]
+            parts.append((F.pad(scores.logprobs, (0, short)), F.pad(hidden, (0, 0, 0, short))))
+        logprobs, states = (torch.cat(column)[order.argsort()] for column in zip(*parts, strict=True))
+        return logprobs, states
 
     def _describe(self, rollout: Rollout, trajectory: Trajectory) -> dict[str, float]:
         """Means over the responses and tokens of all ranks."""
@@ -327,13 +328,18 @@ class PPOExplainerModule(L.LightningModule):
         self.beta = self.kl.beta if self.kl.target is None else state["beta"]
         self._running = dict(state["running"])
 
-    def _minibatches(self, rows: int, generator: torch.Generator) -> list[list[Tensor]]:
+    def _minibatches(self, lengths: Tensor, generator: torch.Generator) -> list[list[Tensor]]:
         """This rank's rows of each minibatch, by micro-batch.
 
         A minibatch holds the same rows for any number of ranks, and all ranks have as many micro-batches, some empty.
+        Within it rows go by the length of their responses, so that micro-batches hold little padding.
+
+        Args:
+            lengths: of this rank's responses, `[rows]`.
+            generator: the same on all ranks.
         """
         group, world = self.rollout_options.group_size, world_size()
-        order = torch.randperm(int(all_sum(torch.tensor(rows, device=self.device))), generator=generator)
+        order = torch.randperm(int(all_sum(torch.tensor(len(lengths), device=self.device))), generator=generator)
         prompt = order // group  # the loader deals prompts to the ranks in turn
         owner, local = prompt % world, prompt // world * group + order % group
         minibatches = []
@@ -341,7 +347,8 @@ class PPOExplainerModule(L.LightningModule):
         for ranks, here in zip(owner.tensor_split(count), local.tensor_split(count), strict=True):
             most = int(ranks.bincount().max())
             size = self.ppo.micro_batch_size or most
-            micro = list(here[ranks == rank()].split(size))
+            mine = here[ranks == rank()]
+            micro = list(mine[lengths[mine].argsort(stable=True)].split(size))
             minibatches.append(micro + [here[:0]] * (-(-most // size) - len(micro)))
         return minibatches
 

@@ -473,6 +473,7 @@ def test_minibatches_are_the_same_for_any_number_of_ranks(
     monkeypatch: pytest.MonkeyPatch, group: int, prompts: int, micro: int | None
 ) -> None:
     total = prompts * group
+    lengths = torch.randint(1, 9, (total,), generator=torch.Generator().manual_seed(0))
     module = PPOExplainerModule(
         rollout=RolloutOptions(group_size=group), ppo=PPOOptions(minibatch_size=4, micro_batch_size=micro)
     )
@@ -482,12 +483,14 @@ def test_minibatches_are_the_same_for_any_number_of_ranks(
         monkeypatch.setattr(explainer, "world_size", lambda: world)
         monkeypatch.setattr(explainer, "all_sum", lambda x: torch.tensor(total))
         mine = len(range(rank, prompts, world)) * group
-        return module._minibatches(mine, torch.Generator().manual_seed(5))
+        return module._minibatches(lengths[:mine], torch.Generator().manual_seed(5))
 
     alone = minibatches(0, 1)
     whole = [set(rows) for rows in global_rows(alone, 0, 1, group)]
     assert sorted(row for rows in global_rows(alone, 0, 1, group) for row in rows) == list(range(total))
     assert module.steps(prompts) == len(alone) * module.ppo.epochs
+    for minibatch in alone:
+        assert lengths[torch.cat(minibatch)].diff().ge(0).all()  # micro-batches of like lengths
     for world in (2, 3):
         parts = [minibatches(rank, world) for rank in range(world)]
         placed = [global_rows(part, rank, world, group) for rank, part in enumerate(parts)]
@@ -507,8 +510,8 @@ def test_an_empty_micro_batch_adds_nothing(
         module = build()
         real = module._minibatches
 
-        def more(rows: int, generator: torch.Generator, real: Any = real) -> list[list[Tensor]]:
-            return [[*minibatch, minibatch[0][:0]] for minibatch in real(rows, generator)]
+        def more(lengths: Tensor, generator: torch.Generator, real: Any = real) -> list[list[Tensor]]:
+            return [[*minibatch, minibatch[0][:0]] for minibatch in real(lengths, generator)]
 
         if idle:
             monkeypatch.setattr(module, "_minibatches", more)
