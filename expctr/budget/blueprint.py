@@ -19,7 +19,7 @@ from expctr.llm.locate import locate
 from expctr.llm.prefill import Roomy, cache_of
 from expctr.llm.recompute import recomputed
 from expctr.llm.rollout import Rollout, next_tokens
-from expctr.llm.scoring import Answers, LCOptions, score_responses, yes_no
+from expctr.llm.scoring import Answers, LCOptions, answer_scores, score_responses
 
 BITS = {"nf4": 4, "int8": 8}
 
@@ -164,7 +164,7 @@ class Blueprint(LanguageModel):
 
         def work(trace: Trace) -> None:
             states = self.hidden(_ids(rows, tokens), _mask(rows, tokens), False, DynamicCache()).states
-            yes_no(self.logits(states[:, -1]), Answers([0], [1]), LCOptions())
+            answer_scores(self, states[:, -1], Answers([0], [1]), LCOptions())
 
         return self._trace(("score", rows, tokens), work, training=False)
 

@@ -5,7 +5,7 @@ Base weights are never written: no merge and unmerge, whose rounding would drift
 """
 
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
@@ -17,6 +17,7 @@ from lightning.pytorch.utilities import rank_zero_info
 from torch import Tensor, nn
 from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.tensor import DTensor
+from torch.nn import functional as F
 from transformers import (
     AutoModelForCausalLM,
     AutoTokenizer,
@@ -207,15 +208,20 @@ class LanguageModel(nn.Module):
             )
         return Hidden(out.last_hidden_state, cache)
 
-    def output(self, hidden: Tensor) -> Tensor:
-        """Vocabulary logits in the base's dtype, `[..., hidden]` -> `[..., vocabulary]`."""
+    def output(self, hidden: Tensor, tokens: Sequence[int] | None = None) -> Tensor:
+        """Logits in the base's dtype, `[..., hidden]` -> `[..., vocabulary]`, or of the given tokens alone."""
         head = cast(nn.Linear, self.causal.get_output_embeddings())
         states = hidden.to(head.weight.dtype) if head.weight.is_floating_point() else hidden
+        if tokens is not None:
+            rows = list(tokens)
+            if type(head) is nn.Linear:
+                return F.linear(states, head.weight[rows], None if head.bias is None else head.bias[rows])
+            return self.output(hidden)[..., rows]
         return cast(Tensor, linear(head, states.flatten(0, -2)).unflatten(0, states.shape[:-1]))
 
-    def logits(self, hidden: Tensor) -> Tensor:
+    def logits(self, hidden: Tensor, tokens: Sequence[int] | None = None) -> Tensor:
         """The same in float32."""
-        return self.output(hidden).float()
+        return self.output(hidden, tokens).float()
 
     def next_logits(self, newest: Tensor, mask: Tensor, adapter: bool, cache: Cache) -> Tensor:
         """Vocabulary logits of the token after the newest one, float32 `[batch, vocabulary]`.
@@ -284,6 +290,7 @@ def adapted(base: PreTrainedModel, options: LLMOptions, quantized: bool) -> "Pef
     """The base with fresh adapter layers in it, in evaluation mode: dropout would break PPO's ratio."""
     # not at the top: it imports bitsandbytes, and both take more than a second that --help can do without
     from peft import LoraConfig, get_peft_model
+    from peft.tuners.tuners_utils import BaseTunerLayer
 
     from expctr.llm.lora import LoraLinear
 
@@ -292,7 +299,13 @@ def adapted(base: PreTrainedModel, options: LLMOptions, quantized: bool) -> "Pef
     )
     if not quantized:  # bitsandbytes' layers are linear ones too, and have adapters of their own
         lora._register_custom_module({nn.Linear: LoraLinear})
-    return get_peft_model(base, lora).eval()
+    model = get_peft_model(base, lora).eval()
+    if isinstance(base.get_output_embeddings(), BaseTunerLayer):
+        raise UserError(
+            "llm.lora_targets names the output layer, which cannot have an adapter: policy, reference and scorer read "
+            "one and the same. Name layers of the decoder, or all-linear"
+        )
+    return model
 
 
 def load_tokenizer(options: LLMOptions) -> PreTrainedTokenizerBase:

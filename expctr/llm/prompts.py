@@ -114,9 +114,10 @@ class Prompts:
     def lc(self, texts: Sequence[SampleText], reasons: Sequence[str], include_title: bool) -> list[list[int]]:
         """Token ids of the prompts that ask for the choice given an explanation (Eq. 8)."""
         template = self.options.lc_titled if include_title else self.options.lc
+        titles = [self.title(text.target) if include_title else "" for text in texts]
         return [
-            self.encode(self._fill(template, reason=self.clean(reason), target=self.title(text.target)))
-            for text, reason in zip(texts, reasons, strict=True)
+            self.encode(self._fill(template, reason=self.clean(reason), target=target))
+            for reason, target in zip(reasons, titles, strict=True)
         ]
 
     def ending(self, template: str) -> str:

@@ -13,6 +13,9 @@ from expctr.llm.base import LanguageModel
 from expctr.llm.prefill import cache_of, contents, pad_left, parts
 from expctr.llm.rollout import Rollout
 
+MOST_LOGITS = 2**24
+"""How many logits a score makes at a time."""
+
 
 @dataclass
 class LCOptions:
@@ -114,8 +117,24 @@ def yes_no_scores(
     place = {key: i for i, key in enumerate(dict.fromkeys(keys))}
     scores = torch.empty(len(place), device=model.device)
     for part in parts(model, list(place), adapter):
-        scores[part.rows] = yes_no(model.logits(part.last), answers, options)
+        scores[part.rows] = answer_scores(model, part.last, answers, options)
     return scores[[place[key] for key in keys]]
+
+
+@torch.no_grad()
+def answer_scores(model: LanguageModel, states: Tensor, answers: Answers, options: LCOptions) -> Tensor:
+    """Eq. 8 after the last tokens of prompts, `[prompts, hidden]` -> `[prompts]`.
+
+    Where the normaliser cancels the answers' rows of the output layer are all that is computed; else so many prompts
+    at a time that at most `MOST_LOGITS` logits exist.
+    """
+    if options.score == "logit":
+        split = len(answers.positive)
+        few = [*answers.positive, *answers.negative]
+        here = Answers(list(range(split)), list(range(split, len(few))))
+        return yes_no(model.logits(states, few), here, options)
+    chunks = states.split(max(1, MOST_LOGITS // model.vocabulary))
+    return torch.cat([yes_no(model.logits(chunk), answers, options) for chunk in chunks])
 
 
 def next_token_logits(model: LanguageModel, prompts: Sequence[Sequence[int]]) -> Tensor:
@@ -128,7 +147,10 @@ def next_token_logits(model: LanguageModel, prompts: Sequence[Sequence[int]]) ->
 
 
 def yes_no(logits: Tensor, answers: Answers, options: LCOptions) -> Tensor:
-    """Eq. 8 on the logits of the first answer token, `[batch, vocabulary]` -> `[batch]`."""
+    """Eq. 8 on the logits of the first answer token, `[batch, vocabulary]` -> `[batch]`.
+
+    Under `score: logit` any tokens may be left out but the answers.
+    """
     logprobs = logits.log_softmax(-1)
     pair = torch.stack([logprobs[:, list(ids)].logsumexp(-1) for ids in answers], -1)
     if options.score == "prob":

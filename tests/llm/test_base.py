@@ -79,6 +79,12 @@ def test_the_adapter_comes_back_on_after_an_error(llm_folder: Path) -> None:
     assert torch.equal(logits(model, adapter=True), before)
 
 
+def test_an_adapter_of_the_output_layer_is_refused(llm_folder: Path) -> None:
+    """It would have a part in the reference and in the LC score."""
+    with pytest.raises(UserError, match=r"llm\.lora_targets names the output layer"):
+        load(llm_folder, lora_targets=["q_proj", "lm_head"])
+
+
 def test_within_a_block_without_the_adapter_it_stays_off_and_keeps_its_gradients(llm_folder: Path) -> None:
     model = load(llm_folder)
     stir_adapter(model)

@@ -137,6 +137,8 @@ def test_a_long_title_is_cut_and_counted_wherever_it_stands(plain: PreTrainedTok
     assert prompts.cut["titles"] == 1
     prompts.explanation([SampleText(title, (title,))])
     assert prompts.cut["titles"] == 3
+    prompts.lc([SampleText(title)], ["Why not"], include_title=False)
+    assert prompts.cut["titles"] == 3  # it does not stand there
     roomy = len(prompts.explanation([SampleText(title)])[0])
     tight = Prompts(plain, PromptOptions(title_tokens=5, prompt_tokens=roomy), BOOKS)
     tight.explanation([SampleText(title, ("Emma", "Sula", "Circe"))])  # written anew without each of them

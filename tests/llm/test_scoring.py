@@ -1,6 +1,7 @@
 """The yes/no score (Eq. 8): by hand, and from a model whatever stands beside a prompt."""
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -12,7 +13,7 @@ from expctr.data.batch import Nouns, SampleText
 from expctr.llm import prefill, scoring
 from expctr.llm.base import LanguageModel, LLMOptions
 from expctr.llm.prompts import PromptOptions, Prompts
-from expctr.llm.scoring import Answers, LCOptions, answer_tokens, yes_no, yes_no_scores
+from expctr.llm.scoring import Answers, LCOptions, answer_scores, answer_tokens, yes_no, yes_no_scores
 
 ENDING = "Whether the user will like the target book target:"
 PROBABILITIES = torch.tensor([[0.5, 0.25, 0.125, 0.125]])
@@ -63,6 +64,27 @@ def test_the_probabilities_of_variants_are_summed() -> None:
     answers = Answers([0, 2], [1])
     assert float(yes_no(PROBABILITIES.log(), answers, LCOptions(score="logit"))) == pytest.approx(0.714286, abs=1e-5)
     assert float(yes_no(PROBABILITIES.log(), answers, LCOptions())) == pytest.approx(0.592667, abs=1e-5)
+
+
+@pytest.mark.parametrize("options", [LCOptions(score="logit", temperature=0.5), LCOptions(), LCOptions(temperature=2)])
+def test_scores_of_a_few_logits_at_a_time_are_those_of_all(
+    llm_folder: Path, options: LCOptions, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = load(llm_folder)
+    states = torch.randn(7, model.hidden_size, generator=torch.Generator().manual_seed(0))
+    answers, made = Answers([5, 9], [7]), []
+    expected = yes_no(model.logits(states), answers, options)
+    real = model.logits
+
+    def logits(*args: Any) -> Tensor:
+        made.append(real(*args))
+        return made[-1]
+
+    monkeypatch.setattr(model, "logits", logits)
+    monkeypatch.setattr(scoring, "MOST_LOGITS", 3 * model.vocabulary)
+    torch.testing.assert_close(answer_scores(model, states, answers, options), expected, atol=1e-5, rtol=0)
+    shapes = [tuple(part.shape) for part in made]
+    assert shapes == ([(7, 3)] if options.score == "logit" else [(rows, model.vocabulary) for rows in (3, 3, 1)])
 
 
 def test_without_a_chat_template_the_answer_has_its_leading_space(plain_folder: Path) -> None:
