@@ -98,16 +98,23 @@ class LanguageModel(nn.Module):
         seed: of the adapter's first weights.
         mesh: the ranks that `sharding.shard` will share it among. Each reads its part, and nothing can be computed
             before.
+        device: where it will compute, by which `auto` options choose; `best_device` where it is not given.
     """
 
     _compiled: Callable[..., Tensor] | None = None
 
-    def __init__(self, options: LLMOptions, seed: int = 0, mesh: DeviceMesh | None = None) -> None:
+    def __init__(
+        self,
+        options: LLMOptions,
+        seed: int = 0,
+        mesh: DeviceMesh | None = None,
+        device: torch.device | None = None,
+    ) -> None:
         super().__init__()
         self.options = options
         try:
             self.tokenizer = load_tokenizer(options)
-            base = load_base(options, mesh)
+            base = load_base(options, mesh, device)
         except OSError as error:  # what transformers raises when it finds nothing under that name
             raise UserError(f"llm.path: {options.path} cannot be loaded: {str(error).splitlines()[0]}") from error
         base.requires_grad_(False)
@@ -123,7 +130,7 @@ class LanguageModel(nn.Module):
         pad = self.tokenizer.pad_token_id
         self.pad_id = self.eos_ids[0] if pad is None else int(pad)
         if options.compile_decoding:
-            self._compiled = compiled(self._next)
+            self._compiled = compiled(self._next, device or best_device())
         self.heads: dict[tuple[torch.device, tuple[int, ...]], DynamicCache] = {}
         """Keys and values of what many prompts begin with, by the frozen base; `prefill` fills it."""
         if not self.in_parts:
@@ -318,17 +325,21 @@ def load_tokenizer(options: LLMOptions) -> PreTrainedTokenizerBase:
     return tokenizer
 
 
-def load_base(options: LLMOptions, mesh: DeviceMesh | None = None) -> PreTrainedModel:
+def load_base(
+    options: LLMOptions, mesh: DeviceMesh | None = None, device: torch.device | None = None
+) -> PreTrainedModel:
     """The base model, frozen weights as they are on disk (safetensors or GGUF only).
 
     Args:
         options: what to load.
         mesh: the ranks of which each is to read its part (`read_parts`), where the base is in floats.
+        device: where it will compute, by which `auto` options choose; `best_device` where it is not given.
     """
+    device = device or best_device()
     settings = source(options)
     if options.attention not in ("auto", GROUPED):
         settings["attn_implementation"] = options.attention
-    dtype = resolve_dtype(options.dtype)
+    dtype = resolve_dtype(options.dtype, device)
     if options.quantization != "none":
         settings["quantization_config"] = BitsAndBytesConfig(
             load_in_4bit=options.quantization == "nf4",
@@ -358,25 +369,30 @@ def load_base(options: LLMOptions, mesh: DeviceMesh | None = None) -> PreTrained
         _trainable(model)
         # it says at each layer of each forward that it rounds to float16
         logging.getLogger("bitsandbytes.autograd._functions").setLevel(logging.ERROR)
-    _choose_attention(model, options)
+    _choose_attention(model, options, device)
     model.eval()
     return model
 
 
-def _choose_attention(model: PreTrainedModel, options: LLMOptions) -> None:
+def _choose_attention(model: PreTrainedModel, options: LLMOptions, device: torch.device) -> None:
     fits = model._supports_attention_backend
     if options.attention == GROUPED and not fits:
         raise UserError(f"llm.attention: {type(model).__name__} has attention of its own: choose auto, sdpa or eager")
-    if options.attention == GROUPED or (options.attention == "auto" and fits and not torch.cuda.is_available()):
+    if options.attention == GROUPED or (options.attention == "auto" and fits and device.type != "cuda"):
         model.set_attn_implementation(GROUPED)
 
 
-def resolve_dtype(dtype: DType) -> torch.dtype:
-    """The base's dtype on this machine; see `LLMOptions.dtype`."""
+def best_device() -> torch.device:
+    """The GPU, where this machine has one."""
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def resolve_dtype(dtype: DType, device: torch.device | None = None) -> torch.dtype:
+    """The base's dtype on a device, `best_device` where none is given; see `LLMOptions.dtype`."""
     if dtype != "auto":
         return cast(torch.dtype, getattr(torch, dtype))
-    on_gpu = torch.cuda.is_available()
-    fast = torch.cuda.is_bf16_supported() if on_gpu else torch.cpu._is_avx512_bf16_supported()
+    device = device or best_device()
+    fast = torch.cuda.is_bf16_supported() if device.type == "cuda" else torch.cpu._is_avx512_bf16_supported()
     return torch.bfloat16 if fast else torch.float32
 
 

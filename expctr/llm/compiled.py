@@ -14,10 +14,10 @@ GRAPHS = 64
 """More of them than that are not compiled: what comes after runs as it is written."""
 
 
-def compiled(step: Callable[..., Tensor]) -> Callable[..., Tensor]:
+def compiled(step: Callable[..., Tensor], device: torch.device) -> Callable[..., Tensor]:
     """The step, compiled at its first call; on a GPU recorded as a CUDA graph, which is launched in one piece."""
     torch._dynamo.config.recompile_limit = max(torch._dynamo.config.recompile_limit, GRAPHS)
-    fast = torch.compile(step, mode="reduce-overhead" if torch.cuda.is_available() else "default")
+    fast = torch.compile(step, mode="reduce-overhead" if device.type == "cuda" else "default")
 
     def run(*args: Any) -> Tensor:
         torch.compiler.cudagraph_mark_step_begin()  # the last step's result may be overwritten

@@ -23,7 +23,7 @@ from expctr.llm.sharding import shard, unsharded
 from expctr.metrics import ctr_metrics
 from expctr.modules.ctr import TOO_FAST, CTRModule
 from expctr.modules.explainer import PPOExplainerModule
-from expctr.modules.guard import DIVERGED, IMPRECISE, Guard, check_validation, named, section
+from expctr.modules.guard import DIVERGED, IMPRECISE, Guard, check_precision, check_validation, named, section
 from expctr.modules.options import ICOptions
 from expctr.modules.plan import PlanEntry, lr_factor, policy_stages
 from expctr.modules.rates import follow_options
@@ -113,11 +113,12 @@ class ExpCTRModule(L.LightningModule):
 
     def configure_model(self) -> None:
         """Load the base and build the CTR models for the data's vocabularies; once."""
+        check_precision(self.trainer)
         if self.explainer.built:
             return
         features = self.data.features
         mesh = self.device_mesh["data_parallel"] if self.device_mesh is not None else None
-        self.explainer.build(self.data.nouns, self.seed, mesh)
+        self.explainer.build(self.data.nouns, self.seed, mesh, self.trainer.strategy.root_device)
         self.ctr.build(features.vocabulary, self.encoder.dim, self.seed)
         self.baseline.build(features.vocabulary, seed=self.seed)
         if mesh is not None:
@@ -572,7 +573,7 @@ def _prime(optimizer: torch.optim.Optimizer) -> None:
     for group in optimizer.param_groups:
         for parameter in filter(lambda p: p.requires_grad, group["params"]):
             optimizer.state[parameter] = {
-                "step": torch.tensor(0.0),
+                "step": torch.tensor(0.0, device=parameter.device if group["fused"] else "cpu"),  # as torch has it
                 "exp_avg": torch.zeros_like(parameter),
                 "exp_avg_sq": torch.zeros_like(parameter),
             }

@@ -84,17 +84,20 @@ class PPOExplainerModule(L.LightningModule):
         self.beta = kl.beta
         self._running: dict[str, tuple[int, float, float]] = {}
 
-    def build(self, nouns: Nouns, seed: int = 0, mesh: DeviceMesh | None = None) -> None:
+    def build(
+        self, nouns: Nouns, seed: int = 0, mesh: DeviceMesh | None = None, device: torch.device | None = None
+    ) -> None:
         """Load the base; once.
 
         Args:
             nouns: what the dataset's items and people are called.
             seed: of the adapter's and the critic's first weights.
             mesh: the ranks that `shard` will share it among.
+            device: where it will compute; see `load_base`.
         """
         if self.built:
             return
-        self.model = LanguageModel(self.llm, seed, mesh)
+        self.model = LanguageModel(self.llm, seed, mesh, device)
         self.value_head = ValueHead(self.model.hidden_size, seed=seed)
         self.prompts = Prompts(self.model.tokenizer, self.prompt_options, nouns)
         template = self.prompt_options.lc_titled if self.lc.include_title else self.prompt_options.lc

@@ -3,6 +3,7 @@
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+import lightning as L
 import torch
 from torch import Tensor, nn
 
@@ -101,6 +102,16 @@ def check_validation(data: Any) -> None:
             "no validation rows: training stops early and takes its best weights by them. Give "
             "data.samples.fractions a middle share above 0"
         )
+
+
+def check_precision(trainer: L.Trainer) -> None:
+    """Refuse a precision of Lightning's beside the language model's own.
+
+    Raises:
+        UserError: it is another than float32.
+    """
+    if trainer.precision != "32-true":
+        raise UserError(f"trainer.precision must be 32-true (it is {trainer.precision}): the base's own is llm.dtype")
 
 
 def check_weights(module: nn.Module, found: Mapping[str, tuple[int, ...]]) -> None:

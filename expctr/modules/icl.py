@@ -15,6 +15,7 @@ from expctr.llm.base import LanguageModel, LLMOptions
 from expctr.llm.direct import DirectQuestion
 from expctr.llm.prompts import PromptOptions, Prompts
 from expctr.llm.scoring import LCOptions
+from expctr.modules.guard import check_precision
 from expctr.modules.scorer import BestWeights, Monitor, ScoringModule
 
 
@@ -44,18 +45,20 @@ class DirectModule(ScoringModule):
 
     def configure_model(self) -> None:
         """Load the base; once."""
+        check_precision(self.trainer)
         if not self.built:
             data = self.trainer.datamodule  # type: ignore[attr-defined]
-            self.build(data.nouns, data.seed)
+            self.build(data.nouns, data.seed, self.trainer.strategy.root_device)
 
-    def build(self, nouns: Nouns, seed: int = 0) -> None:
+    def build(self, nouns: Nouns, seed: int = 0, device: torch.device | None = None) -> None:
         """Load the base.
 
         Args:
             nouns: what the dataset's items and people are called.
             seed: of the adapter's first weights.
+            device: where it will compute; see `load_base`.
         """
-        self.model = LanguageModel(self.llm, seed)
+        self.model = LanguageModel(self.llm, seed, device=device)
         if not self.tuned:
             self.model.requires_grad_(False)
         prompts = Prompts(self.model.tokenizer, self.prompt_options, nouns)

@@ -90,9 +90,9 @@ class TALLRecModule(DirectModule):
         self.options = options
         self.minibatch_size = options.minibatch_size
 
-    def build(self, nouns: Nouns, seed: int = 0) -> None:
+    def build(self, nouns: Nouns, seed: int = 0, device: torch.device | None = None) -> None:
         """Load the base, and keep the best adapter from now on; arguments as for `DirectModule`."""
-        super().build(nouns, seed)
+        super().build(nouns, seed, device)
         self.best = BestWeights(nn.ParameterList(self.adapter()), self.monitor == "auc", self.options.patience)
 
     def adapter(self) -> Iterator[nn.Parameter]:
@@ -137,8 +137,6 @@ class TALLRecModule(DirectModule):
         check_validation(self.trainer.datamodule)  # type: ignore[attr-defined]
         if self.trainer.world_size > 1:
             raise UserError(f"trainer.devices must be 1 for TALLRec (there are {self.trainer.world_size} ranks)")
-        if self.trainer.precision != "32-true":
-            raise UserError(f"trainer.precision must be 32-true (it is {self.trainer.precision}): see llm.dtype")
 
     def training_step(self, batch: Batch, batch_idx: int) -> None:
         """One step on a minibatch."""

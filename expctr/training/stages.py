@@ -44,7 +44,7 @@ class StageScheduler(Callback):
 
     def _check(self, trainer: L.Trainer) -> None:
         """Refuse what would, without a word, train something else than the plan."""
-        options, precision, ranks = vars(trainer), trainer.precision, trainer.world_size
+        options, ranks = vars(trainer), trainer.world_size
         reload, interval = options["reload_dataloaders_every_n_epochs"], options.get("val_check_interval")
         every, part, epochs = trainer.check_val_every_n_epoch, trainer.limit_val_batches, trainer.fit_loop.max_epochs
         each_epoch = isinstance(interval, float) and interval == 1  # Lightning takes the integer for every batch
@@ -57,7 +57,6 @@ class StageScheduler(Callback):
             (every == 1, every, f"check_val_every_n_epoch must be 1: {early}"),
             (each_epoch, interval, f"val_check_interval must be 1.0: {early}"),
             (part != 0 or not ctr, part, f"limit_val_batches must not be 0: {early}"),
-            (precision == "32-true", precision, "precision must be 32-true: the base's own is llm.dtype"),
             (
                 epochs in unset or bool(options["fast_dev_run"]),
                 epochs,

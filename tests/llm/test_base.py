@@ -326,6 +326,18 @@ def test_dtype_by_name_and_by_machine() -> None:
     assert resolve_dtype("auto") in (torch.bfloat16, torch.float32)
 
 
+def test_auto_asks_the_device_that_computes_not_what_else_the_machine_has(
+    llm_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda: True)
+    monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: False)
+    for device, dtype, attention in (("cpu", torch.float32, "grouped"), ("cuda", torch.bfloat16, "sdpa")):
+        base = load_base(LLMOptions(path=str(llm_folder)), device=torch.device(device))  # it stays where it is
+        assert base.dtype == dtype
+        assert base.config._attn_implementation == attention
+
+
 @pytest.mark.parametrize("bits", [4, 8])
 def test_a_base_that_is_quantised_on_disk_learns_too(wide_folder: Path, tmp_path: Path, bits: int) -> None:
     settings = BitsAndBytesConfig(load_in_4bit=bits == 4, load_in_8bit=bits == 8, bnb_4bit_quant_type="nf4")

@@ -19,7 +19,7 @@ from expctr.llm.base import LLMOptions
 from expctr.llm.rollout import RolloutOptions
 from expctr.llm.scoring import LCOptions
 from expctr.modules.ctr import CTRModule, CTROptions, DeepFMTextModule
-from expctr.modules.expctr import ExpCTRModule
+from expctr.modules.expctr import ExpCTRModule, _prime
 from expctr.modules.explainer import PPOExplainerModule
 from expctr.modules.options import PPOOptions
 from expctr.training.checkpoint import RunCheckpoint, checkpoints
@@ -110,6 +110,16 @@ class Run:
 @pytest.fixture(scope="module")
 def run(world: World, tmp_path_factory: pytest.TempPathFactory) -> Run:
     return Run(world, tmp_path_factory.mktemp("run"))
+
+
+def test_a_fused_optimizers_steps_are_counted_where_its_parameters_are() -> None:
+    """On a GPU it cannot step otherwise; the meta device stands for one."""
+    parameter = torch.nn.Parameter(torch.zeros(2, device="meta"))
+    for fused, device in ((True, "meta"), (False, "cpu")):
+        optimizer = torch.optim.Adam([parameter], fused=fused)
+        _prime(optimizer)
+        assert optimizer.state[parameter]["step"].device.type == device
+        assert optimizer.state[parameter]["exp_avg"].device.type == "meta"
 
 
 def test_training_leaves_the_base_as_it_was(run: Run) -> None:

@@ -1,14 +1,16 @@
 """A run that went wrong says where, in which rows, and what to do; on all ranks or on none."""
 
 import math
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
+import lightning as L
 import pytest
 import torch
 
-from expctr.errors import BadRunError
+from expctr.errors import BadRunError, UserError
 from expctr.modules import guard
-from expctr.modules.guard import Guard, named
+from expctr.modules.guard import Guard, check_precision, named
 
 LONG = "The viewer liked a film with a very long title, and then another one with a longer title."
 
@@ -35,6 +37,12 @@ def test_numbers_pass() -> None:
 def test_a_gradient_norm_that_is_no_number_ends_the_run() -> None:
     with pytest.raises(BadRunError, match=r"^here: the norm is inf\. Do this$"):
         Guard("here", [1, 2]).norm("the norm", [torch.tensor([math.inf])], "Do this")
+
+
+def test_another_precision_than_the_models_own_is_refused() -> None:
+    check_precision(cast(L.Trainer, SimpleNamespace(precision="32-true")))
+    with pytest.raises(UserError, match=r"precision must be 32-true \(it is bf16-mixed\): .* llm\.dtype"):
+        check_precision(cast(L.Trainer, SimpleNamespace(precision="bf16-mixed")))
 
 
 def test_a_few_rows_are_named_and_the_others_counted() -> None:

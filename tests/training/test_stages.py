@@ -81,7 +81,6 @@ def test_the_scheduler_gives_the_module_its_plan_and_the_trainer_its_length() ->
         ({"val_check_interval": 1}, r"val_check_interval must be 1\.0: .* \(it is 1\)"),
         ({"val_check_interval": "00:00:10:00"}, r"val_check_interval must be 1\.0"),
         ({"limit_val_batches": 0}, r"limit_val_batches must not be 0: .* \(it is 0\)"),
-        ({"precision": "bf16-true"}, r"precision must be 32-true: .* \(it is bf16-true\)"),
         ({"max_epochs": 3}, r"max_epochs must be -1: .* \(it is 3\)"),
         ({"devices": 2, "strategy": "ddp"}, r"add --config configs/fsdp\.yaml \(it is 2\)"),
     ],
