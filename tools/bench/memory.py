@@ -1,7 +1,7 @@
 """Is the memory that `expctr plan` forecasts what a run then holds?
 
 Short runs of `expctr fit` on this processor, each in a process of its own, with a random Llama large enough to stand
-out, on MovieLens-100K (tools/get_movielens.py puts it in .data). The kernel's peak of resident memory is set back
+out, on MovieLens-100K (which it puts into .data, unless it is there). The kernel's peak of resident memory is set back
 before each phase of a step and read after it. What the process held right before the base was loaded is taken off; a
 run of a tiny base went before that, so that the libraries are in it. malloc is told to give freed memory back, some of
 which it otherwise keeps, and oneDNN to keep one compiled kernel and not a thousand (--kernels leaves it alone: some 50
@@ -29,6 +29,7 @@ from rich.console import Console
 from rich.table import Table
 from turns import ROOT, peak_gb
 
+RATINGS = ROOT / ".data/ml-100k"
 PHASES = ("prefill", "decode", "score", "reference", "train")
 SHAPES = {
     "short": {"micro": 4, "prompt": 160},
@@ -86,7 +87,7 @@ def options(folder: Path, name: str, tiny: bool = False) -> list[str]:
         f"{explainer}.ppo.micro_batch_size={micro}",
         f"{explainer}.ppo.epochs=1",
         f"--model.init_args.encoder.path={folder / 'tiny'}",
-        f"--data.init_args.path={ROOT / '.data' / 'ml-100k'}",
+        f"--data.init_args.path={RATINGS}",
         f"--data.init_args.cache_dir={folder / 'cache'}",
         "--data.init_args.rollout_batch_size=12",
         "--data.init_args.eval_batch_size=4",
@@ -153,6 +154,7 @@ def main() -> None:
     parser.add_argument("--folder", type=Path, default=ROOT / ".cache" / "bench-memory")
     parser.add_argument("--kernels", action="store_true")
     asked = parser.parse_args()
+    subprocess.run([sys.executable, ROOT / "tools/get_movielens.py", RATINGS], check=True)
     sys.path.append(str(ROOT / "tests"))
     if not (asked.folder / "bfloat16" / "model.safetensors").exists():
         make_models(asked.folder)
