@@ -26,11 +26,12 @@ from typing import Any
 import torch
 import yaml
 from jobs import curve
+from jsonargparse import ArgumentParser
 from transformers import AutoConfig
 from turns import ROOT, Worker, install
 
 from expctr.budget.work import TEMPLATE
-from expctr.data.datamodules import MovieLensDataModule
+from expctr.data.datamodules import RatingsDataModule
 from expctr.llm.base import LLMOptions, load_base, load_tokenizer, resolve_dtype
 from expctr.llm.prompts import PromptOptions, Prompts
 
@@ -60,10 +61,14 @@ def prepare() -> float:
         tokenizer.save_pretrained(MODEL)
     subprocess.run([sys.executable, ROOT / "tools/get_movielens.py", RATINGS], check=True)
     FOLDER.mkdir(parents=True, exist_ok=True)
-    data = MovieLensDataModule(str(RATINGS), cache_dir=str(FOLDER / "cache"))
+    config = yaml.safe_load(CONFIG.read_text())
+    config["data"]["init_args"] |= {"path": str(RATINGS), "cache_dir": str(FOLDER / "cache")}
+    parser = ArgumentParser()
+    parser.add_argument("--data", type=RatingsDataModule)
+    data = parser.instantiate(parser.parse_object({"data": config["data"]})).data  # as `fit` makes it
     data.setup()
     table, tokenizer = data.table("train"), load_tokenizer(LLMOptions(str(MODEL)))
-    options = yaml.safe_load(CONFIG.read_text())["model"]["init_args"]["explainer"]["prompts"]
+    options = config["model"]["init_args"]["explainer"]["prompts"]
     ids = Prompts(tokenizer, PromptOptions(**options), data.nouns).explanation(table.texts)
     prompts = [tokenizer.decode(row) for row in ids]
     assert tokenizer(prompts).input_ids == ids, "TRL would read other prompts"

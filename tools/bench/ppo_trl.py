@@ -1,7 +1,8 @@
 """TRL's side of tools/bench/ppo.py: its RLOOTrainer on the same prompts, with the LC reward by the same frozen model.
 
-Two generations a prompt, two passes over each batch, no gradient checkpointing (TRL's default, which a model of this
-size does not need and which would slow it).
+The prompts are those of `expctr fit`, in TRL's own order: its batches are not half liked, half disliked. Two
+generations a prompt, two passes over each batch, no gradient checkpointing (TRL's default, which a model of this size
+does not need and which would slow it). The adapter acts on all tokens, the prompt's too.
 
 Usage (ppo.py makes it): python ppo_trl.py MODEL ROWS.json BATCH TOKENS, with commands on standard input.
 """
