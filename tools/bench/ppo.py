@@ -5,10 +5,12 @@ all sides write as many), LoRA r 16 on all linear layers, rollout batches of 32,
 same frozen model. Each system is a process of its own, on two threads, and they take turns, a rollout batch each; the
 first batch of each counts for none.
 
-The last line is JSON: how many times the samples a second of TRL (`vs_trl`), and of our adapter_scope: all at two and
-at four PPO passes; peak memory of the processes; the share of this machine's matrix-multiply rate that the parts
-reach (`of_matmul_rate`); and how many times the FLOP of adapter_scope: response all needs (`flop_of_all_scope_...`),
-which is what a program that does nothing but multiply matrices gains by it.
+The last line is JSON: how many times TRL's samples a second adapter_scope: response makes (`vs_trl`), and how many
+adapter_scope: all (`vs_trl_all_scope`), which is like for like, as TRL's adapter acts on the prompt too; how many times
+those of adapter_scope: all response makes, at two and at four PPO passes (`vs_all_scope_...`); peak memory of the
+processes; the share of this machine's matrix-multiply rate that the parts reach (`of_matmul_rate`); and how many times
+the FLOP of adapter_scope: response all needs (`flop_of_all_scope_...`), which is what a program that does nothing but
+multiply matrices gains by it. A number is left out where --only leaves out a system that it needs.
 
 Usage: python tools/bench/ppo.py [--batches N] [--threads N] [--only NAME ...]
 """
@@ -44,7 +46,7 @@ PACKAGES = [
 NEVER_SAID = "<jupyter_script>"
 BATCH, TOKENS, MINIBATCH, RANK = 32, 64, 8, 16
 CONFIG = ROOT / "configs/smollm2.yaml"
-TRL, OURS = "TRL", "response, 2 passes"
+TRL, OURS, OURS_ALL = "TRL", "response, 2 passes", "all, 2 passes"
 FITS = {f"{scope}, {passes} passes": (scope, passes) for passes in (2, 4) for scope in ("response", "all")}
 
 
@@ -199,8 +201,10 @@ def report(times: dict[str, list[float]], peak: dict[str, float], prompt: float,
             part: flop[part] / parts[OURS][part] / rate for part in ("prefill", "decode", "train")
         }
         found["peak_gb"] = peak[OURS]
-        if TRL in times:
-            found |= {"vs_trl": speed[OURS] / speed[TRL], "trl_peak_gb": peak[TRL]}
+    if TRL in times:
+        found["trl_peak_gb"] = peak[TRL]
+        ours = {"vs_trl": OURS, "vs_trl_all_scope": OURS_ALL}
+        found |= {key: speed[name] / speed[TRL] for key, name in ours.items() if name in times}
     for passes in (2, 4):
         response, everywhere = f"response, {passes} passes", f"all, {passes} passes"
         if response in times and everywhere in times:
