@@ -32,7 +32,7 @@ from jsonargparse import ArgumentParser
 from transformers import AutoConfig
 from turns import ROOT, Worker, install
 
-from expctr.budget.work import TEMPLATE
+from expctr.budget.work import TEMPLATE as RESPONSES_A_QUESTION
 from expctr.data.datamodules import RatingsDataModule
 from expctr.llm.base import LLMOptions, load_base, load_tokenizer, resolve_dtype
 from expctr.llm.prompts import PromptOptions, Prompts
@@ -123,7 +123,8 @@ def work(prompt: float, passes: int, scope: str = "response") -> dict[str, float
 
     A token takes 2 FLOP for each weight of the linear layers and 4 for each number of each key it attends to; the
     backward pass takes as many again, and for the adapter and the attention twice as many. With adapter_scope: all the
-    prompt passes again wherever the response does. The score's question is as long as `expctr plan` takes it to be.
+    prompt passes again wherever the response does. The score's question is as long as `expctr plan` takes it to be: so
+    many times as long as the response that it quotes.
     """
     c = AutoConfig.from_pretrained(MODEL)
     size, heads = c.hidden_size, c.num_key_value_heads * c.hidden_size // c.num_attention_heads
@@ -135,7 +136,7 @@ def work(prompt: float, passes: int, scope: str = "response") -> dict[str, float
     def attention(tokens: float, seen: float) -> float:
         return 4 * layers * size * tokens * (seen + tokens / 2)
 
-    everywhere, question = scope == "all", TEMPLATE * TOKENS
+    everywhere, question = scope == "all", RESPONSES_A_QUESTION * TOKENS
     new, seen = (prompt + TOKENS, 0.0) if everywhere else (TOKENS, prompt)
     products, looks, acts = new * base + TOKENS * vocabulary, attention(new, seen), new * adapter
     again = resolve_dtype("auto") != torch.float32  # then the policy's own log-probabilities are computed twice
