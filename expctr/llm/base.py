@@ -133,6 +133,8 @@ class LanguageModel(nn.Module):
             self._compiled = compiled(self._next, device or best_device())
         self.heads: dict[tuple[torch.device, tuple[int, ...]], DynamicCache] = {}
         """Keys and values of what many prompts begin with, by the frozen base; `prefill` fills it."""
+        self.caches: dict[tuple[object, ...], Cache] = {}
+        """Where compiled decoding writes, by size; `compiled.fixed` fills it."""
         if not self.in_parts:
             self.check_head()
 

@@ -136,7 +136,7 @@ def generate(
     alive, current, seen = torch.arange(batch, device=ids.device), ids[:, -1:].clone(), mask
     cache: Cache = prefilled
     if static:
-        cache, seen = compiled.fixed(prefilled, mask.shape[1] - 1), F.pad(mask, (0, room - 1))
+        cache, seen = compiled.fixed(prefilled, mask.shape[1] - 1, model.caches), F.pad(mask, (0, room - 1))
     with watch("decode"):
         for step in range(limit):
             uniform = None if noise is None else noise[alive, step]

@@ -117,6 +117,10 @@ def test_compiled_decoding_writes_the_same(
             for (keys, values), theirs in zip(contents(one.cache), contents(other.cache), strict=True):
                 torch.testing.assert_close((keys, values), theirs)
     assert 0 < int(torch.cat(cut).sum()) < len(torch.cat(cut))  # rows that have ended stay, and write nothing
+    places = [layer.keys.data_ptr() for cache in compiled.caches.values() for layer in cache.layers]
+    again = generate(compiled, prompts, options, noise, False)  # of the last size
+    assert torch.equal(again.response_ids, one.response_ids)
+    assert [layer.keys.data_ptr() for cache in compiled.caches.values() for layer in cache.layers] == places
     assert len(graphs) == 4, "one for each number of rows and the adapter on or off, whatever the step"
 
 
