@@ -71,8 +71,8 @@ class PPOOptions:
     minibatch_size: int = 32
     """Rows of one optimizer step, over all ranks."""
     micro_batch_size: int | None = None
-    """Rows of one forward and backward pass on a rank, to save memory; none: the whole minibatch. Results do not
-    depend on it."""
+    """Rows of one forward and backward pass on a rank; none: the whole minibatch. Fewer need less memory, and compute
+    less padding, for they go by length. Results do not depend on it."""
     gradient_checkpointing: bool = False
     """Compute the decoder's layers again in the backward pass, which saves memory and costs a second forward pass.
     Results do not depend on it."""
