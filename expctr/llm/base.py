@@ -65,7 +65,8 @@ class LLMOptions:
     `grouped` on a processor, if the model takes it; else what transformers chooses."""
     compile_decoding: bool = False
     """Decode by a compiled graph (torch.compile, with CUDA graphs on a GPU) over a cache of fixed size; on one device.
-    Each number of rows and width of prompts takes a minute or more to compile. On a processor it does not pay."""
+    Each number of rows and width of prompts takes a minute or more to compile, and the caches of the last four stay in
+    memory. On a processor it does not pay."""
     adapter_scope: Literal["all", "response"] = "all"
     """`all`: the adapter acts on every token. `response`: from the prompt's last token on, so that the prompt's keys
     and values come from the frozen base, once a sample, and serve the rollout, the reference and every PPO epoch."""
@@ -74,7 +75,7 @@ class LLMOptions:
     lora_alpha: int = 32
     """Scale of the adapter, over its rank."""
     lora_targets: str | list[str] = "all-linear"
-    """Which layers get an adapter: names, or `all-linear`."""
+    """Which layers get an adapter: names, or `all-linear`; never the output layer, which the base alone has."""
 
     def __post_init__(self) -> None:
         check_range("llm", self, lora_r=(1, inf), lora_alpha=(1, inf))
