@@ -103,7 +103,8 @@ def work(
             here += (prefill + decode) * val
         found[entry.stage] = found.get(entry.stage, Work()) + here
     # the policy's, the untrained model's, and the question without an explanation
-    found["test"] = (explained * 2 + passes(model, prompt, 0, False, 1)) * test
+    prompts = prefill * (2 if everywhere else 1)
+    found["test"] = (prompts + (decode + score) * 2 + passes(model, prompt, 0, False, 1)) * test
     return found
 
 

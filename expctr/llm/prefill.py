@@ -202,6 +202,17 @@ def cache_of(pairs: Iterator[tuple[Tensor, Tensor]]) -> DynamicCache:
     return cache
 
 
+def with_room(cache: DynamicCache, room: int) -> DynamicCache:
+    """A copy of a cache, with so many positions free in it."""
+    whole = DynamicCache()
+    for keys, values in contents(cache):
+        rows, _, length, _ = keys.shape
+        layer = Roomy(keys, values, rows, length, room)
+        layer.put(range(rows), keys, values, 0, length)
+        whole.layers.append(layer)
+    return whole
+
+
 def expanded(cache: DynamicCache, rows: int) -> DynamicCache:
     """A cache of one row as one of several."""
     return cache_of(

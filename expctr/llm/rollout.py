@@ -12,7 +12,7 @@ from transformers import Cache, DynamicCache
 
 from expctr.llm import compiled
 from expctr.llm.base import LanguageModel
-from expctr.llm.prefill import cache_of, contents, prefill
+from expctr.llm.prefill import Padded, cache_of, contents, prefill, with_room
 from expctr.stopwatch import Stopwatch
 
 _BLOCK = 256
@@ -107,6 +107,7 @@ def generate(
     noise: Tensor | None = None,
     adapter: bool = True,
     watch: Stopwatch | None = None,
+    earlier: Rollout | None = None,
 ) -> Rollout:
     """Answer prompts.
 
@@ -118,13 +119,17 @@ def generate(
             distribution; `None` for greedy answers.
         adapter: the policy, or the untrained base.
         watch: takes the seconds of `prefill` and `decode`.
+        earlier: other answers to the same prompts, which then are not computed again, if it has kept them.
     """
     watch = watch or Stopwatch()
     batch, limit, scope = len(prompts), options.max_new_tokens, model.options.adapter_scope
     static = model.options.compile_decoding
     room = compiled.room(max(map(len, prompts)) - 1, limit) if static else limit
     with watch("prefill"):
-        (ids, mask), prefilled = prefill(model, prompts, adapter and scope == "all", room=room)
+        if earlier is not None and earlier.cache is not None:
+            (ids, mask), prefilled = Padded(earlier.prompt_ids, earlier.prompt_mask), with_room(earlier.cache, room)
+        else:
+            (ids, mask), prefilled = prefill(model, prompts, adapter and scope == "all", room=room)
     kept = cache_of(contents(prefilled)) if scope == "response" else None
 
     tokens = torch.full((batch, limit), model.pad_id, device=ids.device)

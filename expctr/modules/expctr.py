@@ -19,6 +19,7 @@ from expctr.data.explanations import ExplanationStore
 from expctr.data.features import Features
 from expctr.distributed import all_gather_objects, all_mean_std, all_sum, rank, world_size
 from expctr.errors import BadRunError, UserError
+from expctr.llm.rollout import Rollout
 from expctr.llm.sharding import shard, unsharded
 from expctr.metrics import ctr_metrics
 from expctr.modules.ctr import TOO_FAST, CTRModule
@@ -426,8 +427,9 @@ class ExpCTRModule(L.LightningModule):
         """Every row of the table on one batch, and the same with what the untrained model writes."""
         with unsharded(self.explainer.model):
             icl = self.explainer.icl_scores(batch.texts)
-        untrained = {f"{name}_untrained": values for name, values in self._evaluate(batch, adapter=False).items()}
-        self._keep(batch, **self._compare(batch), **untrained, s_icl=icl)
+        untrained, rollout = self._evaluate(batch, adapter=False)
+        trained = self._compare(batch, rollout)
+        self._keep(batch, **trained, **{f"{name}_untrained": values for name, values in untrained.items()}, s_icl=icl)
 
     def on_test_epoch_end(self) -> None:
         """Gather the rows; `evaluation.results` makes the table of them."""
@@ -473,22 +475,28 @@ class ExpCTRModule(L.LightningModule):
         """Gather the rows; `evaluation.results` writes them."""
         self.evaluated = self._gather()
 
-    def _evaluate(self, batch: Batch, adapter: bool = True) -> dict[str, Any]:
-        """Greedy explanations, by the policy or the untrained base, and their scores; the policy's without, too."""
+    def _evaluate(
+        self, batch: Batch, adapter: bool = True, earlier: Rollout | None = None
+    ) -> tuple[dict[str, Any], Rollout | None]:
+        """Greedy explanations, by the policy or the untrained base, and their scores; the policy's without, too.
+
+        Returns:
+            The columns, and the rollout for whom explains the same rows next (`generate`'s `earlier`).
+        """
         texts: list[str] = []
         with unsharded(self.explainer.model):
             if len(batch):  # a rank may have none of the last rows
-                _, texts = self.explainer.explain(batch.texts, adapter=adapter)
+                earlier, texts = self.explainer.explain(batch.texts, adapter=adapter, earlier=earlier)
             columns: dict[str, Any] = {"text": texts, "s_u": self.explainer.lc_scores(batch.texts, texts)}
         if self.ctr_trained:
             columns["s_r"] = self.ctr.score(batch, self._embed(texts))
             if adapter:
                 columns["s_0"] = self.ctr.score_without_text(batch)
-        return columns
+        return columns, earlier
 
-    def _compare(self, batch: Batch) -> dict[str, Any]:
-        """The same, and the scores of the CTR model without text."""
-        columns = self._evaluate(batch)
+    def _compare(self, batch: Batch, earlier: Rollout | None = None) -> dict[str, Any]:
+        """The policy's columns, and the scores of the CTR model without text."""
+        columns, _ = self._evaluate(batch, earlier=earlier)
         if self.ctr_trained:
             columns["s_plain"] = self.baseline.score(batch)
         return columns

@@ -124,6 +124,7 @@ class PPOExplainerModule(L.LightningModule):
         noise: Tensor | None = None,
         adapter: bool = True,
         watch: Stopwatch | None = None,
+        earlier: Rollout | None = None,
     ) -> tuple[Rollout, list[str]]:
         """Explanations of samples: greedy, or sampled by the given noise (`uniforms`).
 
@@ -132,11 +133,12 @@ class PPOExplainerModule(L.LightningModule):
             noise: `[rows * responses a row, max_new_tokens]`.
             adapter: the policy, or the untrained base.
             watch: takes the seconds of each part.
+            earlier: other explanations of the same rows; see `generate`.
         """
         prompts = self.prompts.explanation(samples)
         if noise is not None:
             prompts = [prompt for prompt in prompts for _ in range(len(noise) // len(samples))]
-        rollout = generate(self.model, prompts, self.rollout_options, noise, adapter, watch)
+        rollout = generate(self.model, prompts, self.rollout_options, noise, adapter, watch, earlier)
         return rollout, texts(self.model, rollout)
 
     def noise(self, seed: int, epoch: int, batch: int, samples: Sequence[int], repeats: int | None = None) -> Tensor:

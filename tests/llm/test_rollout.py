@@ -11,6 +11,7 @@ from transformers import AutoModelForCausalLM
 
 from expctr.data.batch import Nouns, SampleText
 from expctr.errors import UserError
+from expctr.llm import rollout as module
 from expctr.llm.base import LanguageModel, LLMOptions
 from expctr.llm.lora import LoraLinear
 from expctr.llm.prefill import contents, pad_left
@@ -122,6 +123,36 @@ def test_compiled_decoding_writes_the_same(
     assert torch.equal(again.response_ids, one.response_ids)
     assert [layer.keys.data_ptr() for cache in compiled.caches.values() for layer in cache.layers] == places
     assert len(graphs) == 4, "one for each number of rows and the adapter on or off, whatever the step"
+
+
+@pytest.mark.parametrize("compiled", [False, True])
+@pytest.mark.parametrize("scope", ["all", "response"])
+def test_prompts_of_an_earlier_rollout_are_not_computed_again_where_the_base_computes_them(
+    llm_folder: Path, samples: list[SampleText], scope: str, compiled: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch, "compile", lambda step, **_: step)
+    model = load(llm_folder, scope, compile_decoding=compiled)
+    prompts = Prompts(model.tokenizer, PromptOptions(), Nouns()).explanation(samples)
+    untrained, expected = (generate(model, prompts, OPTIONS, adapter=adapter) for adapter in (False, True))
+    assert not torch.equal(untrained.response_ids, expected.response_ids)
+
+    calls = []
+    real = module.prefill
+
+    def counted(*args: Any, **options: Any) -> Any:
+        calls.append(args)
+        return real(*args, **options)
+
+    monkeypatch.setattr(module, "prefill", counted)
+    found = generate(model, prompts, OPTIONS, earlier=untrained)
+    assert len(calls) == (scope == "all")
+    again = generate(model, prompts, OPTIONS, adapter=False, earlier=found)  # what the other decoded is not in its way
+    for one, other in ((found, expected), (again, untrained)):
+        for name in ("prompt_ids", "prompt_mask", "response_ids", "response_mask", "logprobs", "truncated"):
+            assert torch.equal(getattr(one, name), getattr(other, name)), name
+        if one.cache is not None and other.cache is not None:
+            for ours, theirs in zip(contents(one.cache), contents(other.cache), strict=True):
+                torch.testing.assert_close(ours, theirs, atol=0, rtol=0)
 
 
 def test_compiled_decoding_of_a_sharded_base_is_refused(llm_folder: Path) -> None:
