@@ -1,6 +1,7 @@
 """Prompts, computed once each: their common head once a run, the rest in batches of like length."""
 
 from collections.abc import Iterator, Sequence
+from copy import copy
 from typing import Any, NamedTuple, cast
 
 import torch
@@ -202,15 +203,14 @@ def cache_of(pairs: Iterator[tuple[Tensor, Tensor]]) -> DynamicCache:
     return cache
 
 
-def with_room(cache: DynamicCache, room: int) -> DynamicCache:
-    """A copy of a cache, with so many positions free in it."""
-    whole = DynamicCache()
-    for keys, values in contents(cache):
-        rows, _, length, _ = keys.shape
-        layer = Roomy(keys, values, rows, length, room)
-        layer.put(range(rows), keys, values, 0, length)
-        whole.layers.append(layer)
-    return whole
+def twin(cache: DynamicCache) -> DynamicCache:
+    """The same keys and values in layers of their own: one cache may be extended, the other keeps what was filled.
+
+    Nothing is copied. Twins share their room too, which only one of them can use at a time.
+    """
+    other = DynamicCache()
+    other.layers = [copy(layer) for layer in cache.layers]
+    return other
 
 
 def expanded(cache: DynamicCache, rows: int) -> DynamicCache:

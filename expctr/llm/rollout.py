@@ -12,7 +12,7 @@ from transformers import Cache, DynamicCache
 
 from expctr.llm import compiled
 from expctr.llm.base import LanguageModel
-from expctr.llm.prefill import Padded, cache_of, contents, prefill, with_room
+from expctr.llm.prefill import Padded, cache_of, contents, prefill, twin
 from expctr.stopwatch import Stopwatch
 
 _BLOCK = 256
@@ -119,7 +119,7 @@ def generate(
             distribution; `None` for greedy answers.
         adapter: the policy, or the untrained base.
         watch: takes the seconds of `prefill` and `decode`.
-        earlier: other answers to the same prompts, which then are not computed again, if it has kept them.
+        earlier: other answers to the same prompts by the same options; what it kept of the prompts serves again.
     """
     watch = watch or Stopwatch()
     batch, limit, scope = len(prompts), options.max_new_tokens, model.options.adapter_scope
@@ -127,10 +127,10 @@ def generate(
     room = compiled.room(max(map(len, prompts)) - 1, limit) if static else limit
     with watch("prefill"):
         if earlier is not None and earlier.cache is not None:
-            (ids, mask), prefilled = Padded(earlier.prompt_ids, earlier.prompt_mask), with_room(earlier.cache, room)
+            (ids, mask), prefilled = Padded(earlier.prompt_ids, earlier.prompt_mask), twin(earlier.cache)
         else:
             (ids, mask), prefilled = prefill(model, prompts, adapter and scope == "all", room=room)
-    kept = cache_of(contents(prefilled)) if scope == "response" else None
+    kept = twin(prefilled) if scope == "response" else None
 
     tokens = torch.full((batch, limit), model.pad_id, device=ids.device)
     logprobs = torch.zeros(batch, limit, device=ids.device)

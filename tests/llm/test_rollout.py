@@ -153,6 +153,9 @@ def test_prompts_of_an_earlier_rollout_are_not_computed_again_where_the_base_com
         if one.cache is not None and other.cache is not None:
             for ours, theirs in zip(contents(one.cache), contents(other.cache), strict=True):
                 torch.testing.assert_close(ours, theirs, atol=0, rtol=0)
+    places = [[keys.data_ptr() for keys, _ in contents(x.cache)] for x in (untrained, found, again) if x.cache]
+    assert len(places) == (3 if scope == "response" else 0)
+    assert places[1:] == places[:-1], "no second copy of the prompts' keys and values"
 
 
 def test_compiled_decoding_of_a_sharded_base_is_refused(llm_folder: Path) -> None:
