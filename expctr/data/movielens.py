@@ -26,7 +26,7 @@ _ITEMS = {
     "item": ("itemid", "movieid"),
     "title": ("movietitle", "title"),
     "year": ("releaseyear",),
-    "genres": ("class", "genres"),
+    "genres": ("class", "genres", "genre"),
 }
 _USERS = {
     "user": ("userid",),

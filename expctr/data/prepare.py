@@ -13,7 +13,7 @@ from expctr.data.report import PrepareReport
 from expctr.data.samples import SampleOptions
 from expctr.data.tables import DataError
 
-_FORMAT = 3  # raise it when a reader or make_samples changes what it returns
+_FORMAT = 4  # raise it when a reader or make_samples changes what it returns
 
 
 def cached_samples(

@@ -85,6 +85,18 @@ def test_movielens_1m(tmp_path: Path) -> None:
     assert rows(tables.users) == [{"user": "1", "gender": "F", "age": 18, "occupation": "10"}]
 
 
+def test_recboles_movielens_1m_calls_its_genres_otherwise(tmp_path: Path) -> None:
+    files: dict[str, str | bytes] = {
+        "ml-1m.inter": "user_id:token\titem_id:token\trating:float\ttimestamp:float\n1\t1193\t5\t978300760\n",
+        "ml-1m.item": (
+            "item_id:token\tmovie_title:token_seq\trelease_year:token\tgenre:token_seq\n"
+            "1193\tCafé, Le\t1975\tDrama Romance\n"
+        ),
+    }
+    tables = movielens.read(write(tmp_path, files))
+    assert rows(tables.items) == [{"item": "1193", "title": "Café, Le", "year": 1975, "genres": ["Drama", "Romance"]}]
+
+
 def test_movielens_csv_with_crlf_and_quoted_titles(tmp_path: Path) -> None:
     tables = movielens.read(
         write(
