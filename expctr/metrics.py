@@ -177,8 +177,10 @@ def label_entropy(rate: float) -> float:
 
 def constant_logloss(constant: float, labels: Tensor) -> float:
     """LogLoss, in nats, of scoring every row by the same `constant`; with the training rows' base rate, what any model
-    has to beat.
+    has to beat. nan where that rate is nan, of no training rows.
     """
+    if math.isnan(constant):
+        return math.nan
     return float(_logloss(torch.full((len(labels),), constant), labels).mean())
 
 

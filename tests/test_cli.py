@@ -414,8 +414,11 @@ def test_a_ctr_model_begun_anew_does_not_count_as_trained(world: World) -> None:
     assert not systems["ExpCTR-Aug"]
 
 
-def test_what_nothing_can_be_validated_or_tested_on_is_refused(world: World) -> None:
+def test_what_nothing_can_be_trained_validated_or_tested_on_is_refused(world: World) -> None:
     without = "--data.init_args.samples.fractions"
+    outcome = expctr("fit", *world.options("no-train"), f"{without}=[0.0,0.5,0.5]")
+    assert outcome.code == 2
+    assert "error: no training rows: give data.samples.fractions a first share" in " ".join(outcome.output.split())
     outcome = expctr("fit", *world.options("no-val"), f"{without}=[0.8,0.0,0.2]")
     assert outcome.code == 2
     assert "error: no validation rows: training stops early" in " ".join(outcome.output.split())

@@ -18,7 +18,7 @@ from expctr.data.batch import Batch
 from expctr.data.features import Vocabulary
 from expctr.distributed import all_sum, rank, world_size
 from expctr.errors import check_range
-from expctr.modules.guard import Guard, check_validation
+from expctr.modules.guard import Guard, check_rows
 from expctr.modules.scorer import WHOLE, BestWeights, Monitor, ScoringModule
 from expctr.seeding import first_weights, reseed
 
@@ -80,7 +80,7 @@ class CTRModule(ScoringModule):
 
     def on_fit_start(self) -> None:
         """Refuse what would never end."""
-        check_validation(self.trainer.datamodule)  # type: ignore[attr-defined]
+        check_rows(self.trainer.datamodule)  # type: ignore[attr-defined]
 
     def configure_model(self) -> None:
         """Build for the data module's vocabularies, unless `build` was called before."""

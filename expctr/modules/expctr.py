@@ -24,7 +24,7 @@ from expctr.llm.sharding import shard, unsharded
 from expctr.metrics import ctr_metrics
 from expctr.modules.ctr import TOO_FAST, CTRModule
 from expctr.modules.explainer import PPOExplainerModule
-from expctr.modules.guard import DIVERGED, IMPRECISE, Guard, check_precision, check_validation, named, section
+from expctr.modules.guard import DIVERGED, IMPRECISE, Guard, check_precision, check_rows, named, section
 from expctr.modules.options import ICOptions
 from expctr.modules.plan import PlanEntry, lr_factor, policy_stages
 from expctr.modules.rates import follow_options
@@ -152,8 +152,7 @@ class ExpCTRModule(L.LightningModule):
 
     def on_fit_start(self) -> None:
         """Measure whether the LC scorer sees what it is to score; once a run."""
-        if any(entry.stage == "ctr" for entry in self.plan):
-            check_validation(self.data)
+        check_rows(self.data, validated=any(entry.stage == "ctr" for entry in self.plan))
         fewest, ranks = min(self.data.rollout_batches(), default=0), self.trainer.world_size
         if fewest < ranks:
             raise UserError(f"a rollout batch of {fewest} rows for {ranks} ranks: raise data.rollout_batch_size")

@@ -88,16 +88,19 @@ def named(rows: Sequence[tuple[int, str]], total: int) -> str:
     return f" in {len(rows)} of {total} rows ({', '.join([*shown, *more])})"
 
 
-def check_validation(data: Any) -> None:
-    """Refuse to train what stops early, and takes its best weights, by validation rows that are not there.
+def check_rows(data: Any, validated: bool = True) -> None:
+    """Refuse to train without rows to train on, or to stop early and take the best weights by rows that are not there.
 
     Args:
         data: the data module.
+        validated: validation rows are needed.
 
     Raises:
         UserError: there are none.
     """
-    if not len(data.table("val")):
+    if not len(data.table("train")):
+        raise UserError("no training rows: give data.samples.fractions a first share above 0")
+    if validated and not len(data.table("val")):
         raise UserError(
             "no validation rows: training stops early and takes its best weights by them. Give "
             "data.samples.fractions a middle share above 0"

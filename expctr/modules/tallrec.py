@@ -29,7 +29,7 @@ from expctr.errors import UserError, check_range
 from expctr.llm.base import LLMOptions
 from expctr.llm.prompts import PromptOptions
 from expctr.llm.scoring import LCOptions
-from expctr.modules.guard import Guard, check_validation
+from expctr.modules.guard import Guard, check_rows
 from expctr.modules.icl import DirectModule
 from expctr.modules.scorer import BestWeights, Monitor
 from expctr.seeding import reseed, seed_of
@@ -134,7 +134,7 @@ class TALLRecModule(DirectModule):
 
     def on_fit_start(self) -> None:
         """Refuse what would, without a word, train something else, or never end."""
-        check_validation(self.trainer.datamodule)  # type: ignore[attr-defined]
+        check_rows(self.trainer.datamodule)  # type: ignore[attr-defined]
         if self.trainer.world_size > 1:
             raise UserError(f"trainer.devices must be 1 for TALLRec (there are {self.trainer.world_size} ranks)")
 

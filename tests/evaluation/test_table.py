@@ -50,6 +50,14 @@ def test_numbers_and_intervals():
     assert f"{row['auc'].value:.4f} ({row['auc'].low:.3f}–{row['auc'].high:.3f})" in result.to_markdown()
 
 
+def test_without_training_rows_there_is_no_rate_to_compare_with():
+    scores, labels = scored()
+    result = ResultTable.from_scores({"ICL": scores}, labels, float("nan"), "ML-20M", resamples=50)
+    assert result.systems["ICL"]["auc"].value == ctr_metrics(scores, labels)["auc"]
+    found = json.loads(json.dumps(result.to_dict(), allow_nan=False))
+    assert found["train_rate"] is found["constant_logloss"] is None
+
+
 def test_what_is_absent_shows_a_dash_everywhere():
     result = table("elsewhere")
     line = next(line for line in result.to_markdown().splitlines() if line.startswith("| DeepFM"))
