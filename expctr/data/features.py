@@ -74,6 +74,8 @@ class Features:
         vocabularies |= {c: values for c in side if (values := _distinct(train[c]))}
         owners = {**_SHARES, _HISTORY: "target"}
         kept = [*vocabularies, *owners] if fields is None else fields
+        if not kept:
+            raise UserError("data.fields is empty: name one field or more (null keeps all)")
         if wrong := [name for name in kept if owners.get(name, name) not in vocabularies.keys() & {*kept}]:
             known = ", ".join([*vocabularies, *owners])
             raise UserError(

@@ -13,6 +13,7 @@ from expctr.data.catalogue import BY_ID, Catalogue, Item
 from expctr.data.tables import DataError, check_file
 
 _COLUMNS = ("liked_titles", "disliked_titles", "target_title")
+_NONE = object()  # a column's name may be empty, or lacking
 
 
 class Person(NamedTuple):
@@ -116,8 +117,8 @@ def _people(path: Path) -> Iterator[Person]:
         if twice is not None:
             raise DataError(f"two columns of one name, {path}, row 1, column {twice}. Mend: delete or rename one")
         for row in rows:
-            wrong = next((name for name, value in row.items() if name is None or value is None), "")
-            if wrong != "":
+            wrong = next((name for name, value in row.items() if name is None or value is None), _NONE)
+            if wrong is not _NONE:
                 raise DataError(
                     f"{'too many' if wrong is None else 'too few'} columns, {path}, row {rows.line_num}, column "
                     f"{wrong or len(row)}. Mend: quote titles that contain a comma"

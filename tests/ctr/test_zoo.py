@@ -81,6 +81,12 @@ def test_the_last_layer_sees_z_linearly_and_the_input_does_not():
         assert torch.allclose(first + second, both * scale, atol=1e-5) is linear
 
 
+def test_messages_between_fields_need_two_of_them():
+    with pytest.raises(ValueError, match=r"data\.fields must leave two or more"):
+        ZOO["FiGNN"](Vocabulary({"target": 22}), 0)
+    ZOO["FiGNN"](Vocabulary({"target": 22, "genres": 6}), 0)
+
+
 def test_text_of_another_length_is_refused():
     with pytest.raises(ValueError, match="length 5 for a model built for 12"):
         model()(features(), torch.zeros(6, 5))

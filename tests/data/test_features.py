@@ -123,6 +123,11 @@ def test_some_of_the_fields() -> None:
         assert torch.equal(values, whole.encode(samples())[name])
 
 
+def test_no_field_at_all_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"data\.fields is empty"):
+        Features.fit(samples(), [])
+
+
 @pytest.mark.parametrize("fields", [["user", "country"], ["user", "liked"]])
 def test_a_field_that_cannot_be_had_is_named(fields: list[str]) -> None:
     with pytest.raises(ValueError, match=f"data.fields: {fields[1]} cannot be used"):

@@ -27,6 +27,7 @@ def test_titles(tmp_path: Path) -> None:
     [
         ("liked_titles,target_title\n", "missing column, .*new.csv, row 1, column disliked_titles"),
         (HEADER + "a,b,c,d\na,Heat, The,c,d\n", "too many columns, .*new.csv, row 3, column 5.*quote titles"),
+        (HEADER.strip() + ",\na,b,c,d\n", "too few columns, .*new.csv, row 2, column 5"),
         (HEADER + "a,b\n", "too few columns, .*new.csv, row 2, column disliked_titles"),
         (HEADER + "a,b,c, \n", "no title, .*new.csv, row 2, column target_title"),
         ((HEADER + "a,Café,c,d\n").encode("latin-1"), "undecodable bytes, .*new.csv.*UTF-8"),

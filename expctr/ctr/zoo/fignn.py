@@ -74,6 +74,8 @@ class FiGNN(CTRBackbone):
             raise UserError(f"FiGNN.heads must divide attention_dim: {heads} heads, length {attention_dim}")
         self.fields = self.embeddings(embedding_dim)
         count = len(self.fields.names)
+        if count < 2:
+            raise UserError("FiGNN passes messages between fields: data.fields must leave two or more (null keeps all)")
         self.project = linear(embedding_dim, attention_dim)
         self.drop = Dropout(dropout)
         self.attention = nn.MultiheadAttention(attention_dim, heads, attention_dropout, batch_first=True)
