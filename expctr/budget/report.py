@@ -71,8 +71,9 @@ def report(explainer: PPOExplainerModule, data: Any, plan: Sequence[PlanEntry], 
     console.print(show_work(works))
     console.print(
         f"{took:.1f} hours on {asked.devices} x {asked.tflops:g} TFLOP/s at a utilisation of {asked.utilisation:.0%}: "
-        f"{count} samples, every prompt of {size.prompt_tokens} tokens and every response of {size.response_tokens}, "
-        "which is the most they can be; CTR stages to their last epoch. CTR models and the encoder take no share of it."
+        f"{'' if asked.samples else 'at most '}{count} samples, every prompt of {size.prompt_tokens} tokens and every "
+        f"response of {size.response_tokens}, which is the most they can be; CTR stages to their last epoch. CTR "
+        "models, the encoder and the test's audit take no share of it."
     )
 
 

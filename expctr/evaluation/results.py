@@ -181,7 +181,7 @@ class ResultWriter(Callback):
             path = _folder(trainer) / "predictions.parquet"
             path.parent.mkdir(parents=True, exist_ok=True)
             _data(trainer).prediction_ids().join(frame, on="sample", how="inner").write_parquet(path)
-            Console().print(f"{frame.height} predictions in {path}")
+            Console().print(f"{frame.height} predictions in {printable(str(path))}", markup=False)
 
     def _keep(self, **columns: Tensor) -> None:
         self._scored.append(pl.DataFrame({name: values.tolist() for name, values in columns.items()}))

@@ -53,7 +53,8 @@ def test_it_fits_in_a_hundred_columns(told: Callable[..., str]) -> None:
 
 def test_without_a_number_of_samples_it_asks_for_one(told: Callable[..., str]) -> None:
     assert "--samples" in told(max_samples=None)
-    assert "100 samples" in told(max_samples=None, samples=100)
+    assert ": 100 samples" in " ".join(told(max_samples=None, samples=100).split())
+    assert ": at most 100 samples" in " ".join(told(max_samples=100).split())
 
 
 def test_json_is_one_line_of_bytes(told: Callable[..., str]) -> None:

@@ -26,8 +26,8 @@ class AutoInt(DeepBackbone):
         layers: attention layers.
         heads: of each.
         attention_dropout: dropout of the attention weights.
-        residual: add each field's own projection to what attention made of it, as the paper does and RecBole's default
-            does not.
+        residual: add each field's own projection to what all attention layers made of it, once and before the only
+            ReLU, as RecBole does by an option. (The paper does both in each layer.)
     """
 
     def __init__(

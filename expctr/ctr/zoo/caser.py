@@ -2,7 +2,8 @@
 2018).
 
 The next item alone is predicted (T = 1 in the paper), of the whole history instead of windows of it. Trained on
-labelled targets (`expctr.ctr.zoo.sequential`).
+labelled targets (`expctr.ctr.zoo.sequential`). The last layer is RecBole's, with a ReLU, and meets the vectors that
+items have in the history; the paper has no ReLU there, and for each item another vector, twice as long, and a bias.
 """
 
 from collections.abc import Mapping

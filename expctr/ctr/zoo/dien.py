@@ -50,7 +50,9 @@ class DIEN(InterestBackbone):
 
     The auxiliary loss asks each interest to tell the next item from one drawn at random, by an inner product as the
     paper writes it. (RecBole has a network without activations there, in which state and item never meet: it cannot
-    learn what comes next.) As in RecBole, the tower has batch normalisation, and its "Dice" is x * sigmoid(x).
+    learn what comes next.) As in RecBole, attention to the target is DIN's network, its scores divided by the root of
+    the vectors' length, where the paper has a bilinear form; the tower has batch normalisation, and its "Dice" is
+    x * sigmoid(x).
 
     Args:
         vocabulary: what it is built for.
