@@ -4,7 +4,6 @@ Titles and explanations are untrusted: control characters and the tokenizer's ow
 them, and each title and each prompt has a cap in tokens. What was cut is counted.
 """
 
-from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from math import inf
@@ -94,8 +93,8 @@ class Prompts:
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase, options: PromptOptions, nouns: Nouns) -> None:
         self.tokenizer, self.options, self.nouns = tokenizer, options, nouns
-        self.cut = Counter(titles=0, history_titles=0)
-        """How many titles were cut, and history titles left out; for whoever reads it to clear."""
+        self.cut = {"titles": 0, "history_titles": 0}
+        """How many titles were cut, and history titles left out; for whoever reads it to set back to 0."""
         self._titles: dict[str, tuple[str, bool]] = {}
         self._control = ControlTokens(tokenizer)
 

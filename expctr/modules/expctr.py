@@ -199,7 +199,8 @@ class ExpCTRModule(L.LightningModule):
         """
         watch, epoch, group = Stopwatch(), self.trainer.current_epoch, self.explainer.rollout_options.group_size
         noise = self.explainer.noise(self.seed, epoch, batch_idx, batch.sample.tolist())
-        self.explainer.prompts.cut.clear()
+        cut = self.explainer.prompts.cut
+        cut.update(dict.fromkeys(cut, 0))  # not cleared: all ranks are to add up the same, whatever they cut
         with watch("all"):
             with unsharded(self.explainer.model):
                 rollout, texts = self.explainer.explain(batch.texts, noise, watch=watch)
@@ -227,7 +228,7 @@ class ExpCTRModule(L.LightningModule):
             for _ in range(self.explainer.steps(int(all_sum(torch.tensor(len(batch) // group, device=self.device))))):
                 schedule.step()
         self._record(batch, texts, scores, {name: rewards for name, (rewards, _) in components.items()}, total)
-        for what, count in self.explainer.prompts.cut.items():
+        for what, count in cut.items():
             stats[f"cut_{what}"] = float(all_sum(torch.tensor(count, device=self.device)))
         seconds = watch.seconds
         stats |= {f"seconds_{part}": value for part, value in seconds.items()}

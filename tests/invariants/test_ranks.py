@@ -81,6 +81,8 @@ def test_other_ways_through_a_step_agree_too(world: World) -> None:
     found, expected = (curves(world.folder / run) for run in ("grouped-two", "grouped"))
     assert_agree(found, expected)
     assert {"ic/reward_ic", "ic/reward_ic_std"} <= set(found)
+    cut = [value for values in found["lc/cut_history_titles"].values() for value in values]
+    assert 0 < sum(value > 0 for value in cut) < len(cut)
 
 
 def test_batch_normalised_ctr_models_and_running_statistics_agree_too(world: World) -> None:
