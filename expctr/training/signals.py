@@ -32,11 +32,11 @@ class Signals:
     """
 
     def __init__(self) -> None:
-        self._came = [0] * len(LISTENED)
+        self._came = self._seen = [0] * len(LISTENED)
 
     def listen(self) -> None:
         """Keep what comes from now on; Lightning puts the former handlers back when the fit ends."""
-        self._came = [0] * len(LISTENED)
+        self._came = self._seen = [0] * len(LISTENED)
         if threading.current_thread() is threading.main_thread():  # no other may set handlers
             for number in LISTENED:
                 signal.signal(number, self._keep)
@@ -47,12 +47,14 @@ class Signals:
         Args:
             device: where the ranks can add up.
         """
-        came = all_sum(torch.tensor(self._came, device=device)).tolist()
+        self._seen = list(self._came)
+        came = all_sum(torch.tensor(self._seen, device=device)).tolist()
         return next((number for number, times in zip(LISTENED[::-1], came[::-1], strict=True) if times), None)
 
     def done(self) -> None:
-        """What came was seen to."""
-        self._came = [0] * len(LISTENED)
+        """What the last look found was seen to; what has come since waits for the next."""
+        self._came = [came - seen for came, seen in zip(self._came, self._seen, strict=True)]
+        self._seen = [0] * len(LISTENED)
 
     def _keep(self, number: int, frame: FrameType | None) -> None:
         place = LISTENED.index(signal.Signals(number))

@@ -1,0 +1,52 @@
+"""Signals wait for the next look, whenever they come."""
+
+import signal
+from collections.abc import Iterator
+
+import pytest
+import torch
+
+from expctr.training.signals import LISTENED, Signals
+
+CPU = torch.device("cpu")
+
+
+@pytest.fixture
+def signals() -> Iterator[Signals]:
+    before = {number: signal.getsignal(number) for number in LISTENED}
+    found = Signals()
+    found.listen()
+    yield found
+    for number, handler in before.items():
+        signal.signal(number, handler)
+
+
+def test_the_strongest_that_came_is_told(signals: Signals) -> None:
+    assert signals.look(CPU) is None
+    signal.raise_signal(signal.SIGUSR1)
+    assert signals.look(CPU) == signal.SIGUSR1
+    signal.raise_signal(signal.SIGTERM)
+    assert signals.look(CPU) == signal.SIGTERM
+    signals.done()
+    assert signals.look(CPU) is None
+
+
+@pytest.mark.parametrize("asked", [None, signal.SIGUSR1, signal.SIGTERM])
+def test_what_comes_while_a_checkpoint_is_written_is_not_forgotten(
+    signals: Signals, asked: signal.Signals | None
+) -> None:
+    if asked:
+        signal.raise_signal(asked)
+    assert signals.look(CPU) == asked
+    signal.raise_signal(signal.SIGTERM)
+    signals.done()
+    assert signals.look(CPU) == signal.SIGTERM
+    signals.done()
+    assert signals.look(CPU) is None
+
+
+def test_a_second_ctrl_c_stops_at_once(signals: Signals) -> None:
+    signal.raise_signal(signal.SIGINT)
+    assert signals.look(CPU) == signal.SIGINT
+    with pytest.raises(KeyboardInterrupt):
+        signal.raise_signal(signal.SIGINT)
