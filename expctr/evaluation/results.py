@@ -69,7 +69,12 @@ class ResultWriter(Callback):
 
     def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """The data in the run's folder, once its checkpoint, if any, is known to be of the same."""
-        if trainer.is_global_zero:
+        if trainer.is_global_zero and not trainer.strategy.restore_checkpoint_after_setup:
+            _describe(trainer)
+
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Likewise under sharding, where a checkpoint is restored later."""
+        if trainer.is_global_zero and trainer.strategy.restore_checkpoint_after_setup:
             _describe(trainer)
 
     def on_test_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:

@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from running import World, expctr
+from running import World, curves, expctr, kill
+from running import sharded as on_ranks
 from torch.distributed.checkpoint.metadata import Metadata
 
 from expctr.training.checkpoint import checkpoints, fault
@@ -139,6 +140,33 @@ def test_a_checkpoint_of_another_model_is_refused(name: str, plain: Path, sharde
 def full(epoch: int, batch: int) -> list[str]:
     place = [f"--trainer.callbacks.init_args.{name}={value}" for name, value in (("epoch", epoch), ("batch", batch))]
     return ["--trainer.callbacks+=running.FullDisk", *place]
+
+
+def test_what_one_rank_alone_cannot_write_ends_the_run_on_all(world: World) -> None:
+    options = [*world.options("full meta"), *SHORT, *on_ranks(2)]
+    outcome = expctr("fit", *options, *full(0, 3), "--trainer.callbacks.init_args.room=null", ranks=2)
+    assert outcome.code == 2, outcome.output
+    assert "epoch=0000-batch=000004.ckpt cannot be saved: " in outcome.output
+    assert "epoch=0000-batch=000002 is whole: mend that, then go on with --ckpt_path last" in outcome.output
+    folder = world.folder / "full meta" / "checkpoints"
+    assert [path.name for path in folder.iterdir()] == ["epoch=0000-batch=000002.ckpt"]
+
+
+def test_a_sharded_run_that_is_gone_on_with_keeps_its_data_and_its_first_measurement(
+    world: World, tmp_path: Path
+) -> None:
+    options = [*world.options("gone on with"), *SHORT, *SHARDED]
+    run = world.folder / "gone on with"
+    assert expctr("fit", *options, *kill(0, 3)).code == -9
+    told = (run / "data.json").read_text()
+    other = shutil.copytree(world.folder / "movielens", tmp_path / "other")
+    lines = (other / "u.data").read_text().splitlines(keepends=True)
+    (other / "u.data").write_text("".join(lines[: len(lines) // 2]))
+    refused = expctr("fit", *options, "--ckpt_path=last", f"--data.init_args.path={other}")
+    assert refused.code == 2, refused.output
+    assert (run / "data.json").read_text() == told
+    assert "LC scorer:" not in expctr("fit", *options, "--ckpt_path=last").ok().output
+    assert {step: len(values) for step, values in curves(run)["lc/gap"].items()} == {0: 1}
 
 
 @pytest.mark.parametrize("way", ["plain", "sharded"])
