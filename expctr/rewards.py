@@ -75,7 +75,9 @@ def by_prompt(rewards: Tensor, group_size: int) -> Tensor:
     return means.to(rewards.dtype).repeat_interleave(group_size)
 
 
-def all_equal(rewards: Tensor, labels: Tensor | None = None, group_size: int | None = None) -> bool:
+def all_equal(
+    rewards: Tensor, labels: Tensor | None = None, group_size: int | None = None, counted: Tensor | None = None
+) -> bool:
     """Is no reward more than rounding (`EPS`) from the mean it is compared with, on any rank?
 
     Normalised, such rewards are rounding noise blown up to the size of real ones.
@@ -84,12 +86,17 @@ def all_equal(rewards: Tensor, labels: Tensor | None = None, group_size: int | N
         rewards: raw, `[batch]`.
         labels: where given (`[batch]`), a reward is compared with its label's mean.
         group_size: where given, with the mean of its prompt's responses; else with the batch's.
+        counted: bool `[batch]`, the rows that are learnt from; the others are compared with nothing, and count in no
+            mean but a prompt's.
     """
+    counted = torch.ones_like(rewards, dtype=torch.bool) if counted is None else counted
     if group_size is not None:
-        mean = by_prompt(rewards, group_size)
+        mean = by_prompt(rewards, group_size)[counted]
+    elif labels is not None:
+        mean = by_label(rewards[counted], labels[counted])
     else:
-        mean = by_label(rewards, labels) if labels is not None else all_mean_std(rewards)[0]
-    return not int(all_sum(((rewards - mean).abs() > EPS).sum()))
+        mean = all_mean_std(rewards, counted)[0]
+    return not int(all_sum(((rewards[counted] - mean).abs() > EPS).sum()))
 
 
 def normalise(

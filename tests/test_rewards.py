@@ -154,3 +154,9 @@ def test_rewards_are_equal_as_far_as_what_they_are_compared_with() -> None:
     assert not all_equal(in_pairs, labels)
     assert all_equal(in_pairs, group_size=2)
     assert all_equal(column(0.7))
+    cut = torch.tensor([True, False, True, True])
+    assert all_equal(column(0.5, 0.9, 0.5, 0.5), counted=cut)
+    assert not all_equal(column(0.5, 0.5, 0.9, 0.5), counted=cut)
+    assert all_equal(column(0.8, 0.7, 0.8, 0.2), labels, counted=cut)
+    assert not all_equal(column(0.8, 0.4, 0.2, 0.2), group_size=2, counted=cut)  # its prompt's mean counts what was cut
+    assert all_equal(column(0.1, 0.9), counted=torch.zeros(2, dtype=torch.bool))

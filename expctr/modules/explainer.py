@@ -197,13 +197,14 @@ class PPOExplainerModule(L.LightningModule):
         Args:
             components: the reward's, `[rows]` each.
             labels: `[rows]`.
-            rollout: what was rewarded; a response that was cut may be penalised.
+            rollout: what was rewarded; a response that was cut may be penalised, or not count.
         """
         penalised = [rollout.truncated.float()] if self.rollout_options.truncated == "penalise" else []
         by_label = labels if self.reward.baseline == "label" else None
         in_groups = "group" in (self.reward.norm, self.ppo.advantage)
         group_size = self.rollout_options.group_size if in_groups else None
-        return all(all_equal(rewards, by_label, group_size) for rewards in [*components, *penalised])
+        counted = ~rollout.truncated if self.rollout_options.truncated == "mask" else None
+        return all(all_equal(rewards, by_label, group_size, counted) for rewards in [*components, *penalised])
 
     def update(
         self,
@@ -297,7 +298,7 @@ class PPOExplainerModule(L.LightningModule):
         """Log-probabilities `[rows, response]`, and hidden states for the critic; computed in parts of like length."""
         width, critic, parts = rollout.response_ids.shape[1], self.ppo.advantage == "gae", []
         order = rollout.response_mask.sum(1).cpu().argsort(stable=True)
-        for rows in order.split(self.ppo.micro_batch_size or self.ppo.minibatch_size):
+        for rows in order.tensor_split(-(-len(order) // (self.ppo.micro_batch_size or self.ppo.minibatch_size))):
             scores = score_responses(self.model, rollout.select(rows), adapter, self.rollout_options.temperature)
             short, hidden = width - scores.logprobs.shape[1], scores.hidden if critic else scores.hidden[..., :0]
             parts.append((F.pad(scores.logprobs, (0, short)), F.pad(hidden, (0, 0, 0, short))))

@@ -573,6 +573,11 @@ def test_where_there_is_nothing_to_learn(build: Build, samples: list[SampleText]
     assert nothing(in_pairs, rollout=pairs, reward=RewardOptions(norm="group"))
     assert nothing(in_pairs, rollout=pairs, ppo=PPOOptions(advantage="group"))
     assert not nothing(same, rollout=RolloutOptions(truncated="penalise"))  # the cut ones earn less
+    masked, two = RolloutOptions(truncated="mask"), torch.tensor([0.9, 0.5, 0.5, 0.1])
+    assert not nothing(two)
+    assert nothing(two, rollout=masked)  # the cut ones are not learnt from
+    rollout.truncated = torch.ones(4, dtype=torch.bool)
+    assert nothing(by_label, rollout=masked)
 
 
 def test_each_prompt_is_answered_group_times_while_training_and_once_greedily(
