@@ -414,6 +414,18 @@ def test_a_ctr_model_begun_anew_does_not_count_as_trained(world: World) -> None:
     assert not systems["ExpCTR-Aug"]
 
 
+def test_a_plan_that_begins_with_the_ctr_stage_trains_it_to_its_end(world: World) -> None:
+    """Without explanations to read, and whatever is validated before and in between."""
+    plan = ["--stages.lc_epochs=0", "--stages.rounds=1", "--stages.ctr_epochs=3", "--stages.ic_epochs=0"]
+    for run, checks in (("ctr-first", 0), ("ctr-first-checked", 1)):
+        expctr("fit", *world.options(run), *plan, f"--trainer.num_sanity_val_steps={checks}").ok()
+    found, checked = (curves(world.folder / run) for run in ("ctr-first", "ctr-first-checked"))
+    assert len(found["ctr/loss"]) == len(found["ctr/loss_without_text"]) == 9
+    assert checked["ctr/loss"] == found["ctr/loss"]
+    expctr("test", *world.options("ctr-first-checked"), *plan).ok()
+    assert json.loads((world.folder / "ctr-first-checked" / "table.json").read_text())["systems"]["ExpCTR-Aug"]
+
+
 def test_what_nothing_can_be_trained_validated_or_tested_on_is_refused(world: World) -> None:
     without = "--data.init_args.samples.fractions"
     outcome = expctr("fit", *world.options("no-train"), f"{without}=[0.0,0.5,0.5]")

@@ -1,7 +1,7 @@
 """Templates -> text -> token ids (paper 4.1, 4.2.2).
 
 Titles and explanations are untrusted: control characters and the tokenizer's own control tokens are taken out of
-them, and each title and each prompt has a cap in tokens. What was cut is counted.
+them, and each title and each prompt with a history has a cap in tokens. What was cut is counted.
 """
 
 from collections.abc import Sequence
@@ -64,7 +64,7 @@ class PromptOptions:
     title_tokens: int = 32
     """A title is cut after this many tokens."""
     prompt_tokens: int = 640
-    """The oldest history titles are left out until the prompt is no longer than this."""
+    """The oldest title of the longer history is left out, again and again, until the prompt is no longer than this."""
 
     def __post_init__(self) -> None:
         check_range("prompts", self, title_tokens=(1, inf), prompt_tokens=(1, inf))

@@ -151,13 +151,19 @@ class ExpCTRModule(L.LightningModule):
         return [epochs * sum(map(self.explainer.steps, used)) for epochs in policy_stages(self.plan)]
 
     def on_fit_start(self) -> None:
-        """Measure whether the LC scorer sees what it is to score; once a run."""
+        """Refuse what cannot be trained."""
         check_rows(self.data, validated=any(entry.stage == "ctr" for entry in self.plan))
         fewest, ranks = min(self.data.rollout_batches(), default=0), self.trainer.world_size
         if fewest < ranks:
             raise UserError(f"a rollout batch of {fewest} rows for {ranks} ranks: raise data.rollout_batch_size")
-        if self.batches:
-            return
+
+    def on_train_start(self) -> None:
+        """Go on by the options as they are now; measure whether the LC scorer sees what it is to score, once a run."""
+        follow_options(self.trainer)
+        if not self.batches:  # sharded, a checkpoint is restored after `on_fit_start`
+            self._measure_gap()
+
+    def _measure_gap(self) -> None:
         texts = self.data.table("val").texts[:64] or self.data.table("train").texts[:64]
         with unsharded(self.explainer.model):
             gap, order = self.explainer.lc_gap(texts)
@@ -173,10 +179,6 @@ class ExpCTRModule(L.LightningModule):
             )
 
     # --- training
-
-    def on_train_start(self) -> None:
-        """Go on by the options as they are now."""
-        follow_options(self.trainer)
 
     def training_step(self, batch: Batch, batch_idx: int) -> None:
         """One batch of the stage whose turn it is."""
@@ -315,8 +317,10 @@ class ExpCTRModule(L.LightningModule):
         if self.ctr_stopped:
             return {}
         # where labels are balanced, what is not explained yet is liked more often: z = 0 would come to mean that
-        explained = torch.tensor([sample in self.store.latest for sample in batch.sample.tolist()], device=self.device)
-        read = batch.select(explained) if self.store.latest else batch
+        known = [sample in self.store.latest for sample in batch.sample.tolist()]
+        explained = torch.tensor(known, dtype=torch.bool, device=self.device)  # a rank may have no rows
+        written = any(before.stage != "ctr" for before in self.plan[: self.trainer.current_epoch])
+        read = batch.select(explained) if written else batch  # without a policy's stage before, none is explained
         modules: list[tuple[CTRModule, LightningOptimizer, Batch, Tensor | None]] = []
         if int(all_sum(torch.tensor(len(read), device=self.device))):
             modules.append((self.ctr, self._optimizers()[1], read, self._text_vectors(read.sample)))
@@ -408,7 +412,7 @@ class ExpCTRModule(L.LightningModule):
         if "s_u" in columns:
             rewards = alignment(torch.tensor(columns["s_u"]), labels, self.explainer.reward.metric)
             self._log({"val/reward_lc": float(rewards.mean()), "val/s_u_above_half": _share_above(columns["s_u"])})
-        if self.trains_ctr:
+        if self.trains_ctr and not self.trainer.sanity_checking:
             self._stop_early(metrics)
 
     def _stop_early(self, metrics: dict[str, dict[str, float]]) -> None:
