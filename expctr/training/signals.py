@@ -32,11 +32,11 @@ class Signals:
     """
 
     def __init__(self) -> None:
-        self._came = self._seen = [0] * len(LISTENED)
+        self._came, self._seen = [0] * len(LISTENED), [0] * len(LISTENED)
 
     def listen(self) -> None:
         """Keep what comes from now on; Lightning puts the former handlers back when the fit ends."""
-        self._came = self._seen = [0] * len(LISTENED)
+        self._came, self._seen = [0] * len(LISTENED), [0] * len(LISTENED)
         if threading.current_thread() is threading.main_thread():  # no other may set handlers
             for number in LISTENED:
                 signal.signal(number, self._keep)
