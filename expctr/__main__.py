@@ -39,7 +39,7 @@ def main(args: Sequence[str] | None = None) -> None:
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     quiet()
     gc.disable()  # what thousands of modules make stays: looking for garbage in it is a fifth of the imports' time
-    from expctr.cli import run
+    from expctr.cli.app import run
 
     gc.freeze()
     gc.enable()

@@ -10,8 +10,8 @@ import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
-from expctr.data.batch import Nouns, SampleText
-from expctr.llm.base import LanguageModel, LLMOptions
+from expctr.data.batches import Nouns, SampleText
+from expctr.llm.model import LanguageModel, LLMOptions
 from expctr.llm.prompts import PromptOptions, Prompts
 
 if TYPE_CHECKING:

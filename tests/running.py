@@ -40,7 +40,7 @@ LIMIT = 300.0
 """Seconds after which a process counts as hanging."""
 
 _server = multiprocessing.get_context("forkserver")
-_server.set_forkserver_preload(["expctr.cli", "peft", "sentence_transformers", "running"])
+_server.set_forkserver_preload(["expctr.cli.app", "peft", "sentence_transformers", "running"])
 
 
 class Outcome(NamedTuple):

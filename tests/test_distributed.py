@@ -15,7 +15,7 @@ from torch.distributed.tensor import DTensor
 
 from expctr import distributed
 from expctr.ctr.zoo import DCN, DeepFM
-from expctr.data.batch import Batch
+from expctr.data.batches import Batch
 from expctr.data.features import Vocabulary
 from expctr.modules.ctr import CTRModule, CTROptions, MakeBackbone
 

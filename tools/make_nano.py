@@ -49,7 +49,7 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 
-from expctr.data.batch import Nouns, SampleText
+from expctr.data.batches import Nouns, SampleText
 from expctr.llm.prompts import PromptOptions, Prompts
 
 ROOT = Path(__file__).resolve().parent.parent

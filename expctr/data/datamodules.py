@@ -14,17 +14,15 @@ from lightning.pytorch.utilities import rank_zero_warn
 from rich.console import Console
 from torch import Tensor
 
-from expctr.data import amazon, bookcrossing, movielens
-from expctr.data.batch import Nouns
+from expctr.data.batches import EpochSampler, Nouns, ResumableLoader, SampleTable
+from expctr.data.cache import cached_samples
 from expctr.data.catalogue import Catalogue
-from expctr.data.dataset import SampleTable
 from expctr.data.features import Features
-from expctr.data.loader import EpochSampler, ResumableLoader
-from expctr.data.people import new_rows, read_people
-from expctr.data.prepare import cached_samples
-from expctr.data.report import SPLITS, PrepareReport, show
+from expctr.data.new_users import new_rows, read_people
+from expctr.data.readers import amazon, bookcrossing, movielens
+from expctr.data.readers.tables import Table, Tables
 from expctr.data.samples import IDLE, SampleOptions, collect_all, make_samples, ratings_of
-from expctr.data.tables import Table, Tables
+from expctr.data.summary import SPLITS, PrepareReport, show
 from expctr.errors import check_range
 
 PaperDataset = Literal["BookCrossing", "ML-20M", "Amazon Books"]

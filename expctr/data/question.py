@@ -7,7 +7,7 @@ import polars as pl
 
 from expctr.data.catalogue import BY_ID, Catalogue, Item, nearest
 from expctr.data.datamodules import RatingsDataModule
-from expctr.data.people import Rated, about, as_samples, read_titles, split_titles, with_history
+from expctr.data.new_users import Rated, about, as_samples, read_titles, split_titles, with_history
 from expctr.errors import UserError
 
 _SPLITS = {

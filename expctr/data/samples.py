@@ -15,8 +15,8 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
-from expctr.data.report import SPLITS, PrepareReport, describe
-from expctr.data.tables import DataError, OnBadRow, Table, Tables
+from expctr.data.readers.tables import DataError, OnBadRow, Table, Tables
+from expctr.data.summary import SPLITS, PrepareReport, describe
 
 Ints = NDArray[np.int64]
 Hashes = NDArray[np.uint64]

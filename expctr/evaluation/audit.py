@@ -17,7 +17,7 @@ from typing import Any, NamedTuple, Protocol
 import torch
 from torch import Tensor
 
-from expctr.data.batch import Nouns, SampleText
+from expctr.data.batches import Nouns, SampleText
 from expctr.evaluation.verdicts import polarity, title_pattern, without_verdicts
 from expctr.metrics import UNDEFINED, Estimate, bootstrap, ctr_metrics, estimate, mean_estimates
 from expctr.seeding import seed_of

@@ -19,7 +19,7 @@ from rich.table import Table
 from rich.text import Text
 from torch import Tensor
 
-from expctr.data.batch import Batch, SampleText
+from expctr.data.batches import Batch, SampleText
 from expctr.data.datamodules import RatingsDataModule
 from expctr.distributed import all_gather_objects
 from expctr.errors import UserError, check_range
@@ -28,8 +28,8 @@ from expctr.evaluation.table import ResultTable
 from expctr.evaluation.tested import Told, ask, tell
 from expctr.metrics import ctr_metrics
 from expctr.modules.expctr import ExpCTRModule
-from expctr.modules.scorer import ScoringModule
-from expctr.rewards import alignment, text_gain
+from expctr.modules.scoring import ScoringModule
+from expctr.rl.rewards import alignment, text_gain
 from expctr.training.checkpoint import position
 from expctr.untrusted import printable
 

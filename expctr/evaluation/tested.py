@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 import polars as pl
 import torch
 
-from expctr.data.batch import SampleText
+from expctr.data.batches import SampleText
 from expctr.evaluation import audit, quality
 from expctr.evaluation.titles import TitleFinder
 from expctr.evaluation.verdicts import polarity

@@ -14,7 +14,7 @@ from functools import lru_cache
 from operator import itemgetter
 from typing import NamedTuple
 
-from expctr.data.batch import SampleText
+from expctr.data.batches import SampleText
 from expctr.evaluation.verdicts import QUOTED, title_pattern
 
 GARBLED = 0.75

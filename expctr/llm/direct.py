@@ -6,8 +6,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from expctr.data.batch import SampleText
-from expctr.llm.base import LanguageModel
+from expctr.data.batches import SampleText
+from expctr.llm.model import LanguageModel
 from expctr.llm.prompts import Prompts
 from expctr.llm.scoring import LCOptions, answer_tokens, next_token_logits, yes_no_scores
 

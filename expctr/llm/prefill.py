@@ -9,7 +9,7 @@ from torch import Tensor
 from transformers import DynamicCache
 from transformers.cache_utils import DynamicLayer
 
-from expctr.llm.base import LanguageModel
+from expctr.llm.model import LanguageModel
 
 TOKENS = 1024, 2**15
 """Of a batch, on a processor and on a GPU: from there on, more of them compute no faster a token."""

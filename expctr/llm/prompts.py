@@ -11,7 +11,7 @@ from string import Formatter
 
 from transformers import PreTrainedTokenizerBase
 
-from expctr.data.batch import Nouns, SampleText
+from expctr.data.batches import Nouns, SampleText
 from expctr.errors import UserError, check_range
 from expctr.untrusted import ControlTokens, one_line
 

@@ -11,7 +11,7 @@ from torch.nn import functional as F
 from transformers import Cache, DynamicCache
 
 from expctr.llm import compiled
-from expctr.llm.base import LanguageModel
+from expctr.llm.model import LanguageModel
 from expctr.llm.prefill import Padded, cache_of, contents, prefill, twin
 from expctr.stopwatch import Stopwatch
 

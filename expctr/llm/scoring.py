@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
 from expctr.errors import UserError
-from expctr.llm.base import LanguageModel
+from expctr.llm.model import LanguageModel
 from expctr.llm.prefill import cache_of, contents, pad_left, parts
 from expctr.llm.rollout import Rollout
 

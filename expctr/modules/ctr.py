@@ -14,12 +14,12 @@ from torch.distributed.fsdp import fully_shard, register_fsdp_forward_method
 from torch.nn import functional as F
 
 from expctr.ctr.zoo import CTRBackbone, DeepFM
-from expctr.data.batch import Batch
+from expctr.data.batches import Batch
 from expctr.data.features import Vocabulary
 from expctr.distributed import all_sum, rank, world_size
 from expctr.errors import check_range
 from expctr.modules.guard import Guard, check_rows
-from expctr.modules.scorer import WHOLE, BestWeights, Monitor, ScoringModule
+from expctr.modules.scoring import WHOLE, BestWeights, Monitor, ScoringModule
 from expctr.seeding import first_weights, reseed
 
 TOO_FAST = "Lower the CTR model's learning rate (options.lr)"

@@ -13,23 +13,23 @@ from lightning.pytorch.core.optimizer import LightningOptimizer
 from torch import Tensor
 from torch.optim.lr_scheduler import LRScheduler
 
-from expctr.ctr.text import EncoderOptions, SentenceEncoder
-from expctr.data.batch import Batch, SampleText
+from expctr.ctr.encoder import EncoderOptions, SentenceEncoder
+from expctr.data.batches import Batch, SampleText
 from expctr.data.explanations import ExplanationStore
 from expctr.data.features import Features
 from expctr.distributed import all_gather_objects, all_mean_std, all_sum, rank, world_size
 from expctr.errors import BadRunError, UserError
 from expctr.llm.rollout import Rollout
-from expctr.llm.sharding import shard, unsharded
+from expctr.llm.sharding.fsdp import shard, unsharded
 from expctr.metrics import ctr_metrics
 from expctr.modules.ctr import TOO_FAST, CTRModule
 from expctr.modules.explainer import PPOExplainerModule
 from expctr.modules.guard import DIVERGED, IMPRECISE, Guard, check_precision, check_rows, named, section
-from expctr.modules.options import ICOptions
-from expctr.modules.plan import PlanEntry, lr_factor, policy_stages
 from expctr.modules.rates import follow_options
-from expctr.rewards import alignment, text_gain
+from expctr.rl.options import ICOptions
+from expctr.rl.rewards import alignment, text_gain
 from expctr.seeding import reseed, seed_of
+from expctr.stages.plan import PlanEntry, lr_factor, policy_stages
 from expctr.stopwatch import Stopwatch
 
 BLIND = 0.75

@@ -12,19 +12,19 @@ from torch import Tensor
 from torch.distributed.device_mesh import DeviceMesh
 from torch.nn import functional as F
 
-from expctr import ppo
-from expctr.data.batch import Nouns, SampleText
+from expctr.data.batches import Nouns, SampleText
 from expctr.distributed import all_mean_std, all_sum, rank, world_size
-from expctr.llm.base import LanguageModel, LLMOptions, ValueHead
+from expctr.llm.checkpointing import recomputed
 from expctr.llm.direct import DirectQuestion
+from expctr.llm.model import LanguageModel, LLMOptions, ValueHead
 from expctr.llm.prompts import PromptOptions, Prompts
-from expctr.llm.recompute import recomputed
 from expctr.llm.rollout import Rollout, RolloutOptions, generate, texts, uniforms
 from expctr.llm.scoring import Answers, LCOptions, answer_tokens, score_responses, yes_no_scores
-from expctr.llm.sharding import unsharded
+from expctr.llm.sharding.fsdp import unsharded
 from expctr.modules.guard import DIVERGED, Guard, whole
-from expctr.modules.options import KLOptions, PPOOptions, RewardOptions
-from expctr.rewards import all_equal, by_prompt, normalise
+from expctr.rl import losses
+from expctr.rl.normalise import all_equal, by_prompt, normalise
+from expctr.rl.options import KLOptions, PPOOptions, RewardOptions
 from expctr.stopwatch import Stopwatch
 
 _SUMS = ("tokens", "clip_fraction", "approx_kl", "ratio", "policy_loss", "value_loss")
@@ -265,9 +265,9 @@ class PPOExplainerModule(L.LightningModule):
         if self.ppo.advantage == "gae":
             stats["value_loss"] = float(total["value_loss"] / total["tokens"].clamp_min(1))
             mask = rollout.response_mask
-            stats["explained_variance"] = float(ppo.explained_variance(trajectory.values, trajectory.returns, mask))
+            stats["explained_variance"] = float(losses.explained_variance(trajectory.values, trajectory.returns, mask))
         if self.kl.target is not None:
-            self.beta = ppo.adapt_beta(self.beta, stats["kl"], self.kl.target, self.kl.horizon)
+            self.beta = losses.adapt_beta(self.beta, stats["kl"], self.kl.target, self.kl.horizon)
         return stats
 
     def _trajectory(self, rollout: Rollout, rewards: Tensor) -> Trajectory:
@@ -283,16 +283,16 @@ class PPOExplainerModule(L.LightningModule):
         if self.model.quantized or self.model.causal.dtype != torch.float32:
             # one token at a time and all at once round differently, and the first ratio would not be 1
             logprobs, _ = self._score(rollout, adapter=True)
-        kl = ppo.kl_estimate(logprobs, ref_logprobs, self.kl.estimator) * mask
-        per_token = ppo.token_rewards(rewards, kl, mask, self.beta if self.kl.where == "reward" else 0.0)
+        kl = losses.kl_estimate(logprobs, ref_logprobs, self.kl.estimator) * mask
+        per_token = losses.token_rewards(rewards, kl, mask, self.beta if self.kl.where == "reward" else 0.0)
         critic = options.advantage == "gae"
         values = self.value_head(hidden) * mask if critic else torch.zeros_like(per_token)
-        advantages = ppo.gae(per_token, values, mask, options.gamma, options.lam if critic else 1.0)
+        advantages = losses.gae(per_token, values, mask, options.gamma, options.lam if critic else 1.0)
         returns = advantages + values
         if options.advantage == "group":
             mean = by_prompt(per_token.sum(1), self.rollout_options.group_size)
             advantages = (advantages - mean[:, None]) * mask
-        return Trajectory(logprobs, ref_logprobs, hidden, values, ppo.whiten(advantages, weight), returns, weight)
+        return Trajectory(logprobs, ref_logprobs, hidden, values, losses.whiten(advantages, weight), returns, weight)
 
     def _score(self, rollout: Rollout, adapter: bool) -> tuple[Tensor, Tensor]:
         """Log-probabilities `[rows, response]`, and hidden states for the critic; computed in parts of like length."""
@@ -372,18 +372,18 @@ class PPOExplainerModule(L.LightningModule):
         with_entropy = options.entropy_coef > 0
         with recomputed(self.model) if options.gradient_checkpointing else nullcontext():
             scores = score_responses(self.model, part, True, self.rollout_options.temperature, with_entropy)
-        policy = ppo.policy_loss(scores.logprobs, here.logprobs, here.advantages, mask, options.clip)
+        policy = losses.policy_loss(scores.logprobs, here.logprobs, here.advantages, mask, options.clip)
         loss, critic = policy.loss, torch.zeros_like(policy.loss)
         checked = (scores.logprobs - here.logprobs).exp()  # the sum of all that must be a number
         if self.kl.where == "loss":
-            kl = ppo.kl_estimate(scores.logprobs, here.ref_logprobs, self.kl.estimator)
+            kl = losses.kl_estimate(scores.logprobs, here.ref_logprobs, self.kl.estimator)
             loss = loss + self.beta * (kl * mask).sum()
             checked = checked + kl
         if with_entropy:
             loss = loss - options.entropy_coef * (scores.entropy * mask).sum()
         if options.advantage == "gae":
             values = self.value_head(here.hidden)
-            critic = ppo.value_loss(values, here.values, here.returns, mask, options.value_clip)
+            critic = losses.value_loss(values, here.values, here.returns, mask, options.value_clip)
             loss = loss + options.vf_coef * critic
             checked = checked + values
         sums = [mask.sum(), policy.clipped, policy.approx_kl, policy.ratio, policy.loss, critic]

@@ -15,7 +15,7 @@ from torch.distributed.checkpoint.api import CheckpointException
 
 from expctr.data.datamodules import Staged
 from expctr.errors import BadRunError, UserError
-from expctr.training.shards import torn
+from expctr.training.sharded_loading import torn
 from expctr.training.signals import Signals, Stopped
 
 _NAME = re.compile(r"epoch=(\d+)-batch=(\d+)\.ckpt")

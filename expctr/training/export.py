@@ -15,17 +15,17 @@ from torch import Tensor
 from torch.distributed.tensor import DTensor
 
 from expctr.ctr.embedding import FieldEmbeddings
-from expctr.ctr.text import SentenceEncoder
+from expctr.ctr.encoder import SentenceEncoder
 from expctr.data.datamodules import RatingsDataModule
 from expctr.data.features import FIRST, Features
 from expctr.distributed import rank
 from expctr.errors import UserError
-from expctr.llm.base import LanguageModel, load_base
+from expctr.llm.model import LanguageModel, load_base
+from expctr.modules.baselines.explained import ExplainedCTRModule
+from expctr.modules.baselines.tallrec import TALLRecModule
 from expctr.modules.ctr import CTRModule
 from expctr.modules.expctr import ExpCTRModule
-from expctr.modules.explained import ExplainedCTRModule
-from expctr.modules.scorer import ScoringModule
-from expctr.modules.tallrec import TALLRecModule
+from expctr.modules.scoring import ScoringModule
 
 
 def export(

@@ -6,9 +6,9 @@ from pathlib import Path
 import pytest
 from tiny import rows, write
 
-from expctr.data import amazon, bookcrossing, movielens
+from expctr.data.readers import amazon, bookcrossing, movielens
+from expctr.data.readers.tables import DataError
 from expctr.data.samples import SampleOptions, make_samples
-from expctr.data.tables import DataError
 
 HEADER = "userId,movieId,rating,timestamp\n"
 MOVIES = "movieId,title,genres\n1,A (1990),Drama\n2,B (1990),Drama\n3,C (1990),Drama\n"

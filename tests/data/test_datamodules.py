@@ -9,7 +9,7 @@ from polars.testing import assert_frame_equal
 from tiny import write
 
 from expctr.data import datamodules
-from expctr.data.batch import Nouns
+from expctr.data.batches import Nouns
 from expctr.data.datamodules import (
     AmazonBooksDataModule,
     BookCrossingDataModule,

@@ -7,11 +7,10 @@ import polars as pl
 import pytest
 import torch
 
-from expctr.data.batch import SampleText
+from expctr.data.batches import SampleTable, SampleText
 from expctr.data.catalogue import Catalogue
-from expctr.data.dataset import SampleTable
 from expctr.data.features import Features, Vocabulary
-from expctr.data.people import Person, new_rows
+from expctr.data.new_users import Person, new_rows
 
 
 def samples() -> pl.DataFrame:

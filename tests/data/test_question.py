@@ -7,7 +7,7 @@ from tiny import write
 
 from expctr.data.catalogue import Item
 from expctr.data.datamodules import MovieLensDataModule, SplitFiles
-from expctr.data.people import Rated
+from expctr.data.new_users import Rated
 from expctr.data.question import Question, ask
 from expctr.data.samples import SampleOptions
 from expctr.errors import UserError

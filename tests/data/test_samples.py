@@ -8,8 +8,8 @@ import pytest
 from polars.testing import assert_frame_equal
 from tiny import make_tables
 
+from expctr.data.readers.tables import DataError, Table
 from expctr.data.samples import SampleOptions, make_samples
-from expctr.data.tables import DataError, Table
 
 Rating = tuple[str, str, float, int | None]
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import polars as pl
 
-from expctr.data.tables import OnBadRow, Table, Tables
+from expctr.data.readers.tables import OnBadRow, Table, Tables
 
 
 def write(folder: Path, contents: Mapping[str, str | bytes]) -> Path:

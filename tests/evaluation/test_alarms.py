@@ -12,14 +12,14 @@ import torch
 from running import World, curves, expctr, last
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from expctr.ctr.text import EncoderOptions
+from expctr.ctr.encoder import EncoderOptions
 from expctr.evaluation.alarms import AlarmError, Alarms
 from expctr.modules.ctr import DeepFMTextModule
 from expctr.modules.expctr import ExpCTRModule
 from expctr.modules.explainer import PPOExplainerModule
-from expctr.modules.plan import PlanEntry
+from expctr.stages.plan import PlanEntry
 from expctr.training.checkpoint import RunCheckpoint, checkpoints
-from expctr.training.stages import make_plan
+from expctr.training.scheduler import make_plan
 
 PLAN: list[PlanEntry] = make_plan(lc_epochs=2, rounds=1, ctr_epochs=1, ic_epochs=1)
 GOOD = [f"they liked film {i}" for i in range(20)]

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 import pytest
 import torch
 
-from expctr.data.batch import Nouns, SampleText
+from expctr.data.batches import Nouns, SampleText
 from expctr.evaluation.audit import (
     Changed,
     ablations,

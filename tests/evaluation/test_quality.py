@@ -6,7 +6,7 @@ from collections.abc import Sequence
 import pytest
 import torch
 
-from expctr.data.batch import SampleText
+from expctr.data.batches import SampleText
 from expctr.evaluation.quality import bertscore, bleu, distinct, likeness, lines, measure
 from expctr.evaluation.titles import TitleFinder
 from expctr.evaluation.verdicts import polarity

@@ -9,7 +9,7 @@ import polars as pl
 import pytest
 import torch
 
-from expctr.data.batch import Nouns, SampleText
+from expctr.data.batches import Nouns, SampleText
 from expctr.evaluation import audit, quality
 from expctr.evaluation.table import ResultTable
 from expctr.evaluation.tested import Told, ask, tell

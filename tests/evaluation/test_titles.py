@@ -2,7 +2,7 @@
 
 import pytest
 
-from expctr.data.batch import SampleText
+from expctr.data.batches import SampleText
 from expctr.evaluation.titles import Invented, TitleFinder, forms
 
 CATALOGUE = ("Toy Story", "Toy Story 2", "Usual Suspects, The", "Fargo", "Casino", "It")

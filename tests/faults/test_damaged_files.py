@@ -9,10 +9,10 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from expctr.data import amazon, movielens
-from expctr.data.people import read_people
-from expctr.data.report import PrepareReport, show
-from expctr.data.tables import DataError
+from expctr.data.new_users import read_people
+from expctr.data.readers import amazon, movielens
+from expctr.data.readers.tables import DataError
+from expctr.data.summary import PrepareReport, show
 
 GOOD = b'{"reviewerID": "A", "asin": "B", "overall": 5.0, "unixReviewTime": 1}\n'
 DEEP = b"[" * 100_000

@@ -15,8 +15,8 @@ from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processor
 from transformers import AutoTokenizer, BertConfig, BertModel, PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
 import expctr as package
-from expctr.ctr.text import EncoderOptions, SentenceEncoder
-from expctr.data.batch import Nouns, SampleText
+from expctr.ctr.encoder import EncoderOptions, SentenceEncoder
+from expctr.data.batches import Nouns, SampleText
 from expctr.llm.prompts import PromptOptions, Prompts
 from expctr.untrusted import one_line, printable
 

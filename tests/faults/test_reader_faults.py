@@ -16,9 +16,9 @@ from threading import Thread
 
 import pytest
 
-from expctr.data import amazon, bookcrossing, movielens
-from expctr.data.people import read_people
-from expctr.data.tables import DataError, OnBadRow, Table, Tables
+from expctr.data.new_users import read_people
+from expctr.data.readers import amazon, bookcrossing, movielens
+from expctr.data.readers.tables import DataError, OnBadRow, Table, Tables
 
 MODES: tuple[OnBadRow, OnBadRow] = ("error", "skip")
 LIMIT = 20  # seconds for one case, which takes some milliseconds

@@ -6,7 +6,7 @@ import pytest
 from conftest import make_llm
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
-from expctr.data.batch import Nouns, SampleText
+from expctr.data.batches import Nouns, SampleText
 from expctr.llm.prompts import PromptOptions, Prompts
 
 BOOKS = Nouns("book", "books", "reader", "reading")

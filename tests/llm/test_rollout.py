@@ -9,16 +9,16 @@ from conftest import stir_adapter
 from torch import Tensor, nn
 from transformers import AutoModelForCausalLM
 
-from expctr.data.batch import Nouns, SampleText
+from expctr.data.batches import Nouns, SampleText
 from expctr.errors import UserError
 from expctr.llm import rollout as module
-from expctr.llm.base import LanguageModel, LLMOptions
-from expctr.llm.lora import LoraLinear
+from expctr.llm.adapters import LoraLinear
+from expctr.llm.model import LanguageModel, LLMOptions
 from expctr.llm.prefill import contents, pad_left
 from expctr.llm.prompts import PromptOptions, Prompts
 from expctr.llm.rollout import Rollout, RolloutOptions, generate, invert, uniforms
 from expctr.llm.scoring import score_responses, token_logprobs
-from expctr.llm.sharding import shard
+from expctr.llm.sharding.fsdp import shard
 
 OPTIONS = RolloutOptions(max_new_tokens=12)
 

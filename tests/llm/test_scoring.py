@@ -9,9 +9,9 @@ from conftest import make_llm, stir_adapter
 from torch import Tensor
 from transformers import AutoModelForCausalLM
 
-from expctr.data.batch import Nouns, SampleText
+from expctr.data.batches import Nouns, SampleText
 from expctr.llm import prefill, scoring
-from expctr.llm.base import LanguageModel, LLMOptions
+from expctr.llm.model import LanguageModel, LLMOptions
 from expctr.llm.prompts import PromptOptions, Prompts
 from expctr.llm.scoring import Answers, LCOptions, answer_scores, answer_tokens, yes_no, yes_no_scores
 

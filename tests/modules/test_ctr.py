@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from expctr.ctr.zoo import DCN, FM, AutoInt, CTRBackbone, DeepFM, xDeepFM
-from expctr.data.batch import Batch
+from expctr.data.batches import Batch
 from expctr.data.features import Vocabulary
 from expctr.errors import UserError
 from expctr.metrics import ctr_metrics

@@ -10,20 +10,20 @@ import torch
 from lightning.pytorch.callbacks import Callback
 from running import ITEMS, World, amazon, expctr
 
-from expctr.ctr.text import EncoderOptions
+from expctr.ctr.encoder import EncoderOptions
 from expctr.ctr.zoo import DeepFM
 from expctr.data.datamodules import MovieLensDataModule
 from expctr.data.samples import SampleOptions
 from expctr.errors import BadRunError
-from expctr.llm.base import LLMOptions
+from expctr.llm.model import LLMOptions
 from expctr.llm.rollout import RolloutOptions
 from expctr.llm.scoring import LCOptions
 from expctr.modules.ctr import CTRModule, CTROptions, DeepFMTextModule
 from expctr.modules.expctr import ExpCTRModule, _prime
 from expctr.modules.explainer import PPOExplainerModule
-from expctr.modules.options import PPOOptions
+from expctr.rl.options import PPOOptions
 from expctr.training.checkpoint import RunCheckpoint, checkpoints
-from expctr.training.stages import StageScheduler
+from expctr.training.scheduler import StageScheduler
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 

@@ -13,18 +13,18 @@ from torch import Tensor
 from transformers import DynamicCache
 from transformers.models.llama.modeling_llama import LlamaMLP
 
-from expctr import ppo
-from expctr.data.batch import Nouns, SampleText
+from expctr.data.batches import Nouns, SampleText
 from expctr.errors import BadRunError
-from expctr.llm.base import LLMOptions
-from expctr.llm.lora import LoraLinear
+from expctr.llm.adapters import LoraLinear
+from expctr.llm.model import LLMOptions
 from expctr.llm.prompts import PromptOptions
 from expctr.llm.rollout import Rollout, RolloutOptions
 from expctr.llm.scoring import LCOptions, score_responses
 from expctr.modules import explainer
 from expctr.modules.explainer import PPOExplainerModule
 from expctr.modules.guard import Guard
-from expctr.modules.options import KLOptions, PPOOptions, RewardOptions
+from expctr.rl import losses
+from expctr.rl.options import KLOptions, PPOOptions, RewardOptions
 from expctr.stopwatch import Stopwatch
 
 NOUNS = Nouns("movie", "movies", "viewer", "viewing")
@@ -116,13 +116,13 @@ def kl_of(module: PPOExplainerModule, rollout: Rollout) -> float:
 def seen_advantages(monkeypatch: pytest.MonkeyPatch) -> list[Tensor]:
     """The advantages of each update, as they were before whitening."""
     seen: list[Tensor] = []
-    whiten = ppo.whiten
+    whiten = losses.whiten
 
     def spy(advantages: Tensor, mask: Tensor) -> Tensor:
         seen.append(advantages.clone())
         return whiten(advantages, mask)
 
-    monkeypatch.setattr(ppo, "whiten", spy)
+    monkeypatch.setattr(losses, "whiten", spy)
     return seen
 
 

@@ -8,9 +8,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from expctr.modules.plan import PlanEntry
+from expctr.stages.plan import PlanEntry
 from expctr.training.checkpoint import RunCheckpoint, checkpoint_folder, checkpoints, remove
-from expctr.training.stages import make_plan
+from expctr.training.scheduler import make_plan
 
 
 class Tiny(L.LightningModule):

@@ -24,8 +24,8 @@ import numpy as np
 import torch
 from turns import HERE, ROOT, Worker
 
-from expctr.data import movielens
 from expctr.data.datamodules import MovieLensDataModule, SampleOptions, SplitFiles
+from expctr.data.readers import movielens
 from expctr.metrics import ctr_metrics
 
 RATINGS, FOLDER, PEERS = ROOT / ".data/ml-100k", ROOT / "runs/bench-deepfm", ROOT / ".cache/deepfm-peers"

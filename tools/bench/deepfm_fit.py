@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from turns import channel
 
-from expctr.cli import run
+from expctr.cli.app import run
 
 say: Callable[[Any], None] = print
 

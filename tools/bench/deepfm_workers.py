@@ -196,9 +196,8 @@ def torch_rechub(folder: Path) -> System:
 @system("bare loop")
 def bare(folder: Path) -> System:
     """Our loader, module and optimizer without Lightning."""
-    from expctr.data.dataset import SampleTable
+    from expctr.data.batches import EpochSampler, ResumableLoader, SampleTable
     from expctr.data.features import Vocabulary
-    from expctr.data.loader import EpochSampler, ResumableLoader
     from expctr.modules.ctr import DeepFMTextModule
 
     def table(split: str) -> SampleTable:

@@ -24,7 +24,7 @@ sys.path.append(str(Path(__file__).parents[2] / "tests"))
 from running import CONF, World, expctr, make_world
 
 from expctr.training.checkpoint import checkpoints, position
-from expctr.training.stages import make_plan
+from expctr.training.scheduler import make_plan
 
 CONFIGS = ("tiny", "stateful")
 LONGEST = 2.0

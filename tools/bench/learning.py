@@ -30,7 +30,7 @@ from rich.console import Console
 from rich.table import Table
 from torch import Tensor
 
-from expctr.data.batch import Batch
+from expctr.data.batches import Batch
 from expctr.data.datamodules import MOVIELENS, MovieLensDataModule
 from expctr.modules.expctr import ExpCTRModule
 from expctr.seeding import seed_of

@@ -103,7 +103,7 @@ def resident_gb() -> float:
 def run(folder: Path, name: str) -> None:
     """In a process of its own: fit, and print what each phase held and what the plan says, as JSON."""
     from expctr.__main__ import main
-    from expctr.llm.base import LanguageModel
+    from expctr.llm.model import LanguageModel
     from expctr.modules import explainer
     from expctr.stopwatch import Stopwatch
 

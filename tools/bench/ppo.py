@@ -32,10 +32,10 @@ from jsonargparse import ArgumentParser
 from transformers import AutoConfig
 from turns import ROOT, Worker, install
 
-from expctr.budget.work import TEMPLATE as RESPONSES_A_QUESTION
 from expctr.data.datamodules import RatingsDataModule
-from expctr.llm.base import LLMOptions, load_base, load_tokenizer, resolve_dtype
+from expctr.llm.model import LLMOptions, load_base, load_tokenizer, resolve_dtype
 from expctr.llm.prompts import PromptOptions, Prompts
+from expctr.planning.work import TEMPLATE as RESPONSES_A_QUESTION
 
 RATINGS, FOLDER, PEERS, MODEL = (ROOT / p for p in (".data/ml-100k", "runs/bench-ppo", ".cache/trl", ".cache/smollm2"))
 PACKAGES = [

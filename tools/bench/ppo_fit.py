@@ -11,7 +11,7 @@ from typing import Any
 import lightning as L
 from turns import channel, peak_gb, rest
 
-from expctr.cli import run
+from expctr.cli.app import run
 
 say: Callable[[Any], None] = print
 

@@ -26,14 +26,14 @@ from rich.progress import track
 from rich.table import Table
 from turns import ROOT
 
-from expctr.data.batch import Nouns, SampleText
-from expctr.llm.base import LLMOptions
+from expctr.data.batches import Nouns, SampleText
+from expctr.llm.model import LLMOptions
 from expctr.llm.rollout import RolloutOptions, generate, texts, uniforms
 from expctr.llm.scoring import LCOptions
 from expctr.modules.explainer import PPOExplainerModule
 from expctr.modules.guard import Guard
-from expctr.modules.options import PPOOptions
-from expctr.rewards import alignment
+from expctr.rl.options import PPOOptions
+from expctr.rl.rewards import alignment
 from expctr.stopwatch import Stopwatch
 
 sys.path.append(str(ROOT / "tools"))

@@ -22,8 +22,8 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, TrainerCallback
 from trl import RLOOConfig, RLOOTrainer
 from turns import ROOT, channel, peak_gb, rest
 
-from expctr.data.batch import Nouns, SampleText
-from expctr.llm.base import resolve_dtype
+from expctr.data.batches import Nouns, SampleText
+from expctr.llm.model import resolve_dtype
 from expctr.llm.prefill import pad_left
 from expctr.llm.prompts import PromptOptions, Prompts
 

@@ -21,7 +21,7 @@ from rich.table import Table
 from turns import peak_gb
 
 from expctr.ctr.zoo import DeepFM
-from expctr.data.batch import Batch
+from expctr.data.batches import Batch
 from expctr.data.features import FIRST, Vocabulary
 from expctr.modules.ctr import CTRModule
 

@@ -1,0 +1,99 @@
+"""MovieLens as GroupLens and RecBole publish it: ML-100K, ML-1M, ML-20M and latest, ML-100K as RecBole's atomic files.
+
+All layouts give the same titles and genres for the same movie: the year that GroupLens writes behind a title goes to
+its own column, as in RecBole's files. Titles are otherwise left as they are ("American President, The").
+"""
+
+from pathlib import Path
+
+import polars as pl
+
+from expctr.data.readers.tables import Table, Tables, find_files, read_delimited, read_ratings
+
+LAYOUTS = {
+    "RecBole": ("*.inter", "*.item", "*.user?"),
+    "ML-100K": ("u.data", "u.item", "u.user?"),
+    "ML-1M": ("ratings.dat", "movies.dat", "users.dat?"),
+    "ML-20M or latest": ("ratings.csv", "movies.csv"),
+}
+GENRES_100K = (
+    *("unknown", "Action", "Adventure", "Animation", "Children's", "Comedy", "Crime", "Documentary", "Drama"),
+    *("Fantasy", "Film-Noir", "Horror", "Musical", "Mystery", "Romance", "Sci-Fi", "Thriller", "War", "Western"),
+)
+"""The flags of `u.item`, in their order."""
+
+_ITEMS = {
+    "item": ("itemid", "movieid"),
+    "title": ("movietitle", "title"),
+    "year": ("releaseyear",),
+    "genres": ("class", "genres", "genre"),
+}
+_USERS = {
+    "user": ("userid",),
+    "age": ("age",),
+    "gender": ("gender",),
+    "occupation": ("occupation",),
+}
+_NO_TITLE = ("unknown", "unkonwn", "")  # movie 267 of ML-100K, in GroupLens' and in RecBole's spelling
+_NO_GENRE = ("unknown", "unkonwn", "(no genres listed)", "")
+_YEAR = r"\s*\((\d{4})(?:[-–—]\s*(?:\d{4})?)?\)\s*(?:\(V\))?$"  # "(1995)", "(1995) (V)", "(2006-2007)", "(2006–)"
+
+
+def read(folder: Path) -> Tables:
+    """Reads the layout that the folder holds.
+
+    Items have `year` (int), `genres` (list); users, where there are any, `age` (int), `gender`, `occupation`.
+
+    Raises:
+        DataError: no known layout, or a file that is not what its name says.
+    """
+    layout, files = find_files(folder, LAYOUTS)
+    dat = layout in ("ML-100K", "ML-1M")
+    ratings = read_interactions(files[0])
+    if layout == "ML-100K":
+        items = _read_u_item(files[1])
+    else:
+        order = ("item", "title", "genres") if dat else ()
+        items = read_delimited(files[1], _ITEMS, ("item", "title"), order, "latin-1" if dat else "utf-8")
+    orders = {
+        "ML-100K": ("user", "age", "gender", "occupation"),
+        "ML-1M": ("user", "gender", "age", "occupation"),
+    }
+    users = None
+    if len(files) > 2:
+        table = read_delimited(files[2], _USERS, ("user",), orders.get(layout, ()), "latin-1" if dat else "utf-8")
+        users = Table(table.frame.with_columns(pl.col("age").cast(pl.Int32, strict=False)), table.path)
+    return Tables(ratings, _typed_items(items, " " if layout == "RecBole" else "|"), users)
+
+
+def read_interactions(path: Path) -> Table:
+    """Reads one ratings file in any of the layouts.
+
+    Raises:
+        DataError: as `tables.read_delimited`.
+    """
+    return read_ratings(path, low=0.5, high=5.0)
+
+
+def _read_u_item(path: Path) -> Table:
+    """`u.item` flags its genres: columns 6 to 24; the list is written as the other layouts write it."""
+    order = ("item", "title", "date", "video", "url", *GENRES_100K)
+    table = read_delimited(path, {}, order, order, "latin-1")
+    flags = [pl.when(pl.col(genre) == "1").then(pl.lit(genre)) for genre in GENRES_100K]
+    genres = pl.concat_str(flags, separator="|", ignore_nulls=True).alias("genres")
+    return Table(table.frame.with_columns(genres, year=pl.lit(None, pl.String)).drop(order[2:]), path)
+
+
+def _typed_items(table: Table, separator: str) -> Table:
+    title = pl.col("title").str.strip_chars()
+    year = pl.coalesce(title.str.extract(_YEAR), pl.col("year")).cast(pl.Int32, strict=False)
+    genres = pl.col("genres").str.split(separator)
+    genres = genres.list.filter(~pl.element().is_in(_NO_GENRE))
+    genres = pl.when(pl.col("genres").is_in(_NO_GENRE)).then(pl.lit([], pl.List(pl.String))).otherwise(genres)
+    name = title.str.replace(_YEAR, "").str.strip_chars()
+    return Table(
+        table.frame.with_columns(
+            pl.when(~name.is_in(_NO_TITLE)).then(name).alias("title"), year.alias("year"), genres.alias("genres")
+        ),
+        table.path,
+    )

@@ -1,0 +1,81 @@
+"""Any model of the zoo on explanations that are there already."""
+
+from pathlib import Path
+
+import polars as pl
+import torch
+from torch import Tensor
+
+from expctr.ctr.encoder import EncoderOptions, SentenceEncoder
+from expctr.ctr.zoo import DeepFM
+from expctr.data.batches import Batch
+from expctr.errors import UserError
+from expctr.modules.ctr import CTRModule, CTROptions, MakeBackbone
+
+
+class ExplainedCTRModule(CTRModule):
+    """A CTR model that reads the explanations of a finished ExpCTR run: what they are worth to another model.
+
+    It learns from the training rows' newest explanations, those that were sampled last (z = 0 for a row that never got
+    one), and is validated and tested on what the trained policy writes greedily (validated on sampled ones where the
+    run's last stage was that of the CTR model). The policy is not trained further.
+
+    Args:
+        explanations: the run's folder; `expctr test` has written `explanations/latest.parquet` there.
+        backbone: the model, one of `expctr.ctr.zoo`.
+        encoder: the sentence encoder (Eq. 11), best the run's own.
+        options: how it is trained.
+    """
+
+    def __init__(
+        self,
+        explanations: str,
+        backbone: MakeBackbone = DeepFM,
+        encoder: EncoderOptions = EncoderOptions(),
+        options: CTROptions = CTROptions(),
+    ) -> None:
+        super().__init__(backbone, options)
+        self.path, self.encoder = Path(explanations) / "explanations" / "latest.parquet", SentenceEncoder(encoder)
+        if not self.path.exists():
+            raise UserError(f"explanations: there is no {self.path}: run expctr fit and expctr test of ExpCTR first")
+        self.text_mean = torch.zeros(())
+        """Taken off every explanation's vector, `[dim]`; a single 0 where vectors are not centred."""
+        self._vectors = torch.zeros(0)
+
+    def configure_model(self) -> None:
+        """Build for the data module's vocabularies, and encode the explanations."""
+        if self.built:
+            return
+        data = self.trainer.datamodule  # type: ignore[attr-defined]
+        if data.people is not None:
+            raise UserError(
+                "data.people: ExplainedCTRModule has explanations of the run's own rows alone: predict these"
+            )
+        self.build(data.features.vocabulary, self.encoder.dim, data.seed)
+        if self.device_mesh is not None:
+            self.shard(self.device_mesh["data_parallel"])
+        self._vectors = self._encode(data.samples)
+
+    def text(self, batch: Batch) -> Tensor:
+        """The explanations' vectors z, `[batch, text_dim]`; 0 for a row without one."""
+        self._vectors = self._vectors.to(self.device)
+        return self._vectors[batch.sample]
+
+    def _encode(self, samples: pl.DataFrame) -> Tensor:
+        """`[samples, text_dim]`, in the order of the samples' ids."""
+        written = pl.read_parquet(self.path, columns=["sample", "target", "text"])
+        rows = samples.sort("sample").select("sample", "split", "target")
+        joined = rows.join(written, on=["sample", "target"], how="left", maintain_order="left")
+        if missing := joined.filter(pl.col("split") != "train")["text"].null_count():
+            raise UserError(
+                f"{self.path} lacks explanations of {missing} validation and test samples: it is of other data or of a "
+                "run that was stopped. Mend: use that run's data options, and let it end"
+            )
+        joined = joined.with_columns(pl.col("text").fill_null(""))
+        vectors = self.encoder.encode(joined["text"].to_list(), self.device)
+        train = torch.from_numpy((joined["split"] == "train").to_numpy().copy())
+        there = torch.from_numpy((joined["text"].str.strip_chars() != "").to_numpy().copy()).to(vectors.device)
+        if self.encoder.options.centre and bool((there.cpu() & train).any()):
+            self.text_mean = vectors[there & train.to(vectors.device)].double().mean(0).float()
+            vectors = vectors - there[:, None] * self.text_mean
+        return vectors

@@ -1,0 +1,116 @@
+"""The language model asked directly, untrained: the ICL row of the paper's Table 1 (its reference [3]).
+
+Sunhao Dai et al., "Uncovering ChatGPT's Capabilities in Recommender Systems", RecSys 2023. They read what a chat
+service writes; here the answer's probability is read (Eq. 8), of the base that ExpCTR starts from.
+"""
+
+from typing import Any
+
+import torch
+from lightning.pytorch.trainer.states import TrainerFn
+from torch import Tensor, nn
+
+from expctr.data.batches import Batch, Nouns
+from expctr.llm.direct import DirectQuestion
+from expctr.llm.model import LanguageModel, LLMOptions
+from expctr.llm.prompts import PromptOptions, Prompts
+from expctr.llm.scoring import LCOptions
+from expctr.modules.guard import check_precision
+from expctr.modules.scoring import BestWeights, Monitor, ScoringModule
+
+
+class DirectModule(ScoringModule):
+    """A language model that is asked whether the user will like the target, with or without an adapter.
+
+    Args:
+        llm: the base and its adapter.
+        prompts: the template `icl` and the caps.
+        lc: the answers.
+        monitor: validation metric that tells the best adapter.
+        tuned: is the adapter on?
+    """
+
+    model: LanguageModel
+    question: DirectQuestion
+
+    def __init__(
+        self, llm: LLMOptions, prompts: PromptOptions, lc: LCOptions, monitor: Monitor = "logloss", tuned: bool = False
+    ) -> None:
+        super().__init__(monitor)
+        self.automatic_optimization = False
+        self.strict_loading = False  # checkpoints hold no base weights
+        self.llm, self.prompt_options, self.lc, self.tuned = llm, prompts, lc, tuned
+        self.best = BestWeights(nn.ModuleList(), higher=monitor == "auc", patience=1)  # of nothing, unless trained
+        self.built = False
+
+    def configure_model(self) -> None:
+        """Load the base; once."""
+        check_precision(self.trainer)
+        if not self.built:
+            data = self.trainer.datamodule  # type: ignore[attr-defined]
+            self.build(data.nouns, data.seed, self.trainer.strategy.root_device)
+
+    def build(self, nouns: Nouns, seed: int = 0, device: torch.device | None = None) -> None:
+        """Load the base.
+
+        Args:
+            nouns: what the dataset's items and people are called.
+            seed: of the adapter's first weights.
+            device: where it will compute; see `load_base`.
+        """
+        self.model = LanguageModel(self.llm, seed, device=device)
+        if not self.tuned:
+            self.model.requires_grad_(False)
+        prompts = Prompts(self.model.tokenizer, self.prompt_options, nouns)
+        self.question = DirectQuestion(self.model, prompts, self.lc)
+        self.built = True
+
+    def row_scores(self, batch: Batch) -> Tensor:
+        """The answer's probability (Eq. 8), `[batch]`."""
+        return self.question.scores(batch.texts, adapter=self.tuned)
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Trained weights only."""
+        super().on_save_checkpoint(checkpoint)
+        trained = {name for name, parameter in self.named_parameters() if parameter.requires_grad}
+        checkpoint["state_dict"] = {k: v for k, v in checkpoint["state_dict"].items() if k in trained}
+
+
+class ICLModule(DirectModule):
+    """The untrained base model asked directly. `fit` trains nothing, and leaves what `test` asks for.
+
+    Args:
+        llm: the base; its adapter stays off.
+        prompts: the template `icl` and the caps.
+        lc: the answers, and how a score is made of their probabilities (Eq. 8).
+    """
+
+    name = "ICL"
+    minibatch_size = 1  # of batches that are never made
+
+    def __init__(
+        self, llm: LLMOptions = LLMOptions(), prompts: PromptOptions = PromptOptions(), lc: LCOptions = LCOptions()
+    ) -> None:
+        super().__init__(llm, prompts, lc)
+
+    def setup(self, stage: str) -> None:
+        """No epochs."""
+        if stage == "fit":
+            self.trainer.fit_loop.max_epochs = 0
+            self.print("ICL is the untrained base asked directly: there is nothing to train; expctr test scores it")
+
+    def configure_model(self) -> None:
+        """Load the base where there are rows to score."""
+        if self.trainer.state.fn != TrainerFn.FITTING:
+            super().configure_model()
+
+    def training_rows(self, labels: Tensor, seed: int) -> Tensor:
+        """All, for a loader that is not read."""
+        return torch.arange(len(labels))
+
+    def configure_optimizers(self) -> list[torch.optim.Optimizer]:
+        """None."""
+        return []
+
+    def training_step(self, batch: Batch, batch_idx: int) -> None:
+        """Lightning asks for one, and does not call it."""

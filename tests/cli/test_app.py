@@ -1,0 +1,506 @@
+"""The command line as a user meets it: what it says when something is wrong, and what the commands leave behind."""
+
+import json
+import re
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import polars as pl
+import pytest
+import yaml
+from running import LIMIT, TESTS, World, curves, expctr, kill, last, movielens, poison
+
+from expctr.report.render import render
+from expctr.report.run import read_run
+from expctr.training.checkpoint import checkpoints
+
+CONFIGS = TESTS.parent / "configs"
+
+
+@pytest.fixture(scope="module")
+def run(world: World) -> Path:
+    """A finished run, tested."""
+    options = world.options("one")
+    return world.once("one", ["fit", *options], ["test", *options])
+
+
+# --- what it refuses, and how
+
+EXPLAINER = "--model.init_args.explainer"
+REFUSED: dict[str, tuple[list[str], str]] = {
+    "a typo in an option": (["--trainer.acelerator=cpu"], "--trainer.acelerator"),
+    "a typo deep in the model": ([f"{EXPLAINER}.ppo.minibatchsize=4"], "minibatchsize"),
+    "a typo in the data": (["--data.init_args.rollout_batchsize=4"], "rollout_batchsize"),
+    "a value that is no choice": ([f"{EXPLAINER}.reward.metric=mse"], "'mae', 'brier', 'log'"),
+    "no such config": (["--config=nowhere.yaml"], "nowhere.yaml"),
+    "no such class": (["--data=FilmDataModule"], "FilmDataModule"),
+    "groups of one": ([f"{EXPLAINER}.reward.norm=group"], "reward.norm: group needs rollout.group_size"),
+    "k1 in the loss": ([f"{EXPLAINER}.kl.where=loss"], "choose k2 or k3"),
+    "two precisions": (
+        [f"{EXPLAINER}.llm.quantization=nf4", f"{EXPLAINER}.llm.gguf_file=x.gguf"],
+        "llm.quantization and llm.gguf_file exclude each other",
+    ),
+    "IC without CTR": (["--stages.ctr_epochs=0"], "give ctr_epochs of at least 1"),
+    "no plan": (["--stages.lc_epochs=0", "--stages.rounds=0"], "the plan is empty"),
+    "fractions": (["--data.init_args.samples.fractions=[0.5,0.1,0.1]"], "sum to 1"),
+    "no raw data": (["--data.init_args.path=/nowhere"], "no such folder: /nowhere"),
+    "no base": ([f"{EXPLAINER}.llm.path=/nowhere"], "llm.path: there is no folder /nowhere"),
+    "an answer of many tokens": ([f"{EXPLAINER}.lc.positive=[Unquestionably]"], "Unquestionably"),
+    "no such checkpoint": (["--ckpt_path=/nowhere.ckpt"], "/nowhere.ckpt"),
+    "no reloads": (["--trainer.reload_dataloaders_every_n_epochs=0"], "reload_dataloaders_every_n_epochs must be 1"),
+    "another precision": (["--trainer.precision=bf16-true"], "trainer.precision must be 32-true"),
+    "its own number of epochs": (["--trainer.max_epochs=3"], "trainer.max_epochs must be -1"),
+}
+
+
+@pytest.mark.parametrize("why", REFUSED)
+def test_it_is_refused_in_a_line(why: str, world: World) -> None:
+    args, said = REFUSED[why]
+    outcome = expctr("fit", *world.options("refused"), *args)
+    assert outcome.code == 2, outcome.output
+    assert "Traceback" not in outcome.output
+    assert "usage:" not in outcome.output
+    (line,) = (line for line in outcome.output.splitlines() if line.startswith("error:"))
+    assert said in line
+    assert len(line) < 400
+
+
+def test_a_typo_in_a_config_file_is_named(world: World, tmp_path: Path) -> None:
+    typo = tmp_path / "typo.yaml"
+    typo.write_text("model:\n  init_args:\n    explainer:\n      kl: {betta: 0.1}\n")
+    outcome = expctr("fit", *world.options("refused"), f"--config={typo}")
+    assert outcome.code == 2
+    assert outcome.output.strip() == "error: model: explainer: Group 'kl' does not accept option 'betta'"
+
+
+def test_without_a_command_it_lists_them() -> None:
+    for args in ((), ("fitt",)):
+        outcome = expctr(*args)
+        assert outcome.code == 2
+        assert all(command in outcome.output for command in ("fit", "validate", "test", "predict", "prepare"))
+        assert len(outcome.output) < 200
+
+
+def test_bad_rows_are_named_by_file_row_and_column(world: World, tmp_path: Path) -> None:
+    for file in (world.folder / "movielens").iterdir():
+        (tmp_path / file.name).write_bytes(file.read_bytes())
+    with (tmp_path / "u.data").open("a") as file:
+        file.write("1\t2\tmany\t3\n")
+    outcome = expctr("prepare", *world.options("refused"), f"--data.init_args.path={tmp_path}")
+    assert outcome.code == 2
+    assert "Traceback" not in outcome.output
+    assert f"{tmp_path / 'u.data'}, row 481, column rating" in outcome.output
+
+
+def test_a_fit_does_not_write_over_a_run(run: Path, world: World) -> None:
+    outcome = expctr("fit", *world.options("one"))
+    assert outcome.code == 2
+    assert "--ckpt_path last" in outcome.output
+    assert "--trainer.default_root_dir" in outcome.output
+
+
+def test_a_test_needs_a_run(world: World) -> None:
+    for command in ("test", "validate", "predict"):
+        outcome = expctr(command, *world.options("nothing"))
+        assert outcome.code == 2
+        assert "run expctr fit with the same config first" in outcome.output
+
+
+def test_a_resumed_run_keeps_its_stages(run: Path, world: World) -> None:
+    outcome = expctr("fit", *world.options("one"), "--ckpt_path=last", "--stages.lc_epochs=2")
+    assert outcome.code == 2
+    assert "lc x 1, ctr1 x 3, ic1 x 1" in outcome.output
+    assert "lc x 2, ctr1 x 3, ic1 x 1" in outcome.output
+
+
+@pytest.mark.parametrize("command", ["fit", "test"])
+def test_a_run_keeps_its_data(run: Path, world: World, command: str, tmp_path: Path) -> None:
+    for file in movielens(tmp_path / "raw").iterdir():
+        lines = file.read_text(encoding="latin-1").splitlines()
+        file.write_text("\n".join(lines if file.name == "u.item" else lines[80:]), encoding="latin-1")
+    others = f"--data.init_args.path={tmp_path / 'raw'}"
+    before = [(run / name).read_bytes() for name in ("data.json", "samples.parquet")]
+    outcome = expctr(command, *world.options("one"), "--ckpt_path=last", others)
+    assert outcome.code == 2, outcome.output
+    assert "vocabularies differ in values: user (30 here, 36 there)" in outcome.output
+    assert [(run / name).read_bytes() for name in ("data.json", "samples.parquet")] == before
+
+
+@pytest.mark.parametrize("command", ["fit", "validate", "test", "predict"])
+def test_a_run_keeps_its_options(run: Path, world: World, command: str) -> None:
+    before = (run / "config.yaml").read_text()
+    others = [f"{EXPLAINER}.ppo.lr=0.0001", "--data.init_args.splits.train=a", "--data.init_args.splits.val=b"]
+    others += ["--data.init_args.splits.test=c", "--seed_everything=2", "--data.init_args.eval_batch_size=3"]
+    outcome = expctr(command, *world.options("one"), "--ckpt_path=last", *others)
+    assert outcome.code == 2, outcome.output
+    (line,) = (line for line in outcome.output.splitlines() if line.startswith("error:"))
+    assert "seed_everything is 2 and the run was made with 1; " in line
+    assert "model.init_args.explainer.init_args.ppo.lr is 0.0001 and the run was made with 0.001; " in line
+    assert "data.init_args.splits is {'train': 'a'" in line
+    assert line.endswith("give the run's value, or another --trainer.default_root_dir")
+    assert (run / "config.yaml").read_text() == before
+
+
+# --- what it says of a run that went wrong
+
+SPOILT: dict[str, tuple[int, int, str, str]] = {
+    "adapter": (0, 3, "lc, epoch 1 of 9, batch 4: the policy's log-probability is nan or infinite", "Lower ppo.lr"),
+    "critic": (0, 3, "lc, epoch 1 of 9, batch 4: PPO's return is nan or infinite", "Lower ppo.lr"),
+    "score": (0, 3, "lc, epoch 1 of 9, batch 4: s_u is nan or infinite", "Load the base in float32"),
+    "ctr": (4, 3, "ic1, epoch 5 of 9, batch 4: s_r is nan or infinite", "Lower the CTR model's learning rate"),
+    "all texts": (0, 3, "lc, epoch 1 of 9, batch 4: all 7 explanations are empty", "chat template"),
+}
+
+
+@pytest.mark.parametrize("what", SPOILT)
+def test_a_spoilt_run_names_stage_and_rows_and_keeps_its_checkpoint(what: str, run: Path, world: World) -> None:
+    epoch, batch, said, mend = SPOILT[what]
+    name = f"spoilt-{what.replace(' ', '-')}"
+    outcome = expctr("fit", *world.options(name), *poison(epoch, batch, what))
+    assert outcome.code == 2, outcome.output
+    assert "Traceback" not in outcome.output
+    (line,) = (line for line in outcome.output.splitlines() if line.startswith("error:"))
+    assert said in line
+    assert mend in line
+    rows = pl.read_parquet(run / "explanations" / f"{epoch:03d}-{'ic1' if epoch else 'lc'}.parquet")
+    here = rows.filter(pl.col("batch") == pl.col("batch").min() + batch)["sample"].to_list()
+    if what == "score":
+        assert f"in 1 of {len(here)} rows (sample {here[0]} " in line
+    elif what != "all texts":
+        assert f"in {len(here)} of {len(here)} rows (sample {min(here)} " in line
+        assert f"{len(here) - 3} more)" in line
+    newest = checkpoints(world.folder / name / "checkpoints")[-1]
+    assert newest.name == f"epoch={epoch:04d}-batch=000002.ckpt"
+    assert str(newest) in line
+
+
+def test_after_a_spoilt_ctr_step_the_run_goes_on_to_the_same_end(run: Path, world: World) -> None:
+    options = world.options("spoilt-ctr-step")
+    outcome = expctr("fit", *options, *poison(2, 2, "ctr"))
+    assert outcome.code == 2
+    assert "error: ctr1, epoch 3 of 9, batch 3: the CTR loss is nan or infinite in 12 of 12 rows" in outcome.output
+    expctr("fit", *options, "--ckpt_path=last").ok()
+    assert last(curves(world.folder / "spoilt-ctr-step")) == last(curves(run))
+
+
+def test_other_options_go_on_from_the_good_checkpoint_in_another_folder(world: World) -> None:
+    one_stage = "--stages.rounds=0"
+    output = expctr("fit", *world.options("spoilt-first"), *poison(0, 3, "critic"), one_stage).output
+    (path,) = re.findall(r"--ckpt_path (\S+) and another --trainer.default_root_dir", output)
+    changed = [f"{EXPLAINER}.kl.beta=0.2", f"{EXPLAINER}.ppo.lr=1e-4"]
+    expctr("fit", *world.options("mended"), f"--ckpt_path={path}", *changed, one_stage).ok()
+    found = curves(world.folder / "mended")
+    assert set(found["lc/kl"]) == {3, 4, 5}
+    for name, value in (("beta", 0.2), ("lr", 1e-4)):  # and not what the checkpoint was made with
+        assert [*found[f"lc/{name}"].values()] == [[pytest.approx(value)]] * 3
+
+
+def test_a_few_empty_texts_are_counted(world: World) -> None:
+    expctr("fit", *world.options("some-empty"), *poison(0, 3, "texts"), "--stages.rounds=0").ok()
+    empty = curves(world.folder / "some-empty")["lc/empty"]
+    assert [empty[step][0] for step in range(1, 6)] == [0, 0, 0, pytest.approx(6 / 7), 0]
+
+
+def test_equal_rewards_make_no_update_and_are_counted_through_a_resume(run: Path, world: World) -> None:
+    """Those of the first batch; killed before the last one."""
+    options = [*world.options("equal"), "--stages.rounds=0", "--ckpt_path=last"]
+    killed = expctr("fit", *options, *poison(0, 0, "equal"), *kill(0, 4))
+    assert killed.code == -9
+    assert killed.output.count("lc, epoch 1 of 1, batch 1: all rewards are equal") == 1
+    assert "lr_scheduler" not in killed.output
+    resumed = expctr("fit", *options).ok()
+    assert "1 rollout batches had equal rewards" in resumed.output
+    found, normal = curves(world.folder / "equal"), curves(run)
+    assert last(found)["lc/skipped_updates"] == dict.fromkeys(range(1, 6), 1)
+    assert last(normal)["lc/skipped_updates"] == dict.fromkeys(range(1, 6), 0)
+    assert set(found["lc/kl"]) == {2, 3, 4, 5}
+    assert found["lc/kl"][2] == [pytest.approx(0, abs=1e-5)]  # the policy is still the base
+    assert normal["lc/kl"][2] != [pytest.approx(0, abs=1e-5)]
+
+
+# --- what the commands do
+
+
+def test_the_programme_itself(world: World) -> None:
+    """`expctr`, started as a user does (`test_ranks.py` starts `python -m expctr`)."""
+    start = str(Path(sys.executable).parent / "expctr")
+    line = [start, "prepare", *world.options("prepared")]
+    done = subprocess.run(line, capture_output=True, text=True, timeout=LIMIT, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "label entropy" in done.stdout
+
+
+def test_help_waits_for_no_library_that_it_does_not_need() -> None:
+    code = """
+import sys
+from expctr.__main__ import main
+
+main(["--help"])
+assert not {"torch", "lightning", "polars"} & set(sys.modules)
+from expctr.cli.app import ExpCTRCLI
+
+assert not {"peft", "bitsandbytes", "sentence_transformers"} & set(sys.modules)
+print(*ExpCTRCLI.subcommands())
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=LIMIT, check=False)
+    assert done.returncode == 0, done.stderr
+    *overview, commands = done.stdout.splitlines()
+    listed = [line.split()[0] for line in overview if line.startswith("  ")]
+    assert sorted(listed) == sorted([*commands.split(), "report"])  # which needs no LightningCLI
+
+
+def test_help_names_every_option_with_its_doc() -> None:
+    outcome = expctr("fit", "--help").ok()
+    assert expctr("fit", "-h").ok().output == outcome.output
+    assert "--stages.lc_epochs" in outcome.output
+    assert "passes of the LC stage over the training samples" in " ".join(outcome.output.split())
+    outcome = expctr("fit", "--model.help=PPOExplainerModule").ok()
+    assert "Learning rate of the adapter and the critic." in " ".join(outcome.output.split())
+    outcome = expctr("fit", "--model=CTRModule", "--model.backbone.help=DCNv2").ok()
+    assert "low-rank experts in place of each cross matrix" in " ".join(outcome.output.split())
+
+
+def test_an_unknown_ctr_model_is_answered_with_the_known_ones(world: World) -> None:
+    outcome = expctr("fit", *world.options("unknown"), "--model.init_args.ctr.init_args.backbone=DeepFFM")
+    assert outcome.code == 2
+    known = "FM, DSSM, DeepFM, AutoInt, PNN, xDeepFM, FiGNN, DCN, DCNv2, DIN, DIEN, Caser, GRU4Rec, SASRec, BERT4Rec"
+    assert f"no CTR model is called 'DeepFFM'; there are {known}" in outcome.output
+    assert "Traceback" not in outcome.output
+
+
+def test_a_model_that_reads_histories_says_so_on_data_without_them(world: World) -> None:
+    line = ["--model=CTRModule", "--model.backbone=SASRec", "--data.fields=[user, target]"]
+    data = [path for path in world.paths("no-histories") if "model" not in path]
+    outcome = expctr("fit", "--data=MovieLensDataModule", *line, *data, "--trainer.accelerator=cpu")
+    assert outcome.code == 2
+    assert "SASRec reads histories in their order, and the data have none: data.fields must hold" in outcome.output
+
+
+def test_overlays_change_what_they_name_and_nothing_else(world: World, tmp_path: Path) -> None:
+    overlay = tmp_path / "overlay.yaml"
+    overlay.write_text("model:\n  init_args:\n    explainer:\n      ppo: {clip: 0.3}\n")
+    printed = [
+        expctr("fit", *world.options("printed"), *more, "--print_config").ok().output
+        for more in ([], [f"--config={overlay}"])
+    ]
+    changed = set(printed[0].splitlines()) ^ set(printed[1].splitlines())
+    assert {line.strip() for line in changed} == {"clip: 0.2", "clip: 0.3"}
+
+
+@pytest.mark.parametrize("name", ["amazon", "bookcrossing", "movielens", "smollm2", "quickstart"])
+def test_the_shipped_configs_merge_with_their_overlays(name: str) -> None:
+    files = [CONFIGS / f"{file}.yaml" for file in (name, "plus", "qlora", "fsdp")]
+    own, plus, qlora, _ = (yaml.safe_load(file.read_text()) for file in files)
+    merged = yaml.safe_load(expctr("fit", *(f"--config={file}" for file in files), "--print_config").ok().output)
+    assert merged["trainer"]["strategy"]["class_path"] == "expctr.training.strategy.ShardedStrategy"
+    assert merged["trainer"]["default_root_dir"] == own["trainer"]["default_root_dir"]
+    assert merged["model"]["init_args"]["ic"] == plus["model"]["init_args"]["ic"]
+    explainer = merged["model"]["init_args"]["explainer"]["init_args"]
+    assert explainer["llm"]["path"]
+    changes = [config["model"]["init_args"]["explainer"] for config in (own, plus, qlora)]
+    for group in ("llm", "rollout", "ppo", "lc"):
+        expected = {option: value for change in changes for option, value in change.get(group, {}).items()}
+        assert {option: explainer[group][option] for option in expected} == expected
+    assert merged["data"]["init_args"]["rollout_batch_size"] == qlora["data"]["init_args"]["rollout_batch_size"]
+    assert merged["data"]["init_args"]["path"] == own["data"]["init_args"]["path"]
+    assert merged["data"]["init_args"]["balance_rollouts"]
+
+
+def test_ctrl_c_says_how_to_go_on(world: World) -> None:
+    outcome = expctr("fit", *world.options("interrupted"), *kill(0, 2, number=signal.SIGINT))
+    assert outcome.code == 130
+    assert outcome.output.splitlines()[-1] == "stopped; saved as epoch=0000-batch=000003; go on with --ckpt_path last"
+    assert "saving after this batch" in outcome.output
+    assert "Traceback" not in outcome.output
+    assert "epoch=0000-batch=000003.ckpt" in saved(world, "interrupted")
+
+
+def test_a_second_ctrl_c_stops_at_once(world: World) -> None:
+    twice = [*kill(0, 1, number=signal.SIGINT), *kill(0, 1, number=signal.SIGINT)]
+    outcome = expctr("fit", *world.options("interrupted-at-once"), *twice)
+    assert outcome.code == 130
+    assert outcome.output.splitlines()[-1] == "stopped"
+    assert saved(world, "interrupted-at-once") == []
+
+
+def test_sigterm_in_validation_saves_after_it_and_stops(world: World) -> None:
+    options = world.options("terminated")
+    outcome = expctr("fit", *options, *kill(0, 1, where="validation", number=signal.SIGTERM))
+    assert outcome.code == 128 + signal.SIGTERM
+    assert saved(world, "terminated")[-1] == "epoch=0001-batch=000000.ckpt"
+    assert "Traceback" not in outcome.output
+
+
+def test_sigusr1_saves_and_goes_on(run: Path, world: World) -> None:
+    one_stage = ["--stages.rounds=0", "--checkpoint.keep=9"]
+    expctr("fit", *world.options("saved"), *one_stage, *kill(0, 2, number=signal.SIGUSR1)).ok()
+    assert [name[11:23] for name in saved(world, "saved")] == [f"batch={n:06d}" for n in (2, 3, 4, 0)]
+
+
+def saved(world: World, name: str) -> list[str]:
+    return [path.name for path in checkpoints(world.folder / name / "checkpoints")]
+
+
+def test_a_finished_run_asked_to_go_on_stays_as_it_is(run: Path, world: World) -> None:
+    before, config = curves(run), (run / "config.yaml").read_text()
+    expctr("fit", *world.options("one"), "--ckpt_path=last", "--results.examples=3").ok()
+    assert curves(run) == before
+    assert (run / "config.yaml").read_text() == config
+
+
+def test_validate_prints_and_changes_nothing(run: Path, world: World) -> None:
+    before = sorted(path.name for path in run.rglob("*") if "events" not in path.name)
+    outcome = expctr("validate", *world.options("one")).ok()
+    assert all(word in outcome.output for word in ("Validation", "AUC", "LogLoss", "ExpCTR-LLM", "ExpCTR-Aug"))
+    assert sorted(path.name for path in run.rglob("*") if "events" not in path.name) == before
+
+
+def test_test_prints_and_writes_the_table(run: Path, world: World) -> None:
+    outcome = expctr("test", *world.options("one")).ok()
+    for word in (
+        "ICL",
+        "DeepFM",
+        "ExpCTR-LLM",
+        "ExpCTR-Aug",
+        "(paper)",
+        "before:",
+        "after:",
+        "name the target's title",
+    ):
+        assert word in outcome.output
+    table = json.loads((run / "table.json").read_text())
+    assert all(table["systems"][name] for name in ("ICL", "DeepFM", "ExpCTR-LLM", "ExpCTR-Aug"))
+    assert "ExpCTR-Aug" in (run / "table.md").read_text()
+    assert "The plan is not finished" not in outcome.output
+    assert pl.read_parquet(run / "explanations" / "examples.parquet").height == 2
+
+
+def test_a_run_has_all_that_its_report_shows(run: Path) -> None:
+    read = read_run(run)
+    assert not [note for note in read.notes if "not of the same" in note or "No " in note]
+    assert read.data["splits"]["test"]["samples"] == read.test.height == 12
+    assert {"reward_lc", "reward_ic"} <= set(read.test.columns)
+    titles = dict(pl.read_parquet(run / "samples.parquet").select("sample", "target_title").iter_rows())
+    assert len(titles) == 60
+    for stage in read.stages.values():
+        assert stage["target"].to_list() == [titles[sample] for sample in stage["sample"]]
+        assert stage["target"].str.starts_with("Film ").all()
+    for name, label, s_u, reward in read.test.select("sample", "label", "s_u", "reward_lc").rows():
+        assert reward == pytest.approx(1 - abs(label - s_u), abs=1e-6), name
+    page = render([read])
+    assert "Unknown" not in page
+    assert all(f">{stage}</text>" in page for stage in ("LC", "IC 1", "IC 2"))
+
+
+def test_test_says_where_an_unfinished_run_stands(world: World) -> None:
+    options = world.options("unfinished")
+    assert expctr("fit", *options, *kill(2, 2)).code == -9
+    outcome = expctr("test", *options, "--data.init_args.paper_dataset=null").ok()
+    said = " ".join(outcome.output.split())
+    assert "The plan is not finished: the checkpoint is of ctr1, epoch 3 of 9, after 2 batches" in said
+    assert "(paper)" not in said
+
+
+def test_a_ctr_model_begun_anew_does_not_count_as_trained(world: World) -> None:
+    """Stopped in the second CTR stage, whose model starts from scratch."""
+    options = world.options("second-ctr")
+    assert expctr("fit", *options, *kill(6, 2)).code == -9
+    outcome = expctr("test", *options).ok()
+    assert "the checkpoint is of ctr2, epoch 7 of 9" in " ".join(outcome.output.split())
+    systems = json.loads((world.folder / "second-ctr" / "table.json").read_text())["systems"]
+    assert systems["ExpCTR-LLM"]
+    assert not systems["ExpCTR-Aug"]
+
+
+def test_a_plan_that_begins_with_the_ctr_stage_trains_it_to_its_end(world: World) -> None:
+    """Without explanations to read, and whatever is validated before and in between."""
+    plan = ["--stages.lc_epochs=0", "--stages.rounds=1", "--stages.ctr_epochs=3", "--stages.ic_epochs=0"]
+    for run, checks in (("ctr-first", 0), ("ctr-first-checked", 1)):
+        expctr("fit", *world.options(run), *plan, f"--trainer.num_sanity_val_steps={checks}").ok()
+    found, checked = (curves(world.folder / run) for run in ("ctr-first", "ctr-first-checked"))
+    assert len(found["ctr/loss"]) == len(found["ctr/loss_without_text"]) == 9
+    assert checked["ctr/loss"] == found["ctr/loss"]
+    expctr("test", *world.options("ctr-first-checked"), *plan).ok()
+    assert json.loads((world.folder / "ctr-first-checked" / "table.json").read_text())["systems"]["ExpCTR-Aug"]
+
+
+def test_what_nothing_can_be_trained_validated_or_tested_on_is_refused(world: World) -> None:
+    without = "--data.init_args.samples.fractions"
+    outcome = expctr("fit", *world.options("no-train"), f"{without}=[0.0,0.5,0.5]")
+    assert outcome.code == 2
+    assert "error: no training rows: give data.samples.fractions a first share" in " ".join(outcome.output.split())
+    outcome = expctr("fit", *world.options("no-val"), f"{without}=[0.8,0.0,0.2]")
+    assert outcome.code == 2
+    assert "error: no validation rows: training stops early" in " ".join(outcome.output.split())
+    options = [*world.options("no-test"), f"{without}=[0.8,0.2,0.0]", "--stages.rounds=0"]
+    expctr("fit", *options).ok()
+    outcome = expctr("test", *options)
+    assert outcome.code == 2
+    assert "error: no test rows" in outcome.output
+
+
+def test_predict_on_the_test_split(run: Path, world: World) -> None:
+    expctr("predict", *world.options("one")).ok()
+    rows = pl.read_parquet(run / "predictions.parquet")
+    tested = pl.read_parquet(run / "explanations" / "test.parquet")
+    assert rows.height == 12
+    assert rows["sample"].to_list() == tested["sample"].to_list()
+    assert rows["explanation"].to_list() == tested["text"].to_list()
+    assert rows["s_u"].to_list() == pytest.approx(tested["s_u"].to_list(), abs=1e-6)
+    assert rows["s_r"].to_list() == pytest.approx(tested["s_r"].to_list(), abs=1e-6)
+    assert rows["target_title"].str.starts_with("Film ").all()
+
+
+def test_predict_on_people_no_vocabulary_knows(run: Path, world: World, tmp_path: Path) -> None:
+    people = tmp_path / "people.csv"
+    people.write_text(
+        "liked_titles,disliked_titles,target_title,user\nHeat|Fargo,Casper,Alien,ann\n,,Nikita,bob\n", encoding="utf-8"
+    )
+    expctr("predict", *world.options("one"), f"--data.init_args.people={people}").ok()
+    rows = pl.read_parquet(run / "predictions.parquet")
+    assert rows.select("user", "target_title").rows() == [("ann", "Alien"), ("bob", "Nikita")]
+    assert {"sample", "target", "explanation", "s_u", "s_r"} <= set(rows.columns)
+    assert rows.select(pl.col("s_u", "s_r").is_between(0, 1).all()).row(0) == (True, True)
+
+
+def test_deepfm_alone_trains_stops_early_resumes_and_tests(world: World) -> None:
+    options = [
+        f"--config={CONFIGS / 'baselines' / 'deepfm.yaml'}",
+        f"--data.init_args.path={world.folder / 'movielens'}",
+        f"--data.init_args.cache_dir={world.folder / 'cache'}",
+        "--data.init_args.ctr_batch_size=16",
+        "--data.init_args.samples.targets_per_user=5",
+        "--model.init_args.options.lr=0.05",
+        "--trainer.accelerator=cpu",
+        "--trainer.enable_progress_bar=false",
+    ]
+    run = f"--trainer.default_root_dir={world.folder / 'deepfm'}"
+    expctr("fit", *options, run).ok()
+    found = curves(world.folder / "deepfm")
+    assert 3 < len(found["val/logloss"]) < 200
+    best = min(values[-1] for values in found["val/logloss"].values())
+    tested = expctr("test", *options, run).ok().output
+    assert "test/auc" in tested
+    table = json.loads((world.folder / "deepfm" / "table.json").read_text())
+    assert list(table["systems"]) == ["DeepFM"]
+    auc = table["systems"]["DeepFM"]["auc"]
+    assert auc["low"] < auc["value"] < auc["high"]
+    assert "| DeepFM |" in (world.folder / "deepfm" / "table.md").read_text()
+    expctr("predict", *options, run).ok()
+    rows = pl.read_parquet(world.folder / "deepfm" / "predictions.parquet")
+    assert rows.height == table["rows"]
+    assert {"sample", "user", "target", "target_title", "score"} == set(rows.columns)
+    scores = pl.read_parquet(world.folder / "deepfm" / "scores.parquet")
+    assert scores.columns == ["sample", "user", "label", "DeepFM"]
+    assert scores.select("sample", "user").equals(rows.select("sample", "user"))
+    assert table["users"] == scores["user"].n_unique() < table["rows"]
+    validated = expctr("validate", *options, run).ok().output
+    assert f"{best}"[:8] in validated
+
+    again = f"--trainer.default_root_dir={world.folder / 'deepfm-again'}"
+    assert expctr("fit", *options, again, *kill(2, 3)).code == -9
+    expctr("fit", *options, again, "--ckpt_path=last").ok()
+    resumed = curves(world.folder / "deepfm-again")
+    assert resumed["val/logloss"] == found["val/logloss"]

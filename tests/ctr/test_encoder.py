@@ -1,0 +1,167 @@
+"""The sentence encoder: mean pooling by hand, a vector that depends on its text alone, and the cache."""
+
+from collections.abc import Sequence
+from multiprocessing import get_context
+from pathlib import Path
+
+import pytest
+import torch
+from tokenizers import Tokenizer, models, pre_tokenizers
+from torch import Tensor
+from transformers import BertConfig, BertModel, LlamaConfig, LlamaModel, PreTrainedModel, PreTrainedTokenizerFast
+
+from expctr.ctr.encoder import EncoderOptions, SentenceEncoder
+
+WORDS = ["the", "viewer", "will", "likely", "enjoy", "dislike", "this", "film", "because", "it", "is", "funny", "sad"]
+TEXTS = ["the viewer will enjoy this film", "sad", "it is funny because it is sad " * 4, "the viewer will dislike this"]
+
+
+def save_model(folder: Path, kind: str = "llama", seed: int = 0) -> Path:
+    torch.manual_seed(seed)
+    shape = {"vocab_size": 32, "hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 2}
+    shape |= {"num_attention_heads": 2, "max_position_embeddings": 64}
+    model: PreTrainedModel = (
+        LlamaModel(LlamaConfig(**shape)) if kind == "llama" else BertModel(BertConfig(**shape), add_pooling_layer=False)
+    )
+    model.save_pretrained(folder)
+    core = Tokenizer(models.WordLevel({"<unk>": 0, **{word: i + 1 for i, word in enumerate(WORDS)}}, unk_token="<unk>"))
+    core.pre_tokenizer = pre_tokenizers.Whitespace()
+    # No pad token, as many Llama tokenizers have none.
+    PreTrainedTokenizerFast(tokenizer_object=core, unk_token="<unk>", model_max_length=64).save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def llama(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return save_model(tmp_path_factory.mktemp("llama"))
+
+
+class Counting(SentenceEncoder):
+    """Records what reaches the model."""
+
+    def __init__(self, options: EncoderOptions) -> None:
+        super().__init__(options)
+        self.seen: list[str] = []
+
+    def _encode(self, texts: list[str], device: torch.device | str) -> Tensor:
+        self.seen += texts
+        return super()._encode(texts, device)
+
+
+def encoder(path: Path, **options: object) -> Counting:
+    return Counting(EncoderOptions(path=str(path), **options))
+
+
+@pytest.mark.parametrize("kind", ["llama", "bert"])
+def test_vectors_are_the_mean_of_the_last_hidden_layer(kind: str, tmp_path: Path):
+    path = save_model(tmp_path, kind)
+    model = (LlamaModel if kind == "llama" else BertModel).from_pretrained(path).eval()
+    index = {word: i + 1 for i, word in enumerate(WORDS)}
+    with torch.no_grad():
+        by_hand = [
+            model(torch.tensor([[index[w] for w in text.split()]])).last_hidden_state[0].mean(0) for text in TEXTS
+        ]
+    out = encoder(path).encode(TEXTS)
+    assert out.dtype == torch.float32
+    assert not out.requires_grad
+    torch.testing.assert_close(out, torch.stack(by_hand), rtol=1e-4, atol=1e-5)
+
+
+def test_a_vector_depends_on_its_text_alone(llama: Path):
+    together = encoder(llama).encode(TEXTS)
+    alone = torch.cat([encoder(llama).encode([text]) for text in TEXTS])
+    backwards = encoder(llama, batch_size=2).encode(TEXTS[::-1] + ["funny"] * 5)[:4].flip(0)
+    assert torch.equal(together, alone)
+    assert torch.equal(together, backwards)
+
+
+def test_texts_that_fill_their_padded_length_also_depend_on_themselves_alone(llama: Path):
+    full, short = " ".join(["sad"] * 16), "funny film"
+    assert torch.equal(encoder(llama).encode([full, short])[0], encoder(llama).encode([full])[0])
+
+
+def test_no_content_is_no_explanation(llama: Path):
+    counting = encoder(llama)
+    out = counting.encode(["", "funny", " \n"])
+    assert out[[0, 2]].eq(0).all()
+    assert out[1].abs().sum() > 0
+    assert counting.seen == ["funny"]
+    assert counting.encode([]).shape == (0, 16)
+
+
+def test_long_texts_are_cut(llama: Path):
+    short = encoder(llama, max_tokens=5)
+    assert torch.equal(*short.encode(["the viewer will enjoy this film", "the viewer will enjoy this sad"]))
+    encoder(llama).encode(["sad " * 500])  # beyond the model's positions
+
+
+def test_token_vectors_have_the_text_s_vector_for_a_mean_and_depend_on_it_alone(llama: Path):
+    made = encoder(llama, batch_size=2)
+    texts = [*TEXTS, "", "  ", TEXTS[0]]
+    tokens = made.token_vectors(texts)
+    assert [len(vectors) for vectors in tokens] == [len(text.split()) for text in texts]
+    means = torch.stack([vectors.mean(0) for vectors in tokens[: len(TEXTS)]])
+    torch.testing.assert_close(means, made.encode(TEXTS), rtol=1e-4, atol=1e-5)
+    assert torch.equal(tokens[0], tokens[-1])
+    assert torch.equal(made.token_vectors(TEXTS[:1])[0], tokens[0])
+    assert made.token_vectors([]) == []
+    assert len(made.token_vectors(["sad \ud83d sad"])[0]) == 2  # half a character is none that the encoder knows
+
+
+def test_a_text_reaches_the_model_once(llama: Path, tmp_path: Path):
+    first = encoder(llama, cache_dir=tmp_path)
+    out = first.encode([TEXTS[0], TEXTS[1], TEXTS[0]])
+    assert torch.equal(out[0], out[2])
+    first.encode(TEXTS)
+    assert sorted(first.seen) == sorted(TEXTS)
+    second = encoder(llama, cache_dir=tmp_path)
+    assert torch.equal(second.encode(TEXTS), first.encode(TEXTS))
+    assert second.seen == []
+
+
+def test_memory_is_bounded(llama: Path):
+    small = encoder(llama, memory=2)
+    small.encode(TEXTS)
+    small.encode([TEXTS[3]])
+    assert len(small.seen) == 4
+    small.encode([TEXTS[0]])
+    assert len(small.seen) == 5
+
+
+def test_encoders_do_not_mix_in_one_folder(llama: Path, tmp_path: Path):
+    other = save_model(tmp_path / "other", seed=1)  # same files and sizes, other weights
+    cache = tmp_path / "cache"
+    mine = encoder(llama, cache_dir=cache).encode(TEXTS)
+    theirs = encoder(other, cache_dir=cache)
+    assert not torch.allclose(theirs.encode(TEXTS), mine)
+    assert len(theirs.seen) == 4
+    shorter = encoder(llama, cache_dir=cache, max_tokens=3)
+    shorter.encode(TEXTS)
+    assert len(shorter.seen) == 4
+
+
+def _fill(path: Path, cache: Path, texts: Sequence[str]) -> None:
+    for text in texts:
+        encoder(path, cache_dir=cache).encode([text])
+
+
+def test_two_processes_share_a_cache(llama: Path, tmp_path: Path):
+    texts = [" ".join([word, *WORDS[:length]]) for word in WORDS for length in range(2)]
+    context = get_context("spawn")
+    workers = [context.Process(target=_fill, args=(llama, tmp_path, texts[half::2] + texts[:4])) for half in range(2)]
+    for worker in workers:
+        worker.start()
+    for worker in workers:
+        worker.join()
+    assert [worker.exitcode for worker in workers] == [0, 0]
+    after = encoder(llama, cache_dir=tmp_path)
+    assert torch.equal(after.encode(texts), encoder(llama).encode(texts))
+    assert after.seen == []
+
+
+def test_weights_must_be_safetensors(llama: Path, tmp_path: Path):
+    path = save_model(tmp_path / "pickled")
+    (path / "model.safetensors").unlink()
+    torch.save(LlamaModel.from_pretrained(llama).state_dict(), path / "pytorch_model.bin")
+    with pytest.raises(OSError, match="safetensors"):
+        encoder(path).encode(["funny"])

@@ -1,0 +1,54 @@
+"""The CSV of new people and items."""
+
+from pathlib import Path
+
+import polars as pl
+import pytest
+from tiny import write
+
+from expctr.data.batches import SampleText
+from expctr.data.catalogue import Catalogue
+from expctr.data.new_users import Person, new_rows, read_people
+from expctr.data.readers.tables import DataError
+
+HEADER = "user,liked_titles,disliked_titles,target_title\n"
+
+
+def test_titles(tmp_path: Path) -> None:
+    folder = write(tmp_path, {"new.csv": HEADER + 'ann,"Alien | Heat, The",,Kids\n,,Casper,"M"\n'})
+    ann, other = read_people(folder / "new.csv")
+    assert ann.text == SampleText("Kids", ("Alien", "Heat, The"), ())
+    assert other.text == SampleText("M", (), ("Casper",))
+    assert (ann.user, ann.target, other.user) == ("ann", "", "")
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("liked_titles,target_title\n", "missing column, .*new.csv, row 1, column disliked_titles"),
+        (HEADER + "a,b,c,d\na,Heat, The,c,d\n", "too many columns, .*new.csv, row 3, column 5.*quote titles"),
+        (HEADER.strip() + ",\na,b,c,d\n", "too few columns, .*new.csv, row 2, column 5"),
+        (HEADER + "a,b\n", "too few columns, .*new.csv, row 2, column disliked_titles"),
+        (HEADER + "a,b,c, \n", "no title, .*new.csv, row 2, column target_title"),
+        ((HEADER + "a,Café,c,d\n").encode("latin-1"), "undecodable bytes, .*new.csv.*UTF-8"),
+    ],
+)
+def test_bad_rows(tmp_path: Path, content: str | bytes, message: str) -> None:
+    with pytest.raises(DataError, match=message):
+        read_people(write(tmp_path, {"new.csv": content}) / "new.csv")
+
+
+def test_an_id_tells_which_of_two_titles_is_meant() -> None:
+    items = pl.DataFrame({"item": ["1", "2"], "title": ["Heat", "Heat"], "year": [1986, 1995]})
+    like = pl.DataFrame(
+        schema={"sample": pl.Int64, "target": pl.String, "target_title": pl.String, "target_year": pl.Int64}
+    )
+    people = [Person(SampleText("Heat", (), ()), target=named) for named in ("", "2", "7")]
+    rows = new_rows(people, Catalogue(items), like)
+    assert rows["target"].to_list() == ["", "2", ""]  # an id that nothing has is no more than a name
+    assert rows["target_year"].to_list() == [None, 1995, None]
+
+
+def test_missing_file(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="no such file"):
+        read_people(tmp_path / "new.csv")

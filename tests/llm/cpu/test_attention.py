@@ -1,0 +1,73 @@
+"""Grouped attention against torch's own."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from transformers import FalconConfig, FalconForCausalLM
+
+from expctr.errors import UserError
+from expctr.llm.cpu import attention
+from expctr.llm.cpu.attention import grouped_attention
+from expctr.llm.model import LanguageModel, LLMOptions
+
+NEW, SEEN, WIDTH = 5, 9, 8
+
+
+def inputs(groups: int, batch: int = 3) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Query, key, value, and a causal mask in which each row has its own padding."""
+    generator = torch.Generator().manual_seed(0)
+    shapes = (batch, 6, NEW, WIDTH), (batch, groups, SEEN, WIDTH), (batch, groups, SEEN, WIDTH)
+    query, key, value = (torch.randn(shape, generator=generator).requires_grad_() for shape in shapes)
+    place = torch.arange(SEEN)
+    seen = (place <= torch.arange(SEEN - NEW, SEEN)[:, None]) & (place >= torch.arange(batch)[:, None, None])
+    return query, key, value, torch.zeros(seen.shape).masked_fill(~seen, torch.finfo(torch.float32).min)[:, None]
+
+
+@pytest.mark.parametrize("groups", [1, 2, 6])
+@pytest.mark.parametrize("scores", [1, 6 * NEW * SEEN * 2, 2**21])
+def test_it_says_what_torch_says_and_has_its_gradient(
+    groups: int, scores: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(attention, "SCORES", scores)
+    query, key, value, mask = inputs(groups)
+    ours, _ = grouped_attention(nn.Module(), query, key, value, mask)
+    repeated = (x.repeat_interleave(6 // groups, 1) for x in (key, value))
+    torchs = F.scaled_dot_product_attention(query, *repeated, attn_mask=mask).transpose(1, 2)
+    torch.testing.assert_close(ours, torchs, atol=1e-6, rtol=0)
+    weights = torch.randn(ours.shape, generator=torch.Generator().manual_seed(1))
+    gradients = [torch.autograd.grad((x * weights).sum(), (query, key, value)) for x in (ours, torchs)]
+    torch.testing.assert_close(*gradients, atol=1e-5, rtol=0)
+
+
+def test_bfloat16_stays_bfloat16_and_near_float32() -> None:
+    whole = inputs(2)
+    exact, _ = grouped_attention(nn.Module(), *whole)
+    rough, _ = grouped_attention(nn.Module(), *(x.bfloat16() for x in whole))
+    assert rough.dtype == torch.bfloat16
+    torch.testing.assert_close(rough.float(), exact, atol=0.03, rtol=0)
+
+
+def test_what_it_does_not_do_it_refuses() -> None:
+    with pytest.raises(UserError, match=r"grouped has no softcap: choose sdpa or eager"):
+        grouped_attention(nn.Module(), *inputs(2), softcap=30.0)
+
+
+def test_values_may_be_narrower_than_keys() -> None:
+    query, key, value, mask = inputs(6)
+    ours, _ = grouped_attention(nn.Module(), query, key, value[..., :3], mask)
+    torchs = F.scaled_dot_product_attention(query, key, value[..., :3], attn_mask=mask).transpose(1, 2)
+    torch.testing.assert_close(ours, torchs, atol=1e-6, rtol=0)
+
+
+def test_a_model_with_attention_of_its_own_keeps_it(tmp_path: Path, llm_folder: Path) -> None:
+    tokenizer = LanguageModel(LLMOptions(path=str(llm_folder), dtype="float32")).tokenizer
+    sizes = {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 4}
+    ends = {"eos_token_id": tokenizer.eos_token_id, "bos_token_id": tokenizer.eos_token_id}
+    FalconForCausalLM(FalconConfig(vocab_size=len(tokenizer), **sizes, **ends)).save_pretrained(tmp_path)
+    tokenizer.save_pretrained(tmp_path)
+    LanguageModel(LLMOptions(path=str(tmp_path), dtype="float32"))
+    with pytest.raises(UserError, match="FalconForCausalLM has attention of its own: choose auto, sdpa or eager"):
+        LanguageModel(LLMOptions(path=str(tmp_path), dtype="float32", attention="grouped"))

@@ -1,0 +1,57 @@
+"""A CTR model on a finished run's explanations: which text goes with which row, and what is refused."""
+
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import polars as pl
+import pytest
+import torch
+
+from expctr.ctr.encoder import EncoderOptions
+from expctr.data.batches import Batch
+from expctr.data.features import Vocabulary
+from expctr.errors import UserError
+from expctr.modules.baselines.explained import ExplainedCTRModule
+
+VOCABULARY = Vocabulary({"user": 4, "target": 5})
+SAMPLES = pl.DataFrame(
+    {"sample": [0, 1, 2, 3], "split": ["train", "train", "val", "test"], "target": ["a", "b", "c", "d"]}
+)
+
+
+def run(folder: Path, samples: list[int], targets: list[str], texts: list[str]) -> str:
+    (folder / "explanations").mkdir()
+    frame = pl.DataFrame({"sample": samples, "target": targets, "text": texts})
+    frame.write_parquet(folder / "explanations" / "latest.parquet")
+    return str(folder)
+
+
+def configured(path: str, llm: Path, people: str | None = None, **options: Any) -> ExplainedCTRModule:
+    module = ExplainedCTRModule(path, encoder=EncoderOptions(path=str(llm), **options))
+    features = SimpleNamespace(vocabulary=VOCABULARY)
+    data = SimpleNamespace(features=features, seed=0, samples=SAMPLES, people=people)
+    module._trainer = SimpleNamespace(datamodule=data)  # type: ignore[assignment]
+    module.configure_model()
+    return module
+
+
+def test_each_row_gets_its_own_text(tmp_path: Path, llm_folder: Path) -> None:
+    path = run(tmp_path, [3, 0, 2], ["d", "a", "c"], ["three", "zero", "two"])
+    module = configured(path, llm_folder)
+    batch = Batch(torch.tensor([2, 0, 1]), torch.ones(3), {})
+    expected = module.encoder.encode(["two", "zero"])
+    assert torch.equal(module.text(batch)[:2], expected)
+    assert module.text(batch)[2].eq(0).all()  # a training row that never got one
+    centred = configured(path, llm_folder, centre=True).text(batch)
+    torch.testing.assert_close(centred, torch.stack([expected[0] - expected[1], *torch.zeros(2, expected.shape[1])]))
+
+
+def test_what_is_of_other_data_or_unfinished_is_refused(tmp_path: Path, llm_folder: Path) -> None:
+    with pytest.raises(UserError, match="run expctr fit and expctr test of ExpCTR first"):
+        ExplainedCTRModule(str(tmp_path / "nowhere"))
+    path = run(tmp_path, [0, 1, 2, 3], ["a", "b", "c", "another"], ["x"] * 4)
+    with pytest.raises(UserError, match="lacks explanations of 1 validation and test samples"):
+        configured(path, llm_folder)
+    with pytest.raises(UserError, match=r"data\.people: .* the run's own rows alone"):
+        configured(path, llm_folder, people="new.csv")
