@@ -14,10 +14,11 @@ from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.tensor import DTensor
 
 from expctr import distributed
+from expctr.ctr.click_model import CTROptions, MakeBackbone
 from expctr.ctr.zoo import DCN, DeepFM
 from expctr.data.batches import Batch
 from expctr.data.features import Vocabulary
-from expctr.modules.ctr import CTRModule, CTROptions, MakeBackbone
+from expctr.modules.ctr import CTRModule
 
 
 def rows() -> tuple[Batch, Tensor]:

@@ -10,6 +10,7 @@ import expctr
 
 ORDER: list[set[str]] = [
     {"errors", "untrusted", "seeding", "stopwatch", "distributed"},
+    {"nan_guard"},
     {"data"},
     {"llm"},
     {"ctr"},

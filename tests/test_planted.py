@@ -158,7 +158,7 @@ def test_the_lc_stage_finds_the_rule(planted: ModuleType, tmp_path: Path, monkey
     planted.make_model(tmp_path / "llm", steps=350)
     learning.prepare(tmp_path, ["easy"], [0])
     run = tmp_path / "run"
-    jobs.fit_and_test(run, *learning.options(tmp_path, "easy", 0), "--stages.rounds=0", "--stages.lc_epochs=6")
+    jobs.fit_and_test(run, *learning.options(tmp_path, "easy", 0), "--stages.rounds=0", "--stages.lc.epochs=6")
     known = learning.best(tmp_path, "easy", 0)["llm"]
     before, after = jobs.auc(run, learning.UNTRAINED), jobs.auc(run, learning.LLM)
     assert before == pytest.approx(0.5, abs=0.06)

@@ -181,7 +181,7 @@ def sweep(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
 
 def arguments(world: World, out: str, *own: str, further: tuple[str, ...] = ()) -> list[str]:
     """A sweep of tiny.yaml, with fewer epochs."""
-    options = [*world.paths("overridden"), "--stages.rounds=1", "--stages.ctr_epochs=1", *further]
+    options = [*world.paths("overridden"), "--stages.rounds=1", "--stages.ctr.epochs=1", *further]
     return [f"--config={CONF / 'tiny.yaml'}", f"--out={world.folder / out}", *own, "--", *options]
 
 

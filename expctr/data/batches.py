@@ -126,6 +126,21 @@ class SampleTable:
         )
 
 
+class BatchSpec(NamedTuple):
+    """Which batches to make of a split."""
+
+    size: int
+    """Rows per batch over all ranks, at most."""
+    titles: bool = False
+    """Also give the titles."""
+    epoch: int | None = None
+    """Orders the rows; none: as they stand."""
+    balanced: bool = False
+    """As many liked as disliked rows in each batch."""
+    rows: Tensor | None = None
+    """Positions of the rows to use; none: all of them."""
+
+
 class EpochSampler:
     """The batches of one epoch, as lists of row numbers.
 

@@ -1,11 +1,12 @@
 """The LightningDataModules: a reader, its defaults and its nouns; everything else they share."""
 
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property, partial
 from math import inf
 from pathlib import Path
-from typing import Any, Literal, Protocol, runtime_checkable
+from typing import Any, Literal
 
 import lightning as L
 import polars as pl
@@ -14,7 +15,7 @@ from lightning.pytorch.utilities import rank_zero_warn
 from rich.console import Console
 from torch import Tensor
 
-from expctr.data.batches import EpochSampler, Nouns, ResumableLoader, SampleTable
+from expctr.data.batches import BatchSpec, EpochSampler, Nouns, ResumableLoader, SampleTable
 from expctr.data.cache import cached_samples
 from expctr.data.catalogue import Catalogue
 from expctr.data.features import Features
@@ -23,7 +24,7 @@ from expctr.data.readers import amazon, bookcrossing, movielens
 from expctr.data.readers.tables import Table, Tables
 from expctr.data.samples import IDLE, SampleOptions, collect_all, make_samples, ratings_of
 from expctr.data.summary import SPLITS, PrepareReport, show
-from expctr.errors import check_range
+from expctr.errors import UserError, check_range
 
 PaperDataset = Literal["BookCrossing", "ML-20M", "Amazon Books"]
 """The datasets of the paper's Table 1."""
@@ -48,35 +49,6 @@ class SplitFiles:
     """Validation targets."""
     test: str
     """Test targets."""
-
-
-@runtime_checkable
-class Staged(Protocol):
-    """What the loaders ask of a module that trains in stages."""
-
-    @property
-    def entry(self) -> Any:
-        """The epoch's plan entry, whose `stage` is `lc`, `ctr` or `ic`."""
-
-    @property
-    def ctr_stopped(self) -> bool:
-        """Has the CTR stage under way stopped early?"""
-
-    @property
-    def writes_validation(self) -> bool:
-        """Are explanations of the validation rows written now?"""
-
-
-@runtime_checkable
-class ReadsTitles(Protocol):
-    """What the loaders ask of a module that reads titles and follows no plan of stages."""
-
-    @property
-    def minibatch_size(self) -> int:
-        """Rows of a training batch."""
-
-    def training_rows(self, labels: Tensor, seed: int) -> Tensor:
-        """Which of the training rows it learns from: their positions, by their labels `[rows]` and the run's seed."""
 
 
 class RatingsDataModule(L.LightningDataModule):
@@ -148,6 +120,8 @@ class RatingsDataModule(L.LightningDataModule):
             )
         check_range("data", self, rollout_batch_size=(1, inf), ctr_batch_size=(1, inf), eval_batch_size=(1, inf))
         self._tables: dict[str, SampleTable] = {}
+        self._train: Callable[[], BatchSpec] = lambda: BatchSpec(ctr_batch_size, epoch=self._trainer.current_epoch)
+        self._val: Callable[[], BatchSpec] = lambda: BatchSpec(ctr_batch_size)
 
     def read(self) -> Tables:
         """The raw tables of `path`; each dataset has its own."""
@@ -165,6 +139,8 @@ class RatingsDataModule(L.LightningDataModule):
 
     def setup(self, stage: str | None = None) -> None:
         """Loads the samples and fits the vocabularies; the same on every rank."""
+        if self.trainer is not None:
+            vars(self.trainer)["reload_dataloaders_every_n_epochs"] = 1  # each epoch has its own order
         if not self._tables:
             self.samples, self.report = self._load()
             self.features = Features.fit(self.samples, self.fields)
@@ -184,40 +160,51 @@ class RatingsDataModule(L.LightningDataModule):
             self._tables[split] = SampleTable.from_samples(self.rows(split), self.features)
         return self._tables[split]
 
+    def request(self, train: Callable[[], BatchSpec], val: Callable[[], BatchSpec]) -> None:
+        """Choose the batches of training and validation. Without a request there are those of a CTR model.
+
+        Args:
+            train: called at the start of each epoch.
+            val: called before each validation.
+        """
+        self._train, self._val = train, val
+
+    def rollout_spec(self, epoch: int) -> BatchSpec:
+        """The rollout batches of an epoch, by the options."""
+        return BatchSpec(self.rollout_batch_size, titles=True, epoch=epoch, balanced=self.balance_rollouts)
+
+    def check_rows(self, validated: bool = True) -> None:
+        """Refuse to train without training rows, or to stop early without validation rows.
+
+        Args:
+            validated: validation rows are needed.
+
+        Raises:
+            UserError: there are none.
+        """
+        if not len(self.table("train")):
+            raise UserError("no training rows: give data.samples.fractions a first share above 0")
+        if validated and not len(self.table("val")):
+            raise UserError(
+                "no validation rows: training stops early and keeps its best weights by them. Give "
+                "data.samples.fractions a middle share above 0"
+            )
+
     def train_dataloader(self) -> ResumableLoader:
-        """Batches of the stage under way: rollout batches with titles, or the CTR model's without."""
-        table, module = self.table("train"), self._module
-        epoch = self._trainer.current_epoch
-        if isinstance(module, ReadsTitles):
-            rows = module.training_rows(table.label, self.seed)
-            sampler = EpochSampler(len(rows), module.minibatch_size, self.seed, epoch)
-            return ResumableLoader(sampler, lambda places: table.batch(rows[places]))
-        if module is not None and module.entry.stage != "ctr":
-            labels = table.label if self.balance_rollouts else None
-            sampler = EpochSampler(len(table), self.rollout_batch_size, self.seed, epoch, labels)
-            return ResumableLoader(sampler, table.batch)
-        sampler = EpochSampler(len(table), self.ctr_batch_size, self.seed, epoch)
-        if module is not None and module.ctr_stopped:
-            sampler.batches = sampler.batches[:1]  # the stage's remaining epochs pass without training
-        return ResumableLoader(sampler, partial(table.batch, with_text=False))
+        """The training batches that were requested."""
+        return self._loader("train", self._train())
 
     def val_dataloader(self) -> ResumableLoader:
-        """The validation split; without titles while no explanation is written."""
-        module = self._module
-        if module is None:
-            return self._eval_loader(self.table("val"), self.ctr_batch_size, False)
-        if isinstance(module, ReadsTitles):
-            return self._eval_loader(self.table("val"), self.eval_batch_size, True)
-        # of one size in all epochs, so that trainer.limit_val_batches leaves the same rows
-        return self._eval_loader(self.table("val"), self.eval_batch_size, module.writes_validation)
+        """The validation batches that were requested."""
+        return self._loader("val", self._val())
 
     def test_dataloader(self) -> ResumableLoader:
         """The test split."""
-        return self._eval_loader(self.table("test"), self.eval_batch_size, True)
+        return self._loader("test", BatchSpec(self.eval_batch_size, titles=True))
 
     def predict_dataloader(self) -> ResumableLoader:
         """The people of the CSV `people`, or the test split."""
-        return self._eval_loader(self.table("predict"), self.eval_batch_size, True)
+        return self._loader("predict", BatchSpec(self.eval_batch_size, titles=True))
 
     def prediction_ids(self) -> pl.DataFrame:
         """Who and what the rows of `predict` are about: `sample`, `user`, `target`, `target_title`."""
@@ -263,24 +250,25 @@ class RatingsDataModule(L.LightningDataModule):
         return frame["user"].drop_nulls().sort()
 
     def rollout_batches(self) -> list[int]:
-        """Rows of each rollout batch of an epoch, over all ranks."""
-        table = self.table("train")
-        labels = table.label if self.balance_rollouts else None
-        return [len(rows) for rows in EpochSampler(len(table), self.rollout_batch_size, labels=labels).batches]
+        """Rows per rollout batch of an epoch, over all ranks."""
+        return [len(rows) for rows in self._sampler(self.table("train"), self.rollout_spec(0)).batches]
 
-    def _eval_loader(self, table: SampleTable, size: int, with_text: bool) -> ResumableLoader:
-        return ResumableLoader(EpochSampler(len(table), size), partial(table.batch, with_text=with_text))
+    def _loader(self, split: str, spec: BatchSpec) -> ResumableLoader:
+        table = self.table(split)
+        make = partial(table.batch, with_text=spec.titles)
+        chosen = spec.rows
+        return ResumableLoader(
+            self._sampler(table, spec), make if chosen is None else lambda places: make(chosen[places])
+        )
+
+    def _sampler(self, table: SampleTable, spec: BatchSpec) -> EpochSampler:
+        labels = table.label if spec.rows is None else table.label[spec.rows]
+        return EpochSampler(len(labels), spec.size, self.seed, spec.epoch, labels if spec.balanced else None)
 
     @property
     def _trainer(self) -> L.Trainer:
         assert self.trainer is not None
         return self.trainer
-
-    @property
-    def _module(self) -> Staged | ReadsTitles | None:
-        """The module, where it asks for more than the CTR model's batches."""
-        module = self._trainer.lightning_module
-        return module if isinstance(module, Staged | ReadsTitles) else None
 
     def _own_splits(self) -> dict[str, Table]:
         return {name: self.read_ratings(Path(getattr(self.splits, name))) for name in SPLITS} if self.splits else {}

@@ -10,7 +10,6 @@ from lightning.pytorch.loggers import TensorBoardLogger
 
 from expctr.errors import UserError, check_range
 from expctr.evaluation import textstats
-from expctr.evaluation.results import evaluated_rewards
 from expctr.modules.expctr import ExpCTRModule
 from expctr.training.checkpoint import RunCheckpoint
 
@@ -183,8 +182,8 @@ def _gaps(module: ExpCTRModule, rows: list[dict[str, Any]]) -> dict[str, float]:
         f"{name}_gap": textstats.reward_gap(
             [row[name] for row in rows], [row["label"] for row in rows], rewards, module.evaluated["label"]
         )
-        for name, rewards in evaluated_rewards(module).items()
-        if rows and name in rows[0]
+        for name, rewards in module.evaluated.items()
+        if name.startswith("reward_") and rows and name in rows[0]
     }
 
 

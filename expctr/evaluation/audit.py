@@ -34,10 +34,10 @@ Estimates = dict[str, Estimate]
 class Reader(Protocol):
     """What the audit asks of a trained model: `ExpCTRModule`."""
 
-    def reread(self, samples: Sequence[int], texts: Sequence[str]) -> list[float]:
+    def score_texts(self, samples: Sequence[int], texts: Sequence[str]) -> list[float]:
         """s_r of test rows, by sample, with these explanations."""
 
-    def rewrite(self, prompts: Sequence[SampleText]) -> tuple[list[str], list[float]]:
+    def explain_prompts(self, prompts: Sequence[SampleText]) -> tuple[list[str], list[float]]:
         """Explanations of prompts, and their s_u."""
 
 
@@ -175,8 +175,8 @@ def counterfactuals(
     """
     order = torch.randperm(len(prompts), generator=torch.Generator().manual_seed(seed_of(seed))).tolist()
     changed = changes(prompts, sorted(order[:count]))
-    texts, s_u = reader.rewrite([change.prompt for change in changed])
-    s_r = reader.reread([columns["sample"][c.row] for c in changed], texts) if "s_r" in columns else []
+    texts, s_u = reader.explain_prompts([change.prompt for change in changed])
+    s_r = reader.score_texts([columns["sample"][c.row] for c in changed], texts) if "s_r" in columns else []
     moved: dict[str, dict[int, list[dict[str, float]]]] = {}
     for i, change in enumerate(changed):
         row = change.row

@@ -29,7 +29,6 @@ from expctr.evaluation.tested import Told, ask, tell
 from expctr.metrics import ctr_metrics
 from expctr.modules.expctr import ExpCTRModule
 from expctr.modules.scoring import ScoringModule
-from expctr.rl.rewards import alignment, text_gain
 from expctr.training.checkpoint import position
 from expctr.untrusted import printable
 
@@ -94,9 +93,7 @@ class ResultWriter(Callback):
         if "text" not in columns or not trainer.is_global_zero:
             return
         shown = {name: values[: self.examples] for name, values in columns.items()}
-        metric = pl_module.explainer.reward.metric
-        numbers = {"s_u": shown["s_u"]}
-        numbers["LC reward"] = alignment(torch.tensor(shown["s_u"]), torch.tensor(shown["label"]), metric).tolist()
+        numbers = {"s_u": shown["s_u"], "LC reward": shown["reward_lc"]}
         numbers |= {name: shown[name] for name in ("s_r", "s_0") if name in shown}
         lines = [f"| label | explanation | {' | '.join(numbers)} | prompt |", "|---" * (3 + len(numbers)) + "|"]
         for i, sample in enumerate(shown["sample"]):
@@ -152,7 +149,6 @@ class ResultWriter(Callback):
         asked = ask(pl_module, given, self.counterfactual_rows)  # by all ranks: the models may be sharded
         if not trainer.is_global_zero:
             return
-        columns = {**columns, **evaluated_rewards(pl_module)}
         told = tell(pl_module, given, asked)
         examples = self._before_and_after(columns, texts)
         folder, console = pl_module.folder, Console()
@@ -205,19 +201,6 @@ class ResultWriter(Callback):
             {"target": texts[sample].target, "label": int(label), "before": before, "after": after}
             for sample, label, before, after in islice(rows, self.examples)
         ]
-
-
-def evaluated_rewards(module: ExpCTRModule) -> dict[str, list[float]]:
-    """The raw rewards of the explanations evaluated last, as far as they have the scores: `reward_lc`, `reward_ic`."""
-    columns, metric = module.evaluated, module.explainer.reward.metric
-    tensors = {name: torch.tensor(columns[name]) for name in ("s_u", "s_r", "s_0", "label") if name in columns}
-    rewards = {}
-    if "s_u" in tensors:
-        rewards["reward_lc"] = alignment(tensors["s_u"], tensors["label"], metric).tolist()
-    if "s_r" in tensors:
-        gain = text_gain(tensors["s_r"], tensors["s_0"], tensors["label"], module.ic.delta)
-        rewards["reward_ic"] = (alignment(tensors["s_r"], tensors["label"], metric) + gain).tolist()
-    return rewards
 
 
 def _texts(module: ExpCTRModule, split: str) -> dict[int, SampleText]:

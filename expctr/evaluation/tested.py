@@ -48,11 +48,11 @@ def ask(module: ExpCTRModule, given: Sequence[SampleText], counterfactual_rows: 
     columns, scores = module.evaluated, {}
     if "s_r" in columns:
         scores["real"] = [columns["s_r"]]
-        for name, tables in audit.alternatives(columns["text"], given, module.data.nouns, module.seed).items():
-            scores[name] = [module.reread(columns["sample"], texts) for texts in tables]
+        for name, tables in audit.alternatives(columns["text"], given, module.data.nouns, module.models.seed).items():
+            scores[name] = [module.score_texts(columns["sample"], texts) for texts in tables]
         scores |= {"untrained": [columns["s_r_untrained"]], "none": [columns["s_0"]]}
     users = _of_rows(module)["user"].rank("dense").to_torch()
-    moved = audit.counterfactuals(module, columns, given, users, counterfactual_rows, module.seed)
+    moved = audit.counterfactuals(module, columns, given, users, counterfactual_rows, module.models.seed)
     return Asked(scores, moved)
 
 

@@ -1,88 +1,32 @@
-"""What all models have in common whose output is a click probability a row: validation, test, prediction."""
+"""What all modules share whose output is one click probability per row: validation, test, prediction."""
 
-import math
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
-from typing import Any, Literal, cast
+from typing import Any
 
 import lightning as L
 import torch
 from lightning.pytorch.trainer.states import TrainerFn
-from torch import Tensor, nn
-from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict, set_model_state_dict
+from torch import Tensor
 
-from expctr.data.batches import Batch
+from expctr.ctr.best_weights import BestWeights, Monitor
+from expctr.data.batches import Batch, BatchSpec
 from expctr.data.features import Features
 from expctr.distributed import all_gather_rows
 from expctr.metrics import ctr_metrics
-from expctr.modules.guard import section
-from expctr.modules.rates import follow_options
-
-Monitor = Literal["logloss", "auc"]
-WHOLE = StateDictOptions(full_state_dict=True)
-"""Unsharded tensors in and out, also under FSDP2."""
-
-
-class BestWeights:
-    """The weights at the best validation so far, and how long ago that was.
-
-    Args:
-        modules: whose weights to keep.
-        higher: whether more is better.
-        patience: validations without improvement until it is time to stop.
-    """
-
-    def __init__(self, modules: nn.Module, higher: bool, patience: int) -> None:
-        self._modules, self._sign, self._patience = modules, 1.0 if higher else -1.0, patience
-        self.forget()
-
-    def forget(self) -> None:
-        """Start over, as before the first validation."""
-        self._best, self._waited = -math.inf, 0
-        self._weights: dict[str, Tensor] = {}
-
-    def update(self, value: float) -> bool:
-        """Record a validation's metric (nan never improves) and return whether it is time to stop.
-
-        Every rank has to call this, with the same value.
-        """
-        if self._sign * value > self._best:
-            self._best, self._waited = self._sign * value, 0
-            state = cast("dict[str, Tensor]", get_model_state_dict(self._modules, options=WHOLE))
-            self._weights = {name: tensor.detach().cpu().clone() for name, tensor in state.items()}
-        else:
-            self._waited += 1
-        return self.stopped
-
-    def restore(self) -> None:
-        """Put the best weights back; nothing happens before the first validation."""
-        if self._weights:
-            set_model_state_dict(self._modules, dict(self._weights), options=WHOLE)
-
-    def state_dict(self) -> dict[str, Any]:
-        """Plain numbers and tensors, the same on every rank."""
-        return {"best": self._best, "waited": self._waited, "weights": dict(self._weights)}
-
-    @property
-    def stopped(self) -> bool:
-        """Was it time to stop at the last validation?"""
-        return self._waited >= self._patience
-
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Continue where `state_dict` was taken."""
-        self._best, self._waited, self._weights = state["best"], state["waited"], dict(state["weights"])
+from expctr.modules.checks import section
+from expctr.modules.learning_rates import follow_options
 
 
 class ScoringModule(L.LightningModule, ABC):
-    """A row of the paper's Table 1 that scores and explains nothing; the weights of its best validation count.
+    """A row of the paper's Table 1 that scores and does not explain. It ends with the weights of its best validation.
 
     Args:
-        monitor: validation metric that tells the best weights, and when to stop.
+        monitor: validation metric that decides which weights are best, and when to stop.
     """
 
     best: BestWeights
 
-    def __init__(self, monitor: Monitor) -> None:
+    def __init__(self, monitor: Monitor = "logloss") -> None:
         super().__init__()
         self.monitor = monitor
         self._scored: list[tuple[Tensor, Tensor]] = []
@@ -96,6 +40,18 @@ class ScoringModule(L.LightningModule, ABC):
     def row_scores(self, batch: Batch) -> Tensor:
         """Click probabilities, `[batch]`, without gradient."""
 
+    def setup(self, stage: str) -> None:
+        """Say which batches it wants."""
+        self.trainer.datamodule.request(self.train_batches, self.val_batches)  # type: ignore[attr-defined]
+
+    def train_batches(self) -> BatchSpec:
+        """Training rows without titles."""
+        return BatchSpec(self.trainer.datamodule.ctr_batch_size, epoch=self.current_epoch)  # type: ignore[attr-defined]
+
+    def val_batches(self) -> BatchSpec:
+        """The validation split, likewise."""
+        return BatchSpec(self.trainer.datamodule.ctr_batch_size)  # type: ignore[attr-defined]
+
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         """Score one batch; the metrics are of all rows together."""
         self._scored.append((self.row_scores(batch), batch.label))
@@ -107,7 +63,7 @@ class ScoringModule(L.LightningModule, ABC):
             self.trainer.should_stop |= self.best.update(metrics[self.monitor])
 
     def on_train_start(self) -> None:
-        """A run that had stopped and is gone on with stays as it is."""
+        """A run that had stopped early and is resumed stays as it is."""
         follow_options(self.trainer)
         self.trainer.should_stop |= self.best.stopped
 

@@ -1,4 +1,4 @@
-"""What can be chosen about rewards and PPO; the attribute docstrings are the command line's help."""
+"""Options of PPO and of reward normalisation; the attribute docstrings are the command line's help."""
 
 from dataclasses import dataclass
 from math import inf
@@ -7,29 +7,24 @@ from typing import Literal
 from expctr.errors import check_range
 from expctr.rl.losses import Estimator
 from expctr.rl.normalise import Norm
-from expctr.rl.rewards import Delta, Metric
 
 
 @dataclass
 class RewardOptions:
-    """How rewards are made of scores (Eq. 9, 10)."""
+    """How raw rewards are normalised (Eq. 10)."""
 
-    metric: Metric = "mae"
-    """`mae`: 1 - |y - s| (Eq. 9), which favours overconfident scores; `brier`, `log`: proper scores."""
     norm: Norm = "batch"
-    """Mean and deviation of Eq. 10: of the rollout `batch`, the `group` of responses to a prompt, all batches so far
-    (`running`), or `none`."""
+    """Which mean and deviation Eq. 10 takes: of the rollout `batch`, of the `group` of responses to a prompt, of all
+    batches so far (`running`), or `none`."""
     delta: float = 1.0
-    """Bound of the normalised reward (Eq. 10)."""
+    """Bound of a normalised reward (Eq. 10)."""
     baseline: Literal["none", "label"] = "none"
-    """`label`: Eq. 10's mean is taken over the rows of the same label, which removes most of the label's noise."""
-    lc_weight: float = 0.0
-    """Share of the LC reward that stays in the IC stage (Eq. 16 has none)."""
+    """`label`: the mean of Eq. 10 is taken over the rows with the same label, which removes most of the label's
+    noise."""
 
     def __post_init__(self) -> None:
         if self.delta <= 0:
             raise ValueError(f"reward.delta is {self.delta}: it must be above 0")
-        check_range("reward", self, lc_weight=(0, inf))
         if self.baseline == "label" and self.norm != "batch":
             raise ValueError(f"reward.baseline: label needs reward.norm: batch, not {self.norm}")
 
@@ -41,11 +36,11 @@ class KLOptions:
     beta: float = 0.05
     """Its weight."""
     where: Literal["reward", "loss"] = "reward"
-    """Taken off each token's reward, or added to the loss."""
+    """Subtracted from each token's reward, or added to the loss."""
     estimator: Estimator = "k1"
     """k1: log ratio; k2: half its square; k3: exp(-k1) - 1 + k1."""
     target: float | None = None
-    """Adapt beta towards this KL a response, in nats; none: beta stays."""
+    """Adapt beta towards this KL per response, in nats; none: beta stays as it is."""
     horizon: float = 20.0
     """Rollout batches over which an adapted beta moves by at most 20%."""
 
@@ -57,48 +52,50 @@ class KLOptions:
         if self.horizon <= 0 or (self.target is not None and self.target <= 0):
             raise ValueError("kl.target and kl.horizon must be above 0")
         if self.target is not None and self.beta == 0:
-            raise ValueError("kl.target adapts kl.beta by a factor, and so never moves one of 0: give beta a start")
+            raise ValueError(
+                "kl.target adapts kl.beta by a factor, which cannot change a beta of 0: set kl.beta above 0"
+            )
         check_range("kl", self, beta=(0, inf))
 
 
 @dataclass
 class PPOOptions:
-    """Proximal policy optimisation; where the paper is silent, the field's defaults."""
+    """Proximal policy optimisation. Where the paper is silent, the defaults are those of the field."""
 
     lr: float = 1e-5
     """Learning rate of the adapter and the critic."""
     epochs: int = 2
     """Passes over one rollout batch."""
     minibatch_size: int = 32
-    """Rows of one optimizer step, over all ranks."""
+    """Rows per optimizer step, over all ranks."""
     micro_batch_size: int | None = None
-    """Rows of one forward and backward pass on a rank; none: the whole minibatch. Fewer need less memory, and compute
-    less padding, for they go by length. Results do not depend on it."""
+    """Rows per forward and backward pass on a rank; none: the whole minibatch. Fewer rows need less memory and less
+    padding, since rows are sorted by length. Results do not depend on it."""
     gradient_checkpointing: bool = False
-    """Compute the decoder's layers again in the backward pass, which saves memory and costs a second forward pass.
+    """Compute the decoder's layers again in the backward pass. This saves memory and costs a second forward pass.
     Results do not depend on it."""
     advantage: Literal["gae", "batch", "group"] = "gae"
-    """`gae`: a critic; `batch`: returns minus their mean over the batch; `group`: minus their mean over the responses
-    to the prompt (rollout.group_size)."""
+    """`gae`: with a critic; `batch`: returns minus their mean over the batch; `group`: minus their mean over the
+    responses to the same prompt (rollout.group_size)."""
     gamma: float = 1.0
-    """Discount a token."""
+    """Discount per token."""
     lam: float = 0.95
     """Lambda of GAE."""
     clip: float = 0.2
     """The ratio stays within 1 +- clip."""
     value_clip: float = 0.2
-    """The critic moves by at most this in a rollout batch."""
+    """The critic's values move by at most this much per rollout batch."""
     vf_coef: float = 0.1
     """Weight of the critic's loss."""
     entropy_coef: float = 0.0
     """Weight of the entropy bonus."""
     grad_clip: float = 1.0
-    """Largest gradient norm of a step."""
+    """Largest gradient norm per step."""
     warmup: float = 0.03
     """Share of all steps in which the learning rate rises from 0."""
     final_lr: float = 1.0
-    """What is left of the learning rate at the end of each LC and IC stage, as a share; it falls in a straight line. At
-    1 the last steps move the policy as far as the first ones, and what a stage ends with is partly chance."""
+    """Share of the learning rate that is left at the end of each LC and IC stage; the decay is linear. At 1 the last
+    steps move the policy as far as the first ones, so the end of a stage is partly chance."""
 
     def __post_init__(self) -> None:
         if self.epochs < 1 or self.minibatch_size < 1:
@@ -108,12 +105,3 @@ class PPOOptions:
         check_range("ppo", self, gamma=(0, 1), lam=(0, 1), warmup=(0, 1), final_lr=(0, 1))
         check_range("ppo", self, lr=(0, inf), clip=(0, inf), value_clip=(0, inf), grad_clip=(0, inf))
         check_range("ppo", self, vf_coef=(0, inf), entropy_coef=(0, inf))
-
-
-@dataclass
-class ICOptions:
-    """The IC reward (Eq. 13)."""
-
-    delta: Delta = "abs"
-    """`abs`: |s - s0|, which rewards any change of the score, a harmful one too; `signed`: |y - s0| - |y - s|; `relu`:
-    the same, harm counted as nothing."""

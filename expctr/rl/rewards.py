@@ -1,26 +1,199 @@
-"""Rewards of explanations (Eq. 9, 10, 13): tensors in, tensors out.
+"""Rewards of explanations: the paper's two (Eq. 9 and 13), and the class that your own ones extend."""
 
-Means and deviations run over the rollout batch of all ranks, so that a run on two devices equals a run on one.
-"""
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from math import inf
+from typing import Any, Literal, Protocol
 
-from typing import Literal
-
+import torch
 from torch import Tensor
 
+from expctr.ctr.encoder import SentenceEncoder
+from expctr.data.batches import Batch, SampleText
+from expctr.errors import UserError, check_range
 from expctr.rl.normalise import EPS
 
 Metric = Literal["mae", "brier", "log"]
 Delta = Literal["abs", "signed", "relu"]
 
 
+class LCScorer(Protocol):
+    """The frozen language model that reads explanations (Eq. 8)."""
+
+    def lc_scores(self, samples: Sequence[SampleText], reasons: Sequence[str]) -> Tensor:
+        """How likely the user is to like the target: s_u, `[rows]`."""
+
+
+class ClickScorer(Protocol):
+    """A click model that reads explanations (Eq. 12)."""
+
+    def score(self, batch: Batch, text: Tensor | None = None, *, heldout: bool = False) -> Tensor:
+        """Click probabilities, `[rows]`."""
+
+
+@dataclass
+class Scorers:
+    """The models that a reward may query."""
+
+    policy: LCScorer
+    ctr: ClickScorer | None = None
+    encoder: SentenceEncoder | None = None
+
+
+class Reward(ABC):
+    """Scores explanations; PPO raises the weighted sum of a stage's normalised rewards (Eq. 10, 14, 16).
+
+    A subclass sets `name` and defines `score`. List it in the config, under `stages.lc.rewards` or `stages.ic.rewards`,
+    by its `class_path`. It then has its own curves in TensorBoard (`reward_NAME`) and its own column in the tables of
+    explanations.
+
+    Args:
+        weight: factor of the normalised reward in the sum; 0 logs the reward without using it.
+    """
+
+    name: str
+    """Names the curves and columns."""
+    fix = "Check the code of this reward"
+    """What to do if a score is NaN or infinite."""
+    columns: dict[str, Tensor]
+    """Scores behind the last rewards, `[rows]` each, by name; they are logged beside the reward."""
+
+    def __init__(self, weight: float = 1.0) -> None:
+        self.weight = weight
+        self.columns = {}
+        check_range(f"rewards.{type(self).__name__}", self, weight=(0, inf))
+
+    def attach(self, scorers: Scorers) -> None:  # noqa: B027  (most rewards need no model)
+        """Take the models that `score` needs, once they are loaded."""
+
+    @abstractmethod
+    def score(self, batch: Batch, texts: Sequence[str]) -> Tensor:
+        """The rewards of explanations of training rows.
+
+        Args:
+            batch: the rows, with titles and labels.
+            texts: one explanation per row.
+
+        Returns:
+            Raw rewards, `[rows]`, on the batch's device.
+        """
+
+    def evaluate(self, batch: Batch, texts: Sequence[str], columns: Mapping[str, Any]) -> Tensor | None:
+        """The rewards of explanations of held-out rows, for the log and the tables.
+
+        Args:
+            batch: the rows.
+            texts: one explanation per row.
+            columns: scores that were computed already (`s_u`, `s_r`, `s_0`), `[rows]` each.
+
+        Returns:
+            Raw rewards, `[rows]`; none where a score that they need is missing.
+        """
+        return self.score(batch, texts)
+
+
+class LCAlignment(Reward):
+    """The LC reward: how well the frozen language model can tell the user's choice from the explanation (Eq. 8, 9).
+
+    Args:
+        weight: factor in the sum of rewards.
+        metric: `mae`: 1 - |y - s| (Eq. 9), which favours overconfident scores; `brier` and `log`: proper scores.
+    """
+
+    name = "lc"
+    fix = "Load the base in float32 (llm.dtype)"
+
+    def __init__(self, weight: float = 1.0, metric: Metric = "mae") -> None:
+        super().__init__(weight)
+        self.metric = metric
+
+    def attach(self, scorers: Scorers) -> None:
+        """Takes the frozen language model."""
+        self._policy = scorers.policy
+
+    def score(self, batch: Batch, texts: Sequence[str]) -> Tensor:
+        """Eq. 9 of the scores s_u."""
+        self.columns = {"s_u": self._policy.lc_scores(batch.texts, texts)}
+        return alignment(self.columns["s_u"], batch.label, self.metric)
+
+    def evaluate(self, batch: Batch, texts: Sequence[str], columns: Mapping[str, Any]) -> Tensor | None:
+        """Eq. 9 of the scores s_u that are there."""
+        return alignment(columns["s_u"], batch.label, self.metric) if "s_u" in columns else None
+
+
+class ICAlignment(Reward):
+    """The IC reward: how well the click model predicts with the explanation, and what the explanation adds (Eq. 13).
+
+    Args:
+        weight: factor in the sum of rewards.
+        metric: as of `LCAlignment`.
+        delta: `abs`: |s - s0| (Eq. 13), which rewards any change of the score, even a harmful one; `signed`:
+            |y - s0| - |y - s|; `relu`: the same, with harm counted as 0.
+    """
+
+    name = "ic"
+    fix = "Lower the learning rate of the CTR model (model.ctr.options.lr)"
+
+    def __init__(self, weight: float = 1.0, metric: Metric = "mae", delta: Delta = "abs") -> None:
+        super().__init__(weight)
+        self.metric, self.delta = metric, delta
+
+    def attach(self, scorers: Scorers) -> None:
+        """Takes the CTR model and the sentence encoder.
+
+        Raises:
+            UserError: there is none.
+        """
+        if scorers.ctr is None or scorers.encoder is None:
+            raise UserError("ICAlignment needs a CTR model: list it under stages.ic.rewards of an ExpCTRModule")
+        self._ctr, self._encoder = scorers.ctr, scorers.encoder
+
+    def score(self, batch: Batch, texts: Sequence[str]) -> Tensor:
+        """Eq. 13 of the scores s_r and, at z = 0, s_0; by the cross-fitted model that never saw the row."""
+        vectors = self._encoder.vectors(texts, batch.label.device)
+        scores = {"s_r": self._ctr.score(batch, vectors, heldout=True), "s_0": self._ctr.score(batch, heldout=True)}
+        gain = text_gain(scores["s_r"], scores["s_0"], batch.label, self.delta)
+        self.columns = {**scores, "text_gain": gain}
+        return alignment(scores["s_r"], batch.label, self.metric) + gain
+
+    def evaluate(self, batch: Batch, texts: Sequence[str], columns: Mapping[str, Any]) -> Tensor | None:
+        """Eq. 13 of the scores that are there."""
+        if "s_r" not in columns or "s_0" not in columns:
+            return None
+        gain = text_gain(columns["s_r"], columns["s_0"], batch.label, self.delta)
+        return alignment(columns["s_r"], batch.label, self.metric) + gain
+
+
+class LengthPenalty(Reward):
+    """Minus the number of words beyond a limit.
+
+    Args:
+        weight: factor in the sum of rewards.
+        limit: words that cost nothing.
+    """
+
+    name = "length"
+
+    def __init__(self, weight: float = 1.0, limit: int = 30) -> None:
+        super().__init__(weight)
+        self.limit = limit
+        check_range("rewards.LengthPenalty", self, limit=(0, inf))
+
+    def score(self, batch: Batch, texts: Sequence[str]) -> Tensor:
+        """0 up to the limit, then -1 per word."""
+        excess = [max(0, len(text.split()) - self.limit) for text in texts]
+        return -torch.tensor(excess, dtype=torch.float32, device=batch.label.device)
+
+
 def alignment(scores: Tensor, labels: Tensor, metric: Metric = "mae") -> Tensor:
     """How well scores agree with the user's choice; at most 1 (Eq. 9).
 
-    `mae` is the paper's 1 - |y - s|. It is linear in s, so the best score is always 0 or 1, however unsure the
-    evidence; `brier` and `log` are proper scores, whose best s is the true probability.
+    `mae` is the paper's 1 - |y - s|. It is linear in s, so the best score is always 0 or 1, however weak the evidence.
+    `brier` and `log` are proper scores: their best s is the true probability.
 
     Args:
-        scores: probabilities of a liking, `[batch]`.
+        scores: probabilities that the user likes the target, `[batch]`.
         labels: 0 or 1, `[batch]`.
         metric: `mae` 1 - |y - s|, `brier` 1 - (y - s)^2, `log` 1 + log p(y).
 
@@ -36,10 +209,10 @@ def alignment(scores: Tensor, labels: Tensor, metric: Metric = "mae") -> Tensor:
 
 
 def text_gain(scores: Tensor, scores_without_text: Tensor, labels: Tensor, delta: Delta = "abs") -> Tensor:
-    """The last term of Eq. 13: what the explanation changed in the CTR model's score.
+    """The last term of Eq. 13: how the explanation changed the CTR model's score.
 
-    `abs` is the paper's |s - s0|, which rewards any change, a harmful one too. `signed` is the error that the text
-    took away, |y - s0| - |y - s|; `relu` the same, harm counted as nothing.
+    `abs` is the paper's |s - s0|, which rewards any change, even a harmful one. `signed` is the error that the text
+    removed, |y - s0| - |y - s|. `relu` is the same with harm counted as 0.
 
     Args:
         scores: the CTR model's scores with the explanation, `[batch]`.

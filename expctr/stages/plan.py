@@ -1,22 +1,25 @@
-"""What a plan of stages is made of; `training.stages` makes it."""
+"""The plan of a run: which stage each epoch belongs to (paper 4.3.2), and the learning rate over it."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from itertools import groupby
-from typing import Literal, NamedTuple
+from typing import Literal, NamedTuple, overload
 
-Stage = Literal["lc", "ctr", "ic"]
+StageKind = Literal["lc", "ctr", "ic"]
 
 
 class PlanEntry(NamedTuple):
     """One epoch of the plan."""
 
-    stage: Stage
+    stage: StageKind
     iteration: int
     """0 for the LC stage, then 1, 2, ... for each round of CTR and IC."""
     step: int
     """Which epoch of its stage, from 0."""
     last: bool
-    """Is it its stage's last?"""
+    """Is it the last epoch that its stage may take?"""
+    epoch: int
+    """Which epoch of the whole plan, from 0. It seeds what is drawn in this epoch, so that an earlier stage that stops
+    early changes nothing."""
 
     @property
     def name(self) -> str:
@@ -24,10 +27,55 @@ class PlanEntry(NamedTuple):
         return self.stage if self.stage == "lc" else f"{self.stage}{self.iteration}"
 
 
-def policy_stages(plan: Sequence[PlanEntry]) -> list[int]:
-    """Epochs of each LC and IC stage, in order."""
-    stages = groupby(plan, key=lambda entry: entry.name)
-    return [len(list(entries)) for name, entries in stages if not name.startswith("ctr")]
+class Plan(Sequence[PlanEntry]):
+    """The epochs that a run trains, in order. A stage that stops early takes its remaining epochs out.
+
+    Args:
+        entries: all epochs, as if no stage stopped early.
+    """
+
+    def __init__(self, entries: Iterable[PlanEntry] = ()) -> None:
+        self.full = list(entries)
+        self.stopped: dict[str, int] = {}
+        """Epochs that each stage took which stopped early, by its name."""
+
+    @property
+    def _entries(self) -> list[PlanEntry]:
+        return [entry for entry in self.full if entry.step < self.stopped.get(entry.name, len(self.full))]
+
+    @overload
+    def __getitem__(self, index: int) -> PlanEntry: ...
+
+    @overload
+    def __getitem__(self, index: slice) -> list[PlanEntry]: ...
+
+    def __getitem__(self, index: int | slice) -> PlanEntry | list[PlanEntry]:
+        return self._entries[index]
+
+    def __len__(self) -> int:
+        return len(self._entries)
+
+    def at(self, epoch: int) -> PlanEntry:
+        """The entry of the trainer's epoch; the last one after the end."""
+        return self[min(epoch, len(self) - 1)]
+
+    def stop(self, entry: PlanEntry) -> None:
+        """End the stage of an entry with it."""
+        self.stopped[entry.name] = entry.step + 1
+
+    def policy_epochs(self) -> list[int]:
+        """Epochs of each LC and IC stage, in order."""
+        stages = groupby(self, key=lambda entry: entry.name)
+        return [len(list(entries)) for name, entries in stages if not name.startswith("ctr")]
+
+
+def make_plan(lc_epochs: int, rounds: int, ctr_epochs: int, ic_epochs: int) -> Plan:
+    """LC, then CTR and IC in each round."""
+    stages: list[tuple[StageKind, int, int]] = [("lc", 0, lc_epochs)]
+    for iteration in range(1, rounds + 1):
+        stages += [("ctr", iteration, ctr_epochs), ("ic", iteration, ic_epochs)]
+    epochs = [(stage, turn, step, step == count - 1) for stage, turn, count in stages for step in range(count)]
+    return Plan(PlanEntry(*where, epoch) for epoch, where in enumerate(epochs))
 
 
 def lr_factor(step: int, stages: Sequence[int], warmup: int, final: float) -> float:
@@ -36,7 +84,7 @@ def lr_factor(step: int, stages: Sequence[int], warmup: int, final: float) -> fl
     Args:
         step: of all the policy's optimizer steps, from 0.
         stages: steps of each LC and IC stage.
-        warmup: steps in which it rises.
+        warmup: steps during which it rises.
         final: what is left of it at the end of each stage.
     """
     place = step

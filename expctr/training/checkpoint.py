@@ -13,7 +13,6 @@ import torch
 from lightning.pytorch.callbacks import Checkpoint
 from torch.distributed.checkpoint.api import CheckpointException
 
-from expctr.data.datamodules import Staged
 from expctr.errors import BadRunError, UserError
 from expctr.training.sharded_loading import torn
 from expctr.training.signals import Signals, Stopped
@@ -40,7 +39,6 @@ class RunCheckpoint(Checkpoint):
         if every_n_batches < 0 or keep < 1:
             raise ValueError("checkpoint.every_n_batches cannot be negative, and checkpoint.keep must be at least 1")
         self.every_n_batches, self.keep = every_n_batches, keep
-        self._idle = False
         self._signals = Signals()
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
@@ -51,7 +49,6 @@ class RunCheckpoint(Checkpoint):
         self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         """Save in mid-epoch."""
-        self._idle = isinstance(pl_module, Staged) and pl_module.ctr_stopped
         done = batch_idx + 1
         if done == trainer.num_training_batches:
             return
@@ -61,11 +58,10 @@ class RunCheckpoint(Checkpoint):
             self._answer(asked)
 
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Save after the epoch's validation; of the epochs that pass after a CTR stage has stopped, the last only."""
+        """Save after the epoch's validation."""
         asked = self._signals.look(pl_module.device)
-        if asked or not self._idle or (isinstance(pl_module, Staged) and pl_module.entry.last):
-            self.save(trainer, trainer.current_epoch + 1, 0)
-            self._answer(asked)
+        self.save(trainer, trainer.current_epoch + 1, 0)
+        self._answer(asked)
 
     def _answer(self, asked: signal.Signals | None) -> None:
         """Stop, where that was asked for, now that all is saved."""

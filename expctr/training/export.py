@@ -87,8 +87,8 @@ def write(module: ExpCTRModule | CTRModule | TALLRecModule, features: Features, 
         if explainer.ppo.advantage == "gae":
             _save(explainer.value_head.state_dict(), out / "critic.safetensors")
             told.append("critic.safetensors: the value head")
-        if module.ctr_trained:
-            _write_ctr(module.ctr, out / "ctr", module.encoder, module.text_mean)
+        if module.models.ctr_trained:
+            _write_ctr(module.ctr, out / "ctr", module.encoder, module.encoder.mean)
             _write_ctr(module.baseline, out / "ctr_without_text")
             told.append(f"ctr, ctr_without_text: {module.ctr.name} with explanations and without")
         else:
@@ -96,7 +96,7 @@ def write(module: ExpCTRModule | CTRModule | TALLRecModule, features: Features, 
     elif isinstance(module, TALLRecModule):
         told += _write_language_model(module.model, out, merged, response_only=False)
     else:
-        reads = (module.encoder, module.text_mean) if isinstance(module, ExplainedCTRModule) else ()
+        reads = (module.encoder, module.encoder.mean) if isinstance(module, ExplainedCTRModule) else ()
         _write_ctr(module, out / "ctr", *reads)
         told.append(f"ctr: {module.name}")
     if (out / "ctr").exists() and rank() == 0:

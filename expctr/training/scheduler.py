@@ -1,67 +1,97 @@
 """The plan of stages (paper 4.3.2): LC, then CTR and IC in turn."""
 
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import lightning as L
 from lightning.pytorch.callbacks import Callback
 
 from expctr.errors import UserError
-from expctr.modules.expctr import ExpCTRModule
-from expctr.stages.plan import PlanEntry
+from expctr.modules.staged import StagedModule
+from expctr.rl.rewards import ICAlignment, LCAlignment, Reward
+from expctr.stages.plan import make_plan
 from expctr.training.strategy import ShardedStrategy
 
 
-class StageScheduler(Callback):
-    """Gives the module its plan, one entry an epoch, and the trainer its length.
+@dataclass
+class PolicyStageOptions:
+    """A stage in which the policy learns."""
 
-    The stage is pulled (`plan[trainer.current_epoch]`), never pushed by a hook: a run resumed in mid-epoch gets no
-    `on_train_epoch_start`, and the loaders are made before it.
+    epochs: int = 2
+    """Passes over the training samples."""
+    rewards: list[Reward] | None = None
+    """What the policy is rewarded for: the sum of these, each normalised (Eq. 10) and times its weight. None: the
+    paper's reward of this stage."""
+
+
+@dataclass
+class CTRStageOptions:
+    """A stage in which the CTR model learns."""
+
+    epochs: int = 50
+    """Passes over the training samples, at most; it stops early on the validation split."""
+
+
+class StageScheduler(Callback):
+    """Gives the module its plan, one entry per epoch, and its rewards.
 
     Args:
-        lc_epochs: passes of the LC stage over the training samples.
+        lc: the LC stage, which comes first.
         rounds: how often the CTR and the IC stage follow.
-        ctr_epochs: passes of each CTR stage, at most; it stops early on the validation split.
-        ic_epochs: passes of each IC stage.
+        ctr: each CTR stage.
+        ic: each IC stage.
     """
 
-    def __init__(self, lc_epochs: int = 2, rounds: int = 1, ctr_epochs: int = 50, ic_epochs: int = 2) -> None:
-        if min(lc_epochs, rounds, ctr_epochs, ic_epochs) < 0:
+    def __init__(
+        self,
+        lc: PolicyStageOptions = PolicyStageOptions(),
+        rounds: int = 1,
+        ctr: CTRStageOptions = CTRStageOptions(),
+        ic: PolicyStageOptions = PolicyStageOptions(),
+    ) -> None:
+        if min(lc.epochs, rounds, ctr.epochs, ic.epochs) < 0:
             raise ValueError("stages: numbers of epochs and rounds cannot be negative")
-        self.plan = make_plan(lc_epochs, rounds, ctr_epochs, ic_epochs)
+        self.plan = make_plan(lc.epochs, rounds, ctr.epochs, ic.epochs)
         if not self.plan:
-            raise ValueError("stages: the plan is empty; give lc_epochs, or rounds with ctr_epochs or ic_epochs")
-        if self.plan[0].stage == "ic" or (rounds and ic_epochs and not ctr_epochs):
-            raise ValueError("stages: the IC reward needs a CTR model: give ctr_epochs of at least 1")
+            raise ValueError("stages: the plan is empty; give lc.epochs, or rounds with ctr.epochs or ic.epochs")
+        if self.plan[0].stage == "ic" or (rounds and ic.epochs and not ctr.epochs):
+            raise ValueError("stages: the IC reward needs a CTR model: give ctr.epochs of at least 1")
+        self.lc_rewards = _checked("stages.lc.rewards", [LCAlignment()] if lc.rewards is None else lc.rewards)
+        self.ic_rewards = _checked("stages.ic.rewards", [ICAlignment()] if ic.rewards is None else ic.rewards)
+        if any(isinstance(reward, ICAlignment) for reward in self.lc_rewards):
+            raise ValueError(
+                "stages.lc.rewards: ICAlignment needs a trained CTR model: list it under stages.ic.rewards"
+            )
 
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
-        """Give the plan to a module that takes one."""
-        if not isinstance(pl_module, ExpCTRModule):
+        """Give the plan and the rewards to a module that takes them."""
+        if not isinstance(pl_module, StagedModule):
             return
-        pl_module.plan = self.plan
+        pl_module.follow(self.plan, {"lc": self.lc_rewards, "ic": self.ic_rewards})
         if stage == "fit":
             self._check(trainer)
-            trainer.fit_loop.max_epochs = len(self.plan)
 
     def _check(self, trainer: L.Trainer) -> None:
-        """Refuse what would, without a word, train something else than the plan."""
+        """Refuse options that would silently train something else than the plan."""
         options, ranks = vars(trainer), trainer.world_size
-        reload, interval = options["reload_dataloaders_every_n_epochs"], options.get("val_check_interval")
-        every, part, epochs = trainer.check_val_every_n_epoch, trainer.limit_val_batches, trainer.fit_loop.max_epochs
+        interval, every, part = (
+            options.get("val_check_interval"),
+            trainer.check_val_every_n_epoch,
+            trainer.limit_val_batches,
+        )
+        epochs = trainer.fit_loop.max_epochs
         each_epoch = isinstance(interval, float) and interval == 1  # Lightning takes the integer for every batch
         ctr = any(entry.stage == "ctr" for entry in self.plan)
         sharded = isinstance(trainer.strategy, ShardedStrategy)
         early = "the CTR stage stops early on the validation split"
-        unset = (None, -1, 1000)  # Lightning's own 1000, where no number was asked for
+        unset = epochs in (None, -1, 1000) or bool(options["fast_dev_run"])  # 1000 is Lightning's own, if not set
         rules: list[tuple[bool, object, str]] = [
-            (reload == 1, reload, "reload_dataloaders_every_n_epochs must be 1: each stage has its own batches"),
             (every == 1, every, f"check_val_every_n_epoch must be 1: {early}"),
             (each_epoch, interval, f"val_check_interval must be 1.0: {early}"),
             (part != 0 or not ctr, part, f"limit_val_batches must not be 0: {early}"),
-            (
-                epochs in unset or bool(options["fast_dev_run"]),
-                epochs,
-                "max_epochs must be -1: see stages.*",
-            ),
+            (unset, epochs, "max_epochs must be -1: see stages.*"),
             (ranks == 1 or sharded, ranks, "devices must be 1 without sharding: add --config configs/fsdp.yaml"),
         ]
         for kept, value, rule in rules:
@@ -69,30 +99,28 @@ class StageScheduler(Callback):
                 raise UserError(f"trainer.{rule} (it is {value})")
 
     def state_dict(self) -> dict[str, Any]:
-        """The plan, so that a resumed run cannot follow another one unseen."""
-        return {"plan": [entry.name for entry in self.plan]}
+        """The plan, so that a resumed run cannot follow another one unnoticed."""
+        return {"plan": [entry.name for entry in self.plan.full]}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Check that the plan is the checkpoint's."""
-        ours = [entry.name for entry in self.plan]
+        ours = [entry.name for entry in self.plan.full]
         if state_dict["plan"] != ours:
             raise UserError(
-                f"the checkpoint was made with the stages {_brief(state_dict['plan'])}, and the config says "
-                f"{_brief(ours)}: give the same stages.* options, or start a run in another folder"
+                f"the checkpoint was made with the stages {_summary(state_dict['plan'])}, but the config says "
+                f"{_summary(ours)}: give the same stages.* options, or start a run in another folder"
             )
 
 
-def make_plan(lc_epochs: int, rounds: int, ctr_epochs: int, ic_epochs: int) -> list[PlanEntry]:
-    """The stages in order, one entry an epoch."""
-    plan = [PlanEntry("lc", 0, step, step == lc_epochs - 1) for step in range(lc_epochs)]
-    for iteration in range(1, rounds + 1):
-        plan += [PlanEntry("ctr", iteration, step, step == ctr_epochs - 1) for step in range(ctr_epochs)]
-        plan += [PlanEntry("ic", iteration, step, step == ic_epochs - 1) for step in range(ic_epochs)]
-    return plan
+def _checked(option: str, rewards: Sequence[Reward]) -> list[Reward]:
+    """The rewards, if each has a name of its own."""
+    if not rewards:
+        raise ValueError(f"{option} is empty: list at least one reward, such as LCAlignment")
+    (name, count), *_ = Counter(reward.name for reward in rewards).most_common(1)
+    if count > 1:
+        raise ValueError(f"{option}: {count} rewards are called {name}; their curves and columns need different names")
+    return list(rewards)
 
 
-def _brief(names: list[str]) -> str:
-    counts: dict[str, int] = {}
-    for name in names:
-        counts[name] = counts.get(name, 0) + 1
-    return ", ".join(f"{name} x {count}" for name, count in counts.items())
+def _summary(names: list[str]) -> str:
+    return ", ".join(f"{name} x {count}" for name, count in Counter(names).items())

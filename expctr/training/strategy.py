@@ -13,7 +13,7 @@ from torch.distributed.checkpoint.state_dict import (
 )
 from torch.distributed.checkpoint.state_dict_loader import load
 
-from expctr.modules.guard import check_weights
+from expctr.modules.checks import check_weights
 from expctr.training.sharded_loading import ShardPlanner, ShardReader, contents
 
 _TRAINED = StateDictOptions(ignore_frozen_params=True, cpu_offload=True, strict=False)

@@ -42,8 +42,8 @@ REFUSED: dict[str, tuple[list[str], str]] = {
         [f"{EXPLAINER}.llm.quantization=nf4", f"{EXPLAINER}.llm.gguf_file=x.gguf"],
         "llm.quantization and llm.gguf_file exclude each other",
     ),
-    "IC without CTR": (["--stages.ctr_epochs=0"], "give ctr_epochs of at least 1"),
-    "no plan": (["--stages.lc_epochs=0", "--stages.rounds=0"], "the plan is empty"),
+    "IC without CTR": (["--stages.ctr.epochs=0"], "give ctr_epochs of at least 1"),
+    "no plan": (["--stages.lc.epochs=0", "--stages.rounds=0"], "the plan is empty"),
     "fractions": (["--data.init_args.samples.fractions=[0.5,0.1,0.1]"], "sum to 1"),
     "no raw data": (["--data.init_args.path=/nowhere"], "no such folder: /nowhere"),
     "no base": ([f"{EXPLAINER}.llm.path=/nowhere"], "llm.path: there is no folder /nowhere"),
@@ -109,7 +109,7 @@ def test_a_test_needs_a_run(world: World) -> None:
 
 
 def test_a_resumed_run_keeps_its_stages(run: Path, world: World) -> None:
-    outcome = expctr("fit", *world.options("one"), "--ckpt_path=last", "--stages.lc_epochs=2")
+    outcome = expctr("fit", *world.options("one"), "--ckpt_path=last", "--stages.lc.epochs=2")
     assert outcome.code == 2
     assert "lc x 1, ctr1 x 3, ic1 x 1" in outcome.output
     assert "lc x 2, ctr1 x 3, ic1 x 1" in outcome.output
@@ -254,7 +254,7 @@ print(*ExpCTRCLI.subcommands())
 def test_help_names_every_option_with_its_doc() -> None:
     outcome = expctr("fit", "--help").ok()
     assert expctr("fit", "-h").ok().output == outcome.output
-    assert "--stages.lc_epochs" in outcome.output
+    assert "--stages.lc.epochs" in outcome.output
     assert "passes of the LC stage over the training samples" in " ".join(outcome.output.split())
     outcome = expctr("fit", "--model.help=PPOExplainerModule").ok()
     assert "Learning rate of the adapter and the critic." in " ".join(outcome.output.split())
@@ -416,7 +416,7 @@ def test_a_ctr_model_begun_anew_does_not_count_as_trained(world: World) -> None:
 
 def test_a_plan_that_begins_with_the_ctr_stage_trains_it_to_its_end(world: World) -> None:
     """Without explanations to read, and whatever is validated before and in between."""
-    plan = ["--stages.lc_epochs=0", "--stages.rounds=1", "--stages.ctr_epochs=3", "--stages.ic_epochs=0"]
+    plan = ["--stages.lc.epochs=0", "--stages.rounds=1", "--stages.ctr.epochs=3", "--stages.ic.epochs=0"]
     for run, checks in (("ctr-first", 0), ("ctr-first-checked", 1)):
         expctr("fit", *world.options(run), *plan, f"--trainer.num_sanity_val_steps={checks}").ok()
     found, checked = (curves(world.folder / run) for run in ("ctr-first", "ctr-first-checked"))

@@ -126,19 +126,19 @@ def test_what_is_expected(change: Changed, before: float, after: float, text: st
 class Sensible:
     """Likes what resembles nothing but the share of liked titles."""
 
-    def rewrite(self, prompts: Sequence[SampleText]) -> tuple[list[str], list[float]]:
+    def explain_prompts(self, prompts: Sequence[SampleText]) -> tuple[list[str], list[float]]:
         shares = [(len(p.liked) + 1) / (len(p.liked) + len(p.disliked) + 2) for p in prompts]
         return [f'"{p.target}" is {share > 0.5}' for p, share in zip(prompts, shares, strict=True)], shares
 
-    def reread(self, samples: Sequence[int], texts: Sequence[str]) -> list[float]:
+    def score_texts(self, samples: Sequence[int], texts: Sequence[str]) -> list[float]:
         return [0.9 if "True" in text else 0.1 for text in texts]
 
 
 def test_a_sensible_model_moves_as_expected() -> None:
     prompts = [SampleText(f"Film {i}", ("a", "b", "c"), ("d",)) for i in range(20)]
     reader = Sensible()
-    texts, s_u = reader.rewrite(prompts)
-    columns = {"sample": list(range(20)), "text": texts, "s_u": s_u, "s_r": reader.reread(range(20), texts)}
+    texts, s_u = reader.explain_prompts(prompts)
+    columns = {"sample": list(range(20)), "text": texts, "s_u": s_u, "s_r": reader.score_texts(range(20), texts)}
     users = torch.arange(20)
     found = counterfactuals(reader, columns, prompts, users, count=8, seed=0)
     assert list(found) == ["swapped history", "one title dropped", "another target"]
@@ -157,11 +157,11 @@ def test_changes_of_a_users_rows_go_together() -> None:
     prompts = [SampleText(f"Film {i}", ("a",), ()) for i in range(20)]
 
     class Half:
-        def rewrite(self, asked: Sequence[SampleText]) -> tuple[list[str], list[float]]:
+        def explain_prompts(self, asked: Sequence[SampleText]) -> tuple[list[str], list[float]]:
             moved = [prompt.target in [f"Film {i}" for i in range(10)] for prompt in asked]
             return [""] * len(asked), [1.0 if m else 0.0 for m in moved]
 
-        def reread(self, samples: Sequence[int], texts: Sequence[str]) -> list[float]:
+        def score_texts(self, samples: Sequence[int], texts: Sequence[str]) -> list[float]:
             raise AssertionError("there is no s_r")
 
     columns = {"sample": list(range(20)), "text": [""] * 20, "s_u": [0.0] * 20}

@@ -108,7 +108,7 @@ def test_a_model_that_writes_no_sentence_is_refused_before_a_fit_is_asked_for(
 
 
 BACKBONE = "--model.init_args.ctr.init_args.backbone"
-SHORT = ["--stages.rounds=1", "--stages.ctr_epochs=1", "--trainer.limit_train_batches=2"]
+SHORT = ["--stages.rounds=1", "--stages.ctr.epochs=1", "--trainer.limit_train_batches=2"]
 
 
 def own_splits(world: World) -> list[str]:

@@ -45,10 +45,10 @@ class Fake:
         lists = dict.fromkeys(("liked_titles", "disliked_titles"), pl.List(pl.String))
         self.data = SimpleNamespace(nouns=Nouns(), samples=pl.DataFrame(rows, schema_overrides=lists))
 
-    def reread(self, samples: list[int], texts: list[str]) -> list[float]:
+    def score_texts(self, samples: list[int], texts: list[str]) -> list[float]:
         return [0.9 if "love" in text else 0.2 for text in texts]
 
-    def rewrite(self, prompts: list[SampleText]) -> tuple[list[str], list[float]]:
+    def explain_prompts(self, prompts: list[SampleText]) -> tuple[list[str], list[float]]:
         return ["They will hate it."] * len(prompts), [0.3] * len(prompts)
 
 

@@ -43,7 +43,7 @@ def test_it_trains_and_tests(name: str, world: World) -> None:
     raw.mkdir()
     DATASETS[name](raw)
     options = [*world.options(name), f"--data={name}", f"--data.init_args.path={raw}"]
-    short = ["--stages.rounds=1", "--stages.ctr_epochs=1", "--trainer.limit_train_batches=2"]
+    short = ["--stages.rounds=1", "--stages.ctr.epochs=1", "--trainer.limit_train_batches=2"]
     read = expctr("fit", *options, *short).ok().output
     assert "480" in read
     assert "kept" in read

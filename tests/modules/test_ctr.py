@@ -12,12 +12,14 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
+from expctr.ctr.best_weights import BestWeights, Monitor
+from expctr.ctr.click_model import CTROptions
 from expctr.ctr.zoo import DCN, FM, AutoInt, CTRBackbone, DeepFM, xDeepFM
 from expctr.data.batches import Batch
 from expctr.data.features import Vocabulary
 from expctr.errors import UserError
 from expctr.metrics import ctr_metrics
-from expctr.modules.ctr import BestWeights, CTRModule, CTROptions, DeepFMTextModule
+from expctr.modules.ctr import CTRModule, DeepFMTextModule
 
 VOCABULARY, TEXT = Vocabulary({"user": 12, "target": 12}, {"liked": "target", "disliked": "target"}), 8
 
@@ -72,7 +74,7 @@ def test_without_text_it_scores_as_the_model_that_has_none():
     plain = DeepFM(VOCABULARY, mlp=(16, 8)).eval()
     plain.load_state_dict(made.backbones[0].state_dict(), strict=False)
     expected = plain(batch.features).sigmoid()
-    assert torch.equal(made.score_without_text(batch), expected)
+    assert torch.equal(made.score(batch), expected)
     assert torch.equal(made.score(batch, torch.zeros(20, TEXT)), expected)
 
 
@@ -176,7 +178,7 @@ def test_text_dropout_makes_the_score_without_text_useful():
     auc = {}
     for share in (0.0, 0.5):
         made = train(module(text_dropout=share, dropout=0.0), batch, text, steps=80)
-        auc[share] = ctr_metrics(made.score_without_text(test), test.label)["auc"]
+        auc[share] = ctr_metrics(made.score(test), test.label)["auc"]
     assert auc[0.5] > 0.9
     assert auc[0.5] > auc[0.0] + 0.05
 
@@ -193,17 +195,19 @@ def test_no_models_are_refused():
         CTRModule(options=CTROptions(crossfit=0))
 
 
-@pytest.mark.parametrize(("higher", "values"), [(True, [0.5, 0.7, 0.6, float("nan")]), (False, [0.9, 0.5, 0.6, 0.7])])
-def test_best_weights(higher: bool, values: list[float]):
+@pytest.mark.parametrize(
+    ("monitor", "values"), [("auc", [0.5, 0.7, 0.6, float("nan")]), ("logloss", [0.9, 0.5, 0.6, 0.7])]
+)
+def test_best_weights(monitor: Monitor, values: list[float]):
     layer = nn.Linear(1, 1)
-    best = BestWeights(layer, higher, patience=2)
+    best = BestWeights(layer, monitor, patience=2)
     stops = []
     for step, value in enumerate(values):
         nn.init.constant_(layer.weight, step)
         stops.append(best.update(value))
     assert stops == [False, False, False, True]
 
-    other = BestWeights(nn.Linear(1, 1), higher, patience=2)
+    other = BestWeights(nn.Linear(1, 1), monitor, patience=2)
     other.load_state_dict(best.state_dict())
     assert other.update(values[0])
     best.restore()
@@ -224,14 +228,12 @@ class Data(L.LightningDataModule):
         check_same=lambda other: None,
     )
     seed = 0
+    request = check_rows = lambda self, *args: None
 
     def loader(self, count: int, seed: int) -> DataLoader[Batch]:
         table = rows(count, seed)
         batches = [take(table, slice(start, start + 100)) for start in range(0, count, 100)]
         return DataLoader(batches, collate_fn=unpack)  # type: ignore[arg-type]
-
-    def table(self, split: str) -> Batch:
-        return rows(300, 1)
 
     def train_dataloader(self) -> DataLoader[Batch]:
         return self.loader(1500, 0)

@@ -10,6 +10,7 @@ import torch
 from lightning.pytorch.callbacks import Callback
 from running import ITEMS, World, amazon, expctr
 
+from expctr.ctr.click_model import CTROptions
 from expctr.ctr.encoder import EncoderOptions
 from expctr.ctr.zoo import DeepFM
 from expctr.data.datamodules import MovieLensDataModule
@@ -18,12 +19,13 @@ from expctr.errors import BadRunError
 from expctr.llm.model import LLMOptions
 from expctr.llm.rollout import RolloutOptions
 from expctr.llm.scoring import LCOptions
-from expctr.modules.ctr import CTRModule, CTROptions, DeepFMTextModule
-from expctr.modules.expctr import ExpCTRModule, _prime
+from expctr.modules.ctr import CTRModule, DeepFMTextModule
+from expctr.modules.expctr import ExpCTRModule
 from expctr.modules.explainer import PPOExplainerModule
+from expctr.modules.staged import prime
 from expctr.rl.options import PPOOptions
 from expctr.training.checkpoint import RunCheckpoint, checkpoints
-from expctr.training.scheduler import StageScheduler
+from expctr.training.scheduler import CTRStageOptions, PolicyStageOptions, StageScheduler
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 
@@ -52,7 +54,7 @@ class Watch(Callback):
             for split in ("val", "test"):
                 for sample in pl_module.data.table(split).sample.tolist():
                     pl_module.store.latest[sample] = f"poison {sample}"
-            pl_module._vectors = None
+            pl_module.models.forget_vectors()
 
     def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         assert isinstance(pl_module, ExpCTRModule)
@@ -93,16 +95,16 @@ class Run:
         )
         self.watch = Watch(**watch)
         self.folder = folder
+        scheduler = StageScheduler(PolicyStageOptions(1), 1, CTRStageOptions(2), PolicyStageOptions(1))
         self.trainer = L.Trainer(
             accelerator="cpu",
             default_root_dir=folder,
             logger=False,
-            callbacks=[StageScheduler(1, 1, 2, 1), RunCheckpoint(), self.watch],
+            callbacks=[scheduler, RunCheckpoint(), self.watch],
             enable_progress_bar=False,
             enable_model_summary=False,
             num_sanity_val_steps=0,
             use_distributed_sampler=False,
-            reload_dataloaders_every_n_epochs=1,
         )
         self.trainer.fit(self.module, datamodule=self.data)
 
@@ -117,7 +119,7 @@ def test_a_fused_optimizers_steps_are_counted_where_its_parameters_are() -> None
     parameter = torch.nn.Parameter(torch.zeros(2, device="meta"))
     for fused, device in ((True, "meta"), (False, "cpu")):
         optimizer = torch.optim.Adam([parameter], fused=fused)
-        _prime(optimizer)
+        prime(optimizer)
         assert optimizer.state[parameter]["step"].device.type == device
         assert optimizer.state[parameter]["exp_avg"].device.type == "meta"
 
@@ -153,7 +155,7 @@ def test_the_score_at_z_0_is_the_score_of_a_model_without_text(run: Run) -> None
     plain = CTRModule(run.module.ctr.backbone, run.module.ctr.options)
     plain.build(run.data.features.vocabulary)
     plain.load_state_dict(run.module.ctr.state_dict(), strict=False)
-    without = run.module.ctr.score_without_text(batch)
+    without = run.module.ctr.score(batch)
     assert torch.equal(without, plain.score(batch))
     assert torch.equal(without, run.module.ctr.score(batch, torch.zeros(12, run.module.encoder.dim)))
     texts = run.module.store.texts(batch.sample.tolist())
@@ -179,7 +181,7 @@ def test_a_held_out_row_whose_score_is_no_number_is_named(run: Run) -> None:
     """Before any metric, which could only say that there is one; a person without a label is no such row."""
     columns = {"sample": [3, 5], "text": ["three", "five"], "s_u": [0.1, 0.2], "label": [0.0, float("nan")]}
     run.module._check_finite(columns)
-    with pytest.raises(BadRunError, match=r's_r is nan or infinite in 1 of 2 rows \(sample 5 "five"\)\. Lower the CTR'):
+    with pytest.raises(BadRunError, match=r's_r is NaN or infinite in 1 of 2 rows \(sample 5 "five"\)\. Lower the'):
         run.module._check_finite(columns | {"s_r": [0.5, float("nan")]})
 
 

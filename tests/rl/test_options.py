@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 
+from expctr.ctr.click_model import CTROptions
 from expctr.ctr.encoder import EncoderOptions
 from expctr.data.datamodules import MovieLensDataModule
 from expctr.evaluation.alarms import Alarms
@@ -13,14 +14,19 @@ from expctr.llm.model import LLMOptions
 from expctr.llm.prompts import PromptOptions
 from expctr.llm.rollout import RolloutOptions
 from expctr.llm.scoring import LCOptions
-from expctr.modules.ctr import CTROptions
 from expctr.modules.explainer import PPOExplainerModule
-from expctr.rl.options import ICOptions, KLOptions, PPOOptions, RewardOptions
+from expctr.rl.options import KLOptions, PPOOptions, RewardOptions
+from expctr.rl.rewards import ICAlignment, LCAlignment, LengthPenalty
+from expctr.training.scheduler import StageScheduler
 
 
 def test_the_defaults_are_the_papers_and_where_it_is_silent_the_fields() -> None:
-    assert (RewardOptions().metric, RewardOptions().norm, RewardOptions().delta) == ("mae", "batch", 1.0)
-    assert (RewardOptions().baseline, RewardOptions().lc_weight, ICOptions().delta) == ("none", 0.0, "abs")
+    assert (RewardOptions().norm, RewardOptions().delta, RewardOptions().baseline) == ("batch", 1.0, "none")
+    assert (LCAlignment().metric, ICAlignment().metric, ICAlignment().delta) == ("mae", "mae", "abs")
+    scheduler = StageScheduler()
+    assert [type(reward) for reward in scheduler.lc_rewards] == [LCAlignment]
+    assert [type(reward) for reward in scheduler.ic_rewards] == [ICAlignment]
+    assert {reward.weight for reward in scheduler.lc_rewards + scheduler.ic_rewards} == {1.0}
     kl, ppo = KLOptions(), PPOOptions()
     assert (kl.beta, kl.where, kl.estimator, kl.target) == (0.05, "reward", "k1", None)
     assert (ppo.lr, ppo.epochs, ppo.minibatch_size, ppo.advantage) == (1e-5, 2, 32, "gae")
@@ -72,7 +78,8 @@ def test_a_group_of_one_is_refused(values: dict[str, Any], message: str) -> None
     [
         (KLOptions, {"beta": -1}, r"kl\.beta must be at least 0, not -1"),
         (KLOptions, {"beta": 0, "target": 1.0}, r"kl\.target adapts kl\.beta by a factor"),
-        (RewardOptions, {"lc_weight": -0.5}, r"reward\.lc_weight must be at least 0, not -0\.5"),
+        (LCAlignment, {"weight": -0.5}, r"rewards\.LCAlignment\.weight must be at least 0, not -0\.5"),
+        (LengthPenalty, {"limit": -1}, r"rewards\.LengthPenalty\.limit must be at least 0, not -1"),
         (PPOOptions, {"lr": float("nan")}, r"ppo\.lr must be at least 0, not nan"),
         (PPOOptions, {"lam": 1.5}, r"ppo\.lam must be from 0 to 1, not 1\.5"),
         (PPOOptions, {"warmup": 3}, r"ppo\.warmup must be from 0 to 1, not 3"),

@@ -1,14 +1,15 @@
-"""Eq. 9, 10 and 13, against numbers worked out by hand."""
+"""Eq. 9 and 13 against numbers worked out by hand, and the classes that make rewards of them."""
 
 import itertools
-import math
+from collections.abc import Sequence
 
 import pytest
 import torch
 from torch import Tensor
 
-from expctr.rl.normalise import all_equal, by_label, by_prompt, normalise
-from expctr.rl.rewards import alignment, text_gain
+from expctr.data.batches import Batch, SampleText
+from expctr.errors import UserError
+from expctr.rl.rewards import ICAlignment, LCAlignment, LengthPenalty, Reward, Scorers, alignment, text_gain
 
 
 def column(*values: float) -> Tensor:
@@ -79,85 +80,84 @@ def test_eq_13_pays_twice_for_help_and_nothing_for_harm() -> None:
         assert paper == pytest.approx(1 - abs(label - without) + 2 * helped, abs=1e-6)
 
 
-def test_batch_norm_by_hand() -> None:
-    """Mean 0.5, squared deviations 0.25, 0, 0, 0.25: deviation sqrt(0.125) = 0.3535534."""
-    rewards = column(0, 0.5, 0.5, 1)
-    wide, none = normalise(rewards, "batch", 2.0)
-    close(wide, -1.414214, 0, 0, 1.414214)
-    assert not none.any()
-    clipped, which = normalise(rewards, "batch", 1.0)
-    close(clipped, -1, 0, 0, 1)
-    assert which.tolist() == [True, False, False, True]
+BATCH = Batch(torch.arange(2), torch.tensor([1.0, 0.0]), {}, [SampleText("Heat"), SampleText("Up")])
 
 
-def test_group_norm_by_hand() -> None:
-    rewards = column(0, 1, 0.2, 0.2, 0.1, 0.5)  # means 0.5, 0.2, 0.3 and deviations 0.5, 0, 0.2
-    close(normalise(rewards, "group", 5.0, group_size=2)[0], -1, 1, 0, 0, -1, 1)
-    close(by_prompt(rewards, 3), 0.4, 0.4, 0.4, 0.266667, 0.266667, 0.266667)
+class Judge:
+    """Finds a liking where the sentence says so."""
+
+    def lc_scores(self, samples: Sequence[SampleText], reasons: Sequence[str]) -> Tensor:
+        return torch.tensor([0.9 if "enjoy" in reason else 0.2 for reason in reasons])
 
 
-def test_label_baseline_by_hand() -> None:
-    rewards, labels = column(0.2, 0.9, 0.4, 0.7), column(0, 1, 0, 1)  # means 0.3 and 0.8, deviation 0.1
-    close(by_label(rewards, labels), 0.3, 0.8, 0.3, 0.8)
-    close(normalise(rewards, "batch", 5.0, labels=labels)[0], -1, 1, 1, -1, atol=1e-4)
+class Clicks:
+    """Scores 0.5 without a text, and by the text's first number with one."""
+
+    def __init__(self) -> None:
+        self.heldout: list[bool] = []
+
+    def score(self, batch: Batch, text: Tensor | None = None, *, heldout: bool = False) -> Tensor:
+        self.heldout.append(heldout)
+        return torch.full((len(batch),), 0.5) if text is None else text[:, 0]
 
 
-def test_running_norm_and_none_by_hand() -> None:
-    rewards = column(0.25, 0.75, 1.25)
-    close(normalise(rewards, "running", 5.0, running=(column(0.5)[0], column(0.25)[0]))[0], -1, 1, 3, atol=1e-4)
-    values, which = normalise(column(0.3, -2.5), "none", 1.0)
-    close(values, 0.3, -1)
-    assert which.tolist() == [False, True]
+class Lengths:
+    """A sentence's vector is its number of words, over ten."""
+
+    def vectors(self, texts: Sequence[str], device: object) -> Tensor:
+        return torch.tensor([[len(text.split()) / 10] for text in texts])
 
 
-@pytest.mark.parametrize("norm", ["batch", "group", "running", "none"])
-@pytest.mark.parametrize("delta", [0.1, 1.0, 1.5])
-def test_rewards_stay_within_delta(norm: str, delta: float) -> None:
-    rewards = torch.randn(12, generator=torch.Generator().manual_seed(0)) * 3
-    running = (rewards.mean(), rewards.std())
-    values, which = normalise(rewards, norm, delta, group_size=3, running=running)
-    assert values.abs().max() <= delta
-    assert torch.equal(which, values.abs() == torch.tensor(delta))
+SCORERS = Scorers(Judge(), Clicks(), Lengths())  # type: ignore[arg-type]
 
 
-@pytest.mark.parametrize("value", [0.1, 0.7, 1 / 3])
-@pytest.mark.parametrize(("norm", "size"), [("batch", 1), ("group", 3), ("group", 5), ("group", 7)])
-def test_equal_rewards_are_worth_nothing(norm: str, size: int, value: float) -> None:
-    """No rounding of the mean may come out as a preference: advantages are whitened afterwards."""
-    values, which = normalise(torch.full((105,), value), norm, group_size=size)
-    assert torch.equal(values, torch.zeros(105))
-    assert not which.any()
+def test_the_lc_reward_reads_the_frozen_models_scores() -> None:
+    reward = LCAlignment(metric="brier")
+    reward.attach(SCORERS)
+    close(reward.score(BATCH, ["will enjoy", "will enjoy"]), 1 - 0.01, 1 - 0.81)
+    close(reward.columns["s_u"], 0.9, 0.9)
+    found = reward.evaluate(BATCH, ["a", "b"], {"s_u": column(0.5, 0.0)})
+    assert found is not None
+    close(found, 0.75, 1.0)
+    assert reward.evaluate(BATCH, ["a", "b"], {}) is None
 
 
-@pytest.mark.parametrize("labels", [(0, 0, 1, 1), (1, 1, 1, 1), (0, 0, 0, 0)])
-def test_equal_rewards_are_worth_nothing_under_a_label_baseline(labels: tuple[int, ...]) -> None:
-    values, _ = normalise(torch.full((4,), 0.1), labels=column(*labels))
-    assert torch.equal(values, torch.zeros(4))
+@pytest.mark.parametrize(("delta", "gains"), [("abs", (0.2, 0.3)), ("signed", (0.2, -0.3)), ("relu", (0.2, 0.0))])
+def test_the_ic_reward_adds_what_the_text_changed(delta: str, gains: tuple[float, float]) -> None:
+    """Scores 0.7 and 0.8 for labels 1 and 0, 0.5 without text."""
+    clicks = Clicks()
+    reward = ICAlignment(delta=delta)
+    reward.attach(Scorers(Judge(), clicks, Lengths()))  # type: ignore[arg-type]
+    texts = ["a b c d e f g", "a b c d e f g h"]
+    close(reward.score(BATCH, texts), 0.7 + gains[0], 0.2 + gains[1])
+    assert clicks.heldout == [True, True]  # training rows are scored by the model that never saw them
+    assert set(reward.columns) == {"s_r", "s_0", "text_gain"}
+    columns = {"s_r": column(0.7, 0.8), "s_0": column(0.5, 0.5)}
+    found = reward.evaluate(BATCH, texts, columns)
+    assert found is not None
+    close(found, 0.7 + gains[0], 0.2 + gains[1])
+    assert reward.evaluate(BATCH, texts, {"s_u": column(1, 1)}) is None  # no CTR model is trained yet
 
 
-def test_rewards_keep_their_dtype() -> None:
-    rewards, labels = column(0.2, 0.9, 0.4, 0.7), column(0, 1, 0, 1)
-    for norm, baseline in (("batch", None), ("batch", labels), ("group", None), ("none", None)):
-        assert normalise(rewards, norm, labels=baseline, group_size=2)[0].dtype == torch.float32
-    assert math.isclose(float(normalise(rewards, "none")[0][1]), 0.9, abs_tol=1e-5)
+def test_the_ic_reward_without_a_ctr_model_is_refused() -> None:
+    with pytest.raises(UserError, match=r"ICAlignment needs a CTR model: list it under stages\.ic\.rewards"):
+        ICAlignment().attach(Scorers(Judge()))
 
 
-def test_rewards_are_equal_as_far_as_what_they_are_compared_with() -> None:
-    labels, rounding = column(1, 0, 1, 0), 1e-7
-    assert all_equal(column(0.5, 0.5 + rounding, 0.5, 0.5))
-    assert not all_equal(column(0.5, 0.5 + 1e-4, 0.5, 0.5))
-    by_the_label = column(0.8, 0.2, 0.8 + rounding, 0.2)  # a score of 0.8 for everyone
-    assert not all_equal(by_the_label)
-    assert all_equal(by_the_label, labels)
-    assert not all_equal(column(0.8, 0.2, 0.9, 0.2), labels)
-    in_pairs = column(0.8, 0.8, 0.2, 0.2 + rounding)
-    assert not all_equal(in_pairs)
-    assert not all_equal(in_pairs, labels)
-    assert all_equal(in_pairs, group_size=2)
-    assert all_equal(column(0.7))
-    cut = torch.tensor([True, False, True, True])
-    assert all_equal(column(0.5, 0.9, 0.5, 0.5), counted=cut)
-    assert not all_equal(column(0.5, 0.5, 0.9, 0.5), counted=cut)
-    assert all_equal(column(0.8, 0.7, 0.8, 0.2), labels, counted=cut)
-    assert not all_equal(column(0.8, 0.4, 0.2, 0.2), group_size=2, counted=cut)  # its prompt's mean counts what was cut
-    assert all_equal(column(0.1, 0.9), counted=torch.zeros(2, dtype=torch.bool))
+def test_words_beyond_the_limit_cost_one_each() -> None:
+    close(LengthPenalty(limit=2).score(BATCH, ["one two three four", "one two"]), -2, 0)
+    close(LengthPenalty(limit=0).score(BATCH, ["", "  one\ntwo "]), 0, -2)
+
+
+def test_a_reward_of_ones_own_is_evaluated_as_it_is_scored() -> None:
+    class Questions(Reward):
+        name = "questions"
+
+        def score(self, batch: Batch, texts: Sequence[str]) -> Tensor:
+            return torch.tensor([float(text.count("?")) for text in texts])
+
+    reward = Questions(weight=0.5)
+    assert reward.weight == 0.5
+    found = reward.evaluate(BATCH, ["Why?", "So."], {"s_u": column(0, 0)})
+    assert found is not None
+    close(found, 1, 0)

@@ -8,9 +8,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from expctr.stages.plan import PlanEntry
 from expctr.training.checkpoint import RunCheckpoint, checkpoint_folder, checkpoints, remove
-from expctr.training.scheduler import make_plan
 
 
 class Tiny(L.LightningModule):
@@ -154,26 +152,6 @@ def test_a_checkpoint_that_is_a_folder_is_replaced(tmp_path: Path) -> None:
     fit(tmp_path, RunCheckpoint(every_n_batches=0), max_epochs=1)
     assert [path.name for path in folder.iterdir() if path.is_file()] == ["epoch=0001-batch=000000.ckpt"]
     assert len(list(folder.iterdir())) == 1
-
-
-class Stopping(Tiny):
-    """Stops in the validation of its second epoch; a stage of five, and one more."""
-
-    ctr_stopped, writes_validation = False, False
-
-    @property
-    def entry(self) -> PlanEntry:
-        return make_plan(0, 1, 5, 1)[self.current_epoch]
-
-    def validation_step(self, batch: Tensor, batch_idx: int) -> None:
-        self.ctr_stopped = 1 <= self.current_epoch <= 4
-
-
-def test_of_the_epochs_that_pass_after_a_ctr_stage_stopped_the_last_is_saved(tmp_path: Path) -> None:
-    module = Stopping()
-    module.val_dataloader = lambda: torch.utils.data.DataLoader(torch.ones(1, 1))  # type: ignore[method-assign]
-    fit(tmp_path, RunCheckpoint(every_n_batches=0, keep=100), module, max_epochs=6)
-    assert [int(name[6:10]) for name in names(tmp_path / "checkpoints")] == [1, 2, 5, 6]
 
 
 def test_files_and_folders_are_removed_and_what_is_not_there_is_no_matter(tmp_path: Path) -> None:

@@ -134,7 +134,7 @@ CENTRED = "--model.init_args.encoder.centre=true"
 def centred(world: World) -> Path:
     """A run with three cross-fitted models and centred text vectors."""
     folds = "--model.init_args.ctr.init_args.options.crossfit=3"
-    options = [*world.options("centred"), CENTRED, folds, "--stages.rounds=1", "--stages.ctr_epochs=2"]
+    options = [*world.options("centred"), CENTRED, folds, "--stages.rounds=1", "--stages.ctr.epochs=2"]
     run = world.once("centred", ["fit", *options], ["test", *options])
     with world.first("centred-exported") as first:
         if first:

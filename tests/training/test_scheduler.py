@@ -1,4 +1,4 @@
-"""The plan of stages, and what contradicts it."""
+"""The scheduler of stages, and what contradicts a plan."""
 
 from typing import Any, cast
 
@@ -6,25 +6,16 @@ import lightning as L
 import pytest
 
 from expctr.errors import UserError
-from expctr.modules.expctr import ExpCTRModule
-from expctr.stages.plan import PlanEntry
-from expctr.training.scheduler import StageScheduler, make_plan
+from expctr.modules.explainer import PPOExplainerModule
+from expctr.modules.staged import StagedModule
+from expctr.rl.rewards import ICAlignment, LCAlignment, LengthPenalty, Reward
+from expctr.training.scheduler import CTRStageOptions, PolicyStageOptions, StageScheduler
 
 
-def test_the_plan_is_the_papers_order() -> None:
-    plan = make_plan(lc_epochs=2, rounds=2, ctr_epochs=3, ic_epochs=1)
-    names = ["lc", "lc", "ctr1", "ctr1", "ctr1", "ic1", "ctr2", "ctr2", "ctr2", "ic2"]
-    assert [entry.name for entry in plan] == names
-    assert [entry.step for entry in plan] == [0, 1, 0, 1, 2, 0, 0, 1, 2, 0]
-    assert [i for i, entry in enumerate(plan) if entry.last] == [1, 4, 5, 8, 9]
-    assert plan[0] == PlanEntry("lc", 0, 0, False)
-    assert plan[5] == PlanEntry("ic", 1, 0, True)
-
-
-def test_stages_may_be_left_out() -> None:
-    assert [e.name for e in make_plan(0, 1, 1, 1)] == ["ctr1", "ic1"]
-    assert [e.name for e in make_plan(1, 0, 9, 9)] == ["lc"]
-    assert [e.name for e in make_plan(0, 2, 1, 0)] == ["ctr1", "ctr2"]
+def scheduler(lc_epochs: int = 2, rounds: int = 1, ctr_epochs: int = 50, ic_epochs: int = 2) -> StageScheduler:
+    return StageScheduler(
+        PolicyStageOptions(lc_epochs), rounds, CTRStageOptions(ctr_epochs), PolicyStageOptions(ic_epochs)
+    )
 
 
 @pytest.mark.parametrize(
@@ -40,42 +31,68 @@ def test_stages_may_be_left_out() -> None:
 )
 def test_contradictions_are_refused(numbers: tuple[int, int, int, int], message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        StageScheduler(*numbers)
+        scheduler(*numbers)
+
+
+@pytest.mark.parametrize(
+    ("rewards", "message"),
+    [
+        ([], r"stages\.lc\.rewards is empty"),
+        ([LCAlignment(), LengthPenalty(), LCAlignment(0.5)], r"stages\.lc\.rewards: 2 rewards are called lc"),
+        ([ICAlignment()], r"stages\.lc\.rewards: ICAlignment needs a trained CTR model"),
+    ],
+)
+def test_rewards_that_contradict_each_other_are_refused(rewards: list[Reward], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        StageScheduler(PolicyStageOptions(1, rewards))
 
 
 def test_another_plan_than_the_checkpoints_is_named() -> None:
-    saved = StageScheduler(2, 1, 3, 2).state_dict()
-    StageScheduler(2, 1, 3, 2).load_state_dict(saved)
-    with pytest.raises(UserError, match="lc x 2, ctr1 x 3, ic1 x 2, and the config says lc x 2, ctr1 x 3, ic1 x 4"):
-        StageScheduler(2, 1, 3, 4).load_state_dict(saved)
+    saved = scheduler(2, 1, 3, 2).state_dict()
+    scheduler(2, 1, 3, 2).load_state_dict(saved)
+    with pytest.raises(UserError, match="lc x 2, ctr1 x 3, ic1 x 2, but the config says lc x 2, ctr1 x 3, ic1 x 4"):
+        scheduler(2, 1, 3, 4).load_state_dict(saved)
 
 
-def bare_module() -> ExpCTRModule:
-    module = ExpCTRModule.__new__(ExpCTRModule)  # its parts are tested elsewhere
-    L.LightningModule.__init__(module)
-    module.plan = ()
-    return module
+class Bare(StagedModule):
+    """All stages and no models, which are tested elsewhere."""
+
+    kinds = ("lc", "ctr", "ic")
 
 
 def trainer(**options: Any) -> L.Trainer:
-    usual = {"accelerator": "cpu", "max_epochs": -1, "reload_dataloaders_every_n_epochs": 1}
+    usual = {"accelerator": "cpu", "max_epochs": -1}
     return L.Trainer(logger=False, enable_checkpointing=False, **(usual | options))
 
 
-def test_the_scheduler_gives_the_module_its_plan_and_the_trainer_its_length() -> None:
-    scheduler, module, fit = StageScheduler(2, 1, 3, 2), bare_module(), trainer()
-    scheduler.setup(fit, module, "fit")
-    assert list(module.plan) == scheduler.plan
-    assert fit.max_epochs == 7
-    test = trainer(max_epochs=1, check_val_every_n_epoch=2)
-    scheduler.setup(test, bare_module(), "test")
-    assert test.max_epochs == 1
+def test_the_scheduler_gives_the_module_its_plan_and_rewards() -> None:
+    made, module = scheduler(2, 1, 3, 2), Bare()
+    made.setup(trainer(), module, "fit")
+    assert list(module.plan) == list(made.plan)
+    assert module.rewards == {"lc": made.lc_rewards, "ic": made.ic_rewards}
+    other = Bare()
+    made.setup(trainer(check_val_every_n_epoch=2), other, "test")  # no training, so nothing to refuse
+    assert list(other.plan) == list(made.plan)
+
+
+def test_a_module_gets_the_stages_that_it_has() -> None:
+    module = PPOExplainerModule()
+    scheduler(2, 3, 5, 2).setup(trainer(), module, "fit")
+    assert [entry.name for entry in module.plan] == ["lc", "lc"]
+    assert list(module.rewards) == ["lc"]
+
+
+def test_two_runs_do_not_share_a_plan() -> None:
+    made, one, other = scheduler(1, 1, 3, 1), Bare(), Bare()
+    made.setup(trainer(), one, "fit")
+    one.plan.stop(one.plan.at(1))
+    made.setup(trainer(), other, "fit")
+    assert (len(one.plan), len(other.plan)) == (3, 5)
 
 
 @pytest.mark.parametrize(
     ("options", "said"),
     [
-        ({"reload_dataloaders_every_n_epochs": 0}, r"reload_dataloaders_every_n_epochs must be 1: .* \(it is 0\)"),
         ({"check_val_every_n_epoch": 2}, r"check_val_every_n_epoch must be 1: .* \(it is 2\)"),
         ({"val_check_interval": 0.5}, r"val_check_interval must be 1\.0: .* \(it is 0\.5\)"),
         ({"val_check_interval": 1}, r"val_check_interval must be 1\.0: .* \(it is 1\)"),
@@ -87,14 +104,14 @@ def test_the_scheduler_gives_the_module_its_plan_and_the_trainer_its_length() ->
 )
 def test_options_that_would_train_something_else_are_refused(options: dict[str, Any], said: str) -> None:
     with pytest.raises(UserError, match=said):
-        StageScheduler().setup(trainer(**options), bare_module(), "fit")
+        StageScheduler().setup(trainer(**options), Bare(), "fit")
 
 
 def test_only_a_ctr_stage_needs_validations() -> None:
-    StageScheduler(lc_epochs=1, rounds=0).setup(trainer(limit_val_batches=0), bare_module(), "fit")
+    scheduler(lc_epochs=1, rounds=0).setup(trainer(limit_val_batches=0), Bare(), "fit")
 
 
 def test_another_module_is_left_alone() -> None:
-    fit = trainer(max_epochs=1, reload_dataloaders_every_n_epochs=0)
+    fit = trainer(max_epochs=1)
     StageScheduler().setup(fit, cast(L.LightningModule, L.LightningModule()), "fit")
     assert fit.max_epochs == 1

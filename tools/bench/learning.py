@@ -79,7 +79,7 @@ def options(out: Path, rule: Rule, seed: int, kind: str = PLAIN) -> list[str]:
     return [
         f"--config={HERE / 'learning.yaml'}",
         f"--seed_everything={seed}",
-        f"--stages.lc_epochs={LC_EPOCHS[rule]}",
+        f"--stages.lc.epochs={LC_EPOCHS[rule]}",
         f"{PPO}.final_lr={FINAL_LR[rule]}",
         f"--model.init_args.explainer.llm.path={out / 'llm'}",
         f"--model.init_args.encoder.path={out / 'encoder'}",

@@ -90,7 +90,7 @@ def fit_command(scope: str, passes: int, folder: Path) -> list[object]:
         "trainer.default_root_dir": folder,
         "trainer.limit_val_batches": 0,
         "trainer.enable_progress_bar": "false",
-        "stages.lc_epochs": 1_000,  # it ends when the benchmark does
+        "stages.lc.epochs": 1_000,  # it ends when the benchmark does
         "stages.rounds": 0,
         "checkpoint.every_n_batches": 0,
         f"{explainer}.llm.path": MODEL,

@@ -31,7 +31,7 @@ from expctr.llm.model import LLMOptions
 from expctr.llm.rollout import RolloutOptions, generate, texts, uniforms
 from expctr.llm.scoring import LCOptions
 from expctr.modules.explainer import PPOExplainerModule
-from expctr.modules.guard import Guard
+from expctr.nan_guard import NaNGuard
 from expctr.rl.options import PPOOptions
 from expctr.rl.rewards import alignment
 from expctr.stopwatch import Stopwatch
@@ -77,7 +77,7 @@ def batch(module: PPOExplainerModule, optimizer: LightningOptimizer, size: Size,
     written = texts(module.model, rollout)
     scores = module.lc_scores([SampleText("Emma")] * size.rows, written)
     total, _ = module.normalised(alignment(scores, labels, "mae"), labels)
-    guard = Guard("bench", range(size.rows), written)
+    guard = NaNGuard("bench", range(size.rows), written)
     order = torch.Generator().manual_seed(0)
     module.update(rollout, total, optimizer, lambda loss: cast(None, loss.backward()), order, Stopwatch(), guard)
     return time.perf_counter() - began

@@ -42,7 +42,7 @@ def play(out: Path, targets: int, seed: int) -> None:
         start = folder / "main" / "checkpoints" / f"epoch={begins:04d}-batch=000000.ckpt"
         expctr("test", folder / "before_ic", *options, f"--ckpt_path={start}")
     # as many passes, so that as many samples are explained and the CTR model sees the same batches
-    still = ["--stages.ic_epochs=0", *(f"--model.init_args.explainer.ppo.{option}" for option in ("lr=0", "epochs=1"))]
+    still = ["--stages.ic.epochs=0", *(f"--model.init_args.explainer.ppo.{option}" for option in ("lr=0", "epochs=1"))]
     fit_and_test(folder / "untrained", *options, *still)
 
 

@@ -1,4 +1,4 @@
-"""Any model of the zoo on explanations that are there already."""
+"""Any model of the zoo, trained on the explanations of a finished ExpCTR run."""
 
 from pathlib import Path
 
@@ -6,19 +6,20 @@ import polars as pl
 import torch
 from torch import Tensor
 
+from expctr.ctr.click_model import CTROptions, MakeBackbone
 from expctr.ctr.encoder import EncoderOptions, SentenceEncoder
 from expctr.ctr.zoo import DeepFM
 from expctr.data.batches import Batch
 from expctr.errors import UserError
-from expctr.modules.ctr import CTRModule, CTROptions, MakeBackbone
+from expctr.modules.ctr import CTRModule
 
 
 class ExplainedCTRModule(CTRModule):
     """A CTR model that reads the explanations of a finished ExpCTR run: what they are worth to another model.
 
-    It learns from the training rows' newest explanations, those that were sampled last (z = 0 for a row that never got
-    one), and is validated and tested on what the trained policy writes greedily (validated on sampled ones where the
-    run's last stage was that of the CTR model). The policy is not trained further.
+    It learns from the latest sampled explanation of each training row (z = 0 for a row that never got one). It is
+    validated and tested on greedy explanations of the trained policy (validated on sampled ones if the run ended with a
+    CTR stage). The policy is not trained further.
 
     Args:
         explanations: the run's folder; `expctr test` has written `explanations/latest.parquet` there.
@@ -38,8 +39,6 @@ class ExplainedCTRModule(CTRModule):
         self.path, self.encoder = Path(explanations) / "explanations" / "latest.parquet", SentenceEncoder(encoder)
         if not self.path.exists():
             raise UserError(f"explanations: there is no {self.path}: run expctr fit and expctr test of ExpCTR first")
-        self.text_mean = torch.zeros(())
-        """Taken off every explanation's vector, `[dim]`; a single 0 where vectors are not centred."""
         self._vectors = torch.zeros(0)
 
     def configure_model(self) -> None:
@@ -49,7 +48,7 @@ class ExplainedCTRModule(CTRModule):
         data = self.trainer.datamodule  # type: ignore[attr-defined]
         if data.people is not None:
             raise UserError(
-                "data.people: ExplainedCTRModule has explanations of the run's own rows alone: predict these"
+                "data.people: ExplainedCTRModule has explanations of the run's own rows alone: leave data.people out"
             )
         self.build(data.features.vocabulary, self.encoder.dim, data.seed)
         if self.device_mesh is not None:
@@ -69,13 +68,9 @@ class ExplainedCTRModule(CTRModule):
         if missing := joined.filter(pl.col("split") != "train")["text"].null_count():
             raise UserError(
                 f"{self.path} lacks explanations of {missing} validation and test samples: it is of other data or of a "
-                "run that was stopped. Mend: use that run's data options, and let it end"
+                "run that was stopped. Fix: use that run's data options, and let it end"
             )
-        joined = joined.with_columns(pl.col("text").fill_null(""))
-        vectors = self.encoder.encode(joined["text"].to_list(), self.device)
-        train = torch.from_numpy((joined["split"] == "train").to_numpy().copy())
-        there = torch.from_numpy((joined["text"].str.strip_chars() != "").to_numpy().copy()).to(vectors.device)
-        if self.encoder.options.centre and bool((there.cpu() & train).any()):
-            self.text_mean = vectors[there & train.to(vectors.device)].double().mean(0).float()
-            vectors = vectors - there[:, None] * self.text_mean
-        return vectors
+        texts = joined["text"].fill_null("")
+        if self.encoder.options.centre:
+            self.encoder.centre(texts.filter(joined["split"] == "train").to_list(), self.device)
+        return self.encoder.vectors(texts.to_list(), self.device)

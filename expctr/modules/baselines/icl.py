@@ -10,13 +10,14 @@ import torch
 from lightning.pytorch.trainer.states import TrainerFn
 from torch import Tensor, nn
 
-from expctr.data.batches import Batch, Nouns
+from expctr.ctr.best_weights import BestWeights, Monitor
+from expctr.data.batches import Batch, BatchSpec, Nouns
 from expctr.llm.direct import DirectQuestion
 from expctr.llm.model import LanguageModel, LLMOptions
 from expctr.llm.prompts import PromptOptions, Prompts
 from expctr.llm.scoring import LCOptions
-from expctr.modules.guard import check_precision
-from expctr.modules.scoring import BestWeights, Monitor, ScoringModule
+from expctr.modules.checks import check_precision
+from expctr.modules.scoring import ScoringModule
 
 
 class DirectModule(ScoringModule):
@@ -40,7 +41,7 @@ class DirectModule(ScoringModule):
         self.automatic_optimization = False
         self.strict_loading = False  # checkpoints hold no base weights
         self.llm, self.prompt_options, self.lc, self.tuned = llm, prompts, lc, tuned
-        self.best = BestWeights(nn.ModuleList(), higher=monitor == "auc", patience=1)  # of nothing, unless trained
+        self.best = BestWeights(nn.ModuleList(), monitor, patience=1)  # of nothing, unless trained
         self.built = False
 
     def configure_model(self) -> None:
@@ -65,6 +66,10 @@ class DirectModule(ScoringModule):
         self.question = DirectQuestion(self.model, prompts, self.lc)
         self.built = True
 
+    def val_batches(self) -> BatchSpec:
+        """The validation split, with titles."""
+        return BatchSpec(self.trainer.datamodule.eval_batch_size, titles=True)  # type: ignore[attr-defined]
+
     def row_scores(self, batch: Batch) -> Tensor:
         """The answer's probability (Eq. 8), `[batch]`."""
         return self.question.scores(batch.texts, adapter=self.tuned)
@@ -86,7 +91,6 @@ class ICLModule(DirectModule):
     """
 
     name = "ICL"
-    minibatch_size = 1  # of batches that are never made
 
     def __init__(
         self, llm: LLMOptions = LLMOptions(), prompts: PromptOptions = PromptOptions(), lc: LCOptions = LCOptions()
@@ -95,6 +99,7 @@ class ICLModule(DirectModule):
 
     def setup(self, stage: str) -> None:
         """No epochs."""
+        super().setup(stage)
         if stage == "fit":
             self.trainer.fit_loop.max_epochs = 0
             self.print("ICL is the untrained base asked directly: there is nothing to train; expctr test scores it")
@@ -103,10 +108,6 @@ class ICLModule(DirectModule):
         """Load the base where there are rows to score."""
         if self.trainer.state.fn != TrainerFn.FITTING:
             super().configure_model()
-
-    def training_rows(self, labels: Tensor, seed: int) -> Tensor:
-        """All, for a loader that is not read."""
-        return torch.arange(len(labels))
 
     def configure_optimizers(self) -> list[torch.optim.Optimizer]:
         """None."""

@@ -24,18 +24,18 @@ from lightning.pytorch.core.optimizer import LightningOptimizer
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import LRScheduler
 
-from expctr.data.batches import Batch, Nouns
+from expctr.ctr.best_weights import BestWeights, Monitor
+from expctr.data.batches import Batch, BatchSpec, Nouns
 from expctr.errors import UserError, check_range
 from expctr.llm.model import LLMOptions
 from expctr.llm.prompts import PromptOptions
 from expctr.llm.scoring import LCOptions
 from expctr.modules.baselines.icl import DirectModule
-from expctr.modules.guard import Guard, check_rows
-from expctr.modules.scoring import BestWeights, Monitor
+from expctr.nan_guard import NaNGuard
 from expctr.seeding import reseed, seed_of
 
 DIVERGED = "Lower options.lr, or load the base in float32 (llm.dtype)"
-"""The mend where a number is none."""
+"""What to do if a number is NaN or infinite."""
 
 
 @dataclass(frozen=True)
@@ -88,16 +88,21 @@ class TALLRecModule(DirectModule):
         lc = replace(lc, score="logit", temperature=1.0)
         super().__init__(llm, prompts, lc, options.monitor, tuned=True)
         self.options = options
-        self.minibatch_size = options.minibatch_size
 
     def build(self, nouns: Nouns, seed: int = 0, device: torch.device | None = None) -> None:
         """Load the base, and keep the best adapter from now on; arguments as for `DirectModule`."""
         super().build(nouns, seed, device)
-        self.best = BestWeights(nn.ParameterList(self.adapter()), self.monitor == "auc", self.options.patience)
+        self.best = BestWeights(nn.ParameterList(self.adapter()), self.monitor, self.options.patience)
 
     def adapter(self) -> Iterator[nn.Parameter]:
         """What is trained."""
         return (parameter for parameter in self.model.parameters() if parameter.requires_grad)
+
+    def train_batches(self) -> BatchSpec:
+        """Minibatches of the rows that it learns from, with titles."""
+        data = self.trainer.datamodule  # type: ignore[attr-defined]
+        rows = self.training_rows(data.table("train").label, data.seed)
+        return BatchSpec(self.options.minibatch_size, titles=True, epoch=self.current_epoch, rows=rows)
 
     def training_rows(self, labels: Tensor, seed: int) -> Tensor:
         """All rows, or the shots, by their positions.
@@ -134,7 +139,7 @@ class TALLRecModule(DirectModule):
 
     def on_fit_start(self) -> None:
         """Refuse what would, without a word, train something else, or never end."""
-        check_rows(self.trainer.datamodule)  # type: ignore[attr-defined]
+        self.trainer.datamodule.check_rows()  # type: ignore[attr-defined]
         if self.trainer.world_size > 1:
             raise UserError(f"trainer.devices must be 1 for TALLRec (there are {self.trainer.world_size} ranks)")
 
@@ -142,7 +147,7 @@ class TALLRecModule(DirectModule):
         """One step on a minibatch."""
         reseed(self.trainer.datamodule.seed, self.current_epoch, batch_idx)  # type: ignore[attr-defined]
         optimizer = cast(LightningOptimizer, self.optimizers())
-        guard = Guard(f"epoch {self.current_epoch + 1}, batch {batch_idx + 1}", batch.sample.tolist())
+        guard = NaNGuard(f"epoch {self.current_epoch + 1}, batch {batch_idx + 1}", batch.sample.tolist())
         optimizer.zero_grad()
         parts = []
         for rows in torch.arange(len(batch)).split(self.options.micro_batch_size or len(batch)):
@@ -150,8 +155,8 @@ class TALLRecModule(DirectModule):
             self.manual_backward(losses.sum() / len(batch))
             parts.append(losses.detach())
         by_row = torch.cat(parts)
-        guard.finite("the loss", by_row, DIVERGED)
-        guard.norm("the gradient norm", (p.grad for p in self.adapter() if p.grad is not None), DIVERGED)
+        guard.check("the loss", by_row, DIVERGED)
+        guard.check_gradients("the gradient norm", (p.grad for p in self.adapter() if p.grad is not None), DIVERGED)
         norm = nn.utils.clip_grad_norm_(self.adapter(), self.options.grad_clip)
         optimizer.step()
         schedule = cast(LRScheduler, self.lr_schedulers())

@@ -233,7 +233,7 @@ def test_a_number_that_is_none_ends_the_run_and_names_the_rows(llm_folder: Path,
     run = trainer(tmp_path, 1)
     run.test(made, datamodule=data(ratings), verbose=False)
     next(made.adapter()).data.fill_(float("nan"))
-    with pytest.raises(UserError, match=r"epoch 1, batch 1: the loss is nan or infinite in 12 of 12 rows.*options\.lr"):
+    with pytest.raises(UserError, match=r"epoch 1, batch 1: the loss is NaN or infinite in 12 of 12 rows.*options\.lr"):
         run.fit(made, datamodule=data(ratings))
 
 

@@ -3,13 +3,14 @@
 import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
 import torch
 from conftest import stir_adapter
 from lightning.pytorch.core.optimizer import LightningOptimizer
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import DynamicCache
 from transformers.models.llama.modeling_llama import LlamaMLP
 
@@ -20,28 +21,29 @@ from expctr.llm.model import LLMOptions
 from expctr.llm.prompts import PromptOptions
 from expctr.llm.rollout import Rollout, RolloutOptions
 from expctr.llm.scoring import LCOptions, score_responses
-from expctr.modules import explainer
-from expctr.modules.explainer import PPOExplainerModule
-from expctr.modules.guard import Guard
+from expctr.nan_guard import NaNGuard
 from expctr.rl import losses
+from expctr.rl import update as module_under_test
 from expctr.rl.options import KLOptions, PPOOptions, RewardOptions
+from expctr.rl.policy import Policy
+from expctr.rl.update import PPOUpdate
 from expctr.stopwatch import Stopwatch
 
 NOUNS = Nouns("movie", "movies", "viewer", "viewing")
 SHORT = PromptOptions(explanation="The liked {items}: {liked}; not {disliked}. Consider {target}:")
 REWARDS = [1.0, -0.5, 0.25, -1.0, 0.75]
-Build = Callable[..., PPOExplainerModule]
+Build = Callable[..., Policy]
 
 
 @pytest.fixture
 def build(llm_folder: Path) -> Build:
     """A module on the tiny Llama; `stir` gives its adapter weights that change what it says."""
 
-    def make(stir: bool = True, scope: str = "all", **options: Any) -> PPOExplainerModule:
+    def make(stir: bool = True, scope: str = "all", **options: Any) -> Policy:
         options.setdefault("rollout", RolloutOptions(max_new_tokens=6))
         options.setdefault("ppo", PPOOptions(lr=1e-3, minibatch_size=4))
         llm = LLMOptions(path=str(llm_folder), dtype="float32", lora_r=4, adapter_scope=scope)
-        module = PPOExplainerModule(llm, prompts=SHORT, **options)
+        module = Policy(llm, prompts=SHORT, **options)
         module.build(NOUNS)
         if stir:
             stir_adapter(module.model)
@@ -50,7 +52,7 @@ def build(llm_folder: Path) -> Build:
     return make
 
 
-def roll(module: PPOExplainerModule, samples: list[SampleText], epoch: int = 0) -> Rollout:
+def roll(module: Policy, samples: list[SampleText], epoch: int = 0) -> Rollout:
     return module.explain(samples, module.noise(0, epoch, 0, range(len(samples))))[0]
 
 
@@ -67,7 +69,7 @@ def backward(loss: Tensor) -> None:
 
 
 def update(
-    module: PPOExplainerModule,
+    module: Policy,
     rollout: Rollout,
     rewards: Tensor | list[float],
     optimizer: torch.optim.Optimizer | None = None,
@@ -79,15 +81,15 @@ def update(
         backward,
         torch.Generator().manual_seed(0),
         Stopwatch(),
-        Guard("here", range(len(rollout)), [f"text {i}" for i in range(len(rollout))]),
+        NaNGuard("here", range(len(rollout)), [f"text {i}" for i in range(len(rollout))]),
     )
 
 
-def weights(module: PPOExplainerModule) -> dict[str, Tensor]:
+def weights(module: Policy) -> dict[str, Tensor]:
     return {name: p.detach().clone() for name, p in module.named_parameters() if p.requires_grad}
 
 
-def base(module: PPOExplainerModule) -> dict[str, Tensor]:
+def base(module: Policy) -> dict[str, Tensor]:
     return {name: p.detach().clone() for name, p in module.named_parameters() if not p.requires_grad}
 
 
@@ -101,7 +103,7 @@ def assert_moved(one: dict[str, Tensor], other: dict[str, Tensor]) -> None:
     assert max(float((one[name] - other[name]).abs().max()) for name in one) > 1e-4
 
 
-def kl_of(module: PPOExplainerModule, rollout: Rollout) -> float:
+def kl_of(module: Policy, rollout: Rollout) -> float:
     """KL(policy || base) of the whole vocabulary, a mean over the tokens of a rollout: no estimate."""
     logprobs = []
     with torch.no_grad():
@@ -225,7 +227,7 @@ def test_where_decoding_rounds_otherwise_the_old_logprobs_are_computed_as_in_tra
 ) -> None:
     """Or the ratio of the first step would not be 1."""
     options = LLMOptions(path=str(llm_folder), lora_r=4, adapter_scope="response", **inexact)
-    module = PPOExplainerModule(options, prompts=SHORT, rollout=RolloutOptions(max_new_tokens=6))
+    module = Policy(options, prompts=SHORT, rollout=RolloutOptions(max_new_tokens=6))
     module.build(NOUNS)
     stir_adapter(module.model)
     rollout = roll(module, samples)
@@ -234,9 +236,9 @@ def test_where_decoding_rounds_otherwise_the_old_logprobs_are_computed_as_in_tra
 
 
 def test_what_is_trained_is_float32_and_of_adapter_and_critic(llm_folder: Path) -> None:
-    module = PPOExplainerModule(LLMOptions(path=str(llm_folder), dtype="bfloat16", lora_r=4), prompts=SHORT)
+    module = Policy(LLMOptions(path=str(llm_folder), dtype="bfloat16", lora_r=4), prompts=SHORT)
     module.build(NOUNS)
-    assert {p.dtype for p in module.trainable()} == {torch.float32}
+    assert {p.dtype for p in module.update.trained} == {torch.float32}
     assert {p.dtype for p in base(module).values()} == {torch.bfloat16}
     names = set(weights(module))
     assert all("lora_" in name or name.startswith("value_head.") for name in names)
@@ -432,19 +434,19 @@ def test_beta_adapts_and_is_kept_in_checkpoints(build: Build, samples: list[Samp
     stats = update(module, roll(module, samples), REWARDS)
     assert stats["kl"] > 1
     assert stats["beta"] == 0.1
-    assert module.beta == pytest.approx(0.101)
+    assert module.update.beta == pytest.approx(0.101)
     other = build(kl=KLOptions(beta=0.1, target=1e-6))
     other.load_extra_state(module.extra_state())
-    assert other.beta == module.beta
+    assert other.update.beta == module.update.beta
 
 
-def test_the_running_norm_is_over_all_rewards_so_far(tmp_path: Path) -> None:
-    module = PPOExplainerModule(reward=RewardOptions(norm="running", delta=100.0))
+def test_the_running_norm_is_over_all_rewards_so_far(build: Build, tmp_path: Path) -> None:
+    module = build(reward=RewardOptions(norm="running", delta=100.0))
     batches = torch.randn(4, 6, generator=torch.Generator().manual_seed(0)) * 3 + 5
     for i, batch in enumerate(batches):
         if i == 2:  # a killed run goes on
             torch.save(module.extra_state(), tmp_path / "state.pt")
-            module = PPOExplainerModule(reward=RewardOptions(norm="running", delta=100.0))
+            module = build(reward=RewardOptions(norm="running", delta=100.0))
             module.load_extra_state(torch.load(tmp_path / "state.pt", weights_only=True))
         values = module.normalised(batch, torch.zeros(6))[0]
         so_far = batches[: i + 1].flatten()
@@ -454,7 +456,7 @@ def test_the_running_norm_is_over_all_rewards_so_far(tmp_path: Path) -> None:
 
 def test_the_running_norm_keeps_each_components_own_statistics() -> None:
     """LC rewards of 0 and 1, IC rewards of 10 and 30: means 0.5 and 20, deviations 0.5 and 10."""
-    module = PPOExplainerModule(reward=RewardOptions(norm="running", delta=5.0))
+    module = Policy(reward=RewardOptions(norm="running", delta=5.0))
     for component, rewards in (("lc", [0.0, 1.0]), ("ic", [10.0, 30.0])):
         values, _ = module.normalised(torch.tensor(rewards), torch.zeros(2), component)
         torch.testing.assert_close(values, torch.tensor([-1.0, 1.0]), atol=1e-4, rtol=0)
@@ -474,21 +476,21 @@ def test_minibatches_are_the_same_for_any_number_of_ranks(
 ) -> None:
     total = prompts * group
     lengths = torch.randint(1, 9, (total,), generator=torch.Generator().manual_seed(0))
-    module = PPOExplainerModule(
-        rollout=RolloutOptions(group_size=group), ppo=PPOOptions(minibatch_size=4, micro_batch_size=micro)
-    )
+    sampling, ppo = RolloutOptions(group_size=group), PPOOptions(minibatch_size=4, micro_batch_size=micro)
+    model: Any = SimpleNamespace(device=torch.device("cpu"))
+    ppo_update = PPOUpdate(model, nn.Identity(), ppo, KLOptions(), sampling, delta=1.0)
 
     def minibatches(rank: int, world: int) -> list[list[Tensor]]:
-        monkeypatch.setattr(explainer, "rank", lambda: rank)
-        monkeypatch.setattr(explainer, "world_size", lambda: world)
-        monkeypatch.setattr(explainer, "all_sum", lambda x: torch.tensor(total))
+        monkeypatch.setattr(module_under_test, "rank", lambda: rank)
+        monkeypatch.setattr(module_under_test, "world_size", lambda: world)
+        monkeypatch.setattr(module_under_test, "all_sum", lambda x: torch.tensor(total))
         mine = len(range(rank, prompts, world)) * group
-        return module._minibatches(lengths[:mine], torch.Generator().manual_seed(5))
+        return ppo_update.minibatches(lengths[:mine], torch.Generator().manual_seed(5))
 
     alone = minibatches(0, 1)
     whole = [set(rows) for rows in global_rows(alone, 0, 1, group)]
     assert sorted(row for rows in global_rows(alone, 0, 1, group) for row in rows) == list(range(total))
-    assert module.steps(prompts) == len(alone) * module.ppo.epochs
+    assert Policy(rollout=sampling, ppo=ppo).steps(prompts) == len(alone) * ppo.epochs
     for minibatch in alone:
         assert lengths[torch.cat(minibatch)].diff().ge(0).all()  # micro-batches of like lengths
     for world in (2, 3):
@@ -508,13 +510,13 @@ def test_an_empty_micro_batch_adds_nothing(
     results = []
     for idle in (False, True):
         module = build()
-        real = module._minibatches
+        real = module.update.minibatches
 
         def more(lengths: Tensor, generator: torch.Generator, real: Any = real) -> list[list[Tensor]]:
             return [[*minibatch, minibatch[0][:0]] for minibatch in real(lengths, generator)]
 
         if idle:
-            monkeypatch.setattr(module, "_minibatches", more)
+            monkeypatch.setattr(module.update, "minibatches", more)
         stats = update(module, roll(module, samples), REWARDS)
         results.append((weights(module), stats))
     assert_same(results[0][0], results[1][0], atol=1e-6)
@@ -536,7 +538,7 @@ def test_a_row_that_the_policy_has_no_number_for_is_named_in_mid_update(
     """Row 3 goes bad once there is a gradient: in the minibatch that holds it, at whatever place."""
     module = build(ppo=PPOOptions(lr=1e-3, minibatch_size=2, micro_batch_size=1))
     rollout = roll(module, samples)
-    real = explainer.score_responses
+    real = module_under_test.score_responses
     marked = rollout.response_ids[3].clone()
 
     def spoil(model: Any, part: Rollout, *args: Any, **options: Any) -> Any:
@@ -546,7 +548,7 @@ def test_a_row_that_the_policy_has_no_number_for_is_named_in_mid_update(
             scores = scores._replace(logprobs=scores.logprobs + torch.where(mine, math.nan, 0.0)[:, None])
         return scores
 
-    monkeypatch.setattr(explainer, "score_responses", spoil)
+    monkeypatch.setattr(module_under_test, "score_responses", spoil)
     with pytest.raises(BadRunError, match=r'gradient norm is nan in 1 of 5 rows \(sample 3 "text 3"\)'):
         update(module, rollout, REWARDS)
     assert all(bool(weight.isfinite().all()) for weight in weights(module).values())
@@ -559,7 +561,7 @@ def test_where_there_is_nothing_to_learn(build: Build, samples: list[SampleText]
     same, by_label, in_pairs = torch.full((4,), 0.5), 0.2 + 0.6 * labels, torch.tensor([0.8, 0.8, 0.2, 0.2])
 
     def nothing(*components: Tensor, **options: Any) -> bool:
-        return PPOExplainerModule(**options).nothing_to_learn(components, labels, rollout)
+        return Policy(**options).nothing_to_learn(components, labels, rollout)
 
     pairs = RolloutOptions(group_size=2)
     assert nothing(same)

@@ -8,35 +8,36 @@ import lightning as L
 import pytest
 import torch
 
+from expctr import nan_guard
 from expctr.errors import BadRunError, UserError
-from expctr.modules import guard
-from expctr.modules.guard import Guard, check_precision, named
+from expctr.modules.checks import check_precision
+from expctr.nan_guard import NaNGuard, describe_rows
 
 LONG = "The viewer liked a film with a very long title, and then another one with a longer title."
 
 
 def test_rows_with_a_number_that_is_none_are_named() -> None:
     values = torch.tensor([[0.0, 1.0], [math.nan, 1.0], [0.0, -math.inf], [0.0, 0.0]])
-    rows = Guard("lc, epoch 1 of 9, batch 3", [7, 9, 4, 2], ["a", LONG, "", "d"])
+    rows = NaNGuard("lc, epoch 1 of 9, batch 3", [7, 9, 4, 2], ["a", LONG, "", "d"])
     with pytest.raises(BadRunError) as caught:
-        rows.finite("s_u", values, "Do this")
+        rows.check("s_u", values, "Do this")
     start = "The viewer liked a film with a very long title, and then ano"
     assert str(caught.value) == (
-        f'lc, epoch 1 of 9, batch 3: s_u is nan or infinite in 2 of 4 rows (sample 4, sample 9 "{start}..."). Do this'
+        f'lc, epoch 1 of 9, batch 3: s_u is NaN or infinite in 2 of 4 rows (sample 4, sample 9 "{start}..."). Do this'
     )
 
 
 def test_numbers_pass() -> None:
-    rows = Guard("here", [1, 2])
-    rows.finite("s_u", torch.tensor([0.0, 1e30]), "")
-    rows.finite("s_u", torch.zeros(2, 0), "")
-    Guard("here", []).finite("s_u", torch.zeros(0), "")  # a rank without rows
-    rows.norm("the norm", [torch.ones(3)], "")
+    rows = NaNGuard("here", [1, 2])
+    rows.check("s_u", torch.tensor([0.0, 1e30]), "")
+    rows.check("s_u", torch.zeros(2, 0), "")
+    NaNGuard("here", []).check("s_u", torch.zeros(0), "")  # a rank without rows
+    rows.check_gradients("the norm", [torch.ones(3)], "")
 
 
 def test_a_gradient_norm_that_is_no_number_ends_the_run() -> None:
     with pytest.raises(BadRunError, match=r"^here: the norm is inf\. Do this$"):
-        Guard("here", [1, 2]).norm("the norm", [torch.tensor([math.inf])], "Do this")
+        NaNGuard("here", [1, 2]).check_gradients("the norm", [torch.tensor([math.inf])], "Do this")
 
 
 def test_another_precision_than_the_models_own_is_refused() -> None:
@@ -46,25 +47,25 @@ def test_another_precision_than_the_models_own_is_refused() -> None:
 
 
 def test_a_few_rows_are_named_and_the_others_counted() -> None:
-    assert named([(i, "x") for i in range(5)], 8) == (
+    assert describe_rows([(i, "x") for i in range(5)], 8) == (
         ' in 5 of 8 rows (sample 0 "x", sample 1 "x", sample 2 "x", 2 more)'
     )
-    assert named([], 8) == ""
+    assert describe_rows([], 8) == ""
 
 
 def test_some_texts_may_be_empty_and_not_all() -> None:
-    assert Guard("here", [1, 2, 3, 4], ["a", " ", "b", ""]).written() == 0.5
+    assert NaNGuard("here", [1, 2, 3, 4], ["a", " ", "b", ""]).share_empty() == 0.5
     with pytest.raises(BadRunError, match=r"^here: all 2 explanations are empty.*chat template.*max_new_tokens"):
-        Guard("here", [1, 2], ["", " \n"]).written()
+        NaNGuard("here", [1, 2], ["", " \n"]).share_empty()
 
 
 def test_a_rank_whose_rows_are_good_ends_too_and_names_the_others(monkeypatch: pytest.MonkeyPatch) -> None:
     def gather(mine: Any) -> list[Any]:
         return [mine, ([(3, "theirs")], 2) if isinstance(mine, tuple) else [True, True]]
 
-    monkeypatch.setattr(guard, "all_gather_objects", gather)
-    rows = Guard("here", [1, 2], ["a", ""])
-    assert rows.written() == 0.75
-    monkeypatch.setattr(guard, "all_sum", lambda x: x + 1)
+    monkeypatch.setattr(nan_guard, "all_gather_objects", gather)
+    rows = NaNGuard("here", [1, 2], ["a", ""])
+    assert rows.share_empty() == 0.75
+    monkeypatch.setattr(nan_guard, "all_sum", lambda x: x + 1)
     with pytest.raises(BadRunError, match=r'in 1 of 4 rows \(sample 3 "theirs"\)'):
-        rows.finite("s_u", torch.zeros(2), "")
+        rows.check("s_u", torch.zeros(2), "")

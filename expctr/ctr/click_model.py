@@ -1,0 +1,206 @@
+"""A CTR model as it is trained and scored: with text or without, cross-fitted or not."""
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import cast
+
+import torch
+from torch import Tensor, nn
+from torch.distributed.checkpoint.state_dict import set_model_state_dict
+from torch.distributed.device_mesh import DeviceMesh
+from torch.distributed.fsdp import fully_shard, register_fsdp_forward_method
+from torch.nn import functional as F
+
+from expctr.ctr.best_weights import FULL, BestWeights, Monitor
+from expctr.ctr.zoo import CTRBackbone, DeepFM
+from expctr.data.batches import Batch
+from expctr.data.features import Vocabulary
+from expctr.distributed import all_sum, world_size
+from expctr.errors import check_range
+from expctr.nan_guard import NaNGuard
+from expctr.seeding import first_weights
+
+TOO_FAST = "Lower the learning rate of the CTR model (options.lr)"
+"""What to do if a CTR model's numbers are NaN or infinite."""
+
+MakeBackbone = Callable[[Vocabulary, int], CTRBackbone]
+"""Makes a model of the zoo for the data's vocabulary and the length of the text vectors (0: without text): such a class
+itself, or in a config its name and options."""
+
+
+@dataclass(frozen=True)
+class CTROptions:
+    """How a CTR model is trained."""
+
+    lr: float = 1e-3
+    """Adam's learning rate."""
+    weight_decay: float = 0.0
+    """Adam's L2 penalty."""
+    text_dropout: float = 0.0
+    """Share of training rows whose explanation is hidden (z = 0), so that the score without one is in distribution."""
+    crossfit: int = 1
+    """Models trained, each on all rows but its own share. A training row is then scored by the one that never saw it.
+    1 trains a single model on all rows."""
+    monitor: Monitor = "logloss"
+    """Validation metric that early stopping watches."""
+    patience: int = 3
+    """Validations without improvement until training stops; the best weights are restored."""
+
+    def __post_init__(self) -> None:
+        check_range("ctr.options", self, lr=(0, math.inf), weight_decay=(0, math.inf), text_dropout=(0, 1))
+        check_range("ctr.options", self, crossfit=(1, math.inf), patience=(1, math.inf))
+
+
+DEFAULTS = CTROptions()
+_SMALLEST = Vocabulary({"user": 3, "target": 3}, history=1)
+
+
+class ClickModel(nn.Module):
+    """Any model of the zoo, trained by binary cross-entropy.
+
+    Args:
+        backbone: the model, one of `expctr.ctr.zoo`.
+        options: how it is trained.
+    """
+
+    def __init__(self, backbone: MakeBackbone = DeepFM, options: CTROptions = DEFAULTS) -> None:
+        super().__init__()
+        self.backbone, self.options = backbone, options
+        self.backbones = nn.ModuleList()
+        self.best = BestWeights(self.backbones, options.monitor, options.patience)
+        self._built_for, self._name = (Vocabulary({}), 0), ""
+        with torch.random.fork_rng(devices=[]):
+            backbone(_SMALLEST, 0)  # refuses wrong options now, before the data are read
+
+    @property
+    def built(self) -> bool:
+        """Has `build` been called?"""
+        return len(self.backbones) > 0
+
+    @property
+    def name(self) -> str:
+        """What the built model is called."""
+        return self._name
+
+    def build(self, vocabulary: Vocabulary, text_dim: int = 0, seed: int = 0) -> None:
+        """Make the model (all `crossfit` of them).
+
+        Args:
+            vocabulary: the data's.
+            text_dim: length of the text vectors z; 0 for a model without text.
+            seed: of the initial weights, and of dropout where the module trains alone.
+        """
+        self._seed = seed
+        self._built_for = vocabulary, text_dim
+        self.backbones.extend(self._fresh())
+        self._name = type(self.backbones[0]).__name__  # sharding gives each another class
+
+    def _fresh(self) -> list[CTRBackbone]:
+        models: list[CTRBackbone] = []
+        for fold in range(self.options.crossfit):
+            with first_weights(self._seed + fold):
+                models.append(self.backbone(*self._built_for))
+        return models
+
+    def reset(self, optimizer: torch.optim.Optimizer | None = None) -> None:
+        """Return to the initial weights, for a stage that starts over; forgets the best ones too.
+
+        Args:
+            optimizer: the one whose moments and step counts are set to zero.
+        """
+        fresh = nn.ModuleList(self._fresh()).state_dict()
+        set_model_state_dict(self.backbones, fresh, options=FULL)
+        self.best.forget()
+        for state in optimizer.state.values() if optimizer else ():
+            for value in state.values():
+                value.zero_()
+
+    def statistics(self) -> dict[str, Tensor]:
+        """What the models remember but do not learn by gradients: means and variances of batch normalisation."""
+        return {name: values.clone() for name, values in self.backbones.named_buffers()}
+
+    def load_statistics(self, statistics: Mapping[str, Tensor]) -> None:
+        """The inverse of `statistics`."""
+        for name, values in self.backbones.named_buffers():
+            if name in statistics:
+                values.copy_(statistics[name])
+
+    def optimizer(self) -> torch.optim.Adam:
+        """One Adam over all models."""
+        return torch.optim.Adam(self.parameters(), self.options.lr, weight_decay=self.options.weight_decay, fused=True)
+
+    def gradients(self) -> list[Tensor]:
+        """Of all parameters that have one."""
+        return [p.grad for p in self.parameters() if p.grad is not None]
+
+    def shard(self, mesh: DeviceMesh) -> None:
+        """Shard each model by FSDP2 over a one-dimensional mesh."""
+        for backbone in self.backbones:
+            # FSDP2 leaves a root unsharded after a forward without backward, where no state dict can be loaded.
+            fully_shard(backbone, mesh=mesh, reshard_after_forward=True)
+            register_fsdp_forward_method(backbone, "penalty")
+
+    def forward(self, features: Mapping[str, Tensor], text: Tensor | None = None) -> Tensor:
+        """Every cross-fitted model's logits, `[crossfit, batch]`; arguments as for `CTRBackbone`."""
+        return torch.stack([backbone(features, text) for backbone in self.backbones])
+
+    def logits(self, features: Mapping[str, Tensor], text: Tensor | None = None) -> Tensor:
+        """The click's logit `[batch]`, the mean over the cross-fitted models; arguments as for `CTRBackbone`."""
+        mean: Tensor = self(features, text).mean(0)
+        return mean
+
+    def loss(self, batch: Batch, text: Tensor | None = None, guard: NaNGuard | None = None) -> Tensor:
+        """Binary cross-entropy, averaged over the rows of all ranks and summed over the cross-fitted models.
+
+        Scaled by the world size, since sharding averages gradients over ranks.
+
+        Args:
+            batch: training rows.
+            text: their text vectors, `[batch, text_dim]`; `None` stands for z = 0.
+            guard: knows the rows; without one, a loss that is NaN or infinite is returned as it is.
+
+        Returns:
+            A scalar to call `backward` on.
+
+        Raises:
+            BadRunError: a row's loss is NaN or infinite.
+        """
+        if text is not None and self.training and self.options.text_dropout > 0:
+            shown = torch.rand(len(batch), 1, device=text.device) >= self.options.text_dropout
+            text = text * shown
+        folds = self.options.crossfit
+        total, by_row = torch.zeros((), device=batch.label.device), torch.zeros_like(batch.label)
+        for fold, backbone in enumerate(cast("list[CTRBackbone]", self.backbones)):
+            rows = batch.sample % folds != fold if folds > 1 else slice(None)  # all of them, without a copy
+            features = {name: values[rows] for name, values in batch.features.items()}
+            logits = backbone(features, None if text is None else text[rows])
+            losses = F.binary_cross_entropy_with_logits(logits, batch.label[rows], reduction="none")
+            if (penalty := backbone.penalty(features)) is not None:
+                losses = losses + penalty
+            count = torch.tensor(len(losses), device=losses.device)
+            total = total + losses.sum() / all_sum(count).clamp_min(1)
+            by_row[rows] += losses.detach()
+        if guard is not None:
+            guard.check("the CTR loss", by_row, TOO_FAST)
+        return total * world_size()
+
+    @torch.no_grad()
+    def score(self, batch: Batch, text: Tensor | None = None, *, heldout: bool = False) -> Tensor:
+        """The click's probability, s_r of Eq. 12, always without dropout.
+
+        Args:
+            batch: any rows.
+            text: their text vectors, `[batch, text_dim]`; `None` stands for z = 0, which gives s_0 of Eq. 13.
+            heldout: the rows are training rows: score each with the cross-fitted model that was not trained on it.
+
+        Returns:
+            `[batch]`.
+        """
+        training = self.training
+        self.eval()
+        logits: Tensor = self(batch.features, text)
+        self.train(training)
+        if heldout:
+            return logits.gather(0, (batch.sample % self.options.crossfit)[None])[0].sigmoid()
+        return logits.mean(0).sigmoid()

@@ -1,0 +1,56 @@
+"""What is refused before a run: another precision, and a checkpoint of another model."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import lightning as L
+from torch import nn
+
+from expctr.errors import UserError
+
+
+def check_precision(trainer: L.Trainer) -> None:
+    """Refuse a precision of Lightning's beside the language model's own.
+
+    Raises:
+        UserError: it is another than float32.
+    """
+    if trainer.precision != "32-true":
+        raise UserError(f"trainer.precision must be 32-true (it is {trainer.precision}): the base's own is llm.dtype")
+
+
+def check_weights(module: nn.Module, found: Mapping[str, tuple[int, ...]]) -> None:
+    """Refuse a checkpoint of another model, which would else be loaded in part and without a word.
+
+    Args:
+        module: with the trained weights that are to be loaded.
+        found: the checkpoint's weights, name to shape.
+
+    Raises:
+        UserError: naming a weight that it lacks, has in another shape, or should not have.
+    """
+    known = {name: tuple(tensor.shape) for name, tensor in [*module.named_parameters(), *module.named_buffers()]}
+    trained = {name: known[name] for name, parameter in module.named_parameters() if parameter.requires_grad}
+    lacking = [f"lacks {name}" for name in trained if name not in found]
+    shared = [name for name in trained if name in found]
+    other = [f"has {name} as {found[name]}, not {trained[name]}" for name in shared if found[name] != trained[name]]
+    unknown = [f"has {name}, which is not of this model" for name in found if name not in module.state_dict()]
+    if wrong := lacking or other or unknown:
+        more = f" (and {len(wrong) - 1} more)" if wrong[1:] else ""
+        raise UserError(
+            f"the checkpoint is of another model: it {wrong[0]}{more}. Give the options of the run that made it, or a "
+            "checkpoint of this one's"
+        )
+
+
+def section(checkpoint: Mapping[str, Any], name: str, module: nn.Module) -> Any:
+    """A part of a checkpoint, if that is this module's.
+
+    Raises:
+        UserError: another class of module made it, or another model; a sharded one's weights its strategy checks.
+    """
+    if name not in checkpoint:
+        raise UserError(f"the checkpoint is not of a {type(module).__name__}: give the config that made it")
+    if "state_dict" in checkpoint:
+        check_weights(module, {key: tuple(weight.shape) for key, weight in checkpoint["state_dict"].items()})
+    return checkpoint[name]

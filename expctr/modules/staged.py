@@ -1,0 +1,400 @@
+"""The LightningModule that runs stages: set-up, logging, validation, test, prediction and checkpoints."""
+
+import math
+import warnings
+from collections.abc import Mapping, Sequence
+from itertools import chain
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+import torch
+from lightning.pytorch.trainer.states import TrainerFn
+from torch import Tensor
+
+from expctr.data.batches import Batch, BatchSpec, SampleText
+from expctr.data.datamodules import RatingsDataModule
+from expctr.data.explanations import ExplanationStore
+from expctr.data.features import Features
+from expctr.distributed import all_gather_objects, rank, world_size
+from expctr.errors import BadRunError, UserError
+from expctr.llm.sharding.fsdp import unsharded
+from expctr.metrics import ctr_metrics
+from expctr.modules.checks import check_precision, section
+from expctr.modules.learning_rates import follow_options
+from expctr.nan_guard import describe_rows
+from expctr.rl.rewards import ICAlignment, LCAlignment, Reward, Scorers
+from expctr.seeding import reseed, seed_of
+from expctr.stages.base import Place, Stage
+from expctr.stages.ctr import CTRStage
+from expctr.stages.models import Models, reward_columns
+from expctr.stages.plan import Plan, PlanEntry, StageKind, lr_factor
+from expctr.stages.policy import PolicyStage
+
+BLIND = 0.75
+"""Share of sentence pairs in the right order below which the LC scorer is called blind."""
+_SYSTEMS = {"llm": "s_u", "aug": "s_r", "plain": "s_plain"}
+"""Validated systems, and the columns of their scores."""
+_SHOWN = {"reward_lc", "reward_ic", "kl", "loss", "auc_llm", "auc_aug"}
+"""What the progress bar shows."""
+
+
+class StagedModule(L.LightningModule):
+    """Trains by a plan of stages.
+
+    A subclass sets `models`, and names its stages in `kinds`. `StageScheduler` gives it the plan and the rewards. The
+    stage is looked up at each use (`plan.at(trainer.current_epoch)`) and not set by a hook: a run that is resumed in
+    the middle of an epoch gets no `on_train_epoch_start`, and the loaders are made before it.
+    """
+
+    models: Models
+    kinds: tuple[StageKind, ...]
+    """Stages that it has."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.automatic_optimization = False
+        self.strict_loading = False  # checkpoints hold no base weights
+        self.plan = Plan()
+        self.rewards: dict[StageKind, Sequence[Reward]] = {}
+        """Rewards of the LC and the IC stage."""
+        self.evaluated: dict[str, list[Any]] = {}
+        """Columns of the last validation, test or prediction, by name, in the order of the samples."""
+        self._columns: list[dict[str, Any]] = []
+
+    # --- set-up
+
+    def follow(self, plan: Plan, rewards: Mapping[StageKind, Sequence[Reward]]) -> None:
+        """Train by a plan, as far as this module has its stages.
+
+        Args:
+            plan: all epochs.
+            rewards: of the LC and the IC stage.
+        """
+        self.plan = Plan(entry for entry in plan.full if entry.stage in self.kinds)
+        self.rewards = {stage: found for stage, found in rewards.items() if stage in self.kinds}
+
+    @property
+    def entry(self) -> PlanEntry:
+        """Where in the plan training is."""
+        return self.plan.at(self.trainer.current_epoch)
+
+    @property
+    def stage(self) -> Stage:
+        """The stage whose turn it is."""
+        return self._stages[self.entry.stage]
+
+    @property
+    def all_rewards(self) -> list[Reward]:
+        """Of all stages, each name once."""
+        found: dict[str, Reward] = {}
+        for reward in chain(*self.rewards.values()):
+            found.setdefault(reward.name, reward)
+        return list(found.values())
+
+    @property
+    def data(self) -> RatingsDataModule:
+        """The data module."""
+        return self.trainer.datamodule  # type: ignore[attr-defined,no-any-return]
+
+    @property
+    def store(self) -> ExplanationStore:
+        """The explanations gathered so far."""
+        return self.models.store
+
+    @property
+    def batches(self) -> int:
+        """Training batches so far, over all stages: the x of every curve."""
+        return self.models.batches
+
+    @property
+    def folder(self) -> Path:
+        """The run's folder."""
+        return Path(self.trainer.default_root_dir)
+
+    def setup(self, stage: str) -> None:
+        """Make the stages, and say which batches they want."""
+        self.models.data = self.data
+        self._stages: dict[StageKind, Stage] = {
+            kind: PolicyStage(self, self.models, rewards) for kind, rewards in self.rewards.items()
+        }
+        if "ctr" in self.kinds:
+            self._stages["ctr"] = CTRStage(self, self.models)
+        self.data.request(lambda: self.stage.train_batches(self.entry), self._val_batches)
+        if stage == "fit":
+            self._set_length()
+
+    def _val_batches(self) -> BatchSpec:
+        if self.trainer.state.fn == TrainerFn.FITTING:
+            return self.stage.val_batches(self.entry)
+        return BatchSpec(self.data.eval_batch_size, titles=True)
+
+    def _set_length(self) -> None:
+        """Let the trainer end with the plan."""
+        self.trainer.fit_loop.max_epochs = len(self.plan)
+
+    def configure_model(self) -> None:
+        """Load the base, build the CTR models, and give them to the rewards; only once."""
+        check_precision(self.trainer)
+        if self.models.policy.built:
+            return
+        self.build_models()
+        scorers = Scorers(self.models.policy, self.models.ctr, self.models.encoder)
+        for rewards in self.rewards.values():
+            for reward in rewards:
+                reward.attach(scorers)
+
+    def build_models(self) -> None:
+        """Load and build what `models` names."""
+        raise NotImplementedError
+
+    def configure_optimizers(self) -> Any:
+        """AdamW for the policy with its schedule, Adam for each CTR model."""
+        policy = self.models.policy
+        click_models = [model for model in (self.models.ctr, self.models.plain) if model is not None]
+        optimizers = [policy.optimizer(), *(model.optimizer() for model in click_models)]
+        for optimizer in optimizers:
+            prime(optimizer)
+        sizes, limit = self.data.rollout_batches(), self.trainer.limit_train_batches
+        used = sizes[: limit if isinstance(limit, int) else int(limit * len(sizes))]
+        stages = [epochs * sum(map(policy.steps, used)) for epochs in self.plan.policy_epochs()]
+        warmup = max(1, round(policy.ppo.warmup * sum(stages)))
+        schedule = torch.optim.lr_scheduler.LambdaLR(
+            optimizers[0], lambda step: lr_factor(step, stages, warmup, policy.ppo.final_lr)
+        )
+        return optimizers, [schedule]
+
+    def on_fit_start(self) -> None:
+        """Refuse what cannot be trained."""
+        self.data.check_rows(validated=any(entry.stage == "ctr" for entry in self.plan))
+        fewest, ranks = min(self.data.rollout_batches(), default=0), self.trainer.world_size
+        if fewest < ranks:
+            raise UserError(f"a rollout batch of {fewest} rows for {ranks} ranks: raise data.rollout_batch_size")
+
+    def on_train_start(self) -> None:
+        """Continue with the options as they are now; at the start of a run, measure whether the LC scorer can see."""
+        follow_options(self.trainer)
+        if not self.batches:  # sharded, a checkpoint is restored after `on_fit_start`
+            self._measure_gap()
+
+    def _measure_gap(self) -> None:
+        texts = self.data.table("val").texts[:64] or self.data.table("train").texts[:64]
+        with unsharded(self.models.policy.model):
+            gap, order = self.models.policy.lc_gap(texts)
+        self._log({"lc/gap": gap, "lc/order": order})
+        found = f"{order:.0%} of sentence pairs in the right order, mean difference of s_u {gap:.3f}"
+        self.print(f"LC scorer: {found}")
+        if order < BLIND:
+            warnings.warn(
+                f"the LC scorer is blind: it hardly tells a sentence of liking from one of dislike ({found}), so "
+                "the LC reward is noise. Choose another base (llm.path), other answers (lc.positive, lc.negative) or "
+                "another template (prompts.lc)",
+                stacklevel=1,
+            )
+
+    # --- training
+
+    def training_step(self, batch: Batch, batch_idx: int) -> None:
+        """One batch of the stage whose turn it is."""
+        entry = self.entry
+        reseed(self.models.seed, entry.epoch, batch_idx, rank())  # so that no generator's state is in a checkpoint
+        stats = self.stage.step(batch, Place(entry, len(self.plan), self.trainer.current_epoch, batch_idx))
+        self.models.batches += 1
+        self._log({f"{entry.stage}/{name}": value for name, value in stats.items()})
+
+    def on_train_epoch_end(self) -> None:
+        """Write the epoch's explanations to the run folder."""
+        if rank() == 0:
+            self.store.flush(self.folder / "explanations", f"{self.entry.epoch:03d}-{self.entry.name}")
+        self.store.rows = []
+
+    def on_train_end(self) -> None:
+        """Say how many updates were skipped."""
+        if self.models.skipped_updates:
+            self.print(
+                f"{self.models.skipped_updates} rollout batches had equal rewards, so no update was made on them"
+            )
+
+    # --- validation, test, prediction
+
+    def validation_step(self, batch: Batch, batch_idx: int) -> None:
+        """As the stage validates; greedy explanations get their rewards, too."""
+        if self.trainer.state.fn == TrainerFn.FITTING:
+            columns = self.stage.validate(batch, self.entry)
+        else:
+            columns, _ = self.models.explain(batch)
+        if "text" in columns:
+            columns |= reward_columns(self.all_rewards, batch, columns)
+        self._keep(batch, columns)
+
+    def on_validation_epoch_end(self) -> None:
+        """Metrics of the whole split; early stopping."""
+        self.evaluated = columns = self._gather()
+        written = columns.pop("sampled", columns.get("text"))
+        if written is not None:
+            self.store.latest.update(zip(columns["sample"], written, strict=True))
+            self.models.forget_vectors()
+        labels, metrics = torch.tensor(columns.get("label", [])), {}
+        for name, column in _SYSTEMS.items():
+            if column in columns:
+                metrics[name] = ctr_metrics(torch.tensor(columns[column]), labels)
+                self._log({f"val/{metric}_{name}": value for metric, value in metrics[name].items()})
+        rewards = {name: values for name, values in columns.items() if name.startswith("reward_")}
+        self._log({f"val/{name}": float(torch.tensor(values).mean()) for name, values in rewards.items()})
+        if "s_u" in columns:
+            self._log({"val/s_u_above_half": _share_above_half(columns["s_u"])})
+        fitting = self.trainer.state.fn == TrainerFn.FITTING and not self.trainer.sanity_checking
+        if fitting and self.stage.done(metrics, entry := self.entry):
+            self.plan.stop(entry)
+            self._set_length()
+
+    def test_step(self, batch: Batch, batch_idx: int) -> None:
+        """Everything that the table shows of one batch."""
+        self._keep(batch, self.models.compare(batch, self.all_rewards))
+
+    def on_test_epoch_end(self) -> None:
+        """Gather the rows, and score each with the explanation of another row (its own, if there is no other)."""
+        self.evaluated = columns = self._gather()
+        if self.models.ctr_trained and columns:
+            samples, texts = columns["sample"], columns["text"]
+            generator = torch.Generator().manual_seed(seed_of(self.models.seed))
+            circle = torch.randperm(len(samples), generator=generator).tolist()
+            others = dict(zip(circle, circle[1:] + circle[:1], strict=True))
+            columns["s_r_exchanged"] = self.score_texts(samples, [texts[others[i]] for i in range(len(samples))])
+
+    def predict_step(self, batch: Batch, batch_idx: int) -> None:
+        """Explanation, s_u, s_r and the scores without the explanation of each row."""
+        self._keep(batch, self.models.explain(batch)[0])
+
+    def on_predict_epoch_end(self) -> None:
+        """Gather the rows; `evaluation` writes them."""
+        self.evaluated = self._gather()
+
+    def score_texts(self, samples: Sequence[int], texts: Sequence[str]) -> list[float]:
+        """The CTR model's scores of test rows with these explanations in place of their own; all ranks call it alike.
+
+        Args:
+            samples: ids of test rows, in any order and number.
+            texts: one explanation each.
+        """
+        assert self.models.ctr is not None
+        assert self.models.encoder is not None
+        table = self.data.table("test")
+        position = {sample: i for i, sample in enumerate(table.sample.tolist())}
+        batch = table.batch([position[sample] for sample in samples], with_text=False).to(self.device)
+        vectors = self.models.encoder.vectors(texts, self.device)
+        return [float(score) for score in self.models.ctr.score(batch, vectors)]
+
+    def explain_prompts(self, prompts: Sequence[SampleText]) -> tuple[list[str], list[float]]:
+        """Greedy explanations of any prompts, and their s_u; all ranks call it alike and share the work."""
+        policy, size, written = self.models.policy, self.data.eval_batch_size, []
+        with unsharded(policy.model):
+            for start in range(0, len(prompts), size):
+                places = range(start, min(start + size, len(prompts)))[rank() :: world_size()]
+                rows = [prompts[i] for i in places]
+                texts = policy.explain(rows)[1] if rows else []
+                written += list(zip(places, texts, policy.lc_scores(rows, texts).tolist(), strict=True))
+        found = sorted(row for part in all_gather_objects(written) for row in part)
+        return [text for _, text, _ in found], [score for _, _, score in found]
+
+    def _keep(self, batch: Batch, columns: Mapping[str, Any]) -> None:
+        columns = {**columns, "sample": batch.sample, "label": batch.label}
+        self._columns.append({k: v.tolist() if isinstance(v, Tensor) else v for k, v in columns.items()})
+
+    def _gather(self) -> dict[str, list[Any]]:
+        """The columns of all batches and ranks, in the order of the samples."""
+        parts = [part for ranks in all_gather_objects(self._columns) for part in ranks]
+        self._columns = []
+        if not parts:
+            return {}
+        columns = {name: [value for part in parts for value in part[name]] for name in parts[0]}
+        order = sorted(range(len(columns["sample"])), key=columns["sample"].__getitem__)
+        columns = {name: [values[i] for i in order] for name, values in columns.items()}
+        self._check_finite(columns)
+        return columns
+
+    def _check_finite(self, columns: Mapping[str, list[Any]]) -> None:
+        """Name the rows whose scores are NaN or infinite, which no metric could."""
+        texts = columns.get("sampled") or columns.get("text") or self.store.texts(columns["sample"])
+        for name in sorted(name for name in columns if name.startswith("s_")):
+            bad = [i for i, value in enumerate(columns[name]) if not math.isfinite(value)]
+            if bad:
+                rows = describe_rows([(columns["sample"][i], texts[i]) for i in bad], len(texts))
+                fix = LCAlignment.fix if name.startswith(("s_u", "s_icl")) else ICAlignment.fix
+                raise BadRunError(f"scored after {self.batches} batches: {name} is NaN or infinite{rows}. {fix}")
+
+    # --- logging
+
+    def _log(self, values: dict[str, float]) -> None:
+        """To the logger, by the number of batches so far: optimizer steps differ in size from stage to stage."""
+        if self.trainer.logger is not None:
+            self.trainer.logger.log_metrics({k: v for k, v in values.items() if math.isfinite(v)}, self.batches)
+        shown = {k: v for k, v in values.items() if k.split("/")[-1] in _SHOWN}
+        self.trainer.progress_bar_metrics.update(shown)
+
+    # --- checkpoints
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Trained weights only, and all state that is not a weight."""
+        models = self.models
+        trained = {name for name, parameter in self.named_parameters() if parameter.requires_grad}
+        checkpoint["state_dict"] = {k: v for k, v in checkpoint["state_dict"].items() if k in trained}
+        checkpoint["features"] = self.data.features.state_dict()
+        click_models = [model for model in (models.ctr, models.plain) if model is not None]
+        checkpoint["expctr"] = {
+            "explainer": models.policy.extra_state(),
+            "store": models.store.state_dict(),
+            "best": [model.best.state_dict() for model in click_models],
+            "statistics": [model.statistics() for model in click_models],
+            "ctr_trained": models.ctr_trained,
+            "stopped": dict(self.plan.stopped),
+            "batches": models.batches,
+            "skipped_updates": models.skipped_updates,
+            "text_mean": models.encoder.mean.cpu() if models.encoder is not None else torch.zeros(()),
+        }
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """The inverse of `on_save_checkpoint`, if the data are the same."""
+        models = self.models
+        self.data.features.check_same(Features.from_state(checkpoint["features"]))
+        state = section(checkpoint, "expctr", self)
+        models.policy.load_extra_state(state["explainer"])
+        models.store.load_state_dict(state["store"])
+        click_models = [model for model in (models.ctr, models.plain) if model is not None]
+        for model, best in zip(click_models, state["best"], strict=True):
+            model.best.load_state_dict(best)
+        for model, statistics in zip(click_models, state.get("statistics", ({}, {})), strict=False):
+            model.load_statistics(statistics)
+        models.ctr_trained, models.batches = state["ctr_trained"], state["batches"]
+        models.skipped_updates = state.get("skipped_updates", 0)  # checkpoints of 0.1.0 have none
+        if models.encoder is not None:
+            models.encoder.mean = state["text_mean"]
+        models.forget_vectors()
+        self.plan.stopped = dict(state.get("stopped", {}))
+        if self.trainer.state.fn == TrainerFn.FITTING:
+            _skip_idle_epochs(checkpoint, self.plan)
+            self._set_length()
+
+
+def _skip_idle_epochs(checkpoint: Mapping[str, Any], plan: Plan) -> None:
+    """Versions before 0.2 let the epochs pass idly that were left of a CTR stage which had stopped early."""
+    entry = plan.at(checkpoint["loops"]["fit_loop"]["epoch_progress"]["current"]["processed"])
+    if checkpoint["expctr"].get("stopped_in") == entry.iteration and entry.stage == "ctr":
+        plan.stopped[entry.name] = entry.step
+
+
+def prime(optimizer: torch.optim.Optimizer) -> None:
+    """Give an optimizer whose stage has not begun its moments now, with step 0: to save an optimizer without moments,
+    torch makes a dummy step, so that saving would change training.
+    """
+    for group in optimizer.param_groups:
+        for parameter in filter(lambda p: p.requires_grad, group["params"]):
+            optimizer.state[parameter] = {
+                "step": torch.tensor(0.0, device=parameter.device if group["fused"] else "cpu"),  # where torch has it
+                "exp_avg": torch.zeros_like(parameter),
+                "exp_avg_sq": torch.zeros_like(parameter),
+            }
+
+
+def _share_above_half(scores: Sequence[float]) -> float:
+    return sum(score > 0.5 for score in scores) / max(1, len(scores))

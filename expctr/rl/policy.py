@@ -1,0 +1,189 @@
+"""The policy: a language model that writes explanations, and what it needs to learn from rewards."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.distributed.device_mesh import DeviceMesh
+
+from expctr.data.batches import Nouns, SampleText
+from expctr.llm.direct import DirectQuestion
+from expctr.llm.model import LanguageModel, LLMOptions, ValueHead
+from expctr.llm.prompts import PromptOptions, Prompts
+from expctr.llm.rollout import Rollout, RolloutOptions, generate, texts, uniforms
+from expctr.llm.scoring import Answers, LCOptions, answer_tokens, yes_no_scores
+from expctr.rl.normalise import Moments, all_equal, normalise
+from expctr.rl.options import KLOptions, PPOOptions, RewardOptions
+from expctr.rl.update import PPOUpdate
+from expctr.stopwatch import Stopwatch
+
+
+class Policy(nn.Module):
+    """A language model that writes one sentence on a user's choice (paper 4.1), and its optimisation by PPO (4.2).
+
+    Args:
+        llm: the base and its adapter.
+        prompts: templates and caps.
+        rollout: how explanations are sampled.
+        lc: how the frozen base scores them (Eq. 8).
+        reward: how rewards are normalised (Eq. 10).
+        kl: the penalty for leaving the base (Eq. 7).
+        ppo: the optimisation.
+    """
+
+    model: LanguageModel
+
+    def __init__(
+        self,
+        llm: LLMOptions = LLMOptions(),
+        prompts: PromptOptions = PromptOptions(),
+        rollout: RolloutOptions = RolloutOptions(),
+        lc: LCOptions = LCOptions(),
+        reward: RewardOptions = RewardOptions(),
+        kl: KLOptions = KLOptions(),
+        ppo: PPOOptions = PPOOptions(),
+    ) -> None:
+        super().__init__()
+        self.llm, self.prompt_options, self.rollout_options = llm, prompts, rollout
+        self.lc, self.reward, self.kl, self.ppo = lc, reward, kl, ppo
+        needs_groups = [
+            name for name, used in (("reward.norm", reward.norm), ("ppo.advantage", ppo.advantage)) if used == "group"
+        ]
+        if needs_groups and rollout.group_size == 1:
+            raise ValueError(f"{' and '.join(needs_groups)}: group needs rollout.group_size of at least 2")
+        self.built = False
+        self.running: dict[str, Moments] = {}
+        """Moments of each reward so far, by name; for `reward.norm: running`."""
+
+    def build(
+        self, nouns: Nouns, seed: int = 0, mesh: DeviceMesh | None = None, device: torch.device | None = None
+    ) -> None:
+        """Load the base; does nothing the second time.
+
+        Args:
+            nouns: what the dataset's items and people are called.
+            seed: of the first weights of adapter and critic.
+            mesh: the ranks that `shard` will distribute it over.
+            device: where it will compute; see `load_base`.
+        """
+        if self.built:
+            return
+        self.model = LanguageModel(self.llm, seed, mesh, device)
+        self.value_head = ValueHead(self.model.hidden_size, seed=seed)
+        self.prompts = Prompts(self.model.tokenizer, self.prompt_options, nouns)
+        template = self.prompt_options.lc_titled if self.lc.include_title else self.prompt_options.lc
+        self.answers: Answers = answer_tokens(self.model, self.prompts.ending(template), self.lc)
+        self.direct = DirectQuestion(self.model, self.prompts, self.lc)
+        self.update = PPOUpdate(self.model, self.value_head, self.ppo, self.kl, self.rollout_options, self.reward.delta)
+        self.built = True
+
+    def optimizer(self) -> torch.optim.AdamW:
+        """AdamW with the betas and epsilon that the field uses for PPO on language models."""
+        return torch.optim.AdamW(self.update.trained, lr=self.ppo.lr, betas=(0.9, 0.95), eps=1e-5, weight_decay=0.0)
+
+    def steps(self, rows: int) -> int:
+        """Optimizer steps per rollout batch of so many rows over all ranks."""
+        rows *= self.rollout_options.group_size
+        return self.ppo.epochs * -(-rows // self.ppo.minibatch_size)
+
+    def explain(
+        self,
+        samples: Sequence[SampleText],
+        noise: Tensor | None = None,
+        adapter: bool = True,
+        watch: Stopwatch | None = None,
+        earlier: Rollout | None = None,
+    ) -> tuple[Rollout, list[str]]:
+        """Explanations of samples: greedy, or sampled with the given noise (`uniforms`).
+
+        Args:
+            samples: titles of each row.
+            noise: `[rows * responses per row, max_new_tokens]`.
+            adapter: the policy, or the untrained base.
+            watch: measures the seconds of each part.
+            earlier: other explanations of the same rows; see `generate`.
+        """
+        prompts = self.prompts.explanation(samples)
+        if noise is not None:
+            prompts = [prompt for prompt in prompts for _ in range(len(noise) // len(samples))]
+        rollout = generate(self.model, prompts, self.rollout_options, noise, adapter, watch, earlier)
+        return rollout, texts(self.model, rollout)
+
+    def noise(self, seed: int, epoch: int, batch: int, samples: Sequence[int], repeats: int | None = None) -> Tensor:
+        """The sampling noise of a batch's samples, for `repeats` responses each (default `group_size`)."""
+        options = self.rollout_options
+        return uniforms(seed, epoch, samples, repeats or options.group_size, options.max_new_tokens, batch)
+
+    def lc_scores(self, samples: Sequence[SampleText], reasons: Sequence[str]) -> Tensor:
+        """How likely the frozen base, having read the explanation, finds it that the user likes the target.
+
+        Returns:
+            s_u of Eq. 8, `[rows]`.
+        """
+        prompts = self.prompts.lc(samples, reasons, self.lc.include_title)
+        return yes_no_scores(self.model, prompts, self.answers, self.lc)
+
+    def icl_scores(self, samples: Sequence[SampleText]) -> Tensor:
+        """The same of the frozen base asked directly (the ICL row of the table), `[rows]`."""
+        return self.direct.scores(samples)
+
+    def lc_gap(self, samples: Sequence[SampleText]) -> tuple[float, float]:
+        """Can the scorer tell a sentence of liking from a sentence of dislike?
+
+        Returns:
+            The mean difference of the scores, and the share of pairs in the right order (0.5 for a tie).
+        """
+        like = [f'The user will likely enjoy "{self.prompts.title(s.target)}".' for s in samples]
+        dislike = [f'The user will likely dislike "{self.prompts.title(s.target)}".' for s in samples]
+        liked, disliked = self.lc_scores(samples, like), self.lc_scores(samples, dislike)
+        order = (liked > disliked).float() + 0.5 * (liked == disliked).float()
+        return float((liked - disliked).mean()), float(order.mean())
+
+    def normalised(self, rewards: Tensor, labels: Tensor, name: str = "lc") -> tuple[Tensor, Tensor]:
+        """Eq. 10 with the options: the rewards within +-delta, and which were clipped, both `[rows]`.
+
+        Args:
+            rewards: `[rows]`.
+            labels: `[rows]`.
+            name: of the reward; `norm: running` keeps moments of each.
+        """
+        options = self.reward
+        if options.norm == "running":
+            self.running[name] = self.running.get(name, Moments()).updated(rewards)
+        return normalise(
+            rewards,
+            options.norm,
+            options.delta,
+            labels=labels if options.baseline == "label" else None,
+            group_size=self.rollout_options.group_size,
+            running=self.running.get(name),
+        )
+
+    def nothing_to_learn(self, rewards: Sequence[Tensor], labels: Tensor, rollout: Rollout) -> bool:
+        """Is every raw reward equal to what Eq. 10 and the advantages compare it with?
+
+        That is the mean of the batch, of the label (`baseline: label`), or of the prompt (`norm: group`,
+        `advantage: group`).
+
+        Args:
+            rewards: `[rows]` each.
+            labels: `[rows]`.
+            rollout: what was rewarded; a truncated response may be penalised, or not count.
+        """
+        penalised = [rollout.truncated.float()] if self.rollout_options.truncated == "penalise" else []
+        by_label = labels if self.reward.baseline == "label" else None
+        in_groups = "group" in (self.reward.norm, self.ppo.advantage)
+        group_size = self.rollout_options.group_size if in_groups else None
+        counted = ~rollout.truncated if self.rollout_options.truncated == "mask" else None
+        return all(all_equal(values, by_label, group_size, counted) for values in [*rewards, *penalised])
+
+    def extra_state(self) -> dict[str, Any]:
+        """What a checkpoint needs besides weights, as plain numbers."""
+        return {"beta": self.update.beta, "running": {name: tuple(value) for name, value in self.running.items()}}
+
+    def load_extra_state(self, state: dict[str, Any]) -> None:
+        """The inverse of `extra_state`."""
+        if self.kl.target is not None:  # otherwise the option says what beta is
+            self.update.beta = state["beta"]
+        self.running = {name: Moments(*value) for name, value in state["running"].items()}

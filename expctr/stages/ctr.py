@@ -1,0 +1,114 @@
+"""The stage in which the CTR model learns to use explanations, beside the same model without them (paper 4.3.2)."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import lightning as L
+import torch
+from lightning.pytorch.core.optimizer import LightningOptimizer
+from torch import Tensor
+
+from expctr.ctr.click_model import TOO_FAST, ClickModel
+from expctr.data.batches import Batch, BatchSpec
+from expctr.distributed import all_sum, world_size
+from expctr.stages.base import Place, Stage
+from expctr.stages.models import Models
+from expctr.stages.plan import PlanEntry
+
+
+class CTRStage(Stage):
+    """Trains until the validation split no longer improves, at most for the epochs of the plan.
+
+    The validation explanations are sampled once, at the start, in the same way as those that it trains on. Greedy ones
+    never name what only sampling brings up, and the stage would stop before it has learnt to use it.
+
+    Args:
+        loop: the LightningModule that runs it.
+        models: what it trains and scores with.
+    """
+
+    def __init__(self, loop: L.LightningModule, models: Models) -> None:
+        super().__init__(loop, models)
+        assert models.ctr is not None
+        assert models.plain is not None
+        assert models.encoder is not None
+        self.ctr, self.plain, self.encoder = models.ctr, models.plain, models.encoder
+
+    def train_batches(self, entry: PlanEntry) -> BatchSpec:
+        """The training rows, without titles."""
+        return BatchSpec(self.models.data.ctr_batch_size, epoch=entry.epoch)
+
+    def val_batches(self, entry: PlanEntry) -> BatchSpec:
+        """The validation split, with titles while explanations of it are written.
+
+        Of one size in all epochs, so that trainer.limit_val_batches leaves the same rows.
+        """
+        return BatchSpec(self.models.data.eval_batch_size, titles=self._writes(entry))
+
+    def step(self, batch: Batch, place: Place) -> dict[str, float]:
+        """A step of the CTR model with text (Eq. 15), and of the one without."""
+        store = self.models.store
+        stats: dict[str, float] = {}
+        if place.entry.step == 0 and place.batch == 0:
+            stats["explained"] = self._start()
+        # balanced rollout batches leave more liked rows unexplained: z = 0 would come to mean that
+        known = [sample in store.latest for sample in batch.sample.tolist()]
+        explained = torch.tensor(known, dtype=torch.bool, device=batch.label.device)  # a rank may have no rows
+        read = batch.select(explained) if store.latest else batch  # before any policy stage, no row is explained
+        if int(all_sum(torch.tensor(len(read), device=batch.label.device))):
+            vectors = self.models.latest_vectors(read.sample)
+            stats["loss"] = self._train(self.ctr, self.optimizers[1], read, vectors, place)
+        if place.entry.iteration == 1:
+            stats["loss_without_text"] = self._train(self.plain, self.optimizers[2], batch, None, place)
+        return stats
+
+    def _start(self) -> float:
+        """Begin with fresh weights: each round has its own explanations. Returns the share of explained rows."""
+        models = self.models
+        self.ctr.reset(self.optimizers[1].optimizer)
+        models.ctr_trained = False
+        train = models.data.table("train").sample.tolist()
+        if self.encoder.options.centre:
+            self.encoder.centre(models.store.texts(train), self.loop.device)
+            models.forget_vectors()
+        return sum(sample in models.store.latest for sample in train) / len(train)
+
+    def _train(
+        self, model: ClickModel, optimizer: LightningOptimizer, batch: Batch, vectors: Tensor | None, place: Place
+    ) -> float:
+        """One step of one model; returns the loss of all ranks."""
+        model.train()
+        texts = [] if vectors is None else self.models.store.texts(batch.sample.tolist())
+        guard = place.guard(batch, texts)
+        loss = model.loss(batch, vectors, guard)
+        optimizer.zero_grad()
+        self.loop.manual_backward(loss)
+        guard.check_gradients("the CTR model's gradient norm", model.gradients(), TOO_FAST)
+        optimizer.step()
+        return float(all_sum(loss)) / (world_size() * model.options.crossfit)
+
+    def validate(self, batch: Batch, entry: PlanEntry) -> dict[str, Any]:
+        """The scores with and without explanations."""
+        columns: dict[str, Any] = {}
+        if self._writes(entry):
+            columns["sampled"] = self.models.sample(batch, entry.epoch)
+            vectors = self.encoder.vectors(columns["sampled"], batch.label.device)
+        else:
+            vectors = self.models.latest_vectors(batch.sample)
+        return columns | {"s_r": self.ctr.score(batch, vectors), "s_plain": self.plain.score(batch)}
+
+    def done(self, metrics: Mapping[str, Mapping[str, float]], entry: PlanEntry) -> bool:
+        """Have both models stopped improving? At the end of the stage both return to their best weights."""
+        monitor = self.ctr.options.monitor
+        stopped = self.ctr.best.update(metrics["aug"][monitor])
+        if entry.iteration == 1:
+            stopped &= self.plain.best.update(metrics["plain"][monitor])
+        if stopped or entry.last:
+            self.ctr.best.restore()
+            self.plain.best.restore()
+            self.models.ctr_trained = True
+        return stopped
+
+    def _writes(self, entry: PlanEntry) -> bool:
+        """Are explanations of the validation rows sampled in this epoch?"""
+        return entry.step == 0 and bool(self.models.store.latest)
