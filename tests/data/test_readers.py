@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 from tiny import rows, write
 
+from expctr.data.errors import DataError
 from expctr.data.readers import amazon, bookcrossing, movielens
-from expctr.data.readers.tables import DataError
 
 FLAGS_TOY = "0|0|0|1|1|1|0|0|0|0|0|0|0|0|0|0|0|0|0"
 FLAGS_NONE = "1|" + "|".join("0" * 18)

@@ -8,8 +8,10 @@ import pytest
 from polars.testing import assert_frame_equal
 from tiny import make_tables
 
-from expctr.data.readers.tables import DataError, Table
-from expctr.data.samples import SampleOptions, make_samples
+from expctr.data.errors import DataError
+from expctr.data.options import SampleOptions
+from expctr.data.readers.base import RawTable
+from expctr.data.samples import make_samples
 
 Rating = tuple[str, str, float, int | None]
 
@@ -25,7 +27,7 @@ def world(users: int = 40, items: int = 30, seed: int = 0) -> list[Rating]:
     return rows
 
 
-def split_tables(**files: list[Rating]) -> dict[str, Table]:
+def split_tables(**files: list[Rating]) -> dict[str, RawTable]:
     return {name: make_tables(rows).interactions for name, rows in files.items()}
 
 
@@ -170,7 +172,7 @@ def test_counts_add_up() -> None:
     assert report.untitled == pytest.approx(2 / 31)
     assert samples.height == 20
     assert sum(int(split["samples"]) for split in report.splits.values()) == 20
-    drawn = report.users - report.samples_dropped.get("user without an interaction that has min_history before it", 0)
+    drawn = report.users - report.samples_dropped.get("user with too few ratings for min_history", 0)
     assert drawn - report.samples_dropped["beyond max_samples"] == 20
 
 
@@ -178,7 +180,7 @@ def test_balance() -> None:
     ratings = [(f"u{user}", f"{item}", 1.0 if user % 5 == 0 else 5.0, item) for user in range(100) for item in range(3)]
     samples, report = make_samples(make_tables(ratings), SampleOptions(balance=True))
     assert samples["label"].value_counts().sort("label")["count"].to_list() == [20, 20]
-    assert report.samples_dropped == {"more of this label than of the other (balance)": 60}
+    assert report.samples_dropped == {"surplus of one label (balance)": 60}
     fewer, _ = make_samples(make_tables(ratings), SampleOptions(balance=True, max_samples=10))
     assert fewer["label"].sum() == 5
 
@@ -217,7 +219,7 @@ def test_an_empty_split_is_an_error_unless_it_was_asked_for() -> None:
 def test_without_timestamps() -> None:
     ratings: list[Rating] = [(user, item, rating, None) for user, item, rating, _ in world()]
     with pytest.raises(
-        DataError, match=r"rows have no timestamp, memory, column timestamp. Mend: samples.order: shuffle"
+        DataError, match=r"rows have no timestamp, memory, column timestamp. Fix: .* data.samples.order: shuffle"
     ):
         make_samples(make_tables(ratings), SampleOptions())
     first, _ = make_samples(make_tables(ratings), SampleOptions(order="shuffle"))
@@ -275,10 +277,10 @@ def test_side_features_belong_to_the_target_and_the_user() -> None:
     ("options", "message"),
     [
         ({"fractions": (0.8, 0.1, 0.2)}, "sum to 1"),
-        ({"split": "time", "order": "shuffle"}, "needs samples.order: time"),
+        ({"split": "time", "order": "shuffle"}, "needs data.samples.order: time"),
         ({"targets_per_user": 0}, "at least 1"),
         ({"max_samples": 0}, "at least 1"),
-        ({"min_history": 5, "max_history": 3}, "more than max_history 3"),
+        ({"min_history": 5, "max_history": 3}, "more than data.samples.max_history 3"),
     ],
 )
 def test_options_that_contradict_each_other(options: dict[str, object], message: str) -> None:
@@ -289,5 +291,5 @@ def test_options_that_contradict_each_other(options: dict[str, object], message:
 def test_no_interaction_left() -> None:
     items = pl.DataFrame({"item": ["9"], "title": ["T"]})
     tables = make_tables([("a", "1", 1.0, 1), ("a", "2", 1.0, 1), ("b", "2", 1.0, 1)], items=items)
-    with pytest.raises(DataError, match=r"no interaction is left of 3 rows: .*item without a title"):
+    with pytest.raises(DataError, match=r"no rating is left of 3 rows .*item without a title: 3.*Fix: check that"):
         make_samples(tables, SampleOptions())

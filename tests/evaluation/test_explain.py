@@ -72,8 +72,8 @@ def test_a_typed_person_has_the_scores_of_predict(run: Path, world: World, tmp_p
     [
         (["--user=999", "--target=Film 3, The"], "no user '999'; ids are 60 numbers from 1 to 60"),
         (["--user=1", "--liked=Heat", "--target=Film 3, The"], "two persons"),
-        (["--target=Film 3, The"], "nobody to explain"),
-        (["--user=1"], "nothing to explain"),
+        (["--target=Film 3, The"], "no person to explain"),
+        (["--user=1"], "no target to explain"),
         (["--liked=[]", "--target=Film 3, The"], "no history"),
         (["--user=1", "--target=id:999"], "no item with a title has the id '999'"),
     ],

@@ -16,9 +16,11 @@ from threading import Thread
 
 import pytest
 
-from expctr.data.new_users import read_people
+from expctr.data.errors import DataError
+from expctr.data.new_users import read_new_users
 from expctr.data.readers import amazon, bookcrossing, movielens
-from expctr.data.readers.tables import DataError, OnBadRow, Table, Tables
+from expctr.data.readers.bad_rows import OnBadRow
+from expctr.data.readers.base import RawTable, RawTables
 
 MODES: tuple[OnBadRow, OnBadRow] = ("error", "skip")
 LIMIT = 20  # seconds for one case, which takes some milliseconds
@@ -31,7 +33,7 @@ FLAGS = "|".join("01"[flag == 5] for flag in range(19))
 class Layout:
     """A healthy dataset: the lines of each file, the ratings first, then the items and the users."""
 
-    read: Callable[[Path], Tables]
+    read: Callable[[Path], RawTables]
     files: Mapping[str, Sequence[str]]
     headed: bool = True
     encoding: str = "utf-8"
@@ -238,7 +240,7 @@ def within(limit: float, call: Callable[[], object]) -> object:
 def read(layout: Layout, folder: Path, file: str, mode: OnBadRow) -> tuple[dict[int, dict[str, object]], int] | str:
     """The good rows of a file by their line and how many were skipped, or the error in words."""
 
-    def table() -> Table:
+    def table() -> RawTable:
         tables = layout.read(folder)
         return next(t for t in (tables.interactions, tables.items, tables.users) if t and t.path.name == file)
 
@@ -409,7 +411,7 @@ def test_a_damaged_line_of_people(tmp_path: Path, damage: str, place: int) -> No
     text[place : place + 1] = BREAKS[damage](text[place], Random(f"{damage} {place}"))
     path = tmp_path / "people.csv"
     path.write_bytes(b"\n".join(text))
-    result = within(LIMIT, lambda: read_people(path))
+    result = within(LIMIT, lambda: read_new_users(path))
     if isinstance(result, DataError):
         assert "people.csv" in str(result)
         return

@@ -71,7 +71,12 @@ def child(folder: Path, cache: Path) -> None:
     data.setup()
     took = time.monotonic() - began
     used = resource.getrusage(resource.RUSAGE_SELF)
-    said = {"seconds": took, "processor": used.ru_utime + used.ru_stime, "peak_gb": peak_gb(), "rows": data.report.rows}
+    said = {
+        "seconds": took,
+        "processor": used.ru_utime + used.ru_stime,
+        "peak_gb": peak_gb(),
+        "rows": data.summary.rows,
+    }
     print(json.dumps({**said, "samples": data.samples.height}))
 
 

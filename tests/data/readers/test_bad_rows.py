@@ -6,9 +6,10 @@ from pathlib import Path
 import pytest
 from tiny import rows, write
 
+from expctr.data.errors import DataError
+from expctr.data.options import SampleOptions
 from expctr.data.readers import amazon, bookcrossing, movielens
-from expctr.data.readers.tables import DataError
-from expctr.data.samples import SampleOptions, make_samples
+from expctr.data.samples import make_samples
 
 HEADER = "userId,movieId,rating,timestamp\n"
 MOVIES = "movieId,title,genres\n1,A (1990),Drama\n2,B (1990),Drama\n3,C (1990),Drama\n"
@@ -55,7 +56,8 @@ BAD_ROWS = [
     ("1,2,,4", "rating is not a number", "rating"),
     ("1,2,5.5,4", "rating out of range", "rating"),
     ("1,2,-1,4", "rating out of range", "rating"),
-    (",2,5,4", "no user or item id", "user or item"),
+    (",2,5,4", "no user or item id", "user"),
+    ("1,,5,4", "no user or item id", "item"),
     ("1,2,5,yesterday", "timestamp is not a number", "timestamp"),
 ]
 
@@ -97,7 +99,7 @@ def test_bad_json_lines(tmp_path: Path) -> None:
         b'{"reviewerID": "\xff"}': ("undecodable bytes", "all"),
         good.replace(b"5.0", b'"good"'): ("rating is not a number", "rating"),
         good.replace(b"5.0", b"6"): ("rating out of range", "rating"),
-        good.replace(b'"asin"', b'"isbn"'): ("no user or item id", "user or item"),
+        good.replace(b'"asin"', b'"isbn"'): ("no user or item id", "item"),
     }
     for line, (problem, column) in bad.items():
         folder = write(

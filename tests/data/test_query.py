@@ -7,9 +7,9 @@ from tiny import write
 
 from expctr.data.catalogue import Item
 from expctr.data.datamodules import MovieLensDataModule, SplitFiles
-from expctr.data.new_users import Rated
-from expctr.data.question import Question, ask
-from expctr.data.samples import SampleOptions
+from expctr.data.options import SampleOptions
+from expctr.data.query import Query, make_query
+from expctr.data.sample_rows import HistoryEntry
 from expctr.errors import UserError
 
 TITLES = {"1": "Heat (1995)", "2": "Heat (1986)", "3": "Fargo (1996)", "4": "Casper (1995)", "5": "Alien (1979)"}
@@ -38,11 +38,11 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> MovieLensDataModule:
     return made(tmp_path_factory.mktemp("ratings"))
 
 
-def ids(question: Question) -> list[str]:
+def ids(question: Query) -> list[str]:
     return [entry.item.id for entry in question.history]
 
 
-def check_rows(question: Question) -> None:
+def check_rows(question: Query) -> None:
     """The first row is the question, the others lack one entry each, and nothing else differs."""
     history = [(entry.item.id, entry.liked) for entry in question.history]
     expected = [history, *(history[:i] + history[i + 1 :] for i in range(len(history)))]
@@ -59,7 +59,7 @@ def check_rows(question: Question) -> None:
 
 def test_each_sample_is_asked_as_it_is(data: MovieLensDataModule) -> None:
     for row in data.samples.iter_rows(named=True):
-        question = ask(data, user=row["user"], target=f"id:{row['target']}")
+        question = make_query(data, user=row["user"], target=f"id:{row['target']}")
         check_rows(question)
         assert (question.label, question.split) == (row["label"], row["split"])
         asked = question.rows.row(0, named=True)
@@ -67,66 +67,72 @@ def test_each_sample_is_asked_as_it_is(data: MovieLensDataModule) -> None:
 
 
 def test_a_user_s_history_is_the_latest_ratings_without_the_target(data: MovieLensDataModule) -> None:
-    question = ask(data, user="a", target="Congo")
+    question = make_query(data, user="a", target="Congo")
     assert (ids(question), question.label, question.split) == (["4", "5", "6"], None, "")
     assert [entry.liked for entry in question.history] == [False, True, False]
     check_rows(question)
     sampled = data.samples.filter(user="a")["target"].to_list()
     rated = next(item for item in ("5", "4", "3") if item not in sampled)
-    question = ask(data, user="a", target=rated)
+    question = make_query(data, user="a", target=rated)
     assert question.label == int(rated) % 2
     assert rated not in ids(question)
     assert len(ids(question)) == 3
-    assert any("left out of the history" in note for note in question.notes)
+    assert any("the history leaves it out" in note for note in question.notes)
 
 
 def test_a_user_too_small_for_a_sample_is_asked_about_and_told_to_be_new(data: MovieLensDataModule) -> None:
-    question = ask(data, user="k", target="Alien")  # item 7 has no title
-    assert question.history == [Rated(Item("3", "Fargo"), True)]
+    question = make_query(data, user="k", target="Alien")  # item 7 has no title
+    assert question.history == [HistoryEntry(Item("3", "Fargo"), True)]
     assert any("no training row is about user k" in note for note in question.notes)
     check_rows(question)
 
 
 def test_a_typed_person(data: MovieLensDataModule) -> None:
-    question = ask(data, liked="heat (1986)| Nikita ", disliked=["FARGO"], target="Alien (1979)")
+    question = make_query(data, liked="heat (1986)| Nikita ", disliked=["FARGO"], target="Alien (1979)")
     assert question.history == [
-        Rated(Item("2", "Heat"), True),
-        Rated(Item("", "Nikita"), True),
-        Rated(Item("3", "Fargo"), False),
+        HistoryEntry(Item("2", "Heat"), True),
+        HistoryEntry(Item("", "Nikita"), True),
+        HistoryEntry(Item("3", "Fargo"), False),
     ]
     assert (question.user, question.target, question.label) == ("", Item("5", "Alien"), None)
-    assert [note for note in question.notes if "Nikita" in note] == ["no item is called 'Nikita': read without an id."]
+    assert [note for note in question.notes if "Nikita" in note] == [
+        "no item is called 'Nikita': it is used without an id."
+    ]
     check_rows(question)
 
 
 def test_a_title_of_several_items_is_read_without_an_id_and_refused_as_a_target(data: MovieLensDataModule) -> None:
-    question = ask(data, liked="Heat", target="Alien")
-    assert question.history == [Rated(Item("", "Heat"), True)]
-    (note,) = (note for note in question.notes if "'Heat' may be" in note)
-    assert note == ("'Heat' may be one of several items: 1 ('Heat (1995)'), 2 ('Heat (1986)'): read without an id")
-    with pytest.raises(UserError, match=r"--target: 'Heat' may be one of several .* Give one as --target id:1"):
-        ask(data, user="a", target="Heat")
-    assert ask(data, user="a", target="Heat (1986)").target == Item("2", "Heat")
+    question = make_query(data, liked="Heat", target="Alien")
+    assert question.history == [HistoryEntry(Item("", "Heat"), True)]
+    (note,) = (note for note in question.notes if "'Heat' can be" in note)
+    assert note == (
+        "'Heat' can be one of several items: 1 ('Heat (1995)'), 2 ('Heat (1986)'): it is used without an id"
+    )
+    with pytest.raises(
+        UserError, match=r"--target: 'Heat' can be one of several .* Fix: name one, such as --target id:1"
+    ):
+        make_query(data, user="a", target="Heat")
+    assert make_query(data, user="a", target="Heat (1986)").target == Item("2", "Heat")
 
 
 def test_an_item_typed_twice_in_other_spellings_is_one_entry(data: MovieLensDataModule) -> None:
-    question = ask(data, liked=["Fargo", "fargo", "id:3", "New", "New"], target="Alien")
-    assert question.history == [Rated(Item("3", "Fargo"), True), Rated(Item("", "New"), True)]
+    question = make_query(data, liked=["Fargo", "fargo", "id:3", "New", "New"], target="Alien")
+    assert question.history == [HistoryEntry(Item("3", "Fargo"), True), HistoryEntry(Item("", "New"), True)]
     for liked, disliked in (("Fargo", "fargo (1996)"), ("New", "New")):
         with pytest.raises(UserError, match=f"{liked!r} is in both --liked and --disliked"):
-            ask(data, liked=liked, disliked=disliked, target="Alien")
+            make_query(data, liked=liked, disliked=disliked, target="Alien")
 
 
 def test_a_new_target_is_taken_as_typed_with_its_neighbours_named(data: MovieLensDataModule) -> None:
-    question = ask(data, user="a", target=" Fargos ")
+    question = make_query(data, user="a", target=" Fargos ")
     assert question.target == Item("", "Fargos")
-    assert any("taken as a new one. The nearest titles: 'Fargo (1996)'" in note for note in question.notes)
+    assert any("treated as a new item. The nearest titles: 'Fargo (1996)'" in note for note in question.notes)
     assert question.rows["target_genres"].to_list()[0] is None
     check_rows(question)
 
 
 def test_an_item_that_nobody_rated_keeps_its_id_and_is_told_to_be_new(data: MovieLensDataModule) -> None:
-    question = ask(data, user="a", target="Congo")
+    question = make_query(data, user="a", target="Congo")
     assert question.target == Item("8", "Congo")
     assert any("no training row is about the target" in note for note in question.notes)
 
@@ -134,20 +140,20 @@ def test_an_item_that_nobody_rated_keeps_its_id_and_is_told_to_be_new(data: Movi
 @pytest.mark.parametrize(
     ("asked", "said"),
     [
-        ({"target": "Fargo"}, "nobody to explain"),
+        ({"target": "Fargo"}, "no person to explain"),
         ({"user": "a", "liked": "Heat", "target": "Fargo"}, "two persons"),
-        ({"user": "a"}, "nothing to explain"),
-        ({"user": "a", "target": " "}, "nothing to explain"),
-        ({"user": "z", "target": "Fargo"}, r"no user 'z'; of 11 ids the nearest are 'a'"),
+        ({"user": "a"}, "no target to explain"),
+        ({"user": "a", "target": " "}, "no target to explain"),
+        ({"user": "z", "target": "Fargo"}, r"no user 'z'. Fix: give another id; of 11 ids the nearest are 'a'"),
         ({"user": "a", "target": "id:7"}, "no item with a title has the id '7'"),
         ({"liked": "Fargo", "target": "Fargo"}, "titles other than the target"),
-        ({"liked": " | ", "disliked": [], "target": "Fargo"}, "no history to explain by"),
+        ({"liked": " | ", "disliked": [], "target": "Fargo"}, "no history. Fix: give titles"),
         ({"user": "k", "target": "Fargo"}, "user 'k' has rated no other item"),
     ],
 )
 def test_what_it_refuses(data: MovieLensDataModule, asked: dict[str, object], said: str) -> None:
     with pytest.raises(UserError, match=said):
-        ask(data, **asked)  # type: ignore[arg-type]
+        make_query(data, **asked)  # type: ignore[arg-type]
 
 
 def test_own_splits_have_their_own_users_and_histories_of_train_alone(tmp_path: Path) -> None:
@@ -162,10 +168,10 @@ def test_own_splits_have_their_own_users_and_histories_of_train_alone(tmp_path: 
     )
     own = SplitFiles(*(str(tmp_path / f"{name}.csv") for name in ("train", "val", "test")))
     data = made(tmp_path, splits=own)
-    question = ask(data, user="x", target="Kids")
+    question = make_query(data, user="x", target="Kids")
     assert (question.split, question.label, ids(question)) == ("test", 0, ["1", "3"])  # 5 is a test target, too
-    assert ids(ask(data, user="x", target="Congo")) == ["1", "3", "5"]
+    assert ids(make_query(data, user="x", target="Congo")) == ["1", "3", "5"]
     twice = data.samples.filter(user="x", target="5")
-    assert ask(data, user="x", target="Alien").split == twice["split"][-1] == "test"
-    with pytest.raises(UserError, match="no user 'a'; of 2 ids the nearest are 'x'"):
-        ask(data, user="a", target="Alien")
+    assert make_query(data, user="x", target="Alien").split == twice["split"][-1] == "test"
+    with pytest.raises(UserError, match="no user 'a'. Fix: give another id; of 2 ids the nearest are 'x'"):
+        make_query(data, user="a", target="Alien")
