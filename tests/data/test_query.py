@@ -173,5 +173,5 @@ def test_own_splits_have_their_own_users_and_histories_of_train_alone(tmp_path: 
     assert ids(make_query(data, user="x", target="Congo")) == ["1", "3", "5"]
     twice = data.samples.filter(user="x", target="5")
     assert make_query(data, user="x", target="Alien").split == twice["split"][-1] == "test"
-    with pytest.raises(UserError, match="no user 'a'. Fix: give another id; of 2 ids the nearest are 'x'"):
+    with pytest.raises(UserError, match=r"no user 'a'\. Fix: give another id; of 2 ids the nearest are 'x'"):
         make_query(data, user="a", target="Alien")

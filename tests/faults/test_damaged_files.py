@@ -53,7 +53,7 @@ def test_a_byte_order_mark_costs_no_row(tmp_path: Path) -> None:
 def test_a_gzip_file_cut_short_is_refused(tmp_path: Path, cut: int, mode: str) -> None:
     path = tmp_path / "Books.json.gz"
     path.write_bytes(gzip.compress(GOOD * 100)[:cut])
-    with pytest.raises(DataError, match=r"cannot read .*Books.json.gz, after row"):
+    with pytest.raises(DataError, match=r"cannot read .*Books.json.gz after row"):
         amazon.read_interactions(path).collect(["user"], mode, Counter())  # type: ignore[arg-type]
 
 

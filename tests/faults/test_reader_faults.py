@@ -253,6 +253,7 @@ def read(layout: Layout, folder: Path, file: str, mode: OnBadRow) -> tuple[dict[
     result = within(LIMIT, call)
     if isinstance(result, DataError):
         assert file in str(result)
+        assert "Fix: " in str(result)
         assert len(str(result)) < 1500
         return str(result)
     assert isinstance(result, tuple), repr(result)
@@ -414,6 +415,7 @@ def test_a_damaged_line_of_people(tmp_path: Path, damage: str, place: int) -> No
     result = within(LIMIT, lambda: read_new_users(path))
     if isinstance(result, DataError):
         assert "people.csv" in str(result)
+        assert "Fix: " in str(result)
         return
     assert isinstance(result, list), repr(result)
     targets = [person.text.target for person in result]
