@@ -55,7 +55,7 @@ class DataSummary:
             self.splits[name] = {
                 "samples": rows.height,
                 "base_rate": rate,
-                "entropy": float(-(p * np.log(np.maximum(p, 1e-300))).sum()),
+                "entropy": abs(float((p * np.log(np.maximum(p, 1e-300))).sum())),
                 "users": rows["user"].n_unique(),
                 "warm_users": float(rows["user"].is_in(trained).mean() or 0.0),  # type: ignore[arg-type]
             }
@@ -85,7 +85,7 @@ def summary_tables(summary: DataSummary) -> Group:
     notes = [f"history length: {', '.join(f'{name} {value:g}' for name, value in summary.history.items())}"]
     notes += [f"not used: {count:,} ({reason})" for reason, count in summary.samples_dropped.items()]
     if summary.withheld:
-        notes.append(f"{summary.withheld:,} history entries withheld: they are targets of a later split")
+        notes.append(f"history entries withheld: {summary.withheld:,} (targets of a later split)")
     splits.caption, splits.caption_justify = "\n".join(notes), "left"
     return Group(rows, splits)
 
