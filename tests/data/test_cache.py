@@ -1,4 +1,4 @@
-"""What is kept of the samples: loaded when nothing changed, made anew when anything is damaged."""
+"""The cache of samples: loaded if nothing changed, made again if anything is damaged."""
 
 import json
 from pathlib import Path
@@ -13,7 +13,7 @@ from expctr.data.options import SampleOptions
 from expctr.data.readers.base import RawTables
 from expctr.data.summary import DataSummary
 
-SAMPLES, REPORT = pl.DataFrame({"sample": [0, 1], "user": ["a", "b"]}), DataSummary(rule="liked", rows=7)
+SAMPLES, SUMMARY = pl.DataFrame({"sample": [0, 1], "user": ["a", "b"]}), DataSummary(rule="liked", rows=7)
 
 
 @pytest.fixture
@@ -31,13 +31,13 @@ class Maker:
 
     def __call__(self) -> tuple[pl.DataFrame, DataSummary]:
         self.calls += 1
-        return SAMPLES, REPORT
+        return SAMPLES, SUMMARY
 
 
 def load(raw: Path, make: Maker) -> None:
-    samples, report = cached_samples([raw], SampleOptions(), make, str(raw.parent / "cache"))
+    samples, summary = cached_samples([raw], SampleOptions(), make, str(raw.parent / "cache"))
     assert samples.equals(SAMPLES)
-    assert report == REPORT
+    assert summary == SUMMARY
 
 
 def test_samples_are_made_once(raw: Path) -> None:
@@ -52,7 +52,7 @@ def test_samples_are_made_once(raw: Path) -> None:
 
 @pytest.mark.parametrize("kind", ["parquet", "json"])
 @pytest.mark.parametrize("damage", ["empty", "cut", "flipped", "other", "gone"])
-def test_damaged_samples_are_made_anew(raw: Path, kind: str, damage: str) -> None:
+def test_damaged_samples_are_made_again(raw: Path, kind: str, damage: str) -> None:
     make = Maker()
     load(raw, make)
     (path,) = (raw.parent / "cache").glob(f"*.{kind}")
@@ -76,7 +76,7 @@ def test_a_file_that_changes_while_it_is_read_is_refused(raw: Path) -> None:
 
         def make(change: object = change) -> tuple[pl.DataFrame, DataSummary]:
             change()  # type: ignore[operator]
-            return SAMPLES, REPORT
+            return SAMPLES, SUMMARY
 
         with pytest.raises(DataError, match=r"ratings.csv"):
             cached_samples([raw], SampleOptions(), make, str(raw.parent / "cache"))

@@ -1,4 +1,4 @@
-"""The CSV of new people and items."""
+"""The CSV of new users."""
 
 from pathlib import Path
 
@@ -38,14 +38,14 @@ def test_bad_rows(tmp_path: Path, content: str | bytes, message: str) -> None:
         read_new_users(write(tmp_path, {"new.csv": content}) / "new.csv")
 
 
-def test_an_id_tells_which_of_two_titles_is_meant() -> None:
+def test_an_id_chooses_between_items_with_the_same_title() -> None:
     items = pl.DataFrame({"item": ["1", "2"], "title": ["Heat", "Heat"], "year": [1986, 1995]})
     like = pl.DataFrame(
         schema={"sample": pl.Int64, "target": pl.String, "target_title": pl.String, "target_year": pl.Int64}
     )
-    people = [NewUser(SampleText("Heat", (), ()), target=named) for named in ("", "2", "7")]
-    rows = new_user_samples(people, Catalogue(items), like)
-    assert rows["target"].to_list() == ["", "2", ""]  # an id that nothing has is no more than a name
+    users = [NewUser(SampleText("Heat", (), ()), target=named) for named in ("", "2", "7")]
+    rows = new_user_samples(users, Catalogue(items), like)
+    assert rows["target"].to_list() == ["", "2", ""]  # an unknown id is ignored
     assert rows["target_year"].to_list() == [None, 1995, None]
 
 

@@ -1,4 +1,4 @@
-"""Who and what is asked about, and as which rows; on ratings written by hand."""
+"""Queries on ratings written by hand: which person, which target, which rows."""
 
 from pathlib import Path
 
@@ -38,73 +38,73 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> MovieLensDataModule:
     return made(tmp_path_factory.mktemp("ratings"))
 
 
-def ids(question: Query) -> list[str]:
-    return [entry.item.id for entry in question.history]
+def ids(query: Query) -> list[str]:
+    return [entry.item.id for entry in query.history]
 
 
-def check_rows(question: Query) -> None:
-    """The first row is the question, the others lack one entry each, and nothing else differs."""
-    history = [(entry.item.id, entry.liked) for entry in question.history]
+def check_rows(query: Query) -> None:
+    """The first row is the query, the others lack one entry each, and nothing else differs."""
+    history = [(entry.item.id, entry.liked) for entry in query.history]
     expected = [history, *(history[:i] + history[i + 1 :] for i in range(len(history)))]
-    for row, entries in zip(question.rows.iter_rows(named=True), expected, strict=True):
+    for row, entries in zip(query.rows.iter_rows(named=True), expected, strict=True):
         assert list(zip(row["history"], row["history_liked"], strict=True)) == entries
         assert row["liked"] == [item for item, liked in entries if liked]
         assert row["disliked"] == [item for item, liked in entries if not liked]
         assert len(row["liked_titles"]) == len(row["liked"])
-        assert (row["target"], row["target_title"]) == (question.target.id, question.target.title)
-    assert question.rows["sample"].to_list() == list(range(len(expected)))
+        assert (row["target"], row["target_title"]) == (query.target.id, query.target.title)
+    assert query.rows["sample"].to_list() == list(range(len(expected)))
     lists = ["sample", "history", "history_liked", "liked", "liked_titles", "disliked", "disliked_titles"]
-    assert question.rows.drop(lists).unique(maintain_order=True).height == 1
+    assert query.rows.drop(lists).unique(maintain_order=True).height == 1
 
 
-def test_each_sample_is_asked_as_it_is(data: MovieLensDataModule) -> None:
+def test_a_query_about_a_sample_has_the_columns_of_the_sample(data: MovieLensDataModule) -> None:
     for row in data.samples.iter_rows(named=True):
-        question = make_query(data, user=row["user"], target=f"id:{row['target']}")
-        check_rows(question)
-        assert (question.label, question.split) == (row["label"], row["split"])
-        asked = question.rows.row(0, named=True)
+        query = make_query(data, user=row["user"], target=f"id:{row['target']}")
+        check_rows(query)
+        assert (query.label, query.split) == (row["label"], row["split"])
+        asked = query.rows.row(0, named=True)
         assert all(asked[name] == row[name] for name in row if name not in ("sample", "rating", "timestamp"))
 
 
 def test_a_user_s_history_is_the_latest_ratings_without_the_target(data: MovieLensDataModule) -> None:
-    question = make_query(data, user="a", target="Congo")
-    assert (ids(question), question.label, question.split) == (["4", "5", "6"], None, "")
-    assert [entry.liked for entry in question.history] == [False, True, False]
-    check_rows(question)
+    query = make_query(data, user="a", target="Congo")
+    assert (ids(query), query.label, query.split) == (["4", "5", "6"], None, "")
+    assert [entry.liked for entry in query.history] == [False, True, False]
+    check_rows(query)
     sampled = data.samples.filter(user="a")["target"].to_list()
     rated = next(item for item in ("5", "4", "3") if item not in sampled)
-    question = make_query(data, user="a", target=rated)
-    assert question.label == int(rated) % 2
-    assert rated not in ids(question)
-    assert len(ids(question)) == 3
-    assert any("the history leaves it out" in note for note in question.notes)
+    query = make_query(data, user="a", target=rated)
+    assert query.label == int(rated) % 2
+    assert rated not in ids(query)
+    assert len(ids(query)) == 3
+    assert any("the history leaves it out" in note for note in query.notes)
 
 
-def test_a_user_too_small_for_a_sample_is_asked_about_and_told_to_be_new(data: MovieLensDataModule) -> None:
-    question = make_query(data, user="k", target="Alien")  # item 7 has no title
-    assert question.history == [HistoryEntry(Item("3", "Fargo"), True)]
-    assert any("no training row is about user k" in note for note in question.notes)
-    check_rows(question)
+def test_a_user_with_too_few_ratings_for_a_sample_is_noted_as_new(data: MovieLensDataModule) -> None:
+    query = make_query(data, user="k", target="Alien")  # item 7 has no title
+    assert query.history == [HistoryEntry(Item("3", "Fargo"), True)]
+    assert any("no training row is about user k" in note for note in query.notes)
+    check_rows(query)
 
 
 def test_a_typed_person(data: MovieLensDataModule) -> None:
-    question = make_query(data, liked="heat (1986)| Nikita ", disliked=["FARGO"], target="Alien (1979)")
-    assert question.history == [
+    query = make_query(data, liked="heat (1986)| Nikita ", disliked=["FARGO"], target="Alien (1979)")
+    assert query.history == [
         HistoryEntry(Item("2", "Heat"), True),
         HistoryEntry(Item("", "Nikita"), True),
         HistoryEntry(Item("3", "Fargo"), False),
     ]
-    assert (question.user, question.target, question.label) == ("", Item("5", "Alien"), None)
-    assert [note for note in question.notes if "Nikita" in note] == [
+    assert (query.user, query.target, query.label) == ("", Item("5", "Alien"), None)
+    assert [note for note in query.notes if "Nikita" in note] == [
         "no item is called 'Nikita': it is used without an id."
     ]
-    check_rows(question)
+    check_rows(query)
 
 
-def test_a_title_of_several_items_is_read_without_an_id_and_refused_as_a_target(data: MovieLensDataModule) -> None:
-    question = make_query(data, liked="Heat", target="Alien")
-    assert question.history == [HistoryEntry(Item("", "Heat"), True)]
-    (note,) = (note for note in question.notes if "'Heat' can be" in note)
+def test_a_title_of_several_items_has_no_id_in_a_history_and_is_refused_as_a_target(data: MovieLensDataModule) -> None:
+    query = make_query(data, liked="Heat", target="Alien")
+    assert query.history == [HistoryEntry(Item("", "Heat"), True)]
+    (note,) = (note for note in query.notes if "'Heat' can be" in note)
     assert note == (
         "'Heat' can be one of several items: 1 ('Heat (1995)'), 2 ('Heat (1986)'): it is used without an id"
     )
@@ -116,29 +116,29 @@ def test_a_title_of_several_items_is_read_without_an_id_and_refused_as_a_target(
 
 
 def test_an_item_typed_twice_in_other_spellings_is_one_entry(data: MovieLensDataModule) -> None:
-    question = make_query(data, liked=["Fargo", "fargo", "id:3", "New", "New"], target="Alien")
-    assert question.history == [HistoryEntry(Item("3", "Fargo"), True), HistoryEntry(Item("", "New"), True)]
+    query = make_query(data, liked=["Fargo", "fargo", "id:3", "New", "New"], target="Alien")
+    assert query.history == [HistoryEntry(Item("3", "Fargo"), True), HistoryEntry(Item("", "New"), True)]
     for liked, disliked in (("Fargo", "fargo (1996)"), ("New", "New")):
         with pytest.raises(UserError, match=f"{liked!r} is in both --liked and --disliked"):
             make_query(data, liked=liked, disliked=disliked, target="Alien")
 
 
-def test_a_new_target_is_taken_as_typed_with_its_neighbours_named(data: MovieLensDataModule) -> None:
-    question = make_query(data, user="a", target=" Fargos ")
-    assert question.target == Item("", "Fargos")
-    assert any("treated as a new item. The nearest titles: 'Fargo (1996)'" in note for note in question.notes)
-    assert question.rows["target_genres"].to_list()[0] is None
-    check_rows(question)
+def test_a_new_target_keeps_its_typed_title_and_the_nearest_titles_are_noted(data: MovieLensDataModule) -> None:
+    query = make_query(data, user="a", target=" Fargos ")
+    assert query.target == Item("", "Fargos")
+    assert any("treated as a new item. The nearest titles: 'Fargo (1996)'" in note for note in query.notes)
+    assert query.rows["target_genres"].to_list()[0] is None
+    check_rows(query)
 
 
-def test_an_item_that_nobody_rated_keeps_its_id_and_is_told_to_be_new(data: MovieLensDataModule) -> None:
-    question = make_query(data, user="a", target="Congo")
-    assert question.target == Item("8", "Congo")
-    assert any("no training row is about the target" in note for note in question.notes)
+def test_an_item_without_ratings_keeps_its_id_and_is_noted_as_new(data: MovieLensDataModule) -> None:
+    query = make_query(data, user="a", target="Congo")
+    assert query.target == Item("8", "Congo")
+    assert any("no training row is about the target" in note for note in query.notes)
 
 
 @pytest.mark.parametrize(
-    ("asked", "said"),
+    ("arguments", "message"),
     [
         ({"target": "Fargo"}, "no person to explain"),
         ({"user": "a", "liked": "Heat", "target": "Fargo"}, "two persons"),
@@ -151,9 +151,9 @@ def test_an_item_that_nobody_rated_keeps_its_id_and_is_told_to_be_new(data: Movi
         ({"user": "k", "target": "Fargo"}, "user 'k' has rated no other item"),
     ],
 )
-def test_what_it_refuses(data: MovieLensDataModule, asked: dict[str, object], said: str) -> None:
-    with pytest.raises(UserError, match=said):
-        make_query(data, **asked)  # type: ignore[arg-type]
+def test_refused_queries(data: MovieLensDataModule, arguments: dict[str, object], message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        make_query(data, **arguments)  # type: ignore[arg-type]
 
 
 def test_own_splits_have_their_own_users_and_histories_of_train_alone(tmp_path: Path) -> None:
@@ -168,8 +168,8 @@ def test_own_splits_have_their_own_users_and_histories_of_train_alone(tmp_path: 
     )
     own = SplitFiles(*(str(tmp_path / f"{name}.csv") for name in ("train", "val", "test")))
     data = made(tmp_path, splits=own)
-    question = make_query(data, user="x", target="Kids")
-    assert (question.split, question.label, ids(question)) == ("test", 0, ["1", "3"])  # 5 is a test target, too
+    query = make_query(data, user="x", target="Kids")
+    assert (query.split, query.label, ids(query)) == ("test", 0, ["1", "3"])  # 5 is a test target, too
     assert ids(make_query(data, user="x", target="Congo")) == ["1", "3", "5"]
     twice = data.samples.filter(user="x", target="5")
     assert make_query(data, user="x", target="Alien").split == twice["split"][-1] == "test"

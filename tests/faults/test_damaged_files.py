@@ -42,7 +42,7 @@ def test_a_bad_line_of_json_is_named_or_counted(tmp_path: Path, name: str) -> No
     assert dropped.total() == 1
 
 
-def test_a_byte_order_mark_costs_no_row(tmp_path: Path) -> None:
+def test_a_byte_order_mark_loses_no_row(tmp_path: Path) -> None:
     path = tmp_path / "Books.json"
     path.write_bytes(b"\xef\xbb\xbf" + GOOD + GOOD)
     assert amazon.read_interactions(path).collect(["user"], "error", Counter()).height == 2
@@ -66,7 +66,7 @@ def test_other_bytes_in_a_gzip_file_are_refused(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("time", ["inf", "nan", "1e999", "1e300", "-1e300"])
-def test_a_time_that_no_clock_shows(tmp_path: Path, time: str) -> None:
+def test_an_impossible_timestamp(tmp_path: Path, time: str) -> None:
     path = tmp_path / "ratings.csv"
     path.write_text(f"userId,movieId,rating,timestamp\n1,2,3,4\n1,3,3,{time}\n")
     table = movielens.read_interactions(path)
@@ -76,14 +76,14 @@ def test_a_time_that_no_clock_shows(tmp_path: Path, time: str) -> None:
 
 
 @pytest.mark.parametrize("cell", ['"Heat', '"Heat"x'])
-def test_a_cell_of_people_that_is_none(tmp_path: Path, cell: str) -> None:
+def test_an_unclosed_quote_in_the_csv_of_new_users(tmp_path: Path, cell: str) -> None:
     path = tmp_path / "new.csv"
     path.write_text(f"liked_titles,disliked_titles,target_title\nAlien,,{cell}\nFargo,,Kids\n")
     with pytest.raises(DataError, match=r"cannot read .*new.csv"):
         read_new_users(path)
 
 
-def test_a_file_name_is_no_markup_and_no_command_to_the_terminal() -> None:
+def test_a_file_name_is_shown_without_markup_and_escape_sequences() -> None:
     said = io.StringIO()
     summary = DataSummary(dropped={"[/]x\x1b]8;;u\x07.csv: too few columns": 1}, side_dropped={"[bold]y\x9b.csv": 1})
     Console(file=said, width=200).print(summary_tables(summary))

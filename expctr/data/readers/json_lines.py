@@ -120,11 +120,8 @@ def _strict_json(line: bytes, keys: Mapping[str, object]) -> tuple[bytes, str | 
 
 
 def _first_values(pairs: list[tuple[str, object]]) -> dict[str, object]:
-    """An object with the first value of a repeated key, as in polars."""
-    found: dict[str, object] = {}
-    for key, value in pairs:
-        found.setdefault(key, value)
-    return found
+    """An object in which the first value of a repeated key counts, as in polars."""
+    return {**dict(pairs), **dict(reversed(pairs))}
 
 
 def _text(value: object) -> str:
