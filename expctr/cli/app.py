@@ -19,7 +19,7 @@ from rich.markup import escape
 
 from expctr.ctr.zoo import ZOO
 from expctr.data.datamodules import RatingsDataModule
-from expctr.data.question import ask
+from expctr.data.query import make_query
 from expctr.errors import UserError
 from expctr.evaluation.alarms import Alarms
 from expctr.evaluation.explain import Explanation
@@ -124,8 +124,8 @@ class Trainer(L.Trainer):
             ckpt_path: a checkpoint; default the run's newest.
         """
         datamodule.setup()
-        question = ask(datamodule, user, liked, disliked, target)
-        datamodule.asked = question.rows
+        question = make_query(datamodule, user, liked, disliked, target)
+        datamodule.query_rows = question.rows
         others = [callback for callback in vars(self)["callbacks"] if not isinstance(callback, ResultWriter)]
         self.callbacks = [*others, Explanation(question, json)]
         self.predict(model, None, datamodule, return_predictions=False, ckpt_path=ckpt_path, weights_only=True)

@@ -1,4 +1,4 @@
-"""The finished samples and their report, kept in a cache folder."""
+"""Keeps the finished samples and their summary in a cache folder."""
 
 import hashlib
 import json
@@ -9,64 +9,64 @@ from pathlib import Path
 
 import polars as pl
 
-from expctr.data.readers.tables import DataError
-from expctr.data.samples import SampleOptions
-from expctr.data.summary import PrepareReport
+from expctr.data.errors import DataError
+from expctr.data.options import SampleOptions
+from expctr.data.summary import DataSummary
 
-_FORMAT = 4  # raise it when a reader or make_samples changes what it returns
+_FORMAT = 5  # increase it when a reader or make_samples returns something else
 
 
 def cached_samples(
     files: Sequence[Path],
     options: SampleOptions,
-    make: Callable[[], tuple[pl.DataFrame, PrepareReport]],
+    make: Callable[[], tuple[pl.DataFrame, DataSummary]],
     folder: str | None = None,
-) -> tuple[pl.DataFrame, PrepareReport]:
-    """Loads the samples that were made before from the same files with the same options, or makes and keeps them.
+) -> tuple[pl.DataFrame, DataSummary]:
+    """Loads the samples that were made from the same files with the same options, or makes and saves them.
 
-    What is kept has a checksum: samples that are damaged are made anew.
+    A checksum is saved with the samples: if they are damaged they are made again.
 
     Args:
-        files: all raw files; a change of path, size or time of one makes the samples anew.
-        options: how they are drawn.
-        make: reads the files and makes them.
+        files: all raw files. The samples are made again if the path, size or time of a file changes.
+        options: how samples are drawn.
+        make: reads the files and makes the samples.
         folder: the cache folder; default `$XDG_CACHE_HOME/expctr` or `~/.cache/expctr`.
 
     Raises:
-        DataError: a file changed while it was read, or the samples cannot be kept.
+        DataError: a file changed while it was read, or the samples cannot be saved.
     """
     stats = _stats(files)
     key = hashlib.sha256(json.dumps([_FORMAT, stats, asdict(options)]).encode()).hexdigest()[:16]
     base = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "expctr"
-    rows, report = (Path(folder or base) / f"{key}.{kind}" for kind in ("parquet", "json"))
+    rows, about = (Path(folder or base) / f"{key}.{kind}" for kind in ("parquet", "json"))
     try:
-        kept = json.loads(report.read_text())
-        if kept["sha256"] == _sha256(rows):
-            return pl.read_parquet(rows), PrepareReport(**kept["report"])
+        saved = json.loads(about.read_text())
+        if saved["sha256"] == _sha256(rows):
+            return pl.read_parquet(rows), DataSummary(**saved["summary"])
     except (OSError, ValueError, TypeError, KeyError):
-        pass  # not there, or damaged
-    samples, made = make()
+        pass  # missing or damaged
+    samples, summary = make()
     for before, after in zip(stats, _stats(files), strict=True):
         if before != after:
-            raise DataError(f"{before[0]} changed while it was read. Mend: start again when it is written to its end")
+            raise DataError(f"{before[0]} changed while it was read. Fix: wait until it is complete, and start again")
     try:
         rows.parent.mkdir(parents=True, exist_ok=True)
         _write(rows, samples.write_parquet)
-        kept = {"sha256": _sha256(rows), "report": asdict(made)}
-        _write(report, lambda path: path.write_text(json.dumps(kept)))
+        saved = {"sha256": _sha256(rows), "summary": asdict(summary)}
+        _write(about, lambda path: path.write_text(json.dumps(saved)))
     except OSError as error:
         raise DataError(
-            f"the samples cannot be kept in {rows.parent}: {error}. Mend: set data.cache_dir to a folder with "
-            "room that may be written"
+            f"cannot save the samples in {rows.parent}: {error}. Fix: set data.cache_dir to a folder that is writable "
+            "and has free space"
         ) from error
-    return samples, made
+    return samples, summary
 
 
 def _stats(files: Sequence[Path]) -> list[tuple[str, int, int]]:
     try:
         return [(str(path.resolve()), path.stat().st_size, path.stat().st_mtime_ns) for path in files]
     except OSError as error:
-        raise DataError(f"cannot be read: {error}") from error
+        raise DataError(f"cannot read a raw file: {error}. Fix: put the file back, and start again") from error
 
 
 def _sha256(path: Path) -> str:
@@ -75,7 +75,7 @@ def _sha256(path: Path) -> str:
 
 
 def _write(path: Path, write: Callable[[Path], object]) -> None:
-    """Written aside and renamed: another process may look meanwhile, and this one may be killed."""
-    aside = path.with_suffix(f".{os.getpid()}")
-    write(aside)
-    aside.replace(path)
+    """Writes a temporary file and renames it, because another process may read it or this one may be killed."""
+    temporary = path.with_suffix(f".{os.getpid()}")
+    write(temporary)
+    temporary.replace(path)

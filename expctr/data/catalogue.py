@@ -1,4 +1,4 @@
-"""The items of a dataset, by id and by title: what people type becomes an item."""
+"""The items of a dataset, found by id or by a typed title."""
 
 from difflib import get_close_matches
 from typing import Any, NamedTuple
@@ -6,25 +6,27 @@ from typing import Any, NamedTuple
 import polars as pl
 
 BY_ID = "id:"
-"""What is typed before an id, where a title may read like one."""
+"""Prefix of an id, because a title may look like an id."""
 
-_GRAM, _CANDIDATES, _COUNT = 3, 200, 3
+_GRAM = 3  # letters
+_CANDIDATES = 200  # names that are compared in full
+_COUNT = 3  # names that are suggested
 
 
 class Item(NamedTuple):
     """An item that someone named."""
 
     id: str
-    """As in the raw files; empty for one that they do not have."""
+    """As in the raw files; empty for an item that is not in them."""
     title: str
-    """The catalogue's, or what was typed."""
+    """The title in the catalogue, or as typed."""
 
 
 class Catalogue:
-    """Looks items up.
+    """Finds items by id or title.
 
     Args:
-        items: `item`, `title` (never null) and side features; where there is a `year`, a title may be typed with it.
+        items: `item`, `title` (never null) and side features. If there is a `year`, a title may be typed with it.
     """
 
     def __init__(self, items: pl.DataFrame) -> None:
@@ -38,12 +40,12 @@ class Catalogue:
                 self._ids.setdefault(name, []).append(item)
 
     def matches(self, typed: str, ids: bool = False) -> list[Item]:
-        """The items that someone may mean: none for a new one, several for a title that several have.
+        """Finds the items that match: none for a new item, several for a title that several items have.
 
         Args:
-            typed: a title, with or without its year; case and runs of white space do not matter, unless they alone tell
-                two titles apart. Or an id, behind `id:`.
-            ids: an id alone will do, too.
+            typed: a title, with or without its year; case and white space matter only if two titles differ in nothing
+                else. Or an id after `id:`.
+            ids: also accept an id without `id:`.
         """
         if typed.startswith(BY_ID):
             found = [typed.removeprefix(BY_ID).strip()]
@@ -54,7 +56,7 @@ class Catalogue:
         return [Item(item, self._names[item][0]) for item in dict.fromkeys(found) if item in self._names]
 
     def nearest(self, typed: str) -> list[str]:
-        """Titles that read like what was typed, with or without its year; shown with their years."""
+        """Titles similar to a typed one, with or without its year; they are returned with their years."""
         names = dict.fromkeys(name for both in self._names.values() for name in both)
         found = nearest(typed, pl.Series([*names], dtype=pl.String))
         shown = (self._names[item][1] for name in found for item in self._ids[_plain(name)])
@@ -65,15 +67,15 @@ class Catalogue:
         return f"{item.id} ({self._names[item.id][1]!r})"
 
     def side_features(self, item: Item) -> dict[str, Any]:
-        """An item's side features as samples name them; a new one has none."""
+        """The side features of an item, named as in samples; a new item has none."""
         row = next(self._items.filter(item=item.id).iter_rows(named=True), {})
         return {f"target_{name}": value for name, value in row.items() if name not in ("item", "title")}
 
 
 def nearest(typed: str, names: pl.Series, count: int = _COUNT) -> list[str]:
-    """The names that read most like what was typed, the nearest first (difflib); perhaps none.
+    """The names most similar to a typed one (difflib), the nearest first; perhaps none.
 
-    Only those that share the most runs of three letters are compared, for there may be millions.
+    Only the names that share the most runs of three letters are compared in full, because there may be millions.
     """
     typed = _plain(typed)
     runs = {typed[i : i + _GRAM] for i in range(max(1, len(typed) - _GRAM + 1))}

@@ -19,11 +19,13 @@ from expctr.data.batches import BatchSpec, EpochSampler, Nouns, ResumableLoader,
 from expctr.data.cache import cached_samples
 from expctr.data.catalogue import Catalogue
 from expctr.data.features import Features
-from expctr.data.new_users import new_rows, read_people
+from expctr.data.interactions import titled_items, user_ratings
+from expctr.data.new_users import new_user_samples, read_new_users
+from expctr.data.options import IGNORED_WITH_SPLITS, SPLITS, SampleOptions
 from expctr.data.readers import amazon, bookcrossing, movielens
-from expctr.data.readers.tables import Table, Tables
-from expctr.data.samples import IDLE, SampleOptions, collect_all, make_samples, ratings_of
-from expctr.data.summary import SPLITS, PrepareReport, show
+from expctr.data.readers.base import RawTable, RawTables
+from expctr.data.samples import make_samples
+from expctr.data.summary import DataSummary, summary_tables
 from expctr.errors import UserError, check_range
 
 PaperDataset = Literal["BookCrossing", "ML-20M", "Amazon Books"]
@@ -58,9 +60,9 @@ class RatingsDataModule(L.LightningDataModule):
     """The table of `samples.make_samples`."""
     features: Features
     """Vocabularies fitted on its training rows."""
-    report: PrepareReport
+    summary: DataSummary
     """What became of the raw rows."""
-    asked: pl.DataFrame | None = None
+    query_rows: pl.DataFrame | None = None
     """Rows like those of `samples` that `predict` is asked for, in place of `people` and of the test split."""
 
     def __init__(
@@ -82,18 +84,18 @@ class RatingsDataModule(L.LightningDataModule):
         """Keeps the options; nothing is read yet.
 
         Args:
-            path: folder with the raw files; the layout is found by itself.
+            path: folder with the raw files; the layout is detected.
             samples: how targets, histories, labels and splits are drawn.
             nouns: what items and people are called in prompts.
             splits: three ratings files in place of drawn targets and splits.
             rollout_batch_size: samples explained between two policy updates, over all ranks.
-            ctr_batch_size: samples in a batch of the CTR model.
-            eval_batch_size: samples in a batch of validation, test and predict.
-            balance_rollouts: half of each rollout batch liked, half disliked targets: saying "liked" to everything then
-                earns nothing.
+            ctr_batch_size: samples per batch of the CTR model.
+            eval_batch_size: samples per batch of validation, test and predict.
+            balance_rollouts: draw half of each rollout batch from liked and half from disliked targets, so that
+                answering "liked" every time earns nothing.
             people: CSV of new users for `predict`, with the columns liked_titles, disliked_titles (separated by `|`)
                 and target_title, of items known or new.
-            seed: seed of the order of training batches (of the samples: `samples.seed`).
+            seed: orders the training batches (`samples.seed` draws the samples).
             cache_dir: where prepared samples are kept; default `~/.cache/expctr`.
             paper_dataset: whose rows of the paper's Table 1 `test` shows beside ours; null for none.
             fields: what the CTR models see, of `user`, `target`, the histories `liked` and `disliked` (as sets) and
@@ -113,7 +115,9 @@ class RatingsDataModule(L.LightningDataModule):
         self.cache_dir = cache_dir
         self.paper_dataset = paper_dataset
         self.fields = fields
-        if splits and (idle := [name for name in IDLE if getattr(samples, name) != getattr(SampleOptions(), name)]):
+        defaults = SampleOptions()
+        idle = [name for name in IGNORED_WITH_SPLITS if getattr(samples, name) != getattr(defaults, name)]
+        if splits and idle:
             rank_zero_warn(
                 f"data.splits: all rows of your files are samples; samples.{', samples.'.join(idle)} "
                 f"{'is' if len(idle) == 1 else 'are'} not used"
@@ -123,26 +127,26 @@ class RatingsDataModule(L.LightningDataModule):
         self._train: Callable[[], BatchSpec] = lambda: BatchSpec(ctr_batch_size, epoch=self._trainer.current_epoch)
         self._val: Callable[[], BatchSpec] = lambda: BatchSpec(ctr_batch_size)
 
-    def read(self) -> Tables:
+    def read(self) -> RawTables:
         """The raw tables of `path`; each dataset has its own."""
         raise NotImplementedError
 
-    def read_ratings(self, path: Path) -> Table:
+    def read_ratings(self, path: Path) -> RawTable:
         """One ratings file, for `splits`; each dataset has its own."""
         raise NotImplementedError
 
     def prepare_data(self) -> None:
         """Makes the samples, unless the cache has them, and prints what became of the raw rows."""
-        _, report = self._load()
-        if self.asked is None:
-            Console().print(show(report))
+        _, summary = self._load()
+        if self.query_rows is None:
+            Console().print(summary_tables(summary))
 
     def setup(self, stage: str | None = None) -> None:
         """Loads the samples and fits the vocabularies; the same on every rank."""
         if self.trainer is not None:
             vars(self.trainer)["reload_dataloaders_every_n_epochs"] = 1  # each epoch has its own order
         if not self._tables:
-            self.samples, self.report = self._load()
+            self.samples, self.summary = self._load()
             self.features = Features.fit(self.samples, self.fields)
 
     def rows(self, split: str) -> pl.DataFrame:
@@ -152,9 +156,9 @@ class RatingsDataModule(L.LightningDataModule):
     def table(self, split: str) -> SampleTable:
         """The samples of train, val or test as tensors and titles; made once."""
         if split == "predict":
-            rows = self.asked
+            rows = self.query_rows
             if rows is None and self.people is not None:
-                rows = new_rows(read_people(Path(self.people)), self.catalogue, self.samples)
+                rows = new_user_samples(read_new_users(Path(self.people)), self.catalogue, self.samples)
             return self.table("test") if rows is None else SampleTable.from_samples(rows, self.features)
         if split not in self._tables:
             self._tables[split] = SampleTable.from_samples(self.rows(split), self.features)
@@ -211,7 +215,7 @@ class RatingsDataModule(L.LightningDataModule):
         columns = ["sample", "user", "target", "target_title"]
         if self.people is None:
             return self.rows("test").select(columns)
-        rows = [(i, p.user, p.target, p.text.target) for i, p in enumerate(read_people(Path(self.people)))]
+        rows = [(i, p.user, p.target, p.text.target) for i, p in enumerate(read_new_users(Path(self.people)))]
         return pl.DataFrame(rows, schema=columns, orient="row")
 
     def slices(self, split: str) -> dict[str, Tensor]:
@@ -236,12 +240,11 @@ class RatingsDataModule(L.LightningDataModule):
     @cached_property
     def catalogue(self) -> Catalogue:
         """The items that have a title, rated or not; read from the raw files."""
-        items = collect_all(self.read().items, "item", self.options.on_bad_row, Counter())
-        return Catalogue(items.filter(pl.col("title").fill_null("") != ""))
+        return Catalogue(titled_items(self.read(), self.options, Counter()))
 
     def ratings_of(self, user: str) -> pl.DataFrame:
         """One user's ratings from the raw files: `item`, `title`, `liked`, oldest first; no row for an unknown user."""
-        return ratings_of(user, self.read(), self.options, self._own_splits())
+        return user_ratings(user, self.read(), self.options, self._own_splits())
 
     def users(self) -> pl.Series:
         """The ids of all who rated something, in order; with `splits`, in train."""
@@ -270,14 +273,14 @@ class RatingsDataModule(L.LightningDataModule):
         assert self.trainer is not None
         return self.trainer
 
-    def _own_splits(self) -> dict[str, Table]:
+    def _own_splits(self) -> dict[str, RawTable]:
         return {name: self.read_ratings(Path(getattr(self.splits, name))) for name in SPLITS} if self.splits else {}
 
-    def _load(self) -> tuple[pl.DataFrame, PrepareReport]:
+    def _load(self) -> tuple[pl.DataFrame, DataSummary]:
         files = [*self.read().files, *(table.path for table in self._own_splits().values())]
         return cached_samples(files, self.options, self._make, self.cache_dir)
 
-    def _make(self) -> tuple[pl.DataFrame, PrepareReport]:
+    def _make(self) -> tuple[pl.DataFrame, DataSummary]:
         """Opens the files itself: one that is not UTF-8 is in memory from then on."""
         return make_samples(self.read(), self.options, self._own_splits())
 
@@ -286,7 +289,7 @@ class MovieLensDataModule(RatingsDataModule):
     """MovieLens: ML-100K (GroupLens' or RecBole's files), ML-1M, ML-20M, latest. Liked from 4 stars (inferred).
 
     Args:
-        path: folder with the raw files; the layout is found by itself.
+        path: folder with the raw files; the layout is detected.
         samples: how targets, histories, labels and splits are drawn.
         nouns: what items and people are called in prompts.
         paper_dataset: whose rows of the paper's Table 1 `test` shows beside ours; null for none.
@@ -303,11 +306,11 @@ class MovieLensDataModule(RatingsDataModule):
         """Keeps the options; nothing is read yet."""
         super().__init__(path, samples, nouns, paper_dataset=paper_dataset, **kwargs)
 
-    def read(self) -> Tables:
+    def read(self) -> RawTables:
         """The layout that `path` holds."""
         return movielens.read(Path(self.path))
 
-    def read_ratings(self, path: Path) -> Table:
+    def read_ratings(self, path: Path) -> RawTable:
         """A ratings file in any MovieLens layout."""
         return movielens.read_interactions(path)
 
@@ -316,7 +319,7 @@ class BookCrossingDataModule(RatingsDataModule):
     """BookCrossing: the original dump or Kaggle's files. Liked from 5 of 10, zeros are dislikes (inferred).
 
     Args:
-        path: folder with the raw files; the layout is found by itself.
+        path: folder with the raw files; the layout is detected.
         samples: how targets, histories, labels and splits are drawn.
         nouns: what items and people are called in prompts.
         paper_dataset: whose rows of the paper's Table 1 `test` shows beside ours; null for none.
@@ -333,11 +336,11 @@ class BookCrossingDataModule(RatingsDataModule):
         """Keeps the options; nothing is read yet."""
         super().__init__(path, samples, nouns, paper_dataset=paper_dataset, **kwargs)
 
-    def read(self) -> Tables:
+    def read(self) -> RawTables:
         """The layout that `path` holds."""
         return bookcrossing.read(Path(self.path))
 
-    def read_ratings(self, path: Path) -> Table:
+    def read_ratings(self, path: Path) -> RawTable:
         """A ratings file in either layout."""
         return bookcrossing.read_interactions(path)
 
@@ -346,7 +349,7 @@ class AmazonBooksDataModule(RatingsDataModule):
     """Amazon reviews of 2014, 2018 or 2023, of any category. Liked above 4 stars (inferred).
 
     Args:
-        path: folder with the raw files; the layout is found by itself.
+        path: folder with the raw files; the layout is detected.
         samples: how targets, histories, labels and splits are drawn.
         nouns: what items and people are called in prompts.
         category: as in the file names; default the only one in `path`, else Books. Set `nouns` with it.
@@ -366,10 +369,10 @@ class AmazonBooksDataModule(RatingsDataModule):
         super().__init__(path, samples, nouns, paper_dataset=paper_dataset, **kwargs)
         self.category = category
 
-    def read(self) -> Tables:
+    def read(self) -> RawTables:
         """The category's files in `path`."""
         return amazon.read(Path(self.path), self.category)
 
-    def read_ratings(self, path: Path) -> Table:
+    def read_ratings(self, path: Path) -> RawTable:
         """A file of reviews, or a CSV of ratings."""
         return amazon.read_interactions(path)

@@ -1,4 +1,4 @@
-"""Vocabularies of the CTR models' fields: fitted on training rows, saved in the checkpoint, ready for the unseen."""
+"""The fields of the CTR models: vocabularies fitted on training rows, and samples as index tensors."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -14,41 +14,41 @@ from expctr.errors import UserError
 
 Ints = NDArray[np.int64]
 PADDING, UNSEEN, FIRST = 0, 1, 2
-"""Index 0 pads lists, 1 stands for every value that training rows do not hold, values start at 2."""
+"""Index 0 pads lists, 1 stands for every value that is not in the training rows, values start at 2."""
 
 _SHARES = {"liked": "target", "disliked": "target"}
 _HISTORY = "history"
-_BUCKET = 5  # integers (year, age) are counted in fives: "1995" is 1995 to 1999
+_BUCKET = 5  # width for integers (year, age): "1995" stands for 1995 to 1999
 
 
 @dataclass(frozen=True)
 class Vocabulary:
-    """What a CTR model has to know of the data that it is built for."""
+    """The fields and sizes that a CTR model is built for."""
 
     sizes: Mapping[str, int]
-    """Rows of each field's embedding table, padding and unseen included."""
+    """Field -> rows of its embedding table, with those for padding and unseen values."""
     shares: Mapping[str, str] = field(default_factory=dict)
-    """Field -> the field whose table it shares; such a field is still one of its own."""
+    """Field -> the field whose embedding table it shares."""
     history: int = 0
-    """The longest history in order, the width of `history` and `history_liked` in batches; 0 where they have none."""
+    """Length of the longest history, the width of `history` and `history_liked` in batches; 0 if batches have none."""
 
 
 class Features:
     """Turns samples into index tensors.
 
     Fields are `user`, `target`, the histories `liked` and `disliked` (lists, which share the vocabulary of `target`),
-    and the side features `user_*` and `target_*` that hold a value in some training row; or some of these. Beside the
-    fields stands the history in its order, for models that read it so: `history` holds items as `target` does, oldest
-    first, and `history_liked` says of each whether it was liked.
+    and the side features `user_*` and `target_*` that have a value in some training row; or a selection of these. For
+    sequential models there is also the history in its order: `history` holds item indices as in `target`, oldest
+    first, and `history_liked` whether each was liked.
     """
 
     def __init__(self, vocabularies: Mapping[str, list[str]], lists: list[str], history: int = 0) -> None:
-        """Takes fitted vocabularies; see `fit`.
+        """Takes fitted vocabularies. Use `fit` to make them.
 
         Args:
-            vocabularies: by field, its values in the order of their indices.
-            lists: the fields that hold several values a row.
-            history: the longest history kept in order; 0 for none.
+            vocabularies: field -> its values in the order of their indices.
+            lists: the fields that hold several values per row.
+            history: length of the longest history; 0 for none.
         """
         self.vocabularies = dict(vocabularies)
         self.lists = list(lists)
@@ -60,10 +60,10 @@ class Features:
 
         Args:
             samples: the table of `samples.make_samples`.
-            fields: which to keep; all without it.
+            fields: the fields to keep; None keeps all.
 
         Raises:
-            UserError: there is no such field, or one is kept without the one whose vocabulary it shares.
+            UserError: no such field, or the field whose vocabulary it shares is not kept.
         """
         train = samples.filter(split="train")
         side = [c for c in samples.columns if c.startswith(("user_", "target_")) and c != "target_title"]
@@ -75,11 +75,12 @@ class Features:
         owners = {**_SHARES, _HISTORY: "target"}
         kept = [*vocabularies, *owners] if fields is None else fields
         if not kept:
-            raise UserError("data.fields is empty: name one field or more (null keeps all)")
+            raise UserError("data.fields is empty. Fix: name at least one field, or set it to null, which keeps all")
         if wrong := [name for name in kept if owners.get(name, name) not in vocabularies.keys() & {*kept}]:
             known = ", ".join([*vocabularies, *owners])
             raise UserError(
-                f"data.fields: {', '.join(wrong)} cannot be used. There are {known}; the histories need target"
+                f"data.fields: {', '.join(wrong)} cannot be used. Fix: choose from {known}; liked, disliked and "
+                "history need target"
             )
         lists = [*_SHARES, *(c for c in vocabularies if samples[c].dtype == pl.List(pl.String))]
         longest = int(train[_HISTORY].list.len().max() or 0) if _HISTORY in kept else 0  # type: ignore[arg-type]
@@ -87,10 +88,10 @@ class Features:
 
     @classmethod
     def from_state(cls, state: Mapping[str, Any]) -> "Features":
-        """The features of a checkpoint.
+        """Restores the features of a checkpoint.
 
         Args:
-            state: what `state_dict` gave.
+            state: from `state_dict`.
         """
         return cls(state["vocabularies"], state["lists"], state.get("history", 0))
 
@@ -101,7 +102,7 @@ class Features:
 
     @property
     def sizes(self) -> dict[str, int]:
-        """Rows of each field's embedding table, padding and unseen included; sharing fields have the shared size."""
+        """Field -> rows of its embedding table, with those for padding and unseen values."""
         return {name: FIRST + len(self.vocabularies[_SHARES.get(name, name)]) for name in self.fields}
 
     @property
@@ -111,19 +112,19 @@ class Features:
 
     @property
     def vocabulary(self) -> Vocabulary:
-        """What a CTR model is built for."""
+        """The fields and sizes that a CTR model is built for."""
         return Vocabulary(self.sizes, self.shares, self.history)
 
     def encode(self, samples: pl.DataFrame) -> dict[str, Tensor]:
-        """Looks all fields up.
+        """Looks up the index of every value.
 
         Args:
             samples: rows of the table of `samples.make_samples`.
 
         Returns:
-            By field int64 `[rows]`, or `[rows, values]` for lists, padded with 0 to the longest. Where there are
-            histories in order, `history` and `history_liked` `[rows, longest]`, the latest `longest` items, padded
-            with 0 at the end; `history_liked` is 2 for liked and 1 for disliked.
+            Field -> int64 `[rows]`, or `[rows, values]` for lists, padded with 0. If `history` is above 0, also
+            `history` and `history_liked` `[rows, history]`: the latest items, padded with 0 at the end;
+            `history_liked` is 2 for liked and 1 for disliked.
         """
         encoded = {name: self._encode(name, samples[name]) for name in self.fields}
         if self.history:
@@ -136,36 +137,30 @@ class Features:
         return encoded
 
     def check_same(self, other: "Features") -> None:
-        """Checks that two fits agree, as the data of a run and its checkpoint must.
+        """Checks that the vocabularies of the data equal those of a checkpoint.
+
+        Args:
+            other: the features of the checkpoint.
 
         Raises:
-            UserError: they differ; the message gives each differing field's size in both.
+            UserError: they differ. The message has the size of each field that differs.
         """
-        names = dict.fromkeys([*self.vocabularies, *other.vocabularies])
+        mine, theirs = self.vocabularies, other.vocabularies
         different = [
-            f"{name} ({len(self.vocabularies.get(name, []))} here, {len(other.vocabularies.get(name, []))} there)"
-            for name in names
-            if self.vocabularies.get(name) != other.vocabularies.get(name)
+            f"{name} ({len(mine.get(name, []))} in the data, {len(theirs.get(name, []))} in the checkpoint)"
+            for name in {**mine, **theirs}
+            if mine.get(name) != theirs.get(name)
         ]
         if different:
             raise UserError(
-                f"vocabularies differ in values: {', '.join(different)}. Mend: use the data.path and data.samples that "
-                "the checkpoint was trained with"
+                f"the vocabularies of the data and of the checkpoint differ in values: {', '.join(different)}. Fix: "
+                "use the data.path and data.samples with which the checkpoint was trained"
             )
 
     def state_dict(self) -> dict[str, Any]:
         """Plain lists and strings, for a checkpoint that is loaded with `weights_only`."""
         vocabularies = {name: list(values) for name, values in self.vocabularies.items()}
         return {"vocabularies": vocabularies, "lists": list(self.lists), "history": self.history}
-
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Takes over the vocabularies of a checkpoint.
-
-        Args:
-            state: what `state_dict` gave.
-        """
-        self.vocabularies, self.lists = dict(state["vocabularies"]), list(state["lists"])
-        self.history = state.get("history", 0)
 
     def _encode(self, name: str, values: pl.Series) -> Tensor:
         index = _index(self.vocabularies[_SHARES.get(name, name)])
@@ -177,7 +172,7 @@ class Features:
 
 
 def _padded(values: Ints, lengths: Ints, width: int) -> Tensor:
-    """Rows of different lengths, one after the other in `values`, as `[rows, width]` with 0 after each one's end."""
+    """Rows of different lengths, concatenated in `values`, as `[rows, width]` with 0 after the end of each."""
     padded = np.full((lengths.size, width), PADDING, dtype=np.int64)
     padded[np.arange(width) < lengths[:, None]] = values
     return torch.from_numpy(padded)

@@ -1,141 +1,98 @@
-"""People who are not in the ratings, and rows of samples made by hand: a CSV of titles for `predict`."""
+"""People who are not in the ratings, from a CSV of titles, as rows for `expctr predict`."""
 
 import csv
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import polars as pl
 
 from expctr.data.batches import SampleText
 from expctr.data.catalogue import BY_ID, Catalogue, Item
-from expctr.data.readers.tables import DataError, check_file
+from expctr.data.errors import DataError
+from expctr.data.readers.files import check_file
+from expctr.data.sample_rows import as_samples, find_history, split_titles, target_columns, with_history
 
 _COLUMNS = ("liked_titles", "disliked_titles", "target_title")
-_NONE = object()  # a column's name may be empty, or lacking
 
 
-class Person(NamedTuple):
+class NewUser(NamedTuple):
     """One row of the CSV."""
 
     text: SampleText
     user: str = ""
-    """What to call them in the predictions; to the CTR models all are new."""
+    """A name for the table of predictions. The CTR models treat everyone as a new user."""
     target: str = ""
-    """The item's id, where its title may not tell."""
+    """The id of the target, because several items may have its title."""
 
 
-class Rated(NamedTuple):
-    """An entry of a history."""
-
-    item: Item
-    liked: bool
-
-
-def read_people(path: Path) -> list[Person]:
+def read_new_users(path: Path) -> list[NewUser]:
     """Reads a CSV with the columns `liked_titles`, `disliked_titles`, `target_title` and perhaps `user`, `target`.
 
-    Titles in a list are separated by `|`, from the oldest to the newest; a list may be empty.
+    Titles in a list are separated by `|`, from the oldest to the newest. A list may be empty.
 
     Raises:
         DataError: no such file, not UTF-8, a column that is missing or there twice, a row with the wrong number of
-            columns, NUL bytes or no target.
+            columns, with NUL bytes, or without a target.
     """
     check_file(path)
     try:
-        return list(_people(path))
+        return list(_rows(path))
     except (OSError, csv.Error) as error:
         raise DataError(
-            f"cannot be read, {path}: {error}. Mend: close every quote, and double one inside a title"
+            f"cannot read {path}: {error}. Fix: close every quote, and double a quote inside a title"
         ) from error
     except UnicodeDecodeError as error:
-        raise DataError(f"undecodable bytes, {path}: {error}. Mend: save the file as UTF-8") from error
+        raise DataError(f"undecodable bytes, {path}: {error}. Fix: save the file as UTF-8") from error
 
 
-def read_titles(titles: Sequence[str], liked: bool, catalogue: Catalogue) -> list[Rated]:
-    """A history of titles. One that the catalogue has once has its id; others are new to the CTR models.
-
-    Args:
-        titles: oldest first.
-        liked: or disliked.
-        catalogue: of the dataset.
-    """
-    found = [(title, catalogue.matches(title)) for title in titles]
-    return [Rated(items[0] if len(items) == 1 else Item("", title), liked) for title, items in found]
-
-
-def new_rows(people: Sequence[Person], catalogue: Catalogue, like: pl.DataFrame) -> pl.DataFrame:
-    """People as rows of `samples.make_samples`: the user is new, and so is each title that the catalogue lacks.
+def new_user_samples(users: Sequence[NewUser], catalogue: Catalogue, like: pl.DataFrame) -> pl.DataFrame:
+    """Turns new users into rows of the table of `make_samples`. A title that is not in the catalogue is a new item.
 
     Args:
-        people: what was typed. What was disliked counts as later than what was liked.
-        catalogue: of the dataset.
-        like: rows of `samples.make_samples`, for their columns.
+        users: rows of the CSV. Disliked titles count as later than liked ones.
+        catalogue: the items of the dataset.
+        like: a table of `make_samples`, for its columns.
     """
     rows = []
-    for text, _, named in people:
-        found = (catalogue.matches(BY_ID + named) if named else []) or catalogue.matches(text.target)
+    for text, _, target_id in users:
+        found = (catalogue.matches(BY_ID + target_id) if target_id else []) or catalogue.matches(text.target)
         target = found[0] if len(found) == 1 else Item("", text.target)
-        history = read_titles(text.liked, True, catalogue) + read_titles(text.disliked, False, catalogue)
-        rows.append(with_history(about(target, catalogue), history))
+        history = find_history(text.liked, True, catalogue) + find_history(text.disliked, False, catalogue)
+        rows.append(with_history(target_columns(target, catalogue), history))
     return as_samples(rows, like)
 
 
-def about(target: Item, catalogue: Catalogue) -> dict[str, Any]:
-    """The columns of a sample that tell its target."""
-    return {"target": target.id, "target_title": target.title, **catalogue.side_features(target)}
-
-
-def with_history(row: Mapping[str, Any], history: Sequence[Rated]) -> dict[str, Any]:
-    """A row of samples with another history, oldest first."""
-    lists: dict[str, Any] = {
-        "history": [entry.item.id for entry in history],
-        "history_liked": [entry.liked for entry in history],
-    }
-    for name, liked in (("liked", True), ("disliked", False)):
-        items = [entry.item for entry in history if entry.liked is liked]
-        lists |= {name: [item.id for item in items], f"{name}_titles": [item.title for item in items]}
-    return {**row, **lists}
-
-
-def as_samples(rows: Sequence[Mapping[str, Any]], like: pl.DataFrame) -> pl.DataFrame:
-    """Rows with the columns of others, and `sample` from 0; what a row lacks is null."""
-    lacking = dict.fromkeys(like.columns)
-    return pl.DataFrame([{**lacking, **row, "sample": i} for i, row in enumerate(rows)], schema=like.schema)
-
-
-def _people(path: Path) -> Iterator[Person]:
+def _rows(path: Path) -> Iterator[NewUser]:
     with path.open(encoding="utf-8-sig", newline="") as file:
-        rows = csv.DictReader(file, strict=True)  # or an unclosed quote swallows the rows below it
-        missing = [name for name in _COLUMNS if name not in (rows.fieldnames or ())]
+        rows = csv.DictReader(file, strict=True)  # otherwise an unclosed quote swallows the rows below it
+        header = rows.fieldnames or []
+        missing = [name for name in _COLUMNS if name not in header]
         if missing:
             raise DataError(
-                f"missing column, {path}, row 1, column {missing[0]}. Mend: start with the header {','.join(_COLUMNS)}"
+                f"missing column, {path}, row 1, column {missing[0]}. Fix: start with the header {','.join(_COLUMNS)}"
             )
-        twice = next((name for name, count in Counter(rows.fieldnames).items() if count > 1), None)
-        if twice is not None:
-            raise DataError(f"two columns of one name, {path}, row 1, column {twice}. Mend: delete or rename one")
-        for row in rows:
-            wrong = next((name for name, value in row.items() if name is None or value is None), _NONE)
-            if wrong is not _NONE:
+        for name, count in Counter(header).items():
+            if count > 1:
                 raise DataError(
-                    f"{'too many' if wrong is None else 'too few'} columns, {path}, row {rows.line_num}, column "
-                    f"{wrong or len(row)}. Mend: quote titles that contain a comma"
+                    f"two columns of one name, {path}, row 1, column {name}. Fix: delete or rename one of them"
                 )
-            nul = next((name for name, value in row.items() if "\0" in value), None)
-            if nul is not None:
-                raise DataError(f"NUL byte, {path}, row {rows.line_num}, column {nul}. Mend: delete it")
+        for row in rows:
+            place = f"{path}, row {rows.line_num}, column"
+            if None in row:
+                raise DataError(f"too many columns, {place} {len(row)}. Fix: put quotes around titles with a comma")
+            for name, value in row.items():
+                if value is None:
+                    column = name or len(row)  # the header may be empty
+                    raise DataError(f"too few columns, {place} {column}. Fix: give the row all its columns")
+                if "\0" in value:
+                    raise DataError(f"NUL byte, {place} {name}. Fix: delete it")
             target = row["target_title"].strip()
             if not target:
-                raise DataError(f"no title, {path}, row {rows.line_num}, column target_title. Mend: name the target")
-            yield Person(
+                raise DataError(f"no title, {place} target_title. Fix: write the title of the target")
+            yield NewUser(
                 SampleText(target, split_titles(row["liked_titles"]), split_titles(row["disliked_titles"])),
                 row.get("user", ""),
                 row.get("target", ""),
             )
-
-
-def split_titles(value: str) -> tuple[str, ...]:
-    """Titles separated by `|`."""
-    return tuple(title for part in value.split("|") if (title := part.strip()))

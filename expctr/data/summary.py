@@ -1,4 +1,4 @@
-"""What became of the raw rows: counts, base rates, histories; what `prepare` prints."""
+"""What became of the raw rows: counts, base rates, history lengths. `expctr prepare` prints it."""
 
 from dataclasses import dataclass, field
 
@@ -8,28 +8,27 @@ from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
+from expctr.data.options import SPLITS
 from expctr.untrusted import printable
-
-SPLITS = ("train", "val", "test")
 
 
 @dataclass
-class PrepareReport:
-    """What became of the raw rows. Plain values: it is cached as JSON.
+class DataSummary:
+    """What became of the raw rows. It has plain values only, because it is stored as JSON.
 
     Attributes:
         rule: the labelling rule in words.
         rows: rows read.
-        dropped: rows not used, by reason.
+        dropped: rating rows not used, by reason.
         side_dropped: rows of the item and user files not used, by reason.
-        interactions: rows left; with `dropped` they sum to `rows`.
+        interactions: rows left; together with `dropped` they sum to `rows`.
         users: users with interactions left.
         items: items with interactions left.
         untitled: share of the rated items that have no title.
-        samples_dropped: samples drawn and not used, by reason.
-        withheld: history entries left out of a split because they are targets of a later one.
+        samples_dropped: targets not used, by reason.
+        withheld: history entries left out because they are targets of a later split.
         splits: by split, `samples`, `base_rate`, `entropy` (nats; the LogLoss of the best constant), `users`,
-            `warm_users` (share of samples whose user has training samples).
+            `warm_users` (share of the samples whose user has training samples).
         history: quantiles of the history length over all samples, by name.
     """
 
@@ -46,52 +45,51 @@ class PrepareReport:
     splits: dict[str, dict[str, float]] = field(default_factory=dict)
     history: dict[str, float] = field(default_factory=dict)
 
+    def count_samples(self, samples: pl.DataFrame) -> None:
+        """Fills in `splits` and `history` from the finished samples."""
+        trained = samples.filter(split="train")["user"].unique().implode()
+        for name in SPLITS:
+            rows = samples.filter(split=name)
+            rate = float(rows["label"].mean() or 0.0)  # type: ignore[arg-type]
+            p = np.array([rate, 1 - rate])
+            self.splits[name] = {
+                "samples": rows.height,
+                "base_rate": rate,
+                "entropy": abs(float((p * np.log(np.maximum(p, 1e-300))).sum())),
+                "users": rows["user"].n_unique(),
+                "warm_users": float(rows["user"].is_in(trained).mean() or 0.0),  # type: ignore[arg-type]
+            }
+        length = samples["liked"].list.len().cast(pl.Int64) + samples["disliked"].list.len().cast(pl.Int64)
+        names = {"min": 0.0, "25%": 0.25, "median": 0.5, "75%": 0.75, "max": 1.0}
+        self.history = {name: float(length.quantile(q) or 0.0) for name, q in names.items()}
 
-def describe(samples: pl.DataFrame, report: PrepareReport) -> None:
-    """Fills in what the finished samples tell: `splits` and `history`."""
-    trained = samples.filter(split="train")["user"].unique().implode()
-    for name in SPLITS:
-        rows = samples.filter(split=name)
-        rate = float(rows["label"].mean() or 0.0)  # type: ignore[arg-type]
-        p = np.array([rate, 1 - rate])
-        report.splits[name] = {
-            "samples": rows.height,
-            "base_rate": rate,
-            "entropy": float(-(p * np.log(np.maximum(p, 1e-300))).sum()),
-            "users": rows["user"].n_unique(),
-            "warm_users": float(rows["user"].is_in(trained).mean() or 0.0),  # type: ignore[arg-type]
-        }
-    length = samples["liked"].list.len().cast(pl.Int64) + samples["disliked"].list.len().cast(pl.Int64)
-    names = {"min": 0.0, "25%": 0.25, "median": 0.5, "75%": 0.75, "max": 1.0}
-    report.history = {name: float(length.quantile(q) or 0.0) for name, q in names.items()}
 
-
-def show(report: PrepareReport) -> Group:
-    """The report as two tables for a rich console."""
+def summary_tables(summary: DataSummary) -> Group:
+    """The summary as two tables for a rich console: raw rows, and samples by split."""
     rows = Table(title="Rows", title_justify="left", show_header=False)
-    rows.add_row("read", f"{report.rows:,}")
-    for reason, count in report.dropped.items():
-        rows.add_row(_plain(f"dropped: {reason}"), f"{count:,}", f"{count / max(report.rows, 1):.2%}")
-    rows.add_row("kept", f"{report.interactions:,}", f"{report.interactions / max(report.rows, 1):.2%}")
-    for reason, count in report.side_dropped.items():
+    rows.add_row("read", f"{summary.rows:,}")
+    for reason, count in summary.dropped.items():
+        rows.add_row(_plain(f"dropped: {reason}"), f"{count:,}", f"{count / max(summary.rows, 1):.2%}")
+    rows.add_row("kept", f"{summary.interactions:,}", f"{summary.interactions / max(summary.rows, 1):.2%}")
+    for reason, count in summary.side_dropped.items():
         rows.add_row(_plain(f"not used: {reason}"), f"{count:,}")
-    rows.add_row("users, items", f"{report.users:,}, {report.items:,}")
-    rows.add_row("rated items without a title", f"{report.untitled:.2%}")
+    rows.add_row("users, items", f"{summary.users:,}, {summary.items:,}")
+    rows.add_row("rated items without a title", f"{summary.untitled:.2%}")
 
-    splits = Table(title=f"Samples, {report.rule}", title_justify="left")
-    for name in ("split", "samples", "base rate", "label entropy", "users", "of trained users"):
+    splits = Table(title=f"Samples, {summary.rule}", title_justify="left")
+    for name in ("split", "samples", "base rate", "label entropy", "users", "warm users"):
         splits.add_column(name, justify="left" if name == "split" else "right")
-    for name, s in report.splits.items():
+    for name, s in summary.splits.items():
         numbers = (f"{s['samples']:,}", f"{s['base_rate']:.1%}", f"{s['entropy']:.4f}", f"{s['users']:,}")
         splits.add_row(name, *numbers, f"{s['warm_users']:.1%}")
-    notes = [f"history length {', '.join(f'{name} {value:g}' for name, value in report.history.items())}"]
-    notes += [f"not used: {count:,} ({reason})" for reason, count in report.samples_dropped.items()]
-    if report.withheld:
-        notes.append(f"{report.withheld:,} history entries withheld: they are targets of a later split")
+    notes = [f"history length: {', '.join(f'{name} {value:g}' for name, value in summary.history.items())}"]
+    notes += [f"not used: {count:,} ({reason})" for reason, count in summary.samples_dropped.items()]
+    if summary.withheld:
+        notes.append(f"history entries withheld: {summary.withheld:,} (targets of a later split)")
     splits.caption, splits.caption_justify = "\n".join(notes), "left"
     return Group(rows, splits)
 
 
 def _plain(reason: str) -> Text:
-    """A reason names a file, which may be called anything: neither markup nor an escape sequence."""
+    """Text without markup and escape sequences: a reason holds the name of a file, which can be anything."""
     return Text(printable(reason))

@@ -13,7 +13,7 @@ from rich.panel import Panel
 from rich.table import Table
 from rich.text import Text
 
-from expctr.data.question import Question
+from expctr.data.query import Query
 from expctr.modules.expctr import ExpCTRModule
 from expctr.untrusted import printable
 
@@ -29,7 +29,7 @@ class Explanation(Callback):
         as_json: one line of JSON in place of a panel.
     """
 
-    def __init__(self, question: Question, as_json: bool = False) -> None:
+    def __init__(self, question: Query, as_json: bool = False) -> None:
         self.question, self.as_json = question, as_json
         self._start = 0.0
 
@@ -49,7 +49,7 @@ class Explanation(Callback):
                 Console().print(show(found))
 
 
-def answer(question: Question, columns: Mapping[str, Sequence[Any]], ctr_model: str) -> dict[str, Any]:
+def answer(question: Query, columns: Mapping[str, Sequence[Any]], ctr_model: str) -> dict[str, Any]:
     """What is said of a question, for programs.
 
     An entry of the history moves a score by the score as asked minus the score when the person is asked about without

@@ -287,7 +287,7 @@ def _describe(trainer: L.Trainer) -> None:
     """What became of the raw rows in `data.json`, and what each sample's id stands for in `samples.parquet`."""
     data, folder = _data(trainer), _folder(trainer)
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / "data.json").write_text(json.dumps(asdict(data.report), indent=2) + "\n", "utf-8")
+    (folder / "data.json").write_text(json.dumps(asdict(data.summary), indent=2) + "\n", "utf-8")
     columns = ["sample", "split", "user", "target", "target_title", "label"]
     data.samples.select(columns).write_parquet(folder / "samples.parquet")
 

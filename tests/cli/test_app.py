@@ -124,7 +124,7 @@ def test_a_run_keeps_its_data(run: Path, world: World, command: str, tmp_path: P
     before = [(run / name).read_bytes() for name in ("data.json", "samples.parquet")]
     outcome = expctr(command, *world.options("one"), "--ckpt_path=last", others)
     assert outcome.code == 2, outcome.output
-    assert "vocabularies differ in values: user (30 here, 36 there)" in outcome.output
+    assert "differ in values: user (30 in the data, 36 in the checkpoint)" in outcome.output
     assert [(run / name).read_bytes() for name in ("data.json", "samples.parquet")] == before
 
 

@@ -1,4 +1,4 @@
-"""What is kept of the samples: loaded when nothing changed, made anew when anything is damaged."""
+"""The cache of samples: loaded if nothing changed, made again if anything is damaged."""
 
 import json
 from pathlib import Path
@@ -8,11 +8,12 @@ import pytest
 
 from expctr.data.cache import cached_samples
 from expctr.data.datamodules import MovieLensDataModule
-from expctr.data.readers.tables import DataError, Tables
-from expctr.data.samples import SampleOptions
-from expctr.data.summary import PrepareReport
+from expctr.data.errors import DataError
+from expctr.data.options import SampleOptions
+from expctr.data.readers.base import RawTables
+from expctr.data.summary import DataSummary
 
-SAMPLES, REPORT = pl.DataFrame({"sample": [0, 1], "user": ["a", "b"]}), PrepareReport(rule="liked", rows=7)
+SAMPLES, SUMMARY = pl.DataFrame({"sample": [0, 1], "user": ["a", "b"]}), DataSummary(rule="liked", rows=7)
 
 
 @pytest.fixture
@@ -28,15 +29,15 @@ class Maker:
     def __init__(self) -> None:
         self.calls = 0
 
-    def __call__(self) -> tuple[pl.DataFrame, PrepareReport]:
+    def __call__(self) -> tuple[pl.DataFrame, DataSummary]:
         self.calls += 1
-        return SAMPLES, REPORT
+        return SAMPLES, SUMMARY
 
 
 def load(raw: Path, make: Maker) -> None:
-    samples, report = cached_samples([raw], SampleOptions(), make, str(raw.parent / "cache"))
+    samples, summary = cached_samples([raw], SampleOptions(), make, str(raw.parent / "cache"))
     assert samples.equals(SAMPLES)
-    assert report == REPORT
+    assert summary == SUMMARY
 
 
 def test_samples_are_made_once(raw: Path) -> None:
@@ -51,7 +52,7 @@ def test_samples_are_made_once(raw: Path) -> None:
 
 @pytest.mark.parametrize("kind", ["parquet", "json"])
 @pytest.mark.parametrize("damage", ["empty", "cut", "flipped", "other", "gone"])
-def test_damaged_samples_are_made_anew(raw: Path, kind: str, damage: str) -> None:
+def test_damaged_samples_are_made_again(raw: Path, kind: str, damage: str) -> None:
     make = Maker()
     load(raw, make)
     (path,) = (raw.parent / "cache").glob(f"*.{kind}")
@@ -73,9 +74,9 @@ def test_damaged_samples_are_made_anew(raw: Path, kind: str, damage: str) -> Non
 def test_a_file_that_changes_while_it_is_read_is_refused(raw: Path) -> None:
     for change in (lambda: raw.write_text("1,2,3\n"), lambda: raw.write_text("1,2,3,4\n" * 9), raw.unlink):
 
-        def make(change: object = change) -> tuple[pl.DataFrame, PrepareReport]:
+        def make(change: object = change) -> tuple[pl.DataFrame, DataSummary]:
             change()  # type: ignore[operator]
-            return SAMPLES, REPORT
+            return SAMPLES, SUMMARY
 
         with pytest.raises(DataError, match=r"ratings.csv"):
             cached_samples([raw], SampleOptions(), make, str(raw.parent / "cache"))
@@ -84,7 +85,7 @@ def test_a_file_that_changes_while_it_is_read_is_refused(raw: Path) -> None:
 
 def test_a_cache_that_cannot_be_written(raw: Path) -> None:
     (raw.parent / "cache").write_text("a file")
-    with pytest.raises(DataError, match=r"cannot be kept in .*cache.*data.cache_dir"):
+    with pytest.raises(DataError, match=r"cannot save the samples in .*cache.*data.cache_dir"):
         load(raw, Maker())
 
 
@@ -97,7 +98,7 @@ def test_samples_are_made_of_what_the_files_hold_when_their_sizes_are_noted(
     (tmp_path / "u.item").write_bytes(titles)  # not UTF-8: it is in memory once it is opened
     opened = MovieLensDataModule.read
 
-    def read(data: MovieLensDataModule) -> Tables:
+    def read(data: MovieLensDataModule) -> RawTables:
         tables = opened(data)
         (tmp_path / "u.item").write_bytes(titles.replace(b"Caf", b"Cof"))
         return tables

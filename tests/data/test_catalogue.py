@@ -1,4 +1,4 @@
-"""What people type becomes an item, or stays a new title."""
+"""A typed title or id finds its item, or is a new title."""
 
 import polars as pl
 import pytest
@@ -44,7 +44,7 @@ def test_what_is_meant(typed: str, expected: list[str]) -> None:
     assert ids(typed) == expected
 
 
-def test_an_id_alone_will_do_where_it_may_and_never_hides_a_title() -> None:
+def test_an_id_without_prefix_is_accepted_on_request_and_never_hides_a_title() -> None:
     assert ids("2", too=True) == ["2"]
     assert ids("Fargo", too=True) == ["6"]
     assert ids("1984", too=True) == ["4", "1984"]  # a title and another item's id

@@ -18,7 +18,7 @@ from expctr.data.datamodules import (
     RatingsDataModule,
     SplitFiles,
 )
-from expctr.data.samples import SampleOptions
+from expctr.data.options import SampleOptions
 from expctr.evaluation.table import PAPER
 
 HEADER = "userId,movieId,rating,timestamp\n"
@@ -68,7 +68,7 @@ def test_cache_is_used_until_a_file_or_an_option_changes(tmp_path: Path, monkeyp
         data.setup()
     assert len(made) == 1
     assert_frame_equal(first.samples, again.samples)
-    assert first.report == again.report
+    assert first.summary == again.summary
     module(folder, samples=SampleOptions(seed=1)).prepare_data()
     assert len(made) == 2
     os.utime(folder / "movies.csv", (1, 1))

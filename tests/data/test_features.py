@@ -10,7 +10,7 @@ import torch
 from expctr.data.batches import SampleTable, SampleText
 from expctr.data.catalogue import Catalogue
 from expctr.data.features import Features, Vocabulary
-from expctr.data.new_users import Person, new_rows
+from expctr.data.new_users import NewUser, new_user_samples
 
 
 def samples() -> pl.DataFrame:
@@ -75,15 +75,14 @@ def test_through_a_checkpoint() -> None:
     features, file = Features.fit(samples()), io.BytesIO()
     torch.save(features.state_dict(), file)
     file.seek(0)
-    loaded = Features({"user": [], "target": []}, [])
-    loaded.load_state_dict(torch.load(file, weights_only=True))
+    loaded = Features.from_state(torch.load(file, weights_only=True))
     loaded.check_same(features)
     assert loaded.encode(samples())["liked"].tolist() == features.encode(samples())["liked"].tolist()
 
 
 def test_a_difference_is_named_with_both_sizes() -> None:
     fewer = Features.fit(samples().filter(user="a"))
-    with pytest.raises(ValueError, match=r"user \(2 here, 1 there\), target \(3 here, 2 there\)"):
+    with pytest.raises(ValueError, match=r"user \(2 in the data, 1 in the checkpoint\), target \(3 in the data, 2"):
         Features.fit(samples()).check_same(fewer)
 
 
@@ -102,9 +101,9 @@ def test_table_slices_batches() -> None:
 
 def test_new_people_and_items_are_all_unseen() -> None:
     features = Features.fit(samples())
-    people = [Person(SampleText("A")), Person(SampleText("B", ("C",), ("D",)))]
+    people = [NewUser(SampleText("A")), NewUser(SampleText("B", ("C",), ("D",)))]
     nothing = Catalogue(pl.DataFrame(schema={"item": pl.String, "title": pl.String}))
-    table = SampleTable.from_samples(new_rows(people, nothing, samples()), features)
+    table = SampleTable.from_samples(new_user_samples(people, nothing, samples()), features)
     assert table.features["user"].tolist() == table.features["target"].tolist() == [1, 1]
     assert table.features["liked"].tolist() == table.features["disliked"].tolist() == [[0], [1]]
     shapes = {name: values.dim() for name, values in table.features.items()}

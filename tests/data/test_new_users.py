@@ -1,4 +1,4 @@
-"""The CSV of new people and items."""
+"""The CSV of new users."""
 
 from pathlib import Path
 
@@ -8,15 +8,15 @@ from tiny import write
 
 from expctr.data.batches import SampleText
 from expctr.data.catalogue import Catalogue
-from expctr.data.new_users import Person, new_rows, read_people
-from expctr.data.readers.tables import DataError
+from expctr.data.errors import DataError
+from expctr.data.new_users import NewUser, new_user_samples, read_new_users
 
 HEADER = "user,liked_titles,disliked_titles,target_title\n"
 
 
 def test_titles(tmp_path: Path) -> None:
     folder = write(tmp_path, {"new.csv": HEADER + 'ann,"Alien | Heat, The",,Kids\n,,Casper,"M"\n'})
-    ann, other = read_people(folder / "new.csv")
+    ann, other = read_new_users(folder / "new.csv")
     assert ann.text == SampleText("Kids", ("Alien", "Heat, The"), ())
     assert other.text == SampleText("M", (), ("Casper",))
     assert (ann.user, ann.target, other.user) == ("ann", "", "")
@@ -26,7 +26,7 @@ def test_titles(tmp_path: Path) -> None:
     ("content", "message"),
     [
         ("liked_titles,target_title\n", "missing column, .*new.csv, row 1, column disliked_titles"),
-        (HEADER + "a,b,c,d\na,Heat, The,c,d\n", "too many columns, .*new.csv, row 3, column 5.*quote titles"),
+        (HEADER + "a,b,c,d\na,Heat, The,c,d\n", "too many columns, .*new.csv, row 3, column 5.*quotes around titles"),
         (HEADER.strip() + ",\na,b,c,d\n", "too few columns, .*new.csv, row 2, column 5"),
         (HEADER + "a,b\n", "too few columns, .*new.csv, row 2, column disliked_titles"),
         (HEADER + "a,b,c, \n", "no title, .*new.csv, row 2, column target_title"),
@@ -35,20 +35,20 @@ def test_titles(tmp_path: Path) -> None:
 )
 def test_bad_rows(tmp_path: Path, content: str | bytes, message: str) -> None:
     with pytest.raises(DataError, match=message):
-        read_people(write(tmp_path, {"new.csv": content}) / "new.csv")
+        read_new_users(write(tmp_path, {"new.csv": content}) / "new.csv")
 
 
-def test_an_id_tells_which_of_two_titles_is_meant() -> None:
+def test_an_id_chooses_between_items_with_the_same_title() -> None:
     items = pl.DataFrame({"item": ["1", "2"], "title": ["Heat", "Heat"], "year": [1986, 1995]})
     like = pl.DataFrame(
         schema={"sample": pl.Int64, "target": pl.String, "target_title": pl.String, "target_year": pl.Int64}
     )
-    people = [Person(SampleText("Heat", (), ()), target=named) for named in ("", "2", "7")]
-    rows = new_rows(people, Catalogue(items), like)
-    assert rows["target"].to_list() == ["", "2", ""]  # an id that nothing has is no more than a name
+    users = [NewUser(SampleText("Heat", (), ()), target=named) for named in ("", "2", "7")]
+    rows = new_user_samples(users, Catalogue(items), like)
+    assert rows["target"].to_list() == ["", "2", ""]  # an unknown id is ignored
     assert rows["target_year"].to_list() == [None, 1995, None]
 
 
 def test_missing_file(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="no such file"):
-        read_people(tmp_path / "new.csv")
+        read_new_users(tmp_path / "new.csv")

@@ -1,4 +1,4 @@
-"""Targets, histories, labels, splits and what leaks from one to another."""
+"""Targets, histories, labels, splits, and that nothing leaks between splits."""
 
 import math
 import random
@@ -8,8 +8,10 @@ import pytest
 from polars.testing import assert_frame_equal
 from tiny import make_tables
 
-from expctr.data.readers.tables import DataError, Table
-from expctr.data.samples import SampleOptions, make_samples
+from expctr.data.errors import DataError
+from expctr.data.options import SampleOptions
+from expctr.data.readers.base import RawTable
+from expctr.data.samples import make_samples
 
 Rating = tuple[str, str, float, int | None]
 
@@ -25,7 +27,7 @@ def world(users: int = 40, items: int = 30, seed: int = 0) -> list[Rating]:
     return rows
 
 
-def split_tables(**files: list[Rating]) -> dict[str, Table]:
+def split_tables(**files: list[Rating]) -> dict[str, RawTable]:
     return {name: make_tables(rows).interactions for name, rows in files.items()}
 
 
@@ -38,8 +40,8 @@ def one_user(*ratings: float) -> list[Rating]:
 def test_histories_are_the_latest_earlier_items(targets: int) -> None:
     ratings = world()
     options = SampleOptions(targets_per_user=targets, max_history=5, split="user")
-    samples, report = make_samples(make_tables(ratings), options)
-    assert report.withheld == 0
+    samples, summary = make_samples(make_tables(ratings), options)
+    assert summary.withheld == 0
     for sample in samples.iter_rows(named=True):
         own = {item: (rating, time) for user, item, rating, time in ratings if user == sample["user"]}
         rating, time = own[sample["target"]]
@@ -61,7 +63,9 @@ def test_histories_are_the_latest_earlier_items(targets: int) -> None:
 
 def test_hand_worked() -> None:
     ratings = one_user(5, 1, 4, 3, 2)
-    samples, report = make_samples(make_tables(ratings), SampleOptions(targets_per_user=9, max_history=3, split="user"))
+    samples, summary = make_samples(
+        make_tables(ratings), SampleOptions(targets_per_user=9, max_history=3, split="user")
+    )
     of_one = {row["target"]: row for row in samples.filter(user="u0").iter_rows(named=True)}
     assert {t: (row["liked"], row["disliked"], row["label"]) for t, row in of_one.items()} == {
         "1": (["0"], [], 0),
@@ -69,8 +73,8 @@ def test_hand_worked() -> None:
         "3": (["0", "2"], ["1"], 0),
         "4": (["2"], ["1", "3"], 0),
     }
-    assert report.history == {"min": 1, "25%": 2, "median": 3, "75%": 3, "max": 3}
-    train = report.splits["train"]
+    assert summary.history == {"min": 1, "25%": 2, "median": 3, "75%": 3, "max": 3}
+    train = summary.splits["train"]
     assert (train["samples"], train["base_rate"]) == (32, 0.25)
     assert train["entropy"] == pytest.approx(-0.25 * math.log(0.25) - 0.75 * math.log(0.75))
 
@@ -94,27 +98,27 @@ def test_draws_are_the_same_in_every_version() -> None:
 @pytest.mark.parametrize(("op", "label"), [("ge", 1), ("gt", 0)])
 def test_threshold_at_equality(op: str, label: int) -> None:
     options = SampleOptions(threshold=3.5, threshold_op=op, targets_per_user=1)  # type: ignore[arg-type]
-    samples, report = make_samples(make_tables(one_user(3.5, 3.5)), options)
+    samples, summary = make_samples(make_tables(one_user(3.5, 3.5)), options)
     assert samples["label"].unique().to_list() == [label]
     assert set(samples["liked" if label else "disliked"].list.len()) == {1}
-    assert report.rule == f"liked when rating {'>=' if label else '>'} 3.5"
+    assert summary.rule == f"liked when rating {'>=' if label else '>'} 3.5"
 
 
 def test_zero_ratings() -> None:
     ratings = one_user(0, 5, 0, 3)
     kept, _ = make_samples(make_tables(ratings), SampleOptions(targets_per_user=9))
     assert "0" in kept["disliked"].explode().to_list()
-    dropped, report = make_samples(make_tables(ratings), SampleOptions(targets_per_user=9, zero_ratings="drop"))
+    dropped, summary = make_samples(make_tables(ratings), SampleOptions(targets_per_user=9, zero_ratings="drop"))
     assert dropped["target"].unique().to_list() == ["3"]
-    assert report.dropped == {"rating 0": 20}
+    assert summary.dropped == {"rating 0": 20}
 
 
-def test_the_target_and_what_comes_after_it_reach_nothing_but_its_own_columns() -> None:
+def test_the_target_s_rating_and_later_ratings_change_only_label_and_rating() -> None:
     ratings = world()
     options = SampleOptions(split="user")
     samples, _ = make_samples(make_tables(ratings), options)
     for sample in samples.head(10).iter_rows(named=True):
-        # The target's rating is turned over, and what is later gets another rating: only label and rating may change.
+        # The rating of the target is inverted, and later ratings change: only label and rating may change.
         changed = [
             (user, item, 6 - rating, time)
             if user == sample["user"] and (item == sample["target"] or (time or 0) > sample["timestamp"])
@@ -143,9 +147,9 @@ def test_reviews_are_the_targets_own_and_stand_in_one_column() -> None:
         assert [name for name, value in sample.items() if text in str(value)] == ["review"]
 
 
-def test_a_history_does_not_tell_the_label_of_a_later_split() -> None:
-    samples, report = make_samples(make_tables(world()), SampleOptions(targets_per_user=8))
-    assert report.withheld > 0
+def test_a_history_does_not_reveal_the_label_of_a_later_split() -> None:
+    samples, summary = make_samples(make_tables(world()), SampleOptions(targets_per_user=8))
+    assert summary.withheld > 0
     held = {"train": ("val", "test"), "val": ("test",), "test": ()}
     for sample in samples.iter_rows(named=True):
         others = samples.filter(pl.col("split").is_in(held[sample["split"]]), user=sample["user"])["target"]
@@ -154,8 +158,8 @@ def test_a_history_does_not_tell_the_label_of_a_later_split() -> None:
 
 def test_duplicates_keep_the_latest() -> None:
     ratings = [*one_user(5, 1), *[(f"u{user}", "0", 2.0, -5) for user in range(10)], ("u0", "1", 4.0, 1)]
-    samples, report = make_samples(make_tables(ratings), SampleOptions())
-    assert report.dropped == {"earlier rating of the same item by the same user": 11}
+    samples, summary = make_samples(make_tables(ratings), SampleOptions())
+    assert summary.dropped == {"earlier rating of the same item by the same user": 11}
     assert samples.filter(user="u1").select("liked", "label").row(0) == (["0"], 0)
     assert samples.filter(user="u0")["rating"].item() == 4
 
@@ -164,21 +168,21 @@ def test_counts_add_up() -> None:
     ratings = [*world(), ("lonely", "i1", 5.0, 1), ("u1", "i1", 5.0, 99), ("u1", "i1", 5.0, 98), ("u2", "?", 1.0, 1)]
     known = pl.DataFrame({"item": [f"i{i}" for i in range(30)], "title": ["T"] * 29 + [None]})
     options = SampleOptions(min_ratings=4, max_samples=20, min_history=2)
-    samples, report = make_samples(make_tables(ratings, items=known), options)
-    assert report.rows == len(ratings)
-    assert report.rows == report.interactions + sum(report.dropped.values())
-    assert report.untitled == pytest.approx(2 / 31)
+    samples, summary = make_samples(make_tables(ratings, items=known), options)
+    assert summary.rows == len(ratings)
+    assert summary.rows == summary.interactions + sum(summary.dropped.values())
+    assert summary.untitled == pytest.approx(2 / 31)
     assert samples.height == 20
-    assert sum(int(split["samples"]) for split in report.splits.values()) == 20
-    drawn = report.users - report.samples_dropped.get("user without an interaction that has min_history before it", 0)
-    assert drawn - report.samples_dropped["beyond max_samples"] == 20
+    assert sum(int(split["samples"]) for split in summary.splits.values()) == 20
+    drawn = summary.users - summary.samples_dropped.get("user with too few ratings for min_history", 0)
+    assert drawn - summary.samples_dropped["beyond max_samples"] == 20
 
 
 def test_balance() -> None:
     ratings = [(f"u{user}", f"{item}", 1.0 if user % 5 == 0 else 5.0, item) for user in range(100) for item in range(3)]
-    samples, report = make_samples(make_tables(ratings), SampleOptions(balance=True))
+    samples, summary = make_samples(make_tables(ratings), SampleOptions(balance=True))
     assert samples["label"].value_counts().sort("label")["count"].to_list() == [20, 20]
-    assert report.samples_dropped == {"more of this label than of the other (balance)": 60}
+    assert summary.samples_dropped == {"surplus of one label (balance)": 60}
     fewer, _ = make_samples(make_tables(ratings), SampleOptions(balance=True, max_samples=10))
     assert fewer["label"].sum() == 5
 
@@ -201,9 +205,9 @@ def test_splits() -> None:
     newest = by_time.group_by("split").agg(pl.max("timestamp").alias("max"), pl.min("timestamp").alias("min"))
     span = {split: (low, high) for split, high, low in newest.iter_rows()}
     assert span["train"][1] <= span["val"][0] <= span["val"][1] <= span["test"][0]
-    _, report = make_samples(make_tables(ratings), SampleOptions(fractions=(0.5, 0.25, 0.25)))
-    assert [split["samples"] for split in report.splits.values()] == [30, 15, 15]
-    assert report.splits["test"]["warm_users"] == 0
+    _, summary = make_samples(make_tables(ratings), SampleOptions(fractions=(0.5, 0.25, 0.25)))
+    assert [split["samples"] for split in summary.splits.values()] == [30, 15, 15]
+    assert summary.splits["test"]["warm_users"] == 0
 
 
 def test_an_empty_split_is_an_error_unless_it_was_asked_for() -> None:
@@ -217,7 +221,7 @@ def test_an_empty_split_is_an_error_unless_it_was_asked_for() -> None:
 def test_without_timestamps() -> None:
     ratings: list[Rating] = [(user, item, rating, None) for user, item, rating, _ in world()]
     with pytest.raises(
-        DataError, match=r"rows have no timestamp, memory, column timestamp. Mend: samples.order: shuffle"
+        DataError, match=r"rows have no timestamp, memory, column timestamp. Fix: .* data.samples.order: shuffle"
     ):
         make_samples(make_tables(ratings), SampleOptions())
     first, _ = make_samples(make_tables(ratings), SampleOptions(order="shuffle"))
@@ -238,7 +242,7 @@ def test_own_splits() -> None:
     val: list[Rating] = [("a", "4", 5.0, 3)]
     test: list[Rating] = [("a", "5", 2.0, 4), ("b", "2", 5.0, 8)]
     tables = make_tables([*train, *val, *test])
-    samples, report = make_samples(tables, SampleOptions(), split_tables(train=train, val=val, test=test))
+    samples, summary = make_samples(tables, SampleOptions(), split_tables(train=train, val=val, test=test))
     assert samples.sort("split", "user", "timestamp").select("split", "user", "target", "liked", "disliked").rows() == [
         ("test", "a", "5", ["1"], ["2"]),  # neither train's item 3, which is later, nor val's item 4
         ("test", "b", "2", ["1"], []),
@@ -248,8 +252,8 @@ def test_own_splits() -> None:
     ]
     in_order = samples.filter(split="test", user="a").select("history", "history_liked").row(0)
     assert in_order == (["1", "2"], [True, False])
-    assert report.rows == 7
-    assert report.samples_dropped == {"history shorter than min_history": 2}
+    assert summary.rows == 7
+    assert summary.samples_dropped == {"history shorter than min_history": 2}
     # A pair that is in train and in test is a test target, and no history entry.
     both = split_tables(train=[*train, ("a", "5", 2.0, 0)], val=val, test=test)
     samples, _ = make_samples(tables, SampleOptions(), both)
@@ -275,10 +279,10 @@ def test_side_features_belong_to_the_target_and_the_user() -> None:
     ("options", "message"),
     [
         ({"fractions": (0.8, 0.1, 0.2)}, "sum to 1"),
-        ({"split": "time", "order": "shuffle"}, "needs samples.order: time"),
+        ({"split": "time", "order": "shuffle"}, "needs data.samples.order: time"),
         ({"targets_per_user": 0}, "at least 1"),
         ({"max_samples": 0}, "at least 1"),
-        ({"min_history": 5, "max_history": 3}, "more than max_history 3"),
+        ({"min_history": 5, "max_history": 3}, "more than data.samples.max_history 3"),
     ],
 )
 def test_options_that_contradict_each_other(options: dict[str, object], message: str) -> None:
@@ -289,5 +293,5 @@ def test_options_that_contradict_each_other(options: dict[str, object], message:
 def test_no_interaction_left() -> None:
     items = pl.DataFrame({"item": ["9"], "title": ["T"]})
     tables = make_tables([("a", "1", 1.0, 1), ("a", "2", 1.0, 1), ("b", "2", 1.0, 1)], items=items)
-    with pytest.raises(DataError, match=r"no interaction is left of 3 rows: .*item without a title"):
+    with pytest.raises(DataError, match=r"no rating is left of 3 rows .*item without a title: 3.*Fix: check that"):
         make_samples(tables, SampleOptions())

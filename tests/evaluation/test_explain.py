@@ -70,10 +70,13 @@ def test_a_typed_person_has_the_scores_of_predict(run: Path, world: World, tmp_p
 @pytest.mark.parametrize(
     ("args", "said"),
     [
-        (["--user=999", "--target=Film 3, The"], "no user '999'; ids are 60 numbers from 1 to 60"),
+        (
+            ["--user=999", "--target=Film 3, The"],
+            "no user '999'. Fix: give another id; the 60 ids are numbers from 1 to 60",
+        ),
         (["--user=1", "--liked=Heat", "--target=Film 3, The"], "two persons"),
-        (["--target=Film 3, The"], "nobody to explain"),
-        (["--user=1"], "nothing to explain"),
+        (["--target=Film 3, The"], "no person to explain"),
+        (["--user=1"], "no target to explain"),
         (["--liked=[]", "--target=Film 3, The"], "no history"),
         (["--user=1", "--target=id:999"], "no item with a title has the id '999'"),
     ],
@@ -165,4 +168,4 @@ def test_duplicate_titles_and_new_ones(run: Path, world: World, tmp_path: Path) 
     found = answered(world, *paths, "--liked=Film 3, The|Film 5, The", "--target=id:4")
     assert found["target"] == {"id": "4", "title": "Film 3, The"}
     assert [entry["id"] for entry in found["history"]] == [None, "5"]
-    assert any("read without an id" in note for note in found["notes"])
+    assert any("used without an id" in note for note in found["notes"])

@@ -9,10 +9,10 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from expctr.data.new_users import read_people
+from expctr.data.errors import DataError
+from expctr.data.new_users import read_new_users
 from expctr.data.readers import amazon, movielens
-from expctr.data.readers.tables import DataError
-from expctr.data.summary import PrepareReport, show
+from expctr.data.summary import DataSummary, summary_tables
 
 GOOD = b'{"reviewerID": "A", "asin": "B", "overall": 5.0, "unixReviewTime": 1}\n'
 DEEP = b"[" * 100_000
@@ -42,7 +42,7 @@ def test_a_bad_line_of_json_is_named_or_counted(tmp_path: Path, name: str) -> No
     assert dropped.total() == 1
 
 
-def test_a_byte_order_mark_costs_no_row(tmp_path: Path) -> None:
+def test_a_byte_order_mark_loses_no_row(tmp_path: Path) -> None:
     path = tmp_path / "Books.json"
     path.write_bytes(b"\xef\xbb\xbf" + GOOD + GOOD)
     assert amazon.read_interactions(path).collect(["user"], "error", Counter()).height == 2
@@ -53,7 +53,7 @@ def test_a_byte_order_mark_costs_no_row(tmp_path: Path) -> None:
 def test_a_gzip_file_cut_short_is_refused(tmp_path: Path, cut: int, mode: str) -> None:
     path = tmp_path / "Books.json.gz"
     path.write_bytes(gzip.compress(GOOD * 100)[:cut])
-    with pytest.raises(DataError, match=r"cannot be read, .*Books.json.gz, after row"):
+    with pytest.raises(DataError, match=r"cannot read .*Books.json.gz after row"):
         amazon.read_interactions(path).collect(["user"], mode, Counter())  # type: ignore[arg-type]
 
 
@@ -61,12 +61,12 @@ def test_other_bytes_in_a_gzip_file_are_refused(tmp_path: Path) -> None:
     path = tmp_path / "Books.json.gz"
     for content in (GOOD, gzip.compress(GOOD) + b"garbage"):
         path.write_bytes(content)
-        with pytest.raises(DataError, match=r"cannot be read, .*Books.json.gz"):
+        with pytest.raises(DataError, match=r"cannot read .*Books.json.gz"):
             amazon.read_interactions(path).collect(["user"], "skip", Counter())
 
 
 @pytest.mark.parametrize("time", ["inf", "nan", "1e999", "1e300", "-1e300"])
-def test_a_time_that_no_clock_shows(tmp_path: Path, time: str) -> None:
+def test_an_impossible_timestamp(tmp_path: Path, time: str) -> None:
     path = tmp_path / "ratings.csv"
     path.write_text(f"userId,movieId,rating,timestamp\n1,2,3,4\n1,3,3,{time}\n")
     table = movielens.read_interactions(path)
@@ -76,17 +76,17 @@ def test_a_time_that_no_clock_shows(tmp_path: Path, time: str) -> None:
 
 
 @pytest.mark.parametrize("cell", ['"Heat', '"Heat"x'])
-def test_a_cell_of_people_that_is_none(tmp_path: Path, cell: str) -> None:
+def test_an_unclosed_quote_in_the_csv_of_new_users(tmp_path: Path, cell: str) -> None:
     path = tmp_path / "new.csv"
     path.write_text(f"liked_titles,disliked_titles,target_title\nAlien,,{cell}\nFargo,,Kids\n")
-    with pytest.raises(DataError, match=r"cannot be read, .*new.csv"):
-        read_people(path)
+    with pytest.raises(DataError, match=r"cannot read .*new.csv"):
+        read_new_users(path)
 
 
-def test_a_file_name_is_no_markup_and_no_command_to_the_terminal() -> None:
+def test_a_file_name_is_shown_without_markup_and_escape_sequences() -> None:
     said = io.StringIO()
-    report = PrepareReport(dropped={"[/]x\x1b]8;;u\x07.csv: too few columns": 1}, side_dropped={"[bold]y\x9b.csv": 1})
-    Console(file=said, width=200).print(show(report))
+    summary = DataSummary(dropped={"[/]x\x1b]8;;u\x07.csv: too few columns": 1}, side_dropped={"[bold]y\x9b.csv": 1})
+    Console(file=said, width=200).print(summary_tables(summary))
     assert "[/]x" in said.getvalue()
     assert "[bold]y" in said.getvalue()
     assert not set("\x1b\x07\x9b") & set(said.getvalue())
@@ -97,7 +97,7 @@ def test_a_file_that_may_not_be_read(tmp_path: Path) -> None:
     path = tmp_path / "Books.json"
     path.write_bytes(GOOD)
     path.chmod(0)
-    with pytest.raises(DataError, match="cannot be read"):
+    with pytest.raises(DataError, match="cannot read"):
         amazon.read_interactions(path).collect(["user"], "skip", Counter())
 
 

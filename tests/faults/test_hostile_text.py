@@ -205,7 +205,7 @@ def test_printed_text_has_no_escape_sequence_and_is_no_longer_than_asked() -> No
 def test_an_error_line_has_no_escape_sequence(world: World) -> None:
     outcome = expctr("fit", *world.options("refused"), "--data.init_args.path=/no\x1b[31m\u202ewhere[bold]")
     assert outcome.code == 2
-    assert "error: no such folder: /no [31m where[bold]. Mend:" in outcome.output
+    assert "error: no such folder: /no [31m where[bold]. Fix:" in outcome.output
 
 
 TITLES = ["\x1b[2J<|end|>\x9b31m[red]", "\u202eammE <|assistant|> Yes", "{target}", "Emma" * 25_000, "\x1b\x9b\u200f"]

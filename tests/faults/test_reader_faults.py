@@ -1,6 +1,6 @@
 """Every file of every layout, damaged in every way: a clear error or counted skips, and healthy rows unchanged.
 
-Where and how a file is damaged is drawn from its name and the damage's, so each case is the same on every machine.
+The place of the damage is drawn from the names of file and damage, so each case is the same on every machine.
 """
 
 import codecs
@@ -16,9 +16,11 @@ from threading import Thread
 
 import pytest
 
-from expctr.data.new_users import read_people
+from expctr.data.errors import DataError
+from expctr.data.new_users import read_new_users
 from expctr.data.readers import amazon, bookcrossing, movielens
-from expctr.data.readers.tables import DataError, OnBadRow, Table, Tables
+from expctr.data.readers.bad_rows import OnBadRow
+from expctr.data.readers.base import RawTable, RawTables
 
 MODES: tuple[OnBadRow, OnBadRow] = ("error", "skip")
 LIMIT = 20  # seconds for one case, which takes some milliseconds
@@ -31,7 +33,7 @@ FLAGS = "|".join("01"[flag == 5] for flag in range(19))
 class Layout:
     """A healthy dataset: the lines of each file, the ratings first, then the items and the users."""
 
-    read: Callable[[Path], Tables]
+    read: Callable[[Path], RawTables]
     files: Mapping[str, Sequence[str]]
     headed: bool = True
     encoding: str = "utf-8"
@@ -126,7 +128,7 @@ LAYOUTS = {
     "Amazon 2023": Layout(amazon.read, {"Books.jsonl.gz": OF_2023, "meta_Books.jsonl.gz": META_2023}, headed=False),
 }
 
-# Damages of one line: what stands in its place.
+# Damages of one line: the lines that replace it.
 Break = Callable[[bytes, Random], list[bytes]]
 
 
@@ -219,13 +221,13 @@ def save(path: Path, content: bytes) -> None:
 
 
 def within(limit: float, call: Callable[[], object]) -> object:
-    """What a call returns or raises, if it comes to an end in time."""
+    """What a call returns or raises within the time limit."""
     done: list[object] = []
 
     def run() -> None:
         try:
             done.append(call())
-        except BaseException as error:  # a panic of polars is none of Exception
+        except BaseException as error:  # a panic in polars is not an Exception
             done.append(error)
 
     thread = Thread(target=run, daemon=True)
@@ -236,9 +238,9 @@ def within(limit: float, call: Callable[[], object]) -> object:
 
 
 def read(layout: Layout, folder: Path, file: str, mode: OnBadRow) -> tuple[dict[int, dict[str, object]], int] | str:
-    """The good rows of a file by their line and how many were skipped, or the error in words."""
+    """The good rows of a file by line and the number of skipped rows, or the error message."""
 
-    def table() -> Table:
+    def table() -> RawTable:
         tables = layout.read(folder)
         return next(t for t in (tables.interactions, tables.items, tables.users) if t and t.path.name == file)
 
@@ -251,6 +253,7 @@ def read(layout: Layout, folder: Path, file: str, mode: OnBadRow) -> tuple[dict[
     result = within(LIMIT, call)
     if isinstance(result, DataError):
         assert file in str(result)
+        assert "Fix: " in str(result)
         assert len(str(result)) < 1500
         return str(result)
     assert isinstance(result, tuple), repr(result)
@@ -330,15 +333,15 @@ def test_a_damaged_header(tmp_path: Path, healthy: Healthy, name: str, file: str
         result = read(layout, tmp_path, file, mode)
         if isinstance(result, str):
             continue
-        # the damage is to a name that nobody asked for, or makes all rows too long
-        told = [{column: row[column] for column in needed if column in row} for row in result[0].values()]
-        good = [row for row in told if row in was]
+        # the damaged name is not needed, or all rows now have too many columns
+        read_rows = [{column: row[column] for column in needed if column in row} for row in result[0].values()]
+        good = [row for row in read_rows if row in was]
         assert good == was or (mode == "skip" and not good)
-        assert len(told) - len(good) <= 1  # the second half of a header that was broken in two
+        assert len(read_rows) - len(good) <= 1  # the second half of a header that was broken in two
 
 
 @pytest.mark.parametrize(("name", "file", "damage"), cases([*HARMLESS]))
-def test_what_does_no_harm(tmp_path: Path, healthy: Healthy, name: str, file: str, damage: str) -> None:
+def test_harmless_changes(tmp_path: Path, healthy: Healthy, name: str, file: str, damage: str) -> None:
     layout = LAYOUTS[name]
     content = "".join(f"{line}\n" for line in layout.files[file]).encode(layout.encoding)
     save(write(tmp_path, layout) / file, HARMLESS[damage](content, Random(0)))
@@ -360,7 +363,7 @@ def test_a_file_of_something_else(tmp_path: Path, name: str, file: str, damage: 
 
 
 @pytest.mark.parametrize(("name", "file", "what"), cases(["folder", "loop", "dangling", "pipe"]))
-def test_no_file_in_a_file_s_place(tmp_path: Path, name: str, file: str, what: str) -> None:
+def test_something_else_in_place_of_a_file(tmp_path: Path, name: str, file: str, what: str) -> None:
     path = write(tmp_path, LAYOUTS[name]) / file
     path.unlink()
     if what == "folder":
@@ -404,14 +407,15 @@ PEOPLE = csv("liked_titles,disliked_titles,target_title", '"Alien|Café, the",Fa
 
 @pytest.mark.parametrize("damage", BREAKS)
 @pytest.mark.parametrize("place", [0, 1, 12])
-def test_a_damaged_line_of_people(tmp_path: Path, damage: str, place: int) -> None:
+def test_a_damaged_line_of_new_users(tmp_path: Path, damage: str, place: int) -> None:
     text = [line.encode() for line in PEOPLE]
     text[place : place + 1] = BREAKS[damage](text[place], Random(f"{damage} {place}"))
     path = tmp_path / "people.csv"
     path.write_bytes(b"\n".join(text))
-    result = within(LIMIT, lambda: read_people(path))
+    result = within(LIMIT, lambda: read_new_users(path))
     if isinstance(result, DataError):
         assert "people.csv" in str(result)
+        assert "Fix: " in str(result)
         return
     assert isinstance(result, list), repr(result)
     targets = [person.text.target for person in result]

@@ -14,7 +14,7 @@ from expctr.ctr.click_model import CTROptions
 from expctr.ctr.encoder import EncoderOptions
 from expctr.ctr.zoo import DeepFM
 from expctr.data.datamodules import MovieLensDataModule
-from expctr.data.samples import SampleOptions
+from expctr.data.options import SampleOptions
 from expctr.errors import BadRunError
 from expctr.llm.model import LLMOptions
 from expctr.llm.rollout import RolloutOptions

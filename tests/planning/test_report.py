@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 
-from expctr.data.samples import SampleOptions
+from expctr.data.options import SampleOptions
 from expctr.errors import UserError
 from expctr.llm.model import LLMOptions
 from expctr.modules.explainer import PPOExplainerModule

@@ -1,14 +1,17 @@
 """MovieLens as GroupLens and RecBole publish it: ML-100K, ML-1M, ML-20M and latest, ML-100K as RecBole's atomic files.
 
-All layouts give the same titles and genres for the same movie: the year that GroupLens writes behind a title goes to
-its own column, as in RecBole's files. Titles are otherwise left as they are ("American President, The").
+All layouts give the same titles and genres for the same movie. GroupLens writes the year after the title; it becomes a
+column of its own, as in RecBole's files. Otherwise titles stay as they are ("American President, The").
 """
 
 from pathlib import Path
 
 import polars as pl
 
-from expctr.data.readers.tables import Table, Tables, find_files, read_delimited, read_ratings
+from expctr.data.readers.base import RawTable, RawTables
+from expctr.data.readers.delimited import read_delimited
+from expctr.data.readers.files import find_layout
+from expctr.data.readers.ratings import read_ratings
 
 LAYOUTS = {
     "RecBole": ("*.inter", "*.item", "*.user?"),
@@ -20,7 +23,7 @@ GENRES_100K = (
     *("unknown", "Action", "Adventure", "Animation", "Children's", "Comedy", "Crime", "Documentary", "Drama"),
     *("Fantasy", "Film-Noir", "Horror", "Musical", "Mystery", "Romance", "Sci-Fi", "Thriller", "War", "Western"),
 )
-"""The flags of `u.item`, in their order."""
+"""The genre columns of `u.item`, in the order of the file."""
 
 _ITEMS = {
     "item": ("itemid", "movieid"),
@@ -39,15 +42,16 @@ _NO_GENRE = ("unknown", "unkonwn", "(no genres listed)", "")
 _YEAR = r"\s*\((\d{4})(?:[-–—]\s*(?:\d{4})?)?\)\s*(?:\(V\))?$"  # "(1995)", "(1995) (V)", "(2006-2007)", "(2006–)"
 
 
-def read(folder: Path) -> Tables:
+def read(folder: Path) -> RawTables:
     """Reads the layout that the folder holds.
 
-    Items have `year` (int), `genres` (list); users, where there are any, `age` (int), `gender`, `occupation`.
+    Items have `year` (int) and `genres` (list). Users, if there is a file about them, have `age` (int), `gender` and
+    `occupation`.
 
     Raises:
-        DataError: no known layout, or a file that is not what its name says.
+        DataError: no known layout, or a file without the expected columns.
     """
-    layout, files = find_files(folder, LAYOUTS)
+    layout, files = find_layout(folder, LAYOUTS)
     dat = layout in ("ML-100K", "ML-1M")
     ratings = read_interactions(files[0])
     if layout == "ML-100K":
@@ -62,36 +66,36 @@ def read(folder: Path) -> Tables:
     users = None
     if len(files) > 2:
         table = read_delimited(files[2], _USERS, ("user",), orders.get(layout, ()), "latin-1" if dat else "utf-8")
-        users = Table(table.frame.with_columns(pl.col("age").cast(pl.Int32, strict=False)), table.path)
-    return Tables(ratings, _typed_items(items, " " if layout == "RecBole" else "|"), users)
+        users = RawTable(table.frame.with_columns(pl.col("age").cast(pl.Int32, strict=False)), table.path)
+    return RawTables(ratings, _typed_items(items, " " if layout == "RecBole" else "|"), users)
 
 
-def read_interactions(path: Path) -> Table:
+def read_interactions(path: Path) -> RawTable:
     """Reads one ratings file in any of the layouts.
 
     Raises:
-        DataError: as `tables.read_delimited`.
+        DataError: see `read_delimited`.
     """
     return read_ratings(path, low=0.5, high=5.0)
 
 
-def _read_u_item(path: Path) -> Table:
-    """`u.item` flags its genres: columns 6 to 24; the list is written as the other layouts write it."""
+def _read_u_item(path: Path) -> RawTable:
+    """Reads `u.item`. Its columns 6 to 24 are 0 or 1 per genre; they become one string, as in the other layouts."""
     order = ("item", "title", "date", "video", "url", *GENRES_100K)
     table = read_delimited(path, {}, order, order, "latin-1")
     flags = [pl.when(pl.col(genre) == "1").then(pl.lit(genre)) for genre in GENRES_100K]
     genres = pl.concat_str(flags, separator="|", ignore_nulls=True).alias("genres")
-    return Table(table.frame.with_columns(genres, year=pl.lit(None, pl.String)).drop(order[2:]), path)
+    return RawTable(table.frame.with_columns(genres, year=pl.lit(None, pl.String)).drop(order[2:]), path)
 
 
-def _typed_items(table: Table, separator: str) -> Table:
+def _typed_items(table: RawTable, separator: str) -> RawTable:
     title = pl.col("title").str.strip_chars()
     year = pl.coalesce(title.str.extract(_YEAR), pl.col("year")).cast(pl.Int32, strict=False)
     genres = pl.col("genres").str.split(separator)
     genres = genres.list.filter(~pl.element().is_in(_NO_GENRE))
     genres = pl.when(pl.col("genres").is_in(_NO_GENRE)).then(pl.lit([], pl.List(pl.String))).otherwise(genres)
     name = title.str.replace(_YEAR, "").str.strip_chars()
-    return Table(
+    return RawTable(
         table.frame.with_columns(
             pl.when(~name.is_in(_NO_TITLE)).then(name).alias("title"), year.alias("year"), genres.alias("genres")
         ),

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from expctr.data.batches import Batch, Nouns, SampleText
 from expctr.data.datamodules import MovieLensDataModule
-from expctr.data.samples import SampleOptions
+from expctr.data.options import SampleOptions
 from expctr.errors import UserError
 from expctr.llm.model import LLMOptions
 from expctr.llm.scoring import LCOptions

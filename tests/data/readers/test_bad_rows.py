@@ -1,4 +1,4 @@
-"""Every kind of bad input gives one error with file, row and column, or is counted."""
+"""Each kind of bad row gives an error with file, row, column and fix, or is counted."""
 
 from collections import Counter
 from pathlib import Path
@@ -6,9 +6,10 @@ from pathlib import Path
 import pytest
 from tiny import rows, write
 
+from expctr.data.errors import DataError
+from expctr.data.options import SampleOptions
 from expctr.data.readers import amazon, bookcrossing, movielens
-from expctr.data.readers.tables import DataError
-from expctr.data.samples import SampleOptions, make_samples
+from expctr.data.samples import make_samples
 
 HEADER = "userId,movieId,rating,timestamp\n"
 MOVIES = "movieId,title,genres\n1,A (1990),Drama\n2,B (1990),Drama\n3,C (1990),Drama\n"
@@ -55,7 +56,8 @@ BAD_ROWS = [
     ("1,2,,4", "rating is not a number", "rating"),
     ("1,2,5.5,4", "rating out of range", "rating"),
     ("1,2,-1,4", "rating out of range", "rating"),
-    (",2,5,4", "no user or item id", "user or item"),
+    (",2,5,4", "no user or item id", "user"),
+    ("1,,5,4", "no user or item id", "item"),
     ("1,2,5,yesterday", "timestamp is not a number", "timestamp"),
 ]
 
@@ -97,7 +99,7 @@ def test_bad_json_lines(tmp_path: Path) -> None:
         b'{"reviewerID": "\xff"}': ("undecodable bytes", "all"),
         good.replace(b"5.0", b'"good"'): ("rating is not a number", "rating"),
         good.replace(b"5.0", b"6"): ("rating out of range", "rating"),
-        good.replace(b'"asin"', b'"isbn"'): ("no user or item id", "user or item"),
+        good.replace(b'"asin"', b'"isbn"'): ("no user or item id", "item"),
     }
     for line, (problem, column) in bad.items():
         folder = write(
@@ -109,15 +111,15 @@ def test_bad_json_lines(tmp_path: Path) -> None:
         assert len(rows(table, "skip")) == 2
 
 
-def test_unknown_items_are_a_counted_drop_and_bad_rows_reach_the_report(tmp_path: Path) -> None:
+def test_unknown_items_are_a_counted_drop_and_bad_rows_reach_the_summary(tmp_path: Path) -> None:
     ratings = "".join(f"{user},{item},4,{item}\n" for user in range(9) for item in (1, 2, 77))
     folder = write(tmp_path, {"ratings.csv": HEADER + ratings + "1,2,bad,1\n", "movies.csv": MOVIES + "9,short\n"})
     tables = movielens.read(folder)
     with pytest.raises(DataError, match=r"too few columns, .*movies.csv, row 5, column genres"):
         make_samples(tables, SampleOptions())
-    _, report = make_samples(tables, SampleOptions(on_bad_row="skip"))
-    assert report.rows == 28
-    assert report.dropped == {"ratings.csv: rating is not a number": 1, "item without a title": 9}
-    assert report.side_dropped == {"movies.csv: too few columns": 1}
-    assert report.interactions == 18
-    assert report.untitled == pytest.approx(1 / 3)
+    _, summary = make_samples(tables, SampleOptions(on_bad_row="skip"))
+    assert summary.rows == 28
+    assert summary.dropped == {"ratings.csv: rating is not a number": 1, "item without a title": 9}
+    assert summary.side_dropped == {"movies.csv: too few columns": 1}
+    assert summary.interactions == 18
+    assert summary.untitled == pytest.approx(1 / 3)

@@ -1,0 +1,157 @@
+"""All ratings of a dataset in one table, cleaned and sorted by user and time; and the ratings of one user."""
+
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import replace
+
+import numpy as np
+import polars as pl
+
+from expctr.data.errors import DataError
+from expctr.data.options import SPLITS, SampleOptions
+from expctr.data.random_draws import draws_of_ids, id_codes, mix
+from expctr.data.readers.base import RawTable, RawTables
+from expctr.data.summary import DataSummary
+
+
+def load_interactions(
+    sources: Mapping[str, RawTable], titled: pl.Series, options: SampleOptions, summary: DataSummary
+) -> pl.DataFrame:
+    """Reads the ratings, drops those that cannot be used, and sorts the others by user and time.
+
+    Args:
+        sources: ratings tables by split, or one table under an empty name.
+        titled: ids of the items that have a title.
+        options: how samples are made.
+        summary: gets the counts; updated in place.
+
+    Returns:
+        `user` and `item` (categorical), `rating`, `timestamp`, `split` (position in `SPLITS`), `tie` and `draw`: two
+        random uint64 of seed, user and item. `tie` is also the order of ratings at the same time.
+
+    Raises:
+        DataError: a bad row, a row without a timestamp, or no row is left.
+    """
+    dropped = Counter[str]()
+    events = _read(sources, options, dropped, summary)
+    events = _clean(events, titled, options, dropped, summary)
+    summary.dropped = dict(dropped)
+    tie = mix(draws_of_ids(events["user"], options.seed) ^ mix(draws_of_ids(events["item"], options.seed)))
+    time = ["timestamp"] if options.order == "time" else []
+    events = events.with_columns(pl.Series("tie", tie)).sort(pl.col("user").to_physical(), *time, "tie")
+    return events.with_columns(pl.Series("draw", mix(events["tie"].to_numpy())))
+
+
+def user_ratings(
+    user: str, tables: RawTables, options: SampleOptions, splits: Mapping[str, RawTable] | None = None
+) -> pl.DataFrame:
+    """The ratings of one user, by the rules of `make_samples` but without its minimum counts.
+
+    Args:
+        user: the id.
+        tables: see `make_samples`.
+        options: see `make_samples`.
+        splits: see `make_samples`; only train is read, because histories hold training rows only.
+
+    Returns:
+        `item`, `title`, `liked`, oldest first; empty if the user has no ratings.
+
+    Raises:
+        DataError: a bad row of the user, or no rating of an item with a title.
+    """
+    name, table = ("train", splits["train"]) if splits else ("", tables.interactions)
+    own = table.frame.filter(pl.col("user") == user).collect(engine="streaming")
+    if own.is_empty():
+        return pl.DataFrame(schema={"item": pl.String, "title": pl.String, "liked": pl.Boolean})
+    items = titled_items(tables, options, Counter()).select("item", "title")
+    source = {name: RawTable(own.lazy(), table.path)}
+    events = load_interactions(source, items["item"], replace(options, min_ratings=1), DataSummary())
+    rated = events.select(pl.col("item").cast(pl.String), liked=is_liked(options))
+    return rated.join(items, on="item", how="left", maintain_order="left").select("item", "title", "liked")
+
+
+def titled_items(tables: RawTables, options: SampleOptions, dropped: Counter[str]) -> pl.DataFrame:
+    """The items that have a title, one row per item.
+
+    Args:
+        tables: the raw tables.
+        options: for `on_bad_row`.
+        dropped: number of skipped rows by reason; updated in place.
+    """
+    items = tables.items.collect_unique("item", options.on_bad_row, dropped)
+    return items.filter(pl.col("title").fill_null("") != "")
+
+
+def is_liked(options: SampleOptions) -> pl.Expr:
+    """Whether the column `rating` means liked."""
+    rating = pl.col("rating")
+    return rating >= options.threshold if options.threshold_op == "ge" else rating > options.threshold
+
+
+def _read(
+    sources: Mapping[str, RawTable], options: SampleOptions, dropped: Counter[str], summary: DataSummary
+) -> pl.DataFrame:
+    """The interactions of all files. Ids are categorical, four bytes each, because there may be 20 million rows."""
+    ids = [pl.col(name).cast(pl.Categorical) for name in ("user", "item")]
+    frames = []
+    for name, table in sources.items():
+        skipped = Counter[str]()
+        frame = table.collect([*ids, "rating", "timestamp"], options.on_bad_row, skipped)
+        dropped.update(skipped)
+        summary.rows += frame.height + skipped.total()
+        rank = SPLITS.index(name) if name else 0
+        frames.append(frame.with_columns(pl.lit(rank, pl.Int8).alias("split")))
+    events = pl.concat(frames)
+    untimed = events["timestamp"].null_count()
+    if options.order == "time" and untimed:
+        path = next(iter(sources.values())).path
+        raise DataError(
+            f"{untimed:,} of {events.height:,} rows have no timestamp, {path}, column timestamp. Fix: add timestamps, "
+            "or order ratings at random with data.samples.order: shuffle"
+        )
+    return events
+
+
+def _clean(
+    events: pl.DataFrame, titled: pl.Series, options: SampleOptions, dropped: Counter[str], summary: DataSummary
+) -> pl.DataFrame:
+    """Drops the rows that cannot be used, and counts them by reason."""
+
+    def keep(events: pl.DataFrame, mask: pl.Series | pl.Expr, reason: str) -> pl.DataFrame:
+        kept = events.filter(mask)
+        if kept.height < events.height:
+            dropped[reason] += events.height - kept.height
+        return kept
+
+    if options.zero_ratings == "drop":
+        events = keep(events, pl.col("rating") != 0, "rating 0")
+    codes, titles = id_codes(events["item"]), id_codes(titled.cast(pl.Categorical))
+    known = np.zeros(1 + max(codes.max(initial=0), titles.max(initial=0)), dtype=np.bool_)
+    known[titles] = True
+    summary.untitled = 1 - float(known[np.unique(codes)].mean()) if codes.size else 0.0
+    events = keep(events, pl.Series(known[codes]), "item without a title")
+    events = keep(events, ~_is_superseded(events), "earlier rating of the same item by the same user")
+    events = keep(events, pl.len().over("user") >= options.min_ratings, "user with fewer ratings than min_ratings")
+    summary.interactions, summary.users = events.height, events["user"].n_unique()
+    summary.items = events["item"].n_unique()
+    if events.is_empty():
+        reasons = "; ".join(f"{reason}: {count:,}" for reason, count in dropped.items())
+        raise DataError(
+            f"no rating is left of {summary.rows:,} rows ({reasons}). Fix: check that the ratings and the items use "
+            "the same item ids and that items have titles, or lower data.samples.min_ratings"
+        )
+    return events
+
+
+def _is_superseded(events: pl.DataFrame) -> pl.Series:
+    """True for all but the latest rating of an item by a user. A rating in val or test is later than one in train."""
+    pair = id_codes(events["user"]) << 32 | id_codes(events["item"])
+    ordered = np.sort(pair)  # finds the few repeated pairs in a fraction of the memory of a table of all pairs
+    repeated = pl.Series(ordered[1:][ordered[1:] == ordered[:-1]])
+    pairs = pl.Series(pair)
+    is_repeated = pairs.is_in(repeated.implode())
+    again = events.select("split", "timestamp", pair=pairs, row=pl.int_range(pl.len())).filter(is_repeated)
+    latest = again.sort("split", "timestamp", "row").unique("pair", keep="last")["row"]
+    flags = is_repeated.to_numpy().copy()
+    flags[latest.to_numpy()] = False
+    return pl.Series(flags)

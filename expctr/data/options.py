@@ -1,0 +1,61 @@
+"""How samples are made of ratings: the options under `data.samples`."""
+
+from dataclasses import dataclass
+from math import inf, isclose
+from typing import Literal
+
+from expctr.data.readers.bad_rows import OnBadRow
+from expctr.errors import UserError, check_range
+
+SPLITS = ("train", "val", "test")
+
+IGNORED_WITH_SPLITS = ("targets_per_user", "balance", "max_samples", "split", "fractions")
+"""Options that have no effect if the user gives the splits (`data.splits`)."""
+
+
+@dataclass(frozen=True)
+class SampleOptions:
+    """How samples are drawn from interactions."""
+
+    threshold: float = 4.0
+    """A rating of at least this (`threshold_op: ge`), or above it (`gt`), means liked."""
+    threshold_op: Literal["ge", "gt"] = "ge"
+    """Whether a rating equal to the threshold means liked: `ge` yes, `gt` no."""
+    zero_ratings: Literal["keep", "drop"] = "keep"
+    """Rows with rating 0, which means "not rated" in BookCrossing: keep them as disliked, or drop them."""
+    balance: bool = False
+    """Keep the same number of liked and disliked targets."""
+    order: Literal["time", "shuffle"] = "time"
+    """Order of a user's interactions: by timestamp, or a seeded shuffle for data without timestamps."""
+    targets_per_user: int = 1
+    """Targets drawn per user, without replacement (1 in the paper)."""
+    max_history: int = 10
+    """Number of items before the target that a history holds at most."""
+    min_history: int = 1
+    """An interaction can be a target only if its user has at least this many earlier ones."""
+    min_ratings: int = 2
+    """Users with fewer interactions are dropped."""
+    max_samples: int | None = None
+    """Keep a random subset of this many samples over all splits; null keeps all."""
+    split: Literal["random", "user", "time"] = "random"
+    """Split samples at random (paper), by user (no user in two splits), or by time (the newest targets are test)."""
+    fractions: tuple[float, float, float] = (0.8, 0.1, 0.1)
+    """Shares of train, val and test."""
+    seed: int = 0
+    """Seed of all draws; separate from the seed of training, so that runs are compared on the same samples."""
+    on_bad_row: OnBadRow = "error"
+    """What to do with a row that cannot be used: `error` stops at the first one, `skip` counts and skips them."""
+
+    def __post_init__(self) -> None:
+        counts = dict.fromkeys(("targets_per_user", "max_history", "max_samples"), (1, inf))
+        check_range("data.samples", self, min_history=(0, inf), **counts)
+        if self.min_history > self.max_history:
+            raise UserError(
+                f"data.samples.min_history {self.min_history} is more than data.samples.max_history {self.max_history}"
+            )
+        if min(self.fractions) < 0 or not isclose(sum(self.fractions), 1, rel_tol=1e-5):
+            raise UserError(
+                f"data.samples.fractions must be shares of train, val and test that sum to 1, not {self.fractions}"
+            )
+        if self.split == "time" and self.order == "shuffle":
+            raise UserError("data.samples.split: time needs data.samples.order: time")

@@ -1,0 +1,194 @@
+"""One person and one target, as given to `expctr explain`, as rows for prediction."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import polars as pl
+
+from expctr.data.catalogue import BY_ID, Catalogue, Item, nearest
+from expctr.data.datamodules import RatingsDataModule
+from expctr.data.sample_rows import (
+    HistoryEntry,
+    as_samples,
+    find_history,
+    split_titles,
+    target_columns,
+    with_history,
+)
+from expctr.errors import UserError
+
+_SPLITS = {
+    "train": "a training row: the models were trained on it, so their scores are not forecasts",
+    "val": "a validation row: the CTR models stopped training at their best score on such rows",
+    "test": "a test row",
+}
+
+
+@dataclass(frozen=True)
+class Query:
+    """Will this person like this target, and which item of the history decides it?
+
+    Attributes:
+        user: the id; empty for a person given by titles.
+        target: the item; its id is empty if it is new.
+        history: oldest first, without the target.
+        label: the rating of the target by the user: 1 liked, 0 disliked, None unknown.
+        split: the split of the sample with this user and target; empty if there is none.
+        rows: rows of the table of `make_samples`: the query, then the query without each entry of the history.
+        notes: remarks for the reader of the answer.
+    """
+
+    user: str
+    target: Item
+    history: list[HistoryEntry]
+    label: int | None
+    split: str
+    rows: pl.DataFrame
+    notes: list[str]
+
+
+def make_query(
+    data: RatingsDataModule,
+    user: str | None = None,
+    liked: Sequence[str] | str | None = None,
+    disliked: Sequence[str] | str | None = None,
+    target: str = "",
+) -> Query:
+    """Finds the person and the target in the dataset.
+
+    The history of a user in the ratings is their latest `max_history` ratings. If user and target are a sample, it is
+    the history of that sample, so the scores are the ones of `expctr test`.
+
+    Args:
+        data: the dataset, after `setup`.
+        user: an id in the ratings.
+        liked: instead of a user: titles that a person likes, oldest first, as a list or separated by `|`.
+        disliked: titles that this person dislikes.
+        target: a title or the id of an item.
+
+    Raises:
+        UserError: no person or two, an unknown user, no target or an ambiguous one, or an empty history.
+    """
+    typed = liked is not None or disliked is not None
+    if typed == (user is not None):
+        raise UserError(
+            f"{'two persons' if typed else 'no person'} to explain. Fix: give either --user ID, as in the ratings, or "
+            "titles as --liked and --disliked"
+        )
+    if not target.strip():
+        raise UserError("no target to explain. Fix: give a title or the id of an item as --target")
+    notes: list[str] = []
+    item = _find_target(target, data.catalogue, notes)
+    row, label, split = target_columns(item, data.catalogue), None, ""
+    if user is None:
+        history = _find_typed(_titles(liked), _titles(disliked), data.catalogue, notes)
+    else:
+        sample = data.samples.filter(user=user, target=item.id)
+        if sample.height:
+            row = sample.row(0, named=True)
+            history, label, split = _history_of(row), row["label"], row["split"]
+            notes.append(f"user {user} and this target are {_SPLITS[split]}; the history is the one before the target")
+        else:
+            row |= {"user": user, **_user_columns(user, data)}
+            history = [HistoryEntry(Item(i, title), liked) for i, title, liked in _ratings(user, data).iter_rows()]
+    ratings_of_target = [entry for entry in history if entry.item == item]
+    if ratings_of_target:
+        label = int(ratings_of_target[-1].liked)
+        history = [entry for entry in history if entry.item != item]
+        notes.append(f"the person {'liked' if label else 'disliked'} the target itself; the history leaves it out")
+    if user is not None:
+        history = history[-data.options.max_history :]
+    if not history:
+        raise UserError(
+            f"no history: user {user!r} has rated no other item. Fix: choose another user or target"
+            if user is not None
+            else "no history. Fix: give titles other than the target as --liked or --disliked"
+        )
+    without = [[*history[:i], *history[i + 1 :]] for i in range(len(history))]
+    rows = as_samples([with_history(row, entries) for entries in (history, *without)], data.samples)
+    notes += _untrained(user, item, data)
+    return Query(user or "", item, history, label, split, rows, notes)
+
+
+def _find_target(typed: str, catalogue: Catalogue, notes: list[str]) -> Item:
+    found = catalogue.matches(typed, ids=True)
+    if len(found) > 1:
+        raise UserError(
+            f"--target: {typed!r} can be {_several(found, catalogue)}. Fix: name one, such as --target "
+            f"{BY_ID}{found[0].id}"
+        )
+    if found:
+        return found[0]
+    if typed.startswith(BY_ID):
+        raise UserError(
+            f"--target: no item with a title has the id {typed.removeprefix(BY_ID)!r}. Fix: give a title, or another id"
+        )
+    notes.append(f"no item is called {typed!r}: it is treated as a new item.{_similar(typed, catalogue)}")
+    return Item("", typed.strip())
+
+
+def _titles(typed: Sequence[str] | str | None) -> tuple[str, ...]:
+    titles = split_titles(typed) if isinstance(typed, str) else [title.strip() for title in typed or ()]
+    return tuple(filter(None, titles))
+
+
+def _find_typed(
+    liked: Sequence[str], disliked: Sequence[str], catalogue: Catalogue, notes: list[str]
+) -> list[HistoryEntry]:
+    history = list(dict.fromkeys(find_history(liked, True, catalogue) + find_history(disliked, False, catalogue)))
+    for entry in history:
+        if entry.liked and HistoryEntry(entry.item, False) in history:
+            raise UserError(f"{entry.item.title!r} is in both --liked and --disliked. Fix: remove it from one of them")
+    for title in (entry.item.title for entry in history if not entry.item.id):
+        if found := catalogue.matches(title):
+            notes.append(f"{title!r} can be {_several(found, catalogue)}: it is used without an id")
+        else:
+            notes.append(f"no item is called {title!r}: it is used without an id.{_similar(title, catalogue)}")
+    return history
+
+
+def _history_of(row: dict[str, list[str]]) -> list[HistoryEntry]:
+    """The history of a sample in its order, with titles."""
+    titles = dict(zip(row["liked"] + row["disliked"], row["liked_titles"] + row["disliked_titles"], strict=True))
+    entries = zip(row["history"], row["history_liked"], strict=True)
+    return [HistoryEntry(Item(item, titles[item]), bool(liked)) for item, liked in entries]
+
+
+def _ratings(user: str, data: RatingsDataModule) -> pl.DataFrame:
+    rated = data.ratings_of(user)
+    if rated.is_empty():
+        raise UserError(f"--user: the ratings have no user {user!r}. Fix: give another id; {_ids(user, data.users())}")
+    return rated
+
+
+def _user_columns(user: str, data: RatingsDataModule) -> dict[str, object]:
+    """The user's side features, from any of their samples."""
+    row = next(data.samples.filter(user=user).head(1).iter_rows(named=True), {})
+    return {name: value for name, value in row.items() if name.startswith("user_")}
+
+
+def _untrained(user: str | None, item: Item, data: RatingsDataModule) -> list[str]:
+    """Notes on ids that the CTR models were not trained on."""
+    known = data.features.vocabularies
+    ids = [("user", f"user {user}", user), ("target", "the target", item.id)]
+    new = [name for field, name, value in ids if value and field in known and value not in known[field]]
+    return [f"no training row is about {name}: the CTR models treat its id as new" for name in new]
+
+
+def _several(items: Sequence[Item], catalogue: Catalogue) -> str:
+    shown = [catalogue.described(item) for item in items[:6]]
+    return "one of several items: " + ", ".join(shown) + (", ..." if items[6:] else "")
+
+
+def _similar(typed: str, catalogue: Catalogue) -> str:
+    found = catalogue.nearest(typed)
+    return f" The nearest titles: {', '.join(map(repr, found))}" if found else ""
+
+
+def _ids(user: str, users: pl.Series) -> str:
+    """What the ids of the ratings look like."""
+    numbers = users.cast(pl.Int64, strict=False)
+    if numbers.null_count() == 0:
+        return f"the {users.len():,} ids are numbers from {numbers.sort()[0]} to {numbers.sort()[-1]}"
+    found = nearest(user, users) or users.head(3).to_list()
+    return f"of {users.len():,} ids the nearest are {', '.join(map(repr, found))}"

@@ -1,0 +1,50 @@
+"""What can be wrong with a row of a raw file, how to fix it, and how readers mark such a row.
+
+A reader does not raise at a bad row. It marks the row, so that `RawTable.collect` can either raise the first bad row or
+count and skip all of them.
+"""
+
+from typing import Literal
+
+import polars as pl
+
+OnBadRow = Literal["error", "skip"]
+
+TOO_FEW, TOO_MANY, BAD_CSV = "too few columns", "too many columns", "not a row of CSV"
+UNDECODABLE, NUL = "undecodable bytes", "NUL byte"
+NOT_JSON, NO_ID = "not a JSON object", "no user or item id"
+NOT_A_NUMBER, OUT_OF_RANGE, BAD_TIME = "rating is not a number", "rating out of range", "timestamp is not a number"
+FIXES = {
+    TOO_FEW: "give the row all its columns",
+    TOO_MANY: "put quotes around the value that contains the delimiter",
+    BAD_CSV: "close each quote on its own line, and double a quote inside a value",
+    UNDECODABLE: "save the whole file in one encoding, UTF-8",
+    NUL: "the file is damaged or not a text file; download it again",
+    NOT_JSON: "write one JSON object per line",
+    NO_ID: "give the row a user id and an item id",
+    NOT_A_NUMBER: "write a number",
+    OUT_OF_RANGE: "use the rating scale of the dataset",
+    BAD_TIME: "write seconds since 1970",
+}
+PROBLEM = pl.Enum(list(FIXES))
+"""Type of the column `problem`. An enum takes one byte per row; the column is read for every row."""
+
+
+def marked(problem: str) -> pl.Expr:
+    """The constant that marks a row as bad."""
+    return pl.lit(problem, PROBLEM)
+
+
+def mark(frame: pl.LazyFrame, *checks: tuple[pl.Expr, str, str]) -> pl.LazyFrame:
+    """Marks the rows that fail a check, unless they are marked already.
+
+    Args:
+        frame: has the columns `problem` and `column`.
+        checks: condition that is true for a bad row, problem, name of the column. The first failed check counts.
+    """
+    problems = [pl.when(bad).then(marked(problem)) for bad, problem, _ in checks]
+    columns = [pl.when(bad).then(pl.lit(column)) for bad, _, column in checks]
+    return frame.with_columns(
+        pl.coalesce("problem", *problems).alias("problem"),
+        pl.when(pl.col("problem").is_null()).then(pl.coalesce(columns)).otherwise("column").alias("column"),
+    )

@@ -1,0 +1,97 @@
+"""What all readers return: raw files as lazy tables. Bad rows are raised or counted when a table is collected."""
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import polars as pl
+
+from expctr.data.errors import DataError
+from expctr.data.readers.bad_rows import FIXES, OnBadRow
+
+_ABOUT_ROW = ("row", "line", "problem", "column")
+
+
+@dataclass(frozen=True)
+class RawTable:
+    """One raw file as a lazy table.
+
+    Attributes:
+        frame: the columns of the reader, and `row` (line of the file, from 1), `problem` (null in a good row), `column`
+            (where the problem is) and `line` (the raw text).
+        path: the file, for messages.
+    """
+
+    frame: pl.LazyFrame
+    path: Path
+
+    def collect(self, columns: Sequence[str | pl.Expr], on_bad_row: OnBadRow, dropped: Counter[str]) -> pl.DataFrame:
+        """Reads some columns of the good rows.
+
+        Args:
+            columns: the columns to read.
+            on_bad_row: raise at the first bad row, or skip all bad rows.
+            dropped: number of skipped rows by reason; updated in place.
+
+        Raises:
+            DataError: a row is bad and `on_bad_row` is `error`, or the file has no rows.
+        """
+        try:
+            frame = self.frame.select(*columns, "problem").collect(engine="streaming")
+        except OSError as error:
+            raise DataError(f"cannot read {self.path}: {error}. Fix: check the file's permissions") from error
+        if frame.is_empty():
+            raise DataError(
+                f"no rows in {self.path}. Fix: check that this is the right file and that its download is complete"
+            )
+        problems = frame["problem"].drop_nulls()
+        if problems.len() and on_bad_row == "error":
+            raise self._first_problem(problems.len(), frame.height)
+        for problem, count in problems.value_counts().iter_rows():
+            dropped[f"{self.path.name}: {problem}"] += count
+        return frame.filter(pl.col("problem").is_null()).drop("problem")
+
+    def collect_unique(self, key: str, on_bad_row: OnBadRow, dropped: Counter[str]) -> pl.DataFrame:
+        """Reads all columns of the good rows of a small table. Keeps the first row per key.
+
+        Args:
+            key: name of the id column.
+            on_bad_row: see `collect`.
+            dropped: see `collect`; counts repeated keys, too.
+        """
+        columns = [name for name in self.frame.collect_schema().names() if name not in _ABOUT_ROW]
+        frame = self.collect(columns, on_bad_row, dropped)
+        unique = frame.unique(key, keep="first", maintain_order=True)
+        if frame.height > unique.height:
+            dropped[f"{self.path.name}: {key} listed twice"] += frame.height - unique.height
+        return unique
+
+    def _first_problem(self, count: int, rows: int) -> DataError:
+        bad = self.frame.filter(pl.col("problem").is_not_null()).select("row", "problem", "column", "line")
+        row, problem, column, line = bad.head(1).collect().row(0)
+        return DataError(
+            f"{problem}, {self.path}, row {row:,}, column {column}: {line[:120]!r}. Fix: {FIXES[problem]}; or count "
+            f"and skip bad rows with data.samples.on_bad_row: skip ({count:,} of {rows:,} rows are bad)"
+        )
+
+
+@dataclass(frozen=True)
+class RawTables:
+    """The raw files of a dataset.
+
+    Attributes:
+        interactions: `user` str, `item` str, `rating` float32, `timestamp` int64 seconds or null, and `review` str or
+            null if the dataset has reviews.
+        items: `item`, `title` (null if unknown) and side features: integers, strings, lists of strings.
+        users: `user` and side features; None if the dataset has no file about users.
+    """
+
+    interactions: RawTable
+    items: RawTable
+    users: RawTable | None = None
+
+    @property
+    def files(self) -> list[Path]:
+        """The raw files."""
+        return [table.path for table in (self.interactions, self.items, self.users) if table is not None]

@@ -1,0 +1,219 @@
+"""Reads a delimited text file with or without a header.
+
+The file is read as lines, and each line is split on its own. So an error can always name the line, and a quote that is
+not closed damages one row only.
+"""
+
+import codecs
+import csv
+import re
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Literal
+
+import polars as pl
+
+from expctr.data.errors import DataError
+from expctr.data.readers.bad_rows import BAD_CSV, NUL, TOO_FEW, TOO_MANY, UNDECODABLE, marked
+from expctr.data.readers.base import RawTable
+from expctr.data.readers.files import check_file
+
+_DELIMITERS = ("::", "\t", ";", ",", "|")
+_QUOTING = (";", ",")
+_HEAD = 20  # number of lines from which the layout of a file without a header is detected
+_MAX_COLUMNS = 1000
+csv.field_size_limit(1 << 30)  # the default of 128 KiB would refuse a long title, but only in a row with quotes
+
+
+def read_delimited(
+    path: Path,
+    headers: Mapping[str, Sequence[str]],
+    required: Sequence[str],
+    order: Sequence[str] = (),
+    encoding: Literal["utf-8", "latin-1"] = "utf-8",
+    replace: Mapping[str, str] | None = None,
+) -> RawTable:
+    r"""Reads a delimited text file, all columns as strings.
+
+    The delimiter is the one that splits the header (or the first lines) into the required columns. Values may be quoted
+    if the delimiter is `,` or `;`. With `;` a backslash escapes, as in the original BookCrossing files.
+
+    `encoding: latin-1` means that the dataset was published in that encoding. People convert such files, so a file that
+    is valid UTF-8 is read as UTF-8. In a `utf-8` layout, and in a file with the byte order mark of UTF-8, lines that
+    are not UTF-8 are bad rows. A file without a header has as many columns as most of its first lines.
+
+    Args:
+        path: the file.
+        headers: column -> the headers that are accepted for it, in lower case and without punctuation.
+        required: the columns that must be in the file; other columns are null if they are missing.
+        order: the columns in the order of the file, for a layout without a header.
+        encoding: the encoding in which the dataset was published.
+        replace: regular expression -> replacement in each raw line, before it is split.
+
+    Returns:
+        A table with the columns in `headers` and `order`.
+
+    Raises:
+        DataError: no such file, or no delimiter splits the first line into the required columns, or a column is there
+            twice.
+    """
+    lines, head, undecodable = _read_lines(path, encoding)
+    delimiter, fields = _detect_columns(path, head["line"].to_list(), headers, required, order)
+    for pattern, by in (replace or {}).items():
+        lines = lines.with_columns(pl.col("line").str.replace_all(pattern, by))
+    if not order:
+        lines = lines.filter(pl.col("row") > head["row"][0])
+
+    width = len(fields)
+    values = pl.Struct({f"{i}": pl.String for i in range(width + 1)})
+    split = pl.col("line").map_batches(
+        lambda batch: _split_lines(batch, delimiter, width), return_dtype=values, is_elementwise=True
+    )
+    value = [pl.col("values").struct.field(str(i)) for i in range(width + 1)]
+    line, bad = pl.col("line"), "[\0\ufffd]" if undecodable else "\0"
+    problem = (
+        pl.when(value[0].is_null())
+        .then(marked(BAD_CSV))
+        .when(value[width - 1].is_null())
+        .then(marked(TOO_FEW))
+        .when(value[width].is_not_null())
+        .then(marked(TOO_MANY))
+        .when(line.str.contains("\0", literal=True))
+        .then(marked(NUL))
+        .when(line.str.contains("\ufffd", literal=True) if undecodable else False)
+        .then(marked(UNDECODABLE))
+    )
+    column = pl.coalesce(
+        pl.when(value[0].is_null()).then(pl.lit("all")),
+        *(pl.when(v.is_null() | v.str.contains(bad)).then(pl.lit(f[:60])) for v, f in zip(value, fields, strict=False)),
+        pl.lit(f"{width + 1} of {width}"),
+    )
+    place = _positions(fields, headers, order)
+    columns = [
+        (value[place[name]].str.strip_chars() if name in place else pl.lit(None, pl.String)).alias(name)
+        for name in dict.fromkeys([*order, *headers])
+    ]
+    frame = lines.with_columns(split.alias("values")).select(
+        "row", "line", problem.alias("problem"), column.alias("column"), *columns
+    )
+    return RawTable(frame, path)
+
+
+def plain_header(header: str) -> str:
+    """Removes case, punctuation and the type that RecBole adds: `User-ID` and `user_id:token` are both `userid`."""
+    return "".join(c for c in header.split(":")[0].lower() if c.isalnum())
+
+
+def _read_lines(path: Path, encoding: str) -> tuple[pl.LazyFrame, pl.DataFrame, bool]:
+    """The lines of the file with their numbers, the first of them, and whether some may be undecodable."""
+    check_file(path)
+    utf8 = _is_utf8(path)
+    if utf8:
+        lines = pl.scan_lines(path, name="line", row_index_name="row", row_index_offset=1)
+    else:
+        raw = path.read_bytes()
+        if raw.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+            raise DataError(f"the file is UTF-16, {path}. Fix: save it as UTF-8")
+        encoding = "utf-8" if raw.startswith(codecs.BOM_UTF8) else encoding
+        text = raw.decode(encoding, errors="replace")
+        lines = pl.LazyFrame({"line": text.split("\n")}).with_row_index("row", 1)
+    lines = lines.with_columns(pl.col("line").str.strip_chars_end("\r").str.strip_prefix("\ufeff"))
+    lines = lines.filter(pl.col("line") != "")
+    head = lines.head(_HEAD).collect()
+    if head.is_empty():
+        raise DataError(f"no header and no data, {path}, row 1: the file is empty. Fix: download or write it again")
+    if head.height == 1 and "\r" in head["line"][0]:
+        raise DataError(f"lines end with carriage returns only, {path}. Fix: save the file with line feeds")
+    return lines, head, not utf8 and encoding == "utf-8"
+
+
+def _is_utf8(path: Path) -> bool:
+    decoder = codecs.getincrementaldecoder("utf-8")()
+    with path.open("rb") as file:
+        try:
+            while chunk := file.read(1 << 22):
+                decoder.decode(chunk)
+            decoder.decode(b"", final=True)
+        except UnicodeDecodeError:
+            return False
+    return True
+
+
+def _detect_columns(
+    path: Path,
+    head: Sequence[str],
+    headers: Mapping[str, Sequence[str]],
+    required: Sequence[str],
+    order: Sequence[str],
+) -> tuple[str, list[str]]:
+    """The delimiter, and the names of the file's columns: its header, or `order` if it has none."""
+    if order:
+        widths = {d: Counter(len(_split_line(line, d)) for line in head).most_common(1)[0] for d in _DELIMITERS}
+        least = max(2, len(required))
+        delimiter, (width, _) = max(widths.items(), key=lambda by: (by[1][0] >= least, by[1][1] * (by[1][0] - 1)))
+        extra = range(len(order), width)
+        fields = [*order[:width], *(f"column {i + 1}" for i in extra)]
+        known = width >= least
+    else:
+        splits = {
+            d: [field.strip() for field in _split_line(head[0], d, _MAX_COLUMNS)[: _MAX_COLUMNS + 1]]
+            for d in _DELIMITERS
+        }
+        delimiter, fields = max(splits.items(), key=lambda split: len(_positions(split[1], headers, ())))
+        place = _positions(fields, headers, ())
+        known = place.keys() >= set(required) and len(fields) > 1 and "\0" not in head[0]
+        plain = [plain_header(field) for field in fields]
+        twice = [fields[i] for i in place.values() if plain.count(plain[i]) > 1]
+        if twice:
+            raise DataError(
+                f"two columns of one name, {path}, row 1, column {twice[0][:60]}. Fix: delete or rename one of them"
+            )
+    if not known:
+        accepted = "; ".join(f"{name}: {', '.join(headers[name])}" for name in required if not order)
+        raise DataError(
+            f"wrong delimiter or header, {path}, row 1, column 1: none of {' '.join(map(repr, _DELIMITERS))} splits "
+            f"{head[0][:120]!r} into the columns {', '.join(required)}. Fix: "
+            + (f"use these column names ({accepted})" if accepted else "check that this is the right file")
+        )
+    if len(fields) > _MAX_COLUMNS:
+        raise DataError(f"more than {_MAX_COLUMNS:,} columns, {path}, row 1. Fix: download the damaged file again")
+    return delimiter, fields
+
+
+def _positions(fields: Sequence[str], headers: Mapping[str, Sequence[str]], order: Sequence[str]) -> dict[str, int]:
+    """Column -> its position in the file."""
+    if order:
+        return {name: i for i, name in enumerate(fields) if name in order}
+    plain = [plain_header(field) for field in fields]
+    found = {name: next((plain.index(a) for a in accepted if a in plain), None) for name, accepted in headers.items()}
+    return {name: i for name, i in found.items() if i is not None}
+
+
+def _split_lines(lines: pl.Series, delimiter: str, width: int) -> pl.Series:
+    """Splits lines into a struct of `width` + 1 strings.
+
+    In a good line only the last string is null. In a line that is not a row of CSV all strings are null.
+    """
+    if not (delimiter in _QUOTING and lines.str.contains(r'["\\]').any()):
+        parts = lines.str.splitn(delimiter, width + 1)
+        return parts.struct.rename_fields([str(i) for i in range(width + 1)])
+    rows: list[list[str | None]] = []
+    for line in lines:
+        fields: list[str | None] = [*_split_line(line, delimiter, width)]
+        rows.append((fields + [None] * (width + 1))[: width + 1])
+    schema = {str(i): pl.String for i in range(width + 1)}
+    return pl.DataFrame(rows, schema=schema, orient="row").to_struct(lines.name)
+
+
+def _split_line(line: str, delimiter: str, most: int = -1) -> list[str]:
+    """The values of a line; none if it is not a row of CSV. After `most` delimiters the rest may stay in one piece."""
+    escape = "\\" if delimiter == ";" else None
+    if delimiter not in _QUOTING or not ('"' in line or (escape and escape in line)):
+        return line.split(delimiter, most)
+    if re.sub(r"\\.", "", line).count('"') % 2 if escape else line.count('"') % 2:
+        return []  # half of a value with a line break in it; csv would accept some of these
+    try:
+        return next(csv.reader((line,), delimiter=delimiter, escapechar=escape, strict=True))
+    except csv.Error:
+        return []

@@ -1,0 +1,128 @@
+"""Reads a file of JSON objects, one per line, in chunks. Gzip files are read as they are.
+
+Lines may also be Python literals, as in the Amazon metadata of 2014; a literal is parsed, never evaluated as code.
+"""
+
+import ast
+import gzip
+import io
+import json
+import re
+import zlib
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import compress
+from pathlib import Path
+from typing import BinaryIO, cast
+
+import polars as pl
+from polars.io.plugins import register_io_source
+
+from expctr.data.errors import DataError
+from expctr.data.readers.bad_rows import NOT_JSON, PROBLEM, UNDECODABLE
+from expctr.data.readers.base import RawTable
+from expctr.data.readers.files import check_file
+
+_CHUNK = 1 << 25  # bytes
+_SURROGATE = re.compile("[\ud800-\udfff]")  # half of a character, which polars would read as a NUL byte
+
+
+def read_json_lines(path: Path, keys: Mapping[str, Sequence[str]]) -> RawTable:
+    """Reads only the columns that are used.
+
+    Args:
+        path: the file; gzip if its name ends in `.gz`.
+        keys: column -> the keys that may hold it. The first key that is present counts, and of a repeated key the first
+            value.
+
+    Returns:
+        A table of string columns. A value that is not a string becomes its JSON text, half of a surrogate pair a NUL
+        byte.
+
+    Raises:
+        DataError: no such file.
+    """
+    check_file(path)
+    schema: dict[str, pl.DataType] = {"row": pl.UInt32(), "problem": PROBLEM}
+    schema |= dict.fromkeys(["line", "column", *keys], pl.String())
+
+    def source(
+        columns: list[str] | None, predicate: pl.Expr | None, limit: int | None, _: int | None
+    ) -> Iterator[pl.DataFrame]:
+        used = columns or list(schema)
+        row = 1
+        for chunk in _chunks(path):
+            rows = pl.int_range(row, row + len(chunk), dtype=pl.UInt32, eager=True)
+            row += len(chunk)
+            lines = chunk
+            if b"\n" in chunk or b"\r\n" in chunk:  # blank lines are counted, but are not rows
+                full = [bool(line.strip()) for line in chunk]
+                lines, rows = [*compress(chunk, full)], rows.filter(pl.Series(full, dtype=pl.Boolean))
+            frame = _parse(lines, {name: keys[name] for name in used if name in keys})
+            if "line" in used:
+                frame = frame.with_columns(pl.Series("line", [line.decode(errors="replace") for line in lines]))
+            frame = frame.with_columns(rows.alias("row"), column=pl.lit("all")).select(used)
+            yield frame if predicate is None else frame.filter(predicate)
+            if limit is not None and row > limit:
+                return
+
+    return RawTable(register_io_source(source, schema=schema, is_pure=True), path)
+
+
+def _chunks(path: Path) -> Iterator[list[bytes]]:
+    """The lines of the file, some tens of MB at a time."""
+    read = 0
+    try:
+        with cast(BinaryIO, gzip.open(path)) if path.suffix == ".gz" else path.open("rb") as file:
+            while lines := file.readlines(_CHUNK):
+                read += len(lines)
+                yield lines
+    except (OSError, EOFError, zlib.error) as error:  # not a bad row to skip: nobody knows how much is missing
+        raise DataError(
+            f"cannot read {path} after row {read:,}: {error}. Fix: the file is cut short or damaged; download it again"
+        ) from error
+
+
+def _parse(lines: list[bytes], keys: Mapping[str, Sequence[str]]) -> pl.DataFrame:
+    """One row per line: string columns and `problem`."""
+    schema = {key: pl.String for accepted in keys.values() for key in accepted} or {"": pl.String}
+    problems: list[str | None] = [None] * len(lines)
+    try:
+        frame = pl.read_ndjson(io.BytesIO(b"".join(lines)), schema=schema)
+        if frame.height != len(lines):
+            raise pl.exceptions.ComputeError("empty lines")
+    except pl.exceptions.PolarsError:
+        # Slow, so only if polars fails: a line is a Python literal, or bad and must be found.
+        strict = [_strict_json(line, schema) for line in lines]
+        problems = [problem for _, problem in strict]
+        frame = pl.read_ndjson(io.BytesIO(b"\n".join(text for text, _ in strict)), schema=schema)
+    columns = [pl.coalesce(*accepted).alias(name) for name, accepted in keys.items()]
+    return frame.select(*columns, pl.Series("problem", problems, PROBLEM))
+
+
+def _strict_json(line: bytes, keys: Mapping[str, object]) -> tuple[bytes, str | None]:
+    """The keys of a line as strict JSON, and the problem of the line."""
+    try:
+        text = line.decode("utf-8-sig")
+    except UnicodeDecodeError:
+        return b"{}", UNDECODABLE
+    try:
+        try:
+            value = json.loads(text, object_pairs_hook=_first_values)
+        except ValueError:
+            value = ast.literal_eval(text.strip())
+        if not isinstance(value, dict):
+            return b"{}", NOT_JSON
+        # Every value as text: polars refuses a whole chunk for one NaN or Infinity.
+        texts = {key: _text(value[key]) for key in keys if value.get(key) is not None}
+    except (TypeError, ValueError, SyntaxError, MemoryError, RecursionError):  # a set, or nested too deeply
+        return b"{}", NOT_JSON
+    return _SURROGATE.sub(r"\\u0000", json.dumps(texts, ensure_ascii=False)).encode(), None
+
+
+def _first_values(pairs: list[tuple[str, object]]) -> dict[str, object]:
+    """An object in which the first value of a repeated key counts, as in polars."""
+    return {**dict(pairs), **dict(reversed(pairs))}
+
+
+def _text(value: object) -> str:
+    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
