@@ -117,7 +117,7 @@ def test_prompt_names_what_the_dataset_has(work: Path, model: LanguageModel) -> 
 def test_all_of_them_train_together(work: Path, world: World) -> None:
     mine = [f"--config={name}" for name in sorted(EXTENDING) if name.endswith(".yaml")]
     options = [arg for arg in world.options("extended") if not arg.startswith("--data.init_args.path")]
-    environ = os.environ | {"PYTHONPATH": str(ROOT)}
+    environ = os.environ | {"PYTHONPATH": str(Path(expctr.__file__).parents[1])}
     line = [sys.executable, "-m", "expctr", "fit", *options, *mine]
     done = subprocess.run(line, capture_output=True, text=True, env=environ, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
