@@ -138,5 +138,12 @@ def test_python(name: str, work: Path, capsys: pytest.CaptureFixture[str]) -> No
         assert found["sentences"][0] in capsys.readouterr().out
 
 
+@PUBLIC
+def test_readme(work: Path) -> None:
+    (code,) = re.findall(r"^```python\n(.*?)^```$", (ROOT / "README.md").read_text(), re.MULTILINE | re.DOTALL)
+    Path("readme.py").write_text(code)
+    run("readme.py")
+
+
 def test_the_notebook_is_short() -> None:
     assert len([line for line in PYTHON["notebook.py"].splitlines() if line]) <= 15

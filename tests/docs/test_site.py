@@ -4,8 +4,12 @@ import re
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
+import yaml  # type: ignore[import-untyped]
+
+import expctr
 
 ROOT = Path(__file__).parents[2]
 FRONT = [ROOT / name for name in ("README.md", "CONTRIBUTING.md", "CHANGELOG.md")]
@@ -75,6 +79,42 @@ def _exists(name: str) -> bool:
             source = file.read_text(encoding="utf-8") if file.exists() else ""
             return all(re.search(rf"\b{part}\b", source) for part in parts[length:])
     return False
+
+
+@pytest.mark.skipif(not hasattr(expctr, "Reward"), reason="the options of stages and rewards are not there yet")
+def test_options_that_the_pages_name_are_there() -> None:
+    classes = ["--model=ExpCTRModule", "--model.explainer=PPOExplainerModule", "--model.ctr=CTRModule"]
+    line = [*classes, "--data=MovieLensDataModule", "--data.path=x", "--print_config"]
+    done = subprocess.run([sys.executable, "-m", "expctr", "fit", *line], capture_output=True, text=True, check=True)
+    options = names(yaml.safe_load(done.stdout))
+    groups = "alarms|checkpoint|data|model|results|stages|trainer"
+    named = re.compile(rf"(?:`|--)((?:{groups})\.[\w.]*\w)")
+    missing = {}
+    for page in CURRENT:
+        for name in set(named.findall(page.read_text(encoding="utf-8"))):
+            if name.replace("init_args.", "") not in options:
+                missing[name] = page.name
+    files = ("data.json", "data.md")
+    of_other_classes = ("data.category", "data.help", "model.backbone", "model.help", "model.backbone.help")
+    sharding = "trainer.strategy.init_args.data_parallel_size"
+    assert {name: page for name, page in missing.items() if name not in {*files, *of_other_classes, sharding}} == {}
+
+
+def names(config: Any, above: str = "") -> set[str]:
+    """The full names of all options and groups of a config, as they are typed."""
+    found = set()
+    for key, value in config.items() if isinstance(config, dict) else ():
+        name = above if key == "init_args" else f"{above}.{key}".removeprefix(".")
+        found |= {name} | names(value, name)
+    return found
+
+
+def test_the_import_order_of_contributing_is_the_one_that_is_tested() -> None:
+    order = (ROOT / "tests" / "test_imports.py").read_text(encoding="utf-8")
+    tested = re.findall(r'"(\w+)"', order[order.index("ORDER") : order.index("RANK")])
+    folders = [name for name in tested if (ROOT / "expctr" / name).is_dir()]
+    listed = re.findall(r"^\d+\. `(\w+)`", (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8"), re.MULTILINE)
+    assert [name for name in listed if name in folders] == folders
 
 
 def test_a_missing_name_is_found() -> None:
