@@ -68,6 +68,8 @@ class SentenceEncoder:
 
     def __init__(self, options: EncoderOptions) -> None:
         self.options = options
+        self.mean = torch.zeros(())
+        """Taken off every written explanation's vector, `[dim]`; a scalar 0 where vectors are not centred."""
         self._memory: dict[bytes, Tensor] = {}
 
     @property
@@ -76,6 +78,30 @@ class SentenceEncoder:
         dim = self._model.get_embedding_dimension()
         assert dim is not None  # the pooling layer states it
         return dim
+
+    def centre(self, texts: Sequence[str], device: torch.device | str = "cpu") -> None:
+        """Set `mean` to the mean vector of `texts`; it stays as it is where all of them are blank.
+
+        Args:
+            texts: the training explanations; blank ones do not count.
+            device: where to encode, and where `mean` lies.
+        """
+        if written := [text for text in texts if text.strip()]:
+            self.mean = self.encode(written, device).double().mean(0).float()
+
+    def vectors(self, texts: Sequence[str], device: torch.device | str = "cpu") -> Tensor:
+        """The vectors z of explanations (Eq. 11), less their mean.
+
+        Args:
+            texts: explanations; a blank one has z = 0, centred or not.
+            device: where to encode, and where the result lies.
+
+        Returns:
+            float32 `[len(texts), dim]`.
+        """
+        vectors = self.encode(texts, device)
+        written = torch.tensor([bool(text.strip()) for text in texts], device=vectors.device)
+        return vectors - written[:, None] * self.mean.to(vectors)
 
     @torch.no_grad()
     def encode(self, texts: Sequence[str], device: torch.device | str = "cpu") -> Tensor:

@@ -89,6 +89,38 @@ def test_no_content_is_no_explanation(llama: Path):
     assert counting.encode([]).shape == (0, 16)
 
 
+def test_centred_vectors_of_the_training_texts_add_up_to_zero(llama: Path):
+    made = encoder(llama)
+    plain = made.encode(TEXTS)
+    assert torch.equal(made.vectors(TEXTS), plain)  # not centred yet
+    made.centre([TEXTS[0], "", TEXTS[1], " \n", TEXTS[2]])  # blank texts do not count
+    torch.testing.assert_close(made.mean, plain[:3].mean(0))
+    assert made.mean.dtype == torch.float32
+    torch.testing.assert_close(made.vectors(TEXTS), plain - plain[:3].mean(0))
+    torch.testing.assert_close(made.vectors(TEXTS[:3]).sum(0), torch.zeros(16), rtol=0, atol=1e-5)
+    assert torch.equal(made.encode(TEXTS), plain)  # what the cache holds is not centred
+
+
+def test_a_blank_text_has_the_zero_vector_even_when_vectors_are_centred(llama: Path):
+    made = encoder(llama)
+    made.centre(TEXTS)
+    assert made.mean.any()
+    out = made.vectors(["", "funny", " \n"])
+    assert out[[0, 2]].eq(0).all()
+    torch.testing.assert_close(out[1], made.encode(["funny"])[0] - made.mean)
+    assert made.vectors([]).shape == (0, 16)
+
+
+def test_without_written_texts_the_mean_stays(llama: Path):
+    made = encoder(llama)
+    made.centre(["", "  "])
+    assert made.mean.shape == ()
+    made.centre(TEXTS)
+    before = made.mean.clone()
+    made.centre([])
+    assert torch.equal(made.mean, before)
+
+
 def test_long_texts_are_cut(llama: Path):
     short = encoder(llama, max_tokens=5)
     assert torch.equal(*short.encode(["the viewer will enjoy this film", "the viewer will enjoy this sad"]))
