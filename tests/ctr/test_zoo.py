@@ -11,8 +11,8 @@ import yaml
 from torch import Tensor
 from torch.nn import functional as F
 
+from expctr.ctr.cpu.dropout import Dropout
 from expctr.ctr.zoo import ZOO, CTRBackbone, DeepFM
-from expctr.ctr.zoo.base import Dropout
 from expctr.ctr.zoo.deepfm import pairwise_interactions
 from expctr.data.features import Vocabulary
 from expctr.metrics import ctr_metrics
