@@ -69,7 +69,7 @@ class CTRModule(ScoringModule):
         options: how it is trained.
     """
 
-    def __init__(self, backbone: MakeBackbone = DeepFM, options: CTROptions = _DEFAULTS) -> None:
+    def __init__(self, backbone: MakeBackbone, options: CTROptions = _DEFAULTS) -> None:
         super().__init__(options.monitor)
         self.backbone, self.options = backbone, options
         self.backbones = nn.ModuleList()

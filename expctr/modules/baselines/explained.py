@@ -7,7 +7,6 @@ import torch
 from torch import Tensor
 
 from expctr.ctr.encoder import EncoderOptions, SentenceEncoder
-from expctr.ctr.zoo import DeepFM
 from expctr.data.batches import Batch
 from expctr.errors import UserError
 from expctr.modules.ctr import CTRModule, CTROptions, MakeBackbone
@@ -30,7 +29,7 @@ class ExplainedCTRModule(CTRModule):
     def __init__(
         self,
         explanations: str,
-        backbone: MakeBackbone = DeepFM,
+        backbone: MakeBackbone,
         encoder: EncoderOptions = EncoderOptions(),
         options: CTROptions = CTROptions(),
     ) -> None:
