@@ -17,7 +17,7 @@ from expctr.llm.prompts import PromptOptions, Prompts
 if TYPE_CHECKING:
     from running import World
 
-torch.set_num_threads(1)  # more threads than cores to spare make small tensors slower
+torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "1")))  # one is fastest for small tensors
 
 CHAT = (
     "{% for m in messages %}<|user|>{{ m['content'] }}{% endfor %}"

@@ -4,8 +4,8 @@
     python tools/table1.py --config configs/quickstart.yaml --rows FM DCN DIN --seeds 0 1 2 -- --data.path DIR
 
 The config is one that trains ExpCTR; its data are every row's, its language model is TALLRec's and ICL's too. The ID
-models take their own settings from `configs/baselines`. `--explained` adds a column: each ID model trained again with
-the explanations that ExpCTR wrote in the same seed.
+models take their own settings from `configs/baseline.yaml`. `--explained` adds a column: each ID model trained again
+with the explanations that ExpCTR wrote in the same seed.
 
 Each row and seed is a run folder of its own, `OUT/ROW-SEED`, made by `expctr fit` and `expctr test`; the same command
 goes on with what is missing. `OUT` gets `table1.json`, `table1.md` and `table1.png`. A seed sets `seed_everything`, and
@@ -30,17 +30,15 @@ from plots import figure, save
 from sweep import check_same, resolve
 from torch import Tensor
 
+from expctr.ctr.zoo import ZOO
 from expctr.evaluation.table import PAPER
 from expctr.metrics import METRICS, bootstrap, ctr_metrics, paired_p_value
 
 sys.path.append(str(Path(__file__).parent / "bench"))
 from jobs import fit_and_test, in_parallel, seconds, table
 
-BASELINES = Path(__file__).parents[1] / "configs" / "baselines"
-ID_MODELS = (
-    *("FM", "DSSM", "DeepFM", "AutoInt", "PNN", "xDeepFM", "FiGNN", "DCN", "DCNv2"),
-    *("DIN", "DIEN", "Caser", "GRU4Rec", "SASRec", "BERT4Rec"),
-)
+CONFIGS = {name: Path(__file__).parents[1] / "configs" / f"{name}.yaml" for name in ("baseline", "icl", "tallrec")}
+ID_MODELS = tuple(ZOO)
 OURS = ("ExpCTR-LLM", "ExpCTR-Aug")
 EXPLAINED = " + explanations"
 ROWS = (*ID_MODELS, "TALLRec", "ICL", "ExpCTR")
@@ -80,7 +78,7 @@ def main(args: Sequence[str] | None = None) -> None:
     out = own.out.resolve()
     out.mkdir(parents=True, exist_ok=True)
     config = resolve(options)
-    baselines = {path.stem: yaml.safe_load(path.read_text(encoding="utf-8")) for path in BASELINES.glob("*.yaml")}
+    baselines = {name: yaml.safe_load(path.read_text(encoding="utf-8")) for name, path in CONFIGS.items()}
     check_same({**config, "baselines": baselines}, out / "base.yaml")
     write_overlays(config, out)
     failure = ""
@@ -154,7 +152,8 @@ def plan(own: argparse.Namespace, options: list[str], out: Path) -> dict[str, di
             if row == "ExpCTR":
                 line = [*options, "--trainer.enable_progress_bar=false"]
             else:
-                line = [f"--config={BASELINES / f'{row.lower()}.yaml'}", f"--config={out / 'data.yaml'}"]
+                line = [f"--config={CONFIGS.get(row.lower(), CONFIGS['baseline'])}", f"--config={out / 'data.yaml'}"]
+                line += [f"--model.backbone={row}"] if row in ID_MODELS else []
                 line += [f"--config={out / 'llm.yaml'}"] if row in ("TALLRec", "ICL") else []
                 line += (
                     [f"--model.options.lr={own.tallrec_lr}"] if row == "TALLRec" and own.tallrec_lr is not None else []

@@ -13,7 +13,7 @@ from torch.distributed.fsdp import fully_shard, register_fsdp_forward_method
 from torch.nn import functional as F
 
 from expctr.ctr.best_weights import FULL, BestWeights, Monitor
-from expctr.ctr.zoo import CTRBackbone, DeepFM
+from expctr.ctr.zoo import CTRBackbone
 from expctr.data.batches import Batch
 from expctr.data.features import Vocabulary
 from expctr.distributed import all_sum, world_size
@@ -64,7 +64,7 @@ class ClickModel(nn.Module):
         options: how it is trained.
     """
 
-    def __init__(self, backbone: MakeBackbone = DeepFM, options: CTROptions = DEFAULTS) -> None:
+    def __init__(self, backbone: MakeBackbone, options: CTROptions = DEFAULTS) -> None:
         super().__init__()
         self.backbone, self.options = backbone, options
         self.backbones = nn.ModuleList()

@@ -27,7 +27,7 @@ class CTRModule(ClickModel, ScoringModule):
         options: how it is trained.
     """
 
-    def __init__(self, backbone: MakeBackbone = DeepFM, options: CTROptions = DEFAULTS) -> None:
+    def __init__(self, backbone: MakeBackbone, options: CTROptions = DEFAULTS) -> None:
         super().__init__(backbone, options)
         self.monitor = options.monitor
 

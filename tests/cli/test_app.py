@@ -467,7 +467,8 @@ def test_predict_on_people_no_vocabulary_knows(run: Path, world: World, tmp_path
 
 def test_deepfm_alone_trains_stops_early_resumes_and_tests(world: World) -> None:
     options = [
-        f"--config={CONFIGS / 'baselines' / 'deepfm.yaml'}",
+        f"--config={CONFIGS / 'baseline.yaml'}",
+        "--model.backbone=DeepFM",
         f"--data.init_args.path={world.folder / 'movielens'}",
         f"--data.init_args.cache_dir={world.folder / 'cache'}",
         "--data.init_args.ctr_batch_size=16",

@@ -1,24 +1,26 @@
 """The zoo: DeepFM's terms, and the explanation's place in any model."""
 
-import inspect
+import json
 from itertools import combinations
 from pathlib import Path
 from typing import Any
 
+import lightning as L
 import pytest
 import torch
 import yaml
+from jsonargparse import ArgumentError, ArgumentParser
 from torch import Tensor
 from torch.nn import functional as F
 
-from expctr.ctr.zoo import ZOO, CTRBackbone, DeepFM
-from expctr.ctr.zoo.base import Dropout
+from expctr.ctr.cpu.dropout import Dropout
+from expctr.ctr.zoo import ZOO, DeepFM
 from expctr.ctr.zoo.deepfm import pairwise_interactions
 from expctr.data.features import Vocabulary
 from expctr.metrics import ctr_metrics
+from expctr.modules.ctr import CTRModule  # noqa: F401  configs/baseline.yaml names it
 
 SIZES = {"user": 22, "target": 22, "genres": 6}
-BASELINES = Path(__file__).parents[2] / "configs" / "baselines"
 VOCABULARY = Vocabulary(SIZES, {"liked": "target"})
 TEXT = 12
 
@@ -153,14 +155,61 @@ def test_dropouts_gradient_is_its_own_mask():
     assert torch.equal(x.grad, out)
 
 
-@pytest.mark.parametrize("kind", ZOO.values(), ids=ZOO)
-def test_baselines_state_their_models_own_defaults(kind: type[CTRBackbone]):
-    config = yaml.safe_load((BASELINES / f"{kind.__name__.lower()}.yaml").read_text())
-    stated = config["model"]["init_args"]["backbone"]
-    assert stated["class_path"] == kind.__name__
-    defaults: dict[str, Any] = {}
-    for base in reversed(kind.__mro__):
-        signature = inspect.signature(base.__init__).parameters if issubclass(base, CTRBackbone) else {}
-        defaults |= {name: one.default for name, one in signature.items() if one.default is not one.empty}
-    for name, value in stated["init_args"].items():
-        assert (tuple(value) if isinstance(value, list) else value) == defaults[name], name
+RECBOLE: dict[str, dict[str, Any]] = {
+    "FM": {"embedding_dim": 10},
+    "DSSM": {"embedding_dim": 10, "mlp": (256, 256, 256), "dropout": 0.3},
+    "DeepFM": {"embedding_dim": 10, "mlp": (128, 128, 128), "dropout": 0.2},
+    "AutoInt": {"embedding_dim": 10, "mlp": (128, 128), "dropout": 0.2, "attention_dim": 16, "layers": 3, "heads": 2}
+    | {"attention_dropout": 0.2, "residual": False},
+    "PNN": {"embedding_dim": 10, "mlp": (128, 256, 128), "dropout": 0.0, "inner": True, "outer": False}
+    | {"reg_weight": 0.0},
+    "xDeepFM": {"embedding_dim": 10, "mlp": (128, 128, 128), "dropout": 0.2, "cin": (100, 100, 100), "direct": False}
+    | {"reg_weight": 5e-4},
+    "FiGNN": {"embedding_dim": 10, "attention_dim": 16, "layers": 2, "heads": 2, "dropout": 0.2}
+    | {"attention_dropout": 0.2},
+    "DCN": {"embedding_dim": 10, "mlp": (256, 256, 256), "dropout": 0.2, "cross_layers": 6, "reg_weight": 2.0},
+    "DCNv2": {"embedding_dim": 16, "mlp": (768, 768), "dropout": 0.2, "cross_layers": 3, "structure": "stacked"}
+    | {"experts": 0, "reg_weight": 2.0},
+    "DIN": {"embedding_dim": 10, "mlp": (256, 256, 256), "dropout": 0.0},
+    "DIEN": {"embedding_dim": 10, "mlp": (256, 256, 256), "dropout": 0.0, "alpha": 1.0},
+    "Caser": {"embedding_dim": 64, "nv": 4, "nh": 8, "dropout": 0.4, "reg_weight": 1e-4},
+    "GRU4Rec": {"embedding_dim": 64, "hidden": 128, "layers": 1, "dropout": 0.3},
+    "SASRec": {"embedding_dim": 64, "layers": 2, "heads": 2, "inner": 256, "activation": "gelu", "dropout": 0.5}
+    | {"attention_dropout": 0.5, "layer_norm_eps": 1e-12, "init_std": 0.02},
+    "BERT4Rec": {"embedding_dim": 64, "layers": 2, "heads": 2, "inner": 256, "activation": "gelu", "dropout": 0.2}
+    | {"attention_dropout": 0.2, "layer_norm_eps": 1e-12, "init_std": 0.02},
+}
+
+
+def baseline(*options: str) -> Any:
+    """The model section of configs/baseline.yaml with more options, as the command line reads them."""
+    config = yaml.safe_load((Path(__file__).parents[2] / "configs" / "baseline.yaml").read_text())["model"]
+    parser = ArgumentParser(exit_on_error=False)
+    parser.add_subclass_arguments(L.LightningModule, "model")
+    return parser.parse_args([f"--model={json.dumps(config)}", *options]).model
+
+
+def test_every_model_is_checked_against_recbole():
+    assert set(RECBOLE) == set(ZOO)
+
+
+@pytest.mark.parametrize("name", ZOO)
+@pytest.mark.parametrize("option", ["--model.backbone", "--model.init_args.backbone"])
+def test_a_baseline_has_recboles_defaults_whichever_model_is_named(option: str, name: str):
+    model = baseline(f"{option}={name}").init_args
+    assert model.backbone.class_path == f"expctr.ctr.zoo.{name}"
+    found = vars(model.backbone.init_args)
+    assert {key: found[key] for key in RECBOLE[name]} == RECBOLE[name]
+    assert (found["oov_rate"], found["max_rows"], found.get("fuse", "input")) == (0.02, None, "input")  # ours
+    assert (model.options.lr, model.options.monitor, model.options.patience) == (1e-3, "logloss", 3)
+
+
+def test_a_baselines_options_come_after_its_name():
+    model = baseline("--model.backbone=DIN", "--model.backbone.mlp=[64, 64]", "--model.options.lr=3.0e-4").init_args
+    assert (model.backbone.init_args.mlp, model.backbone.init_args.dropout) == ((64, 64), 0.0)
+    assert model.options.lr == 3e-4
+
+
+def test_a_baseline_must_be_named():
+    with pytest.raises(ArgumentError, match="required: backbone"):
+        baseline()

@@ -192,7 +192,7 @@ def test_the_row_for_unseen_ids_is_trained():
 
 def test_no_models_are_refused():
     with pytest.raises(ValueError, match="at least 1, not 0"):
-        CTRModule(options=CTROptions(crossfit=0))
+        CTRModule(DeepFM, CTROptions(crossfit=0))
 
 
 @pytest.mark.parametrize(
@@ -325,5 +325,5 @@ def test_options_out_of_range_are_refused_when_a_config_is_read():
         with pytest.raises(UserError, match=r"xDeepFM\.cin must name one layer or more"):
             CTRModule(partial(xDeepFM, cin=sizes))
     state = torch.get_rng_state()
-    CTRModule()
+    CTRModule(DeepFM)
     assert torch.equal(torch.get_rng_state(), state)

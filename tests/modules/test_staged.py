@@ -22,7 +22,7 @@ from expctr.data.options import SampleOptions
 from expctr.errors import BadRunError, UserError
 from expctr.llm.model import LLMOptions
 from expctr.llm.rollout import RolloutOptions
-from expctr.modules.ctr import CTRModule
+from expctr.modules.ctr import CTRModule, DeepFMTextModule
 from expctr.modules.expctr import ExpCTRModule
 from expctr.modules.explainer import PPOExplainerModule
 from expctr.modules.staged import StagedModule, _skip_idle_epochs
@@ -166,7 +166,7 @@ def test_a_reward_that_returns_something_else_is_refused(
 
 
 def test_expctr_without_a_plan_is_refused(world: World, tmp_path: Path) -> None:
-    module = ExpCTRModule(explainer(world), CTRModule(), EncoderOptions(path=str(world.folder / "llm")))
+    module = ExpCTRModule(explainer(world), DeepFMTextModule(), EncoderOptions(path=str(world.folder / "llm")))
     with pytest.raises(UserError, match=r"add StageScheduler\(\) to the trainer's callbacks"):
         trainer(tmp_path).fit(module, datamodule=data(world))
 

@@ -261,8 +261,10 @@ def test_a_sharded_run_exports_the_same(out: Path, world: World) -> None:
 
 def alone(world: World, name: str, *options: str) -> list[str]:
     """Arguments of a baseline's run."""
+    config = TESTS.parent / "configs" / f"{'baseline' if name == 'deepfm' else name}.yaml"
     return [
-        f"--config={TESTS.parent / 'configs' / 'baselines' / name}.yaml",
+        f"--config={config}",
+        *(["--model.backbone=DeepFM"] if name == "deepfm" else []),
         f"--data.path={world.folder / 'movielens'}",
         f"--data.cache_dir={world.folder / 'cache'}",
         "--trainer.max_epochs=1",

@@ -3,7 +3,7 @@
 The same rows (80,000, 10,000 and 10,000 ratings at random, less the few of a film without a title), fields, sizes,
 Adam, dropout, batch size, loss and threads; each through its own loader and training loop, in a process of its own.
 The processes take turns, an epoch each, so that whatever else the machine does falls on all of them alike. Ours is
-`expctr fit --config configs/baselines/deepfm.yaml` with its curves and checkpoints; no one validates.
+`expctr fit --config configs/baseline.yaml --model.backbone DeepFM` with its curves and checkpoints; no one validates.
 
 The last line is JSON: `vs_fastest_peer` is the median epoch of the fastest peer over ours, `auc` and `peer_auc` (of
 that same peer) are of the test rows, after all epochs.
@@ -68,7 +68,8 @@ def prepare() -> None:
 def fit_command(fields: list[str] | None) -> list[str]:
     """`expctr fit` on the split, with these fields or all."""
     options: dict[str, Any] = {
-        "config": ROOT / "configs/baselines/deepfm.yaml",
+        "config": ROOT / "configs/baseline.yaml",
+        "model.backbone": "DeepFM",
         "data.path": RATINGS,
         "data.cache_dir": FOLDER / "cache",
         "data.samples.min_history": 0,

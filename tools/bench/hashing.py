@@ -17,7 +17,7 @@ from jobs import HERE, arguments, auc, fit_and_test, in_parallel, mean_and_sprea
 from rich.console import Console
 from rich.table import Table
 
-CONFIG = HERE.parents[1] / "configs" / "baselines" / "deepfm.yaml"
+CONFIG = HERE.parents[1] / "configs" / "baseline.yaml"
 
 
 def folder(out: Path, rows: int | None, seed: int) -> Path:
@@ -30,6 +30,7 @@ def play(out: Path, ratings: Path, targets: int, rows: int | None, seed: int) ->
     fit_and_test(
         folder(out, rows, seed),
         f"--config={CONFIG}",
+        "--model.backbone=DeepFM",
         f"--seed_everything={seed}",
         *([] if rows is None else [f"--model.backbone.init_args.max_rows={rows}"]),
         f"--data.path={ratings}",

@@ -9,7 +9,8 @@ from typing import Any, cast
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from expctr.ctr.zoo.base import DeepBackbone, linear
+from expctr.ctr.zoo.base import DeepBackbone
+from expctr.ctr.zoo.layers import SelfAttention, linear
 from expctr.data.features import Vocabulary
 from expctr.errors import UserError
 
@@ -57,10 +58,10 @@ class AutoInt(DeepBackbone):
         count = len(self.fields.names)
         self.project = linear(embedding_dim, attention_dim)
         self.attention = nn.ModuleList(
-            nn.MultiheadAttention(attention_dim, heads, attention_dropout, batch_first=True) for _ in range(layers)
+            SelfAttention(attention_dim, heads, attention_dropout, batch_first=True) for _ in range(layers)
         )
         for layer in self.attention:
-            nn.init.xavier_normal_(cast("nn.MultiheadAttention", layer).out_proj.weight)
+            nn.init.xavier_normal_(cast("SelfAttention", layer).out_proj.weight)
         self.residual = linear(embedding_dim, attention_dim) if residual else None
         self.attended = linear(count * attention_dim, 1)
         self.deep = self.tower(count * embedding_dim)
@@ -72,7 +73,7 @@ class AutoInt(DeepBackbone):
         first_order, vectors = fields[..., -1].sum(1), fields[..., :-1]
         crossed = self.project(vectors)
         for layer in self.attention:
-            crossed, _ = layer(crossed, crossed, crossed, need_weights=False)
+            crossed, _ = layer(crossed, crossed, crossed)
         if self.residual is not None:
             crossed = crossed + self.residual(vectors)
         both: Tensor = self.attended(F.relu(crossed).flatten(1)) + self.last(self.deep(vectors.flatten(1), text), text)

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from expctr.ctr.zoo.base import Dropout
+from expctr.ctr.cpu.dropout import Dropout
 from expctr.ctr.zoo.sequential import SequentialBackbone, start_normal
 from expctr.data.features import Vocabulary
 from expctr.errors import UserError

@@ -9,7 +9,8 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from expctr.ctr.zoo.base import DeepBackbone, linear
+from expctr.ctr.zoo.base import DeepBackbone
+from expctr.ctr.zoo.layers import linear
 from expctr.data.features import Vocabulary
 
 
@@ -55,7 +56,7 @@ class MixedCross(nn.Module):
         self.v = nn.Parameter(torch.randn(layers, experts, width, rank))
         self.c = nn.Parameter(torch.randn(layers, experts, rank, rank))
         self.bias = nn.Parameter(torch.zeros(layers, width))
-        self.gate = linear(width, experts)
+        self.gate = linear(width, experts).requires_grad_(experts > 1)  # one expert always has a share of 1
 
     def forward(self, x: Tensor) -> Tensor:
         """`[batch, width]` -> `[batch, width]`."""

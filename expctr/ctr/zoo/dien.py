@@ -8,8 +8,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from expctr.ctr.zoo.base import linear
 from expctr.ctr.zoo.din import InterestBackbone, TargetAttention
+from expctr.ctr.zoo.layers import linear
 from expctr.data.features import FIRST, PADDING, Vocabulary
 from expctr.distributed import all_sum
 
@@ -78,6 +78,7 @@ class DIEN(InterestBackbone):
         self.check(alpha=(0, inf))
         self.extractor = nn.GRU(embedding_dim, embedding_dim, batch_first=True)
         self.attention = TargetAttention(embedding_dim, mlp)
+        self.attention.score[-1].bias.requires_grad_(False)  # added to all scores before a softmax: without effect
         self.evolution = AUGRU(embedding_dim)
         self.deep = self.tower((2 + len(self.others)) * embedding_dim, activation=F.silu, batch_norm=True)
         self.last = self.head(mlp[-1])

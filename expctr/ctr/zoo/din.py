@@ -9,7 +9,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from expctr.ctr.embedding import HistoryVectors
-from expctr.ctr.zoo.base import DeepBackbone, linear
+from expctr.ctr.zoo.base import DeepBackbone
+from expctr.ctr.zoo.layers import linear
 from expctr.data.features import Vocabulary
 
 

@@ -6,7 +6,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from expctr.ctr.zoo.base import DeepBackbone, DeepTower
+from expctr.ctr.zoo.base import DeepBackbone
+from expctr.ctr.zoo.layers import DeepTower
 from expctr.data.features import Vocabulary
 from expctr.errors import UserError
 

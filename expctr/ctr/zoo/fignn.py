@@ -10,7 +10,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from expctr.ctr.zoo.base import CTRBackbone, Dropout, linear
+from expctr.ctr.cpu.dropout import Dropout
+from expctr.ctr.zoo.base import CTRBackbone
+from expctr.ctr.zoo.layers import SelfAttention, linear
 from expctr.data.features import Vocabulary
 from expctr.errors import UserError
 
@@ -78,12 +80,13 @@ class FiGNN(CTRBackbone):
             raise UserError("FiGNN passes messages between fields: data.fields must leave two or more (null keeps all)")
         self.project = linear(embedding_dim, attention_dim)
         self.drop = Dropout(dropout)
-        self.attention = nn.MultiheadAttention(attention_dim, heads, attention_dropout, batch_first=True)
+        self.attention = SelfAttention(attention_dim, heads, attention_dropout, batch_first=True)
         nn.init.xavier_normal_(self.attention.out_proj.weight)
         self.residual = linear(embedding_dim, attention_dim)
         self.edge = linear(2 * attention_dim, 1, bias=False)
         self.graph = nn.ModuleList(GraphLayer(count, attention_dim) for _ in range(layers - 1))
-        self.gate = nn.GRUCell(attention_dim, attention_dim)
+        self.gate = nn.GRUCell(attention_dim, attention_dim).requires_grad_(layers > 1)  # without messages unused
+        self.edge.requires_grad_(layers > 1 and count > 2)  # of two nodes, each hears the other alone
         self.node_score = linear(attention_dim, 1, bias=False)
         self.node_weight = linear(count * attention_dim, count, bias=False)
         self.text = self.text_logit()
@@ -92,7 +95,7 @@ class FiGNN(CTRBackbone):
         """As `CTRBackbone.forward`."""
         fields: Tensor = self.fields(features)
         projected = self.drop(self.project(fields))
-        attended, _ = self.attention(projected, projected, projected, need_weights=False)
+        attended, _ = self.attention(projected, projected, projected)
         first = F.relu(attended + self.residual(fields))
         edges, states = self.edges(first), first
         for layer in self.graph:

@@ -10,7 +10,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from expctr.ctr.zoo.base import Dropout
+from expctr.ctr.cpu.dropout import Dropout
 from expctr.ctr.zoo.sequential import SequentialBackbone, at_last
 from expctr.data.features import Vocabulary
 

@@ -13,8 +13,10 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
+from expctr.ctr.cpu.dropout import Dropout
 from expctr.ctr.embedding import FieldEmbeddings, HistoryVectors
-from expctr.ctr.zoo.base import CTRBackbone, Dropout
+from expctr.ctr.zoo.base import CTRBackbone
+from expctr.ctr.zoo.layers import SelfAttention
 from expctr.data.features import PADDING, Vocabulary
 
 
@@ -138,7 +140,8 @@ class TransformerBackbone(SequentialBackbone):
             batch_first=True,
         )
         layer.dropout.p = 0.0
-        layer.self_attn.dropout = self.attention_dropout
+        with torch.random.fork_rng(devices=[]):  # `start` draws its weights
+            layer.self_attn = SelfAttention(self.embedding_dim, self.heads, self.attention_dropout, batch_first=True)
         return layer
 
     def start(self, module: nn.Module) -> None:

@@ -10,7 +10,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from expctr.ctr.zoo.base import DeepBackbone, DeepTower, linear
+from expctr.ctr.zoo.base import DeepBackbone
+from expctr.ctr.zoo.layers import DeepTower, linear
 from expctr.data.features import Vocabulary
 from expctr.errors import UserError
 

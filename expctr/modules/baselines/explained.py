@@ -8,7 +8,6 @@ from torch import Tensor
 
 from expctr.ctr.click_model import CTROptions, MakeBackbone
 from expctr.ctr.encoder import EncoderOptions, SentenceEncoder
-from expctr.ctr.zoo import DeepFM
 from expctr.data.batches import Batch
 from expctr.errors import UserError
 from expctr.modules.ctr import CTRModule
@@ -31,7 +30,7 @@ class ExplainedCTRModule(CTRModule):
     def __init__(
         self,
         explanations: str,
-        backbone: MakeBackbone = DeepFM,
+        backbone: MakeBackbone,
         encoder: EncoderOptions = EncoderOptions(),
         options: CTROptions = CTROptions(),
     ) -> None:

@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from expctr.ctr.encoder import EncoderOptions
+from expctr.ctr.zoo import DeepFM
 from expctr.data.batches import Batch
 from expctr.data.features import Vocabulary
 from expctr.errors import UserError
@@ -28,7 +29,7 @@ def run(folder: Path, samples: list[int], targets: list[str], texts: list[str]) 
 
 
 def configured(path: str, llm: Path, people: str | None = None, **options: Any) -> ExplainedCTRModule:
-    module = ExplainedCTRModule(path, encoder=EncoderOptions(path=str(llm), **options))
+    module = ExplainedCTRModule(path, DeepFM, encoder=EncoderOptions(path=str(llm), **options))
     features = SimpleNamespace(vocabulary=VOCABULARY)
     data = SimpleNamespace(features=features, seed=0, samples=SAMPLES, people=people)
     module._trainer = SimpleNamespace(datamodule=data)  # type: ignore[assignment]
@@ -49,7 +50,7 @@ def test_each_row_gets_its_own_text(tmp_path: Path, llm_folder: Path) -> None:
 
 def test_what_is_of_other_data_or_unfinished_is_refused(tmp_path: Path, llm_folder: Path) -> None:
     with pytest.raises(UserError, match="run expctr fit and expctr test of ExpCTR first"):
-        ExplainedCTRModule(str(tmp_path / "nowhere"))
+        ExplainedCTRModule(str(tmp_path / "nowhere"), DeepFM)
     path = run(tmp_path, [0, 1, 2, 3], ["a", "b", "c", "another"], ["x"] * 4)
     with pytest.raises(UserError, match="lacks explanations of 1 validation and test samples"):
         configured(path, llm_folder)

@@ -17,7 +17,7 @@ from expctr.modules.baselines.icl import ICLModule
 from expctr.modules.explainer import PPOExplainerModule
 
 MOVIES = Nouns("movie", "movies", "viewer", "viewing")
-CONFIGS = TESTS.parent / "configs" / "baselines"
+CONFIGS = TESTS.parent / "configs"
 
 
 def rows(texts: list[SampleText]) -> Batch:

@@ -21,7 +21,7 @@ from expctr.modules.baselines.tallrec import TALLRecModule, TALLRecOptions
 from expctr.training.checkpoint import checkpoints
 
 MOVIES = Nouns("movie", "movies", "viewer", "viewing")
-CONFIGS = TESTS.parent / "configs" / "baselines"
+CONFIGS = TESTS.parent / "configs"
 
 
 def module(folder: Path, lc: LCOptions = LCOptions(), **options: object) -> TALLRecModule:
