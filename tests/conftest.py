@@ -11,7 +11,8 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from expctr.data.batches import Nouns, SampleText
-from expctr.llm.model import LanguageModel, LLMOptions
+from expctr.llm.loading import LLMOptions
+from expctr.llm.model import LanguageModel
 from expctr.llm.prompts import PromptOptions, Prompts
 
 if TYPE_CHECKING:

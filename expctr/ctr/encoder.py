@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from expctr.errors import check_range
-from expctr.llm.locate import locate
+from expctr.llm.loading import locate
 from expctr.untrusted import ControlTokens
 
 if TYPE_CHECKING:

@@ -15,12 +15,14 @@ from torch.nn import functional as F
 from expctr.data.batches import Nouns, SampleText
 from expctr.distributed import all_mean_std, all_sum, rank, world_size
 from expctr.llm.checkpointing import recomputed
-from expctr.llm.direct import DirectQuestion
-from expctr.llm.model import LanguageModel, LLMOptions, ValueHead
+from expctr.llm.critic import ValueHead
+from expctr.llm.loading import LLMOptions
+from expctr.llm.logprobs import score_responses
+from expctr.llm.model import LanguageModel
 from expctr.llm.prompts import PromptOptions, Prompts
 from expctr.llm.rollout import Rollout, RolloutOptions, generate, texts, uniforms
-from expctr.llm.scoring import Answers, LCOptions, answer_tokens, score_responses, yes_no_scores
 from expctr.llm.sharding.fsdp import unsharded
+from expctr.llm.yes_no import Answers, DirectQuestion, LCOptions, answer_tokens, yes_no_scores
 from expctr.modules.guard import DIVERGED, Guard, whole
 from expctr.rl import losses
 from expctr.rl.normalise import all_equal, by_prompt, normalise

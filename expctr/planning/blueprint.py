@@ -14,11 +14,13 @@ from transformers import AutoConfig, AutoModelForCausalLM, DynamicCache, PreTrai
 from expctr.errors import UserError
 from expctr.llm.checkpointing import recomputed
 from expctr.llm.cpu.attention import GROUPED
-from expctr.llm.locate import locate
-from expctr.llm.model import LanguageModel, LLMOptions, ValueHead, adapted, source
+from expctr.llm.critic import ValueHead
+from expctr.llm.loading import LLMOptions, locate, source
+from expctr.llm.logprobs import score_responses
+from expctr.llm.model import LanguageModel, adapted
 from expctr.llm.prefill import Roomy, cache_of
 from expctr.llm.rollout import Rollout, next_tokens
-from expctr.llm.scoring import Answers, LCOptions, answer_scores, score_responses
+from expctr.llm.yes_no import Answers, LCOptions, answer_scores
 from expctr.planning.trace import FLASH, FUSED, Trace, without_storage
 
 BITS = {"nf4": 4, "int8": 8}

@@ -13,11 +13,12 @@ from transformers import DynamicCache, GPT2Config, GPT2LMHeadModel, LlamaConfig,
 from expctr.data.batches import Nouns, SampleText
 from expctr.errors import UserError
 from expctr.llm.checkpointing import recomputed
-from expctr.llm.model import LanguageModel, LLMOptions, load_tokenizer
+from expctr.llm.loading import LLMOptions, load_tokenizer
+from expctr.llm.logprobs import score_responses
+from expctr.llm.model import LanguageModel
 from expctr.llm.prefill import contents
 from expctr.llm.prompts import PromptOptions, Prompts
 from expctr.llm.rollout import Rollout, RolloutOptions, generate, uniforms
-from expctr.llm.scoring import score_responses
 
 
 def load(folder: Path, scope: str = "all", **options: Any) -> LanguageModel:

@@ -23,7 +23,9 @@ from transformers import (
 )
 
 from expctr.errors import UserError
-from expctr.llm.model import LanguageModel, LLMOptions, ValueHead, load_base, load_tokenizer, resolve_dtype
+from expctr.llm.critic import ValueHead
+from expctr.llm.loading import LLMOptions, load_base, load_tokenizer, resolve_dtype
+from expctr.llm.model import LanguageModel
 from expctr.llm.prefill import contents
 
 TEXT = "The liked books: none. Considering the preference of the customer,"

@@ -9,7 +9,8 @@ from torch import Tensor
 from transformers import DynamicCache, MistralConfig, MistralForCausalLM
 
 from expctr.llm import prefill as module
-from expctr.llm.model import LanguageModel, LLMOptions
+from expctr.llm.loading import LLMOptions
+from expctr.llm.model import LanguageModel
 from expctr.llm.prefill import common_head, contents, pad_left, parts, prefill
 
 PROMPTS = [[5, 6, 7, 8, 9], [5, 6, 7, 3], [5, 6, 20, 21, 22, 23, 24], [5, 6, 7, 3]]

@@ -15,9 +15,9 @@ from expctr.ctr.zoo import DeepFM
 from expctr.data.datamodules import MovieLensDataModule
 from expctr.data.samples import SampleOptions
 from expctr.errors import BadRunError
-from expctr.llm.model import LLMOptions
+from expctr.llm.loading import LLMOptions
 from expctr.llm.rollout import RolloutOptions
-from expctr.llm.scoring import LCOptions
+from expctr.llm.yes_no import LCOptions
 from expctr.modules.ctr import CTRModule, CTROptions, DeepFMTextModule
 from expctr.modules.expctr import ExpCTRModule, _prime
 from expctr.modules.explainer import PPOExplainerModule

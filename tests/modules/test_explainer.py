@@ -16,10 +16,11 @@ from transformers.models.llama.modeling_llama import LlamaMLP
 from expctr.data.batches import Nouns, SampleText
 from expctr.errors import BadRunError
 from expctr.llm.adapters import LoraLinear
-from expctr.llm.model import LLMOptions
+from expctr.llm.loading import LLMOptions
+from expctr.llm.logprobs import score_responses
 from expctr.llm.prompts import PromptOptions
 from expctr.llm.rollout import Rollout, RolloutOptions
-from expctr.llm.scoring import LCOptions, score_responses
+from expctr.llm.yes_no import LCOptions
 from expctr.modules import explainer
 from expctr.modules.explainer import PPOExplainerModule
 from expctr.modules.guard import Guard

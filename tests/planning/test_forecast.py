@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from expctr.errors import UserError
-from expctr.llm.model import LLMOptions
+from expctr.llm.loading import LLMOptions
 from expctr.modules.explainer import PPOExplainerModule
 from expctr.planning.blueprint import Blueprint
 from expctr.planning.forecast import Sizes, highest, memory, parse_memory

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from expctr.llm.model import LLMOptions
+from expctr.llm.loading import LLMOptions
 from expctr.modules.explainer import PPOExplainerModule
 from expctr.planning.blueprint import Blueprint
 from expctr.planning.forecast import Sizes

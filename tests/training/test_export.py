@@ -14,7 +14,8 @@ from safetensors.torch import load_file
 from torch import Tensor
 from transformers import AutoModel, AutoModelForCausalLM, AutoTokenizer, DynamicCache
 
-from expctr.llm.model import LanguageModel, LLMOptions
+from expctr.llm.loading import LLMOptions
+from expctr.llm.model import LanguageModel
 
 SENTENCE = "The liked books: none. Considering the preference of the customer,"
 pytestmark = pytest.mark.filterwarnings("ignore")

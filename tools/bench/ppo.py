@@ -33,7 +33,7 @@ from transformers import AutoConfig
 from turns import ROOT, Worker, install
 
 from expctr.data.datamodules import RatingsDataModule
-from expctr.llm.model import LLMOptions, load_base, load_tokenizer, resolve_dtype
+from expctr.llm.loading import LLMOptions, load_base, load_tokenizer, resolve_dtype
 from expctr.llm.prompts import PromptOptions, Prompts
 from expctr.planning.work import TEMPLATE as RESPONSES_A_QUESTION
 

@@ -27,9 +27,9 @@ from rich.table import Table
 from turns import ROOT
 
 from expctr.data.batches import Nouns, SampleText
-from expctr.llm.model import LLMOptions
+from expctr.llm.loading import LLMOptions
 from expctr.llm.rollout import RolloutOptions, generate, texts, uniforms
-from expctr.llm.scoring import LCOptions
+from expctr.llm.yes_no import LCOptions
 from expctr.modules.explainer import PPOExplainerModule
 from expctr.modules.guard import Guard
 from expctr.rl.options import PPOOptions

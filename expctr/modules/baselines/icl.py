@@ -11,10 +11,10 @@ from lightning.pytorch.trainer.states import TrainerFn
 from torch import Tensor, nn
 
 from expctr.data.batches import Batch, Nouns
-from expctr.llm.direct import DirectQuestion
-from expctr.llm.model import LanguageModel, LLMOptions
+from expctr.llm.loading import LLMOptions
+from expctr.llm.model import LanguageModel
 from expctr.llm.prompts import PromptOptions, Prompts
-from expctr.llm.scoring import LCOptions
+from expctr.llm.yes_no import DirectQuestion, LCOptions
 from expctr.modules.guard import check_precision
 from expctr.modules.scoring import BestWeights, Monitor, ScoringModule
 

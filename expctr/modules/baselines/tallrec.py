@@ -26,9 +26,9 @@ from torch.optim.lr_scheduler import LRScheduler
 
 from expctr.data.batches import Batch, Nouns
 from expctr.errors import UserError, check_range
-from expctr.llm.model import LLMOptions
+from expctr.llm.loading import LLMOptions
 from expctr.llm.prompts import PromptOptions
-from expctr.llm.scoring import LCOptions
+from expctr.llm.yes_no import LCOptions
 from expctr.modules.baselines.icl import DirectModule
 from expctr.modules.guard import Guard, check_rows
 from expctr.modules.scoring import BestWeights, Monitor

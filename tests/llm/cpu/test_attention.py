@@ -11,7 +11,8 @@ from transformers import FalconConfig, FalconForCausalLM
 from expctr.errors import UserError
 from expctr.llm.cpu import attention
 from expctr.llm.cpu.attention import grouped_attention
-from expctr.llm.model import LanguageModel, LLMOptions
+from expctr.llm.loading import LLMOptions
+from expctr.llm.model import LanguageModel
 
 NEW, SEEN, WIDTH = 5, 9, 8
 

@@ -30,7 +30,9 @@ from transformers import (
 )
 
 from expctr.errors import UserError
-from expctr.llm.model import LanguageModel, LLMOptions, ValueHead, load_tokenizer
+from expctr.llm.critic import ValueHead
+from expctr.llm.loading import LLMOptions, load_tokenizer
+from expctr.llm.model import LanguageModel
 from expctr.llm.sharding.fsdp import shard
 from expctr.llm.sharding.loading import decoder_layers
 

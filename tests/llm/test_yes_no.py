@@ -10,10 +10,12 @@ from torch import Tensor
 from transformers import AutoModelForCausalLM
 
 from expctr.data.batches import Nouns, SampleText
-from expctr.llm import prefill, scoring
-from expctr.llm.model import LanguageModel, LLMOptions
+from expctr.llm import prefill
+from expctr.llm import yes_no as module
+from expctr.llm.loading import LLMOptions
+from expctr.llm.model import LanguageModel
 from expctr.llm.prompts import PromptOptions, Prompts
-from expctr.llm.scoring import Answers, LCOptions, answer_scores, answer_tokens, yes_no, yes_no_scores
+from expctr.llm.yes_no import Answers, LCOptions, LCScorer, answer_scores, answer_tokens, yes_no, yes_no_scores
 
 ENDING = "Whether the user will like the target book target:"
 PROBABILITIES = torch.tensor([[0.5, 0.25, 0.125, 0.125]])
@@ -81,7 +83,7 @@ def test_scores_of_a_few_logits_at_a_time_are_those_of_all(
         return made[-1]
 
     monkeypatch.setattr(model, "logits", logits)
-    monkeypatch.setattr(scoring, "MOST_LOGITS", 3 * model.vocabulary)
+    monkeypatch.setattr(module, "MOST_LOGITS", 3 * model.vocabulary)
     torch.testing.assert_close(answer_scores(model, states, answers, options), expected, atol=1e-5, rtol=0)
     shapes = [tuple(part.shape) for part in made]
     assert shapes == ([(7, 3)] if options.score == "logit" else [(rows, model.vocabulary) for rows in (3, 3, 1)])
@@ -179,18 +181,36 @@ def test_the_adapter_has_no_part_in_the_score(llm_folder: Path) -> None:
     assert not torch.allclose(*states)  # though the adapter, when on, has one in what is said
 
 
-@pytest.mark.parametrize("temperature", [1.0, 0.7])
-def test_picked_logprobs_and_entropies_are_torchs_with_their_gradient(
-    temperature: float, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("include_title", [False, True])
+def test_the_lc_scorer_asks_by_its_template_and_reads_the_answers(
+    model: LanguageModel, prompts: Prompts, samples: list[SampleText], include_title: bool
 ) -> None:
-    monkeypatch.setattr(scoring._Picked, "ROWS", 4)
-    generator = torch.Generator().manual_seed(0)
-    logits = (5 * torch.randn(10, 30, generator=generator)).requires_grad_()
-    tokens = torch.randint(0, 30, (10,), generator=generator)
-    weights = torch.randn(2, 10, generator=generator)
-    logp = (logits / temperature).log_softmax(-1)
-    plain = logp.gather(1, tokens[:, None])[:, 0], -(logp.exp() * logp).sum(-1)
-    ours = scoring._Picked.apply(logits, tokens, temperature, True)
-    torch.testing.assert_close(ours, plain, atol=1e-5, rtol=1e-5)
-    gradients = [torch.autograd.grad((torch.stack(x) * weights).sum(), logits) for x in (ours, plain)]
-    torch.testing.assert_close(*gradients, atol=1e-5, rtol=1e-5)
+    options = LCOptions(score="logit", include_title=include_title)
+    scorer = LCScorer(model, prompts, options)
+    assert [model.tokenizer.decode(ids) for ids in scorer.answers] == ["Yes", "No"]
+    scores = scorer.scores(samples, REASONS)
+    asked = prompts.lc(samples, REASONS, include_title)
+    assert torch.equal(scores, yes_no_scores(model, asked, scorer.answers, options))
+    assert torch.equal(scores, scorer.scores(samples, REASONS))
+    titles = [sample.target in model.tokenizer.decode(ids) for sample, ids in zip(samples, asked, strict=True)]
+    assert all(titles[:-1]) == include_title  # the last title, M, may be anywhere
+
+
+def test_the_gap_compares_a_sentence_of_liking_with_one_of_dislike(
+    model: LanguageModel, prompts: Prompts, samples: list[SampleText], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scorer = LCScorer(model, prompts, LCOptions())
+    liked, disliked = torch.tensor([0.75, 0.5, 0.25]), torch.tensor([0.5, 0.5, 0.5])  # won, tied, lost
+    texts: list[str] = []
+
+    def scores(samples: list[SampleText], sentences: list[str]) -> Tensor:
+        texts.extend(sentences)
+        return liked if len(texts) == 3 else disliked
+
+    monkeypatch.setattr(scorer, "scores", scores)
+    assert scorer.gap(samples[:3]) == (0.0, 0.5)
+    assert texts[0] == 'The user will likely enjoy "Heat".'
+    assert texts[3:] == [f'The user will likely dislike "{sample.target}".' for sample in samples[:3]]
+    liked += 0.3
+    texts.clear()
+    assert scorer.gap(samples[:3]) == pytest.approx((0.3, 1.0))

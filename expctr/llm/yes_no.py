@@ -1,17 +1,18 @@
-"""Log-probabilities of responses, and the yes/no score (Eq. 8)."""
+"""Yes/no questions to the language model: the score of Eq. 8, and the prompts that it is read from."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal, NamedTuple, cast
+from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor
-from torch.utils.checkpoint import checkpoint
+from torch.nn import functional as F
 
+from expctr.data.batches import SampleText
 from expctr.errors import UserError
 from expctr.llm.model import LanguageModel
-from expctr.llm.prefill import cache_of, contents, pad_left, parts
-from expctr.llm.rollout import Rollout
+from expctr.llm.prefill import pad_left, parts
+from expctr.llm.prompts import Prompts
 
 MOST_LOGITS = 2**24
 """How many logits a score makes at a time."""
@@ -45,15 +46,6 @@ class Answers(NamedTuple):
 
     positive: list[int]
     negative: list[int]
-
-
-class ResponseScores(NamedTuple):
-    """Of each response token, `[batch, response]`; padding holds whatever was computed there."""
-
-    logprobs: Tensor
-    entropy: Tensor
-    hidden: Tensor
-    """The states that predict the tokens, `[batch, response, hidden]`."""
 
 
 def answer_tokens(model: LanguageModel, prompt: str, options: LCOptions) -> Answers:
@@ -158,112 +150,76 @@ def yes_no(logits: Tensor, answers: Answers, options: LCOptions) -> Tensor:
     return (pair / options.temperature).softmax(-1)[:, 0]
 
 
-def score_responses(
-    model: LanguageModel, rollout: Rollout, adapter: bool, temperature: float, with_entropy: bool = False
-) -> ResponseScores:
-    """Log-probabilities of a rollout's responses.
-
-    Where the rollout carries the prompts' cache, only the prompt's last token and the response are computed; the
-    gradient is exact, for the adapter does not act on the prompt then.
+class LCScorer:
+    """Scores explanations by the question whether their reader will like the target (Eq. 8), asked of the frozen base.
 
     Args:
-        model: the language model.
-        rollout: prompts and responses.
-        adapter: the policy, or the reference.
-        temperature: the sampling temperature.
-        with_entropy: compute the entropies too (else zeros).
-    """
-    responses = rollout.response_ids
-    mask = torch.cat([rollout.prompt_mask, rollout.response_mask[:, :-1]], 1)
-    if rollout.cache is not None:
-        ids = torch.cat([rollout.prompt_ids[:, -1:], responses[:, :-1]], 1)
-        hidden = model.hidden(ids, mask, adapter=adapter, cache=cache_of(contents(rollout.cache))).states
-    else:
-        ids = torch.cat([rollout.prompt_ids, responses[:, :-1]], 1)
-        hidden = model.hidden(ids, mask, adapter=adapter).states[:, -responses.shape[1] :]
-    logprobs, entropy = token_logprobs(model, hidden, responses, temperature, with_entropy)
-    return ResponseScores(logprobs, entropy, hidden)
-
-
-def token_logprobs(
-    model: LanguageModel,
-    hidden: Tensor,
-    tokens: Tensor,
-    temperature: float,
-    with_entropy: bool = False,
-    max_logits: int = 2**26,
-) -> tuple[Tensor, Tensor]:
-    """Log-probabilities (and entropies) of tokens, `[batch, response]` each.
-
-    At most `max_logits` logits exist at a time; where that takes several parts, each is made again in the backward
-    pass. All at once they would be `[batch, response, vocabulary]`, more than the rest of the step together.
+        model: the language model; its adapter is off.
+        prompts: writes the question, by the template `prompts.lc`, or `prompts.lc_titled` with `lc.include_title`.
+        options: the answers, and how their probabilities become a score.
     """
 
-    def part(states: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
-        both = _Picked.apply(model.output(states), targets, temperature, with_entropy)  # type: ignore[no-untyped-call]
-        return cast(tuple[Tensor, Tensor], both)
+    def __init__(self, model: LanguageModel, prompts: Prompts, options: LCOptions) -> None:
+        self.model, self.prompts, self.options = model, prompts, options
+        template = prompts.options.lc_titled if options.include_title else prompts.options.lc
+        self.answers = answer_tokens(model, prompts.ending(template), options)
 
-    chunk = max(1, max_logits // model.vocabulary)
-    again = torch.is_grad_enabled() and tokens.numel() > chunk
-    picked = [
-        checkpoint(part, states, targets, use_reentrant=False) if again else part(states, targets)
-        for states, targets in zip(hidden.flatten(0, 1).split(chunk), tokens.flatten().split(chunk), strict=True)
-    ]
-    logprobs, entropy = (torch.cat(column).view_as(tokens) for column in zip(*picked, strict=True))
-    return logprobs, entropy
+    def scores(self, samples: Sequence[SampleText], texts: Sequence[str]) -> Tensor:
+        """Probability that the user likes the target, given an explanation: s_u of Eq. 8, float32 `[rows]`.
+
+        Args:
+            samples: titles of each row.
+            texts: one explanation per row.
+        """
+        prompts = self.prompts.lc(samples, texts, self.options.include_title)
+        return yes_no_scores(self.model, prompts, self.answers, self.options)
+
+    def gap(self, samples: Sequence[SampleText]) -> tuple[float, float]:
+        """Does the score tell a sentence of liking from one of dislike? Each sentence names the row's target.
+
+        Returns:
+            The mean difference of the two scores, and the share of rows that score the liking higher (a tie counts
+            0.5).
+        """
+        liked, disliked = (
+            self.scores(samples, [f'The user will likely {verb} "{self.prompts.title(s.target)}".' for s in samples])
+            for verb in ("enjoy", "dislike")
+        )
+        order = (liked > disliked).float() + 0.5 * (liked == disliked).float()
+        return float((liked - disliked).mean()), float(order.mean())
 
 
-class _Picked(torch.autograd.Function):
-    """Log-probabilities of tokens and entropies from logits `[tokens, vocabulary]`, in float32, a few rows at a time.
+class DirectQuestion:
+    """Asks by the template `prompts.icl`, for one of two answers.
 
-    Written as a sum over the vocabulary and its derivative, `softmax - 1[token]`, in place in a buffer that fits a
-    processor's cache: torch's own functions pass over all logits a dozen times, in float32 and in main memory.
+    Args:
+        model: who is asked.
+        prompts: writes the question.
+        options: the answers, and how a score is made of them.
     """
 
-    ROWS = 64
+    def __init__(self, model: LanguageModel, prompts: Prompts, options: LCOptions) -> None:
+        self.model, self.prompts, self.options = model, prompts, options
+        self.answers = answer_tokens(model, prompts.ending(prompts.options.icl), options)
 
-    @staticmethod
-    def forward(
-        ctx: Any, logits: Tensor, tokens: Tensor, temperature: float, with_entropy: bool
-    ) -> tuple[Tensor, Tensor]:
-        logprobs, entropy, normaliser = (logits.new_zeros(len(tokens), dtype=torch.float32) for _ in range(3))
-        for rows in _slices(len(tokens), _Picked.ROWS):
-            x = _scaled(logits[rows], temperature)
-            chosen = x.gather(1, tokens[rows, None])[:, 0]
-            top = x.max(1).values
-            if with_entropy:  # log sum e^x - sum p x
-                p = (x - top[:, None]).exp_()
-                total = p.sum(1)
-                entropy[rows] = total.log() + top - (p * x).sum(1) / total
-            else:
-                total = x.sub_(top[:, None]).exp_().sum(1)
-            normaliser[rows] = total.log() + top
-            logprobs[rows] = chosen - normaliser[rows]
-        ctx.save_for_backward(logits, tokens, normaliser, entropy)
-        ctx.temperature, ctx.with_entropy = temperature, with_entropy
-        return logprobs, entropy
+    def scores(self, samples: Sequence[SampleText], adapter: bool = False) -> Tensor:
+        """How likely a liking is, by Eq. 8, `[rows]`; without gradient.
 
-    @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None, None]:
-        logits, tokens, normaliser, entropy = ctx.saved_tensors
-        of_logprob, of_entropy = gradients
-        result = torch.empty_like(logits)
-        for rows in _slices(len(tokens), _Picked.ROWS):
-            x = _scaled(logits[rows], ctx.temperature).sub_(normaliser[rows, None])  # log p
-            weight = -of_logprob[rows, None]
-            if ctx.with_entropy:  # dH/dx = -p (log p + H)
-                weight = weight - of_entropy[rows, None] * (x + entropy[rows, None])
-            x.exp_().mul_(weight)
-            x.scatter_add_(1, tokens[rows, None], of_logprob[rows, None])
-            result[rows] = x if ctx.temperature == 1 else x.div_(ctx.temperature)
-        return result, None, None, None
+        Args:
+            samples: titles of each row.
+            adapter: ask the tuned model, not the base.
+        """
+        return yes_no_scores(self.model, self.prompts.icl(samples), self.answers, self.options, adapter)
 
+    def losses(self, samples: Sequence[SampleText], labels: Tensor) -> Tensor:
+        """Cross-entropy of the right answer's token among the whole vocabulary, the adapter on, `[rows]`.
 
-def _scaled(logits: Tensor, temperature: float) -> Tensor:
-    """A float32 copy over the temperature."""
-    x = logits.to(torch.float32, copy=True)
-    return x if temperature == 1 else x.div_(temperature)
+        Where `lc` names several words for an answer, the first is the one taught.
 
-
-def _slices(length: int, size: int) -> Iterator[slice]:
-    return (slice(start, start + size) for start in range(0, length, size))
+        Args:
+            samples: titles of each row.
+            labels: `[rows]`.
+        """
+        logits = next_token_logits(self.model, self.prompts.icl(samples))
+        right = torch.where(labels > 0.5, self.answers.positive[0], self.answers.negative[0])
+        return F.cross_entropy(logits, right, reduction="none")
