@@ -101,7 +101,7 @@ def bare(tmp_path: Path) -> LLMOptions:
 
 @pytest.fixture
 def model(llm_folder: Path) -> LanguageModel:
-    return LanguageModel(LLMOptions(path=str(llm_folder), dtype="float32", lora_r=4))
+    return LanguageModel.load(LLMOptions(path=str(llm_folder), dtype="float32", lora_r=4))
 
 
 @pytest.fixture

@@ -1,4 +1,4 @@
-"""Log-probabilities and entropies of response tokens, without logits of a whole batch in memory at once."""
+"""Log-probabilities and entropies of response tokens."""
 
 from collections.abc import Iterator
 from typing import Any, NamedTuple, cast
@@ -7,13 +7,13 @@ import torch
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
+from expctr.llm.kv_cache import keys_and_values, make_cache
 from expctr.llm.model import LanguageModel
-from expctr.llm.prefill import cache_of, contents
 from expctr.llm.rollout import Rollout
 
 
 class ResponseScores(NamedTuple):
-    """Of each response token, `[batch, response]`; padding holds whatever was computed there."""
+    """Scores of each response token, `[batch, response]`. Values at padding have no meaning."""
 
     logprobs: Tensor
     entropy: Tensor
@@ -24,23 +24,23 @@ class ResponseScores(NamedTuple):
 def score_responses(
     model: LanguageModel, rollout: Rollout, adapter: bool, temperature: float, with_entropy: bool = False
 ) -> ResponseScores:
-    """Log-probabilities of a rollout's responses.
+    """Compute log-probabilities of a rollout's responses.
 
-    Where the rollout carries the prompts' cache, only the prompt's last token and the response are computed; the
-    gradient is exact, for the adapter does not act on the prompt then.
+    If the rollout has the prompts' cache, only the prompt's last token and the response are computed. The gradient is
+    still exact, because the adapter does not act on the rest of the prompt.
 
     Args:
         model: the language model.
         rollout: prompts and responses.
         adapter: the policy, or the reference.
         temperature: the sampling temperature.
-        with_entropy: compute the entropies too (else zeros).
+        with_entropy: compute entropies too; zeros otherwise.
     """
     responses = rollout.response_ids
     mask = torch.cat([rollout.prompt_mask, rollout.response_mask[:, :-1]], 1)
     if rollout.cache is not None:
         ids = torch.cat([rollout.prompt_ids[:, -1:], responses[:, :-1]], 1)
-        hidden = model.hidden(ids, mask, adapter=adapter, cache=cache_of(contents(rollout.cache))).states
+        hidden = model.hidden(ids, mask, adapter=adapter, cache=make_cache(keys_and_values(rollout.cache))).states
     else:
         ids = torch.cat([rollout.prompt_ids, responses[:, :-1]], 1)
         hidden = model.hidden(ids, mask, adapter=adapter).states[:, -responses.shape[1] :]
@@ -56,31 +56,39 @@ def token_logprobs(
     with_entropy: bool = False,
     max_logits: int = 2**26,
 ) -> tuple[Tensor, Tensor]:
-    """Log-probabilities (and entropies) of tokens, `[batch, response]` each.
+    """Log-probabilities and entropies of tokens, `[batch, response]` each.
 
-    At most `max_logits` logits exist at a time; where that takes several parts, each is made again in the backward
-    pass. All at once they would be `[batch, response, vocabulary]`, more than the rest of the step together.
+    All logits together, `[batch, response, vocabulary]`, would need more memory than the rest of the step. So at most
+    `max_logits` exist at a time; if that takes several chunks, the backward pass computes each chunk again.
+
+    Args:
+        model: the language model.
+        hidden: the states that predict the tokens, `[batch, response, hidden]`.
+        tokens: `[batch, response]`.
+        temperature: of the logits.
+        with_entropy: compute entropies too; zeros otherwise.
+        max_logits: number of logits of a chunk.
     """
 
-    def part(states: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
-        both = _Picked.apply(model.output(states), targets, temperature, with_entropy)  # type: ignore[no-untyped-call]
+    def score(states: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+        both = _TokenLogprobs.apply(model.output(states), targets, temperature, with_entropy)  # type: ignore[no-untyped-call]
         return cast(tuple[Tensor, Tensor], both)
 
-    chunk = max(1, max_logits // model.vocabulary)
-    again = torch.is_grad_enabled() and tokens.numel() > chunk
-    picked = [
-        checkpoint(part, states, targets, use_reentrant=False) if again else part(states, targets)
+    chunk = max(1, max_logits // model.vocab_size)
+    recompute = torch.is_grad_enabled() and tokens.numel() > chunk
+    chunks = [
+        checkpoint(score, states, targets, use_reentrant=False) if recompute else score(states, targets)
         for states, targets in zip(hidden.flatten(0, 1).split(chunk), tokens.flatten().split(chunk), strict=True)
     ]
-    logprobs, entropy = (torch.cat(column).view_as(tokens) for column in zip(*picked, strict=True))
+    logprobs, entropy = (torch.cat(column).view_as(tokens) for column in zip(*chunks, strict=True))
     return logprobs, entropy
 
 
-class _Picked(torch.autograd.Function):
-    """Log-probabilities of tokens and entropies from logits `[tokens, vocabulary]`, in float32, a few rows at a time.
+class _TokenLogprobs(torch.autograd.Function):
+    """Log-probabilities of tokens, and entropies, from logits `[tokens, vocabulary]`, in float32.
 
-    Written as a sum over the vocabulary and its derivative, `softmax - 1[token]`, in place in a buffer that fits a
-    processor's cache: torch's own functions pass over all logits a dozen times, in float32 and in main memory.
+    A few rows at a time are computed in place, in a buffer that fits in the CPU's cache, and the derivative
+    (`softmax - 1[token]`) is written out. torch's own functions pass over all logits a dozen times in main memory.
     """
 
     ROWS = 64
@@ -90,7 +98,7 @@ class _Picked(torch.autograd.Function):
         ctx: Any, logits: Tensor, tokens: Tensor, temperature: float, with_entropy: bool
     ) -> tuple[Tensor, Tensor]:
         logprobs, entropy, normaliser = (logits.new_zeros(len(tokens), dtype=torch.float32) for _ in range(3))
-        for rows in _slices(len(tokens), _Picked.ROWS):
+        for rows in _slices(len(tokens), _TokenLogprobs.ROWS):
             x = _scaled(logits[rows], temperature)
             chosen = x.gather(1, tokens[rows, None])[:, 0]
             top = x.max(1).values
@@ -111,7 +119,7 @@ class _Picked(torch.autograd.Function):
         logits, tokens, normaliser, entropy = ctx.saved_tensors
         of_logprob, of_entropy = gradients
         result = torch.empty_like(logits)
-        for rows in _slices(len(tokens), _Picked.ROWS):
+        for rows in _slices(len(tokens), _TokenLogprobs.ROWS):
             x = _scaled(logits[rows], ctx.temperature).sub_(normaliser[rows, None])  # log p
             weight = -of_logprob[rows, None]
             if ctx.with_entropy:  # dH/dx = -p (log p + H)
@@ -123,7 +131,7 @@ class _Picked(torch.autograd.Function):
 
 
 def _scaled(logits: Tensor, temperature: float) -> Tensor:
-    """A float32 copy over the temperature."""
+    """A float32 copy, divided by the temperature."""
     x = logits.to(torch.float32, copy=True)
     return x if temperature == 1 else x.div_(temperature)
 

@@ -20,7 +20,7 @@ from expctr.distributed import all_sum, rank, world_size
 from expctr.errors import check_range
 from expctr.modules.guard import Guard, check_rows
 from expctr.modules.scoring import WHOLE, BestWeights, Monitor, ScoringModule
-from expctr.seeding import first_weights, reseed
+from expctr.seeding import initial_weights, reseed
 
 TOO_FAST = "Lower the CTR model's learning rate (options.lr)"
 """The mend where a CTR model's numbers are none."""
@@ -149,7 +149,7 @@ class CTRModule(ScoringModule):
     def _fresh(self) -> list[CTRBackbone]:
         models: list[CTRBackbone] = []
         for fold in range(self.options.crossfit):
-            with first_weights(self._seed + fold):
+            with initial_weights(self._seed + fold):
                 models.append(self.backbone(*self._built_for))
         return models
 

@@ -14,15 +14,15 @@ from torch.nn import functional as F
 
 from expctr.data.batches import Nouns, SampleText
 from expctr.distributed import all_mean_std, all_sum, rank, world_size
-from expctr.llm.checkpointing import recomputed
 from expctr.llm.critic import ValueHead
+from expctr.llm.gradient_checkpointing import recompute_activations
 from expctr.llm.loading import LLMOptions
 from expctr.llm.logprobs import score_responses
 from expctr.llm.model import LanguageModel
 from expctr.llm.prompts import PromptOptions, Prompts
-from expctr.llm.rollout import Rollout, RolloutOptions, generate, texts, uniforms
+from expctr.llm.rollout import Rollout, RolloutOptions, decode_texts, draw_noise, generate
 from expctr.llm.sharding.fsdp import unsharded
-from expctr.llm.yes_no import Answers, DirectQuestion, LCOptions, answer_tokens, yes_no_scores
+from expctr.llm.yes_no import Answers, DirectQuestion, LCOptions, answer_tokens, score_prompts
 from expctr.modules.guard import DIVERGED, Guard, whole
 from expctr.rl import losses
 from expctr.rl.normalise import all_equal, by_prompt, normalise
@@ -99,7 +99,7 @@ class PPOExplainerModule(L.LightningModule):
         """
         if self.built:
             return
-        self.model = LanguageModel(self.llm, seed, mesh, device)
+        self.model = LanguageModel.load(self.llm, seed, mesh, device)
         self.value_head = ValueHead(self.model.hidden_size, seed=seed)
         self.prompts = Prompts(self.model.tokenizer, self.prompt_options, nouns)
         template = self.prompt_options.lc_titled if self.lc.include_title else self.prompt_options.lc
@@ -128,7 +128,7 @@ class PPOExplainerModule(L.LightningModule):
         watch: Stopwatch | None = None,
         earlier: Rollout | None = None,
     ) -> tuple[Rollout, list[str]]:
-        """Explanations of samples: greedy, or sampled by the given noise (`uniforms`).
+        """Explanations of samples: greedy, or sampled by the given noise (`draw_noise`).
 
         Args:
             samples: titles of each row.
@@ -141,17 +141,17 @@ class PPOExplainerModule(L.LightningModule):
         if noise is not None:
             prompts = [prompt for prompt in prompts for _ in range(len(noise) // len(samples))]
         rollout = generate(self.model, prompts, self.rollout_options, noise, adapter, watch, earlier)
-        return rollout, texts(self.model, rollout)
+        return rollout, decode_texts(self.model, rollout)
 
     def noise(self, seed: int, epoch: int, batch: int, samples: Sequence[int], repeats: int | None = None) -> Tensor:
         """The sampling noise of a batch's samples, for `repeats` responses each (`group_size`, where not given)."""
         options = self.rollout_options
-        return uniforms(seed, epoch, samples, repeats or options.group_size, options.max_new_tokens, batch)
+        return draw_noise(seed, epoch, samples, repeats or options.group_size, options.max_new_tokens, batch)
 
     def lc_scores(self, samples: Sequence[SampleText], reasons: Sequence[str]) -> Tensor:
         """How likely a liking is to the frozen base that has read the explanation: s_u of Eq. 8, `[rows]`."""
         prompts = self.prompts.lc(samples, reasons, self.lc.include_title)
-        return yes_no_scores(self.model, prompts, self.answers, self.lc)
+        return score_prompts(self.model, prompts, self.answers, self.lc)
 
     def icl_scores(self, samples: Sequence[SampleText]) -> Tensor:
         """How likely a liking is to the frozen base asked directly (the ICL row), `[rows]`."""
@@ -372,7 +372,7 @@ class PPOExplainerModule(L.LightningModule):
         here = Trajectory(*(column[rows, :width] for column in trajectory))
         mask = here.weight & (not idle)
         with_entropy = options.entropy_coef > 0
-        with recomputed(self.model) if options.gradient_checkpointing else nullcontext():
+        with recompute_activations(self.model) if options.gradient_checkpointing else nullcontext():
             scores = score_responses(self.model, part, True, self.rollout_options.temperature, with_entropy)
         policy = losses.policy_loss(scores.logprobs, here.logprobs, here.advantages, mask, options.clip)
         loss, critic = policy.loss, torch.zeros_like(policy.loss)

@@ -24,16 +24,16 @@ from transformers import (
 
 from expctr.errors import UserError
 from expctr.llm.critic import ValueHead
+from expctr.llm.kv_cache import keys_and_values
 from expctr.llm.loading import LLMOptions, load_base, load_tokenizer, resolve_dtype
 from expctr.llm.model import LanguageModel
-from expctr.llm.prefill import contents
 
 TEXT = "The liked books: none. Considering the preference of the customer,"
 
 
 def load(folder: Path, **options: object) -> LanguageModel:
     settings: dict[str, object] = {"dtype": "float32", "lora_r": 4, **options}
-    return LanguageModel(LLMOptions(path=str(folder), **settings))  # type: ignore[arg-type]
+    return LanguageModel.load(LLMOptions(path=str(folder), **settings))  # type: ignore[arg-type]
 
 
 def logits(model: LanguageModel, adapter: bool = False) -> Tensor:
@@ -59,7 +59,7 @@ def gguf_folder(llm_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> P
 def test_a_folder_loads_and_says_what_it_says_in_transformers(any_llm_folder: Path) -> None:
     model = load(any_llm_folder)
     torch.testing.assert_close(logits(model), plain_logits(any_llm_folder), atol=1e-5, rtol=0)
-    assert (model.hidden_size, model.vocabulary) == (32, len(model.tokenizer))
+    assert (model.hidden_size, model.vocab_size) == (32, len(model.tokenizer))
     assert [model.tokenizer.decode([token]) for token in model.eos_ids] == ["<|end|>"]
 
 
@@ -100,7 +100,7 @@ def test_within_a_block_without_the_adapter_it_stays_off_and_keeps_its_gradients
 
 def test_first_weights_follow_the_seed_and_leave_the_global_generator_alone(llm_folder: Path) -> None:
     def adapter(seed: int) -> Tensor:
-        model = LanguageModel(LLMOptions(path=str(llm_folder), dtype="float32", lora_r=4), seed)
+        model = LanguageModel.load(LLMOptions(path=str(llm_folder), dtype="float32", lora_r=4), seed)
         critic = torch.cat([p.flatten() for p in ValueHead(32, seed=seed).parameters()])
         return torch.cat([*(p.detach().flatten() for p in model.parameters() if p.requires_grad), critic])
 
@@ -134,7 +134,7 @@ def test_only_safetensors_are_read(llm_folder: Path, tmp_path: Path) -> None:
 @pytest.mark.parametrize("path", ["/nowhere/model", "./nowhere", "~/nowhere-at-all", "models/of/mine"])
 def test_a_missing_folder_is_named(path: str) -> None:
     with pytest.raises(ValueError, match=r"llm\.path: there is no folder .*(nowhere|mine)"):
-        LanguageModel(LLMOptions(path=path))
+        LanguageModel.load(LLMOptions(path=path))
 
 
 def test_a_model_that_changes_its_logits_after_the_output_layer_is_refused(llm_folder: Path, tmp_path: Path) -> None:
@@ -268,7 +268,7 @@ def test_what_is_not_quantised_has_the_dtype_asked_for(wide_folder: Path, quanti
     assert {p.dtype for p in model.parameters() if p.requires_grad} == {torch.float32}
     ids, cache = torch.tensor([[5, 6, 7]]), DynamicCache()
     states = model.hidden(ids, torch.ones_like(ids), adapter=True, cache=cache).states
-    assert {states.dtype, *(keys.dtype for keys, _ in contents(cache))} == {torch.bfloat16}
+    assert {states.dtype, *(keys.dtype for keys, _ in keys_and_values(cache))} == {torch.bfloat16}
     loss = model.logits(states).logsumexp(-1).sum()
     gradients = torch.autograd.grad(loss, [p for p in model.parameters() if p.requires_grad], allow_unused=True)
     assert {gradient.dtype for gradient in gradients if gradient is not None} == {torch.float32}

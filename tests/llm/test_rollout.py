@@ -13,12 +13,13 @@ from expctr.data.batches import Nouns, SampleText
 from expctr.errors import UserError
 from expctr.llm import rollout as module
 from expctr.llm.adapters import LoraLinear
+from expctr.llm.kv_cache import keys_and_values
 from expctr.llm.loading import LLMOptions
 from expctr.llm.logprobs import score_responses
 from expctr.llm.model import LanguageModel
-from expctr.llm.prefill import contents, pad_left
+from expctr.llm.prefill import pad_left
 from expctr.llm.prompts import PromptOptions, Prompts
-from expctr.llm.rollout import Rollout, RolloutOptions, generate, invert, uniforms
+from expctr.llm.rollout import Rollout, RolloutOptions, draw_noise, generate, sample_tokens
 from expctr.llm.sharding.fsdp import shard
 
 OPTIONS = RolloutOptions(max_new_tokens=12)
@@ -26,14 +27,14 @@ OPTIONS = RolloutOptions(max_new_tokens=12)
 
 def load(folder: Path, scope: str, **more: Any) -> LanguageModel:
     options = LLMOptions(path=str(folder), dtype="float32", lora_r=4, adapter_scope=scope, **more)
-    model = LanguageModel(options)
+    model = LanguageModel.load(options)
     stir_adapter(model)
     return model
 
 
 def sample(model: LanguageModel, texts: list[SampleText], options: RolloutOptions = OPTIONS) -> Rollout:
     prompts = Prompts(model.tokenizer, PromptOptions(), Nouns()).explanation(texts)
-    return generate(model, prompts, options, uniforms(3, 0, range(len(texts)), 1, options.max_new_tokens))
+    return generate(model, prompts, options, draw_noise(3, 0, range(len(texts)), 1, options.max_new_tokens))
 
 
 def plain_logprobs(model: LanguageModel, rollout: Rollout, row: int, adapter_from: int | None) -> Tensor:
@@ -109,20 +110,20 @@ def test_compiled_decoding_writes_the_same(
     options = RolloutOptions(max_new_tokens=40, temperature=3.0)
     cut: list[Tensor] = []
     for some, adapter in ((prompts * 8, True), (prompts[:3], True), (prompts * 2, True), (prompts, False)):
-        noise = uniforms(3, 0, range(len(some)), 1, 40)
+        noise = draw_noise(3, 0, range(len(some)), 1, 40)
         one, other = (generate(model, some, options, noise, adapter) for model in (plain, compiled))
         cut.append(one.truncated)
         for name in ("prompt_ids", "response_ids", "response_mask", "truncated"):
             assert torch.equal(getattr(one, name), getattr(other, name)), name
         torch.testing.assert_close(one.logprobs, other.logprobs, atol=1e-5, rtol=0)
         if one.cache is not None and other.cache is not None:
-            for (keys, values), theirs in zip(contents(one.cache), contents(other.cache), strict=True):
+            for (keys, values), theirs in zip(keys_and_values(one.cache), keys_and_values(other.cache), strict=True):
                 torch.testing.assert_close((keys, values), theirs)
     assert 0 < int(torch.cat(cut).sum()) < len(torch.cat(cut))  # rows that have ended stay, and write nothing
-    places = [layer.keys.data_ptr() for cache in compiled.caches.values() for layer in cache.layers]
+    places = [layer.keys.data_ptr() for cache in compiled.static_caches.values() for layer in cache.layers]
     again = generate(compiled, prompts, options, noise, False)  # of the last size
     assert torch.equal(again.response_ids, one.response_ids)
-    assert [layer.keys.data_ptr() for cache in compiled.caches.values() for layer in cache.layers] == places
+    assert [layer.keys.data_ptr() for cache in compiled.static_caches.values() for layer in cache.layers] == places
     assert len(graphs) == 4, "one for each number of rows and the adapter on or off, whatever the step"
 
 
@@ -152,9 +153,9 @@ def test_prompts_of_an_earlier_rollout_are_not_computed_again_where_the_base_com
         for name in ("prompt_ids", "prompt_mask", "response_ids", "response_mask", "logprobs", "truncated"):
             assert torch.equal(getattr(one, name), getattr(other, name)), name
         if one.cache is not None and other.cache is not None:
-            for ours, theirs in zip(contents(one.cache), contents(other.cache), strict=True):
+            for ours, theirs in zip(keys_and_values(one.cache), keys_and_values(other.cache), strict=True):
                 torch.testing.assert_close(ours, theirs, atol=0, rtol=0)
-    places = [[keys.data_ptr() for keys, _ in contents(x.cache)] for x in (untrained, found, again) if x.cache]
+    places = [[keys.data_ptr() for keys, _ in keys_and_values(x.cache)] for x in (untrained, found, again) if x.cache]
     assert len(places) == (3 if scope == "response" else 0)
     assert places[1:] == places[:-1], "no second copy of the prompts' keys and values"
 
@@ -166,9 +167,9 @@ def test_compiled_decoding_of_a_sharded_base_is_refused(llm_folder: Path) -> Non
 
 
 def test_noise_depends_on_seed_epoch_sample_and_repeat_only() -> None:
-    noise = uniforms(1, 2, [5, 9], 2, 4)
-    assert torch.equal(uniforms(1, 2, [9], 2, 4), noise[2:])
-    others = [uniforms(0, 2, [5], 1, 4), uniforms(1, 3, [5], 1, 4), uniforms(1, 2, [6], 1, 4), noise[1:2]]
+    noise = draw_noise(1, 2, [5, 9], 2, 4)
+    assert torch.equal(draw_noise(1, 2, [9], 2, 4), noise[2:])
+    others = [draw_noise(0, 2, [5], 1, 4), draw_noise(1, 3, [5], 1, 4), draw_noise(1, 2, [6], 1, 4), noise[1:2]]
     assert all(not torch.equal(noise[:1], other) for other in others)
 
 
@@ -177,7 +178,7 @@ def test_sampling_follows_the_model(model: LanguageModel) -> None:
     prompt = model.tokenizer("The liked").input_ids
     count = 4000
     options = RolloutOptions(max_new_tokens=1, temperature=2.0)
-    rollout = generate(model, [prompt] * count, options, uniforms(0, 0, range(count), 1, 1))
+    rollout = generate(model, [prompt] * count, options, draw_noise(0, 0, range(count), 1, 1))
     logits = model.logits(model.hidden(torch.tensor([prompt]), torch.ones(1, len(prompt)), adapter=True).states)[0, -1]
     expected = (logits / 2.0).softmax(-1)
     observed = rollout.response_ids[:, 0].bincount(minlength=len(expected)) / count
@@ -187,12 +188,14 @@ def test_sampling_follows_the_model(model: LanguageModel) -> None:
 def test_a_uniform_number_picks_the_token_whose_share_of_the_weights_it_falls_in() -> None:
     weights = torch.tensor([1.0, 0.0, 2.0, 1.0, 0.0]).expand(6, 5)
     uniform = torch.tensor([0.0, 0.2499, 0.25, 0.7499, 0.75, 1 - 2**-53], dtype=torch.float64)
-    assert invert(weights, uniform).tolist() == [0, 0, 2, 2, 3, 3]
+    assert sample_tokens(weights, uniform).tolist() == [0, 0, 2, 2, 3, 3]
 
 
 @pytest.mark.parametrize("vocabulary", [100, 256, 300])
-def test_a_row_that_is_no_number_gives_some_token_and_the_guard_its_turn(vocabulary: int) -> None:
-    picked = invert(torch.full((3, vocabulary), torch.nan), torch.tensor([0.0, 0.5, 1 - 2**-53], dtype=torch.float64))
+def test_a_row_of_nan_gives_some_token_so_that_later_checks_can_name_it(vocabulary: int) -> None:
+    picked = sample_tokens(
+        torch.full((3, vocabulary), torch.nan), torch.tensor([0.0, 0.5, 1 - 2**-53], dtype=torch.float64)
+    )
     assert ((picked >= 0) & (picked < vocabulary)).all()
 
 
@@ -205,7 +208,7 @@ def test_it_does_so_in_any_block_and_never_picks_a_token_of_no_weight(vocabulary
     weights[torch.arange(400), torch.randint(vocabulary, (400,), generator=generator)] += 0.1
     uniform = torch.rand(400, generator=generator, dtype=torch.float64)
     uniform[:40], uniform[40:80] = 0, 1 - 2**-53
-    picked = invert(weights.t().contiguous().t() if by_column else weights, uniform)
+    picked = sample_tokens(weights.t().contiguous().t() if by_column else weights, uniform)
     place, row = picked[:, None], weights.double()
     assert (row.gather(1, place) > 0).all()
     target, upto = uniform * row.sum(1), row.cumsum(1).gather(1, place)[:, 0]

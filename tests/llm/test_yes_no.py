@@ -1,4 +1,4 @@
-"""The yes/no score (Eq. 8): by hand, and from a model whatever stands beside a prompt."""
+"""Yes/no scores (Eq. 8): worked by hand, and of a model, whatever else is in the batch."""
 
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,7 @@ from expctr.llm import yes_no as module
 from expctr.llm.loading import LLMOptions
 from expctr.llm.model import LanguageModel
 from expctr.llm.prompts import PromptOptions, Prompts
-from expctr.llm.yes_no import Answers, LCOptions, LCScorer, answer_scores, answer_tokens, yes_no, yes_no_scores
+from expctr.llm.yes_no import Answers, LCOptions, LCScorer, answer_tokens, score_logits, score_prompts, score_states
 
 ENDING = "Whether the user will like the target book target:"
 PROBABILITIES = torch.tensor([[0.5, 0.25, 0.125, 0.125]])
@@ -24,7 +24,7 @@ REASONS = ["They like it.", "They would hate every minute of it, and say so to a
 
 
 def load(folder: Path) -> LanguageModel:
-    return LanguageModel(LLMOptions(path=str(folder), dtype="float32", lora_r=4))
+    return LanguageModel.load(LLMOptions(path=str(folder), dtype="float32", lora_r=4))
 
 
 @pytest.fixture(scope="module")
@@ -47,25 +47,27 @@ def lc_prompts(model: LanguageModel) -> list[list[int]]:
     ],
 )
 def test_eq_8_by_hand(score: str, temperature: float, expected: float) -> None:
-    result = yes_no(PROBABILITIES.log() + 7, YES_NO, LCOptions(score=score, temperature=temperature))
+    result = score_logits(PROBABILITIES.log() + 7, YES_NO, LCOptions(score=score, temperature=temperature))
     assert float(result) == pytest.approx(expected, abs=1e-5)
 
 
 def test_eq_8_as_printed_stays_between_0_269_and_0_731() -> None:
     """At T = 1 it exponentiates probabilities: even a certain answer gives e / (e + 1)."""
     certain = torch.tensor([[50.0, 0, 0], [0, 50.0, 0], [0, 0, 50.0]])
-    assert yes_no(certain, YES_NO, LCOptions()).tolist() == pytest.approx([0.731059, 0.268941, 0.5], abs=1e-5)
-    scores = yes_no(10 * torch.randn(1000, 5, generator=torch.Generator().manual_seed(0)), YES_NO, LCOptions())
+    assert score_logits(certain, YES_NO, LCOptions()).tolist() == pytest.approx([0.731059, 0.268941, 0.5], abs=1e-5)
+    scores = score_logits(10 * torch.randn(1000, 5, generator=torch.Generator().manual_seed(0)), YES_NO, LCOptions())
     assert 0.2689 < float(scores.min()) < 0.28
     assert 0.72 < float(scores.max()) < 0.7311
-    assert yes_no(certain[:2], YES_NO, LCOptions(score="logit")).tolist() == pytest.approx([1, 0], abs=1e-5)
+    assert score_logits(certain[:2], YES_NO, LCOptions(score="logit")).tolist() == pytest.approx([1, 0], abs=1e-5)
 
 
 def test_the_probabilities_of_variants_are_summed() -> None:
     """p(yes) = 0.5 + 0.125 over tokens 0 and 2, p(no) = 0.25."""
     answers = Answers([0, 2], [1])
-    assert float(yes_no(PROBABILITIES.log(), answers, LCOptions(score="logit"))) == pytest.approx(0.714286, abs=1e-5)
-    assert float(yes_no(PROBABILITIES.log(), answers, LCOptions())) == pytest.approx(0.592667, abs=1e-5)
+    assert float(score_logits(PROBABILITIES.log(), answers, LCOptions(score="logit"))) == pytest.approx(
+        0.714286, abs=1e-5
+    )
+    assert float(score_logits(PROBABILITIES.log(), answers, LCOptions())) == pytest.approx(0.592667, abs=1e-5)
 
 
 @pytest.mark.parametrize("options", [LCOptions(score="logit", temperature=0.5), LCOptions(), LCOptions(temperature=2)])
@@ -75,7 +77,7 @@ def test_scores_of_a_few_logits_at_a_time_are_those_of_all(
     model = load(llm_folder)
     states = torch.randn(7, model.hidden_size, generator=torch.Generator().manual_seed(0))
     answers, made = Answers([5, 9], [7]), []
-    expected = yes_no(model.logits(states), answers, options)
+    expected = score_logits(model.logits(states), answers, options)
     real = model.logits
 
     def logits(*args: Any) -> Tensor:
@@ -83,10 +85,10 @@ def test_scores_of_a_few_logits_at_a_time_are_those_of_all(
         return made[-1]
 
     monkeypatch.setattr(model, "logits", logits)
-    monkeypatch.setattr(module, "MOST_LOGITS", 3 * model.vocabulary)
-    torch.testing.assert_close(answer_scores(model, states, answers, options), expected, atol=1e-5, rtol=0)
+    monkeypatch.setattr(module, "MAX_LOGITS", 3 * model.vocab_size)
+    torch.testing.assert_close(score_states(model, states, answers, options), expected, atol=1e-5, rtol=0)
     shapes = [tuple(part.shape) for part in made]
-    assert shapes == ([(7, 3)] if options.score == "logit" else [(rows, model.vocabulary) for rows in (3, 3, 1)])
+    assert shapes == ([(7, 3)] if options.score == "logit" else [(rows, model.vocab_size) for rows in (3, 3, 1)])
 
 
 def test_without_a_chat_template_the_answer_has_its_leading_space(plain_folder: Path) -> None:
@@ -146,7 +148,7 @@ def test_scores_are_those_of_a_plain_forward_of_the_model_on_disk(any_llm_folder
         with torch.no_grad():
             p = base(input_ids=torch.tensor([ids])).logits[0, -1].softmax(-1)
         expected.append(float(p[answers.positive[0]] / (p[answers.positive[0]] + p[answers.negative[0]])))
-    scores = yes_no_scores(model, prompts, answers, LCOptions(score="logit"))
+    scores = score_prompts(model, prompts, answers, LCOptions(score="logit"))
     assert scores.tolist() == pytest.approx(expected, abs=1e-5)
     assert scores.dtype == torch.float32
     assert len({round(score, 4) for score in expected}) == len(expected)  # the test can tell rows apart
@@ -156,13 +158,13 @@ def test_scores_are_those_of_a_plain_forward_of_the_model_on_disk(any_llm_folder
 def test_company_and_padding_change_no_score(
     any_llm_folder: Path, tokens: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(prefill, "TOKENS", (tokens, tokens))
+    monkeypatch.setattr(prefill, "BATCH_TOKENS", (tokens, tokens))
     model = load(any_llm_folder)
     prompts, options = lc_prompts(model), LCOptions(score="logit")
     answers = answer_tokens(model, ENDING, options)
 
     def score(rows: list[list[int]]) -> Tensor:
-        return yes_no_scores(model, rows, answers, options)
+        return score_prompts(model, rows, answers, options)
 
     alone = torch.cat([score([ids]) for ids in prompts])
     torch.testing.assert_close(score(prompts), alone, atol=1e-6, rtol=0)
@@ -173,9 +175,9 @@ def test_the_adapter_has_no_part_in_the_score(llm_folder: Path) -> None:
     model = load(llm_folder)
     prompts = lc_prompts(model)
     answers = answer_tokens(model, ENDING, LCOptions())
-    before = yes_no_scores(model, prompts, answers, LCOptions())
+    before = score_prompts(model, prompts, answers, LCOptions())
     stir_adapter(model)
-    assert torch.equal(yes_no_scores(model, prompts, answers, LCOptions()), before)
+    assert torch.equal(score_prompts(model, prompts, answers, LCOptions()), before)
     ids = torch.tensor(prompts[:1])
     states = [model.hidden(ids, torch.ones_like(ids), adapter=on).states for on in (True, False)]
     assert not torch.allclose(*states)  # though the adapter, when on, has one in what is said
@@ -190,7 +192,7 @@ def test_the_lc_scorer_asks_by_its_template_and_reads_the_answers(
     assert [model.tokenizer.decode(ids) for ids in scorer.answers] == ["Yes", "No"]
     scores = scorer.scores(samples, REASONS)
     asked = prompts.lc(samples, REASONS, include_title)
-    assert torch.equal(scores, yes_no_scores(model, asked, scorer.answers, options))
+    assert torch.equal(scores, score_prompts(model, asked, scorer.answers, options))
     assert torch.equal(scores, scorer.scores(samples, REASONS))
     titles = [sample.target in model.tokenizer.decode(ids) for sample, ids in zip(samples, asked, strict=True)]
     assert all(titles[:-1]) == include_title  # the last title, M, may be anywhere

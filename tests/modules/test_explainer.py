@@ -281,7 +281,7 @@ def test_a_rewarded_token_grows_likely(build: Build, samples: list[SampleText], 
         ppo=PPOOptions(lr=0.02, minibatch_size=10, advantage=advantage),
         kl=KLOptions(beta=0.0),
     )
-    half, batch, optimizer = module.model.vocabulary // 2, samples * 4, module.optimizer()
+    half, batch, optimizer = module.model.vocab_size // 2, samples * 4, module.optimizer()
 
     def probability() -> float:
         rollout = roll(module, samples)

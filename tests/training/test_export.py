@@ -39,7 +39,7 @@ def tokens(world: World) -> Tensor:
 
 def policy(world: World, run: str, **options: Any) -> LanguageModel:
     """The run's language model with the weights of its checkpoint."""
-    model = LanguageModel(LLMOptions(path=str(world.folder / "llm"), dtype="float32", lora_r=2, **options))
+    model = LanguageModel.load(LLMOptions(path=str(world.folder / "llm"), dtype="float32", lora_r=2, **options))
     newest = sorted((world.folder / run / "checkpoints").iterdir())[-1]
     weights: dict[str, Tensor] = torch.load(newest, weights_only=True)["state_dict"]
     for name, parameter in model.named_parameters():

@@ -58,7 +58,7 @@ class DirectModule(ScoringModule):
             seed: of the adapter's first weights.
             device: where it will compute; see `load_base`.
         """
-        self.model = LanguageModel(self.llm, seed, device=device)
+        self.model = LanguageModel.load(self.llm, seed, device=device)
         if not self.tuned:
             self.model.requires_grad_(False)
         prompts = Prompts(self.model.tokenizer, self.prompt_options, nouns)

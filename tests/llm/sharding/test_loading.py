@@ -79,7 +79,7 @@ def load(folder: Path, kind: str, mesh: DeviceMesh | None) -> LanguageModel:
         "attention": "eager" if kind == REFUSED else "auto",
     }
     options = LLMOptions(path=str(folder / kind), lora_r=2, **settings)
-    model = LanguageModel(options, 3, mesh)
+    model = LanguageModel.load(options, 3, mesh)
     if mesh is not None:
         shard(model, ValueHead(model.hidden_size), mesh)
     return model
