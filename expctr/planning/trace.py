@@ -14,8 +14,11 @@ from torch.utils._pytree import tree_leaves
 from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.masking_utils import sdpa_mask
 
-FUSED, FLASH = "counted_sdpa", "counted_flash"
-"""Names of two stand-ins for fused attention, which keeps no scores: with keys repeated per head, and without."""
+FUSED, FLASH = "counted_sdpa", "counted_without_repeats"
+"""Names of two stand-ins for fused attention, which keeps no scores: with keys repeated per head, and without.
+
+transformers would look for a kernel of its own under any name with "flash" in it.
+"""
 
 
 class Trace(TorchDispatchMode):

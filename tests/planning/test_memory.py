@@ -1,6 +1,8 @@
 """The memory forecast of a small Llama, worked by hand."""
 
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -55,3 +57,24 @@ def test_two_traces_of_one_thing_agree(bare: LLMOptions) -> None:
     first, second = (Blueprint(bare, torch.bfloat16, on_cpu=False) for _ in range(2))
     assert first.prefill(3, 40, True) == second.prefill(3, 40, True)
     assert first.decode(3, 40, 8, True, False) == second.decode(3, 40, 8, True, False)
+
+
+@pytest.mark.parametrize(("quantization", "bits_per_weight"), [("nf4", 4 + 8 / 64 + 32 / (64 * 256)), ("int8", 8)])
+def test_a_quantized_base_counts_by_its_bits(bare: LLMOptions, quantization: Any, bits_per_weight: float) -> None:
+    """Only the decoder's matrices are quantized; int8 has a float32 scale per row of a matrix."""
+    whole = Blueprint(bare, torch.bfloat16, on_cpu=False)
+    quantized = Blueprint(replace(bare, quantization=quantization), torch.bfloat16, on_cpu=False)
+    assert quantized.base_size == whole.base_size
+    scales = 4 * 2 * (32 + 16 + 16 + 32 + 64 + 64 + 32) if quantization == "int8" else 0
+    saved = whole.base_bytes - quantized.base_bytes
+    assert saved == pytest.approx(whole.decoder_size * (2 - bits_per_weight / 8) - scales, rel=0.01)
+    trained = quantized.learn(2, 10, 4, critic=True, entropy=False)
+    assert trained.total() > 0
+
+
+@pytest.mark.parametrize("attention", ["sdpa", "eager", "flash_attention_2", "grouped"])
+def test_every_attention_can_be_counted(bare: LLMOptions, attention: Any) -> None:
+    """Only eager and grouped attention keep scores, which grow with the square of the length."""
+    blueprint = Blueprint(replace(bare, attention=attention), torch.bfloat16, on_cpu=attention == "grouped")
+    short, long = (blueprint.learn(1, tokens, 1, critic=False, entropy=False)["activations"] for tokens in (64, 256))
+    assert (long > 6 * short) == (attention in ("eager", "grouped"))
