@@ -94,18 +94,6 @@ def test_the_number_of_kept_prefixes_is_bounded(model: LanguageModel) -> None:
     assert len(model.prefix_caches) == module.MAX_PREFIXES
 
 
-def test_what_is_added_to_the_room_leaves_what_was_filled(model: LanguageModel) -> None:
-    (_, mask), cache = prefill(model, PROMPTS, adapter=False, room=2)
-    before = [(k.clone(), v.clone()) for k, v in keys_and_values(cache)]
-    kept = list(keys_and_values(cache))
-    with torch.no_grad():
-        for number in (1, 2):
-            seen = torch.cat([mask, torch.ones(len(PROMPTS), number - 1, dtype=torch.bool)], 1)
-            model.hidden(torch.full((len(PROMPTS), 1), 9), seen, True, cache)
-    torch.testing.assert_close(kept, before, atol=0, rtol=0)
-    assert cache.get_seq_length() == mask.shape[1] + 1
-
-
 def test_a_window_is_not_taken_up_by_padding(tmp_path: Path, llm_folder: Path) -> None:
     """A model that sees the last tokens only: padding between prefix and rest would push the prefix out of sight."""
     base = LanguageModel.load(LLMOptions(path=str(llm_folder), dtype="float32"))

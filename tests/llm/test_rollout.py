@@ -6,11 +6,10 @@ from typing import Any
 import pytest
 import torch
 from conftest import stir_adapter
-from torch import Tensor, nn
+from torch import Tensor
 from transformers import AutoModelForCausalLM
 
 from expctr.data.batches import Nouns, SampleText
-from expctr.errors import UserError
 from expctr.llm import rollout as module
 from expctr.llm.adapters import LoraLinear
 from expctr.llm.kv_cache import keys_and_values
@@ -20,7 +19,6 @@ from expctr.llm.model import LanguageModel
 from expctr.llm.prefill import pad_left
 from expctr.llm.prompts import PromptOptions, Prompts
 from expctr.llm.rollout import Rollout, RolloutOptions, draw_noise, generate, sample_tokens
-from expctr.llm.sharding.fsdp import shard
 
 OPTIONS = RolloutOptions(max_new_tokens=12)
 
@@ -94,39 +92,6 @@ def test_a_row_is_sampled_alike_in_any_company(llm_folder: Path, samples: list[S
     assert torch.equal(together.response_ids[0, : len(mask)][mask], alone.response_ids[0][mask])
 
 
-@pytest.mark.parametrize("scope", ["all", "response"])
-def test_compiled_decoding_writes_the_same(
-    llm_folder: Path, samples: list[SampleText], scope: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    graphs = []
-    capture = torch.compile
-
-    def counted(step: Any, **_: Any) -> Any:  # the same capture; the code of each kernel would take minutes
-        return capture(step, backend=lambda graph, inputs: graphs.append(graph) or graph.forward)
-
-    monkeypatch.setattr(torch, "compile", counted)
-    plain, compiled = (load(llm_folder, scope, compile_decoding=on) for on in (False, True))
-    prompts = Prompts(plain.tokenizer, PromptOptions(), Nouns()).explanation(samples)
-    options = RolloutOptions(max_new_tokens=40, temperature=3.0)
-    cut: list[Tensor] = []
-    for some, adapter in ((prompts * 8, True), (prompts[:3], True), (prompts * 2, True), (prompts, False)):
-        noise = draw_noise(3, 0, range(len(some)), 1, 40)
-        one, other = (generate(model, some, options, noise, adapter) for model in (plain, compiled))
-        cut.append(one.truncated)
-        for name in ("prompt_ids", "response_ids", "response_mask", "truncated"):
-            assert torch.equal(getattr(one, name), getattr(other, name)), name
-        torch.testing.assert_close(one.logprobs, other.logprobs, atol=1e-5, rtol=0)
-        if one.cache is not None and other.cache is not None:
-            for (keys, values), theirs in zip(keys_and_values(one.cache), keys_and_values(other.cache), strict=True):
-                torch.testing.assert_close((keys, values), theirs)
-    assert 0 < int(torch.cat(cut).sum()) < len(torch.cat(cut))  # rows that have ended stay, and write nothing
-    places = [layer.keys.data_ptr() for cache in compiled.static_caches.values() for layer in cache.layers]
-    again = generate(compiled, prompts, options, noise, False)  # of the last size
-    assert torch.equal(again.response_ids, one.response_ids)
-    assert [layer.keys.data_ptr() for cache in compiled.static_caches.values() for layer in cache.layers] == places
-    assert len(graphs) == 4, "one for each number of rows and the adapter on or off, whatever the step"
-
-
 @pytest.mark.parametrize("compiled", [False, True])
 @pytest.mark.parametrize("scope", ["all", "response"])
 def test_prompts_of_an_earlier_rollout_are_not_computed_again_where_the_base_computes_them(
@@ -158,12 +123,6 @@ def test_prompts_of_an_earlier_rollout_are_not_computed_again_where_the_base_com
     places = [[keys.data_ptr() for keys, _ in keys_and_values(x.cache)] for x in (untrained, found, again) if x.cache]
     assert len(places) == (3 if scope == "response" else 0)
     assert places[1:] == places[:-1], "no second copy of the prompts' keys and values"
-
-
-def test_compiled_decoding_of_a_sharded_base_is_refused(llm_folder: Path) -> None:
-    mesh: Any = None  # it is not looked at
-    with pytest.raises(UserError, match=r"llm\.compile_decoding"):
-        shard(load(llm_folder, "all", compile_decoding=True), nn.Linear(1, 1), mesh)
 
 
 def test_noise_depends_on_seed_epoch_sample_and_repeat_only() -> None:
