@@ -40,10 +40,10 @@ def score_responses(
     mask = torch.cat([rollout.prompt_mask, rollout.response_mask[:, :-1]], 1)
     if rollout.cache is not None:
         ids = torch.cat([rollout.prompt_ids[:, -1:], responses[:, :-1]], 1)
-        hidden = model.hidden(ids, mask, adapter=adapter, cache=make_cache(keys_and_values(rollout.cache))).states
+        hidden = model.hidden(ids, mask, adapter=adapter, cache=make_cache(keys_and_values(rollout.cache)))
     else:
         ids = torch.cat([rollout.prompt_ids, responses[:, :-1]], 1)
-        hidden = model.hidden(ids, mask, adapter=adapter).states[:, -responses.shape[1] :]
+        hidden = model.hidden(ids, mask, adapter=adapter)[:, -responses.shape[1] :]
     logprobs, entropy = token_logprobs(model, hidden, responses, temperature, with_entropy)
     return ResponseScores(logprobs, entropy, hidden)
 

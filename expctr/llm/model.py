@@ -8,7 +8,7 @@ reward.
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import cached_property
-from typing import TYPE_CHECKING, NamedTuple, Self, cast
+from typing import TYPE_CHECKING, Self, cast
 
 import torch
 from torch import Tensor, nn
@@ -26,14 +26,6 @@ from expctr.seeding import initial_weights
 if TYPE_CHECKING:
     from peft import PeftModel
     from peft.tuners.tuners_utils import BaseTunerLayer
-
-
-class Hidden(NamedTuple):
-    """Last hidden states, and the cache with the new tokens in it."""
-
-    states: Tensor
-    """`[batch, tokens, hidden]`."""
-    cache: Cache | None
 
 
 class LanguageModel(nn.Module):
@@ -163,14 +155,8 @@ class LanguageModel(nn.Module):
 
         return [module for module in self.peft.modules() if isinstance(module, BaseTunerLayer)]
 
-    def hidden(
-        self,
-        ids: Tensor,
-        mask: Tensor,
-        adapter: bool,
-        cache: Cache | None = None,
-    ) -> Hidden:
-        """Hidden states of new tokens.
+    def hidden(self, ids: Tensor, mask: Tensor, adapter: bool, cache: Cache | None = None) -> Tensor:
+        """Last hidden states of new tokens, `[batch, tokens, hidden]`.
 
         Args:
             ids: the new tokens, `[batch, tokens]`.
@@ -188,7 +174,7 @@ class LanguageModel(nn.Module):
                 past_key_values=cache,
                 use_cache=cache is not None,
             )
-        return Hidden(out.last_hidden_state, cache)
+        return cast(Tensor, out.last_hidden_state)
 
     def output(self, hidden: Tensor, tokens: Sequence[int] | None = None) -> Tensor:
         """Logits in the base's dtype, `[..., hidden]` -> `[..., vocabulary]`, or `[..., tokens]` for given tokens."""
@@ -215,12 +201,12 @@ class LanguageModel(nn.Module):
             cache: keys and values of earlier tokens. It is extended in place.
         """
         if self._compiled_step is None:
-            return self.logits(self.hidden(newest, mask, adapter, cache).states[:, -1])
+            return self.logits(self.hidden(newest, mask, adapter, cache)[:, -1])
         with self.adapter(adapter):
             return self._compiled_step(newest, mask, cache).float()
 
     def _decode(self, newest: Tensor, mask: Tensor, cache: Cache) -> Tensor:
-        return self.output(self.hidden(newest, mask, True, cache).states[:, -1])
+        return self.output(self.hidden(newest, mask, True, cache)[:, -1])
 
     def base_checksum(self) -> float:
         """Sum over the base's frozen weights, which training must not change."""
@@ -235,7 +221,7 @@ class LanguageModel(nn.Module):
             UserError: the model scales or caps its logits.
         """
         ids = torch.tensor([[self.eos_ids[0], self.pad_id]], device=self.device)
-        ours = self.logits(self.hidden(ids, torch.ones_like(ids), adapter=True).states)
+        ours = self.logits(self.hidden(ids, torch.ones_like(ids), adapter=True))
         theirs = self.causal(input_ids=ids).logits.float()
         if not torch.allclose(ours, theirs, rtol=1e-2, atol=1e-2 * float(theirs.abs().max())):
             raise UserError(

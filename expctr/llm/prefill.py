@@ -88,8 +88,8 @@ def prefill_batches(model: LanguageModel, prompts: Sequence[Sequence[int]], adap
         rest, mask = pad_left([prompts[i][prefix:] for i in rows], model.pad_id, model.device)
         seen = torch.cat([torch.ones(len(rows), prefix, dtype=torch.bool, device=mask.device), mask], 1)
         cache = DynamicCache() if start is None else expand_cache(start, len(rows))
-        hidden = model.hidden(rest, seen, adapter, cache)
-        yield PromptBatch(rows, prefix, rest.shape[1], hidden.states[:, -1], cache)
+        last = model.hidden(rest, seen, adapter, cache)[:, -1]
+        yield PromptBatch(rows, prefix, rest.shape[1], last, cache)
 
 
 def _prefix_cache(model: LanguageModel, ids: tuple[int, ...], adapter: bool) -> DynamicCache:

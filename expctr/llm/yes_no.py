@@ -120,7 +120,7 @@ class DirectQuestion:
             labels: `[rows]`.
         """
         ids, mask = pad_left(self.prompts.icl(samples), self.model.pad_id, self.model.device)
-        logits = self.model.logits(self.model.hidden(ids, mask, adapter=True).states[:, -1])
+        logits = self.model.logits(self.model.hidden(ids, mask, adapter=True)[:, -1])
         right = torch.where(labels > 0.5, self.answers.positive[0], self.answers.negative[0])
         return F.cross_entropy(logits, right, reduction="none")
 

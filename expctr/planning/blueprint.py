@@ -75,13 +75,20 @@ class Blueprint(nn.Module):
             peft = add_adapter(base, options, quantized=self.bits > 0)
         self.model = LanguageModel(peft, _placeholder_tokenizer(), replace(options, compile_decoding=False))
         self.value_head = ValueHead(self.model.hidden_size)
+        parameters = list(self.model.causal.parameters())
+        self.base_size = sum(p.numel() for p in parameters if not p.requires_grad)
+        """Number of the base's parameters."""
+        self.adapter_size = sum(p.numel() for p in parameters if p.requires_grad)
+        """Number of the adapter's parameters, which are float32."""
+        self.critic_size = sum(p.numel() for p in self.value_head.parameters())
+        """Number of the critic's parameters, which are float32."""
         self._fake = FakeTensorMode()
         remove_storage(self, self._fake)
         self._traced: dict[tuple[Any, ...], Counter[str]] = {}
         with self._fake, torch.no_grad(), self._explain_errors():
             ids = torch.zeros(1, 2, dtype=torch.long)
-            cache = self.model.hidden(ids, torch.ones_like(ids), False, DynamicCache()).cache
-            assert cache is not None
+            cache = DynamicCache()
+            self.model.hidden(ids, torch.ones_like(ids), False, cache)
             self._layers = [(layer.keys[:, :, :1], layer.values[:, :, :1]) for layer in cast(list[Any], cache.layers)]
 
     # --- held at all times
@@ -100,21 +107,6 @@ class Blueprint(nn.Module):
     def base_bytes(self) -> int:
         """Bytes of all frozen weights."""
         return self._frozen_bytes(self.model.causal)
-
-    @property
-    def adapter_size(self) -> int:
-        """Number of the adapter's parameters, which are float32."""
-        return sum(p.numel() for p in self.model.causal.parameters() if p.requires_grad)
-
-    @property
-    def critic_size(self) -> int:
-        """Number of the critic's parameters, which are float32."""
-        return sum(p.numel() for p in self.value_head.parameters())
-
-    @property
-    def base_size(self) -> int:
-        """Number of the base's parameters."""
-        return sum(p.numel() for p in self.model.causal.parameters() if not p.requires_grad)
 
     @property
     def decoder_size(self) -> int:
@@ -175,7 +167,7 @@ class Blueprint(nn.Module):
         """Yes/no scores of one batch of prompts."""
 
         def work(trace: Trace) -> None:
-            states = self.model.hidden(_ids(rows, tokens), _mask(rows, tokens), False, DynamicCache()).states
+            states = self.model.hidden(_ids(rows, tokens), _mask(rows, tokens), False, DynamicCache())
             score_states(self.model, states[:, -1], Answers([0], [1]), LCOptions())
 
         return self._trace(("score", rows, tokens), work, training=False)

@@ -3,6 +3,8 @@
 from collections.abc import Sequence
 from typing import NamedTuple, Self
 
+import torch
+
 from expctr.modules.explainer import PPOExplainerModule
 from expctr.planning.blueprint import Blueprint
 from expctr.planning.memory import Sizes
@@ -122,5 +124,4 @@ def estimate_hours(total: Workload, devices: int, tflops: float, utilisation: fl
 
 def _near_equal(rows: int, most: int) -> list[int]:
     """Rows of each batch, as `EpochSampler` makes them."""
-    count = max(1, -(-rows // most))
-    return [rows // count + (i < rows % count) for i in range(count)]
+    return [len(batch) for batch in torch.arange(rows).tensor_split(max(1, -(-rows // most)))]

@@ -33,7 +33,7 @@ def load(folder: Path, **options: object) -> LanguageModel:
 
 def logits(model: LanguageModel, adapter: bool = False) -> Tensor:
     ids = torch.tensor([model.tokenizer(TEXT).input_ids])
-    return model.logits(model.hidden(ids, torch.ones_like(ids), adapter).states)
+    return model.logits(model.hidden(ids, torch.ones_like(ids), adapter))
 
 
 def plain_logits(folder: Path) -> Tensor:
@@ -175,7 +175,7 @@ def test_what_is_not_quantised_has_the_dtype_asked_for(wide_folder: Path, quanti
     assert {p.dtype for p in model.parameters() if not p.requires_grad} == {torch.bfloat16} | packed
     assert {p.dtype for p in model.parameters() if p.requires_grad} == {torch.float32}
     ids, cache = torch.tensor([[5, 6, 7]]), DynamicCache()
-    states = model.hidden(ids, torch.ones_like(ids), adapter=True, cache=cache).states
+    states = model.hidden(ids, torch.ones_like(ids), adapter=True, cache=cache)
     assert {states.dtype, *(keys.dtype for keys, _ in keys_and_values(cache))} == {torch.bfloat16}
     loss = model.logits(states).logsumexp(-1).sum()
     gradients = torch.autograd.grad(loss, [p for p in model.parameters() if p.requires_grad], allow_unused=True)

@@ -30,7 +30,7 @@ def load(folder: Path, **options: object) -> LanguageModel:
 
 def logits(model: LanguageModel, adapter: bool = False) -> Tensor:
     ids = torch.tensor([model.tokenizer(TEXT).input_ids])
-    return model.logits(model.hidden(ids, torch.ones_like(ids), adapter).states)
+    return model.logits(model.hidden(ids, torch.ones_like(ids), adapter))
 
 
 def plain_logits(folder: Path) -> Tensor:
@@ -142,5 +142,5 @@ def test_positions_come_from_the_mask(llm_folder: Path, tmp_path: Path) -> None:
     ids = torch.tensor([model.tokenizer(TEXT).input_ids])
     padded = torch.cat([torch.full((1, 5), model.pad_id), ids], 1)
     mask = torch.cat([torch.zeros(1, 5), torch.ones_like(ids)], 1)
-    states = model.hidden(padded, mask, adapter=False).states[:, 5:]
+    states = model.hidden(padded, mask, adapter=False)[:, 5:]
     torch.testing.assert_close(model.logits(states), logits(model), atol=1e-4, rtol=0)

@@ -65,10 +65,10 @@ def test_states_keys_and_values_are_those_of_each_prompt_alone(
     (_, mask), cache = prefill(model, PROMPTS, adapter, room=3)
     for row, prompt in enumerate(PROMPTS):
         ids = torch.tensor([prompt])
-        alone = model.hidden(ids, torch.ones_like(ids), adapter, DynamicCache())
-        assert alone.cache is not None
-        torch.testing.assert_close(last[row], alone.states[0, -1], atol=1e-5, rtol=0)
-        for ours, plain in zip(keys_and_values(cache), keys_and_values(alone.cache), strict=True):
+        alone = DynamicCache()
+        states = model.hidden(ids, torch.ones_like(ids), adapter, alone)
+        torch.testing.assert_close(last[row], states[0, -1], atol=1e-5, rtol=0)
+        for ours, plain in zip(keys_and_values(cache), keys_and_values(alone), strict=True):
             for mine, theirs in zip(ours, plain, strict=True):
                 torch.testing.assert_close(mine[row][:, mask[row, :-1]], theirs[0, :, :-1], atol=1e-5, rtol=1e-5)
 
@@ -108,5 +108,5 @@ def test_a_window_is_not_taken_up_by_padding(tmp_path: Path, llm_folder: Path) -
     }
     for row, prompt in enumerate((short, long)):
         ids = torch.tensor([prompt])
-        alone = model.hidden(ids, torch.ones_like(ids), adapter=False).states[0, -1]
+        alone = model.hidden(ids, torch.ones_like(ids), adapter=False)[0, -1]
         torch.testing.assert_close(last[row], alone, atol=1e-5, rtol=1e-5)

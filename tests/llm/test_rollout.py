@@ -138,7 +138,7 @@ def test_sampling_follows_the_model(model: LanguageModel) -> None:
     count = 4000
     options = RolloutOptions(max_new_tokens=1, temperature=2.0)
     rollout = generate(model, [prompt] * count, options, draw_noise(0, 0, range(count), 1, 1))
-    logits = model.logits(model.hidden(torch.tensor([prompt]), torch.ones(1, len(prompt)), adapter=True).states)[0, -1]
+    logits = model.logits(model.hidden(torch.tensor([prompt]), torch.ones(1, len(prompt)), adapter=True))[0, -1]
     expected = (logits / 2.0).softmax(-1)
     observed = rollout.response_ids[:, 0].bincount(minlength=len(expected)) / count
     assert (observed - expected).abs().max() < 4 * (0.25 / count) ** 0.5

@@ -179,7 +179,7 @@ def test_the_adapter_has_no_part_in_the_score(llm_folder: Path) -> None:
     stir_adapter(model)
     assert torch.equal(score_prompts(model, prompts, answers, LCOptions()), before)
     ids = torch.tensor(prompts[:1])
-    states = [model.hidden(ids, torch.ones_like(ids), adapter=on).states for on in (True, False)]
+    states = [model.hidden(ids, torch.ones_like(ids), adapter=on) for on in (True, False)]
     assert not torch.allclose(*states)  # though the adapter, when on, has one in what is said
 
 

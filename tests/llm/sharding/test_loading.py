@@ -120,7 +120,7 @@ def state(model: LanguageModel) -> dict[str, Tensor]:
 @torch.no_grad()
 def logits(model: LanguageModel) -> Tensor:
     ids = torch.arange(5, 17)[None]
-    return model.logits(model.hidden(ids, torch.ones_like(ids), adapter=True).states)
+    return model.logits(model.hidden(ids, torch.ones_like(ids), adapter=True))
 
 
 def work(rank: int, port: int, folder: Path) -> None:
