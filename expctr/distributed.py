@@ -1,6 +1,6 @@
-"""Sums and gathers over however many ranks there are; the only place that asks for the world size.
+"""Sums and gathers over all ranks; the only file that reads the world size.
 
-Each function also works without a process group, where it is the identity on one rank's data.
+Without a process group, each function returns the single rank's own data.
 """
 
 from typing import Any
@@ -11,7 +11,7 @@ from torch import Tensor
 
 
 def world_size() -> int:
-    """How many ranks train together; 1 without a process group."""
+    """Number of ranks; 1 without a process group."""
     return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
 
 
@@ -29,23 +29,23 @@ def all_sum(x: Tensor) -> Tensor:
 
 
 def all_sum_with_gradient(x: Tensor) -> Tensor:
-    """As `all_sum`, but what a rank's `x` did to every rank's loss comes back as its gradient."""
+    """As `all_sum`, with the gradient of all ranks' losses with respect to this rank's `x`."""
     total: Tensor = _AllSum.apply(x)  # type: ignore[no-untyped-call]
     return total
 
 
 def all_mean_std(x: Tensor, mask: Tensor | None = None) -> tuple[Tensor, Tensor]:
-    """Mean and (biased) standard deviation of every rank's values together, as float64 scalars.
+    """Mean and (biased) standard deviation over the values of all ranks, as float64 scalars.
 
     Args:
         x: values of any shape, which may differ between ranks.
-        mask: 1 where a value counts, 0 where not, like `x`; all count without it.
+        mask: of the shape of `x`, 1 where a value counts and 0 elsewhere; all count without a mask.
     """
     values = x.detach().double()
     weight = torch.ones_like(values) if mask is None else mask.double()
     count = all_sum(weight.sum()).clamp_min(1)
     mean = all_sum((weight * values).sum()) / count
-    # From the deviations, not from E[x^2] - mean^2: that difference cancels when the spread is small.
+    # from deviations, because E[x^2] - mean^2 loses precision if the spread is small
     variance = all_sum((weight * (values - mean) ** 2).sum()) / count
     return mean, variance.sqrt()
 
@@ -60,10 +60,10 @@ def all_gather_objects(obj: Any) -> list[Any]:
 
 
 def all_gather_rows(x: Tensor) -> Tensor:
-    """Every rank's rows below each other, in rank order; the first dimension may differ between ranks.
+    """Concatenate the rows of all ranks, in rank order; the first dimension may differ between ranks.
 
     Args:
-        x: `[rows, ...]`, of one dtype and one shape after the first dimension on all ranks.
+        x: `[rows, ...]`, with the same dtype and the same further dimensions on all ranks.
 
     Returns:
         `[sum of rows, ...]`, detached, on every rank.
@@ -80,7 +80,7 @@ def all_gather_rows(x: Tensor) -> Tensor:
 
 
 class _AllSum(torch.autograd.Function):
-    """The sum is its own derivative: every rank's loss depends on every rank's `x` alike."""
+    """The backward pass is a sum too: every rank's loss depends equally on every rank's `x`."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor) -> Tensor:

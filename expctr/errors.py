@@ -1,31 +1,35 @@
-"""Errors for people."""
+"""Errors whose messages are for users."""
 
 from math import inf
 
 
 class UserError(ValueError):
-    """What a user can mend: the message says what was wrong, where, and the mend. The command line shows it alone."""
+    """An error that a user can fix. The message says what is wrong, where, and how to fix it.
+
+    The command line shows it without a traceback.
+    """
 
 
 class BadRunError(UserError):
-    """Training itself went wrong: a number is none, or nothing was written. No step was made on it, but one before may
-    have spoilt the weights already.
+    """Training failed: a number is NaN or infinite, or no text was generated.
+
+    No step was made with it, but an earlier step may have damaged the weights.
     """
 
 
 def check_range(group: str, options: object, **bounds: tuple[float, float]) -> None:
-    """Refuse numbers out of range, where a config is read and not an hour later.
+    """Refuse options out of range when a config is read.
 
     Args:
-        group: what the config calls the options, for the message.
-        options: whose attributes are checked; `None` is none of this check's business.
-        bounds: the lowest and the highest value of each, both allowed.
+        group: the options' name in the config, for the message.
+        options: the object whose attributes are checked; `None` always passes.
+        bounds: lowest and highest allowed value by attribute.
 
     Raises:
-        UserError: naming the option, its value and the range.
+        UserError: a value is out of range.
     """
     for name, (low, high) in bounds.items():
         value = getattr(options, name)
-        if value is not None and not low <= value <= high:  # and so not-a-number, too
+        if value is not None and not low <= value <= high:  # also refuses NaN
             allowed = f"at least {low}" if high == inf else f"from {low} to {high}"
             raise UserError(f"{group}.{name} must be {allowed}, not {value}")

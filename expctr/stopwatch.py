@@ -1,4 +1,4 @@
-"""Seconds by part, for the log."""
+"""Timing of named parts, for the log."""
 
 import time
 from collections import defaultdict
@@ -9,7 +9,7 @@ import torch
 
 
 class Stopwatch:
-    """Adds up the seconds spent in named parts; work queued on a GPU counts where it was asked for."""
+    """Adds up seconds by part. Work queued on a GPU counts in the part that queued it."""
 
     def __init__(self) -> None:
         self.seconds: dict[str, float] = defaultdict(float)

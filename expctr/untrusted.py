@@ -1,6 +1,7 @@
-"""Titles, explanations and names in files are text that somebody else wrote: it must not steer what reads it.
+"""Cleaning of untrusted text: titles, explanations, and names in files.
 
-What it may steer: a terminal, by control characters; a reader, by invisible ones; a language model, by control tokens.
+Such text must not control its reader: a terminal, by control characters; a person, by invisible characters; a language
+model, by control tokens.
 """
 
 import re
@@ -20,26 +21,29 @@ _PLAIN = " ,.'!?:;&()-"
 
 
 def printable(text: str, most: int | None = None) -> str:
-    """Text for a terminal: no escape sequence, line break or change of direction, and at most so many characters."""
+    """Text for a terminal: no escape sequences, line breaks or changes of direction, cut after `most` characters."""
     shown = "".join(c if c.isprintable() else " " for c in text[:most])
     return shown if len(shown) == len(text) else f"{shown}..."
 
 
 def one_line(text: str) -> str:
-    """Text without control and invisible characters or runs of white space.
+    """Text without control characters, invisible characters and repeated white space.
 
-    The joiners U+200C and U+200D stay where they join: in Persian and Indic words, in emoji of several parts.
+    The joiners U+200C and U+200D stay between characters that they join, as in Persian and Indic words and in emoji.
     """
     text = _INVISIBLE.sub("", _BREAKS.sub(" ", text))
     return " ".join(_LOOSE_JOINERS.sub("", text).split())
 
 
 class ControlTokens:
-    """The tokens of a tokenizer that mean something by themselves, to be kept out of a text.
+    """Removes a tokenizer's control tokens from text.
 
-    These are its special tokens, tokens added to its vocabulary other than words, and marks such as `[INST]` that its
-    chat template writes as ordinary text. The tokenizer itself is asked what it makes of a text: a normaliser may
-    make a control token of letters that look like none.
+    These are special tokens, tokens other than words that were added to the vocabulary, and marks such as `[INST]` that
+    the chat template writes as ordinary text. Texts are tokenized to find them, because a normaliser may turn
+    harmless-looking letters into a control token.
+
+    Args:
+        tokenizer: the model's.
     """
 
     def __init__(self, tokenizer: "PreTrainedTokenizerBase") -> None:
@@ -47,18 +51,18 @@ class ControlTokens:
         added = tokenizer.added_tokens_decoder.items()
         self._names = {i: t.content for i, t in added if t.special or re.search(r"[^\w\s]", t.content)}
         self._names |= dict(zip(tokenizer.all_special_ids, tokenizer.all_special_tokens, strict=True))
-        # An unknown character has the same id as the mark: only the text tells them apart.
+        # unknown characters have this id too; the literal mark is found in the text instead
         self._names.pop(tokenizer.unk_token_id, None)
         marks = _MARKS.findall(f"{tokenizer.chat_template} {tokenizer.unk_token}")
         self._marks = {_folded(mark): mark for mark in marks}
         longest_first = sorted(self._marks, key=len, reverse=True)
         self._mark = re.compile("|".join(map(re.escape, longest_first)) or r"(?!)")
 
-    def out_of(self, text: str) -> str:
-        """The text itself where it has no control token; else with spaces for them, on one line.
+    def remove(self, text: str) -> str:
+        """Replace control tokens by spaces, on one line; a text without any is returned unchanged.
 
-        A control token that is still read into the rest costs the text all but letters, digits and plain punctuation.
-        Lone surrogates, which are no text, become U+FFFD.
+        If the rest still contains a control token, only letters, digits and plain punctuation stay. Lone surrogates
+        become U+FFFD.
         """
         text = _SURROGATES.sub("\ufffd", text)
         found = self._found(text)
@@ -78,5 +82,5 @@ class ControlTokens:
 
 
 def _folded(text: str) -> str:
-    # Of the whole text at once, NFKC takes time that grows with the square of a row of accents.
+    # character by character: NFKC of a whole text takes quadratic time on a run of accents
     return "".join(unicodedata.normalize("NFKC", c) for c in text).casefold()

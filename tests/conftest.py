@@ -11,7 +11,8 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from expctr.data.batches import Nouns, SampleText
-from expctr.llm.model import LanguageModel, LLMOptions
+from expctr.llm.loading import LLMOptions
+from expctr.llm.model import LanguageModel
 from expctr.llm.prompts import PromptOptions, Prompts
 
 if TYPE_CHECKING:
@@ -100,7 +101,7 @@ def bare(tmp_path: Path) -> LLMOptions:
 
 @pytest.fixture
 def model(llm_folder: Path) -> LanguageModel:
-    return LanguageModel(LLMOptions(path=str(llm_folder), dtype="float32", lora_r=4))
+    return LanguageModel.load(LLMOptions(path=str(llm_folder), dtype="float32", lora_r=4))
 
 
 @pytest.fixture

@@ -31,7 +31,7 @@ from lightning.pytorch.callbacks import Callback
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch import Tensor
 
-from expctr.llm import scoring
+from expctr.llm import logprobs
 from expctr.modules.expctr import ExpCTRModule
 
 TESTS = Path(__file__).parent
@@ -201,8 +201,8 @@ class SmallLogits(Callback):
     """Has logits made in parts of one token, as a large vocabulary would."""
 
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
-        *others, _ = scoring.token_logprobs.__defaults__ or ()
-        scoring.token_logprobs.__defaults__ = (*others, 1)
+        *others, _ = logprobs.token_logprobs.__defaults__ or ()
+        logprobs.token_logprobs.__defaults__ = (*others, 1)
 
 
 def kill(epoch: int, batch: int = 0, where: str = "train", number: int = signal.SIGKILL) -> list[str]:

@@ -75,11 +75,11 @@ class Trainer(L.Trainer):
         """
         if not isinstance(model, ExpCTRModule):
             raise UserError(f"model: plan is about ExpCTRModule, not {type(model).__name__}")
-        from expctr.planning.report import PlanOptions, report  # it imports peft, which --help can do without
+        from expctr.planning.output import PlanOptions, print_plan  # it imports peft, which --help can do without
 
         asked = PlanOptions(devices, memory, prompt_tokens, processor, samples, tflops, utilisation, json)
         (stages,) = [c for c in vars(self)["callbacks"] if isinstance(c, StageScheduler)]
-        report(model.explainer, datamodule, stages.plan, asked)
+        print_plan(model.explainer, datamodule, stages.plan, asked)
 
     def export(
         self,

@@ -19,7 +19,7 @@ from expctr.data.features import Vocabulary
 from expctr.distributed import all_sum, world_size
 from expctr.errors import check_range
 from expctr.nan_guard import NaNGuard
-from expctr.seeding import first_weights
+from expctr.seeding import initial_weights
 
 TOO_FAST = "Lower the learning rate of the CTR model (options.lr)"
 """What to do if a CTR model's numbers are NaN or infinite."""
@@ -99,7 +99,7 @@ class ClickModel(nn.Module):
     def _fresh(self) -> list[CTRBackbone]:
         models: list[CTRBackbone] = []
         for fold in range(self.options.crossfit):
-            with first_weights(self._seed + fold):
+            with initial_weights(self._seed + fold):
                 models.append(self.backbone(*self._built_for))
         return models
 

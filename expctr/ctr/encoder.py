@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from expctr.errors import check_range
-from expctr.llm.locate import locate
+from expctr.llm.loading import locate
 from expctr.untrusted import ControlTokens
 
 if TYPE_CHECKING:
@@ -162,7 +162,7 @@ class SentenceEncoder:
         model = self._model.to(device)
         # One token less than the model can read leaves room for the padding that every batch has.
         limit = min(self.options.max_tokens, self._tokenizer.model_max_length - 1)
-        texts = [self._control.out_of(text) for text in texts]
+        texts = [self._control.remove(text) for text in texts]
         tokens: list[list[int]] = self._tokenizer(texts, truncation=True, max_length=limit)["input_ids"]
         buckets: dict[int, list[int]] = defaultdict(list)
         for row, ids in enumerate(tokens):

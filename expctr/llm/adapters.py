@@ -1,18 +1,23 @@
-"""The adapter's layers, which compute in the base's dtype."""
+"""The LoRA adapter, whose layers compute in the base's dtype."""
 
 from typing import Any, cast
 
+from peft import LoraConfig, PeftModel, get_peft_model
 from peft.tuners.lora.layer import Linear
+from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import Tensor, nn
+from transformers import PreTrainedModel
 
-from expctr.llm.cpu.linear import linear
+from expctr.errors import UserError
+from expctr.llm.cpu.linear import apply_linear
+from expctr.llm.loading import LLMOptions
 
 
 class LoraLinear(Linear):
-    """PEFT's layer, whose product is added to the base's by the matrix product itself.
+    """PEFT's LoRA layer, which adds its product to the base's in one matrix operation.
 
-    The weights stay in float32, and so do their gradients. PEFT casts each activation to float32 and back instead and
-    adds up in passes of its own, which on a CPU takes as long as the frozen layer.
+    Weights and their gradients stay in float32. PEFT's own layer casts each activation to float32 and back, and adds
+    in separate passes; on a CPU that takes as long as the frozen layer itself.
     """
 
     def forward(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
@@ -21,10 +26,38 @@ class LoraLinear(Linear):
         if self.merged or args or kwargs or len(active) != 1 or self.lora_variant:
             return super().forward(x, *args, **kwargs)
         (name,) = active
-        down, up = (cast(nn.Linear, part[name]).weight for part in (self.lora_A, self.lora_B))
-        flat = x.reshape(-1, x.shape[-1])  # of a view, an addition in place has autograd copy each gradient
-        result = linear(self.base_layer, flat)
+        down, up = (cast(nn.Linear, factor[name]).weight for factor in (self.lora_A, self.lora_B))
+        flat = x.reshape(-1, x.shape[-1])  # an in-place addition to a view makes autograd copy each gradient
+        result = apply_linear(self.base_layer, flat)
         if not self.disable_adapters:
-            low = nn.functional.linear(flat, down.to(x.dtype))  # no dropout, which would spoil PPO's ratio
+            low = nn.functional.linear(flat, down.to(x.dtype))  # no dropout, which would break PPO's ratio
             result.addmm_(low, up.to(x.dtype).t(), alpha=self.scaling[name])
         return result.view(*x.shape[:-1], result.shape[-1])
+
+
+def add_adapter(base: PreTrainedModel, options: LLMOptions, quantized: bool) -> PeftModel:
+    """Add fresh adapter layers to a base.
+
+    Args:
+        base: the frozen base.
+        options: the adapter's.
+        quantized: is the base in 4 or 8 bits? Its layers then get PEFT's own adapters.
+
+    Returns:
+        The model in evaluation mode, since dropout would break PPO's ratio.
+
+    Raises:
+        UserError: the output layer would get an adapter.
+    """
+    lora = LoraConfig(
+        r=options.lora_r, lora_alpha=options.lora_alpha, target_modules=options.lora_targets, task_type="CAUSAL_LM"
+    )
+    if not quantized:  # quantized layers are subclasses of nn.Linear
+        lora._register_custom_module({nn.Linear: LoraLinear})
+    model = get_peft_model(base, lora).eval()
+    if isinstance(base.get_output_embeddings(), BaseTunerLayer):
+        raise UserError(
+            "llm.lora_targets names the output layer, which cannot have an adapter: policy, reference and scorer share "
+            "it. Name layers of the decoder, or all-linear"
+        )
+    return model

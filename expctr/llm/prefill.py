@@ -1,23 +1,23 @@
-"""Prompts, computed once each: their common head once a run, the rest in batches of like length."""
+"""Prefill of prompts: their common prefix once per run, the rest in batches of similar length."""
 
 from collections.abc import Iterator, Sequence
-from copy import copy
-from typing import Any, NamedTuple, cast
+from typing import NamedTuple, cast
 
 import torch
 from torch import Tensor
 from transformers import DynamicCache
-from transformers.cache_utils import DynamicLayer
 
+from expctr.llm.kv_cache import PreallocatedLayer, expand_cache, keys_and_values
 from expctr.llm.model import LanguageModel
 
-TOKENS = 1024, 2**15
-"""Of a batch, on a processor and on a GPU: from there on, more of them compute no faster a token."""
-MOST_HEADS = 8
+BATCH_TOKENS = 1024, 2**15
+"""Tokens of a batch, on a CPU and on a GPU. Larger batches take no less time per token."""
+MAX_PREFIXES = 8
+"""Number of common prefixes whose keys and values are kept."""
 
 
 class Padded(NamedTuple):
-    """Prompts as rows of one length: their common head, padding, and the rest of each."""
+    """Prompts as rows of one length: their common prefix, padding, and the rest of each prompt."""
 
     ids: Tensor
     """`[batch, prompt]`."""
@@ -25,38 +25,39 @@ class Padded(NamedTuple):
     """bool `[batch, prompt]`."""
 
 
-class Part(NamedTuple):
-    """Some prompts after their last token."""
+class PromptBatch(NamedTuple):
+    """The state of some prompts after their last token."""
 
     rows: list[int]
-    head: int
-    """Tokens of the common head."""
+    """Indices of the prompts."""
+    prefix: int
+    """Number of tokens of the common prefix."""
     width: int
-    """Tokens of the longest rest, to which the others are padded on the left."""
+    """Number of tokens after the prefix in the longest prompt. The others are padded to it on the left."""
     last: Tensor
     """Hidden state of the last token, `[rows, hidden]`."""
     cache: DynamicCache
-    """Keys and values of the head, then of the rest."""
+    """Keys and values of the prefix, then of the rest."""
 
 
-def pad_left(prompts: Sequence[Sequence[int]], pad_id: int, device: torch.device, head: int = 0) -> Padded:
-    """Rows of one length, padded left of all but the first `head` tokens.
+def pad_left(prompts: Sequence[Sequence[int]], pad_id: int, device: torch.device, prefix: int = 0) -> Padded:
+    """Pad prompts to one length, on the left of all but the first `prefix` tokens.
 
-    Masks come from lengths, for the padding token may be one that prompts use.
+    The mask comes from lengths, because prompts may contain the padding token.
     """
     longest = max(map(len, prompts))
-    ids = torch.tensor([[*p[:head], *[pad_id] * (longest - len(p)), *p[head:]] for p in prompts], device=device)
+    ids = torch.tensor([[*p[:prefix], *[pad_id] * (longest - len(p)), *p[prefix:]] for p in prompts], device=device)
     lengths = torch.tensor([len(p) for p in prompts], device=device)
-    place = torch.arange(longest, device=device)
-    return Padded(ids, (place < head) | (place >= head + longest - lengths[:, None]))
+    position = torch.arange(longest, device=device)
+    return Padded(ids, (position < prefix) | (position >= prefix + longest - lengths[:, None]))
 
 
-def common_head(model: LanguageModel, prompts: Sequence[Sequence[int]]) -> int:
-    """How many tokens all prompts begin with; at least one token is left of each.
+def common_prefix(model: LanguageModel, prompts: Sequence[Sequence[int]]) -> int:
+    """Number of tokens that all prompts start with; each prompt keeps at least one token after it.
 
-    None for a model with local attention, for which padding after the head would move it out of sight.
+    0 for a model with local attention, which could not see the prefix across the padding.
     """
-    if model.local:
+    if model.has_local_attention:
         return 0
     in_order = sorted(map(list, prompts))
     first, last = in_order[0], in_order[-1]
@@ -65,44 +66,44 @@ def common_head(model: LanguageModel, prompts: Sequence[Sequence[int]]) -> int:
 
 
 @torch.no_grad()
-def parts(model: LanguageModel, prompts: Sequence[Sequence[int]], adapter: bool) -> Iterator[Part]:
-    """Compute prompts, the shortest first.
+def prefill_batches(model: LanguageModel, prompts: Sequence[Sequence[int]], adapter: bool) -> Iterator[PromptBatch]:
+    """Compute prompts in batches, the shortest prompts first.
 
     Args:
         model: the language model.
-        prompts: token ids, at least one each.
+        prompts: token ids, at least one per prompt.
         adapter: the policy, or the frozen base.
     """
     if not prompts:
         return
-    head = common_head(model, prompts) if len(prompts) > 1 else 0  # one alone has nothing to share, or to keep
-    start = _head(model, tuple(prompts[0][:head]), adapter) if head else None
-    budget = TOKENS[model.device.type != "cpu"]
+    prefix = common_prefix(model, prompts) if len(prompts) > 1 else 0  # a single prompt shares nothing
+    start = _prefix_cache(model, tuple(prompts[0][:prefix]), adapter) if prefix else None
+    budget = BATCH_TOKENS[model.device.type != "cpu"]
     order = sorted(range(len(prompts)), key=lambda i: len(prompts[i]))
     while order:
         count = 1
-        while count < len(order) and (count + 1) * (len(prompts[order[count]]) - head) <= budget:
+        while count < len(order) and (count + 1) * (len(prompts[order[count]]) - prefix) <= budget:
             count += 1
         rows, order = order[:count], order[count:]
-        rest, mask = pad_left([prompts[i][head:] for i in rows], model.pad_id, model.device)
-        seen = torch.cat([torch.ones(len(rows), head, dtype=torch.bool, device=mask.device), mask], 1)
-        cache = DynamicCache() if start is None else expanded(start, len(rows))
-        hidden = model.hidden(rest, seen, adapter, cache)
-        yield Part(rows, head, rest.shape[1], hidden.states[:, -1], cache)
+        rest, mask = pad_left([prompts[i][prefix:] for i in rows], model.pad_id, model.device)
+        seen = torch.cat([torch.ones(len(rows), prefix, dtype=torch.bool, device=mask.device), mask], 1)
+        cache = DynamicCache() if start is None else expand_cache(start, len(rows))
+        last = model.hidden(rest, seen, adapter, cache)[:, -1]
+        yield PromptBatch(rows, prefix, rest.shape[1], last, cache)
 
 
-def _head(model: LanguageModel, ids: tuple[int, ...], adapter: bool) -> DynamicCache:
-    """Keys and values of a common head, of one row; those of the frozen base are kept."""
+def _prefix_cache(model: LanguageModel, ids: tuple[int, ...], adapter: bool) -> DynamicCache:
+    """Keys and values of a prefix, in one row. Those of the frozen base are kept for later calls."""
     key = (model.device, ids)
-    cache = None if adapter else model.heads.pop(key, None)
+    cache = None if adapter else model.prefix_caches.pop(key, None)
     if cache is None:
         tokens = torch.tensor([ids], device=model.device)
         cache = DynamicCache()
         model.hidden(tokens, torch.ones_like(tokens), adapter, cache)
     if not adapter:
-        model.heads[key] = cache
-        if len(model.heads) > MOST_HEADS:  # the one that was not used for longest
-            del model.heads[next(iter(model.heads))]
+        model.prefix_caches[key] = cache
+        if len(model.prefix_caches) > MAX_PREFIXES:  # drop the least recently used
+            del model.prefix_caches[next(iter(model.prefix_caches))]
     return cache
 
 
@@ -110,111 +111,29 @@ def _head(model: LanguageModel, ids: tuple[int, ...], adapter: bool) -> DynamicC
 def prefill(
     model: LanguageModel, prompts: Sequence[Sequence[int]], adapter: bool, room: int = 0
 ) -> tuple[Padded, DynamicCache]:
-    """The prompts as rows of one length, and the keys and values of all their tokens but the last.
-
-    Equal prompts are computed once.
+    """Compute keys and values of all prompt tokens but the last; equal prompts are computed once.
 
     Args:
         model: the language model.
-        prompts: token ids, at least two each.
+        prompts: token ids, at least two per prompt.
         adapter: the policy, or the frozen base.
-        room: positions to leave free in the cache, which `Roomy` layers then fill without copying.
+        room: number of free positions in the cache (`PreallocatedLayer`).
+
+    Returns:
+        The padded prompts, and their cache.
     """
     copies: dict[tuple[int, ...], list[int]] = {}
     for row, prompt in enumerate(prompts):
         copies.setdefault(tuple(prompt[:-1]), []).append(row)
-    texts = list(copies)
-    total = max(map(len, texts))
+    unique = list(copies)
+    total = max(map(len, unique))
     whole = DynamicCache()
-    for part in parts(model, texts, adapter):
-        source = [i for i, text in enumerate(part.rows) for _ in copies[texts[text]]]
-        target = [row for text in part.rows for row in copies[texts[text]]]
-        for number, (keys, values) in enumerate(contents(part.cache)):
+    for batch in prefill_batches(model, unique, adapter):
+        source = [i for i, text in enumerate(batch.rows) for _ in copies[unique[text]]]
+        target = [row for text in batch.rows for row in copies[unique[text]]]
+        for number, (keys, values) in enumerate(keys_and_values(batch.cache)):
             if number == len(whole.layers):
-                whole.layers.append(Roomy(keys, values, len(prompts), total, room))
-            layer = cast(Roomy, whole.layers[number])
-            layer.put(target, keys[source], values[source], part.head, part.width)
-    return pad_left(prompts, model.pad_id, model.device, part.head), whole
-
-
-class Roomy(DynamicLayer):
-    """A cache layer with room for what is to come: adding a token writes it, where the base class copies all of them.
-
-    Attention gets the room along, which its causal mask covers: a part of the storage would be copied to multiply it.
-
-    Args:
-        keys: some, for their shape and type.
-        values: likewise.
-        batch: rows.
-        length: positions filled from the start.
-        room: positions left free.
-    """
-
-    keys: Tensor
-    values: Tensor
-
-    def __init__(self, keys: Tensor, values: Tensor, batch: int, length: int, room: int) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]
-        self.lazy_initialization(keys, values)
-        self.keys, self.values = (x.new_zeros(batch, x.shape[1], length + room, x.shape[3]) for x in (keys, values))
-        self._length = length
-
-    def put(self, rows: Sequence[int], keys: Tensor, values: Tensor, head: int, width: int) -> None:
-        """Write rows: a head on the left, the rest of `width` positions on the right."""
-        where, end = torch.tensor(rows, device=keys.device), self._length
-        for mine, theirs in ((self.keys, keys), (self.values, values)):
-            mine[where, :, :head] = theirs[:, :, :head]
-            mine[where, :, end - width : end] = theirs[:, :, head:]
-
-    def filled(self) -> tuple[Tensor, Tensor]:
-        """Keys and values without the room; what is added later leaves them as they are."""
-        return self.keys[:, :, : self._length], self.values[:, :, : self._length]
-
-    def update(self, key_states: Tensor, value_states: Tensor, *_: Any, **__: Any) -> tuple[Tensor, Tensor]:
-        """Write new positions into the room, of which there must be enough, and without gradient."""
-        start, self._length = self._length, self._length + key_states.shape[2]
-        self.keys[:, :, start : self._length] = key_states
-        self.values[:, :, start : self._length] = value_states
-        return self.keys, self.values
-
-    def get_seq_length(self) -> int:
-        """Positions filled."""
-        return self._length
-
-    def get_mask_sizes(self, query_length: int) -> tuple[int, int]:
-        """What attention gets to see: everything, from position 0."""
-        return self.keys.shape[2], 0
-
-
-def contents(cache: DynamicCache) -> Iterator[tuple[Tensor, Tensor]]:
-    """Keys and values of each layer."""
-    for layer in cast(list[DynamicLayer], cache.layers):
-        yield layer.filled() if isinstance(layer, Roomy) else (cast(Tensor, layer.keys), cast(Tensor, layer.values))
-
-
-def cache_of(pairs: Iterator[tuple[Tensor, Tensor]]) -> DynamicCache:
-    """A cache of these keys and values, which are not copied, and which extending it leaves as they are."""
-    cache = DynamicCache()
-    for keys, values in pairs:
-        layer = DynamicLayer()
-        layer.lazy_initialization(keys, values)
-        layer.keys, layer.values = keys, values
-        cache.layers.append(layer)
-    return cache
-
-
-def twin(cache: DynamicCache) -> DynamicCache:
-    """The same keys and values in layers of their own: one cache may be extended, the other keeps what was filled.
-
-    Nothing is copied. Twins share their room too, which only one of them can use at a time.
-    """
-    other = DynamicCache()
-    other.layers = [copy(layer) for layer in cache.layers]
-    return other
-
-
-def expanded(cache: DynamicCache, rows: int) -> DynamicCache:
-    """A cache of one row as one of several."""
-    return cache_of(
-        (keys.expand(rows, -1, -1, -1), values.expand(rows, -1, -1, -1)) for keys, values in contents(cache)
-    )
+                whole.layers.append(PreallocatedLayer(keys, values, len(prompts), total, room))
+            layer = cast(PreallocatedLayer, whole.layers[number])
+            layer.put(target, keys[source], values[source], batch.prefix, batch.width)
+    return pad_left(prompts, model.pad_id, model.device, batch.prefix), whole

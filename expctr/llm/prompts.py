@@ -1,7 +1,7 @@
-"""Templates -> text -> token ids (paper 4.1, 4.2.2).
+"""Prompts: templates -> text -> token ids (paper 4.1, 4.2.2).
 
-Titles and explanations are untrusted: control characters and the tokenizer's own control tokens are taken out of
-them, and each title and each prompt with a history has a cap in tokens. What was cut is counted.
+Titles and explanations are untrusted: control characters and the tokenizer's control tokens are removed from them.
+Titles, and prompts with a history, have a maximum length in tokens; cut titles are counted.
 """
 
 from collections.abc import Sequence
@@ -26,7 +26,7 @@ _NOUNS = {"item", "items", "person", "activity"}
 
 @dataclass
 class PromptOptions:
-    """Prompt templates and their caps. `{item}`, `{items}`, `{person}`, `{activity}` are the dataset's nouns."""
+    """Prompt templates and length limits. `{item}`, `{items}`, `{person}`, `{activity}` are the dataset's nouns."""
 
     explanation: str = (
         "You are a helpful online recommendation assistant with access to a vast database of {items} and {person} "
@@ -50,7 +50,7 @@ class PromptOptions:
         "The user thought: {reason}\n"
         'Whether the user will like the target {item} "{target}":'
     )
-    """The same with the target's title, used when `lc.include_title` is set. Fields: {reason}, {target}."""
+    """As `lc`, with the target's title; used if `lc.include_title` is set. Fields: {reason}, {target}."""
     icl: str = (
         "Given the user's preference, identify whether the user will like the target {item} by answering "
         '"Yes." or "No."\n'
@@ -60,11 +60,11 @@ class PromptOptions:
     )
     """Asks the language model directly (the ICL row of Table 1). Fields: {liked}, {disliked}, {target}."""
     none: str = "none"
-    """What an empty list of liked or disliked items reads as."""
+    """Text for an empty list of liked or disliked items."""
     title_tokens: int = 32
-    """A title is cut after this many tokens."""
+    """Titles are cut after this many tokens."""
     prompt_tokens: int = 640
-    """The oldest title of the longer history is left out, again and again, until the prompt is no longer than this."""
+    """Maximum length of a prompt. Until a prompt fits, the oldest title of its longer history is dropped."""
 
     def __post_init__(self) -> None:
         check_range("prompts", self, title_tokens=(1, inf), prompt_tokens=(1, inf))
@@ -83,35 +83,35 @@ class PromptOptions:
 
 
 class Prompts:
-    """Writes the prompts of one tokenizer and one dataset.
+    """Writes prompts for one tokenizer and one dataset.
 
     Args:
-        tokenizer: its chat template is applied where it has one.
-        options: templates and caps.
-        nouns: what the dataset's items and people are called.
+        tokenizer: its chat template is applied if it has one.
+        options: templates and length limits.
+        nouns: the dataset's words for items and people.
     """
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase, options: PromptOptions, nouns: Nouns) -> None:
         self.tokenizer, self.options, self.nouns = tokenizer, options, nouns
         self.cut = {"titles": 0, "history_titles": 0}
-        """How many titles were cut, and history titles left out; for whoever reads it to set back to 0."""
+        """Number of titles cut, and of history titles dropped, since the reader last reset them to 0."""
         self._titles: dict[str, tuple[str, bool]] = {}
         self._control = ControlTokens(tokenizer)
 
     def explanation(self, texts: Sequence[SampleText]) -> list[list[int]]:
-        """Token ids of the prompts that ask for an explanation."""
+        """Token ids of prompts that ask for an explanation."""
         return [self._with_history(self.options.explanation, text)[0] for text in texts]
 
     def shown(self, text: SampleText) -> SampleText:
-        """The titles as the prompt for an explanation shows them; histories without what was left out."""
+        """The titles as an explanation prompt shows them, without dropped ones."""
         return self._with_history(self.options.explanation, text)[1]
 
     def icl(self, texts: Sequence[SampleText]) -> list[list[int]]:
-        """Token ids of the prompts that ask for the choice directly."""
+        """Token ids of prompts that ask directly for the user's choice."""
         return [self._with_history(self.options.icl, text)[0] for text in texts]
 
     def lc(self, texts: Sequence[SampleText], reasons: Sequence[str], include_title: bool) -> list[list[int]]:
-        """Token ids of the prompts that ask for the choice given an explanation (Eq. 8)."""
+        """Token ids of prompts that ask for the user's choice given an explanation (Eq. 8)."""
         template = self.options.lc_titled if include_title else self.options.lc
         titles = [self.title(text.target) if include_title else "" for text in texts]
         return [
@@ -120,12 +120,12 @@ class Prompts:
         ]
 
     def ending(self, template: str) -> str:
-        """A template's last line, its fields left empty: what the answer follows."""
+        """A template's last line with empty fields, which the answer follows."""
         fields = {field for allowed in _FIELDS.values() for field in allowed}
         return template.format(**vars(self.nouns), **dict.fromkeys(fields, "")).rsplit("\n", 1)[-1]
 
     def encode(self, message: str) -> list[int]:
-        """Token ids of one user message, ready for the answer's first token."""
+        """Token ids of one user message, followed by the start of the answer."""
         if self.tokenizer.chat_template is None:
             return list(self.tokenizer(message).input_ids)
         text = self.tokenizer.apply_chat_template(
@@ -134,11 +134,11 @@ class Prompts:
         return list(self.tokenizer(text, add_special_tokens=False).input_ids)
 
     def clean(self, text: str) -> str:
-        """Text on one line, without control characters and control tokens of the tokenizer."""
-        return self._control.out_of(one_line(text))
+        """Text on one line, without control characters and control tokens."""
+        return self._control.remove(one_line(text))
 
     def title(self, raw: str) -> str:
-        """A title as prompts show it: cleaned, and cut at `title_tokens`."""
+        """A title as prompts show it: cleaned, and cut after `title_tokens`."""
         if raw not in self._titles:
             text = self.clean(raw[: 64 * self.options.title_tokens])
             offsets = self.tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)["offset_mapping"]

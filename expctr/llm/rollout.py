@@ -1,4 +1,4 @@
-"""Sampling explanations, with each prompt computed once."""
+"""Rollouts: sample explanations, computing each prompt once."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -10,47 +10,50 @@ from torch import Tensor
 from torch.nn import functional as F
 from transformers import Cache, DynamicCache
 
-from expctr.llm import compiled
+from expctr.llm.compiled_decoding import free_positions, to_static
+from expctr.llm.kv_cache import keys_and_values, make_cache, share_cache
 from expctr.llm.model import LanguageModel
-from expctr.llm.prefill import Padded, cache_of, contents, prefill, twin
+from expctr.llm.prefill import Padded, prefill
 from expctr.stopwatch import Stopwatch
 
 _BLOCK = 256
+"""Number of tokens whose weights are summed first when sampling."""
 
 
 @dataclass
 class RolloutOptions:
-    """How explanations are sampled. There is no top-p or top-k: truncated sampling would break PPO's ratio."""
+    """How explanations are sampled. There is no top-p or top-k, because truncated sampling would break PPO's ratio."""
 
     max_new_tokens: int = 128
     """An explanation is cut after this many tokens (the paper's own run to 145)."""
     temperature: float = 1.0
-    """Of the sampling while training. Tests are greedy."""
+    """Sampling temperature during training. Test explanations are greedy."""
     group_size: int = 1
-    """Responses a prompt."""
+    """Responses per prompt."""
     truncated: Literal["keep", "penalise", "mask"] = "keep"
-    """A response without an end within max_new_tokens: rewarded as any other, rewarded `delta` less, or left out."""
+    """What happens to a response that does not end within max_new_tokens: `keep` rewards it like any other, `penalise`
+    subtracts `delta` from its reward, `mask` leaves it out."""
 
     def __post_init__(self) -> None:
         if self.max_new_tokens < 1 or self.group_size < 1:
             raise ValueError("rollout.max_new_tokens and rollout.group_size must be at least 1")
         if self.temperature <= 0:
-            raise ValueError(f"rollout.temperature is {self.temperature}: it must be above 0 (tests are greedy anyway)")
+            raise ValueError(f"rollout.temperature is {self.temperature}: it must be above 0")
 
 
 @dataclass
 class Rollout:
-    """Prompts and the responses to them.
+    """Prompts and their responses.
 
     Attributes:
-        prompt_ids: padded left of all but their common head, `[batch, prompt]`.
+        prompt_ids: `[batch, prompt]`, padded on the left of all but the common prefix.
         prompt_mask: bool `[batch, prompt]`.
-        response_ids: right padded, `[batch, response]`.
-        response_mask: bool `[batch, response]`, true up to and including the last token (the EOS where there is one).
-        logprobs: of the tokens as they were sampled, at the sampling temperature, float32 `[batch, response]`.
-        truncated: bool `[batch]`, no EOS within the limit.
-        cache: the frozen base's keys and values of all prompt tokens but the last, where the adapter's scope is the
-            response; else `None`.
+        response_ids: `[batch, response]`, padded on the right.
+        response_mask: bool `[batch, response]`, true up to and including the last token (EOS, unless truncated).
+        logprobs: of the tokens at the sampling temperature, float32 `[batch, response]`.
+        truncated: bool `[batch]`, true without an EOS within the limit.
+        cache: the frozen base's keys and values of all prompt tokens but the last, if `llm.adapter_scope` is
+            `response`; else `None`.
     """
 
     prompt_ids: Tensor
@@ -65,15 +68,17 @@ class Rollout:
         return len(self.prompt_ids)
 
     def select(self, rows: Tensor) -> Self:
-        """Some of the rows, without the columns that are padding in all of them."""
+        """Select rows, and drop columns that are padding in all of them."""
         mask = self.response_mask[rows]
         longest = int(mask.sum(1).max())
         used = self.prompt_mask[rows].any(0)
         cache = None
         if self.cache is not None:
             columns = used[:-1].nonzero()[:, 0]
-            where = rows[:, None], slice(None), columns  # puts rows and columns first
-            cache = cache_of((k[where].transpose(1, 2), v[where].transpose(1, 2)) for k, v in contents(self.cache))
+            where = rows[:, None], slice(None), columns  # indexing moves rows and columns to the front
+            cache = make_cache(
+                (k[where].transpose(1, 2), v[where].transpose(1, 2)) for k, v in keys_and_values(self.cache)
+            )
         return type(self)(
             self.prompt_ids[rows][:, used],
             self.prompt_mask[rows][:, used],
@@ -85,11 +90,11 @@ class Rollout:
         )
 
 
-def uniforms(seed: int, epoch: int, samples: Sequence[int], repeats: int, count: int, batch: int = 0) -> Tensor:
-    """Sampling noise keyed by (seed, epoch, batch, sample, repeat): the same on any rank and after any resume.
+def draw_noise(seed: int, epoch: int, samples: Sequence[int], repeats: int, count: int, batch: int = 0) -> Tensor:
+    """Draw sampling noise that depends only on (seed, epoch, batch, sample, repeat), on any rank and after any resume.
 
     Returns:
-        Numbers in [0, 1), float64 `[samples * repeats, count]`.
+        Uniform numbers in [0, 1), float64 `[samples * repeats, count]`.
     """
     draws = [
         np.random.Generator(np.random.Philox(key=[seed, sample], counter=[0, batch, repeat, epoch])).random(count)
@@ -109,28 +114,28 @@ def generate(
     watch: Stopwatch | None = None,
     earlier: Rollout | None = None,
 ) -> Rollout:
-    """Answer prompts.
+    """Generate responses to prompts.
 
     Args:
         model: the language model.
         prompts: token ids.
         options: length and temperature.
-        noise: uniform numbers `[batch, max_new_tokens]`, one a token, turned into tokens by inverting the cumulative
-            distribution; `None` for greedy answers.
+        noise: uniform numbers `[batch, max_new_tokens]`, which sample tokens by inversion of the cumulative
+            distribution; `None` for greedy responses.
         adapter: the policy, or the untrained base.
-        watch: takes the seconds of `prefill` and `decode`.
-        earlier: other answers to the same prompts by the same options; what it kept of the prompts serves again.
+        watch: gets the seconds of `prefill` and `decode`.
+        earlier: another rollout of the same prompts with the same options; its prompt cache is reused.
     """
     watch = watch or Stopwatch()
     batch, limit, scope = len(prompts), options.max_new_tokens, model.options.adapter_scope
     static = model.options.compile_decoding
-    room = compiled.room(max(map(len, prompts)) - 1, limit) if static else limit
+    room = free_positions(max(map(len, prompts)) - 1, limit) if static else limit
     with watch("prefill"):
         if earlier is not None and earlier.cache is not None:
-            (ids, mask), prefilled = Padded(earlier.prompt_ids, earlier.prompt_mask), twin(earlier.cache)
+            (ids, mask), prefilled = Padded(earlier.prompt_ids, earlier.prompt_mask), share_cache(earlier.cache)
         else:
             (ids, mask), prefilled = prefill(model, prompts, adapter and scope == "all", room=room)
-    kept = twin(prefilled) if scope == "response" else None
+    kept = share_cache(prefilled) if scope == "response" else None
 
     tokens = torch.full((batch, limit), model.pad_id, device=ids.device)
     logprobs = torch.zeros(batch, limit, device=ids.device)
@@ -141,12 +146,12 @@ def generate(
     alive, current, seen = torch.arange(batch, device=ids.device), ids[:, -1:].clone(), mask
     cache: Cache = prefilled
     if static:
-        cache, seen = compiled.fixed(prefilled, mask.shape[1] - 1, model.caches), F.pad(mask, (0, room - 1))
+        cache, seen = to_static(prefilled, mask.shape[1] - 1, model.static_caches), F.pad(mask, (0, room - 1))
     with watch("decode"):
         for step in range(limit):
             uniform = None if noise is None else noise[alive, step]
-            chosen, of_chosen = next_tokens(model, current, seen, cache, adapter, options.temperature, uniform)
-            tokens[alive, step], logprobs[alive, step] = chosen, of_chosen
+            chosen, logprob = decode_step(model, current, seen, cache, adapter, options.temperature, uniform)
+            tokens[alive, step], logprobs[alive, step] = chosen, logprob
             ended = torch.isin(chosen, eos) & truncated[alive]
             lengths[alive[ended]] = step + 1
             truncated[alive[ended]] = False
@@ -158,7 +163,7 @@ def generate(
             if ended.any():
                 if not truncated.any():
                     break
-                if not static:  # finished rows leave the batch
+                if not static:  # remove finished rows from the batch
                     left = (~ended).nonzero()[:, 0]
                     alive, current, seen = alive[left], current[left], seen[left]
                     prefilled.batch_select_indices(left)
@@ -169,7 +174,7 @@ def generate(
     return Rollout(ids, mask, tokens, response_mask, logprobs, truncated, kept)
 
 
-def next_tokens(
+def decode_step(
     model: LanguageModel,
     current: Tensor,
     seen: Tensor,
@@ -178,45 +183,45 @@ def next_tokens(
     temperature: float,
     uniform: Tensor | None,
 ) -> tuple[Tensor, Tensor]:
-    """One token a row, and its log-probability, `[batch]` each.
+    """Decode one token per row, and its log-probability, `[batch]` each.
 
     Args:
         model: the language model.
         current: each row's latest token, `[batch, 1]`.
-        seen: mask of the cached tokens and this one.
-        cache: of the earlier tokens; this one's keys and values are added.
+        seen: mask of the cached tokens and of `current`.
+        cache: of the earlier tokens; the keys and values of `current` are added.
         adapter: the policy, or the untrained base.
         temperature: of the logits.
-        uniform: what to sample by, `[batch]`; `None` for the likeliest token.
+        uniform: sampling noise `[batch]`; `None` for the most likely token.
     """
     scores = model.next_logits(current, seen, adapter, cache)
     if temperature != 1:
         scores = scores / temperature
     top = scores.amax(-1, keepdim=True)
     weights = (scores - top).exp_()
-    chosen = scores.argmax(-1) if uniform is None else invert(weights, uniform)
+    chosen = scores.argmax(-1) if uniform is None else sample_tokens(weights, uniform)
     return chosen, (scores.gather(1, chosen[:, None]) - top)[:, 0] - weights.sum(-1).log()
 
 
-def texts(model: LanguageModel, rollout: Rollout) -> list[str]:
-    """The responses as text, on one line each."""
+def decode_texts(model: LanguageModel, rollout: Rollout) -> list[str]:
+    """Decode responses to text, each on one line."""
     rows = [ids[mask].tolist() for ids, mask in zip(rollout.response_ids, rollout.response_mask, strict=True)]
     return [" ".join(text.split()) for text in model.tokenizer.batch_decode(rows, skip_special_tokens=True)]
 
 
-def invert(weights: Tensor, uniform: Tensor) -> Tensor:
-    """Tokens sampled in proportion to weights, by inverting their cumulative sum.
+def sample_tokens(weights: Tensor, uniform: Tensor) -> Tensor:
+    """Sample tokens in proportion to weights, by inversion of their cumulative sum.
 
-    Weights are summed in blocks first, and token by token in one block a row: a cumulative sum over a vocabulary, in
-    double precision, takes about as long as the model's output layer.
+    Weights are summed by block first, then by token within one block per row, because a cumulative sum over the whole
+    vocabulary in double precision takes about as long as the model's output layer.
 
     Args:
-        weights: not negative, one above 0 in each row, `[batch, vocabulary]`.
-        uniform: in [0, 1), float64 `[batch]`.
+        weights: `[batch, vocabulary]`, not negative, with a positive one in each row.
+        uniform: noise in [0, 1), float64 `[batch]`.
 
     Returns:
-        The first token of each row up to which the weights sum to more than that share of all, `[batch]`; where they
-        are no numbers, some token of the vocabulary.
+        The first token of each row whose cumulative share of the weights exceeds `uniform`, `[batch]`; any token if
+        weights are NaN or infinite.
     """
     count = weights.shape[1] // _BLOCK
     blocks, rest = weights[:, : count * _BLOCK].unflatten(1, (count, _BLOCK)), weights[:, count * _BLOCK :]
@@ -229,11 +234,11 @@ def invert(weights: Tensor, uniform: Tensor) -> Tensor:
 
 
 def _first_above(weights: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
-    """The first place with a cumulative weight above a target, and what the target leaves for it, `[batch, 1]` each.
+    """The first index whose cumulative weight exceeds a target, and the rest of the target there, `[batch, 1]` each.
 
-    Rounding takes no target out of the weights' reach: the place is never one of weight 0.
+    Targets are clamped, so that rounding never selects an index of weight 0.
     """
     cumulative = weights.cumsum(-1)
     most = torch.nextafter(cumulative[:, -1:], torch.zeros_like(target))
-    place = torch.searchsorted(cumulative, target.clamp(0).minimum(most), right=True).clamp_max(weights.shape[1] - 1)
-    return place, target - (cumulative.gather(1, place) - weights.gather(1, place))
+    index = torch.searchsorted(cumulative, target.clamp(0).minimum(most), right=True).clamp_max(weights.shape[1] - 1)
+    return index, target - (cumulative.gather(1, index) - weights.gather(1, index))

@@ -2,11 +2,11 @@
 
 from lightning.pytorch.trainer.states import TrainerFn
 
-from expctr.llm.model import LLMOptions
+from expctr.llm.loading import LLMOptions
 from expctr.llm.prompts import PromptOptions
 from expctr.llm.rollout import RolloutOptions
-from expctr.llm.scoring import LCOptions
 from expctr.llm.sharding.fsdp import shard
+from expctr.llm.yes_no import LCOptions
 from expctr.modules.staged import StagedModule
 from expctr.rl.options import KLOptions, PPOOptions, RewardOptions
 from expctr.rl.policy import Policy

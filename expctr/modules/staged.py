@@ -139,7 +139,7 @@ class StagedModule(L.LightningModule):
         if self.models.policy.built:
             return
         self.build_models()
-        scorers = Scorers(self.models.policy, self.models.ctr, self.models.encoder)
+        scorers = Scorers(self.models.policy.lc_scorer, self.models.ctr, self.models.encoder)
         for rewards in self.rewards.values():
             for reward in rewards:
                 reward.attach(scorers)
@@ -180,7 +180,7 @@ class StagedModule(L.LightningModule):
     def _measure_gap(self) -> None:
         texts = self.data.table("val").texts[:64] or self.data.table("train").texts[:64]
         with unsharded(self.models.policy.model):
-            gap, order = self.models.policy.lc_gap(texts)
+            gap, order = self.models.policy.lc_scorer.gap(texts)
         self._log({"lc/gap": gap, "lc/order": order})
         found = f"{order:.0%} of sentence pairs in the right order, mean difference of s_u {gap:.3f}"
         self.print(f"LC scorer: {found}")
@@ -293,7 +293,7 @@ class StagedModule(L.LightningModule):
                 places = range(start, min(start + size, len(prompts)))[rank() :: world_size()]
                 rows = [prompts[i] for i in places]
                 texts = policy.explain(rows)[1] if rows else []
-                written += list(zip(places, texts, policy.lc_scores(rows, texts).tolist(), strict=True))
+                written += list(zip(places, texts, policy.lc_scorer.scores(rows, texts).tolist(), strict=True))
         found = sorted(row for part in all_gather_objects(written) for row in part)
         return [text for _, text, _ in found], [score for _, _, score in found]
 

@@ -1,4 +1,4 @@
-"""How many bytes the package's own code holds, from running it on tensors that have a shape and no storage."""
+"""Trace the memory of code by running it on tensors without storage."""
 
 import weakref
 from collections import Counter
@@ -14,39 +14,42 @@ from torch.utils._pytree import tree_leaves
 from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.masking_utils import sdpa_mask
 
-FUSED, FLASH = "counted_sdpa", "counted_flash"
-"""Attention that keeps no scores, as transformers knows it: keys repeated for each head, and not."""
+FUSED, FLASH = "counted_sdpa", "counted_without_repeats"
+"""Names of two stand-ins for fused attention, which keeps no scores: with keys repeated per head, and without.
+
+transformers would look for a kernel of its own under any name with "flash" in it.
+"""
 
 
 class Trace(TorchDispatchMode):
-    """Counts the tensors that code makes while this is on, views as what they are views of.
+    """Counts the bytes of tensors that are created inside; a view counts as its base.
 
-    What was there before (weights, inputs) does not count.
+    Tensors from before (weights, inputs) do not count.
 
     Args:
-        vocabulary: a tensor whose last dimension this is counts as logits.
+        vocab_size: a tensor with this last dimension counts as logits.
     """
 
-    def __init__(self, vocabulary: int = 0) -> None:
+    def __init__(self, vocab_size: int = 0) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self.peak: Counter[str] = Counter()
-        """Bytes by label at the moment when their sum was highest."""
-        self._vocabulary, self._label = vocabulary, "activations"
+        """Bytes by label at the moment of the highest total."""
+        self._vocab_size, self._label = vocab_size, "activations"
         self._now: Counter[str] = Counter()
         self._alive: set[int] = set()
 
     @contextmanager
     def label(self, name: str) -> Iterator[None]:
-        """What is made inside counts as that."""
+        """Label the tensors that are created inside."""
         before, self._label = self._label, name
         yield
         self._label = before
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        """Run an operator, and count what it made."""
+        """Run an operator, and count its results."""
         for tensor in tree_leaves((args, kwargs)):
             if isinstance(tensor, Tensor):
-                self._know(tensor.untyped_storage(), self._label, 0)
+                self._add(tensor.untyped_storage(), self._label, 0)
         result = func(*args, **(kwargs or {}))
         for tensor in tree_leaves(result):
             if isinstance(tensor, Tensor):
@@ -54,14 +57,14 @@ class Trace(TorchDispatchMode):
         return result
 
     def _count(self, tensor: Tensor) -> None:
-        wide = tensor.ndim > 0 and tensor.shape[-1] == self._vocabulary
+        wide = tensor.ndim > 0 and tensor.shape[-1] == self._vocab_size
         storage = tensor.untyped_storage()
-        self._know(storage, "logits" if wide else self._label, storage.nbytes())
+        self._add(storage, "logits" if wide else self._label, storage.nbytes())
         if self._now.total() > self.peak.total():
             self.peak = self._now.copy()
 
-    def _know(self, storage: torch.UntypedStorage, label: str, size: int) -> None:
-        """Count a storage until it goes, after which its address may be another's."""
+    def _add(self, storage: torch.UntypedStorage, label: str, size: int) -> None:
+        """Count a storage until it is freed, after which its address may be reused."""
         if storage._cdata in self._alive:
             return
         self._alive.add(storage._cdata)
@@ -73,11 +76,11 @@ class Trace(TorchDispatchMode):
         self._now[label] -= size
 
 
-def without_storage(module: nn.Module, fake: FakeTensorMode) -> None:
-    """Give a module of the meta device parameters and buffers that pass for a processor's; shared ones stay shared."""
+def remove_storage(module: nn.Module, fake: FakeTensorMode) -> None:
+    """Replace a module's parameters and buffers by fake tensors on the CPU; shared ones stay shared."""
     made: dict[int, Any] = {}
-    for part in module.modules():
-        for table in (part._parameters, part._buffers):
+    for child in module.modules():
+        for table in (child._parameters, child._buffers):
             for name, tensor in table.items():
                 if tensor is None:
                     continue
@@ -89,7 +92,7 @@ def without_storage(module: nn.Module, fake: FakeTensorMode) -> None:
 
 
 class _Fused(torch.autograd.Function):
-    """What a fused kernel makes and keeps: its inputs, its output, and a normaliser of each query."""
+    """Stands for a fused kernel, which keeps its inputs, its output, and a normaliser per query."""
 
     @staticmethod
     def forward(ctx: Any, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
@@ -105,7 +108,7 @@ class _Fused(torch.autograd.Function):
 def _fused(
     module: nn.Module, query: Tensor, key: Tensor, value: Tensor, attention_mask: Tensor | None, **others: Any
 ) -> tuple[Tensor, None]:
-    """As transformers calls it where rows are padded: each key once for every head that reads it."""
+    """Fused attention of padded rows, for which transformers repeats keys per head."""
     repeats = query.shape[1] // key.shape[1]
     if repeats > 1:
         key, value = (x.repeat_interleave(repeats, 1) for x in (key, value))

@@ -8,11 +8,12 @@ from torch import Tensor, nn
 from torch.distributed.device_mesh import DeviceMesh
 
 from expctr.data.batches import Nouns, SampleText
-from expctr.llm.direct import DirectQuestion
-from expctr.llm.model import LanguageModel, LLMOptions, ValueHead
+from expctr.llm.critic import ValueHead
+from expctr.llm.loading import LLMOptions
+from expctr.llm.model import LanguageModel
 from expctr.llm.prompts import PromptOptions, Prompts
-from expctr.llm.rollout import Rollout, RolloutOptions, generate, texts, uniforms
-from expctr.llm.scoring import Answers, LCOptions, answer_tokens, yes_no_scores
+from expctr.llm.rollout import Rollout, RolloutOptions, decode_texts, draw_noise, generate
+from expctr.llm.yes_no import DirectQuestion, LCOptions, LCScorer
 from expctr.rl.normalise import Moments, all_equal, normalise
 from expctr.rl.options import KLOptions, PPOOptions, RewardOptions
 from expctr.rl.update import PPOUpdate
@@ -69,11 +70,10 @@ class Policy(nn.Module):
         """
         if self.built:
             return
-        self.model = LanguageModel(self.llm, seed, mesh, device)
+        self.model = LanguageModel.load(self.llm, seed, mesh, device)
         self.value_head = ValueHead(self.model.hidden_size, seed=seed)
         self.prompts = Prompts(self.model.tokenizer, self.prompt_options, nouns)
-        template = self.prompt_options.lc_titled if self.lc.include_title else self.prompt_options.lc
-        self.answers: Answers = answer_tokens(self.model, self.prompts.ending(template), self.lc)
+        self.lc_scorer = LCScorer(self.model, self.prompts, self.lc)
         self.direct = DirectQuestion(self.model, self.prompts, self.lc)
         self.update = PPOUpdate(self.model, self.value_head, self.ppo, self.kl, self.rollout_options, self.reward.delta)
         self.built = True
@@ -95,7 +95,7 @@ class Policy(nn.Module):
         watch: Stopwatch | None = None,
         earlier: Rollout | None = None,
     ) -> tuple[Rollout, list[str]]:
-        """Explanations of samples: greedy, or sampled with the given noise (`uniforms`).
+        """Explanations of samples: greedy, or sampled with the given noise (`draw_noise`).
 
         Args:
             samples: titles of each row.
@@ -108,37 +108,12 @@ class Policy(nn.Module):
         if noise is not None:
             prompts = [prompt for prompt in prompts for _ in range(len(noise) // len(samples))]
         rollout = generate(self.model, prompts, self.rollout_options, noise, adapter, watch, earlier)
-        return rollout, texts(self.model, rollout)
+        return rollout, decode_texts(self.model, rollout)
 
     def noise(self, seed: int, epoch: int, batch: int, samples: Sequence[int], repeats: int | None = None) -> Tensor:
         """The sampling noise of a batch's samples, for `repeats` responses each (default `group_size`)."""
         options = self.rollout_options
-        return uniforms(seed, epoch, samples, repeats or options.group_size, options.max_new_tokens, batch)
-
-    def lc_scores(self, samples: Sequence[SampleText], reasons: Sequence[str]) -> Tensor:
-        """How likely the frozen base, having read the explanation, finds it that the user likes the target.
-
-        Returns:
-            s_u of Eq. 8, `[rows]`.
-        """
-        prompts = self.prompts.lc(samples, reasons, self.lc.include_title)
-        return yes_no_scores(self.model, prompts, self.answers, self.lc)
-
-    def icl_scores(self, samples: Sequence[SampleText]) -> Tensor:
-        """The same of the frozen base asked directly (the ICL row of the table), `[rows]`."""
-        return self.direct.scores(samples)
-
-    def lc_gap(self, samples: Sequence[SampleText]) -> tuple[float, float]:
-        """Can the scorer tell a sentence of liking from a sentence of dislike?
-
-        Returns:
-            The mean difference of the scores, and the share of pairs in the right order (0.5 for a tie).
-        """
-        like = [f'The user will likely enjoy "{self.prompts.title(s.target)}".' for s in samples]
-        dislike = [f'The user will likely dislike "{self.prompts.title(s.target)}".' for s in samples]
-        liked, disliked = self.lc_scores(samples, like), self.lc_scores(samples, dislike)
-        order = (liked > disliked).float() + 0.5 * (liked == disliked).float()
-        return float((liked - disliked).mean()), float(order.mean())
+        return draw_noise(seed, epoch, samples, repeats or options.group_size, options.max_new_tokens, batch)
 
     def normalised(self, rewards: Tensor, labels: Tensor, name: str = "lc") -> tuple[Tensor, Tensor]:
         """Eq. 10 with the options: the rewards within +-delta, and which were clipped, both `[rows]`.

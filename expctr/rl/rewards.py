@@ -10,19 +10,13 @@ import torch
 from torch import Tensor
 
 from expctr.ctr.encoder import SentenceEncoder
-from expctr.data.batches import Batch, SampleText
+from expctr.data.batches import Batch
 from expctr.errors import UserError, check_range
+from expctr.llm.yes_no import LCScorer
 from expctr.rl.normalise import EPS
 
 Metric = Literal["mae", "brier", "log"]
 Delta = Literal["abs", "signed", "relu"]
-
-
-class LCScorer(Protocol):
-    """The frozen language model that reads explanations (Eq. 8)."""
-
-    def lc_scores(self, samples: Sequence[SampleText], reasons: Sequence[str]) -> Tensor:
-        """How likely the user is to like the target: s_u, `[rows]`."""
 
 
 class ClickScorer(Protocol):
@@ -36,7 +30,8 @@ class ClickScorer(Protocol):
 class Scorers:
     """The models that a reward may query."""
 
-    policy: LCScorer
+    lc: LCScorer
+    """The frozen language model."""
     ctr: ClickScorer | None = None
     encoder: SentenceEncoder | None = None
 
@@ -110,11 +105,11 @@ class LCAlignment(Reward):
 
     def attach(self, scorers: Scorers) -> None:
         """Takes the frozen language model."""
-        self._policy = scorers.policy
+        self._scorer = scorers.lc
 
     def score(self, batch: Batch, texts: Sequence[str]) -> Tensor:
         """Eq. 9 of the scores s_u."""
-        self.columns = {"s_u": self._policy.lc_scores(batch.texts, texts)}
+        self.columns = {"s_u": self._scorer.scores(batch.texts, texts)}
         return alignment(self.columns["s_u"], batch.label, self.metric)
 
     def evaluate(self, batch: Batch, texts: Sequence[str], columns: Mapping[str, Any]) -> Tensor | None:

@@ -11,10 +11,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from expctr.distributed import all_sum, rank, world_size
-from expctr.llm.checkpointing import recomputed
+from expctr.llm.gradient_checkpointing import recompute_activations
+from expctr.llm.logprobs import score_responses
 from expctr.llm.model import LanguageModel
 from expctr.llm.rollout import Rollout, RolloutOptions
-from expctr.llm.scoring import score_responses
 from expctr.llm.sharding.fsdp import unsharded
 from expctr.nan_guard import NaNGuard, full_tensor
 from expctr.rl import losses
@@ -209,7 +209,7 @@ class PPOUpdate:
         here = Trajectory(*(column[rows, :width] for column in trajectory))
         mask = here.weight & (not idle)
         with_entropy = options.entropy_coef > 0
-        with recomputed(self.model) if options.gradient_checkpointing else nullcontext():
+        with recompute_activations(self.model) if options.gradient_checkpointing else nullcontext():
             scores = score_responses(self.model, part, True, self.sampling.temperature, with_entropy)
         policy = losses.policy_loss(scores.logprobs, here.old_logprobs, here.advantages, mask, options.clip)
         loss, critic_loss = policy.loss, torch.zeros_like(policy.loss)

@@ -84,7 +84,7 @@ class Models:
         with unsharded(self.policy.model):
             if len(batch):  # a rank may have none of the last rows
                 earlier, texts = self.policy.explain(batch.texts, adapter=adapter, earlier=earlier)
-            columns: dict[str, Any] = {"text": texts, "s_u": self.policy.lc_scores(batch.texts, texts)}
+            columns: dict[str, Any] = {"text": texts, "s_u": self.policy.lc_scorer.scores(batch.texts, texts)}
         if self.ctr_trained and self.ctr and self.plain and self.encoder:
             columns["s_r"] = self.ctr.score(batch, self.encoder.vectors(texts, batch.label.device))
             if adapter:
@@ -97,7 +97,7 @@ class Models:
         their scores and rewards, and the frozen base asked directly (`s_icl`).
         """
         with unsharded(self.policy.model):
-            s_icl = self.policy.icl_scores(batch.texts)
+            s_icl = self.policy.direct.scores(batch.texts)
         untrained, rollout = self.explain(batch, adapter=False)
         trained, _ = self.explain(batch, earlier=rollout)
         before = {f"{name}_untrained": values for name, values in untrained.items()}

@@ -20,7 +20,8 @@ from expctr.data.datamodules import RatingsDataModule
 from expctr.data.features import FIRST, Features
 from expctr.distributed import rank
 from expctr.errors import UserError
-from expctr.llm.model import LanguageModel, load_base
+from expctr.llm.loading import load_base
+from expctr.llm.model import LanguageModel
 from expctr.modules.baselines.explained import ExplainedCTRModule
 from expctr.modules.baselines.tallrec import TALLRecModule
 from expctr.modules.ctr import CTRModule

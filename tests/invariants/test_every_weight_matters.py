@@ -20,7 +20,7 @@ from expctr.ctr.embedding import FieldEmbeddings
 from expctr.ctr.zoo import ZOO, CTRBackbone, DeepBackbone
 from expctr.ctr.zoo.layers import SelfAttention
 from expctr.data.features import Vocabulary
-from expctr.llm.model import ValueHead
+from expctr.llm.critic import ValueHead
 
 ROWS, HISTORY, TEXT, DRAWS, VISIBLE = 256, 5, 7, 8, 1e-10
 SIZES = {"user": 6, "target": 9, "user_age": 4, "target_genres": 5, "liked": 9, "disliked": 9}

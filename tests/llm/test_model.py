@@ -1,42 +1,36 @@
-"""What can be loaded as the base, and what its adapter and its checks do."""
+"""One base in several roles: its adapter on and off, positions, and checks."""
 
 from pathlib import Path
 
 import pytest
 import torch
-from bitsandbytes.functional import dequantize_4bit
-from bitsandbytes.nn import Linear4bit, Linear8bitLt
-from conftest import make_llm, stir_adapter
-from llama_cpp_file import write_gguf
-from torch import Tensor, nn
+from conftest import stir_adapter
+from torch import Tensor
 from transformers import (
     AutoModelForCausalLM,
     AutoTokenizer,
-    BitsAndBytesConfig,
-    DynamicCache,
     Gemma2Config,
     Gemma2ForCausalLM,
     GPT2Config,
     GPT2LMHeadModel,
-    LlamaConfig,
-    LlamaForCausalLM,
 )
 
 from expctr.errors import UserError
-from expctr.llm.model import LanguageModel, LLMOptions, ValueHead, load_base, load_tokenizer, resolve_dtype
-from expctr.llm.prefill import contents
+from expctr.llm.critic import ValueHead
+from expctr.llm.loading import LLMOptions, load_tokenizer
+from expctr.llm.model import LanguageModel
 
 TEXT = "The liked books: none. Considering the preference of the customer,"
 
 
 def load(folder: Path, **options: object) -> LanguageModel:
     settings: dict[str, object] = {"dtype": "float32", "lora_r": 4, **options}
-    return LanguageModel(LLMOptions(path=str(folder), **settings))  # type: ignore[arg-type]
+    return LanguageModel.load(LLMOptions(path=str(folder), **settings))  # type: ignore[arg-type]
 
 
 def logits(model: LanguageModel, adapter: bool = False) -> Tensor:
     ids = torch.tensor([model.tokenizer(TEXT).input_ids])
-    return model.logits(model.hidden(ids, torch.ones_like(ids), adapter).states)
+    return model.logits(model.hidden(ids, torch.ones_like(ids), adapter))
 
 
 def plain_logits(folder: Path) -> Tensor:
@@ -47,17 +41,10 @@ def plain_logits(folder: Path) -> Tensor:
     return result
 
 
-@pytest.fixture(scope="module")
-def gguf_folder(llm_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("gguf")
-    write_gguf(llm_folder, folder / "tiny.gguf")
-    return folder
-
-
 def test_a_folder_loads_and_says_what_it_says_in_transformers(any_llm_folder: Path) -> None:
     model = load(any_llm_folder)
     torch.testing.assert_close(logits(model), plain_logits(any_llm_folder), atol=1e-5, rtol=0)
-    assert (model.hidden_size, model.vocabulary) == (32, len(model.tokenizer))
+    assert (model.hidden_size, model.vocab_size) == (32, len(model.tokenizer))
     assert [model.tokenizer.decode([token]) for token in model.eos_ids] == ["<|end|>"]
 
 
@@ -98,7 +85,7 @@ def test_within_a_block_without_the_adapter_it_stays_off_and_keeps_its_gradients
 
 def test_first_weights_follow_the_seed_and_leave_the_global_generator_alone(llm_folder: Path) -> None:
     def adapter(seed: int) -> Tensor:
-        model = LanguageModel(LLMOptions(path=str(llm_folder), dtype="float32", lora_r=4), seed)
+        model = LanguageModel.load(LLMOptions(path=str(llm_folder), dtype="float32", lora_r=4), seed)
         critic = torch.cat([p.flatten() for p in ValueHead(32, seed=seed).parameters()])
         return torch.cat([*(p.detach().flatten() for p in model.parameters() if p.requires_grad), critic])
 
@@ -109,30 +96,6 @@ def test_first_weights_follow_the_seed_and_leave_the_global_generator_alone(llm_
     assert torch.equal(torch.rand(1), expected)
     assert torch.equal(adapter(0), one)
     assert not torch.equal(adapter(1), one)
-
-
-def test_the_critic_begins_at_0_and_reads_any_dtype() -> None:
-    head = ValueHead(32)
-    values = head(torch.randn(2, 3, 32, dtype=torch.bfloat16))
-    assert values.shape == (2, 3)
-    assert values.dtype == torch.float32
-    assert not values.any()
-
-
-def test_only_safetensors_are_read(llm_folder: Path, tmp_path: Path) -> None:
-    """A pickle can run code; a folder that holds nothing else is refused."""
-    folder = make_llm(tmp_path / "pickled")
-    state = AutoModelForCausalLM.from_pretrained(folder).state_dict()
-    (folder / "model.safetensors").unlink()
-    torch.save(state, folder / "pytorch_model.bin")
-    with pytest.raises(UserError, match=r"llm.path: .* cannot be loaded: .*safetensors"):
-        load(folder)
-
-
-@pytest.mark.parametrize("path", ["/nowhere/model", "./nowhere", "~/nowhere-at-all", "models/of/mine"])
-def test_a_missing_folder_is_named(path: str) -> None:
-    with pytest.raises(ValueError, match=r"llm\.path: there is no folder .*(nowhere|mine)"):
-        LanguageModel(LLMOptions(path=path))
 
 
 def test_a_model_that_changes_its_logits_after_the_output_layer_is_refused(llm_folder: Path, tmp_path: Path) -> None:
@@ -157,144 +120,6 @@ def test_a_model_that_changes_its_logits_after_the_output_layer_is_refused(llm_f
         load(tmp_path, attention="eager")
 
 
-def test_a_gguf_file_says_what_the_folder_says(gguf_folder: Path, llm_folder: Path) -> None:
-    model = load(gguf_folder, gguf_file="tiny.gguf")
-    expected = load(llm_folder)
-    assert model.tokenizer(TEXT).input_ids == expected.tokenizer(TEXT).input_ids
-    assert (model.eos_ids, model.pad_id) == (expected.eos_ids, expected.pad_id)
-    torch.testing.assert_close(logits(model), logits(expected), atol=1e-5, rtol=0)
-    stir_adapter(model)
-    loss = logits(model, adapter=True).log_softmax(-1)[..., 0].sum()
-    loss.backward()  # type: ignore[no-untyped-call]
-    assert all(p.grad is not None for p in model.parameters() if p.requires_grad)
-
-
-def test_a_gguf_file_in_bfloat16_keeps_its_rotary_frequencies(gguf_folder: Path, llm_folder: Path) -> None:
-    """Rounded frequencies turn late positions by whole radians."""
-    model = load(gguf_folder, gguf_file="tiny.gguf", dtype="bfloat16")
-    expected = load(llm_folder, dtype="bfloat16")
-    assert {p.dtype for p in model.parameters() if not p.requires_grad} == {torch.bfloat16}
-    buffers, others = (dict(m.causal.named_buffers()) for m in (model, expected))
-    assert buffers.keys() == others.keys()
-    for name, buffer in buffers.items():
-        torch.testing.assert_close(buffer, others[name], rtol=0, atol=0)
-    torch.testing.assert_close(logits(model), logits(expected), atol=1e-4, rtol=0)
-
-
-def test_a_gguf_model_can_be_saved(gguf_folder: Path, llm_folder: Path, tmp_path: Path) -> None:
-    base = load_base(LLMOptions(path=str(gguf_folder), gguf_file="tiny.gguf", dtype="float32"))
-    base.save_pretrained(tmp_path)
-    load_tokenizer(LLMOptions(path=str(llm_folder))).save_pretrained(tmp_path)
-    torch.testing.assert_close(plain_logits(tmp_path), plain_logits(llm_folder), atol=1e-5, rtol=0)
-
-
-def test_a_gguf_file_is_not_quantised_again(gguf_folder: Path) -> None:
-    with pytest.raises(ValueError, match="exclude each other"):
-        load(gguf_folder, gguf_file="tiny.gguf", quantization="nf4")
-
-
-@pytest.fixture(scope="module")
-def wide_folder(llm_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Widths that 4-bit blocks and the packed form of bitsandbytes on CPUs divide."""
-    folder = tmp_path_factory.mktemp("wide")
-    tokenizer = load_tokenizer(LLMOptions(path=str(llm_folder)))
-    torch.manual_seed(0)
-    config = LlamaConfig(
-        vocab_size=len(tokenizer),
-        hidden_size=128,
-        intermediate_size=128,
-        num_hidden_layers=2,
-        num_attention_heads=4,
-        num_key_value_heads=2,
-        initializer_range=0.1,
-    )
-    LlamaForCausalLM(config).save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
-    return folder
-
-
-def loss_of(model: LanguageModel) -> Tensor:
-    return -logits(model, adapter=True).log_softmax(-1)[..., 7].mean()
-
-
-def dequantised(layer: nn.Module) -> nn.Linear:
-    """A quantised layer's weights in an ordinary layer."""
-    if isinstance(layer, Linear4bit):
-        values = dequantize_4bit(layer.weight.data, layer.weight.quant_state)
-    else:
-        assert isinstance(layer, Linear8bitLt)
-        values = layer.state.CB.float() * layer.state.SCB[:, None] / 127
-    plain = nn.Linear(values.shape[1], values.shape[0], bias=False)
-    plain.weight = nn.Parameter(values.float(), requires_grad=False)
-    return plain
-
-
-@pytest.mark.parametrize("quantization", ["nf4", "int8"])
-def test_a_quantised_base_answers_and_its_adapter_learns(
-    wide_folder: Path, caplog: pytest.LogCaptureFixture, quantization: str
-) -> None:
-    model = load(wide_folder, quantization=quantization)
-    with torch.no_grad():
-        base, exact = logits(model), plain_logits(wide_folder)
-    assert not torch.equal(base, exact)
-    assert torch.corrcoef(torch.stack([base.flatten(), exact.flatten()]))[0, 1] > 0.9
-    stir_adapter(model)
-    checksum = model.base_checksum()
-    trained = {name: p for name, p in model.named_parameters() if p.requires_grad}
-    assert all("lora_" in name and p.dtype == torch.float32 for name, p in trained.items())
-    optimizer = torch.optim.AdamW(trained.values(), lr=0.01)
-    losses = []
-    for _ in range(5):
-        loss = loss_of(model)
-        optimizer.zero_grad()
-        loss.backward()  # type: ignore[no-untyped-call]
-        optimizer.step()
-        losses.append(float(loss.detach()))
-        model.state_dict()  # a checkpoint is made, which may not change what is saved
-    assert losses[-1] < losses[0] - 0.1
-    assert not [record for record in caplog.records if record.name.startswith("bitsandbytes")]
-    assert model.base_checksum() == checksum
-    assert torch.equal(logits(model), base)
-
-
-@pytest.mark.parametrize("quantization", ["none", "nf4", "int8"])
-def test_what_is_not_quantised_has_the_dtype_asked_for(wide_folder: Path, quantization: str) -> None:
-    """Half of an 8B base's 4-bit memory would be embeddings in float32, and of a rollout's its keys and values."""
-    model = load(wide_folder, dtype="bfloat16", quantization=quantization)
-    packed = {"none": set(), "nf4": {torch.uint8}, "int8": {torch.int8}}[quantization]
-    assert {p.dtype for p in model.parameters() if not p.requires_grad} == {torch.bfloat16} | packed
-    assert {p.dtype for p in model.parameters() if p.requires_grad} == {torch.float32}
-    ids, cache = torch.tensor([[5, 6, 7]]), DynamicCache()
-    states = model.hidden(ids, torch.ones_like(ids), adapter=True, cache=cache).states
-    assert {states.dtype, *(keys.dtype for keys, _ in contents(cache))} == {torch.bfloat16}
-    loss = model.logits(states).logsumexp(-1).sum()
-    gradients = torch.autograd.grad(loss, [p for p in model.parameters() if p.requires_grad], allow_unused=True)
-    assert {gradient.dtype for gradient in gradients if gradient is not None} == {torch.float32}
-
-
-@pytest.mark.parametrize(("quantization", "cosine", "length"), [("nf4", 0.9999, 0.01), ("int8", 0.95, 0.3)])
-def test_the_gradient_passes_through_quantised_layers(
-    wide_folder: Path, quantization: str, cosine: float, length: float
-) -> None:
-    """Against ordinary layers of the same weights, after a forward without gradient as each rollout makes one.
-
-    int8 rounds what goes through a layer, too, so its gradient is near and not equal.
-    """
-    model = load(wide_folder, quantization=quantization)
-    stir_adapter(model)
-    trained = {name: p for name, p in model.named_parameters() if p.requires_grad}
-    with torch.no_grad():
-        logits(model)
-    ours = torch.autograd.grad(loss_of(model), list(trained.values()))
-    for module in list(model.modules()):
-        if isinstance(getattr(module, "base_layer", None), Linear4bit | Linear8bitLt):
-            module.base_layer = dequantised(module.base_layer)
-    expected = torch.autograd.grad(loss_of(model), list(trained.values()))
-    for name, mine, plain in zip(trained, ours, expected, strict=True):
-        assert torch.cosine_similarity(mine.flatten(), plain.flatten(), dim=0) > cosine, name
-        assert float(mine.norm() / plain.norm()) == pytest.approx(1, abs=length), name
-
-
 def test_the_checksum_sees_one_changed_weight(llm_folder: Path) -> None:
     model = load(llm_folder)
     before = model.base_checksum()
@@ -317,37 +142,5 @@ def test_positions_come_from_the_mask(llm_folder: Path, tmp_path: Path) -> None:
     ids = torch.tensor([model.tokenizer(TEXT).input_ids])
     padded = torch.cat([torch.full((1, 5), model.pad_id), ids], 1)
     mask = torch.cat([torch.zeros(1, 5), torch.ones_like(ids)], 1)
-    states = model.hidden(padded, mask, adapter=False).states[:, 5:]
+    states = model.hidden(padded, mask, adapter=False)[:, 5:]
     torch.testing.assert_close(model.logits(states), logits(model), atol=1e-4, rtol=0)
-
-
-def test_dtype_by_name_and_by_machine() -> None:
-    assert resolve_dtype("float16") == torch.float16
-    assert resolve_dtype("auto") in (torch.bfloat16, torch.float32)
-
-
-def test_auto_asks_the_device_that_computes_not_what_else_the_machine_has(
-    llm_folder: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda: True)
-    monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: False)
-    for device, dtype, attention in (("cpu", torch.float32, "grouped"), ("cuda", torch.bfloat16, "sdpa")):
-        base = load_base(LLMOptions(path=str(llm_folder)), device=torch.device(device))  # it stays where it is
-        assert base.dtype == dtype
-        assert base.config._attn_implementation == attention
-
-
-@pytest.mark.parametrize("bits", [4, 8])
-def test_a_base_that_is_quantised_on_disk_learns_too(wide_folder: Path, tmp_path: Path, bits: int) -> None:
-    settings = BitsAndBytesConfig(load_in_4bit=bits == 4, load_in_8bit=bits == 8, bnb_4bit_quant_type="nf4")
-    AutoModelForCausalLM.from_pretrained(wide_folder, quantization_config=settings).save_pretrained(tmp_path)
-    AutoTokenizer.from_pretrained(wide_folder).save_pretrained(tmp_path)
-    model = load(tmp_path)
-    assert model.quantized
-    stir_adapter(model)
-    with torch.no_grad():
-        logits(model)
-    gradients = torch.autograd.grad(loss_of(model), [p for p in model.parameters() if p.requires_grad])
-    assert all(torch.isfinite(gradient).all() for gradient in gradients)
-    assert any(gradient.abs().max() > 0 for gradient in gradients)

@@ -6,33 +6,33 @@ from typing import Any
 import pytest
 import torch
 from conftest import stir_adapter
-from torch import Tensor, nn
+from torch import Tensor
 from transformers import AutoModelForCausalLM
 
 from expctr.data.batches import Nouns, SampleText
-from expctr.errors import UserError
 from expctr.llm import rollout as module
 from expctr.llm.adapters import LoraLinear
-from expctr.llm.model import LanguageModel, LLMOptions
-from expctr.llm.prefill import contents, pad_left
+from expctr.llm.kv_cache import keys_and_values
+from expctr.llm.loading import LLMOptions
+from expctr.llm.logprobs import score_responses
+from expctr.llm.model import LanguageModel
+from expctr.llm.prefill import pad_left
 from expctr.llm.prompts import PromptOptions, Prompts
-from expctr.llm.rollout import Rollout, RolloutOptions, generate, invert, uniforms
-from expctr.llm.scoring import score_responses, token_logprobs
-from expctr.llm.sharding.fsdp import shard
+from expctr.llm.rollout import Rollout, RolloutOptions, draw_noise, generate, sample_tokens
 
 OPTIONS = RolloutOptions(max_new_tokens=12)
 
 
 def load(folder: Path, scope: str, **more: Any) -> LanguageModel:
     options = LLMOptions(path=str(folder), dtype="float32", lora_r=4, adapter_scope=scope, **more)
-    model = LanguageModel(options)
+    model = LanguageModel.load(options)
     stir_adapter(model)
     return model
 
 
 def sample(model: LanguageModel, texts: list[SampleText], options: RolloutOptions = OPTIONS) -> Rollout:
     prompts = Prompts(model.tokenizer, PromptOptions(), Nouns()).explanation(texts)
-    return generate(model, prompts, options, uniforms(3, 0, range(len(texts)), 1, options.max_new_tokens))
+    return generate(model, prompts, options, draw_noise(3, 0, range(len(texts)), 1, options.max_new_tokens))
 
 
 def plain_logprobs(model: LanguageModel, rollout: Rollout, row: int, adapter_from: int | None) -> Tensor:
@@ -92,39 +92,6 @@ def test_a_row_is_sampled_alike_in_any_company(llm_folder: Path, samples: list[S
     assert torch.equal(together.response_ids[0, : len(mask)][mask], alone.response_ids[0][mask])
 
 
-@pytest.mark.parametrize("scope", ["all", "response"])
-def test_compiled_decoding_writes_the_same(
-    llm_folder: Path, samples: list[SampleText], scope: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    graphs = []
-    capture = torch.compile
-
-    def counted(step: Any, **_: Any) -> Any:  # the same capture; the code of each kernel would take minutes
-        return capture(step, backend=lambda graph, inputs: graphs.append(graph) or graph.forward)
-
-    monkeypatch.setattr(torch, "compile", counted)
-    plain, compiled = (load(llm_folder, scope, compile_decoding=on) for on in (False, True))
-    prompts = Prompts(plain.tokenizer, PromptOptions(), Nouns()).explanation(samples)
-    options = RolloutOptions(max_new_tokens=40, temperature=3.0)
-    cut: list[Tensor] = []
-    for some, adapter in ((prompts * 8, True), (prompts[:3], True), (prompts * 2, True), (prompts, False)):
-        noise = uniforms(3, 0, range(len(some)), 1, 40)
-        one, other = (generate(model, some, options, noise, adapter) for model in (plain, compiled))
-        cut.append(one.truncated)
-        for name in ("prompt_ids", "response_ids", "response_mask", "truncated"):
-            assert torch.equal(getattr(one, name), getattr(other, name)), name
-        torch.testing.assert_close(one.logprobs, other.logprobs, atol=1e-5, rtol=0)
-        if one.cache is not None and other.cache is not None:
-            for (keys, values), theirs in zip(contents(one.cache), contents(other.cache), strict=True):
-                torch.testing.assert_close((keys, values), theirs)
-    assert 0 < int(torch.cat(cut).sum()) < len(torch.cat(cut))  # rows that have ended stay, and write nothing
-    places = [layer.keys.data_ptr() for cache in compiled.caches.values() for layer in cache.layers]
-    again = generate(compiled, prompts, options, noise, False)  # of the last size
-    assert torch.equal(again.response_ids, one.response_ids)
-    assert [layer.keys.data_ptr() for cache in compiled.caches.values() for layer in cache.layers] == places
-    assert len(graphs) == 4, "one for each number of rows and the adapter on or off, whatever the step"
-
-
 @pytest.mark.parametrize("compiled", [False, True])
 @pytest.mark.parametrize("scope", ["all", "response"])
 def test_prompts_of_an_earlier_rollout_are_not_computed_again_where_the_base_computes_them(
@@ -151,23 +118,17 @@ def test_prompts_of_an_earlier_rollout_are_not_computed_again_where_the_base_com
         for name in ("prompt_ids", "prompt_mask", "response_ids", "response_mask", "logprobs", "truncated"):
             assert torch.equal(getattr(one, name), getattr(other, name)), name
         if one.cache is not None and other.cache is not None:
-            for ours, theirs in zip(contents(one.cache), contents(other.cache), strict=True):
+            for ours, theirs in zip(keys_and_values(one.cache), keys_and_values(other.cache), strict=True):
                 torch.testing.assert_close(ours, theirs, atol=0, rtol=0)
-    places = [[keys.data_ptr() for keys, _ in contents(x.cache)] for x in (untrained, found, again) if x.cache]
+    places = [[keys.data_ptr() for keys, _ in keys_and_values(x.cache)] for x in (untrained, found, again) if x.cache]
     assert len(places) == (3 if scope == "response" else 0)
     assert places[1:] == places[:-1], "no second copy of the prompts' keys and values"
 
 
-def test_compiled_decoding_of_a_sharded_base_is_refused(llm_folder: Path) -> None:
-    mesh: Any = None  # it is not looked at
-    with pytest.raises(UserError, match=r"llm\.compile_decoding"):
-        shard(load(llm_folder, "all", compile_decoding=True), nn.Linear(1, 1), mesh)
-
-
 def test_noise_depends_on_seed_epoch_sample_and_repeat_only() -> None:
-    noise = uniforms(1, 2, [5, 9], 2, 4)
-    assert torch.equal(uniforms(1, 2, [9], 2, 4), noise[2:])
-    others = [uniforms(0, 2, [5], 1, 4), uniforms(1, 3, [5], 1, 4), uniforms(1, 2, [6], 1, 4), noise[1:2]]
+    noise = draw_noise(1, 2, [5, 9], 2, 4)
+    assert torch.equal(draw_noise(1, 2, [9], 2, 4), noise[2:])
+    others = [draw_noise(0, 2, [5], 1, 4), draw_noise(1, 3, [5], 1, 4), draw_noise(1, 2, [6], 1, 4), noise[1:2]]
     assert all(not torch.equal(noise[:1], other) for other in others)
 
 
@@ -176,8 +137,8 @@ def test_sampling_follows_the_model(model: LanguageModel) -> None:
     prompt = model.tokenizer("The liked").input_ids
     count = 4000
     options = RolloutOptions(max_new_tokens=1, temperature=2.0)
-    rollout = generate(model, [prompt] * count, options, uniforms(0, 0, range(count), 1, 1))
-    logits = model.logits(model.hidden(torch.tensor([prompt]), torch.ones(1, len(prompt)), adapter=True).states)[0, -1]
+    rollout = generate(model, [prompt] * count, options, draw_noise(0, 0, range(count), 1, 1))
+    logits = model.logits(model.hidden(torch.tensor([prompt]), torch.ones(1, len(prompt)), adapter=True))[0, -1]
     expected = (logits / 2.0).softmax(-1)
     observed = rollout.response_ids[:, 0].bincount(minlength=len(expected)) / count
     assert (observed - expected).abs().max() < 4 * (0.25 / count) ** 0.5
@@ -186,12 +147,14 @@ def test_sampling_follows_the_model(model: LanguageModel) -> None:
 def test_a_uniform_number_picks_the_token_whose_share_of_the_weights_it_falls_in() -> None:
     weights = torch.tensor([1.0, 0.0, 2.0, 1.0, 0.0]).expand(6, 5)
     uniform = torch.tensor([0.0, 0.2499, 0.25, 0.7499, 0.75, 1 - 2**-53], dtype=torch.float64)
-    assert invert(weights, uniform).tolist() == [0, 0, 2, 2, 3, 3]
+    assert sample_tokens(weights, uniform).tolist() == [0, 0, 2, 2, 3, 3]
 
 
 @pytest.mark.parametrize("vocabulary", [100, 256, 300])
-def test_a_row_that_is_no_number_gives_some_token_and_the_guard_its_turn(vocabulary: int) -> None:
-    picked = invert(torch.full((3, vocabulary), torch.nan), torch.tensor([0.0, 0.5, 1 - 2**-53], dtype=torch.float64))
+def test_a_row_of_nan_gives_some_token_so_that_later_checks_can_name_it(vocabulary: int) -> None:
+    picked = sample_tokens(
+        torch.full((3, vocabulary), torch.nan), torch.tensor([0.0, 0.5, 1 - 2**-53], dtype=torch.float64)
+    )
     assert ((picked >= 0) & (picked < vocabulary)).all()
 
 
@@ -204,7 +167,7 @@ def test_it_does_so_in_any_block_and_never_picks_a_token_of_no_weight(vocabulary
     weights[torch.arange(400), torch.randint(vocabulary, (400,), generator=generator)] += 0.1
     uniform = torch.rand(400, generator=generator, dtype=torch.float64)
     uniform[:40], uniform[40:80] = 0, 1 - 2**-53
-    picked = invert(weights.t().contiguous().t() if by_column else weights, uniform)
+    picked = sample_tokens(weights.t().contiguous().t() if by_column else weights, uniform)
     place, row = picked[:, None], weights.double()
     assert (row.gather(1, place) > 0).all()
     target, upto = uniform * row.sum(1), row.cumsum(1).gather(1, place)[:, 0]
@@ -230,19 +193,6 @@ def test_left_padding_keeps_the_pad_token_where_it_is_also_content() -> None:
     ids, mask = pad_left([[7, 7, 1], [7]], 7, torch.device("cpu"))
     assert ids.tolist() == [[7, 7, 1], [7, 7, 7]]
     assert mask.tolist() == [[True, True, True], [False, False, True]]
-
-
-def test_logits_in_parts_give_the_same_logprobs_entropy_and_gradient(model: LanguageModel) -> None:
-    torch.manual_seed(0)
-    hidden = torch.randn(3, 5, model.hidden_size, requires_grad=True)
-    tokens = torch.randint(0, model.vocabulary, (3, 5))
-    results = []
-    for limit in (2**26, 4 * model.vocabulary):
-        logprobs, entropy = token_logprobs(model, hidden, tokens, 1.3, with_entropy=True, max_logits=limit)
-        (gradient,) = torch.autograd.grad((logprobs + entropy).sum(), hidden)
-        results.append((logprobs, entropy, gradient))
-    torch.testing.assert_close(*results)
-    assert (results[0][1] > 0).all()
 
 
 def test_options_out_of_range_are_refused() -> None:

@@ -10,10 +10,10 @@ from expctr.ctr.encoder import EncoderOptions
 from expctr.data.datamodules import MovieLensDataModule
 from expctr.evaluation.alarms import Alarms
 from expctr.evaluation.results import ResultWriter
-from expctr.llm.model import LLMOptions
+from expctr.llm.loading import LLMOptions
 from expctr.llm.prompts import PromptOptions
 from expctr.llm.rollout import RolloutOptions
-from expctr.llm.scoring import LCOptions
+from expctr.llm.yes_no import LCOptions
 from expctr.modules.explainer import PPOExplainerModule
 from expctr.rl.options import KLOptions, PPOOptions, RewardOptions
 from expctr.rl.rewards import ICAlignment, LCAlignment, LengthPenalty

@@ -86,8 +86,8 @@ BATCH = Batch(torch.arange(2), torch.tensor([1.0, 0.0]), {}, [SampleText("Heat")
 class Judge:
     """Finds a liking where the sentence says so."""
 
-    def lc_scores(self, samples: Sequence[SampleText], reasons: Sequence[str]) -> Tensor:
-        return torch.tensor([0.9 if "enjoy" in reason else 0.2 for reason in reasons])
+    def scores(self, samples: Sequence[SampleText], texts: Sequence[str]) -> Tensor:
+        return torch.tensor([0.9 if "enjoy" in text else 0.2 for text in texts])
 
 
 class Clicks:

@@ -1,7 +1,7 @@
 """A PPO update on a tiny Llama: what must hold exactly, and that it learns what is rewarded."""
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
@@ -17,10 +17,10 @@ from transformers.models.llama.modeling_llama import LlamaMLP
 from expctr.data.batches import Nouns, SampleText
 from expctr.errors import BadRunError
 from expctr.llm.adapters import LoraLinear
-from expctr.llm.model import LLMOptions
+from expctr.llm.loading import LLMOptions
+from expctr.llm.logprobs import score_responses
 from expctr.llm.prompts import PromptOptions
 from expctr.llm.rollout import Rollout, RolloutOptions
-from expctr.llm.scoring import LCOptions, score_responses
 from expctr.nan_guard import NaNGuard
 from expctr.rl import losses
 from expctr.rl import update as module_under_test
@@ -282,7 +282,7 @@ def test_a_rewarded_token_grows_likely(build: Build, samples: list[SampleText], 
         ppo=PPOOptions(lr=0.02, minibatch_size=10, advantage=advantage),
         kl=KLOptions(beta=0.0),
     )
-    half, batch, optimizer = module.model.vocabulary // 2, samples * 4, module.optimizer()
+    half, batch, optimizer = module.model.vocab_size // 2, samples * 4, module.optimizer()
 
     def probability() -> float:
         rollout = roll(module, samples)
@@ -593,26 +593,6 @@ def test_each_prompt_is_answered_group_times_while_training_and_once_greedily(
     assert len(greedy) == len(texts) == 5
     again, _ = module.explain(samples[::-1])
     assert torch.equal(again.response_ids.flip(0), greedy.response_ids)
-
-
-def test_the_gap_of_the_scorer_is_a_mean_difference_and_a_share(build: Build, samples: list[SampleText]) -> None:
-    module = build(stir=False, lc=LCOptions(score="logit"))
-    asked: list[str] = []
-    real = module.lc_scores
-
-    def listen(texts: Sequence[SampleText], reasons: Sequence[str]) -> Tensor:
-        asked.extend(reasons)
-        return real(texts, reasons)
-
-    module.lc_scores = listen  # type: ignore[method-assign]
-    gap, order = module.lc_gap(samples)
-    assert -1 < gap < 1
-    assert 0 <= order <= 1
-    assert 'will likely enjoy "Heat"' in asked[0]
-    assert 'will likely dislike "Heat"' in asked[5]
-    scores = iter([torch.tensor([0.75, 0.5, 0.5]), torch.tensor([0.25, 0.5, 0.75])])
-    module.lc_scores = lambda texts, reasons: next(scores)  # type: ignore[method-assign]
-    assert module.lc_gap(samples[:3]) == pytest.approx((0.25 / 3, 0.5))  # won, tied, lost
 
 
 def test_building_twice_keeps_the_weights(build: Build) -> None:

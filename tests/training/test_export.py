@@ -14,7 +14,8 @@ from safetensors.torch import load_file
 from torch import Tensor
 from transformers import AutoModel, AutoModelForCausalLM, AutoTokenizer, DynamicCache
 
-from expctr.llm.model import LanguageModel, LLMOptions
+from expctr.llm.loading import LLMOptions
+from expctr.llm.model import LanguageModel
 
 SENTENCE = "The liked books: none. Considering the preference of the customer,"
 pytestmark = pytest.mark.filterwarnings("ignore")
@@ -38,7 +39,7 @@ def tokens(world: World) -> Tensor:
 
 def policy(world: World, run: str, **options: Any) -> LanguageModel:
     """The run's language model with the weights of its checkpoint."""
-    model = LanguageModel(LLMOptions(path=str(world.folder / "llm"), dtype="float32", lora_r=2, **options))
+    model = LanguageModel.load(LLMOptions(path=str(world.folder / "llm"), dtype="float32", lora_r=2, **options))
     newest = sorted((world.folder / run / "checkpoints").iterdir())[-1]
     weights: dict[str, Tensor] = torch.load(newest, weights_only=True)["state_dict"]
     for name, parameter in model.named_parameters():
@@ -55,8 +56,8 @@ def by_peft(world: World, adapter: Path) -> Any:
 @torch.no_grad()
 def test_the_adapter_and_the_merged_model_say_what_the_policy_says(out: Path, world: World) -> None:
     ids, model = tokens(world), policy(world, "one")
-    expected = model.logits(model.hidden(ids, torch.ones_like(ids), adapter=True).states)
-    base = model.logits(model.hidden(ids, torch.ones_like(ids), adapter=False).states)
+    expected = model.logits(model.hidden(ids, torch.ones_like(ids), adapter=True))
+    base = model.logits(model.hidden(ids, torch.ones_like(ids), adapter=False))
     assert (expected - base).abs().max() > 1e-3  # what was learnt is larger than the tolerance
     theirs = by_peft(world, out / "adapter")(input_ids=ids).logits
     torch.testing.assert_close(theirs, expected, atol=1e-5, rtol=0)
@@ -199,7 +200,7 @@ def test_a_merge_starts_from_the_exact_base(world: World, kind: str) -> None:
     expctr("fit", *options).ok()
     expctr("export", *options, "--merged=true").ok()
     ids, exact = tokens(world), policy(world, folder.name)
-    expected = exact.logits(exact.hidden(ids, torch.ones_like(ids), adapter=True).states)
+    expected = exact.logits(exact.hidden(ids, torch.ones_like(ids), adapter=True))
     merged = AutoModelForCausalLM.from_pretrained(folder / "export" / "merged")
     assert {weight.dtype for weight in merged.parameters()} == {torch.float32}
     assert not hasattr(merged.config, "quantization_config")
@@ -209,7 +210,7 @@ def test_a_merge_starts_from_the_exact_base(world: World, kind: str) -> None:
     torch.testing.assert_close(theirs, expected, atol=1e-5, rtol=0)
     if kind == "nf4":  # what a merge into the rounded base would be off by
         rounded = policy(world, folder.name, quantization="nf4")
-        theirs = rounded.logits(rounded.hidden(ids, torch.ones_like(ids), adapter=True).states)
+        theirs = rounded.logits(rounded.hidden(ids, torch.ones_like(ids), adapter=True))
         assert (theirs - expected).abs().max() > 1e-2
 
 
@@ -228,7 +229,7 @@ def test_what_an_adapter_of_responses_means_is_said_and_its_exact_use_works(worl
     mask, cut = torch.ones_like(ids), ids[:, :-1]
     with torch.no_grad():
         cache = model.hidden(cut, torch.ones_like(cut), adapter=False, cache=DynamicCache()).cache
-        expected = model.logits(model.hidden(ids[:, -1:], mask, adapter=True, cache=cache).states)[:, -1]
+        expected = model.logits(model.hidden(ids[:, -1:], mask, adapter=True, cache=cache))[:, -1]
     code = (out / "adapter" / "README.md").read_text().split("```python\n")[1].split("```")[0]
     load, _, rest = code.partition("\n")
     assert load.startswith("model = PeftModel.from_pretrained(")

@@ -108,12 +108,12 @@ def run(folder: Path, name: str) -> None:
     from expctr.stopwatch import Stopwatch
 
     peaks, before, longest = defaultdict[str, float](float), [0.0], [0]
-    load, timed, generate = LanguageModel.__init__, Stopwatch.__call__, explainer.generate
+    load, timed, generate = LanguageModel.load, Stopwatch.__call__, explainer.generate
 
-    def loaded(self: LanguageModel, *a: Any, **k: Any) -> None:
+    def loaded(*a: Any, **k: Any) -> LanguageModel:
         before[0] = resident_gb()
         with measured("load"):
-            load(self, *a, **k)
+            return load(*a, **k)
 
     @contextlib.contextmanager
     def measured(part: str) -> Iterator[None]:
@@ -132,7 +132,7 @@ def run(folder: Path, name: str) -> None:
         longest[0] = max(longest[0], *map(len, prompts))
         return generate(model, prompts, *a, **k)
 
-    LanguageModel.__init__ = loaded  # type: ignore[method-assign]
+    LanguageModel.load = loaded  # type: ignore[method-assign]
     Stopwatch.__call__ = watched  # type: ignore[method-assign]
     explainer.generate = generated
     with contextlib.redirect_stdout(sys.stderr):

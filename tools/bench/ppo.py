@@ -33,9 +33,9 @@ from transformers import AutoConfig
 from turns import ROOT, Worker, install
 
 from expctr.data.datamodules import RatingsDataModule
-from expctr.llm.model import LLMOptions, load_base, load_tokenizer, resolve_dtype
+from expctr.llm.loading import LLMOptions, load_base, load_tokenizer, resolve_dtype
 from expctr.llm.prompts import PromptOptions, Prompts
-from expctr.planning.work import TEMPLATE as RESPONSES_A_QUESTION
+from expctr.planning.workload import LC_PROMPT_RATIO
 
 RATINGS, FOLDER, PEERS, MODEL = (ROOT / p for p in (".data/ml-100k", "runs/bench-ppo", ".cache/trl", ".cache/smollm2"))
 PACKAGES = [
@@ -136,7 +136,7 @@ def work(prompt: float, passes: int, scope: str = "response") -> dict[str, float
     def attention(tokens: float, seen: float) -> float:
         return 4 * layers * size * tokens * (seen + tokens / 2)
 
-    everywhere, question = scope == "all", RESPONSES_A_QUESTION * TOKENS
+    everywhere, question = scope == "all", LC_PROMPT_RATIO * TOKENS
     new, seen = (prompt + TOKENS, 0.0) if everywhere else (TOKENS, prompt)
     products, looks, acts = new * base + TOKENS * vocabulary, attention(new, seen), new * adapter
     again = resolve_dtype("auto") != torch.float32  # then the policy's own log-probabilities are computed twice

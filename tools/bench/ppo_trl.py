@@ -23,7 +23,7 @@ from trl import RLOOConfig, RLOOTrainer
 from turns import ROOT, channel, peak_gb, rest
 
 from expctr.data.batches import Nouns, SampleText
-from expctr.llm.model import resolve_dtype
+from expctr.llm.loading import resolve_dtype
 from expctr.llm.prefill import pad_left
 from expctr.llm.prompts import PromptOptions, Prompts
 

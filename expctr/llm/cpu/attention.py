@@ -1,4 +1,4 @@
-"""Attention for processors: batched products over grouped heads."""
+"""Attention for CPUs: batched matrix products over groups of heads that share keys."""
 
 from typing import Any
 
@@ -10,9 +10,9 @@ from transformers.masking_utils import eager_mask
 from expctr.errors import UserError
 
 GROUPED = "grouped"
-"""The name under which transformers knows it."""
-SCORES = 2**21
-"""How many scores exist at a time: they, and what the softmax makes of them, are to stay in the processor's cache."""
+"""The name under which it is registered with transformers."""
+MAX_SCORES = 2**21
+"""Number of attention scores computed at a time, so that they and their softmax fit in the CPU's cache."""
 
 
 def grouped_attention(
@@ -25,43 +25,43 @@ def grouped_attention(
     dropout: float = 0.0,
     **others: Any,
 ) -> tuple[Tensor, None]:
-    """Softmax attention as transformers calls it, the softmax in float32.
+    """Softmax attention with the signature that transformers expects; the softmax is in float32.
 
-    torch's kernel for processors computes bfloat16 products without the processor's instructions for them, and wants
-    each key once for every head that reads it. This one reads a key once for its whole group of heads.
+    torch's CPU kernel computes bfloat16 products without the CPU's instructions for them, and needs keys repeated for
+    every head. This one reads each key once for its whole group of heads.
 
     Args:
-        module: the layer that asks.
+        module: the calling layer; not used.
         query: `[batch, heads, new, width]`.
         key: `[batch, groups, cached + new, width]`, where `groups` divides `heads`.
         value: as `key`; its width may differ.
-        attention_mask: what is added to the scores, `[batch, 1, new, cached + new]`.
-        scaling: of the scores; 1 / sqrt(width) where it is not given.
+        attention_mask: added to the scores, `[batch, 1, new, cached + new]`.
+        scaling: factor of the scores; 1 / sqrt(width) if not given.
         dropout: must be 0.
-        others: what some models ask for beyond that.
+        others: further arguments of some models.
 
     Returns:
-        `[batch, new, heads, width]`, and no weights.
+        `[batch, new, heads, width]`, and None in place of the attention weights.
 
     Raises:
-        UserError: the model asks for what this does not do.
+        UserError: the model needs a feature that this function lacks.
     """
-    asked = [name for name in ("softcap", "position_bias", "s_aux") if others.get(name) is not None]
-    if asked or dropout:
-        raise UserError(f"llm.attention: grouped has no {' or '.join(asked or ['dropout'])}: choose sdpa or eager")
+    needed = [name for name in ("softcap", "position_bias", "s_aux") if others.get(name) is not None]
+    if needed or dropout:
+        raise UserError(f"llm.attention: grouped has no {' or '.join(needed or ['dropout'])}: choose sdpa or eager")
     batch, heads, new, width = query.shape
     groups, seen = key.shape[1:3]
     query = (query * (scaling if scaling is not None else width**-0.5)).reshape(batch, groups, -1, width)
-    rows = max(1, SCORES // (heads * new * seen))
-    parts = []
+    rows = max(1, MAX_SCORES // (heads * new * seen))
+    chunks = []
     for start in range(0, batch, rows):
-        part = slice(start, start + rows)
-        scores = query[part] @ key[part].mT  # [rows, groups, heads / groups * new, seen]
-        if attention_mask is not None:  # not in place: of a view, autograd would copy each gradient
-            scores = (scores.view(-1, heads, new, seen) + attention_mask[part]).view_as(scores)
+        chunk = slice(start, start + rows)
+        scores = query[chunk] @ key[chunk].mT  # [rows, groups, heads / groups * new, seen]
+        if attention_mask is not None:  # not in place: autograd would copy each gradient of the view
+            scores = (scores.view(-1, heads, new, seen) + attention_mask[chunk]).view_as(scores)
         weights = scores.softmax(-1, dtype=torch.float32).to(value.dtype)
-        parts.append(weights @ value[part])
-    out = parts[0] if len(parts) == 1 else torch.cat(parts)
+        chunks.append(weights @ value[chunk])
+    out = chunks[0] if len(chunks) == 1 else torch.cat(chunks)
     return out.view(batch, heads, new, -1).transpose(1, 2).contiguous(), None
 
 

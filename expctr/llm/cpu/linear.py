@@ -1,29 +1,30 @@
-"""A linear layer's product, the way round that is faster."""
+"""A linear layer's product, computed in the order that is faster on a CPU."""
 
 from typing import cast
 
 import torch
 from torch import Tensor, nn
 
-ROWS = 128
-"""The most rows that are few."""
+MAX_TRANSPOSED_ROWS = 128
+"""Row count up to which the transposed product is faster."""
 
 
-def linear(layer: nn.Module, x: Tensor) -> Tensor:
-    """`layer(x)` of a linear layer.
+def apply_linear(layer: nn.Module, x: Tensor) -> Tensor:
+    """Compute `layer(x)` for a linear layer.
 
-    Of few rows, a CPU makes W x^T in float32 in half to nine tenths of the time of x W^T, the same product. The result
-    then lies in memory column by column. Where gradients are wanted the rows are many, and nothing is gained.
+    For few rows, a CPU computes W x^T in float32 in 50% to 90% of the time of x W^T, which is the same product. The
+    result is then stored column by column. Passes with gradient have many rows and would gain nothing.
 
     Args:
-        layer: nn.Linear, or one that stands for it (quantized, sharded), which is just called.
+        layer: nn.Linear; any other module (quantized, sharded) is simply called.
         x: `[rows, in]`.
 
     Returns:
         `[rows, out]`.
     """
-    few = len(x) <= ROWS and x.device.type == "cpu" and x.dtype == torch.float32 and not torch.is_grad_enabled()
-    if not few or type(layer) is not nn.Linear:
+    few = len(x) <= MAX_TRANSPOSED_ROWS
+    transposed = few and x.device.type == "cpu" and x.dtype == torch.float32 and not torch.is_grad_enabled()
+    if not transposed or type(layer) is not nn.Linear:
         return cast(Tensor, layer(x))
     product = layer.weight @ x.t()
     return (product if layer.bias is None else product + layer.bias[:, None]).t()

@@ -1,4 +1,4 @@
-"""What sharding asks of the language model."""
+"""Wrap the language model and the critic with FSDP2."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -16,60 +16,69 @@ from expctr.llm.sharding.loading import decoder_layers
 
 
 def shard(model: LanguageModel, value_head: nn.Module, mesh: DeviceMesh) -> None:
-    """Shard the decoder layers, and the critic, over a mesh; embeddings and output layer stay whole on each rank.
+    """Shard the decoder layers and the critic over a mesh; each rank holds the embeddings and the output layer whole.
 
-    The root is the `LanguageModel`, whose `hidden` is what is called: a group of the causal model would never be
-    gathered, for its forward is not run. The output layer is whole because ranks ask for different numbers of logits,
-    in the backward pass too, and would wait for each other in vain. And the critic is sharded, or ranks drift apart.
-    Weights of 4 and 8 bits are whole on each rank, too: torch cannot gather them together with their scales. Of other
-    weights a rank may have read its part alone (`parts.read_parts`).
+    - The root is the `LanguageModel`, because its method `hidden` is called; the causal model's forward is not, so a
+      root there would never be gathered.
+    - The output layer is whole because ranks compute different numbers of logits, in the backward pass too, and would
+      deadlock.
+    - The critic is sharded, because otherwise the ranks' copies would drift apart.
+    - Weights in 4 or 8 bits are whole, because torch cannot gather them together with their scales.
+    - Other weights may have been loaded as shards already (`load_shards`).
+
+    Args:
+        model: the language model.
+        value_head: the critic.
+        mesh: the ranks.
 
     Raises:
-        UserError: an adapter outside the decoder layers, whose gradients would not be averaged; or compiled decoding.
+        UserError: an adapter is outside the decoder layers, where gradients would not be averaged; or decoding is
+            compiled.
     """
     if model.options.compile_decoding:
-        raise UserError("llm.compile_decoding: a base whose layers are sharded cannot be compiled: set it to false")
-    from bitsandbytes.nn.modules import Int8Params, Params4bit  # not at the top: slow, and --help can do without
+        raise UserError("llm.compile_decoding: a model on several devices cannot be compiled: set it to false")
+    from bitsandbytes.nn.modules import Int8Params, Params4bit  # not at the top: slow, and --help does not need it
 
-    in_parts = model.in_parts
+    was_sharded = model.is_sharded
     for layer in decoder_layers(model.causal):
         packed: set[nn.Parameter] = {p for p in layer.parameters() if isinstance(p, Int8Params | Params4bit)}
-        parts = _taken_out(layer)
+        shards = _take_shards(layer)
         fully_shard(layer, mesh=mesh, reshard_after_forward=True, ignored_params=packed)
-        _put_in(layer, parts)
+        _put_shards(layer, shards)
     rest = {p for p in model.parameters() if not isinstance(p, DTensor)}
     if any(p.requires_grad for p in rest):
-        raise UserError("llm.lora_targets: on several devices only layers of the decoder can have adapters")
+        raise UserError("llm.lora_targets: on several devices only decoder layers can have adapters")
     fully_shard(model, mesh=mesh, ignored_params=rest)
     register_fsdp_forward_method(model, "hidden")
     fully_shard(value_head, mesh=mesh, reshard_after_forward=True)
-    if in_parts:
-        model.check_head()
+    if was_sharded:  # could not compute before
+        model.check_output_layer()
 
 
-def _taken_out(layer: nn.Module) -> dict[str, Tensor]:
-    """The parts of weights that this rank has read, by their names; the layer keeps what has no numbers."""
-    parts = {name: weight for name, weight in layer.named_parameters() if isinstance(weight, DTensor)}
-    empty = {name: torch.empty(part.shape, dtype=part.dtype, device="meta") for name, part in parts.items()}
+def _take_shards(layer: nn.Module) -> dict[str, Tensor]:
+    """Take this rank's shards out of a layer, by name, and leave empty weights of the meta device."""
+    shards = {name: weight for name, weight in layer.named_parameters() if isinstance(weight, DTensor)}
+    empty = {name: torch.empty(shard.shape, dtype=shard.dtype, device="meta") for name, shard in shards.items()}
     layer.load_state_dict(empty, strict=False, assign=True)
-    return {name: part.to_local() for name, part in parts.items()}
+    return {name: shard.to_local() for name, shard in shards.items()}
 
 
-def _put_in(layer: nn.Module, parts: dict[str, Tensor]) -> None:
-    """The inverse of `_taken_out`, of a layer that is sharded now."""
+def _put_shards(layer: nn.Module, shards: dict[str, Tensor]) -> None:
+    """The inverse of `_take_shards`, for a layer that is sharded now."""
     weights = {}
-    for name, part in parts.items():
+    for name, shard in shards.items():
         place = cast(DTensor, layer.get_parameter(name))
         weights[name] = DTensor.from_local(
-            part, place.device_mesh, place.placements, run_check=False, shape=place.shape, stride=place.stride()
+            shard, place.device_mesh, place.placements, run_check=False, shape=place.shape, stride=place.stride()
         )
     layer.load_state_dict(weights, strict=False, assign=True)
 
 
 @contextmanager
 def unsharded(model: LanguageModel) -> Iterator[None]:
-    """Gather every sharded group once, so that the forwards inside need no communication: ranks may then decode
-    different numbers of tokens, or none. Does nothing on one device.
+    """Gather all weights once, so that forward passes inside need no communication.
+
+    Ranks may then decode different numbers of tokens, or none. Does nothing on one device.
     """
     groups = [m for m in model.modules() if isinstance(m, FSDPModule)]
     for group in groups:

@@ -1,4 +1,4 @@
-"""A base of which each rank reads its own part from disk, and never the whole."""
+"""Load a base in shards: each rank reads only its own shard from disk."""
 
 import os
 from typing import Any, cast
@@ -12,20 +12,20 @@ from transformers import AutoConfig, AutoModelForCausalLM, DistributedConfig, Pr
 from expctr.errors import UserError
 
 
-def read_parts(path: str, mesh: DeviceMesh, dtype: torch.dtype, **settings: Any) -> PreTrainedModel:
-    """A model whose decoder layers' weights are this rank's parts, and all else whole.
+def load_shards(path: str, mesh: DeviceMesh, dtype: torch.dtype, **settings: Any) -> PreTrainedModel:
+    """Load this rank's shards of the decoder layers, and all other weights whole.
 
-    transformers shards a model of its own while it reads: it slices the files, and knows the names and layouts that
-    checkpoints have. The adapter has to be in before `fully_shard`, though, so the parts go into a fresh model, where
-    they are `DTensor`s that `sharding.shard` puts to use. Nothing can be computed before it has.
+    transformers shards a model while it loads it: it slices the files, and knows the names and layouts in checkpoints.
+    But the adapter must be added before `fully_shard`, so the shards go as `DTensor`s into a new model, from which
+    `sharding.fsdp.shard` takes them. The model cannot compute before that.
 
     Args:
         path: a folder or a hub id.
         mesh: the ranks, in one dimension.
         dtype: of the weights.
-        settings: of `from_pretrained`.
+        settings: arguments of `from_pretrained`.
     """
-    if mesh.device_type != "cpu":  # transformers chooses the device by it, and SLURM's tasks do not have it
+    if mesh.device_type != "cpu":  # transformers chooses the device by it, and SLURM does not set it
         os.environ.setdefault("LOCAL_RANK", str(torch.accelerator.current_device_index()))
     hub = {name: settings[name] for name in ("trust_remote_code", "revision") if name in settings}
     attention = {name: settings[name] for name in ("attn_implementation",) if name in settings}
@@ -35,29 +35,29 @@ def read_parts(path: str, mesh: DeviceMesh, dtype: torch.dtype, **settings: Any)
     layers = next(name for name, module in model.named_modules() if module is decoder_layers(model))
     plan = {f"{layers}.*": "free_full_weight"}
     sharing = DistributedConfig(fsdp_size=mesh.size(), fsdp_plan=plan)
-    read: PreTrainedModel = AutoModelForCausalLM.from_pretrained(
+    loaded: PreTrainedModel = AutoModelForCausalLM.from_pretrained(
         path, dtype=dtype, distributed_config=sharing, **settings
     )
     weights = {
         name: weight if name.startswith(f"{layers}.") else cast(DTensor, weight).full_tensor()
-        for name, weight in read.named_parameters()
+        for name, weight in loaded.named_parameters()
     }
     model.load_state_dict({name: weight.detach() for name, weight in weights.items()}, strict=False, assign=True)
     model.tie_weights()
-    for name, buffer in read.named_buffers():  # such as rotary frequencies, which are not in the state dict
+    for name, buffer in loaded.named_buffers():  # such as rotary frequencies, which are not in the state dict
         owner, _, leaf = name.rpartition(".")
         setattr(model.get_submodule(owner), leaf, buffer)
-    model.generation_config = read.generation_config
+    model.generation_config = loaded.generation_config
     return model
 
 
-def can_read_parts(path: str, mesh: DeviceMesh, **hub: Any) -> bool:
-    """Is there more than one rank, on the kind of device that transformers would choose, and a base in floats?
+def can_load_shards(path: str, mesh: DeviceMesh, **hub: Any) -> bool:
+    """Are there several ranks, on the kind of device that transformers would choose, and is the base in floats?
 
     Args:
-        path: a folder or a hub id of safetensors.
+        path: a folder or a hub id with safetensors.
         mesh: the ranks.
-        hub: what `AutoConfig.from_pretrained` is told besides.
+        hub: further arguments of `AutoConfig.from_pretrained`.
     """
     accelerator = torch.accelerator.current_accelerator()
     if mesh.size() == 1 or mesh.device_type != (accelerator.type if accelerator else "cpu"):
@@ -66,10 +66,10 @@ def can_read_parts(path: str, mesh: DeviceMesh, **hub: Any) -> bool:
 
 
 def decoder_layers(model: PreTrainedModel) -> nn.ModuleList:
-    """The decoder's layers, of a model with adapters, too.
+    """The decoder's layers, with or without adapters.
 
     Raises:
-        UserError: they are not where they are sought.
+        UserError: the model has no attribute `layers`.
     """
     layers = getattr(model.base_model, "layers", None)
     if not isinstance(layers, nn.ModuleList):

@@ -12,10 +12,10 @@ from torch import Tensor, nn
 
 from expctr.ctr.best_weights import BestWeights, Monitor
 from expctr.data.batches import Batch, BatchSpec, Nouns
-from expctr.llm.direct import DirectQuestion
-from expctr.llm.model import LanguageModel, LLMOptions
+from expctr.llm.loading import LLMOptions
+from expctr.llm.model import LanguageModel
 from expctr.llm.prompts import PromptOptions, Prompts
-from expctr.llm.scoring import LCOptions
+from expctr.llm.yes_no import DirectQuestion, LCOptions
 from expctr.modules.checks import check_precision
 from expctr.modules.scoring import ScoringModule
 
@@ -59,7 +59,7 @@ class DirectModule(ScoringModule):
             seed: of the adapter's first weights.
             device: where it will compute; see `load_base`.
         """
-        self.model = LanguageModel(self.llm, seed, device=device)
+        self.model = LanguageModel.load(self.llm, seed, device=device)
         if not self.tuned:
             self.model.requires_grad_(False)
         prompts = Prompts(self.model.tokenizer, self.prompt_options, nouns)

@@ -27,9 +27,9 @@ from torch.optim.lr_scheduler import LRScheduler
 from expctr.ctr.best_weights import BestWeights, Monitor
 from expctr.data.batches import Batch, BatchSpec, Nouns
 from expctr.errors import UserError, check_range
-from expctr.llm.model import LLMOptions
+from expctr.llm.loading import LLMOptions
 from expctr.llm.prompts import PromptOptions
-from expctr.llm.scoring import LCOptions
+from expctr.llm.yes_no import LCOptions
 from expctr.modules.baselines.icl import DirectModule
 from expctr.nan_guard import NaNGuard
 from expctr.seeding import reseed, seed_of

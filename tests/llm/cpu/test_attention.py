@@ -11,7 +11,8 @@ from transformers import FalconConfig, FalconForCausalLM
 from expctr.errors import UserError
 from expctr.llm.cpu import attention
 from expctr.llm.cpu.attention import grouped_attention
-from expctr.llm.model import LanguageModel, LLMOptions
+from expctr.llm.loading import LLMOptions
+from expctr.llm.model import LanguageModel
 
 NEW, SEEN, WIDTH = 5, 9, 8
 
@@ -31,7 +32,7 @@ def inputs(groups: int, batch: int = 3) -> tuple[Tensor, Tensor, Tensor, Tensor]
 def test_it_says_what_torch_says_and_has_its_gradient(
     groups: int, scores: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(attention, "SCORES", scores)
+    monkeypatch.setattr(attention, "MAX_SCORES", scores)
     query, key, value, mask = inputs(groups)
     ours, _ = grouped_attention(nn.Module(), query, key, value, mask)
     repeated = (x.repeat_interleave(6 // groups, 1) for x in (key, value))
@@ -63,11 +64,11 @@ def test_values_may_be_narrower_than_keys() -> None:
 
 
 def test_a_model_with_attention_of_its_own_keeps_it(tmp_path: Path, llm_folder: Path) -> None:
-    tokenizer = LanguageModel(LLMOptions(path=str(llm_folder), dtype="float32")).tokenizer
+    tokenizer = LanguageModel.load(LLMOptions(path=str(llm_folder), dtype="float32")).tokenizer
     sizes = {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 4}
     ends = {"eos_token_id": tokenizer.eos_token_id, "bos_token_id": tokenizer.eos_token_id}
     FalconForCausalLM(FalconConfig(vocab_size=len(tokenizer), **sizes, **ends)).save_pretrained(tmp_path)
     tokenizer.save_pretrained(tmp_path)
-    LanguageModel(LLMOptions(path=str(tmp_path), dtype="float32"))
-    with pytest.raises(UserError, match="FalconForCausalLM has attention of its own: choose auto, sdpa or eager"):
-        LanguageModel(LLMOptions(path=str(tmp_path), dtype="float32", attention="grouped"))
+    LanguageModel.load(LLMOptions(path=str(tmp_path), dtype="float32"))
+    with pytest.raises(UserError, match="FalconForCausalLM has its own attention code: choose auto, sdpa or eager"):
+        LanguageModel.load(LLMOptions(path=str(tmp_path), dtype="float32", attention="grouped"))

@@ -30,7 +30,9 @@ from transformers import (
 )
 
 from expctr.errors import UserError
-from expctr.llm.model import LanguageModel, LLMOptions, ValueHead, load_tokenizer
+from expctr.llm.critic import ValueHead
+from expctr.llm.loading import LLMOptions, load_tokenizer
+from expctr.llm.model import LanguageModel
 from expctr.llm.sharding.fsdp import shard
 from expctr.llm.sharding.loading import decoder_layers
 
@@ -77,7 +79,7 @@ def load(folder: Path, kind: str, mesh: DeviceMesh | None) -> LanguageModel:
         "attention": "eager" if kind == REFUSED else "auto",
     }
     options = LLMOptions(path=str(folder / kind), lora_r=2, **settings)
-    model = LanguageModel(options, 3, mesh)
+    model = LanguageModel.load(options, 3, mesh)
     if mesh is not None:
         shard(model, ValueHead(model.hidden_size), mesh)
     return model
@@ -118,7 +120,7 @@ def state(model: LanguageModel) -> dict[str, Tensor]:
 @torch.no_grad()
 def logits(model: LanguageModel) -> Tensor:
     ids = torch.arange(5, 17)[None]
-    return model.logits(model.hidden(ids, torch.ones_like(ids), adapter=True).states)
+    return model.logits(model.hidden(ids, torch.ones_like(ids), adapter=True))
 
 
 def work(rank: int, port: int, folder: Path) -> None:

@@ -10,9 +10,9 @@ from conftest import make_llm, stir_adapter
 from running import TESTS, World, expctr
 
 from expctr.data.batches import Batch, Nouns, SampleText
-from expctr.llm.model import LLMOptions
+from expctr.llm.loading import LLMOptions
 from expctr.llm.prompts import PromptOptions
-from expctr.llm.scoring import LCOptions
+from expctr.llm.yes_no import LCOptions
 from expctr.modules.baselines.icl import ICLModule
 from expctr.modules.explainer import PPOExplainerModule
 

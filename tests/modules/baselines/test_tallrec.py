@@ -15,8 +15,8 @@ from expctr.data.batches import Batch, Nouns, SampleText
 from expctr.data.datamodules import MovieLensDataModule
 from expctr.data.options import SampleOptions
 from expctr.errors import UserError
-from expctr.llm.model import LLMOptions
-from expctr.llm.scoring import LCOptions
+from expctr.llm.loading import LLMOptions
+from expctr.llm.yes_no import LCOptions
 from expctr.modules.baselines.tallrec import TALLRecModule, TALLRecOptions
 from expctr.training.checkpoint import checkpoints
 

@@ -1,4 +1,4 @@
-"""The yes/no score (Eq. 8): by hand, and from a model whatever stands beside a prompt."""
+"""Yes/no scores (Eq. 8): worked by hand, and of a model, whatever else is in the batch."""
 
 from pathlib import Path
 from typing import Any
@@ -10,10 +10,12 @@ from torch import Tensor
 from transformers import AutoModelForCausalLM
 
 from expctr.data.batches import Nouns, SampleText
-from expctr.llm import prefill, scoring
-from expctr.llm.model import LanguageModel, LLMOptions
+from expctr.llm import prefill
+from expctr.llm import yes_no as module
+from expctr.llm.loading import LLMOptions
+from expctr.llm.model import LanguageModel
 from expctr.llm.prompts import PromptOptions, Prompts
-from expctr.llm.scoring import Answers, LCOptions, answer_scores, answer_tokens, yes_no, yes_no_scores
+from expctr.llm.yes_no import Answers, LCOptions, LCScorer, answer_tokens, score_logits, score_prompts, score_states
 
 ENDING = "Whether the user will like the target book target:"
 PROBABILITIES = torch.tensor([[0.5, 0.25, 0.125, 0.125]])
@@ -22,7 +24,7 @@ REASONS = ["They like it.", "They would hate every minute of it, and say so to a
 
 
 def load(folder: Path) -> LanguageModel:
-    return LanguageModel(LLMOptions(path=str(folder), dtype="float32", lora_r=4))
+    return LanguageModel.load(LLMOptions(path=str(folder), dtype="float32", lora_r=4))
 
 
 @pytest.fixture(scope="module")
@@ -45,25 +47,27 @@ def lc_prompts(model: LanguageModel) -> list[list[int]]:
     ],
 )
 def test_eq_8_by_hand(score: str, temperature: float, expected: float) -> None:
-    result = yes_no(PROBABILITIES.log() + 7, YES_NO, LCOptions(score=score, temperature=temperature))
+    result = score_logits(PROBABILITIES.log() + 7, YES_NO, LCOptions(score=score, temperature=temperature))
     assert float(result) == pytest.approx(expected, abs=1e-5)
 
 
 def test_eq_8_as_printed_stays_between_0_269_and_0_731() -> None:
     """At T = 1 it exponentiates probabilities: even a certain answer gives e / (e + 1)."""
     certain = torch.tensor([[50.0, 0, 0], [0, 50.0, 0], [0, 0, 50.0]])
-    assert yes_no(certain, YES_NO, LCOptions()).tolist() == pytest.approx([0.731059, 0.268941, 0.5], abs=1e-5)
-    scores = yes_no(10 * torch.randn(1000, 5, generator=torch.Generator().manual_seed(0)), YES_NO, LCOptions())
+    assert score_logits(certain, YES_NO, LCOptions()).tolist() == pytest.approx([0.731059, 0.268941, 0.5], abs=1e-5)
+    scores = score_logits(10 * torch.randn(1000, 5, generator=torch.Generator().manual_seed(0)), YES_NO, LCOptions())
     assert 0.2689 < float(scores.min()) < 0.28
     assert 0.72 < float(scores.max()) < 0.7311
-    assert yes_no(certain[:2], YES_NO, LCOptions(score="logit")).tolist() == pytest.approx([1, 0], abs=1e-5)
+    assert score_logits(certain[:2], YES_NO, LCOptions(score="logit")).tolist() == pytest.approx([1, 0], abs=1e-5)
 
 
 def test_the_probabilities_of_variants_are_summed() -> None:
     """p(yes) = 0.5 + 0.125 over tokens 0 and 2, p(no) = 0.25."""
     answers = Answers([0, 2], [1])
-    assert float(yes_no(PROBABILITIES.log(), answers, LCOptions(score="logit"))) == pytest.approx(0.714286, abs=1e-5)
-    assert float(yes_no(PROBABILITIES.log(), answers, LCOptions())) == pytest.approx(0.592667, abs=1e-5)
+    assert float(score_logits(PROBABILITIES.log(), answers, LCOptions(score="logit"))) == pytest.approx(
+        0.714286, abs=1e-5
+    )
+    assert float(score_logits(PROBABILITIES.log(), answers, LCOptions())) == pytest.approx(0.592667, abs=1e-5)
 
 
 @pytest.mark.parametrize("options", [LCOptions(score="logit", temperature=0.5), LCOptions(), LCOptions(temperature=2)])
@@ -73,7 +77,7 @@ def test_scores_of_a_few_logits_at_a_time_are_those_of_all(
     model = load(llm_folder)
     states = torch.randn(7, model.hidden_size, generator=torch.Generator().manual_seed(0))
     answers, made = Answers([5, 9], [7]), []
-    expected = yes_no(model.logits(states), answers, options)
+    expected = score_logits(model.logits(states), answers, options)
     real = model.logits
 
     def logits(*args: Any) -> Tensor:
@@ -81,10 +85,10 @@ def test_scores_of_a_few_logits_at_a_time_are_those_of_all(
         return made[-1]
 
     monkeypatch.setattr(model, "logits", logits)
-    monkeypatch.setattr(scoring, "MOST_LOGITS", 3 * model.vocabulary)
-    torch.testing.assert_close(answer_scores(model, states, answers, options), expected, atol=1e-5, rtol=0)
+    monkeypatch.setattr(module, "MAX_LOGITS", 3 * model.vocab_size)
+    torch.testing.assert_close(score_states(model, states, answers, options), expected, atol=1e-5, rtol=0)
     shapes = [tuple(part.shape) for part in made]
-    assert shapes == ([(7, 3)] if options.score == "logit" else [(rows, model.vocabulary) for rows in (3, 3, 1)])
+    assert shapes == ([(7, 3)] if options.score == "logit" else [(rows, model.vocab_size) for rows in (3, 3, 1)])
 
 
 def test_without_a_chat_template_the_answer_has_its_leading_space(plain_folder: Path) -> None:
@@ -144,7 +148,7 @@ def test_scores_are_those_of_a_plain_forward_of_the_model_on_disk(any_llm_folder
         with torch.no_grad():
             p = base(input_ids=torch.tensor([ids])).logits[0, -1].softmax(-1)
         expected.append(float(p[answers.positive[0]] / (p[answers.positive[0]] + p[answers.negative[0]])))
-    scores = yes_no_scores(model, prompts, answers, LCOptions(score="logit"))
+    scores = score_prompts(model, prompts, answers, LCOptions(score="logit"))
     assert scores.tolist() == pytest.approx(expected, abs=1e-5)
     assert scores.dtype == torch.float32
     assert len({round(score, 4) for score in expected}) == len(expected)  # the test can tell rows apart
@@ -154,13 +158,13 @@ def test_scores_are_those_of_a_plain_forward_of_the_model_on_disk(any_llm_folder
 def test_company_and_padding_change_no_score(
     any_llm_folder: Path, tokens: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(prefill, "TOKENS", (tokens, tokens))
+    monkeypatch.setattr(prefill, "BATCH_TOKENS", (tokens, tokens))
     model = load(any_llm_folder)
     prompts, options = lc_prompts(model), LCOptions(score="logit")
     answers = answer_tokens(model, ENDING, options)
 
     def score(rows: list[list[int]]) -> Tensor:
-        return yes_no_scores(model, rows, answers, options)
+        return score_prompts(model, rows, answers, options)
 
     alone = torch.cat([score([ids]) for ids in prompts])
     torch.testing.assert_close(score(prompts), alone, atol=1e-6, rtol=0)
@@ -171,26 +175,44 @@ def test_the_adapter_has_no_part_in_the_score(llm_folder: Path) -> None:
     model = load(llm_folder)
     prompts = lc_prompts(model)
     answers = answer_tokens(model, ENDING, LCOptions())
-    before = yes_no_scores(model, prompts, answers, LCOptions())
+    before = score_prompts(model, prompts, answers, LCOptions())
     stir_adapter(model)
-    assert torch.equal(yes_no_scores(model, prompts, answers, LCOptions()), before)
+    assert torch.equal(score_prompts(model, prompts, answers, LCOptions()), before)
     ids = torch.tensor(prompts[:1])
-    states = [model.hidden(ids, torch.ones_like(ids), adapter=on).states for on in (True, False)]
+    states = [model.hidden(ids, torch.ones_like(ids), adapter=on) for on in (True, False)]
     assert not torch.allclose(*states)  # though the adapter, when on, has one in what is said
 
 
-@pytest.mark.parametrize("temperature", [1.0, 0.7])
-def test_picked_logprobs_and_entropies_are_torchs_with_their_gradient(
-    temperature: float, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("include_title", [False, True])
+def test_the_lc_scorer_asks_by_its_template_and_reads_the_answers(
+    model: LanguageModel, prompts: Prompts, samples: list[SampleText], include_title: bool
 ) -> None:
-    monkeypatch.setattr(scoring._Picked, "ROWS", 4)
-    generator = torch.Generator().manual_seed(0)
-    logits = (5 * torch.randn(10, 30, generator=generator)).requires_grad_()
-    tokens = torch.randint(0, 30, (10,), generator=generator)
-    weights = torch.randn(2, 10, generator=generator)
-    logp = (logits / temperature).log_softmax(-1)
-    plain = logp.gather(1, tokens[:, None])[:, 0], -(logp.exp() * logp).sum(-1)
-    ours = scoring._Picked.apply(logits, tokens, temperature, True)
-    torch.testing.assert_close(ours, plain, atol=1e-5, rtol=1e-5)
-    gradients = [torch.autograd.grad((torch.stack(x) * weights).sum(), logits) for x in (ours, plain)]
-    torch.testing.assert_close(*gradients, atol=1e-5, rtol=1e-5)
+    options = LCOptions(score="logit", include_title=include_title)
+    scorer = LCScorer(model, prompts, options)
+    assert [model.tokenizer.decode(ids) for ids in scorer.answers] == ["Yes", "No"]
+    scores = scorer.scores(samples, REASONS)
+    asked = prompts.lc(samples, REASONS, include_title)
+    assert torch.equal(scores, score_prompts(model, asked, scorer.answers, options))
+    assert torch.equal(scores, scorer.scores(samples, REASONS))
+    titles = [sample.target in model.tokenizer.decode(ids) for sample, ids in zip(samples, asked, strict=True)]
+    assert all(titles[:-1]) == include_title  # the last title, M, may be anywhere
+
+
+def test_the_gap_compares_a_sentence_of_liking_with_one_of_dislike(
+    model: LanguageModel, prompts: Prompts, samples: list[SampleText], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scorer = LCScorer(model, prompts, LCOptions())
+    liked, disliked = torch.tensor([0.75, 0.5, 0.25]), torch.tensor([0.5, 0.5, 0.5])  # won, tied, lost
+    texts: list[str] = []
+
+    def scores(samples: list[SampleText], sentences: list[str]) -> Tensor:
+        texts.extend(sentences)
+        return liked if len(texts) == 3 else disliked
+
+    monkeypatch.setattr(scorer, "scores", scores)
+    assert scorer.gap(samples[:3]) == (0.0, 0.5)
+    assert texts[0] == 'The user will likely enjoy "Heat".'
+    assert texts[3:] == [f'The user will likely dislike "{sample.target}".' for sample in samples[:3]]
+    liked += 0.3
+    texts.clear()
+    assert scorer.gap(samples[:3]) == pytest.approx((0.3, 1.0))

@@ -12,23 +12,24 @@ from transformers import DynamicCache, GPT2Config, GPT2LMHeadModel, LlamaConfig,
 
 from expctr.data.batches import Nouns, SampleText
 from expctr.errors import UserError
-from expctr.llm.checkpointing import recomputed
-from expctr.llm.model import LanguageModel, LLMOptions, load_tokenizer
-from expctr.llm.prefill import contents
+from expctr.llm.gradient_checkpointing import recompute_activations
+from expctr.llm.kv_cache import keys_and_values
+from expctr.llm.loading import LLMOptions, load_tokenizer
+from expctr.llm.logprobs import score_responses
+from expctr.llm.model import LanguageModel
 from expctr.llm.prompts import PromptOptions, Prompts
-from expctr.llm.rollout import Rollout, RolloutOptions, generate, uniforms
-from expctr.llm.scoring import score_responses
+from expctr.llm.rollout import Rollout, RolloutOptions, draw_noise, generate
 
 
 def load(folder: Path, scope: str = "all", **options: Any) -> LanguageModel:
-    model = LanguageModel(LLMOptions(path=str(folder), dtype="float32", lora_r=4, adapter_scope=scope, **options))
+    model = LanguageModel.load(LLMOptions(path=str(folder), dtype="float32", lora_r=4, adapter_scope=scope, **options))
     stir_adapter(model)
     return model
 
 
 def roll(model: LanguageModel, samples: list[SampleText]) -> Rollout:
     prompts = Prompts(model.tokenizer, PromptOptions(), Nouns()).explanation(samples)
-    rollout = generate(model, prompts, RolloutOptions(max_new_tokens=8), uniforms(3, 0, range(len(prompts)), 1, 8))
+    rollout = generate(model, prompts, RolloutOptions(max_new_tokens=8), draw_noise(3, 0, range(len(prompts)), 1, 8))
     return rollout.select(torch.arange(len(prompts)))
 
 
@@ -42,7 +43,7 @@ def learnt(model: LanguageModel, rollout: Rollout) -> list[Tensor]:
 
 
 def learnt_twice(model: LanguageModel, rollout: Rollout) -> list[Tensor]:
-    with recomputed(model):
+    with recompute_activations(model):
         return learnt(model, rollout)
 
 
@@ -87,7 +88,7 @@ def kept(model: LanguageModel, rollout: Rollout, again: bool) -> int:
 
     with torch.autograd.graph.saved_tensors_hooks(pack, lambda x: x):
         if again:
-            with recomputed(model):
+            with recompute_activations(model):
                 score_responses(model, rollout, adapter=True, temperature=1.0)
         else:
             score_responses(model, rollout, adapter=True, temperature=1.0)
@@ -115,9 +116,9 @@ def test_afterwards_all_is_as_before(llm_folder: Path, samples: list[SampleText]
     model = load(llm_folder, "response")
     rollout = roll(model, samples)
     assert rollout.cache is not None
-    before = [keys.clone() for keys, _ in contents(rollout.cache)]
+    before = [keys.clone() for keys, _ in keys_and_values(rollout.cache)]
     learnt_twice(model, rollout)
-    assert all(map(torch.equal, before, (keys for keys, _ in contents(rollout.cache))))
+    assert all(map(torch.equal, before, (keys for keys, _ in keys_and_values(rollout.cache))))
     ids, cache = torch.tensor([[5, 6, 7]]), DynamicCache()
     model.hidden(ids, torch.ones_like(ids), adapter=True, cache=cache)
     assert cache.get_seq_length() == 3
@@ -126,5 +127,8 @@ def test_afterwards_all_is_as_before(llm_folder: Path, samples: list[SampleText]
 
 def test_a_base_that_cannot_do_it_is_named() -> None:
     model = cast(LanguageModel, SimpleNamespace(causal=nn.Linear(2, 2)))
-    with pytest.raises(UserError, match=r"ppo\.gradient_checkpointing: Linear cannot do it"), recomputed(model):
+    with (
+        pytest.raises(UserError, match=r"ppo\.gradient_checkpointing: Linear does not support it"),
+        recompute_activations(model),
+    ):
         pass

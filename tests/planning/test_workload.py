@@ -8,11 +8,11 @@ import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from expctr.llm.model import LLMOptions
+from expctr.llm.loading import LLMOptions
 from expctr.modules.explainer import PPOExplainerModule
 from expctr.planning.blueprint import Blueprint
-from expctr.planning.forecast import Sizes
-from expctr.planning.work import Work, hours, passes, work
+from expctr.planning.memory import Sizes
+from expctr.planning.workload import Workload, count_pass, estimate_hours, estimate_workload
 from expctr.rl.options import PPOOptions
 from expctr.training.scheduler import make_plan
 
@@ -30,41 +30,43 @@ def counted(trace: Callable[[], Any]) -> int:
 
 
 def test_a_pass_costs_what_torch_counts(bare: LLMOptions) -> None:
-    model = Blueprint(replace(bare, adapter_scope="response"), torch.float32, processor=True)
-    off, on = (ROWS * passes(model, 1, 39, adapter, 1).flops for adapter in (False, True))
-    assert counted(lambda: model.reference(ROWS, 40, 1, False)) == off
-    assert counted(lambda: model.reference(ROWS, 40, 1, True)) == on - 2 * ROWS * UP
-    both = ROWS * passes(model, 1, 39, True, 1, backward=True).flops
-    assert counted(lambda: model.learn(ROWS, 40, 1, False, False)) == both - 2 * ROWS * (UP + FIRST)
+    blueprint = Blueprint(replace(bare, adapter_scope="response"), torch.float32, on_cpu=True)
+    off, on = (ROWS * count_pass(blueprint, 1, 39, adapter, 1).flops for adapter in (False, True))
+    assert counted(lambda: blueprint.reference(ROWS, 40, 1, False)) == off
+    assert counted(lambda: blueprint.reference(ROWS, 40, 1, True)) == on - 2 * ROWS * UP
+    both = ROWS * count_pass(blueprint, 1, 39, True, 1, backward=True).flops
+    assert counted(lambda: blueprint.learn(ROWS, 40, 1, False, False)) == both - 2 * ROWS * (UP + FIRST)
 
 
 def test_gradient_checkpointing_costs_one_more_pass_of_the_layers(bare: LLMOptions) -> None:
     """By hand: a token meets a layer's weights (q and o 32 x 32, k and v 32 x 16, three of 32 x 64) and its adapter's
     (4 for each row and column of these), and with its own width each key and each value; and no logits.
     """
-    model = Blueprint(replace(bare, adapter_scope="response"), torch.float32, processor=True)
-    once, twice = (passes(model, 1, 39, True, 1, backward=True, again=again) for again in (False, True))
+    blueprint = Blueprint(replace(bare, adapter_scope="response"), torch.float32, on_cpu=True)
+    once, twice = (
+        count_pass(blueprint, 1, 39, True, 1, backward=True, recompute=recompute) for recompute in (False, True)
+    )
     weights = 2 * 32 * 32 + 2 * 32 * 16 + 3 * 32 * 64
     adapter = 4 * (2 * 64 + 2 * 48 + 3 * 96)
     attention = 40 * 2 * 32
     assert twice.flops - once.flops == 2 * LAYERS * (weights + adapter + attention)
     assert twice.tokens == once.tokens
-    more = [counted(lambda a=again: model.learn(ROWS, 40, 1, False, False, a)) for again in (True, False)]
+    more = [counted(lambda a=recompute: blueprint.learn(ROWS, 40, 1, False, False, a)) for recompute in (True, False)]
     assert more[0] - more[1] == ROWS * (twice.flops - once.flops) - 2 * ROWS * UP
 
 
 def test_a_token_sees_itself_and_those_before_it(bare: LLMOptions) -> None:
-    model = Blueprint(bare, torch.float32, processor=True)
-    one_by_one = sum((passes(model, 1, seen, True, 1) for seen in range(7, 12)), Work())
-    assert passes(model, 5, 7, True, 5) == one_by_one
+    blueprint = Blueprint(bare, torch.float32, on_cpu=True)
+    one_by_one = sum((count_pass(blueprint, 1, seen, True, 1) for seen in range(7, 12)), Workload())
+    assert count_pass(blueprint, 5, 7, True, 5) == one_by_one
 
 
 @pytest.mark.parametrize("scope", ["all", "response"])
 def test_the_work_of_a_run(bare: LLMOptions, scope: Any) -> None:
     explainer = PPOExplainerModule(llm=replace(bare, adapter_scope=scope), ppo=PPOOptions(epochs=3, minibatch_size=4))
-    model = Blueprint(explainer.llm, torch.float32, processor=False)
+    blueprint = Blueprint(explainer.llm, torch.float32, on_cpu=False)
     size = Sizes(1, 8, 8, 4, prompt_tokens=20, response_tokens=5)
-    found = work(model, explainer, size, make_plan(2, 1, 7, 1), (18, 2, 2), ctr_batch=10)
+    found = estimate_workload(blueprint, explainer, size, make_plan(2, 1, 7, 1), (18, 2, 2), ctr_batch=10)
     # batches of 6: two minibatches of 3 in each of three passes
     assert [(name, w.batches, w.steps) for name, w in found.items()] == [
         ("lc", 6, 36), ("ctr", 14, 14), ("ic", 3, 18), ("test", 0, 0)
@@ -74,15 +76,17 @@ def test_the_work_of_a_run(bare: LLMOptions, scope: Any) -> None:
     assert found["ic"].tokens == 18 * (explained + 4 * again) + 2 * explained
     assert found["lc"].tokens == 2 * found["ic"].tokens
     assert found["ctr"].tokens == 2 * (19 + 5)
-    shared = 0 if scope == "all" else 19  # the untrained model's prompts are the policy's
+    shared = 0 if scope == "all" else 19  # the untrained blueprint's prompts are the policy's
     assert found["test"].tokens == 2 * (2 * explained - shared + 20)
     explainer.ppo.gradient_checkpointing = True
-    longer = work(model, explainer, size, make_plan(2, 1, 7, 1), (18, 2, 2), ctr_batch=10)
+    longer = estimate_workload(blueprint, explainer, size, make_plan(2, 1, 7, 1), (18, 2, 2), ctr_batch=10)
     new, seen = (24, 0) if scope == "all" else (5, 19)
-    layers = passes(model, new, seen, True, 0).flops
+    layers = count_pass(blueprint, new, seen, True, 0).flops
     assert longer["ic"].flops - found["ic"].flops == 18 * 3 * layers
     assert [longer[name] for name in ("ctr", "test")] == [found[name] for name in ("ctr", "test")]
 
 
 def test_hours() -> None:
-    assert hours(Work(flops=int(3600 * 2e15)), devices=4, tflops=1000, utilisation=0.25) == pytest.approx(2)
+    assert estimate_hours(Workload(flops=int(3600 * 2e15)), devices=4, tflops=1000, utilisation=0.25) == pytest.approx(
+        2
+    )

@@ -1,0 +1,96 @@
+"""Caches of keys and values: one that can be extended without copying, and views of caches that share storage."""
+
+from collections.abc import Iterator, Sequence
+from copy import copy
+from typing import Any, cast
+
+from torch import Tensor, tensor
+from transformers import DynamicCache
+from transformers.cache_utils import DynamicLayer
+
+
+class PreallocatedLayer(DynamicLayer):
+    """A cache layer with free positions: a new token is written in place, where the base class copies all tokens.
+
+    Attention gets the free positions too, and its causal mask hides them: a slice of the storage would be copied for
+    the matrix product.
+
+    Args:
+        keys: any keys of the layer, for their shape and dtype.
+        values: any values of the layer, likewise.
+        batch: number of rows.
+        length: number of positions that are filled first.
+        room: number of free positions after them.
+    """
+
+    keys: Tensor
+    values: Tensor
+
+    def __init__(self, keys: Tensor, values: Tensor, batch: int, length: int, room: int) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.lazy_initialization(keys, values)
+        self.keys, self.values = (x.new_zeros(batch, x.shape[1], length + room, x.shape[3]) for x in (keys, values))
+        self._length = length
+
+    def put(self, rows: Sequence[int], keys: Tensor, values: Tensor, prefix: int, width: int) -> None:
+        """Write some rows: `prefix` positions on the left, and the other `width` positions on the right."""
+        where, end = tensor(rows, device=keys.device), self._length
+        for mine, theirs in ((self.keys, keys), (self.values, values)):
+            mine[where, :, :prefix] = theirs[:, :, :prefix]
+            mine[where, :, end - width : end] = theirs[:, :, prefix:]
+
+    def filled(self) -> tuple[Tensor, Tensor]:
+        """Keys and values without free positions. Tokens added later do not change them."""
+        return self.keys[:, :, : self._length], self.values[:, :, : self._length]
+
+    def update(self, key_states: Tensor, value_states: Tensor, *_: Any, **__: Any) -> tuple[Tensor, Tensor]:
+        """Write new tokens into free positions, of which there must be enough; without gradient."""
+        start, self._length = self._length, self._length + key_states.shape[2]
+        self.keys[:, :, start : self._length] = key_states
+        self.values[:, :, start : self._length] = value_states
+        return self.keys, self.values
+
+    def get_seq_length(self) -> int:
+        """Number of filled positions."""
+        return self._length
+
+    def get_mask_sizes(self, query_length: int) -> tuple[int, int]:
+        """Number of positions that attention gets, and the first of them."""
+        return self.keys.shape[2], 0
+
+
+def keys_and_values(cache: DynamicCache) -> Iterator[tuple[Tensor, Tensor]]:
+    """Keys and values of each layer, `[rows, heads, positions, width]` each."""
+    for layer in cast(list[DynamicLayer], cache.layers):
+        if isinstance(layer, PreallocatedLayer):
+            yield layer.filled()
+        else:
+            yield cast(Tensor, layer.keys), cast(Tensor, layer.values)
+
+
+def make_cache(layers: Iterator[tuple[Tensor, Tensor]]) -> DynamicCache:
+    """A cache of given keys and values. They are not copied, and extending the cache does not change them."""
+    cache = DynamicCache()
+    for keys, values in layers:
+        layer = DynamicLayer()
+        layer.lazy_initialization(keys, values)
+        layer.keys, layer.values = keys, values
+        cache.layers.append(layer)
+    return cache
+
+
+def share_cache(cache: DynamicCache) -> DynamicCache:
+    """A second cache over the same storage: either may be extended, and the other keeps its length.
+
+    Free positions are shared too, so only one of the two can use them at a time.
+    """
+    other = DynamicCache()
+    other.layers = [copy(layer) for layer in cache.layers]
+    return other
+
+
+def expand_cache(cache: DynamicCache, rows: int) -> DynamicCache:
+    """Repeat a cache of one row, without copying it."""
+    return make_cache(
+        (keys.expand(rows, -1, -1, -1), values.expand(rows, -1, -1, -1)) for keys, values in keys_and_values(cache)
+    )

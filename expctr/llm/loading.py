@@ -1,0 +1,217 @@
+"""Load the base language model and its tokenizer: from a hub, a folder, or a GGUF file; in floats, 4 or 8 bits."""
+
+import logging
+from dataclasses import dataclass
+from importlib.resources import files
+from math import inf
+from pathlib import Path
+from typing import Any, Literal, cast
+
+import torch
+from lightning.pytorch.utilities import rank_zero_info
+from torch.distributed.device_mesh import DeviceMesh
+from transformers import (
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    BitsAndBytesConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
+
+from expctr.errors import UserError, check_range
+from expctr.llm.cpu.attention import GROUPED
+from expctr.llm.sharding.loading import can_load_shards, load_shards
+
+DType = Literal["auto", "float32", "bfloat16", "float16"]
+
+
+@dataclass
+class LLMOptions:
+    """The base language model and its adapter."""
+
+    path: str = "nano"
+    """A hub id, a folder, or `nano`, the small model (1.2 M parameters) that ships with the package."""
+    gguf_file: str | None = None
+    """Name of a GGUF file in that folder or repository."""
+    revision: str | None = None
+    """Commit or tag on the hub."""
+    trust_remote_code: bool = False
+    """Run the model's own Python code. Leave it off unless you have read that code."""
+    dtype: DType = "auto"
+    """Data type of the base. `auto`: bfloat16 if the device computes in it, else float32. The adapter is always
+    float32."""
+    quantization: Literal["none", "nf4", "int8"] = "none"
+    """Load the base in 4 or 8 bits (bitsandbytes). With `int8`, results depend slightly on the micro-batch size and on
+    the number of devices, because all rows of a batch decide which values stay in 16 bits."""
+    attention: Literal["auto", "grouped", "sdpa", "eager", "flash_attention_2"] = "auto"
+    """Implementation of attention. `grouped` is expctr's own for CPUs, the others are those of transformers. `auto`:
+    `grouped` on a CPU if the model supports it, else what transformers chooses."""
+    compile_decoding: bool = False
+    """Decode with a compiled graph (torch.compile, with CUDA graphs on a GPU) and a cache of fixed size; on one device
+    only. Each new number of rows and each new prompt width takes a minute or more to compile, and the last four caches
+    stay in memory. It does not pay off on a CPU."""
+    adapter_scope: Literal["all", "response"] = "all"
+    """`all`: the adapter acts on every token. `response`: it acts from the prompt's last token on. The prompt's keys
+    and values then come from the frozen base; they are computed once per sample and reused by the rollout, the
+    reference and every PPO epoch."""
+    lora_r: int = 16
+    """Rank of the adapter."""
+    lora_alpha: int = 32
+    """Scale of the adapter, divided by its rank."""
+    lora_targets: str | list[str] = "all-linear"
+    """Layers that get an adapter: names, or `all-linear`; never the output layer."""
+
+    def __post_init__(self) -> None:
+        check_range("llm", self, lora_r=(1, inf), lora_alpha=(1, inf))
+        if self.quantization != "none" and self.gguf_file:
+            raise UserError("llm.quantization and llm.gguf_file exclude each other: a GGUF file has its own precision")
+
+
+def load_tokenizer(options: LLMOptions) -> PreTrainedTokenizerBase:
+    """Load the base's tokenizer.
+
+    Raises:
+        UserError: it is not a fast tokenizer.
+    """
+    tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(
+        locate(options.path, "llm.path"), **hub_arguments(options), clean_up_tokenization_spaces=False
+    )
+    if not tokenizer.is_fast:
+        raise UserError(
+            f"{options.path}: cutting titles needs a fast tokenizer (tokenizer.json), and this model has none"
+        )
+    return tokenizer
+
+
+def load_base(
+    options: LLMOptions, mesh: DeviceMesh | None = None, device: torch.device | None = None
+) -> PreTrainedModel:
+    """Load the base model, from safetensors or GGUF only: a pickle can run code.
+
+    Args:
+        options: what to load.
+        mesh: the ranks that share the model. Each rank loads its own shard if the base is in floats (`load_shards`).
+        device: where the model will compute, which decides `auto` options; `best_device` if not given.
+    """
+    device = device or best_device()
+    settings = hub_arguments(options)
+    if options.attention not in ("auto", GROUPED):
+        settings["attn_implementation"] = options.attention
+    dtype = resolve_dtype(options.dtype, device)
+    if options.quantization != "none":
+        settings["quantization_config"] = BitsAndBytesConfig(
+            load_in_4bit=options.quantization == "nf4",
+            load_in_8bit=options.quantization == "int8",
+            bnb_4bit_quant_type="nf4",
+            bnb_4bit_compute_dtype=dtype,
+            bnb_4bit_use_double_quant=True,
+        )
+    if not options.gguf_file:
+        settings["use_safetensors"] = True
+    path = locate(options.path, "llm.path")
+    model: PreTrainedModel
+    in_floats = options.quantization == "none" and not options.gguf_file
+    if mesh is not None and in_floats and can_load_shards(path, mesh, **hub_arguments(options)):
+        model = load_shards(path, mesh, dtype, **settings)
+    else:
+        if mesh is not None and mesh.size() > 1:
+            rank_zero_info("each rank loads the whole base: only safetensors in floats can be loaded in shards")
+        model = AutoModelForCausalLM.from_pretrained(
+            path, dtype=torch.float32 if options.gguf_file else dtype, **settings
+        )
+    if options.gguf_file:
+        model = _plain_model(model)
+        for parameter in model.parameters():  # not buffers: rounded rotary frequencies shift late positions
+            parameter.data = parameter.data.to(dtype)
+    if is_quantized(model):
+        _keep_differentiable(model)
+        # it would log at each layer of each forward pass that it rounds to float16
+        logging.getLogger("bitsandbytes.autograd._functions").setLevel(logging.ERROR)
+    _choose_attention(model, options, device)
+    model.eval()
+    return model
+
+
+def locate(path: str, option: str) -> str:
+    """Resolve a model's path to what transformers should load: a folder, or a hub id.
+
+    Args:
+        path: `nano`, a folder, or a hub id.
+        option: name of the option that holds the path, for the error message.
+
+    Raises:
+        UserError: the path looks like a folder, but there is none.
+    """
+    if path == "nano":
+        return str(files("expctr") / "nano")
+    folder = Path(path).expanduser()
+    if not folder.is_dir() and (path.startswith(("/", ".", "~")) or path.count("/") > 1):
+        raise UserError(f"{option}: there is no folder {folder}; give a folder, a hub id, or nano")
+    return str(folder) if folder.is_dir() else path
+
+
+def hub_arguments(options: LLMOptions) -> dict[str, Any]:
+    """Arguments of transformers' `from_pretrained` that say where a base comes from."""
+    arguments: dict[str, Any] = {"trust_remote_code": options.trust_remote_code}
+    if options.revision:
+        arguments["revision"] = options.revision
+    if options.gguf_file:
+        arguments["gguf_file"] = options.gguf_file
+    return arguments
+
+
+def best_device() -> torch.device:
+    """The GPU if this machine has one, else the CPU."""
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def resolve_dtype(dtype: DType, device: torch.device | None = None) -> torch.dtype:
+    """The base's dtype on a device, `best_device` if not given; see `LLMOptions.dtype`."""
+    if dtype != "auto":
+        return cast(torch.dtype, getattr(torch, dtype))
+    device = device or best_device()
+    fast = torch.cuda.is_bf16_supported() if device.type == "cuda" else torch.cpu._is_avx512_bf16_supported()
+    return torch.bfloat16 if fast else torch.float32
+
+
+def is_quantized(model: PreTrainedModel) -> bool:
+    """Is a loaded model in 4 or 8 bits, by the options or on disk?"""
+    return getattr(model, "hf_quantizer", None) is not None
+
+
+def _choose_attention(model: PreTrainedModel, options: LLMOptions, device: torch.device) -> None:
+    supported = model._supports_attention_backend
+    if options.attention == GROUPED and not supported:
+        raise UserError(f"llm.attention: {type(model).__name__} has its own attention code: choose auto, sdpa or eager")
+    if options.attention == GROUPED or (options.attention == "auto" and supported and device.type != "cuda"):
+        model.set_attn_implementation(GROUPED)
+
+
+def _keep_differentiable(model: PreTrainedModel) -> None:
+    """Keep 4-bit layers in the form that has a backward pass.
+
+    On CPUs with avx512_bf16, bitsandbytes 0.50 repacks a layer permanently at its first forward pass without gradient.
+    The packed form has no gradient, and saving changes its output: training would be wrong without an error.
+    """
+    from bitsandbytes.nn.modules import Linear4bit
+
+    for module in model.modules():
+        if isinstance(module, Linear4bit):
+            module.support_avx512bf16_for_cpu = False
+
+
+def _plain_model(model: PreTrainedModel) -> PreTrainedModel:
+    """Rebuild a GGUF model as an ordinary model; the loaded one refuses casts and saves."""
+    config = model.config
+    if hasattr(config, "quantization_config"):
+        del config.quantization_config
+    with torch.device("meta"):
+        plain = AutoModelForCausalLM.from_config(config, attn_implementation=config._attn_implementation)
+    plain.load_state_dict(model.state_dict(), assign=True, strict=False)
+    plain.tie_weights()
+    # buffers such as rotary frequencies are not in the state dict
+    for (name, buffer), loaded in zip(plain.named_buffers(), model.buffers(), strict=True):
+        if buffer.is_meta:
+            owner, _, leaf = name.rpartition(".")
+            plain.get_submodule(owner).register_buffer(leaf, loaded.clone(), persistent=False)
+    return cast(PreTrainedModel, plain)

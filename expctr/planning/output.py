@@ -1,0 +1,150 @@
+"""Print the plan of a run: its memory, whether it fits, how to lower it, and its work (`expctr plan`)."""
+
+import json
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from math import inf
+from typing import Any
+
+import torch
+from rich import box
+from rich.console import Console
+from rich.table import Table
+
+from expctr.errors import check_range
+from expctr.modules.explainer import PPOExplainerModule
+from expctr.planning.blueprint import Blueprint
+from expctr.planning.memory import COMPONENTS, Sizes, batch_sizes, forecast_memory, parse_memory, peak_bytes
+from expctr.planning.workload import Workload, estimate_hours, estimate_workload
+from expctr.stages.plan import PlanEntry
+
+
+@dataclass
+class PlanOptions:
+    """Options of `expctr plan`, which its help text explains."""
+
+    devices: int
+    memory: str
+    prompt_tokens: int | None
+    processor: bool
+    samples: int | None
+    tflops: float
+    utilisation: float
+    json: bool
+
+    def __post_init__(self) -> None:
+        check_range("plan", self, samples=(1, inf), prompt_tokens=(2, inf), tflops=(1e-3, inf), utilisation=(1e-3, 1))
+
+
+def print_plan(explainer: PPOExplainerModule, data: Any, plan: Sequence[PlanEntry], options: PlanOptions) -> None:
+    """Print memory, whether it fits, how to lower it, and the run's work; `llm.dtype: auto` counts as bfloat16.
+
+    Args:
+        explainer: the policy's options.
+        data: the data module's options.
+        plan: the stages.
+        options: of `expctr plan`.
+    """
+    limit = parse_memory(options.memory)
+    size = batch_sizes(explainer, data, options.devices, options.prompt_tokens)
+    dtype = torch.bfloat16 if explainer.llm.dtype == "auto" else getattr(torch, explainer.llm.dtype)
+    blueprint = Blueprint(explainer.llm, dtype, options.processor)
+    stages = forecast_memory(blueprint, explainer, size)
+    peak, count = peak_bytes(stages), options.samples or (None if data.splits else data.options.max_samples)
+    changes = lower_memory(blueprint, explainer, size, peak, limit)
+    work = {}
+    if count:
+        splits = _splits(count, data.options.fractions)
+        work = estimate_workload(blueprint, explainer, size, plan, splits, data.ctr_batch_size)
+    hours = estimate_hours(sum(work.values(), Workload()), options.devices, options.tflops, options.utilisation)
+    if options.json:
+        memory = {"parameters": blueprint.base_size, "peak": peak, "memory": limit, "stages": stages}
+        by_stage = {stage: workload._asdict() for stage, workload in work.items()}
+        print(json.dumps({**memory, "changes": dict(changes), "work": by_stage, "hours": hours}))
+        return
+    console = Console()
+    console = console if console.is_terminal else Console(width=100)
+    console.print(memory_table(stages))
+    console.print(
+        f"{'Fits' if peak <= limit else 'Does not fit'}: {peak / 1e9:.1f} of {limit / 1e9:.1f} GB, with prompts of "
+        f"{size.prompt_tokens} tokens. CTR models, the sentence encoder, buffers for sharding and the device's own "
+        "context are not counted."
+    )
+    if peak > limit:
+        console.print("Changes that lower it, each on top of those before:")
+    for change, lowered in changes:  # each takes seconds to compute
+        console.print(f"  {change}: {lowered / 1e9:.1f} GB")
+    if not work:
+        console.print("Steps, tokens and hours need --samples N, because the config does not say how many there are.")
+        return
+    console.print(workload_table(work))
+    console.print(
+        f"{hours:.1f} hours on {options.devices} x {options.tflops:g} TFLOP/s at a utilisation of "
+        f"{options.utilisation:.0%}: {'' if options.samples else 'at most '}{count} samples, every prompt and every "
+        f"response at its maximum of {size.prompt_tokens} and {size.response_tokens} tokens, and CTR stages trained to "
+        "their last epoch. CTR models, the sentence encoder and the test's audit are not counted."
+    )
+
+
+def lower_memory(
+    blueprint: Blueprint, explainer: PPOExplainerModule, size: Sizes, peak: int, limit: int
+) -> Iterator[tuple[str, int]]:
+    """Find changes that lower the peak until it fits, each on top of those before it.
+
+    Yields:
+        The change, and the peak after it.
+    """
+    group = explainer.rollout_options.group_size
+    for name in ("micro", "batch", "batch", "prompt", "devices"):
+        if peak <= limit:
+            return
+        half = max(size.devices * group, size.rollout_rows // 2 // group * group)
+        eval_rows = max(size.devices, min(size.eval_rows, half // group))
+        prompt_tokens = max(2, size.prompt_tokens // 2)
+        change, changed = {
+            "micro": ("ppo.micro_batch_size 1", replace(size, micro_rows=1)),
+            "batch": (
+                f"data.rollout_batch_size {half // group}, data.eval_batch_size {eval_rows}",
+                replace(size, rollout_rows=half, eval_rows=eval_rows),
+            ),
+            "prompt": (f"prompts.prompt_tokens {size.prompt_tokens // 2}", replace(size, prompt_tokens=prompt_tokens)),
+            "devices": (f"{2 * size.devices} devices", replace(size, devices=2 * size.devices)),
+        }[name]
+        if name == "devices" and size.rollout_rows // group < 2 * size.devices:
+            continue
+        lowered = peak_bytes(forecast_memory(blueprint, explainer, changed))
+        if lowered < 0.99 * peak:
+            size, peak = changed, lowered
+            yield change, peak
+
+
+def memory_table(stages: dict[str, dict[str, Counter[str]]]) -> Table:
+    """The phase of each stage that needs most memory."""
+    unit, scale = ("GB", 1e9) if peak_bytes(stages) >= 1e9 else ("MB", 1e6)
+    table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), title=f"{unit} on each device, at the peak")
+    for name in ("stage", "phase"):
+        table.add_column(name)
+    for name in (*COMPONENTS, "total"):
+        table.add_column(name, justify="right", no_wrap=True)
+    for stage, phases in stages.items():
+        phase, found = max(phases.items(), key=lambda item: item[1].total())
+        table.add_row(
+            stage, phase, *(f"{n / scale:.2f}" for n in (*(found[name] for name in COMPONENTS), found.total()))
+        )
+    return table
+
+
+def workload_table(work: dict[str, Workload]) -> Table:
+    """The work of each stage, and the total."""
+    table = Table("stage", box=box.SIMPLE_HEAD, title="Work of the language model, over all devices")
+    for name in ("batches", "optimizer steps", "tokens", "TFLOP"):
+        table.add_column(name, justify="right")
+    for stage, w in {**work, "total": sum(work.values(), Workload())}.items():
+        table.add_row(stage, f"{w.batches:,}", f"{w.steps:,}", f"{w.tokens:,}", f"{w.flops / 1e12:,.0f}")
+    return table
+
+
+def _splits(count: int, fractions: Sequence[float]) -> tuple[int, int, int]:
+    train, val = (round(count * share) for share in fractions[:2])
+    return train, val, count - train - val

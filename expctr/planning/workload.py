@@ -1,0 +1,127 @@
+"""Estimate the steps, tokens and FLOPs of a run by stage, if every prompt and every response has its maximum length."""
+
+from collections.abc import Sequence
+from typing import NamedTuple, Self
+
+import torch
+
+from expctr.modules.explainer import PPOExplainerModule
+from expctr.planning.blueprint import Blueprint
+from expctr.planning.memory import Sizes
+from expctr.stages.plan import PlanEntry
+
+LC_PROMPT_RATIO = 2
+"""Assumed length of an LC prompt, in lengths of the longest response, which it quotes."""
+
+
+class Workload(NamedTuple):
+    """The work of a stage, over all devices."""
+
+    batches: int = 0
+    """Rollout batches, or batches of the CTR models."""
+    steps: int = 0
+    """Optimizer steps of the policy, or of each CTR model."""
+    tokens: int = 0
+    """Tokens that pass through the language model, counted once per pass."""
+    flops: int = 0
+    """FLOPs of the language model; a multiplication and an addition are two."""
+
+    def __add__(self, other: Self) -> Self:  # type: ignore[override]
+        return type(self)(*(a + b for a, b in zip(self, other, strict=True)))
+
+    def __mul__(self, times: int) -> Self:  # type: ignore[override]
+        return type(self)(*(times * a for a in self))
+
+
+def count_pass(
+    blueprint: Blueprint,
+    tokens: int,
+    seen: int,
+    adapter: bool,
+    logits: int,
+    backward: bool = False,
+    recompute: bool = False,
+) -> Workload:
+    """Count one row's pass through the language model.
+
+    Args:
+        blueprint: the language model.
+        tokens: number of new tokens; each attends to itself and to all earlier ones.
+        seen: number of cached tokens.
+        adapter: on or off.
+        logits: number of tokens whose logits are computed.
+        backward: count the backward pass too. Frozen weights have no gradient, so each of their products is computed
+            once more, not twice.
+        recompute: with gradient checkpointing, which computes the decoder layers' products once more. Their tokens
+            count once.
+    """
+    pairs = tokens * seen + tokens * (tokens + 1) // 2
+    frozen, output = tokens * blueprint.decoder_size, logits * blueprint.model.vocab_size * blueprint.model.hidden_size
+    own, attention = tokens * blueprint.adapter_size * adapter, pairs * blueprint.attention_size
+    layers = frozen + own + attention
+    multiplications = layers + output
+    if backward:
+        multiplications += frozen + output + 2 * own + 2 * attention
+    if recompute:
+        multiplications += layers
+    return Workload(tokens=tokens, flops=2 * multiplications)
+
+
+def estimate_workload(
+    blueprint: Blueprint,
+    explainer: PPOExplainerModule,
+    size: Sizes,
+    plan: Sequence[PlanEntry],
+    splits: tuple[int, int, int],
+    ctr_batch: int,
+) -> dict[str, Workload]:
+    """Estimate the work by stage of the plan, and of a test after it; CTR stages train until the plan's last epoch.
+
+    Args:
+        blueprint: the language model.
+        explainer: the policy's options.
+        size: rows of a batch, and lengths of the longest prompt and response.
+        plan: the stages.
+        splits: number of samples in train, val and test.
+        ctr_batch: rows of a batch of the CTR models.
+    """
+    prompt, response, group = size.prompt_tokens, size.response_tokens, explainer.rollout_options.group_size
+    everywhere = explainer.llm.adapter_scope == "all"
+    prefill = count_pass(blueprint, prompt - 1, 0, everywhere, 0)
+    decode = count_pass(blueprint, response, prompt - 1, True, response)
+    score = count_pass(blueprint, LC_PROMPT_RATIO * response, 0, False, 1)
+    new, seen = (prompt + response - 1, 0) if everywhere else (response, prompt - 1)
+    reference = count_pass(blueprint, new, seen, False, response)
+    if blueprint.bits or blueprint.model.causal.dtype.itemsize < 4:  # the policy's log-probabilities are recomputed
+        reference += count_pass(blueprint, new, seen, True, response)
+    recompute = explainer.ppo.gradient_checkpointing
+    learn = count_pass(blueprint, new, seen, True, response, backward=True, recompute=recompute) * explainer.ppo.epochs
+
+    train, val, test = splits
+    explained = prefill + decode + score
+    rollouts, ctr = _near_equal(train, size.rollout_rows // group), _near_equal(train, ctr_batch)
+    epoch = (
+        Workload(len(rollouts), sum(map(explainer.steps, rollouts)))
+        + (prefill + (decode + score + reference + learn) * group) * train
+        + explained * val
+    )
+    found: dict[str, Workload] = {}
+    for entry in plan:
+        stage = epoch if entry.stage != "ctr" else Workload(len(ctr), len(ctr))
+        if entry.stage == "ctr" and entry.step == 0:  # the validation rows are explained once
+            stage += (prefill + decode) * val
+        found[entry.stage] = found.get(entry.stage, Workload()) + stage
+    # explanations of the policy and of the untrained model, and the question without an explanation
+    prompts = prefill * (2 if everywhere else 1)
+    found["test"] = (prompts + (decode + score) * 2 + count_pass(blueprint, prompt, 0, False, 1)) * test
+    return found
+
+
+def estimate_hours(total: Workload, devices: int, tflops: float, utilisation: float) -> float:
+    """Hours of a workload on devices with so many TFLOP/s each, of which a share is reached."""
+    return total.flops / (devices * tflops * 1e12 * utilisation) / 3600
+
+
+def _near_equal(rows: int, most: int) -> list[int]:
+    """Rows of each batch, as `EpochSampler` makes them."""
+    return [len(batch) for batch in torch.arange(rows).tensor_split(max(1, -(-rows // most)))]

@@ -1,0 +1,58 @@
+"""Compiled decoding samples the same tokens as uncompiled decoding, and compiles once per shape."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from conftest import stir_adapter
+from torch import Tensor
+
+from expctr.data.batches import Nouns, SampleText
+from expctr.llm.kv_cache import keys_and_values
+from expctr.llm.loading import LLMOptions
+from expctr.llm.model import LanguageModel
+from expctr.llm.prompts import PromptOptions, Prompts
+from expctr.llm.rollout import RolloutOptions, draw_noise, generate
+
+OPTIONS = RolloutOptions(max_new_tokens=12)
+
+
+def load(folder: Path, scope: str, **more: Any) -> LanguageModel:
+    options = LLMOptions(path=str(folder), dtype="float32", lora_r=4, adapter_scope=scope, **more)
+    model = LanguageModel.load(options)
+    stir_adapter(model)
+    return model
+
+
+@pytest.mark.parametrize("scope", ["all", "response"])
+def test_compiled_decoding_writes_the_same(
+    llm_folder: Path, samples: list[SampleText], scope: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    graphs = []
+    capture = torch.compile
+
+    def counted(step: Any, **_: Any) -> Any:  # the same capture; the code of each kernel would take minutes
+        return capture(step, backend=lambda graph, inputs: graphs.append(graph) or graph.forward)
+
+    monkeypatch.setattr(torch, "compile", counted)
+    plain, compiled = (load(llm_folder, scope, compile_decoding=on) for on in (False, True))
+    prompts = Prompts(plain.tokenizer, PromptOptions(), Nouns()).explanation(samples)
+    options = RolloutOptions(max_new_tokens=40, temperature=3.0)
+    cut: list[Tensor] = []
+    for some, adapter in ((prompts * 8, True), (prompts[:3], True), (prompts * 2, True), (prompts, False)):
+        noise = draw_noise(3, 0, range(len(some)), 1, 40)
+        one, other = (generate(model, some, options, noise, adapter) for model in (plain, compiled))
+        cut.append(one.truncated)
+        for name in ("prompt_ids", "response_ids", "response_mask", "truncated"):
+            assert torch.equal(getattr(one, name), getattr(other, name)), name
+        torch.testing.assert_close(one.logprobs, other.logprobs, atol=1e-5, rtol=0)
+        if one.cache is not None and other.cache is not None:
+            for (keys, values), theirs in zip(keys_and_values(one.cache), keys_and_values(other.cache), strict=True):
+                torch.testing.assert_close((keys, values), theirs)
+    assert 0 < int(torch.cat(cut).sum()) < len(torch.cat(cut))  # rows that have ended stay, and write nothing
+    places = [layer.keys.data_ptr() for cache in compiled.static_caches.values() for layer in cache.layers]
+    again = generate(compiled, prompts, options, noise, False)  # of the last size
+    assert torch.equal(again.response_ids, one.response_ids)
+    assert [layer.keys.data_ptr() for cache in compiled.static_caches.values() for layer in cache.layers] == places
+    assert len(graphs) == 4, "one for each number of rows and the adapter on or off, whatever the step"

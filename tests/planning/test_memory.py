@@ -1,0 +1,80 @@
+"""The memory forecast of a small Llama, worked by hand."""
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from expctr.errors import UserError
+from expctr.llm.loading import LLMOptions
+from expctr.modules.explainer import PPOExplainerModule
+from expctr.planning.blueprint import Blueprint
+from expctr.planning.memory import Sizes, forecast_memory, parse_memory, peak_bytes
+
+
+def test_what_it_holds_at_rest(bare: LLMOptions) -> None:
+    blueprint = Blueprint(bare, torch.bfloat16, on_cpu=False)
+    layer = 2 * 32 * 32 + 2 * 32 * 16 + 3 * 32 * 64  # q and o, k and v, the MLP
+    assert blueprint.decoder_size == 2 * layer
+    assert blueprint.base_size == 100 * 32 + 2 * (layer + 2 * 32) + 32
+    assert blueprint.base_bytes == 2 * blueprint.base_size
+    assert blueprint.cache_bytes == 2 * 2 * 2 * 8 * 2  # keys and values, layers, heads, width, bytes
+    assert blueprint.adapter_size == 2 * 4 * (2 * 64 + 2 * 48 + 3 * 96)
+
+
+def test_more_devices_hold_less_and_more_rows_hold_more(bare: LLMOptions) -> None:
+    explainer = PPOExplainerModule(llm=bare)
+    blueprint = Blueprint(bare, torch.bfloat16, on_cpu=False)
+    one = forecast_memory(blueprint, explainer, Sizes(1, 16, 4, 2, 40, 10))
+    four = forecast_memory(blueprint, explainer, Sizes(4, 16, 4, 2, 40, 10))
+    assert one["lc"]["train"]["optimizer"] == 2 * 4 * (blueprint.adapter_size + blueprint.critic_size)
+    assert four["lc"]["train"]["optimizer"] == one["lc"]["train"]["optimizer"] // 4
+    assert peak_bytes(four) < peak_bytes(one)
+    more = forecast_memory(blueprint, explainer, Sizes(1, 16, 4, 4, 40, 10))
+    assert more["lc"]["train"]["activations"] > one["lc"]["train"]["activations"]
+
+
+def test_memory_has_a_known_unit() -> None:
+    assert (parse_memory("80GB"), parse_memory("2 GiB")) == (80 * 10**9, 2**31)
+    with pytest.raises(UserError, match="must be like 80GB"):
+        parse_memory("80 gigs")
+
+
+def test_a_folder_without_a_config_is_named(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"config\.json"):
+        Blueprint(LLMOptions(path=str(tmp_path)), torch.bfloat16, on_cpu=False)
+
+
+def test_layers_computed_again_hold_less(bare: LLMOptions) -> None:
+    blueprint = Blueprint(bare, torch.float32, on_cpu=True)
+    plain, recomputed = (blueprint.learn(4, 60, 20, False, False, recompute) for recompute in (False, True))
+    assert recomputed["activations"] < plain["activations"] / 1.3
+
+
+def test_two_traces_of_one_thing_agree(bare: LLMOptions) -> None:
+    first, second = (Blueprint(bare, torch.bfloat16, on_cpu=False) for _ in range(2))
+    assert first.prefill(3, 40, True) == second.prefill(3, 40, True)
+    assert first.decode(3, 40, 8, True, False) == second.decode(3, 40, 8, True, False)
+
+
+@pytest.mark.parametrize(("quantization", "bits_per_weight"), [("nf4", 4 + 8 / 64 + 32 / (64 * 256)), ("int8", 8)])
+def test_a_quantized_base_counts_by_its_bits(bare: LLMOptions, quantization: Any, bits_per_weight: float) -> None:
+    """Only the decoder's matrices are quantized; int8 has a float32 scale per row of a matrix."""
+    whole = Blueprint(bare, torch.bfloat16, on_cpu=False)
+    quantized = Blueprint(replace(bare, quantization=quantization), torch.bfloat16, on_cpu=False)
+    assert quantized.base_size == whole.base_size
+    scales = 4 * 2 * (32 + 16 + 16 + 32 + 64 + 64 + 32) if quantization == "int8" else 0
+    saved = whole.base_bytes - quantized.base_bytes
+    assert saved == pytest.approx(whole.decoder_size * (2 - bits_per_weight / 8) - scales, rel=0.01)
+    trained = quantized.learn(2, 10, 4, critic=True, entropy=False)
+    assert trained.total() > 0
+
+
+@pytest.mark.parametrize("attention", ["sdpa", "eager", "flash_attention_2", "grouped"])
+def test_every_attention_can_be_counted(bare: LLMOptions, attention: Any) -> None:
+    """Only eager and grouped attention keep scores, which grow with the square of the length."""
+    blueprint = Blueprint(replace(bare, attention=attention), torch.bfloat16, on_cpu=attention == "grouped")
+    short, long = (blueprint.learn(1, tokens, 1, critic=False, entropy=False)["activations"] for tokens in (64, 256))
+    assert (long > 6 * short) == (attention in ("eager", "grouped"))
