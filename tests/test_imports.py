@@ -13,6 +13,7 @@ ORDER: list[set[str]] = [
     {"data"},
     {"llm"},
     {"ctr"},
+    {"systems"},
     {"metrics"},
     {"rl"},
     {"stages"},
