@@ -8,7 +8,6 @@ would give intervals that are too narrow wherever users have several rows.
 import math
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
-from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -16,7 +15,7 @@ from torch.nn import functional as F
 from torchmetrics.functional import mean_absolute_error, mean_squared_error
 from torchmetrics.functional.classification import binary_auroc
 
-from expctr.systems import METRICS, Estimate
+from expctr.systems import METRICS, Bin, Estimate
 
 UNDEFINED = Estimate(math.nan, math.nan, math.nan)
 
@@ -161,16 +160,6 @@ def constant_logloss(constant: float, labels: Tensor) -> float:
     if math.isnan(constant):
         return math.nan
     return float(_logloss(torch.full((len(labels),), constant), labels).mean())
-
-
-class Bin(NamedTuple):
-    """Rows with similar scores."""
-
-    rows: int
-    score: float
-    """Their mean."""
-    rate: Estimate
-    """The share of ones among their labels, with Wilson's interval."""
 
 
 def calibration(scores: Tensor, labels: Tensor, bins: int = 10) -> list[Bin]:

@@ -16,6 +16,16 @@ class Estimate(NamedTuple):
     high: float = math.nan
 
 
+class Bin(NamedTuple):
+    """Rows with similar scores."""
+
+    rows: int
+    score: float
+    """Their mean."""
+    rate: Estimate
+    """The share of ones among their labels, with Wilson's interval."""
+
+
 class Metric(NamedTuple):
     """A metric of click probabilities."""
 

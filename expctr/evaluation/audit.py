@@ -301,10 +301,9 @@ def lines(audit: Mapping[str, Any]) -> list[str]:
     shown = []
     if gain := audit.get("gain"):
         altered = ("no verdict words", "verdict only", "shuffled within verdict")
-        shown += [
-            f"- AUC of {AUG.name} on other sentences ({ABLATIONS[name].lower()}): {_show(audit['ablations'][name]['auc'])}"
-            for name in altered
-        ]
+        for name in altered:
+            found = _show(audit["ablations"][name]["auc"])
+            shown.append(f"- AUC of {AUG.name} on other sentences ({ABLATIONS[name].lower()}): {found}")
         total, verdict, reason = (_show(gain[name], "+") for name in ("total", "verdict", "reason"))
         shown.append(
             f"- Explanations change the AUC of {AUG.name} by {total}: the verdict by {verdict}, the reason by {reason}"

@@ -17,7 +17,6 @@ from torch import Tensor
 from expctr.evaluation import audit, quality
 from expctr.metrics import (
     UNDEFINED,
-    Bin,
     bootstrap,
     calibration,
     calibration_error,
@@ -27,7 +26,7 @@ from expctr.metrics import (
     roc,
     with_intervals,
 )
-from expctr.systems import ECE, GAINS, METRICS, SYSTEMS, Estimate
+from expctr.systems import ECE, GAINS, METRICS, SYSTEMS, Bin, Estimate
 
 PAPER: dict[str, dict[str, list[float]]] = json.loads(
     Path(__file__).with_name("paper.json").read_text(encoding="utf-8")
