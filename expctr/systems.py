@@ -70,7 +70,7 @@ class System(NamedTuple):
 
 
 ICL = System("icl", "ICL", "s_icl", "Untrained language model, asked directly")
-PLAIN = System("plain", "DeepFM", "s_plain", "Click model without text")
+PLAIN = System("plain", "DeepFM", "s_plain", "CTR model without text")
 """In table.json and scores.parquet it has the name of the run's backbone; this is the default backbone's."""
 LLM = System("llm", "ExpCTR-LLM", "s_u", "Language model, on its own sentence")
 AUG = System("aug", "ExpCTR-Aug", "s_r", "Its own sentence")
@@ -108,12 +108,12 @@ GAINS = {
     "llm_training": Comparison(
         "Language model's verdict on the sentence", LLM_UNTRAINED, LLM, ("before training", "after training")
     ),
-    "aug_training": Comparison("Click model with sentences", AUG_UNTRAINED, AUG, ("before training", "after training")),
+    "aug_training": Comparison("CTR model with sentences", AUG_UNTRAINED, AUG, ("before training", "after training")),
     "aug_text": Comparison(
-        "Click model with and without a sentence", AUG_NO_TEXT, AUG, ("without a sentence", "with its own sentence")
+        "CTR model with and without a sentence", AUG_NO_TEXT, AUG, ("without a sentence", "with its own sentence")
     ),
     "aug_own_row": Comparison(
-        "Click model on another row's sentence",
+        "CTR model on another row's sentence",
         AUG_OTHER_ROW,
         AUG,
         ("with another row's sentence", "with its own sentence"),
@@ -123,9 +123,9 @@ GAINS = {
 
 ABLATIONS = {
     "real": AUG.heading,
-    "no verdict words": "Its own, without the verdict words",
-    "verdict only": "Its own verdict and nothing else",
-    "shuffled within verdict": "Another row's, with the same verdict",
+    "no verdict words": "Its own, without verdict words",
+    "verdict only": "Its own verdict only",
+    "shuffled within verdict": "Another row's, same verdict",
     "shuffled": "Another row's, mean of several shuffles",
     "untrained": AUG_UNTRAINED.heading,
     "none": AUG_NO_TEXT.heading,

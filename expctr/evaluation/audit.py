@@ -312,7 +312,7 @@ def lines(audit: Mapping[str, Any]) -> list[str]:
         share, chance = agreed["share"].value, agreed["chance"]
         shown.append(f"- s_u and s_r are on the same side of 0.5 in {share:.1%} of rows; by chance in {chance:.1%}")
     for kind, found in audit.get("counterfactuals", {}).items():
-        moves = ", ".join(f"{name} by {found[name].value:.3f}" for name in ("s_u", "s_r") if name in found)
+        moves = ", ".join(f"{name} by {found[name].value:.4f}" for name in ("s_u", "s_r") if name in found)
         shown.append(
             f"- {kind.capitalize()} ({found['rows']} rows): changes {moves}, and {found['text_changed'].value:.1%} of "
             f"the words; {found['expected'].value:.1%} of the changes are as expected"

@@ -86,9 +86,10 @@ def forest(
         values: whether numbers are written at all.
     """
     numbers = [v for row in rows for mark in row.marks for v in mark.estimate] + [row.paper or math.nan for row in rows]
-    shown = [v for v in numbers if math.isfinite(v)] + ([] if zero is None else [zero])
+    shown = [v for v in numbers if math.isfinite(v)]
     if not shown:
         return Markup()
+    shown += [] if zero is None else [zero]
     several = any(len(row.marks) > 1 for row in rows)
     low, high, steps = axis(min(shown), max(shown))
     place = Scale(low, high, 22.0 if several else 6.0, WIDTH - 8)
@@ -106,7 +107,7 @@ def forest(
             parts.append(_whisker(place, y - 6, mark, interval(mark.estimate, signed)))
         if row.paper is not None and math.isfinite(row.paper):
             x = place(row.paper)
-            label = f"the paper's value: {row.paper:.3f}"
+            label = f"the paper's value: {row.paper:.4f}"
             parts.append(_tag("path", _tag("title", label), d=f"M{n(x)} {n(top)}V{n(y)}", class_="paper"))
         y += 9
     bottom = y
@@ -230,8 +231,9 @@ def axis(low: float, high: float, count: int = 4) -> tuple[float, float, list[fl
 
 
 def interval(estimate: Estimate, signed: bool = False) -> str:
-    """A number with its interval, such as `0.607 (0.557 to 0.653)`, with true minus signs."""
-    value, low, high = (f"{v:+.3f}" if signed else f"{v:.3f}" for v in estimate)
+    """A number with its interval and true minus signs, such as `0.6071 (0.557 to 0.653)`; the digits are table.md's."""
+    sign = "+" if signed else ""
+    value, low, high = f"{estimate.value:{sign}.4f}", f"{estimate.low:{sign}.3f}", f"{estimate.high:{sign}.3f}"
     known = math.isfinite(estimate.low) and math.isfinite(estimate.high)
     return (f"{value} ({low} to {high})" if known else value).replace("-", "\N{MINUS SIGN}")
 

@@ -33,7 +33,7 @@ class ComparedAUC(NamedTuple):
         start = "No clear difference" if self.finding == "unclear" else f"AUC is {self.finding} {second}"
         a, b = self.values
         difference = interval(self.gain, signed=True)
-        return f"{start}: {a:.3f} {first}, {b:.3f} {second}; difference {difference}."
+        return f"{start}: {a:.4f} {first}, {b:.4f} {second}; difference {difference}."
 
 
 class Fact(NamedTuple):
@@ -66,7 +66,7 @@ class Answer(NamedTuple):
     """What the word must not hide, each with its numbers."""
 
 
-def answers(run: Run) -> list[Answer]:
+def headline(run: Run) -> list[Answer]:
     """The answers to both questions."""
     return [_training(run), _faithfulness(run)]
 
@@ -83,8 +83,8 @@ def compared(run: Run, key: str) -> ComparedAUC | None:
 
 
 def _training(run: Run) -> Answer:
-    verdict, clicks, text = (compared(run, key) for key in ("llm_training", "aug_training", "aug_text"))
-    found = [comparison.finding for comparison in (verdict, clicks) if comparison]
+    verdict, ctr, text = (compared(run, key) for key in ("llm_training", "aug_training", "aug_text"))
+    found = [comparison.finding for comparison in (verdict, ctr) if comparison]
     if not found:
         word, why = "Unknown", "table.json has no comparison of the explanations before and after training."
     elif {"higher", "lower"} <= {*found}:
@@ -95,12 +95,12 @@ def _training(run: Run) -> Answer:
         word, why = "Yes", "Both predictions are better with the trained model's explanations."
     elif verdict and verdict.finding == "higher":
         word, why = "Partly", "The language model's verdict on its sentence became better"
-        why += "; for the click model, the difference may be chance." if clicks else "."
+        why += "; for the CTR model, the difference may be chance." if ctr else "."
     elif "higher" in found:
-        word, why = "Partly", "The click model became better; for the language model, the difference may be chance."
+        word, why = "Partly", "The CTR model became better; for the language model, the difference may be chance."
     else:
         word, why = "Not shown", "The differences between before and after training may be chance."
-    comparisons = [comparison for comparison in (verdict, clicks, text) if comparison]
+    comparisons = [comparison for comparison in (verdict, ctr, text) if comparison]
     return Answer("Did training help?", word, why, comparisons, [], _cautions(run))
 
 
@@ -117,10 +117,10 @@ def _faithfulness(run: Run) -> Answer:
     used = own_row is not None and own_row.finding == "higher"
     agrees = agreement is not None and agreement.value.low > (agreement.chance or 0.5)
     if own_row is None and agreement is None:
-        word, why = "Unknown", "table.json has no test of the click model on other explanations."
+        word, why = "Unknown", "table.json has no test of the CTR model on other explanations."
     elif used and agrees:
         word = "Yes" if reason and reason.finding == "higher" else "Partly"
-        why = "The click model uses the sentence, and agrees with its verdict more often than by chance"
+        why = "The CTR model uses the sentence, and agrees with its verdict more often than by chance"
         if word == "Yes":
             why += ". The sentence's reasons help in addition to its verdict."
         elif reason:
@@ -129,12 +129,12 @@ def _faithfulness(run: Run) -> Answer:
             why += ". Whether the sentence's reasons help in addition to its verdict was not tested."
     elif used:
         word = "Partly"
-        why = "The click model uses the sentence, but its agreement with the sentence's verdict may be chance."
+        why = "The CTR model uses the sentence, but its agreement with the sentence's verdict may be chance."
     elif agrees:
         word = "Not shown"
-        why = "The click model agrees with the sentence's verdict, but another row's sentence may serve as well."
+        why = "The CTR model agrees with the sentence's verdict, but another row's sentence may serve as well."
     else:
-        word, why = "Not shown", "There is no evidence that the click model's score depends on the sentence."
+        word, why = "Not shown", "There is no evidence that the CTR model's score depends on the sentence."
     comparisons = [comparison for comparison in (own_row, reason) if comparison]
     return Answer("Are the explanations faithful to the model?", word, why, comparisons, facts, [])
 
@@ -147,11 +147,11 @@ def _reason(run: Run) -> ComparedAUC | None:
     if not (other and own and gain):
         return None
     phrases = ("with another row's reasons for the same verdict", "with its own reasons")
-    return ComparedAUC("Click model on reasons in addition to verdicts", (other.value, own.value), phrases, gain)
+    return ComparedAUC("CTR model on reasons in addition to verdicts", (other.value, own.value), phrases, gain)
 
 
 def _agreement(run: Run) -> Fact | None:
-    """How often the language model's and the click model's score are on the same side of 0.5."""
+    """How often the language model's and the CTR model's score are on the same side of 0.5."""
     entry = section(run.table, "audit", "agreement")
     share = estimate(entry.get("share"))
     return share and Fact("Both models' scores are on the same side of 0.5", share, number(entry.get("chance")))
@@ -163,6 +163,6 @@ def _cautions(run: Run) -> list[tuple[str, str]]:
     for system in (LLM, AUG):
         found = estimate(section(run.table, "systems", system.name).get("logloss"))
         if found and found.low > constant:
-            numbers = f"LogLoss {interval(found)}; a constant score has {constant:.3f}."
+            numbers = f"LogLoss {interval(found)}; a constant score has {constant:.4f}."
             cautions.append((f"The scores of {system.name} are not usable as probabilities", numbers))
     return cautions

@@ -15,7 +15,7 @@ from expctr.errors import UserError
 from expctr.report import figures, sections, training
 from expctr.report.browser import LETTERS, browser
 from expctr.report.figures import Mark, Row
-from expctr.report.headline import Answer, answers
+from expctr.report.headline import Answer, headline
 from expctr.report.run import Run, read_run, section
 from expctr.systems import METRICS
 
@@ -157,7 +157,7 @@ def _run(run: Run, place: int) -> dict[str, Any]:
         "folder": str(run.folder),
         "about": _about(run),
         "notes": run.notes,
-        "answers": [_answer(answer, place) for answer in answers(run)],
+        "answers": [_answer(answer, place) for answer in headline(run)],
         "alarms": run.events.alarms,
         "trained": bool(run.events.curves),
         "data": sections.data(run),
@@ -173,7 +173,7 @@ def _about(run: Run) -> str:
     parts = [
         str(data.get("class_path", "")).rpartition(".")[2],
         f"language model {llm}" if llm else "",
-        f"click model {backbone}" if backbone else "",
+        f"CTR model {backbone}" if backbone else "",
         f"seed {run.config['seed_everything']}" if "seed_everything" in run.config else "",
         sections.summary(run),
     ]

@@ -136,9 +136,10 @@ def _gaps(run: Run) -> list[str]:
             "There is no table.json, so the run has no test results. Fix: run expctr test with the run's config."
         )
     else:
-        if missing := [name for name in ("gains", "calibration", "roc") if name not in run.table]:
+        new = {"gains": "paired differences", "calibration": "calibration", "roc": "ROC curves"}
+        if missing := [name for key, name in new.items() if key not in run.table]:
             gaps.append(
-                f"table.json has no {', '.join(missing)}, because an older version of expctr wrote it. "
+                f"table.json has no {', no '.join(missing)}, because an older version of expctr wrote it. "
                 "Fix: run expctr test again."
             )
         if run.table.get("users") is None:

@@ -109,16 +109,16 @@ def squares(runs: Sequence[Run]) -> dict[str, list[Figure]]:
                 lines.append(Line(curve, i))
                 aucs.append(number(section(run.table, "systems", name, "auc").get("value")))
         if lines:
-            about = "AUC " + ", ".join(f"{value:.3f}" for value in aucs)
+            about = "AUC " + ", ".join(f"{value:.4f}" for value in aucs)
             made["roc"].append(Figure(name, figures.roc(f"ROC of {name}", lines), about))
         if diagrams:
-            about = f"{ECE.name} " + ", ".join(f"{error:.3f}" for error in errors)
+            about = f"{ECE.name} " + ", ".join(f"{error:.4f}" for error in errors)
             made["reliability"].append(Figure(name, figures.reliability(f"Calibration of {name}", diagrams), about))
     return made if made["reliability"] else {}
 
 
 def audit_figures(runs: Sequence[Run]) -> list[Figure]:
-    """The click model on other sentences, counterfactuals, and the leakage of the label."""
+    """The CTR model on other sentences, counterfactuals, and the leakage of the label."""
     in_table = {"real": AUG, "shuffled": AUG_OTHER_ROW, "untrained": AUG_UNTRAINED, "none": AUG_NO_TEXT}
     rows = []
     for key, heading in ABLATIONS.items():
@@ -128,18 +128,18 @@ def audit_figures(runs: Sequence[Run]) -> list[Figure]:
         )
         if marks := _marks(runs, "auc", *path):
             rows.append(Row(system.heading if system else heading, marks))
-    made = [_forest("Click model on other sentences", rows, "AUC")]
+    made = [_forest("CTR model on other sentences", rows, "AUC")]
     for key, title, about in (
         ("expected", "Scores change as expected", "share of changed prompts"),
         ("text_changed", "The sentence changes", "share of its words"),
         ("s_u", "Change of the language model's score", "mean |change| of s_u"),
-        ("s_r", "Change of the click model's score", "mean |change| of s_r"),
+        ("s_r", "Change of the CTR model's score", "mean |change| of s_r"),
     ):
         made.append(_forest(title, _rows(runs, key, "audit", "counterfactuals"), about))
     probes = {
-        "auc": "Words of the trained model's sentence",
-        "auc_untrained": "Words of the untrained model's sentence",
-        "auc_verdict": "Verdict of the trained model's sentence",
+        "auc": "Trained model's words",
+        "auc_untrained": "Untrained model's words",
+        "auc_verdict": "Trained model's verdict",
     }
     rows = [Row(label, marks) for key, label in probes.items() if (marks := _marks(runs, key, "audit", "leakage"))]
     made.append(_forest("The label, predicted from the text alone", rows, "AUC"))

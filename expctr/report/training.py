@@ -1,4 +1,4 @@
-"""The report's figures of training: rewards, KL, the signs that the alarms watch, and the click model's LogLoss."""
+"""The report's figures of training: rewards, KL, the signs that the alarms watch, and the CTR model's LogLoss."""
 
 import math
 from collections.abc import Sequence
@@ -43,11 +43,13 @@ def reward_figures(runs: Sequence[Run]) -> list[Figure]:
     axis = stage_axis(runs)
     return figures.drawn(
         [
-            _stage_figure(runs, axis, "LC reward", "lc/reward_lc", "ic/reward_lc", about="raw", val="val/reward_lc"),
-            _stage_figure(runs, axis, "IC reward", "ic/reward_ic", about="raw"),
+            _stage_figure(
+                runs, axis, "LC reward", "lc/reward_lc", "ic/reward_lc", about="not normalised", val="val/reward_lc"
+            ),
+            _stage_figure(runs, axis, "IC reward", "ic/reward_ic", about="not normalised"),
             _stage_figure(runs, axis, "KL to the untrained model", "lc/kl", "ic/kl", about="nats per sentence"),
             _stage_figure(runs, axis, "Entropy", "lc/entropy", "ic/entropy", about="nats per token"),
-            _click_figure(runs),
+            _ctr_figure(runs),
         ]
     )
 
@@ -68,7 +70,7 @@ def sign_figures(runs: Sequence[Run]) -> list[Figure]:
                 ("Words per sentence", "words", "", "", []),
                 ("Repeated word sequences", "repeated", "share", "repeated", [number(options.get("repeated"))]),
                 ("Positive verdicts", "s_u_positive", "share, s_u", "positive", [positive, 1 - positive]),
-                ("Positive click scores", "s_r_positive", "share, s_r", "positive", [positive, 1 - positive]),
+                ("Positive CTR scores", "s_r_positive", "share, s_r", "positive", [positive, 1 - positive]),
                 ("Extreme verdicts", "s_u_saturated", "share, s_u", "saturated", [number(options.get("saturated"))]),
             )
         ]
@@ -117,7 +119,7 @@ def _validated(run: Run, tag: str, axis: Sequence[tuple[str, float, float]]) -> 
     return points
 
 
-def _click_figure(runs: Sequence[Run]) -> Figure:
+def _ctr_figure(runs: Sequence[Run]) -> Figure:
     """LogLoss on the validation split in the CTR stages, with and without the sentences."""
     lines: list[Line] = []
     for i, run in enumerate(runs):
@@ -133,7 +135,7 @@ def _click_figure(runs: Sequence[Run]) -> Figure:
             label = f"{letter} with" if aug else f"{letter} without"
             points = [(k + 1.0, value) for k, value in enumerate(within)]
             lines.append(Line(points, i, label.strip(), "line" if aug else "dashed"))
-    title = "Click model: LogLoss"
+    title = "CTR model: LogLoss"
     return Figure(title, figures.curves(title, [line for line in lines if line.points]), "validation, by CTR epoch")
 
 
