@@ -285,7 +285,7 @@ class ResultTable:
         )
 
     def _note(self) -> str:
-        paper = f" The rows marked (paper) are the paper's own results, on {self.dataset}." if self.paper else ""
+        paper = f" The paper's rows are its own results, on {self.dataset}." if self.paper else ""
         over = "rows" if self.users is None else "users"
         return f"Ranges are {self.level:.0%} bootstrap intervals over the test {over}.{paper}"
 
