@@ -65,31 +65,22 @@ class System(NamedTuple):
     """In table.json and scores.parquet."""
     column: str
     """Of its scores in explanations/test.parquet."""
-    heading: str
-    """What the report calls it."""
+    heading: str = ""
+    """What it is, in the report's table of metrics."""
 
 
-ICL = System("icl", "ICL", "s_icl", "Untrained language model, asked directly")
+ICL = System("icl", "ICL", "s_icl", "untrained language model, asked directly")
 PLAIN = System("plain", "DeepFM", "s_plain", "CTR model without text")
 """In table.json and scores.parquet it has the name of the run's backbone; this is the default backbone's."""
-LLM = System("llm", "ExpCTR-LLM", "s_u", "Language model, on its own sentence")
-AUG = System("aug", "ExpCTR-Aug", "s_r", "Its own sentence")
+LLM = System("llm", "ExpCTR-LLM", "s_u", "language model, after reading its explanation")
+AUG = System("aug", "ExpCTR-Aug", "s_r", "CTR model with the explanation")
 SYSTEMS = (ICL, PLAIN, LLM, AUG)
 """The rows of a result table."""
 
-LLM_UNTRAINED = System(
-    "llm_untrained", "ExpCTR-LLM, untrained", "s_u_untrained", "Language model, on the untrained model's sentence"
-)
-AUG_UNTRAINED = System(
-    "aug_untrained",
-    "ExpCTR-Aug, explanations of the untrained model",
-    "s_r_untrained",
-    "The untrained model's sentence",
-)
-AUG_OTHER_ROW = System(
-    "aug_other_row", "ExpCTR-Aug, explanations of other rows", "s_r_exchanged", "Another row's sentence"
-)
-AUG_NO_TEXT = System("aug_no_text", "ExpCTR-Aug, none (z = 0)", "s_0", "No sentence (z = 0)")
+LLM_UNTRAINED = System("llm_untrained", "ExpCTR-LLM, untrained", "s_u_untrained")
+AUG_UNTRAINED = System("aug_untrained", "ExpCTR-Aug, explanations of the untrained model", "s_r_untrained")
+AUG_OTHER_ROW = System("aug_other_row", "ExpCTR-Aug, explanations of other rows", "s_r_exchanged")
+AUG_NO_TEXT = System("aug_no_text", "ExpCTR-Aug, none (z = 0)", "s_0")
 SOURCES = (LLM_UNTRAINED, AUG_UNTRAINED, AUG_OTHER_ROW, AUG_NO_TEXT)
 """The same trained models on other explanations: they show where the gain comes from."""
 
@@ -106,14 +97,16 @@ class Comparison(NamedTuple):
 
 GAINS = {
     "llm_training": Comparison(
-        "Language model's verdict on the sentence", LLM_UNTRAINED, LLM, ("before training", "after training")
+        "Language model's verdict, before and after training", LLM_UNTRAINED, LLM, ("before training", "after training")
     ),
-    "aug_training": Comparison("CTR model with sentences", AUG_UNTRAINED, AUG, ("before training", "after training")),
+    "aug_training": Comparison(
+        "CTR model, before and after training", AUG_UNTRAINED, AUG, ("before training", "after training")
+    ),
     "aug_text": Comparison(
-        "CTR model with and without a sentence", AUG_NO_TEXT, AUG, ("without a sentence", "with its own sentence")
+        "CTR model, with and without a sentence", AUG_NO_TEXT, AUG, ("without a sentence", "with its own sentence")
     ),
     "aug_own_row": Comparison(
-        "CTR model on another row's sentence",
+        "CTR model, on its own and another row's sentence",
         AUG_OTHER_ROW,
         AUG,
         ("with another row's sentence", "with its own sentence"),
@@ -122,13 +115,13 @@ GAINS = {
 """The comparisons under `gains` in table.json, each by a paired bootstrap."""
 
 ABLATIONS = {
-    "real": AUG.heading,
+    "real": "Its own sentence",
     "no verdict words": "Its own, without verdict words",
     "verdict only": "Its own verdict only",
     "shuffled within verdict": "Another row's, same verdict",
-    "shuffled": "Another row's, mean of several shuffles",
-    "untrained": AUG_UNTRAINED.heading,
-    "none": AUG_NO_TEXT.heading,
+    "shuffled": "Another row's sentence",
+    "untrained": "The untrained model's sentence",
+    "none": "No sentence (z = 0)",
 }
 """The sentences that the audit gives to ExpCTR-Aug: their keys in table.json, and headings."""
 

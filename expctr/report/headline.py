@@ -108,7 +108,7 @@ def _faithfulness(run: Run) -> Answer:
     own_row, reason, agreement = compared(run, "aug_own_row"), _reason(run), _agreement(run)
     facts = [agreement] if agreement else []
     facts += [
-        Fact(f"Scores change as expected: {kind}", value)
+        Fact(f"A changed prompt has the expected effect: {kind}", value)
         for kind, row in section(run.table, "audit", "counterfactuals").items()
         if (value := estimate(section(row).get("expected")))
     ]
@@ -147,7 +147,7 @@ def _reason(run: Run) -> ComparedAUC | None:
     if not (other and own and gain):
         return None
     phrases = ("with another row's reasons for the same verdict", "with its own reasons")
-    return ComparedAUC("CTR model on reasons in addition to verdicts", (other.value, own.value), phrases, gain)
+    return ComparedAUC("CTR model, reasons in addition to verdicts", (other.value, own.value), phrases, gain)
 
 
 def _agreement(run: Run) -> Fact | None:

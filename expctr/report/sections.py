@@ -17,6 +17,7 @@ from expctr.systems import (
     ECE,
     MEASURES,
     METRICS,
+    SYSTEMS,
     Estimate,
     Measure,
 )
@@ -58,7 +59,7 @@ def metric_figures(runs: Sequence[Run]) -> list[Figure]:
 
 def metric_rows(runs: Sequence[Run]) -> list[dict[str, Any]]:
     """Each system's metrics with intervals and the paper's values, one row per run."""
-    rows = []
+    rows, headings = [], {system.name: system.heading for system in SYSTEMS}
     for name in _names(runs, "systems"):
         for i, run in enumerate(runs):
             metrics = section(run.table, "systems").get(name)
@@ -75,7 +76,7 @@ def metric_rows(runs: Sequence[Run]) -> list[dict[str, Any]]:
                         "paper": "" if math.isnan(paper) else f"{paper:.4f}",
                     }
                 )
-            rows.append({"name": name, "run": i, "cells": cells})
+            rows.append({"name": name, "about": headings.get(name, ""), "run": i, "cells": cells})
     return rows
 
 
@@ -119,18 +120,21 @@ def squares(runs: Sequence[Run]) -> dict[str, list[Figure]]:
 
 def audit_figures(runs: Sequence[Run]) -> list[Figure]:
     """The CTR model on other sentences, counterfactuals, and the leakage of the label."""
-    in_table = {"real": AUG, "shuffled": AUG_OTHER_ROW, "untrained": AUG_UNTRAINED, "none": AUG_NO_TEXT}
-    rows = []
-    for key, heading in ABLATIONS.items():
-        system = in_table.get(key)  # before the audit: "shuffled" is the mean of several permutations there
-        path = (
-            ("audit", "ablations", key) if system is None else ("systems" if system is AUG else "sources", system.name)
-        )
-        if marks := _marks(runs, "auc", *path):
-            rows.append(Row(system.heading if system else heading, marks))
+    # the result table's numbers come first: the audit's "shuffled" is the mean of several permutations
+    paths = {
+        "real": ("systems", AUG.name),
+        "shuffled": ("sources", AUG_OTHER_ROW.name),
+        "untrained": ("sources", AUG_UNTRAINED.name),
+        "none": ("sources", AUG_NO_TEXT.name),
+    }
+    rows = [
+        Row(heading, marks)
+        for key, heading in ABLATIONS.items()
+        if (marks := _marks(runs, "auc", *paths.get(key, ("audit", "ablations", key))))
+    ]
     made = [_forest("CTR model on other sentences", rows, "AUC")]
     for key, title, about in (
-        ("expected", "Scores change as expected", "share of changed prompts"),
+        ("expected", "A changed prompt has the expected effect", "share of changed prompts"),
         ("text_changed", "The sentence changes", "share of its words"),
         ("s_u", "Change of the language model's score", "mean |change| of s_u"),
         ("s_r", "Change of the CTR model's score", "mean |change| of s_r"),
