@@ -15,6 +15,18 @@ class Estimate(NamedTuple):
     low: float = math.nan
     high: float = math.nan
 
+    def format(self, layout: str = "{} ({}–{})", sign: str = "") -> str:
+        """The value with four decimals and its bounds with three; a dash for NaN.
+
+        Args:
+            layout: with places for the value and both bounds; used where the bounds are defined.
+            sign: "+" to write the sign of positive numbers, too.
+        """
+        value = "-" if math.isnan(self.value) else f"{self.value:{sign}.4f}"
+        if math.isnan(self.low + self.high):
+            return value
+        return layout.format(value, f"{self.low:{sign}.3f}", f"{self.high:{sign}.3f}")
+
 
 class Bin(NamedTuple):
     """Rows with similar scores."""

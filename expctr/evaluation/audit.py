@@ -302,9 +302,9 @@ def lines(audit: Mapping[str, Any]) -> list[str]:
     if gain := audit.get("gain"):
         altered = ("no verdict words", "verdict only", "shuffled within verdict")
         for name in altered:
-            found = _show(audit["ablations"][name]["auc"])
+            found = audit["ablations"][name]["auc"].format()
             shown.append(f"- AUC of {AUG.name} on other sentences ({ABLATIONS[name].lower()}): {found}")
-        total, verdict, reason = (_show(gain[name], "+") for name in ("total", "verdict", "reason"))
+        total, verdict, reason = (gain[name].format(sign="+") for name in ("total", "verdict", "reason"))
         shown.append(
             f"- Explanations change the AUC of {AUG.name} by {total}: the verdict by {verdict}, the reason by {reason}"
         )
@@ -318,11 +318,5 @@ def lines(audit: Mapping[str, Any]) -> list[str]:
             f"the words; {found['expected'].value:.1%} of the changes are as expected"
         )
     if "leakage" in audit:
-        shown.append(f"- The label predicted from the words alone: AUC {_show(audit['leakage']['auc'])}")
+        shown.append(f"- The label predicted from the words alone: AUC {audit['leakage']['auc'].format()}")
     return shown
-
-
-def _show(found: Estimate, sign: str = "") -> str:
-    if math.isnan(found.value):
-        return "-"
-    return f"{found.value:{sign}.4f} ({found.low:{sign}.3f}–{found.high:{sign}.3f})"

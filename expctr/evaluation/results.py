@@ -76,26 +76,14 @@ class ResultWriter(Callback):
             trainer.logger.experiment.add_text("explanations", shown, pl_module.batches)
 
     def on_test_batch_end(
-        self,
-        trainer: L.Trainer,
-        pl_module: L.LightningModule,
-        outputs: Any,
-        batch: Batch,
-        batch_idx: int,
-        dataloader_idx: int = 0,
+        self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Batch, *args: Any, **kwargs: Any
     ) -> None:
         """Keep the scores of a model without explanations."""
         if isinstance(pl_module, ScoringModule):
             self._keep(sample=batch.sample, score=outputs["score"], label=outputs["label"])
 
     def on_predict_batch_end(
-        self,
-        trainer: L.Trainer,
-        pl_module: L.LightningModule,
-        outputs: Any,
-        batch: Batch,
-        batch_idx: int,
-        dataloader_idx: int = 0,
+        self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, *args: Any, **kwargs: Any
     ) -> None:
         """Keep the scores of a model without explanations."""
         if isinstance(pl_module, ScoringModule):

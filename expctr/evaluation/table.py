@@ -33,8 +33,6 @@ PAPER: dict[str, dict[str, list[float]]] = json.loads(
 )
 """The paper's Table 1, by dataset and system: AUC, LogLoss, MAE, RMSE."""
 
-_ABSENT = "-"
-
 
 class Slice(NamedTuple):
     """Some of the test rows."""
@@ -249,22 +247,19 @@ class ResultTable:
 
     def _auc_lines(self) -> list[str]:
         """AUC on other explanations, paired gains and AUC by slice, one line each."""
-        interval = "{} ({}–{})"
-        sources = [
-            f"- {name}: {_with_interval(row['auc'], interval)}" for name, row in self.sources.items() if "auc" in row
-        ]
+        sources = [f"- {name}: {row['auc'].format()}" for name, row in self.sources.items() if "auc" in row]
         gains = []
         for key, gain in self.gains.items():
             comparison, known = GAINS[key], {**self.systems, **self.sources}
             first, second = (
-                f"{_number(known[name]['auc'].value)} {phrase}"
+                f"{Estimate(known[name]['auc'].value).format()} {phrase}"
                 for name, phrase in zip((gain.first, gain.second), comparison.phrases, strict=True)
             )
-            difference = _with_interval(gain.metrics["auc"], interval, "+")
+            difference = gain.metrics["auc"].format(sign="+")
             gains.append(f"- {comparison.title}: {first}, {second}; difference {difference}")
         slices = []
         for name, part in self.slices.items():
-            found = [f"{system} {_with_interval(row['auc'], interval)}" for system, row in part.systems.items()]
+            found = [f"{system} {row['auc'].format()}" for system, row in part.systems.items()]
             slices.append(f"- {name} ({part.rows:,} rows): {', '.join(found)}")
         return _sections(
             {
@@ -292,11 +287,11 @@ class ResultTable:
     def _cells(self, layout: str) -> list[tuple[str, ...]]:
         """The table's lines as text, the paper's last; `layout` has places for a value and its bounds."""
         ours = [
-            (name, *(_with_interval(row.get(metric, UNDEFINED), layout) for metric in METRICS))
+            (name, *(row.get(metric, UNDEFINED).format(layout) for metric in METRICS))
             for name, row in self.systems.items()
         ]
         papers = [
-            (f"{name} (paper)", *(_number(row.get(metric, math.nan)) for metric in METRICS))
+            (f"{name} (paper)", *(Estimate(row.get(metric, math.nan)).format() for metric in METRICS))
             for name, row in self.paper.items()
         ]
         return [*ours, *papers]
@@ -332,13 +327,3 @@ def _json(found: Any) -> Any:
     if isinstance(found, list):
         return [_json(value) for value in found]
     return None if isinstance(found, float) and not math.isfinite(found) else found
-
-
-def _number(value: float, sign: str = "") -> str:
-    return _ABSENT if math.isnan(value) else f"{value:{sign}.4f}"
-
-
-def _with_interval(estimate: Estimate, layout: str, sign: str = "") -> str:
-    if math.isnan(estimate.low):
-        return _number(estimate.value, sign)
-    return layout.format(_number(estimate.value, sign), f"{estimate.low:{sign}.3f}", f"{estimate.high:{sign}.3f}")

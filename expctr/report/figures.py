@@ -183,7 +183,12 @@ def curves(
 def roc(title: str, lines: Sequence[Line]) -> Markup:
     """ROC curves in a square, with the diagonal of random scores."""
     across, down = Scale(0, 1, 34, _SQUARE - 6), Scale(0, 1, _SQUARE - 34, 6)
-    return _square(title, "false positive rate", "true positive rate", _traced(lines, across, down), across, down)
+    parts = [
+        _tag("path", d=path([(across(x), down(y)) for x, y in line.points]), class_=f"{line.kind} s{line.series}")
+        for line in lines
+        if line.points
+    ]
+    return _square(title, "false positive rate", "true positive rate", parts, across, down)
 
 
 def reliability(title: str, bins: Sequence[tuple[int, Sequence[Bin]]]) -> Markup:
@@ -232,10 +237,7 @@ def axis(low: float, high: float, count: int = 4) -> tuple[float, float, list[fl
 
 def interval(estimate: Estimate, signed: bool = False) -> str:
     """A number with its interval and true minus signs, such as `0.6071 (0.557 to 0.653)`; the digits are table.md's."""
-    sign = "+" if signed else ""
-    value, low, high = f"{estimate.value:{sign}.4f}", f"{estimate.low:{sign}.3f}", f"{estimate.high:{sign}.3f}"
-    known = math.isfinite(estimate.low) and math.isfinite(estimate.high)
-    return (f"{value} ({low} to {high})" if known else value).replace("-", "\N{MINUS SIGN}")
+    return estimate.format("{} ({} to {})", "+" if signed else "").replace("-", "\N{MINUS SIGN}")
 
 
 def tick(value: float, steps: Sequence[float]) -> str:
@@ -255,14 +257,6 @@ def n(value: float) -> str:
 def _extent(values: Sequence[float]) -> tuple[float, float]:
     low, high = min(values), max(values)
     return (low, high) if high > low else (min(low, 0.0), max(high, 0.0) or 1.0)
-
-
-def _traced(lines: Sequence[Line], across: Scale, down: Scale) -> list[Markup]:
-    return [
-        _tag("path", d=path([(across(x), down(y)) for x, y in line.points]), class_=f"{line.kind} s{line.series}")
-        for line in lines
-        if line.points
-    ]
 
 
 def _square(title: str, below: str, beside: str, parts: list[Markup], across: Scale, down: Scale) -> Markup:

@@ -3,6 +3,7 @@
 All numbers are read from table.json. The words follow from their intervals.
 """
 
+import math
 from typing import Literal, NamedTuple
 
 from expctr.report.figures import interval
@@ -47,8 +48,8 @@ class Fact(NamedTuple):
     @property
     def sentence(self) -> str:
         """The share with its interval, such as `71.2% (67.3% to 74.8%)`."""
-        value, low, high = (f"{number:.1%}" for number in self.value)
-        shown = value if "nan" in low else f"{value} ({low} to {high})"
+        value, low, high = self.value
+        shown = f"{value:.1%}" if math.isnan(low) else f"{value:.1%} ({low:.1%} to {high:.1%})"
         return shown + ("." if self.chance is None else f"; by chance {self.chance:.1%}.")
 
 

@@ -192,9 +192,3 @@ def test_calibration_and_roc_are_in_the_json_and_lists_of_numbers_on_one_line(tm
     curves = [line for line in text.splitlines() if "positive_rate" in line]
     assert len(curves) == 6
     assert all(line.rstrip(",").endswith("]") for line in curves)
-
-
-def test_names_of_systems_do_not_clash():
-    known = [*SYSTEMS, *{system for _, first, second, _ in GAINS.values() for system in (first, second)} - {*SYSTEMS}]
-    for name in ("key", "name", "column"):
-        assert len({getattr(system, name) for system in known}) == len(known)
