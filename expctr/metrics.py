@@ -1,14 +1,13 @@
-"""What a table of click scores is worth: AUC, LogLoss, MAE, RMSE, MSE, calibration, and how sure one can be of them.
+"""Metrics of click probabilities: AUC, LogLoss, MAE, RMSE, MSE, calibration and ROC, with bootstrap intervals.
 
-A user's rows go together, so what is resampled are users, each with all of its rows (a cluster bootstrap: Davison and
-Hinkley, "Bootstrap Methods and their Application", 1997, 3.8): other users, with other tastes, are what a result is to
-hold for. Rows taken for independent would make intervals too narrow wherever users have several.
+Intervals resample users, each with all of their rows (a cluster bootstrap: Davison and Hinkley, "Bootstrap Methods and
+their Application", 1997, section 3.8), because a result should hold for other users. To resample rows independently
+would give intervals that are too narrow wherever users have several rows.
 """
 
 import math
 import warnings
-from collections.abc import Iterator, Mapping
-from typing import NamedTuple
+from collections.abc import Iterator, Mapping, Sequence
 
 import torch
 from torch import Tensor
@@ -16,33 +15,23 @@ from torch.nn import functional as F
 from torchmetrics.functional import mean_absolute_error, mean_squared_error
 from torchmetrics.functional.classification import binary_auroc
 
-METRICS = ("auc", "logloss", "mae", "rmse", "mse")
-"""The keys of `ctr_metrics`, in the order of the paper's Table 1; MSE is named in its text only."""
-
-
-class Estimate(NamedTuple):
-    """A metric and the bounds of its interval; nan where undefined."""
-
-    value: float
-    low: float
-    high: float
-
+from expctr.systems import METRICS, Bin, Estimate
 
 UNDEFINED = Estimate(math.nan, math.nan, math.nan)
 
 
 def ctr_metrics(scores: Tensor, labels: Tensor) -> dict[str, float]:
-    """The metrics of Table 1, and MSE.
+    """The metrics of the paper's Table 1, and MSE.
 
     Args:
         scores: click probabilities `[rows]`.
         labels: 0 or 1, `[rows]`.
 
     Returns:
-        By the names in `METRICS`. AUC is nan, with a warning, where all labels are the same. All are nan without rows.
+        By the keys of `METRICS`. AUC is NaN, with a warning, where all labels are the same. All are NaN without rows.
 
     Raises:
-        ValueError: the shapes differ, a score is no probability, or a label is neither 0 nor 1.
+        ValueError: the shapes differ, a score is outside [0, 1], or a label is neither 0 nor 1.
     """
     _check(scores, labels)
     if len(scores) == 0:
@@ -59,33 +48,20 @@ def ctr_metrics(scores: Tensor, labels: Tensor) -> dict[str, float]:
     return {"auc": auc, "logloss": logloss, "mae": mae, "rmse": math.sqrt(mse), "mse": mse}
 
 
-def bootstrap_intervals(
-    scores: Tensor,
-    labels: Tensor,
-    users: Tensor | None = None,
-    n: int = 1000,
-    seed: int = 0,
-    level: float = 0.95,
-) -> dict[str, tuple[float, float]]:
-    """Percentile bootstrap intervals of `ctr_metrics`, over resampled users.
+def with_intervals(values: Mapping[str, float], draws: Tensor, level: float = 0.95) -> dict[str, Estimate]:
+    """Metrics with their percentile bootstrap intervals.
 
     Args:
-        scores: click probabilities `[rows]`.
-        labels: 0 or 1, `[rows]`.
-        users: whose rows they are, as `bootstrap` has it.
-        n: resamples.
-        seed: of the resampling, as `bootstrap` has it.
-        level: probability mass between the bounds.
+        values: by the keys of `METRICS`, of all rows.
+        draws: what `bootstrap` returns for the same rows, or a difference of two such results, `[n, metrics]`.
+        level: probability mass of the intervals.
 
     Returns:
-        `(low, high)` by the names in `METRICS`. A resample with one class has no AUC and is left out of AUC's interval,
-        which is nan where none has one. All are nan where there is a single user.
+        By the keys of `METRICS`. A resample with a single class has no AUC and is left out of the AUC's interval, which
+        is NaN where every resample is such. All bounds are NaN where there is a single user.
     """
-    _check(scores, labels)
-    if len(scores) == 0:
-        return dict.fromkeys(METRICS, (math.nan, math.nan))
-    low, high = bootstrap(scores, labels, users, n, seed).nanquantile(_bounds(level), dim=0)
-    return {name: (float(low[i]), float(high[i])) for i, name in enumerate(METRICS)}
+    low, high = draws.nanquantile(_bounds(level), dim=0).tolist()
+    return {name: Estimate(values[name], low[i], high[i]) for i, name in enumerate(METRICS)}
 
 
 def estimate(value: float, resampled: Tensor, level: float = 0.95) -> Estimate:
@@ -93,8 +69,8 @@ def estimate(value: float, resampled: Tensor, level: float = 0.95) -> Estimate:
 
     Args:
         value: of all rows.
-        resampled: the same of each resample, `[n]`; nan where it is undefined.
-        level: probability mass between the bounds.
+        resampled: the same of each resample, `[n]`; NaN where it is undefined.
+        level: probability mass of the interval.
     """
     low, high = resampled.double().nanquantile(_bounds(level)).tolist()
     return Estimate(value, low, high)
@@ -106,10 +82,10 @@ def mean_estimates(
     """Means with their 95% percentile bootstrap intervals, over resampled users.
 
     Args:
-        columns: by name, a value a row, `[rows]`; a row that has none (nan) is no part of that column's mean.
-        users: whose rows they are, as `bootstrap` has it.
-        n: resamples.
-        seed: of the resampling, as `bootstrap` has it.
+        columns: by name, one value per row, `[rows]`. NaN marks a row without a value, which the column's mean skips.
+        users: the user of each row, as in `bootstrap`.
+        n: number of resamples.
+        seed: of the resampling, as in `bootstrap`.
     """
     if not columns or not len(next(iter(columns.values()))):
         return dict.fromkeys(columns, UNDEFINED)
@@ -124,20 +100,22 @@ def mean_estimates(
 
 
 def bootstrap(scores: Tensor, labels: Tensor, users: Tensor | None = None, n: int = 1000, seed: int = 0) -> Tensor:
-    """`ctr_metrics` of resampled users, as many as there are, each with all of its rows.
+    """`ctr_metrics` of resampled users. Each resample draws as many users as there are, each with all of their rows.
 
     Args:
-        scores: click probabilities `[rows]`, at least one.
+        scores: click probabilities `[rows]`.
         labels: 0 or 1, `[rows]`.
-        users: whose rows they are, integers `[rows]`, which tell users apart and no more; `None`: each row has its own.
-        n: resamples.
-        seed: of the resampling; the same seed and users draw the same rows, so two systems' are paired.
+        users: the user of each row, integers `[rows]`, in any numbering. `None`: every row is its own user.
+        n: number of resamples.
+        seed: of the resampling. The same seed and users draw the same rows, so the draws of two systems are paired.
 
     Returns:
-        float64 `[n, metrics]`, in the order of `METRICS`; the AUC of a resample with one class is nan, and all are
-        where there is a single user, who does not tell how another would differ.
+        float64 `[n, metrics]`, in the order of `METRICS`. The AUC of a resample with a single class is NaN. All metrics
+        are NaN without rows, and where there is a single user, since one user says nothing about others.
     """
     _check(scores, labels)
+    if len(scores) == 0:
+        return torch.full((n, len(METRICS)), math.nan, dtype=torch.float64)
     scores, labels = scores.detach().cpu(), labels.detach().cpu()
     error = scores.double() - labels.double()
     per_row = torch.stack([_logloss(scores, labels), error.abs(), error.square()], dim=1)
@@ -153,15 +131,15 @@ def bootstrap(scores: Tensor, labels: Tensor, users: Tensor | None = None, n: in
 
 
 def paired_p_value(differences: Tensor) -> float:
-    """How often chance alone makes two systems differ so: two-sided, from the bootstrap of their difference.
+    """Two-sided p-value of the difference between two systems, from its bootstrap.
 
     Args:
         differences: of the metric in each resample, `bootstrap(a, ...) - bootstrap(b, ...)` on the same draws, `[n]`;
-            nan where it is undefined.
+            NaN where it is undefined.
 
     Returns:
-        Twice the share of resamples on zero's other side, the one that was seen counted among them (Davison and
-        Hinkley, "Bootstrap Methods and their Application", 1997, 4.2.3); at most 1.
+        Twice the share of resamples on the rarer side of zero, where the observed difference counts as one more
+        resample (Davison and Hinkley, "Bootstrap Methods and their Application", 1997, section 4.2.3); at most 1.
     """
     known = differences[~differences.isnan()]
     if len(known) == 0:
@@ -171,47 +149,77 @@ def paired_p_value(differences: Tensor) -> float:
 
 
 def label_entropy(rate: float) -> float:
-    """LogLoss, in nats, of the best constant score for labels of which the share `rate` is 1."""
+    """LogLoss, in nats, of the best constant score where the share `rate` of the labels is 1."""
     return -sum(p * math.log(p) for p in (rate, 1 - rate) if p > 0)
 
 
 def constant_logloss(constant: float, labels: Tensor) -> float:
-    """LogLoss, in nats, of scoring every row by the same `constant`; with the training rows' base rate, what any model
-    has to beat. nan where that rate is nan, of no training rows.
+    """LogLoss, in nats, of giving every row the same score `constant`. A model should beat the constant that is the
+    training rows' base rate. NaN where that rate is NaN, as it is without training rows.
     """
     if math.isnan(constant):
         return math.nan
     return float(_logloss(torch.full((len(labels),), constant), labels).mean())
 
 
-class Calibration(NamedTuple):
-    """How far scores are from rates, in bins of equal width over [0, 1]."""
-
-    ece: float
-    """Expected calibration error: the mean over rows of their bin's |mean score - share of ones|."""
-    rows: Tensor
-    """Rows in each bin, `[bins]`."""
-    score: Tensor
-    """Mean score of each bin, nan where empty, `[bins]`."""
-    rate: Tensor
-    """Share of ones in each bin, nan where empty, `[bins]`."""
-
-
-def calibration(scores: Tensor, labels: Tensor, bins: int = 10) -> Calibration:
-    """The calibration of click scores (Guo et al., "On Calibration of Modern Neural Networks", ICML 2017).
+def calibration(scores: Tensor, labels: Tensor, bins: int = 10) -> list[Bin]:
+    """A reliability diagram (Guo et al., "On Calibration of Modern Neural Networks", ICML 2017).
 
     Args:
         scores: click probabilities `[rows]`.
         labels: 0 or 1, `[rows]`.
-        bins: how many; a score on a bound belongs to the bin above, 1 to the last.
+        bins: number of bins of equal width over [0, 1]. A score on a bound belongs to the bin above; 1 to the last.
+
+    Returns:
+        The bins that have rows, by rising score.
     """
     _check(scores, labels)
     scores, labels = scores.double(), labels.double()
     index = (scores * bins).long().clamp_max(bins - 1)
-    count = torch.bincount(index, minlength=bins)
-    score, rate = (torch.bincount(index, values, minlength=bins) / count for values in (scores, labels))
-    gap = ((score - rate).abs() * count).nansum() / max(len(scores), 1)
-    return Calibration(float(gap), count, score, rate)
+    count, total, ones = (torch.bincount(index, w, bins).tolist() for w in (torch.ones_like(scores), scores, labels))
+    return [Bin(int(c), t / c, wilson(int(o), int(c))) for c, t, o in zip(count, total, ones, strict=True) if c]
+
+
+def calibration_error(bins: Sequence[Bin]) -> float:
+    """Expected calibration error: the mean over rows of |mean score - share of ones| of their bin; NaN without rows."""
+    rows = sum(b.rows for b in bins)
+    return sum(b.rows * abs(b.score - b.rate.value) for b in bins) / rows if rows else math.nan
+
+
+def wilson(hits: int, rows: int) -> Estimate:
+    """A share with its 95% interval (Wilson, JASA 1927), which also holds near 0 and 1 and with few rows."""
+    if rows == 0:
+        return UNDEFINED
+    p, z2 = hits / rows, 1.959964**2
+    middle = (p + z2 / (2 * rows)) / (1 + z2 / rows)
+    reach = math.sqrt(z2 * (p * (1 - p) / rows + z2 / (4 * rows**2))) / (1 + z2 / rows)
+    return Estimate(p, max(0.0, middle - reach), min(1.0, middle + reach))
+
+
+def roc(scores: Tensor, labels: Tensor, points: int = 200) -> Tensor:
+    """The ROC curve.
+
+    Args:
+        scores: click probabilities `[rows]`.
+        labels: 0 or 1, `[rows]`.
+        points: number of thresholds to keep where there are more, evenly spaced.
+
+    Returns:
+        False and true positive rates at falling thresholds, from (0, 0) to (1, 1), float64 `[thresholds + 1, 2]`; empty
+        where all labels are the same.
+    """
+    _check(scores, labels)
+    order = scores.argsort(descending=True)
+    _, ties = scores[order].unique_consecutive(return_counts=True)  # equal scores pass the threshold together
+    ends = ties.cumsum(0) - 1
+    hits = labels[order].double().cumsum(0)[ends]
+    misses = ends + 1 - hits
+    if not len(ends) or not hits[-1] or not misses[-1]:
+        return torch.zeros(0, 2, dtype=torch.float64)
+    curve = torch.stack([misses / misses[-1], hits / hits[-1]], 1)
+    if len(curve) > points:
+        curve = curve[torch.linspace(0, len(curve) - 1, points).long()]
+    return torch.cat([torch.zeros(1, 2, dtype=torch.float64), curve])
 
 
 def _bounds(level: float) -> Tensor:
@@ -220,24 +228,24 @@ def _bounds(level: float) -> Tensor:
 
 
 def _resamples(rows: int, users: Tensor | None, n: int, seed: int) -> Iterator[Tensor]:
-    """How often each of `n` resamples has each row: float64 `[some of n, rows]`, in parts that bound the memory.
+    """How often each of `n` resamples contains each row: float64 `[some of n, rows]`, in parts that bound the memory.
 
-    Users are drawn by their place among the users, in the order of their first rows: what they are called does not
-    matter, and where each row has its own the draws are those of rows.
+    Users are numbered in the order of their first rows, so their ids do not matter, and where every row is its own user
+    the draws are those of rows.
     """
     if users is not None and users.shape != (rows,):
-        raise ValueError(f"users {tuple(users.shape)} must be [rows], as the {rows} rows that they are of")
+        raise ValueError(f"users {tuple(users.shape)} must be [rows], one for each of the {rows} rows")
     owner = torch.arange(rows) if users is None else _places(users.detach().cpu())
-    there = int(owner.max()) + 1
+    user_count = int(owner.max()) + 1
     generator = torch.Generator().manual_seed(seed)
     done = 0
     while done < n:
         count = min(n - done, max(1, 4_000_000 // rows))
         done += count
-        drawn = torch.randint(there, (count, there), generator=generator)
-        weight = torch.zeros(count, there, dtype=torch.float64)
+        drawn = torch.randint(user_count, (count, user_count), generator=generator)
+        weight = torch.zeros(count, user_count, dtype=torch.float64)
         weight.scatter_add_(1, drawn, torch.ones_like(drawn, dtype=torch.float64))
-        yield weight.index_select(1, owner) if there > 1 else torch.full((count, rows), math.nan, dtype=torch.float64)
+        yield weight.index_select(1, owner) * (1 if user_count > 1 else math.nan)
 
 
 def _places(users: Tensor) -> Tensor:
@@ -248,9 +256,9 @@ def _places(users: Tensor) -> Tensor:
 
 
 def _logloss(scores: Tensor, labels: Tensor) -> Tensor:
-    """LogLoss of each row in nats, float64 `[rows]`; like scikit-learn's of float32 scores, off 0 and 1 by their eps.
+    """LogLoss of each row in nats, float64 `[rows]`. Scores are clamped by float32's epsilon, as scikit-learn does.
 
-    Scores are computed in float32 and kept in float64: a 1 costs as much in a file as where it was made.
+    Models compute scores in float32 and files hold float64: with one epsilon, a score of 1 costs the same in both.
     """
     eps = torch.finfo(torch.float32).eps
     return F.binary_cross_entropy(scores.double().clamp(eps, 1 - eps), labels.double(), reduction="none")
@@ -262,10 +270,10 @@ def _weighted_auc(weight: Tensor, positive: Tensor, tie: Tensor) -> Tensor:
     Args:
         weight: float64 `[weightings, rows]`, in the order of rising scores.
         positive: the labels in that order, float64 `[rows]`.
-        tie: the number of each row's distinct score, rising, `[rows]`; pairs of equal scores count half.
+        tie: the rank of each row's score among the distinct scores, `[rows]`; pairs of equal scores count half.
 
     Returns:
-        float64 `[weightings]`, nan where either class has no weight.
+        float64 `[weightings]`, NaN where either class has no weight.
     """
     groups = int(tie[-1]) + 1
     ones, zeros = (
@@ -279,7 +287,7 @@ def _weighted_auc(weight: Tensor, positive: Tensor, tie: Tensor) -> Tensor:
 def _check(scores: Tensor, labels: Tensor) -> None:
     if scores.ndim != 1 or scores.shape != labels.shape:
         raise ValueError(f"scores {tuple(scores.shape)} and labels {tuple(labels.shape)} must both be [rows]")
-    if not bool(((scores >= 0) & (scores <= 1)).all()):  # false for nan too
-        raise ValueError("a score lies outside [0, 1] or is nan")
+    if not bool(((scores >= 0) & (scores <= 1)).all()):  # false for NaN, too
+        raise ValueError("a score is outside [0, 1] or NaN")
     if not bool(((labels == 0) | (labels == 1)).all()):
         raise ValueError("a label is neither 0 nor 1")

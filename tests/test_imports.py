@@ -14,6 +14,7 @@ ORDER: list[set[str]] = [
     {"data"},
     {"llm"},
     {"ctr"},
+    {"systems"},
     {"metrics"},
     {"rl"},
     {"stages"},

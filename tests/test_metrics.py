@@ -10,16 +10,21 @@ from torch import Tensor
 from torchmetrics.functional.classification import binary_calibration_error
 
 from expctr.metrics import (
-    METRICS,
     bootstrap,
-    bootstrap_intervals,
     calibration,
+    calibration_error,
     constant_logloss,
     ctr_metrics,
     label_entropy,
     mean_estimates,
     paired_p_value,
+    roc,
+    wilson,
+    with_intervals,
 )
+from expctr.systems import METRICS
+
+AUC, MAE = list(METRICS).index("auc"), list(METRICS).index("mae")
 
 
 def random_rows(rows: int, seed: int = 0) -> tuple[Tensor, Tensor]:
@@ -27,6 +32,14 @@ def random_rows(rows: int, seed: int = 0) -> tuple[Tensor, Tensor]:
     generator = torch.Generator().manual_seed(seed)
     scores = (torch.rand(rows, generator=generator) * 50).round() / 50
     return scores, (torch.rand(rows, generator=generator) < 0.3 + 0.4 * scores).float()
+
+
+def bootstrap_intervals(
+    scores: Tensor, labels: Tensor, users: Tensor | None = None, level: float = 0.95, **more: int
+) -> dict[str, tuple[float, float]]:
+    """The bounds of each metric's interval."""
+    found = with_intervals(dict.fromkeys(METRICS, 0.5), bootstrap(scores, labels, users, **more), level)
+    return {name: (estimate.low, estimate.high) for name, estimate in found.items()}
 
 
 def test_by_hand():
@@ -37,7 +50,7 @@ def test_by_hand():
     assert out["mae"] == pytest.approx(1.3 / 4)
     assert out["mse"] == pytest.approx((0.04 + 0.25 + 0.25 + 0.01) / 4)
     assert out["rmse"] == pytest.approx(math.sqrt(0.1375))
-    assert tuple(out) == METRICS
+    assert list(out) == list(METRICS)
 
 
 def test_agrees_with_scikit_learn():
@@ -78,7 +91,7 @@ def test_no_rows():
 
 @pytest.mark.parametrize(
     ("scores", "labels", "message"),
-    [([0.5, 1.5], [0, 1], "outside"), ([0.5, math.nan], [0, 1], "nan"), ([0.5, 0.5], [0, 2], "neither")],
+    [([0.5, 1.5], [0, 1], "outside"), ([0.5, math.nan], [0, 1], "NaN"), ([0.5, 0.5], [0, 2], "neither")],
 )
 def test_what_is_no_probability_or_label_is_refused(scores: list[float], labels: list[int], message: str):
     with pytest.raises(ValueError, match=message):
@@ -146,7 +159,7 @@ def test_rows_twice_tell_no_more_of_users_than_once(together: bool):
 def test_means_are_over_the_rows_that_were_drawn():
     """Users of 3 rows and of 1: drawn twice each or once both, their rows' mean is 0, 1 or a quarter."""
     errors = torch.tensor([0.0, 0.0, 0.0, 1.0])
-    drawn = bootstrap(errors, torch.zeros(4), torch.tensor([8, 8, 8, 2]), n=100)[:, METRICS.index("mae")]
+    drawn = bootstrap(errors, torch.zeros(4), torch.tensor([8, 8, 8, 2]), n=100)[:, MAE]
     assert set(drawn.tolist()) == {0.0, 0.25, 1.0}
     mean = mean_estimates({"x": torch.tensor([0.0, math.nan, 0.0, 1.0])}, torch.tensor([8, 8, 8, 2]))["x"]
     assert mean == pytest.approx((1 / 3, 0, 1))
@@ -156,7 +169,7 @@ def test_users_are_drawn_with_all_of_their_rows():
     """One user's rows are the only ones with a high score: a resample has all three of them, or none."""
     scores = torch.tensor([0.9, 0.1, 0.9, 0.1, 0.9])
     users = torch.tensor([1, 0, 1, 5, 1])
-    share = bootstrap(scores, torch.zeros(5), users, n=200)[:, METRICS.index("mae")]
+    share = bootstrap(scores, torch.zeros(5), users, n=200)[:, MAE]
     possible = [(2.7 * k + 0.1 * (3 - k)) / (3 * k + 3 - k) for k in range(4)]
     assert sorted({round(value, 6) for value in share.tolist()}) == pytest.approx(sorted(possible), abs=1e-6)
 
@@ -171,7 +184,7 @@ def test_a_single_user_does_not_tell_how_others_differ():
 
 
 def test_users_are_a_number_a_row():
-    with pytest.raises(ValueError, match=r"users \(3,\) must be \[rows\], as the 4 rows"):
+    with pytest.raises(ValueError, match=r"users \(3,\) must be \[rows\], one for each of the 4 rows"):
         bootstrap(*random_rows(4), torch.arange(3))
 
 
@@ -207,21 +220,23 @@ def test_entropy_is_the_best_constants_logloss():
 
 def test_calibration_by_hand_and_against_torchmetrics():
     out = calibration(torch.tensor([0.1, 0.3, 0.9, 1.0]), torch.tensor([0.0, 1.0, 1.0, 1.0]), bins=2)
-    assert out.rows.tolist() == [2, 2]
-    assert out.ece == pytest.approx(0.5 * abs(0.2 - 0.5) + 0.5 * abs(0.95 - 1))
-    assert out.rate.tolist() == pytest.approx([0.5, 1])
+    assert [part.rows for part in out] == [2, 2]
+    assert [part.score for part in out] == pytest.approx([0.2, 0.95])
+    assert [part.rate.value for part in out] == pytest.approx([0.5, 1])
+    assert calibration_error(out) == pytest.approx(0.5 * abs(0.2 - 0.5) + 0.5 * abs(0.95 - 1))
+    assert [part.rows for part in calibration(torch.tensor([0.95]), torch.ones(1))] == [1]  # no bin without rows
+    assert math.isnan(calibration_error(calibration(torch.zeros(0), torch.zeros(0))))
     generator = torch.Generator().manual_seed(0)
     scores = torch.rand(300, generator=generator)
     labels = (torch.rand(300, generator=generator) < scores**2).float()
     theirs = binary_calibration_error(scores, labels.long(), n_bins=10)
-    assert calibration(scores, labels).ece == pytest.approx(float(theirs), abs=1e-5)
+    assert calibration_error(calibration(scores, labels)) == pytest.approx(float(theirs), abs=1e-5)
 
 
 def test_a_pairs_p_value_is_small_for_a_difference_and_large_for_none():
     scores, labels = random_rows(400)
     better = 0.7 * scores + 0.3 * labels  # moves every score towards its label
-    auc = METRICS.index("auc")
-    gain = bootstrap(better, labels)[:, auc] - bootstrap(scores, labels)[:, auc]
+    gain = bootstrap(better, labels)[:, AUC] - bootstrap(scores, labels)[:, AUC]
     assert paired_p_value(gain) == pytest.approx(2 / 1001)
     assert paired_p_value(-gain) == paired_p_value(gain)
     assert paired_p_value(torch.zeros(100)) == 1
@@ -234,6 +249,43 @@ def test_pairs_of_users_are_drawn_alike():
     scores, labels = random_rows(200)
     users = torch.arange(200) // 4
     first, second = (bootstrap(values, labels, users, n=100, seed=1) for values in (scores, scores / 2))
-    auc, mae = METRICS.index("auc"), METRICS.index("mae")
-    assert torch.equal(first[:, auc], second[:, auc])  # the same order of the same rows
-    assert not torch.equal(first[:, mae], second[:, mae])
+    assert torch.equal(first[:, AUC], second[:, AUC])  # the same order of the same rows
+    assert not torch.equal(first[:, MAE], second[:, MAE])
+
+
+def test_a_gain_is_clear_where_the_systems_own_intervals_overlap():
+    """Rows that are hard for both systems do not widen the interval of a paired difference."""
+    labels = (torch.arange(400) % 2).float()
+    shared = torch.rand(400, generator=torch.Generator().manual_seed(0))
+    first, second = shared, (shared * 0.9 + 0.05 * labels).clamp(0, 1)
+    differences = {
+        name: value - ctr_metrics(first, labels)[name] for name, value in ctr_metrics(second, labels).items()
+    }
+    assert with_intervals(differences, bootstrap(second, labels) - bootstrap(first, labels))["auc"].low > 0
+    (_, high), (low, _) = (bootstrap_intervals(scores, labels)["auc"] for scores in (first, second))
+    assert low < high
+
+
+def test_wilsons_interval_is_the_one_of_the_tables():
+    """5 of 10: 0.2366 to 0.7634 (Newcombe, Statistics in Medicine 1998, method 3)."""
+    assert wilson(5, 10) == pytest.approx((0.5, 0.2366, 0.7634), abs=1e-4)
+    assert wilson(0, 10).low == 0 < wilson(0, 10).high
+    assert math.isnan(wilson(0, 0).value)
+
+
+def test_roc_walks_from_corner_to_corner():
+    scores, labels = torch.tensor([0.1, 0.4, 0.35, 0.8]), torch.tensor([0.0, 0.0, 1.0, 1.0])
+    assert roc(scores, labels).tolist() == [[0, 0], [0, 0.5], [0.5, 0.5], [0.5, 1], [1, 1]]
+    assert roc(torch.full((4,), 0.5), labels).tolist() == [[0, 0], [1, 1]]  # equal scores pass together
+    assert roc(scores, torch.ones(4)).tolist() == []
+    assert roc(torch.zeros(0), torch.zeros(0)).tolist() == []
+    many = (scores.repeat(500).double() + torch.arange(2000) / 1e5).clamp(0, 1)
+    long = roc(many, labels.repeat(500)).tolist()
+    assert len(long) <= 202
+    assert (long[0], long[-1]) == ([0, 0], [1, 1])
+
+
+def test_the_area_under_the_roc_is_the_auc():
+    scores, labels = random_rows(150)
+    x, y = roc(scores, labels).unbind(1)
+    assert float(torch.trapezoid(y, x)) == pytest.approx(ctr_metrics(scores, labels)["auc"], abs=1e-6)

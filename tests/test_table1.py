@@ -18,7 +18,8 @@ from torch import Tensor
 
 from expctr.data.datamodules import MovieLensDataModule
 from expctr.evaluation.table import ResultTable
-from expctr.metrics import METRICS, bootstrap, ctr_metrics
+from expctr.metrics import bootstrap, ctr_metrics
+from expctr.systems import METRICS
 
 ROWS = 300
 

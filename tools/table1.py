@@ -32,7 +32,8 @@ from torch import Tensor
 
 from expctr.ctr.zoo import ZOO
 from expctr.evaluation.table import PAPER
-from expctr.metrics import METRICS, bootstrap, ctr_metrics, paired_p_value
+from expctr.metrics import bootstrap, ctr_metrics, paired_p_value
+from expctr.systems import METRICS
 
 sys.path.append(str(Path(__file__).parent / "bench"))
 from jobs import fit_and_test, in_parallel, seconds, table
@@ -68,7 +69,7 @@ class Row(NamedTuple):
     def interval(self, metric: str) -> tuple[float, float]:
         """95% of the draws."""
         bounds = torch.tensor([0.025, 0.975], dtype=torch.float64)
-        low, high = self.draws[:, METRICS.index(metric)].nanquantile(bounds).tolist()
+        low, high = self.draws[:, list(METRICS).index(metric)].nanquantile(bounds).tolist()
         return low, high
 
 
@@ -338,7 +339,7 @@ def draw(rows: dict[str, Row], paper: Mapping[str, Sequence[float]], path: Path)
         errors = [[m - low for m, (low, _) in zip(means, bounds, strict=True)]]
         errors.append([high - m for m, (_, high) in zip(means, bounds, strict=True)])
         axes.errorbar(means, range(len(names)), xerr=errors, fmt="o", capsize=2, label="here, 95% interval")
-        there = [(paper[name][METRICS.index(metric)], y) for y, name in enumerate(names) if name in paper]
+        there = [(paper[name][list(METRICS).index(metric)], y) for y, name in enumerate(names) if name in paper]
         if there:
             axes.plot(*zip(*there, strict=True), "x", color="tab:red", label="the paper, its own data")
         axes.set_yticks(range(len(names)), names)

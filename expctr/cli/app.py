@@ -22,7 +22,7 @@ from expctr.data.datamodules import RatingsDataModule
 from expctr.data.query import make_query
 from expctr.errors import UserError
 from expctr.evaluation.alarms import Alarms
-from expctr.evaluation.explain import Explanation
+from expctr.evaluation.explain import ExplanationPrinter
 from expctr.evaluation.results import ResultWriter
 from expctr.modules.baselines import explained, icl, tallrec  # noqa: F401  a config names their classes
 from expctr.modules.expctr import ExpCTRModule
@@ -127,7 +127,7 @@ class Trainer(L.Trainer):
         question = make_query(datamodule, user, liked, disliked, target)
         datamodule.query_rows = question.rows
         others = [callback for callback in vars(self)["callbacks"] if not isinstance(callback, ResultWriter)]
-        self.callbacks = [*others, Explanation(question, json)]
+        self.callbacks = [*others, ExplanationPrinter(question, json)]
         self.predict(model, None, datamodule, return_predictions=False, ckpt_path=ckpt_path, weights_only=True)
 
 

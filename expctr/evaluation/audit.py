@@ -1,12 +1,14 @@
-"""Does an explanation help by its reasons, or by its verdict? Does it follow what it was told, and give the label away?
+"""Audits explanations: do reasons or verdicts help, do they follow the prompt, and do they reveal the label?
 
-- **Ablations**: AUC and LogLoss of ExpCTR-Aug, whose sentences are replaced. The gain over no sentence splits into the
-  verdict's (sentences exchanged among rows of the same verdict) and the reason's (what that exchange loses).
-- **Counterfactuals**: the prompt of a row is changed and the sentence written anew. The ids that the CTR model reads
-  stay: what moves s_r is the sentence alone. As expected is: with liked and disliked swapped, s_u crosses one half;
-  with a liked title dropped, s_u does not rise, with a disliked one, it does not fall; with another target, the
-  sentence names that one and the old one no more.
-- **Leakage**: how well a bag of words tells the label, cross-validated over users.
+- **Ablations**: AUC and LogLoss of ExpCTR-Aug on replaced sentences. Its gain over no sentence splits into the part of
+  the verdict (sentences permuted among rows with the same verdict) and the part of the reason (what that permutation
+  loses).
+- **Agreement**: how often s_u and s_r are on the same side of 0.5.
+- **Counterfactuals**: the prompt of a row is changed and a new sentence is written. The CTR model reads the same ids as
+  before, so only the sentence moves s_r. The expected changes are: with liked and disliked titles swapped, s_u crosses
+  0.5; without a liked title, s_u does not rise; without a disliked title, it does not fall; with another target, the
+  sentence names the new target and no longer names the old one.
+- **Leakage**: how well a bag of words predicts the label, cross-validated over users.
 """
 
 import math
@@ -19,46 +21,49 @@ from torch import Tensor
 
 from expctr.data.batches import Nouns, SampleText
 from expctr.evaluation.verdicts import polarity, title_pattern, without_verdicts
-from expctr.metrics import UNDEFINED, Estimate, bootstrap, ctr_metrics, estimate, mean_estimates
+from expctr.metrics import UNDEFINED, bootstrap, ctr_metrics, estimate, mean_estimates
 from expctr.seeding import seed_of
+from expctr.systems import ABLATIONS, AUG, Estimate
 
 SHUFFLES = 5
-"""Exchanges of sentences, over which metrics are averaged."""
+"""Number of random permutations that a metric is averaged over."""
 UNMOVED = 1e-4
-"""Differences of s_u up to this are rounding."""
+"""Differences of s_u up to this count as rounding."""
 FOLDS = 5
 
 Estimates = dict[str, Estimate]
 
 
 class Reader(Protocol):
-    """What the audit asks of a trained model: `ExpCTRModule`."""
+    """The methods of a trained `StagedModule` that the audit calls."""
 
     def score_texts(self, samples: Sequence[int], texts: Sequence[str]) -> list[float]:
-        """s_r of test rows, by sample, with these explanations."""
+        """s_r of these test rows with these explanations."""
 
     def explain_prompts(self, prompts: Sequence[SampleText]) -> tuple[list[str], list[float]]:
-        """Explanations of prompts, and their s_u."""
+        """Explanations of these prompts, and their s_u."""
 
 
 # --- ablations
 
 
-def alternatives(texts: Sequence[str], given: Sequence[SampleText], nouns: Nouns, seed: int) -> dict[str, list[Any]]:
-    """The sentences in place of the real ones, by name; each a list of one or several tables of texts.
+def alternatives(
+    texts: Sequence[str], prompts: Sequence[SampleText], nouns: Nouns, seed: int
+) -> dict[str, list[list[str]]]:
+    """The sentences that replace the real ones, by their keys in `ABLATIONS`; one or several lists of texts each.
 
     Args:
         texts: the explanations.
-        given: the titles of their prompts.
-        nouns: what the template calls people and items.
-        seed: of the exchanges.
+        prompts: the titles in their prompts.
+        nouns: the prompt template's words for people and items.
+        seed: of the permutations.
     """
-    titles = [[row.target, *row.liked, *row.disliked] for row in given]
+    titles = [[row.target, *row.liked, *row.disliked] for row in prompts]
     verdicts = [polarity(*row) for row in zip(texts, titles, strict=True)]
     template = {1: "enjoy", -1: "dislike"}
     only = [f"The {nouns.person} will likely {template[v]} this {nouns.item}." if v else "" for v in verdicts]
-    within = [exchanged(texts, verdicts, seed_of(seed, draw)) for draw in range(SHUFFLES)]
-    over_all = [exchanged(texts, [0] * len(texts), seed_of(seed, draw)) for draw in range(SHUFFLES)]
+    within = [permuted(texts, verdicts, seed_of(seed, draw)) for draw in range(SHUFFLES)]
+    over_all = [permuted(texts, [0] * len(texts), seed_of(seed, draw)) for draw in range(SHUFFLES)]
     bare = [without_verdicts(*row) for row in zip(texts, titles, strict=True)]
     return {
         "no verdict words": [bare],
@@ -68,30 +73,31 @@ def alternatives(texts: Sequence[str], given: Sequence[SampleText], nouns: Nouns
     }
 
 
-def exchanged(texts: Sequence[str], groups: Sequence[int], seed: int) -> list[str]:
-    """Each row's text from another row of its group; its own where it is alone."""
-    generator, given = torch.Generator().manual_seed(seed), list(texts)
+def permuted(texts: Sequence[str], groups: Sequence[int], seed: int) -> list[str]:
+    """Give each row the text of another row of its group, or its own where the row is alone in its group."""
+    generator, found = torch.Generator().manual_seed(seed), list(texts)
     for group in sorted(set(groups)):
         rows = [i for i, own in enumerate(groups) if own == group]
         circle = [rows[i] for i in torch.randperm(len(rows), generator=generator).tolist()]
         for to, source in zip(circle, circle[1:] + circle[:1], strict=True):
-            given[to] = texts[source]
-    return given
+            found[to] = texts[source]
+    return found
 
 
 def ablations(
     scores: Mapping[str, Sequence[Sequence[float]]], labels: Sequence[float], users: Tensor
 ) -> tuple[dict[str, Estimates], Estimates]:
-    """AUC and LogLoss with each kind of sentences, and how the gain in AUC splits.
+    """AUC and LogLoss with each kind of sentences, and the parts of the gain in AUC.
 
     Args:
-        scores: by name, one or several tables of s_r; `real`, `shuffled within verdict` and `none` among them.
+        scores: by the keys of `ABLATIONS`, one or several lists of s_r, including `real`, `shuffled within verdict` and
+            `none`.
         labels: 0 or 1.
-        users: whose rows they are, integers `[rows]`.
+        users: the user of each row, integers `[rows]`.
 
     Returns:
-        The metrics by name, and `total`, `verdict` and `reason`: the gain in AUC of real sentences over none, of
-        sentences of the same verdict over none, and of real ones over those. Users are resampled alike for all.
+        The metrics by key, and the gains in AUC on the same resamples: `total`, of real sentences over none; `verdict`,
+        of sentences with the same verdict over none; `reason`, of real sentences over those with the same verdict.
     """
     target, values, draws = torch.tensor(labels, dtype=torch.float64), {}, {}
     for name, tables in scores.items():
@@ -113,6 +119,23 @@ def ablations(
     return metrics, split
 
 
+def agreement(s_u: Sequence[float], s_r: Sequence[float], users: Tensor) -> dict[str, Any]:
+    """How often both scores are on the same side of 0.5.
+
+    Args:
+        s_u: the language model's scores of the sentences.
+        s_r: the CTR model's scores with the sentences.
+        users: the user of each row, integers `[rows]`.
+
+    Returns:
+        `share`: of the rows; `chance`: the share expected of two independent scores with the same rates.
+    """
+    liked = [torch.tensor(scores, dtype=torch.float64) > 0.5 for scores in (s_u, s_r)]
+    first, second = (float(side.double().mean()) for side in liked)
+    share = mean_estimates({"share": (liked[0] == liked[1]).double()}, users)["share"]
+    return {"share": share, "chance": first * second + (1 - first) * (1 - second)}
+
+
 # --- counterfactuals
 
 
@@ -123,15 +146,15 @@ class Changed(NamedTuple):
     row: int
     prompt: SampleText
     sign: int = 0
-    """1 where a liked title was dropped, -1 where a disliked one."""
+    """1 where a liked title was dropped, -1 where a disliked title was dropped, else 0."""
 
 
 def changes(prompts: Sequence[SampleText], rows: Sequence[int]) -> list[Changed]:
-    """The counterfactual prompts of some rows; another target is that of a following row.
+    """The counterfactual prompts of some rows. Another target is taken from a following row.
 
     Args:
         prompts: of all rows.
-        rows: whose prompts are changed.
+        rows: indices of the rows whose prompts are changed.
     """
     made = []
     for row in rows:
@@ -159,19 +182,19 @@ def counterfactuals(
     count: int,
     seed: int,
 ) -> dict[str, Any]:
-    """How far changed prompts move s_u, s_r and the sentence: means over rows, each row's changes averaged first.
+    """How far changed prompts move s_u, s_r and the sentence: each row's changes are averaged, then the rows.
 
     Args:
-        reader: the trained model; asked on all ranks.
+        reader: the trained model. All ranks call it.
         columns: `sample`, `text`, `s_u`, and `s_r` where the CTR model is trained.
         prompts: each row's titles as its prompt shows them.
-        users: whose rows they are, integers `[rows]`.
-        count: rows that are looked at.
+        users: the user of each row, integers `[rows]`.
+        count: number of rows, chosen at random.
         seed: of the choice.
 
     Returns:
-        By kind: `rows`, the mean absolute change of `s_u` and `s_r`, `text_changed` (share of words that changed),
-        and `expected` (share that moved as expected).
+        By kind: `rows`, the mean absolute changes of `s_u` and `s_r`, `text_changed` (share of words that changed),
+        and `expected` (share of changes as expected).
     """
     order = torch.randperm(len(prompts), generator=torch.Generator().manual_seed(seed_of(seed))).tolist()
     changed = changes(prompts, sorted(order[:count]))
@@ -202,12 +225,12 @@ def counterfactuals(
 
 
 def as_expected(change: Changed, prompt: SampleText, before: float, after: float, text: str) -> bool:
-    """Whether a change did what the module's first lines expect of its kind.
+    """Whether a change has the effect that this module's docstring expects of its kind.
 
     Args:
-        change: what was changed.
-        prompt: what it was changed from.
-        before: s_u of the prompt's sentence.
+        change: the changed prompt.
+        prompt: the original prompt.
+        before: s_u of the original sentence.
         after: s_u of the new sentence.
         text: the new sentence.
     """
@@ -220,7 +243,7 @@ def as_expected(change: Changed, prompt: SampleText, before: float, after: float
 
 
 def words_changed(before: str, after: str) -> float:
-    """Share of words that differ, of 0 for the same sentence to 1 (1 minus difflib's ratio over words)."""
+    """Share of words that differ: 1 minus difflib's ratio over words, 0 for the same sentence."""
     return 1 - SequenceMatcher(None, before.split(), after.split(), autojunk=False).ratio()
 
 
@@ -228,18 +251,18 @@ def words_changed(before: str, after: str) -> float:
 
 
 def leakage(texts: Sequence[str], labels: Sequence[float], users: Tensor, seed: int = 0) -> Estimate:
-    """AUC of a logistic regression that reads the bag of words of each text, on users that it was not trained on.
+    """AUC of a logistic regression on the bag of words of each text, for users that it was not trained on.
 
     Args:
         texts: the explanations.
         labels: 0 or 1.
-        users: whose rows they are, integers `[rows]`.
+        users: the user of each row, integers `[rows]`.
         seed: of the folds.
 
     Returns:
-        nan where there are too few rows of either label, or a fold without words.
+        NaN where either label has fewer than two users, or where the training texts of a fold have no words.
     """
-    from sklearn.feature_extraction.text import CountVectorizer  # a second to import
+    from sklearn.feature_extraction.text import CountVectorizer  # its import takes a second
     from sklearn.linear_model import LogisticRegression
     from sklearn.model_selection import StratifiedGroupKFold
 
@@ -253,18 +276,18 @@ def leakage(texts: Sequence[str], labels: Sequence[float], users: Tensor, seed: 
     scores = torch.full_like(target, math.nan)
     split = StratifiedGroupKFold(folds, shuffle=True, random_state=seed).split(texts, labels, users.tolist())
     for train, test in split:
-        held_in, read = [labels[i] for i in train], [texts[i] for i in train]
-        if len(set(held_in)) < 2 or not any(map(analyzer, read)):
+        train_labels, train_texts = [labels[i] for i in train], [texts[i] for i in train]
+        if len(set(train_labels)) < 2 or not any(map(analyzer, train_texts)):
             return UNDEFINED
-        bag = words.fit(read).transform(read)
-        probe = LogisticRegression(max_iter=1000).fit(bag, held_in)
-        held_out = probe.predict_proba(words.transform([texts[i] for i in test]))[:, 1]
-        scores[torch.as_tensor(test)] = torch.as_tensor(held_out, dtype=torch.float64)
+        bag = words.fit(train_texts).transform(train_texts)
+        probe = LogisticRegression(max_iter=1000).fit(bag, train_labels)
+        predicted = probe.predict_proba(words.transform([texts[i] for i in test]))[:, 1]
+        scores[torch.as_tensor(test)] = torch.as_tensor(predicted, dtype=torch.float64)
     return auc(scores, target, users)
 
 
 def auc(scores: Tensor, labels: Tensor, users: Tensor) -> Estimate:
-    """AUC with its interval; nan where all labels are the same."""
+    """AUC with its interval; NaN where all labels are the same."""
     if len(labels.unique()) < 2:
         return UNDEFINED
     return estimate(ctr_metrics(scores, labels)["auc"], bootstrap(scores, labels, users)[:, 0])
@@ -274,25 +297,26 @@ def auc(scores: Tensor, labels: Tensor, users: Tensor) -> Estimate:
 
 
 def lines(audit: Mapping[str, Any]) -> list[str]:
-    """The short form."""
+    """What `test` prints, one line each."""
     shown = []
     if gain := audit.get("gain"):
         altered = ("no verdict words", "verdict only", "shuffled within verdict")
-        shown += [f"- AUC of ExpCTR-Aug, {name}: {_show(audit['ablations'][name]['auc'])}" for name in altered]
-        total, verdict, reason = (_show(gain[name], "+") for name in ("total", "verdict", "reason"))
-        shown.append(f"- explanations move its AUC by {total}: the verdict {verdict}, the reason {reason}")
-    for kind, found in audit.get("counterfactuals", {}).items():
-        moves = ", ".join(f"{name} by {found[name].value:.3f}" for name in ("s_u", "s_r") if name in found)
+        for name in altered:
+            found = audit["ablations"][name]["auc"].format()
+            shown.append(f"- AUC of {AUG.name} on other sentences ({ABLATIONS[name].lower()}): {found}")
+        total, verdict, reason = (gain[name].format(sign="+") for name in ("total", "verdict", "reason"))
         shown.append(
-            f"- {kind} ({found['rows']} rows): moves {moves}, {found['text_changed'].value:.0%} of the words; "
-            f"{found['expected'].value:.0%} as expected"
+            f"- Explanations change the AUC of {AUG.name} by {total}: the verdict by {verdict}, the reason by {reason}"
+        )
+    if agreed := audit.get("agreement"):
+        share, chance = agreed["share"].value, agreed["chance"]
+        shown.append(f"- s_u and s_r are on the same side of 0.5 in {share:.1%} of rows; by chance in {chance:.1%}")
+    for kind, found in audit.get("counterfactuals", {}).items():
+        moves = ", ".join(f"{name} by {found[name].value:.4f}" for name in ("s_u", "s_r") if name in found)
+        shown.append(
+            f"- {kind.capitalize()} ({found['rows']} rows): changes {moves}, and {found['text_changed'].value:.1%} of "
+            f"the words; {found['expected'].value:.1%} of the changes are as expected"
         )
     if "leakage" in audit:
-        shown.append(f"- the label from the words alone: AUC {_show(audit['leakage']['auc'])}")
+        shown.append(f"- The label predicted from the words alone: AUC {audit['leakage']['auc'].format()}")
     return shown
-
-
-def _show(found: Estimate, sign: str = "") -> str:
-    if math.isnan(found.value):
-        return "-"
-    return f"{found.value:{sign}.4f} ({found.low:{sign}.3f}–{found.high:{sign}.3f})"

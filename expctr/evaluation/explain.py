@@ -1,4 +1,4 @@
-"""One explanation and what hangs on it: what `expctr explain` prints."""
+"""Prints one explanation, its scores and what moves them: the output of `expctr explain`."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -14,19 +14,20 @@ from rich.table import Table
 from rich.text import Text
 
 from expctr.data.query import Query
-from expctr.modules.expctr import ExpCTRModule
+from expctr.modules.staged import StagedModule
+from expctr.systems import AUG, AUG_NO_TEXT, LLM, PLAIN
 from expctr.untrusted import printable
 
-SCORES = ("s_u", "s_r", "s_0", "s_plain")
-"""Of the language model by the sentence; of the CTR model with it and without it; of the one trained without text."""
+SCORES = tuple(system.column for system in (LLM, AUG, AUG_NO_TEXT, PLAIN))
+"""Of the language model, the CTR model with and without the sentence, and the CTR model trained without text."""
 
 
-class Explanation(Callback):
-    """Prints the answer to a question that was predicted: the first row as asked, the others without a history title.
+class ExplanationPrinter(Callback):
+    """Prints the answer to a question whose rows were predicted: the first as asked, each other one title shorter.
 
     Args:
-        question: whose rows they are.
-        as_json: one line of JSON in place of a panel.
+        question: the user and the target, with the rows to predict.
+        as_json: print one line of JSON instead of a panel.
     """
 
     def __init__(self, question: Query, as_json: bool = False) -> None:
@@ -34,14 +35,14 @@ class Explanation(Callback):
         self._start = 0.0
 
     def on_predict_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """All is loaded."""
+        """Start the clock, since the models are loaded now."""
         self._start = perf_counter()
 
     def on_predict_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Print."""
-        assert isinstance(pl_module, ExpCTRModule)
+        """Print the answer."""
+        assert isinstance(pl_module, StagedModule)
         if trainer.is_global_zero:
-            found = answer(self.question, pl_module.evaluated, pl_module.baseline.name)
+            found = answer(self.question, pl_module.evaluated, pl_module.models.plain_name)
             found["seconds"] = round(perf_counter() - self._start, 3)
             if self.as_json:
                 print(json.dumps(found))
@@ -50,23 +51,29 @@ class Explanation(Callback):
 
 
 def answer(question: Query, columns: Mapping[str, Sequence[Any]], ctr_model: str) -> dict[str, Any]:
-    """What is said of a question, for programs.
+    """The answer to a question as a dictionary, which `--json` prints.
 
-    An entry of the history moves a score by the score as asked minus the score when the person is asked about without
-    it: another prompt, another greedy sentence, and for the CTR model another history, too.
+    The change of a history entry is the score as asked minus the score without that entry. Without it, the prompt
+    changes, and so do the greedy sentence and, for the CTR model, the history.
 
     Args:
-        question: what was asked.
-        columns: of its rows: `text`, and of `SCORES` those that there are.
-        ctr_model: what the CTR model is called.
+        question: the user and the target.
+        columns: of the question's rows: `text`, and those of `SCORES` that exist.
+        ctr_model: name of the CTR model.
 
     Returns:
-        `user` (null: typed in); `target`: `id` (null: new), `title`; `label` (1 liked, 0 disliked, null unknown);
-        `split` (of that sample; null: none); `explanation`; `s_u`, `s_r`, `s_0`, `s_plain` (null: the CTR model is
-        not trained); `ctr_model`; `moved` (the score that decides `most`: s_r, or s_u where there is no s_r);
-        `history`, oldest first, of `id`, `title`, `liked`, and for the person without it `explanation`, `s_u`, `s_r`,
-        `s_0`, and `change` (of the score `moved`); `most`: the place in `history` of the entry whose change is the
-        largest in size (null: none changes it); `notes`.
+        - `user`: null if the history was typed in.
+        - `target`: `id` (null if the item is new) and `title`.
+        - `label`: 1 liked, 0 disliked, null unknown.
+        - `split`: of that sample; null if it is not a sample.
+        - `explanation`.
+        - `s_u`, `s_r`, `s_0`, `s_plain`: null where the CTR model is not trained.
+        - `ctr_model`.
+        - `moved`: the score that `most` refers to: s_r, or s_u where there is no s_r.
+        - `history`: oldest first, each with `id`, `title`, `liked`; `explanation`, `s_u`, `s_r` and `s_0` without this
+          entry; and `change`, of the score `moved`.
+        - `most`: the index in `history` of the largest change in size; null if no entry changes the score.
+        - `notes`.
     """
     moved = "s_r" if "s_r" in columns else "s_u"
     scores: list[dict[str, Any]] = [
@@ -86,7 +93,7 @@ def answer(question: Query, columns: Mapping[str, Sequence[Any]], ctr_model: str
     most = max(range(len(history)), key=lambda i: abs(history[i]["change"]))
     notes = list(question.notes)
     if moved == "s_u":
-        notes.append("this checkpoint has no trained CTR model: the language model's score s_u is all there is")
+        notes.append("this checkpoint has no trained CTR model, so s_u of the language model is the only score")
     return {
         "user": question.user or None,
         "target": {"id": question.target.id or None, "title": question.target.title},
@@ -103,10 +110,10 @@ def answer(question: Query, columns: Mapping[str, Sequence[Any]], ctr_model: str
 
 
 def show(answer: Mapping[str, Any]) -> Panel:
-    """An answer for people. Titles and sentences are shown as they are: no markup is read from them.
+    """An answer as a panel. No markup is read from titles and sentences.
 
     Args:
-        answer: what `answer` gave, and `seconds`.
+        answer: the result of `answer`, with `seconds` added.
     """
     history, most, moved = answer["history"], answer["most"], answer["moved"]
     model = answer["ctr_model"]
@@ -115,9 +122,9 @@ def show(answer: Mapping[str, Any]) -> Panel:
     scores.add_column(justify="right")
     scores.add_column()
     for name, what in (
-        ("s_u", "the frozen language model, having read the sentence"),
+        ("s_u", "the frozen language model, after reading the sentence"),
         ("s_r", f"{model} with the sentence"),
-        ("s_0", "the same without the sentence"),
+        ("s_0", f"{model} without the sentence"),
         ("s_plain", f"{model} trained without sentences"),
     ):
         if answer[name] is not None:
@@ -142,7 +149,7 @@ def show(answer: Mapping[str, Any]) -> Panel:
         "",
         scores,
         "",
-        Text(f"Without one title of the history, {'s_u, s_r and s_0 are' if moved == 's_r' else 's_u is'}:"),
+        Text(f"If one title of the history is left out, {'s_u, s_r and s_0 are' if moved == 's_r' else 's_u is'}:"),
         table,
         _most(answer),
         *(Text(f"Note: {printable(note)}", style="dim") for note in answer["notes"]),
@@ -160,5 +167,5 @@ def _most(answer: Mapping[str, Any]) -> Text:
     same = entry["explanation"] == answer["explanation"]
     reads = "the sentence stays the same" if same else f"the sentence is: {entry['explanation']}"
     return Text(
-        printable(f"{entry['title']} moved {answer['moved']} most ({entry['change']:+.3f}). Without it, {reads}")
+        printable(f"{entry['title']} moves {answer['moved']} most ({entry['change']:+.3f}). Without it, {reads}")
     )

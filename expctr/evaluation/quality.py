@@ -1,21 +1,22 @@
-"""What explanations are like to read, and whether they are true to their scores: numbers of a table of sentences.
+"""Measures explanations as texts: their diversity, the titles that they name, and whether they agree with the scores.
 
-`measure` gives, each with a 95% interval over users:
+`measure` returns these, each with a 95% interval over users:
 
-| metric | of what |
+| measure | meaning |
 |---|---|
-| words | mean words a sentence |
-| empty | share of rows without a sentence; the shares below are of the others |
-| distinct_1, distinct_2 | distinct words, and pairs of words, over all of them (Li et al., NAACL 2016) |
-| unique | distinct sentences over all of them |
-| names_history, names_target | share naming a title of the history, the target's |
-| invented | share naming a title that is in neither (`titles`); of these |
-| invented_garbled, invented_elsewhere | ... one that resembles a given title, another title of the catalogue |
-| verdict | share that says whether the user will like the target (`verdicts`); of these |
-| verdict_positive | ... that he will |
-| verdict_agrees_s_u, _s_r, _label | ... share in which the score is on the same side of one half, and the label |
-| reviewed | share of rows with the user's own review of the target, where any has one; of these |
-| bleu, rouge_l, bertscore | ... likeness to it |
+| words | mean number of words per sentence |
+| empty | share of rows without a sentence; the shares below are of the other rows |
+| distinct_1, distinct_2 | distinct words, and pairs of words, divided by all of them (Li et al., NAACL 2016) |
+| unique | distinct sentences, divided by all sentences |
+| names_history, names_target | share that names a title of the history; the target's title |
+| invented | share that names a title which the prompt does not contain (`titles`) |
+| invented_garbled | share that names such a title which resembles a title of the prompt |
+| invented_elsewhere | share that names such a title which is, or resembles, another title of the catalogue |
+| verdict | share that says whether the user will like the target (`verdicts`) |
+| verdict_positive | share of these verdicts that are positive |
+| verdict_agrees_s_u, _s_r, _label | share of these verdicts on the same side of 0.5 as the score, or as the label |
+| reviewed | share of rows with the user's own review of the target, if any row has one |
+| bleu, rouge_l, bertscore | similarity to that review, over the rows that have one |
 """
 
 import html
@@ -31,13 +32,14 @@ from torch.nn import functional as F
 from torchmetrics.functional.text import rouge_score
 
 from expctr.evaluation.titles import Mentions
-from expctr.metrics import UNDEFINED, Estimate, mean_estimates
+from expctr.metrics import UNDEFINED, mean_estimates
+from expctr.systems import MEASURES, Estimate
 
 REVIEW_WORDS = 256
-"""A review is read up to this many words: ROUGE's time grows with the product of both lengths."""
+"""Only this many words of a review are read, because the time of ROUGE grows with the product of both lengths."""
 
 TokenVectors = Callable[[Sequence[str]], Sequence[Tensor]]
-"""Vectors of each text's tokens, `[tokens, dim]` a text."""
+"""Vectors of each text's tokens, `[tokens, dim]` per text."""
 
 
 def measure(
@@ -52,24 +54,24 @@ def measure(
     reviews: Sequence[str | None] = (),
     token_vectors: TokenVectors | None = None,
 ) -> dict[str, Estimate]:
-    """All metrics of one model's explanations.
+    """All measures of one model's explanations.
 
     Args:
         texts: the explanations.
-        mentions: the titles that each names.
-        verdicts: what each says: 1, -1, or 0 where nothing (`verdicts.polarity`).
+        mentions: the titles that each one names.
+        verdicts: the verdict of each: 1, -1, or 0 for none (`verdicts.polarity`).
         labels: 0 or 1.
-        users: whose rows they are, integers `[rows]`.
-        scores: by name (`s_u`, `s_r`), the rows' scores.
-        titled: whether a row's prompt has any title of a history.
-        reviews: the users' own words on the targets; none, or a value a row.
-        token_vectors: of the encoder that BERTScore uses; without one it is left out.
+        users: the user of each row, integers `[rows]`.
+        scores: the rows' scores by name (`s_u`, `s_r`).
+        titled: whether a row's prompt contains a title of the history.
+        reviews: the users' own reviews of the targets: one value per row, or no values.
+        token_vectors: of the encoder for BERTScore, which is left out without one.
 
     Returns:
-        By name; nan where no row has the metric.
+        By name; NaN where no row has the measure.
     """
     written = torch.tensor([bool(text.strip()) for text in texts])
-    said = written & (torch.tensor(verdicts) != 0)
+    judged = written & (torch.tensor(verdicts) != 0)
     positive = torch.tensor(verdicts) > 0
 
     def share(values: Sequence[float] | Tensor, of: Tensor) -> Tensor:
@@ -84,11 +86,11 @@ def measure(
         "invented": share([len(found) > 0 for found in invented], written),
         "invented_garbled": share([any(title.garbled for title in found) for found in invented], written),
         "invented_elsewhere": share([any(title.elsewhere for title in found) for found in invented], written),
-        "verdict": share(said, written),
-        "verdict_positive": share(positive, said),
+        "verdict": share(judged, written),
+        "verdict_positive": share(positive, judged),
     }
     for name, values in (*scores.items(), ("label", labels)):
-        columns[f"verdict_agrees_{name}"] = share((torch.tensor(values) > 0.5) == positive, said)
+        columns[f"verdict_agrees_{name}"] = share((torch.tensor(values) > 0.5) == positive, judged)
     if any(reviews):
         columns |= likeness(texts, reviews, token_vectors)
     words: dict[int, list[list[str]]] = {}
@@ -107,19 +109,19 @@ def measure(
 
 
 def distinct(users: Sequence[Sequence[Hashable]], z: float = 1.96) -> Estimate:
-    """Distinct things over all things.
+    """Number of distinct things, divided by the number of all things.
 
-    The interval is the jackknife's, since a bootstrap draws users twice, which no measure of distinctness can bear.
+    The interval is the jackknife's: a bootstrap draws users twice, which would lower any measure of distinctness.
 
     Args:
         users: the things of each user, such as the words of all their rows.
-        z: standard errors to each side.
+        z: half width of the interval in standard errors.
     """
     counts = Counter(chain(*users))
     total, kinds, n = counts.total(), len(counts), len(users)
     if not total:
         return UNDEFINED
-    without = []  # each user in turn
+    without = []  # one user left out at a time
     for things in users:
         own = sum(counts[thing] == times for thing, times in Counter(things).items())
         without.append((kinds - own) / (total - len(things)) if total > len(things) else math.nan)
@@ -132,20 +134,20 @@ def distinct(users: Sequence[Sequence[Hashable]], z: float = 1.96) -> Estimate:
 def likeness(
     texts: Sequence[str], reviews: Sequence[str | None], token_vectors: TokenVectors | None = None
 ) -> dict[str, Tensor]:
-    """How like the users' own reviews explanations are, a value a row; nan where there is no review.
+    """Similarity of explanations to the users' own reviews, one value per row; NaN where there is no review.
 
-    BLEU is the sentence's (`bleu`), ROUGE-L its F1 (torchmetrics), both over words in lower case without punctuation;
-    HTML in a review, which Amazon's have, does not count. An empty explanation is 0 like any review.
+    BLEU is per sentence (`bleu`), ROUGE-L is its F1 (torchmetrics). Both compare words in lower case without
+    punctuation. HTML in a review, which Amazon's reviews contain, is removed. An empty explanation has similarity 0.
 
     Args:
         texts: the explanations.
-        reviews: a value a row.
-        token_vectors: of the encoder that BERTScore uses.
+        reviews: one value per row.
+        token_vectors: of the encoder for BERTScore.
 
     Returns:
         `reviewed` (1 or 0), `bleu`, `rouge_l`, and `bertscore` if there is an encoder.
     """
-    own = {i: said for i, review in enumerate(reviews) if (said := _said(review or ""))}
+    own = {i: plain for i, review in enumerate(reviews) if (plain := _plain(review or ""))}
     names = ["bleu", "rouge_l", *(["bertscore"] if token_vectors else [])]
     columns = {name: torch.full((len(texts),), math.nan, dtype=torch.float64) for name in names}
     for i, review in own.items():
@@ -160,8 +162,8 @@ def likeness(
     return {"reviewed": torch.tensor([float(i in own) for i in range(len(texts))]), **columns}
 
 
-def _said(review: str) -> str:
-    """A review's first words, without HTML."""
+def _plain(review: str) -> str:
+    """The first words of a review, without HTML."""
     plain = html.unescape(re.sub(r"<[a-zA-Z/][^>]*>", " ", review))
     return " ".join(plain.split()[:REVIEW_WORDS])
 
@@ -171,16 +173,16 @@ def _words(text: str) -> list[str]:
 
 
 def bleu(text: Sequence[str], reference: Sequence[str], longest: int = 4) -> float:
-    """BLEU of one sentence: counts of two words and more have one added (Lin & Och, COLING 2004).
+    """BLEU of one sentence, with one added to the counts of n-grams of two words and more (Lin & Och, COLING 2004).
 
-    torchmetrics' own is 0 wherever the two share no four words in a row, smoothed or not.
+    torchmetrics' BLEU is 0 wherever the two texts share no four words in a row, smoothed or not.
 
     Args:
         text: its words.
-        reference: the other's.
-        longest: words in a row that are counted, at most.
+        reference: the words of the reference.
+        longest: length of the longest n-grams.
     """
-    log = min(0.0, 1 - len(reference) / len(text)) if text else 0.0  # the brevity penalty's
+    log = min(0.0, 1 - len(reference) / len(text)) if text else 0.0  # log of the brevity penalty
     for n in range(1, longest + 1):
         ours, theirs = (Counter(zip(*(part[i:] for i in range(n)), strict=False)) for part in (text, reference))
         common, added = (ours & theirs).total(), int(n > 1)
@@ -193,7 +195,7 @@ def bleu(text: Sequence[str], reference: Sequence[str], longest: int = 4) -> flo
 def bertscore(text: Tensor, reference: Tensor) -> float:
     """F1 of greedily matched token vectors, without rescaling (Zhang et al., ICLR 2020).
 
-    torchmetrics' own leaves out each text's first and last token, which not every encoder adds.
+    torchmetrics' BERTScore drops each text's first and last token, which not every encoder adds.
 
     Args:
         text: `[tokens, dim]`.
@@ -206,33 +208,12 @@ def bertscore(text: Tensor, reference: Tensor) -> float:
     return 2 * precision * recall / (precision + recall) if precision + recall else 0.0
 
 
-SHORT = {
-    "words": "words",
-    "unique": "unique sentences",
-    "names_target": "name the target's title",
-    "names_history": "name a title of the history",
-    "invented": "name a title that they were not given",
-    "invented_garbled": "... a garbled one of those given",
-    "verdict": "say whether the user will like the target",
-    "verdict_agrees_s_u": "... as s_u has it",
-    "verdict_agrees_s_r": "... as s_r has it",
-    "verdict_agrees_label": "... as the user did",
-    "bleu": "BLEU against the user's review",
-    "rouge_l": "ROUGE-L",
-    "bertscore": "BERTScore",
-}
-"""The metrics that `test` prints, and what they are called."""
-
-
 def lines(quality: Mapping[str, Mapping[str, Estimate]]) -> list[str]:
-    """The short form: a line a metric, of the trained and of the untrained model."""
+    """What `test` prints, one line per measure, of the trained and of the untrained model."""
     shown = []
-    for name, label in SHORT.items():
-        values = [
-            part[name].value for part in (quality.get("trained", {}), quality.get("untrained", {})) if name in part
-        ]
-        if values and not all(map(math.isnan, values)):
-            form = "{:.1f}" if name == "words" else "{:.3f}" if name in ("bleu", "rouge_l", "bertscore") else "{:.1%}"
-            trained, *untrained = ("-" if math.isnan(value) else form.format(value) for value in values)
-            shown.append(f"- {label}: {trained}" + "".join(f" (untrained {value})" for value in untrained))
+    for name, measure in MEASURES.items():
+        values = [part[name].value for who in ("trained", "untrained") if name in (part := quality.get(who, {}))]
+        if measure.printed and not all(map(math.isnan, values)):
+            trained, *untrained = map(measure.format, values)
+            shown.append(f"- {measure.heading}: {trained}" + "".join(f" (untrained {value})" for value in untrained))
     return shown

@@ -1,96 +1,37 @@
-"""The result table: each system's metrics with intervals, beside what the paper reports for the same dataset."""
+"""The result table: each system's metrics with intervals, beside the paper's values for the same dataset."""
 
 import json
 import math
-from collections.abc import Mapping
+import re
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import torch
 from rich import box
 from rich.table import Table
 from rich.text import Text
 from torch import Tensor
 
+from expctr.evaluation import audit, quality
 from expctr.metrics import (
-    METRICS,
     UNDEFINED,
-    Estimate,
-    bootstrap_intervals,
+    bootstrap,
+    calibration,
+    calibration_error,
     constant_logloss,
     ctr_metrics,
     label_entropy,
+    roc,
+    with_intervals,
 )
+from expctr.systems import ECE, GAINS, METRICS, SYSTEMS, Bin, Estimate
 
-SYSTEMS = ("ICL", "DeepFM", "ExpCTR-LLM", "ExpCTR-Aug")
-"""The rows that every table has, in this order; those without scores show dashes."""
-
-PAPER: dict[str, dict[str, tuple[float, float, float, float]]] = {
-    "BookCrossing": {
-        "FM": (0.5176, 0.6950, 0.4991, 0.5009),
-        "DeepFM": (0.5222, 0.6924, 0.4987, 0.4996),
-        "AutoInt": (0.5176, 0.6922, 0.4990, 0.4995),
-        "PNN": (0.5257, 0.6926, 0.4994, 0.4997),
-        "xDeepFM": (0.5124, 0.6980, 0.4999, 0.5024),
-        "FiGNN": (0.5211, 0.6922, 0.4989, 0.4997),
-        "DCN": (0.5198, 0.6954, 0.4987, 0.5011),
-        "DCNv2": (0.5195, 0.7188, 0.4943, 0.5113),
-        "DIN": (0.5132, 0.7660, 0.4931, 0.5308),
-        "DIEN": (0.5231, 0.7353, 0.5030, 0.5200),
-        "Caser": (0.5208, 0.6931, 0.4997, 0.5000),
-        "GRU4Rec": (0.5356, 1.3650, 0.4911, 0.5664),
-        "SASRec": (0.5322, 1.1634, 0.4864, 0.5771),
-        "BERT4Rec": (0.5136, 1.0717, 0.5017, 0.6075),
-        "TALLRec": (0.5389, 0.6929, 0.4969, 0.5005),
-        "ICL": (0.5663, 0.7328, 0.4829, 0.5174),
-        "ExpCTR-LLM": (0.6042, 0.6943, 0.4734, 0.4999),
-        "ExpCTR-Aug": (0.6173, 0.6715, 0.4800, 0.4891),
-    },
-    "ML-20M": {
-        "FM": (0.6231, 0.6625, 0.4702, 0.4849),
-        "DeepFM": (0.6212, 0.6708, 0.4762, 0.4891),
-        "AutoInt": (0.6324, 0.6636, 0.4618, 0.4851),
-        "PNN": (0.6363, 0.6786, 0.4575, 0.4917),
-        "xDeepFM": (0.6440, 0.6628, 0.4645, 0.4851),
-        "FiGNN": (0.6416, 0.6762, 0.4751, 0.4917),
-        "DCN": (0.6250, 0.6891, 0.4465, 0.4942),
-        "DCNv2": (0.6134, 0.6800, 0.4806, 0.4935),
-        "DIN": (0.6033, 0.7540, 0.4449, 0.5134),
-        "DIEN": (0.6074, 0.6798, 0.4654, 0.4925),
-        "Caser": (0.6407, 0.6836, 0.4949, 0.4952),
-        "GRU4Rec": (0.6403, 0.6902, 0.4985, 0.4985),
-        "SASRec": (0.6197, 0.6695, 0.4817, 0.4882),
-        "BERT4Rec": (0.5866, 0.6789, 0.4885, 0.4929),
-        "TALLRec": (0.6660, 0.6541, 0.4726, 0.4804),
-        "ICL": (0.6320, 0.6754, 0.4556, 0.4908),
-        "ExpCTR-LLM": (0.6707, 0.6428, 0.4523, 0.4749),
-        "ExpCTR-Aug": (0.6951, 0.6389, 0.4210, 0.4710),
-    },
-    "Amazon Books": {
-        "FM": (0.5667, 0.6876, 0.4950, 0.4972),
-        "DeepFM": (0.5639, 0.6873, 0.4956, 0.4971),
-        "AutoInt": (0.5678, 0.6868, 0.4957, 0.4968),
-        "PNN": (0.5733, 0.6860, 0.4938, 0.4964),
-        "xDeepFM": (0.5640, 0.6912, 0.4905, 0.4987),
-        "FiGNN": (0.5673, 0.6893, 0.4919, 0.4980),
-        "DCN": (0.5487, 0.7120, 0.4906, 0.5082),
-        "DCNv2": (0.5433, 0.7230, 0.4907, 0.5132),
-        "DIN": (0.5120, 0.8968, 0.4945, 0.5600),
-        "DIEN": (0.5096, 0.9111, 0.4962, 0.5572),
-        "Caser": (0.5205, 0.6919, 0.4991, 0.4994),
-        "GRU4Rec": (0.5283, 0.6930, 0.4999, 0.4999),
-        "SASRec": (0.5181, 0.7145, 0.4932, 0.5072),
-        "BERT4Rec": (0.5298, 0.7547, 0.4923, 0.5130),
-        "TALLRec": (0.5744, 0.6868, 0.4955, 0.4968),
-        "ICL": (0.5930, 0.7246, 0.4715, 0.5133),
-        "ExpCTR-LLM": (0.6290, 0.6831, 0.4720, 0.4946),
-        "ExpCTR-Aug": (0.6641, 0.6493, 0.4557, 0.4783),
-    },
-}
+PAPER: dict[str, dict[str, list[float]]] = json.loads(
+    Path(__file__).with_name("paper.json").read_text(encoding="utf-8")
+)
 """The paper's Table 1, by dataset and system: AUC, LogLoss, MAE, RMSE."""
-
-_HEADINGS = ("AUC ↑", "LogLoss ↓", "MAE ↓", "RMSE ↓", "MSE ↓")
-_ABSENT = "-"
 
 
 class Slice(NamedTuple):
@@ -100,26 +41,36 @@ class Slice(NamedTuple):
     systems: dict[str, dict[str, Estimate]]
 
 
+class Gain(NamedTuple):
+    """How much the second system's metrics exceed the first's, on the same resampled users."""
+
+    first: str
+    second: str
+    metrics: dict[str, Estimate]
+
+
 @dataclass(frozen=True)
 class ResultTable:
     """What `test` prints and writes.
 
     Attributes:
-        dataset: which of the paper's datasets this is nearest to; its rows are shown if it is a key of `PAPER`.
+        dataset: the paper's dataset that is nearest to this one. Its rows are shown if it is a key of `PAPER`.
         rows: number of test rows.
         train_rate: share of ones among the training rows.
         test_rate: share of ones among the test rows.
-        constant_logloss: LogLoss, on the test rows, of scoring each by `train_rate`: what a model has to beat.
+        constant_logloss: LogLoss on the test rows of the constant score `train_rate`, which a model should beat.
         test_entropy: LogLoss of the best constant for the test rows, chosen in hindsight.
-        systems: by system, its metrics by the names in `METRICS`; empty where it has no scores.
-        sources: the same of trained models that were given other explanations than their own.
+        systems: by system, its metrics by the keys of `METRICS`; empty where it has no scores.
+        sources: the same for trained models that read other explanations than their own.
         slices: the systems on some of the test rows, such as those of new users, by the slice's name.
         level: probability mass of the intervals.
-        quality: what the explanations are like to read (`quality.measure`), of the trained and the untrained model.
-        audit: where their gain comes from, and what they follow (`audit`).
-        notes: what there was nothing to say of, and why.
-        short: the short form of both, by heading.
-        users: number of users whose the test rows are; `None`: each row counts as its own user's.
+        quality: properties of the explanations (`quality.measure`), of the trained and of the untrained model.
+        audit: where the gain comes from, and what the explanations follow (`audit`).
+        notes: what was left out, and why.
+        users: number of users among the test rows; `None`: every row counts as its own user.
+        gains: paired comparisons, by the keys of `GAINS`, of those whose systems both have scores.
+        calibration: by system, the bins of its reliability diagram.
+        roc: by system, its ROC curve.
     """
 
     dataset: str
@@ -135,8 +86,10 @@ class ResultTable:
     quality: dict[str, Any] = field(default_factory=dict)
     audit: dict[str, Any] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
-    short: dict[str, list[str]] = field(default_factory=dict)
     users: int | None = None
+    gains: dict[str, Gain] = field(default_factory=dict)
+    calibration: dict[str, list[Bin]] = field(default_factory=dict)
+    roc: dict[str, Tensor] = field(default_factory=dict)
 
     @classmethod
     def from_scores(
@@ -146,6 +99,7 @@ class ResultTable:
         train_rate: float,
         dataset: str = "",
         *,
+        systems: Sequence[str] = tuple(system.name for system in SYSTEMS),
         users: Tensor | None = None,
         sources: Mapping[str, Tensor] = {},
         slices: Mapping[str, Tensor] = {},
@@ -155,25 +109,32 @@ class ResultTable:
         """Evaluate every system on the same test rows.
 
         Args:
-            scores: click probabilities `[rows]` by system; the names in `SYSTEMS` come first in the table.
+            scores: click probabilities `[rows]` by system.
             labels: 0 or 1, `[rows]`.
             train_rate: share of ones among the training rows.
             dataset: the paper's dataset nearest to this one, a key of `PAPER`, or any other name for none.
-            users: whose rows they are, integers `[rows]`; `None`: each row has its own.
-            sources: the same of trained models that were given other explanations than their own.
+            systems: the table's first rows, in this order. One without scores shows dashes.
+            users: the user of each row, integers `[rows]`; `None`: every row is its own user.
+            sources: scores of trained models that read other explanations than their own, by name.
             slices: by name, which rows are in the slice, bool `[rows]`; an empty one is left out.
-            resamples: of the bootstrap.
-            seed: of the bootstrap; all systems are resampled alike.
+            resamples: number of bootstrap resamples.
+            seed: of the bootstrap. All systems are resampled alike.
         """
 
-        def estimates(values: Tensor, rows: Tensor | slice = slice(None)) -> dict[str, Estimate]:
+        def draw(values: Tensor, rows: Tensor | slice = slice(None)) -> Tensor:
             owners = None if users is None else users[rows]
-            intervals = bootstrap_intervals(values[rows], labels[rows], owners, resamples, seed)
-            metrics = ctr_metrics(values[rows], labels[rows])
-            return {metric: Estimate(value, *intervals[metric]) for metric, value in metrics.items()}
+            return bootstrap(values[rows], labels[rows], owners, resamples, seed)
 
-        systems: dict[str, dict[str, Estimate]] = {name: {} for name in SYSTEMS}
-        systems |= {name: estimates(values) for name, values in scores.items()}
+        everything = {**scores, **sources}
+        values = {name: ctr_metrics(tensor, labels) for name, tensor in everything.items()}
+        draws = {name: draw(tensor) for name, tensor in everything.items()}
+        found = {name: with_intervals(values[name], draws[name]) for name in everything}
+        gains = {}
+        for key, (_, first, second, _) in GAINS.items():
+            a, b = first.name, second.name
+            if {a, b} <= everything.keys():
+                differences = {metric: values[b][metric] - values[a][metric] for metric in METRICS}
+                gains[key] = Gain(a, b, with_intervals(differences, draws[b] - draws[a]))
         test_rate = float(labels.double().mean())
         return cls(
             dataset=dataset,
@@ -182,14 +143,23 @@ class ResultTable:
             test_rate=test_rate,
             constant_logloss=constant_logloss(train_rate, labels),
             test_entropy=label_entropy(test_rate),
-            systems=systems,
-            sources={name: estimates(values) for name, values in sources.items()},
+            systems={name: found.get(name, {}) for name in dict.fromkeys([*systems, *scores])},
+            sources={name: found[name] for name in sources},
             slices={
-                name: Slice(int(rows.sum()), {system: estimates(values, rows) for system, values in scores.items()})
+                name: Slice(
+                    int(rows.sum()),
+                    {
+                        system: with_intervals(ctr_metrics(tensor[rows], labels[rows]), draw(tensor, rows))
+                        for system, tensor in scores.items()
+                    },
+                )
                 for name, rows in slices.items()
                 if rows.any()
             },
             users=None if users is None else len(users.unique()),
+            gains=gains,
+            calibration={name: calibration(tensor, labels) for name, tensor in scores.items()},
+            roc={name: roc(tensor, labels) for name, tensor in scores.items()},
         )
 
     @property
@@ -204,59 +174,62 @@ class ResultTable:
         of_users = "" if self.users is None else f" of {self.users:,} users"
         return (
             f"{self.rows:,} test rows{of_users}, {self.test_rate:.1%} positive "
-            f"({self.train_rate:.1%} of the training rows). LogLoss of a constant: {self.constant_logloss:.4f} at the "
-            f"training rows' rate, {self.test_entropy:.4f} at best."
+            f"({self.train_rate:.1%} of the training rows). LogLoss of a constant score: {self.constant_logloss:.4f} "
+            f"for the training rows' rate, {self.test_entropy:.4f} for the best constant."
         )
 
     def to_dict(self) -> dict[str, Any]:
-        """All numbers as JSON knows them: what is undefined becomes null."""
-
-        def numbers(rows: Mapping[str, dict[str, Estimate]]) -> dict[str, Any]:
-            return {
-                name: {
-                    metric: dict(zip(Estimate._fields, map(_finite, estimate), strict=True))
-                    for metric, estimate in row.items()
-                }
-                for name, row in rows.items()
-            }
-
+        """All numbers for JSON, in which NaN becomes null."""
         return {
             "dataset": self.dataset,
             "rows": self.rows,
             "users": self.users,
-            "train_rate": _finite(self.train_rate),
-            "test_rate": _finite(self.test_rate),
-            "constant_logloss": _finite(self.constant_logloss),
-            "test_entropy": _finite(self.test_entropy),
+            "train_rate": _json(self.train_rate),
+            "test_rate": _json(self.test_rate),
+            "constant_logloss": _json(self.constant_logloss),
+            "test_entropy": _json(self.test_entropy),
             "interval_level": self.level,
-            "systems": numbers(self.systems),
-            "sources": numbers(self.sources),
-            "slices": {
-                name: {"rows": part.rows, "systems": numbers(part.systems)} for name, part in self.slices.items()
-            },
+            "systems": _json(self.systems),
+            "sources": _json(self.sources),
+            "slices": _json(self.slices),
             "paper": self.paper,
+            "gains": {
+                key: {"first": gain.first, "second": gain.second, **_json(gain.metrics)}
+                for key, gain in self.gains.items()
+            },
             **{
                 name: _json(found)
                 for name, found in (("quality", self.quality), ("audit", self.audit), ("notes", self.notes))
                 if found
             },
+            "calibration": {
+                name: {ECE.key: _json(calibration_error(bins)), "bins": _json(bins)}
+                for name, bins in self.calibration.items()
+            },
+            "roc": {
+                name: {
+                    "false_positive_rate": [round(x, 4) for x in curve[:, 0].tolist()],
+                    "true_positive_rate": [round(y, 4) for y in curve[:, 1].tolist()],
+                }
+                for name, curve in self.roc.items()
+            },
         }
 
     def to_markdown(self) -> str:
-        """The table in GitHub's Markdown, the summary below it."""
-        lines = [("", *_HEADINGS), ("---", *("---:" for _ in _HEADINGS)), *self._cells("{} ({}–{})")]
+        """The table in GitHub's Markdown, with the summary below it."""
+        headings = [metric.heading for metric in METRICS.values()]
+        lines = [("", *headings), ("---", *("---:" for _ in headings)), *self._cells("{} ({}–{})")]
         rows = ["| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines]
-        about = [self._note(), "", self.summary, "", *self._source_lines(), *self._slice_lines(), *self.short_lines()]
-        return "\n".join([*rows, "", *about])
+        return "\n".join([*rows, "", self._note(), "", self.summary, "", *self._auc_lines(), *self.detail_lines()])
 
     def __rich__(self) -> Table:
         """The table for the console, at most 80 columns wide. Cells are `Text`, so that no name is read as markup."""
         title = Text("Test results")
-        caption = Text("\n".join([f"{self._note()} {self.summary}", *self._source_lines(), *self._slice_lines()]))
-        table = Table(title=title, caption=caption, box=box.SIMPLE_HEAD, padding=0)
+        caption = Text("\n".join([f"{self._note()} {self.summary}", *self._auc_lines()]))
+        table = Table(title=title, caption=caption, box=box.SIMPLE_HEAD, padding=0, caption_justify="left")
         table.add_column("", no_wrap=True)
-        for heading in _HEADINGS:
-            table.add_column(heading, justify="right")
+        for metric in METRICS.values():
+            table.add_column(metric.heading, justify="right")
         for index, line in enumerate(self._cells("{}\n{}–{}")):
             if index == len(self.systems):
                 table.add_section()
@@ -267,64 +240,90 @@ class ResultTable:
         """Write `table.json` and `table.md` into `folder`."""
         folder.mkdir(parents=True, exist_ok=True)
         content = json.dumps(self.to_dict(), indent=2, allow_nan=False, ensure_ascii=False)
+        # each list of numbers on one line; no string holds a line break
+        content = re.sub(r"\[\n[-+.,\deE\s]+\]", lambda numbers: json.dumps(json.loads(numbers[0])), content)
         (folder / "table.json").write_text(content + "\n", encoding="utf-8")
         (folder / "table.md").write_text(self.to_markdown(), encoding="utf-8")
 
-    def _source_lines(self) -> list[str]:
-        """AUC on other explanations, a line each."""
-        shown = [
-            f"- {name}: {_with_interval(row['auc'], '{} ({}–{})')}"
-            for name, row in self.sources.items()
-            if "auc" in row
-        ]
-        return ["AUC of the same models on other explanations:", "", *shown, ""] if shown else []
-
-    def _slice_lines(self) -> list[str]:
-        """AUC on each slice, a line each."""
-        shown = []
+    def _auc_lines(self) -> list[str]:
+        """AUC on other explanations, paired gains and AUC by slice, one line each."""
+        sources = [f"- {name}: {row['auc'].format()}" for name, row in self.sources.items() if "auc" in row]
+        gains = []
+        for key, gain in self.gains.items():
+            comparison, known = GAINS[key], {**self.systems, **self.sources}
+            first, second = (
+                f"{Estimate(known[name]['auc'].value).format()} {phrase}"
+                for name, phrase in zip((gain.first, gain.second), comparison.phrases, strict=True)
+            )
+            difference = gain.metrics["auc"].format(sign="+")
+            gains.append(f"- {comparison.title}: {first}, {second}; difference {difference}")
+        slices = []
         for name, part in self.slices.items():
-            aucs = [f"{system} {_with_interval(row['auc'], '{} ({}–{})')}" for system, row in part.systems.items()]
-            shown.append(f"- {name} ({part.rows:,} rows): {', '.join(aucs)}")
-        return ["AUC by what the training rows hold:", "", *shown, ""] if shown else []
+            found = [f"{system} {row['auc'].format()}" for system, row in part.systems.items()]
+            slices.append(f"- {name} ({part.rows:,} rows): {', '.join(found)}")
+        return _sections(
+            {
+                "AUC of the same models on other explanations": sources,
+                "Differences in AUC, paired over the same test rows": gains,
+                "AUC of users and items that the training rows contain (warm) or do not contain (cold)": slices,
+            }
+        )
 
-    def short_lines(self) -> list[str]:
-        """Quality and audit, a line each."""
-        return [line for heading, shown in self.short.items() if shown for line in (f"{heading}:", "", *shown, "")]
+    def detail_lines(self) -> list[str]:
+        """Quality and audit of the explanations and what was left out, one line each."""
+        return _sections(
+            {
+                "Explanations": quality.lines(self.quality),
+                "Audit": audit.lines(self.audit),
+                "Left out": [f"- {note}" for note in self.notes],
+            }
+        )
 
     def _note(self) -> str:
-        paper = f" The paper's rows are its own, on {self.dataset}." if self.paper else ""
+        paper = f" The paper's rows are its own results, on {self.dataset}." if self.paper else ""
         over = "rows" if self.users is None else "users"
         return f"Ranges are {self.level:.0%} bootstrap intervals over the test {over}.{paper}"
 
     def _cells(self, layout: str) -> list[tuple[str, ...]]:
         """The table's lines as text, the paper's last; `layout` has places for a value and its bounds."""
         ours = [
-            (name, *(_with_interval(row.get(metric, UNDEFINED), layout) for metric in METRICS))
+            (name, *(row.get(metric, UNDEFINED).format(layout) for metric in METRICS))
             for name, row in self.systems.items()
         ]
         papers = [
-            (f"{name} (paper)", *(_number(row.get(metric, math.nan)) for metric in METRICS))
+            (f"{name} (paper)", *(Estimate(row.get(metric, math.nan)).format() for metric in METRICS))
             for name, row in self.paper.items()
         ]
         return [*ours, *papers]
 
 
+def validation_table(columns: Mapping[str, Sequence[float]]) -> Table:
+    """AUC and LogLoss of every system that has scores, for the console.
+
+    Args:
+        columns: `label`, and the scores by the systems' column names.
+    """
+    shown = [METRICS["auc"], METRICS["logloss"]]
+    table = Table("", *(metric.heading for metric in shown), title="Validation", box=box.SIMPLE_HEAD)
+    labels = torch.tensor(columns.get("label", []), dtype=torch.float64)
+    for system in SYSTEMS:
+        if system.column in columns:
+            values = ctr_metrics(torch.tensor(columns[system.column], dtype=torch.float64), labels)
+            table.add_row(system.name, *(f"{values[metric.key]:.4f}" for metric in shown))
+    return table
+
+
+def _sections(parts: Mapping[str, Sequence[str]]) -> list[str]:
+    """Lines under their headings, without empty sections."""
+    return [line for heading, lines in parts.items() if lines for line in (f"{heading}:", "", *lines, "")]
+
+
 def _json(found: Any) -> Any:
-    """Estimates as dicts, what is no number as null."""
-    if isinstance(found, Estimate):
-        return {name: _finite(value) for name, value in found._asdict().items()}
-    return {name: _json(value) for name, value in found.items()} if isinstance(found, Mapping) else found
-
-
-def _number(value: float) -> str:
-    return _ABSENT if math.isnan(value) else f"{value:.4f}"
-
-
-def _with_interval(estimate: Estimate, layout: str) -> str:
-    if math.isnan(estimate.low):
-        return _number(estimate.value)
-    return layout.format(_number(estimate.value), f"{estimate.low:.3f}", f"{estimate.high:.3f}")
-
-
-def _finite(value: float) -> float | None:
-    return value if math.isfinite(value) else None
+    """Named tuples as dictionaries, NaN as null."""
+    if isinstance(found, tuple):
+        found = found._asdict()  # type: ignore[attr-defined]
+    if isinstance(found, Mapping):
+        return {name: _json(value) for name, value in found.items()}
+    if isinstance(found, list):
+        return [_json(value) for value in found]
+    return None if isinstance(found, float) and not math.isfinite(found) else found

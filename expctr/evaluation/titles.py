@@ -1,9 +1,9 @@
-"""Which titles a sentence names, and whether the model was given them. Pure functions of strings.
+"""Finds the titles that a sentence names, and whether its prompt contained them. Pure functions of strings.
 
-A title is named where it stands as the prompt shows it, or in quotes in another usual form: without the year or the
-subtitle, the article at the other end, other case or punctuation. What else is in double quotes, and runs of at least
-two capitalised words (joined by words such as "of" and "the"), is a title that the sentence invented. One capitalised
-word alone is not looked at, nor is the first word of a sentence, unless the catalogue has such a title.
+A sentence names a title if it contains it as the prompt shows it, or in quotes in another usual form: without the year
+or the subtitle, with the article at the other end, in other case or punctuation. Any other text in double quotes, and
+any other run of at least two capitalised words (joined by words such as "of" and "the"), is an invented title. A single
+capitalised word and the first word of a sentence do not count, unless the catalogue has such a title.
 """
 
 import re
@@ -18,11 +18,11 @@ from expctr.data.batches import SampleText
 from expctr.evaluation.verdicts import QUOTED, title_pattern
 
 GARBLED = 0.75
-"""Likeness (difflib's ratio) from which on an invented title is one that was given, garbled."""
+"""Similarity (difflib's ratio) above which an invented title is a garbled title of the prompt."""
 KNOWN = 0.9
-"""Likeness from which on it is one of the catalogue."""
+"""Similarity above which an invented title is a title of the catalogue."""
 
-_CAPITAL = r"A(?:\w{1,2}\.|(?:[\w'’-]|\.(?=\w))*)"  # every capital read as A
+_CAPITAL = r"A(?:\w{1,2}\.|(?:[\w'’-]|\.(?=\w))*)"  # for text whose capitals are all replaced by A
 _JOIN = r"(?:of|and|the|in|to|a|an|for|with|on|at|by|from|de|la|le|du|del|der|&)"
 _RUN = re.compile(rf"(?<!\w){_CAPITAL}(?:[:]?\s+(?:{_JOIN}\s+){{0,3}}(?:{_CAPITAL}|\d+))+(?:, (?:Ahe|An?)(?!\w))?")
 _SENTENCE = re.compile(r"(?:^|[.!?]\s+)\W*$")
@@ -31,18 +31,18 @@ _ARTICLE_LAST = re.compile(r"^(.*), (the|a|an|la|le|les|l'|el|los|las|il|der|die
 _ARTICLE_FIRST = re.compile(r"^(?:the|a|an)\s+")
 _SUBTITLE = re.compile(r"\s*[:(]|\s+-\s+|\.\.\.$")
 _PART = 4
-"""Letters from which on a part of a given title is that title, garbled."""
+"""Shortest part of a prompt's title that counts as that title, garbled."""
 _COMMON = 200
-"""A word of more titles than this finds none of them."""
+"""A word that occurs in more titles than this is not used to find similar titles."""
 
 
 class Invented(NamedTuple):
-    """A title that the model was not given."""
+    """A title that the prompt does not contain."""
 
     text: str
-    """As it stands in the sentence."""
+    """As the sentence has it."""
     garbled: bool
-    """It resembles a title of the history, or the target's."""
+    """It resembles a title of the history, or the target's title."""
     elsewhere: bool
     """It is, or resembles, another title of the catalogue."""
 
@@ -51,17 +51,18 @@ class Mentions(NamedTuple):
     """The titles that a sentence names."""
 
     history: bool
-    """One of the history, or several."""
+    """Whether it names a title of the history."""
     target: bool
+    """Whether it names the target's title."""
     invented: list[Invented]
 
 
 class TitleFinder:
-    """Looks for titles in sentences.
+    """Finds titles in sentences.
 
     Args:
-        catalogue: all titles that there are.
-        names: what is capitalised and no title, such as authors and genres.
+        catalogue: all titles.
+        names: capitalised words that are not titles, such as authors and genres.
     """
 
     def __init__(self, catalogue: Iterable[str], names: Iterable[str] = ()) -> None:
@@ -77,7 +78,7 @@ class TitleFinder:
 
         Args:
             text: the sentence.
-            given: the titles as its prompt shows them.
+            given: the titles in its prompt, as the prompt shows them.
         """
         history = [title for title in given.liked + given.disliked if title]
         named = {title: False for title in [given.target, *history] if title}
@@ -96,7 +97,7 @@ class TitleFinder:
         return Mentions(any(named[title] for title in history), named.get(given.target, False), invented)
 
     def _candidates(self, text: str, given: Collection[str]) -> list[str]:
-        """What may be titles, in the text's order: quoted spans, and runs of capitalised words."""
+        """Possible titles, in the order of the text: quoted spans, and runs of capitalised words."""
         found = []
         for span in QUOTED.finditer(text):
             inside = span[1].strip(" ,.;|")
@@ -107,7 +108,7 @@ class TitleFinder:
         for run in _RUN.finditer(shape):
             whole, start = rest[run.start() : run.end()].rstrip(" .'’-"), run.start()
             if not self._is_known(whole, given):
-                if _SENTENCE.search(shape[:start]):  # its first word is capitalised whatever it is
+                if _SENTENCE.search(shape[:start]):  # the first word of a sentence is always capitalised
                     start += len(_FIRST.match(run[0])[0])  # type: ignore[index]
                 whole = rest[start : run.end()].rstrip(" .'’-")
             parts = re.split(r"\s+and\s+", whole)
@@ -132,7 +133,7 @@ class TitleFinder:
 
 @lru_cache(100_000)
 def forms(title: str) -> tuple[str, ...]:
-    """The usual forms of a title, in lower case, without article, year and punctuation; the full one first.
+    """The usual forms of a title in lower case, without article, year and punctuation; the full form first.
 
     Args:
         title: such as "Usual Suspects, The (1995)".

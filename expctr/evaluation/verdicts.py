@@ -1,11 +1,11 @@
-"""What a sentence says the user will do: its verdict, found by a small lexicon. Pure functions of strings.
+"""Finds a sentence's verdict, whether the user will like the target, with a small lexicon. Pure functions of strings.
 
-A verdict is a modal ("will", "might", "is unlikely to", ...) and, within a few words, the first word of the lexicon:
-"will surely love", "may not care for", "should be a good match". What a user liked or disliked before is told in the
-past tense and is no verdict. Where a sentence has several, the first counts; what follows it mostly gives reasons. A
-sentence without a modal is judged by the last word of the lexicon in the present tense ("is a poor match", "dislikes"),
-which mostly follows the reasons. Negations turn a verdict around. Words inside titles do not count. The lexicon is
-English.
+A verdict is a modal ("will", "might", "is unlikely to", ...) followed within a few words by a word of the lexicon:
+"will surely love", "may not care for", "should be a good match". What a user liked or disliked before stands in the
+past tense and is not a verdict. If a sentence has several verdicts, the first one counts, since the rest mostly gives
+reasons. In a sentence without a modal, the last word of the lexicon in the present tense counts ("is a poor match",
+"dislikes"), since it mostly follows the reasons. A negation reverses a verdict. Words inside titles do not count. The
+lexicon is English.
 """
 
 import re
@@ -27,7 +27,7 @@ _UNKIND = {
     "unhappy boring dull unappealing unenjoyable disappointing unsatisfying uninteresting tedious bad poor weak "
     "unfavorable unfavourable unfavorably unfavourably negative negatively",
 }
-_PAST = {"loved", "liked", "enjoyed", "hated", "disliked"}  # verdicts only after a modal: "will be liked"
+_PAST = {"loved", "liked", "enjoyed", "hated", "disliked"}  # a verdict only after a modal, as in "will be liked"
 _BARE = {word for side in (_KIND, _UNKIND) for word in side["verbs"].split()}
 _POLARITY = {word: sign for sign, side in ((1, _KIND), (-1, _UNKIND)) for word in " ".join(side.values()).split()}
 _THIRD = {f"{verb}s": _POLARITY[verb] for verb in _BARE}
@@ -37,7 +37,7 @@ _MODALS = {*f"{_WILL} {_TO}".split()}
 _NOT = "not never hardly scarcely barely rarely nor neither unlikely cannot"
 _NEGATIONS = set(_NOT.split())
 _REACH = 6
-"""Words between a modal and its verdict, at most."""
+"""Largest distance in words between a modal and its verdict."""
 
 _SHORT = 3
 
@@ -47,38 +47,38 @@ QUOTED = re.compile(r"""(?<!\w)["“«](\S(?:[^"“”«»]*\S)?)["”»](?!\w)"
 
 
 class Verdict(NamedTuple):
-    """A verdict, and where in the sentence its words stand."""
+    """A verdict, and the position of its words in the sentence."""
 
     start: int
     end: int
     polarity: int
-    """1: the user will like it; -1: will not."""
+    """1: the user will like the target; -1: the user will not."""
 
 
 def polarity(text: str, titles: Sequence[str] = ()) -> int:
-    """1 where a sentence says that the user will like the target, -1 where that they will not, 0 where neither.
+    """1 if a sentence says that the user will like the target, -1 if it says that they will not, 0 if neither.
 
     Args:
         text: the sentence.
-        titles: whose words are not the sentence's own; what stands in double quotes is a title anyway.
+        titles: titles whose words do not count. Text in double quotes always counts as a title.
     """
     found = verdicts(text, titles)
     return found[0].polarity if found else 0
 
 
 def without_verdicts(text: str, titles: Sequence[str] = ()) -> str:
-    """The sentence without the words of any verdict: from the modal, or a negation, to the verdict's own word."""
+    """The sentence without its verdicts, each from the modal or negation to the word of the lexicon."""
     for verdict in verdicts(text, titles):  # they may overlap
         text = text[: verdict.start] + " " * (verdict.end - verdict.start) + text[verdict.end :]
     return " ".join(text.split())
 
 
 def verdicts(text: str, titles: Sequence[str] = ()) -> list[Verdict]:
-    """All verdicts of a sentence, the one that counts first.
+    """All verdicts of a sentence. The first of the list is the one that counts.
 
     Args:
         text: the sentence.
-        titles: whose words are not the sentence's own.
+        titles: titles whose words do not count.
     """
     tokens = list(_TOKEN.finditer(_blank(text, titles)))
     words = [token[0].lower().replace("’", "'") for token in tokens]
@@ -99,8 +99,8 @@ def verdicts(text: str, titles: Sequence[str] = ()) -> list[Verdict]:
         return modal
     present = []
     for j, word in enumerate(words):
-        asked = any(before in ("do", "does", "don't", "doesn't") for before in words[max(0, j - 3) : j])
-        sign = _THIRD.get(word, 0 if word in _PAST or (word in _BARE and not asked) else _POLARITY.get(word, 0))
+        question = any(before in ("do", "does", "don't", "doesn't") for before in words[max(0, j - 3) : j])
+        sign = _THIRD.get(word, 0 if word in _PAST or (word in _BARE and not question) else _POLARITY.get(word, 0))
         if sign:
             negations = [i for i in range(max(0, j - 3), j) if _negates(words[i])]
             start = tokens[min([*negations, j])].start()
@@ -109,18 +109,18 @@ def verdicts(text: str, titles: Sequence[str] = ()) -> list[Verdict]:
 
 
 def _blank(text: str, titles: Sequence[str]) -> str:
-    """The text, of the same length, with spaces for titles and what is quoted."""
+    """The text at the same length, with titles and quoted spans replaced by spaces."""
     spans = [*map(title_pattern, sorted(filter(None, titles), key=len, reverse=True)), QUOTED]
     for span in spans:
         text = span.sub(lambda found: " " * len(found[0]), text)
     return text
 
 
-@lru_cache(20_000)  # re's own keeps 512, and compiling takes longer than looking
+@lru_cache(20_000)  # re caches 512 patterns only, and compiling takes longer than searching
 def title_pattern(title: str) -> re.Pattern[str]:
-    """Finds a title as it is: in quotes, or as a name of its own and no part of a longer one.
+    """Matches a title in quotes, or unquoted where it is not part of a longer name.
 
-    One as short as "It" is found in quotes only.
+    A title as short as "It" is matched in quotes only.
     """
     words = re.escape(title)
     bare = "" if len(title) <= _SHORT else rf"|(?<!\w){words}(?!\w|:?\s+[A-Z\d])"

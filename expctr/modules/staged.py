@@ -30,11 +30,10 @@ from expctr.stages.ctr import CTRStage
 from expctr.stages.models import Models, reward_columns
 from expctr.stages.plan import Plan, PlanEntry, StageKind, lr_factor
 from expctr.stages.policy import PolicyStage
+from expctr.systems import AUG, LLM, PLAIN
 
 BLIND = 0.75
 """Share of sentence pairs in the right order below which the LC scorer is called blind."""
-_SYSTEMS = {"llm": "s_u", "aug": "s_r", "plain": "s_plain"}
-"""Validated systems, and the columns of their scores."""
 _SHOWN = {"reward_lc", "reward_ic", "kl", "loss", "auc_llm", "auc_aug"}
 """What the progress bar shows."""
 
@@ -235,10 +234,10 @@ class StagedModule(L.LightningModule):
             self.store.latest.update(zip(columns["sample"], written, strict=True))
             self.models.forget_vectors()
         labels, metrics = torch.tensor(columns.get("label", [])), {}
-        for name, column in _SYSTEMS.items():
-            if column in columns:
-                metrics[name] = ctr_metrics(torch.tensor(columns[column]), labels)
-                self._log({f"val/{metric}_{name}": value for metric, value in metrics[name].items()})
+        for system in (LLM, AUG, PLAIN):
+            if system.column in columns:
+                metrics[system.key] = ctr_metrics(torch.tensor(columns[system.column]), labels)
+                self._log({f"val/{metric}_{system.key}": value for metric, value in metrics[system.key].items()})
         rewards = {name: values for name, values in columns.items() if name.startswith("reward_")}
         self._log({f"val/{name}": float(torch.tensor(values).mean()) for name, values in rewards.items()})
         if "s_u" in columns:

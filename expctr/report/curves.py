@@ -1,4 +1,4 @@
-"""What a run wrote for TensorBoard: its curves, stage by stage, and its alarms."""
+"""Reads the curves and the alarms that a run wrote for TensorBoard."""
 
 from collections.abc import Sequence
 from itertools import groupby
@@ -9,9 +9,9 @@ from typing import NamedTuple
 from tensorboard.backend.event_processing.event_accumulator import SCALARS, TENSORS, EventAccumulator
 
 Curves = dict[str, dict[int, float]]
-"""TensorBoard's scalars: tag -> step -> value, in the order of the steps."""
+"""Scalars: tag -> step -> value, in the order of the steps."""
 Plan = list[tuple[str, list[int]]]
-"""A run's stages in order, each with its name and the steps that it logged."""
+"""A run's stages in order, each with its name and its logged steps."""
 
 _ALARMS = "alarms/text_summary"
 
@@ -21,21 +21,21 @@ class Events(NamedTuple):
 
     curves: Curves
     alarms: list[str]
-    """What `Alarms` said, in the order of the steps."""
+    """The messages of `Alarms`, in the order of the steps."""
 
 
 def read_events(folder: Path | str) -> Events:
-    """The curves and the alarms of a run; a stage that was gone on with counts once, as it was at last."""
+    """Read a run's curves and alarms. Where a resumed run logged a step twice, the later value counts."""
     events = EventAccumulator(str(folder), size_guidance={SCALARS: 0, TENSORS: 0})
     events.Reload()
     tags = events.Tags()
     curves = {}
     for tag in tags["scalars"]:
-        by_step = {event.step: event.value for event in events.Scalars(tag)}  # a resumed run has some steps twice
+        by_step = {event.step: event.value for event in events.Scalars(tag)}
         curves[tag] = dict(sorted(by_step.items()))
-    told = events.Tensors(_ALARMS) if _ALARMS in tags["tensors"] else []
-    said = {(event.step, value) for event in told for value in event.tensor_proto.string_val}
-    return Events(curves, [value.decode(errors="replace") for _, value in sorted(said)])
+    texts = events.Tensors(_ALARMS) if _ALARMS in tags["tensors"] else []
+    alarms = {(event.step, value) for event in texts for value in event.tensor_proto.string_val}
+    return Events(curves, [value.decode(errors="replace") for _, value in sorted(alarms)])
 
 
 def read(folder: Path | str) -> Curves:
@@ -44,7 +44,7 @@ def read(folder: Path | str) -> Curves:
 
 
 def stages(curves: Curves) -> Plan:
-    """The run's stages in order, each with its name (`LC`, `CTR 1`, `IC 1`, ...) and the steps that it logged."""
+    """The run's stages in order, each with its name (`LC`, `CTR 1`, `IC 1`, ...) and its logged steps."""
     marks = {"lc/reward_lc": "LC", "ctr/loss": "CTR", "ctr/loss_without_text": "CTR", "ic/reward_ic": "IC"}
     steps = sorted((step, stage) for tag, stage in marks.items() for step in curves.get(tag, ()))
     made: Plan = []
@@ -57,5 +57,5 @@ def stages(curves: Curves) -> Plan:
 
 
 def smooth(values: Sequence[float], reach: int) -> list[float]:
-    """Means over each value and up to `reach` neighbours on either side."""
+    """Running means over each value and up to `reach` neighbours on either side."""
     return [fmean(values[max(0, i - reach) : i + reach + 1]) for i in range(len(values))]

@@ -1,23 +1,32 @@
-"""The report's figures: numbers in, SVG out. Colours and fonts are the style sheet's.
+"""Draws the report's figures as SVG. The style sheet sets colours and fonts.
 
-A figure is drawn 360 units wide, so that its text is readable on a phone, and is scaled up where there is room.
+A figure is 360 units wide, so that its text is readable on a phone. Larger screens scale it up.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 from markupsafe import Markup, escape
 
-from expctr.report.compare import Bin, Estimate
+from expctr.systems import Bin, Estimate
 
 WIDTH = 360.0
 _SQUARE = 240.0
 Point = tuple[float, float]
 
 
+class Figure(NamedTuple):
+    """A drawing with its heading."""
+
+    title: str
+    svg: Markup
+    about: str = ""
+    """Written after the title in a lighter colour."""
+
+
 class Scale(NamedTuple):
-    """Where on paper a number stands: `low` at `start`, `high` at `end`."""
+    """Maps numbers to coordinates: `low` to `start`, `high` to `end`."""
 
     low: float
     high: float
@@ -25,56 +34,62 @@ class Scale(NamedTuple):
     end: float
 
     def __call__(self, value: float) -> float:
-        """The place of a value."""
+        """The coordinate of a value."""
         return self.start + (value - self.low) / (self.high - self.low) * (self.end - self.start)
 
 
 class Mark(NamedTuple):
-    """A dot with its whisker."""
+    """A dot with a whisker for its interval."""
 
     estimate: Estimate
     series: int = 0
-    """Which of the colours, one a run."""
+    """Number of the colour, one per run."""
     name: str = ""
-    """Written before it, where a row has several."""
+    """Written before the mark, where a row has several."""
 
 
 class Row(NamedTuple):
-    """A line of a forest plot."""
+    """A row of a forest plot."""
 
     label: str
     marks: Sequence[Mark]
     paper: float | None = None
-    """The paper's value, a reference mark."""
+    """The paper's value, drawn as a reference mark."""
 
 
 class Line(NamedTuple):
-    """A curve, or dots."""
+    """A curve or dots."""
 
     points: Sequence[Point]
     series: int = 0
     label: str = ""
     """Written at its end."""
     kind: str = "line"
-    """`line`, `faint` for what is behind it, `dots`, or `dashed`."""
+    """`line`, `faint` for the background, `dots` or `dashed`."""
+
+
+def drawn(figures: Iterable[Figure]) -> list[Figure]:
+    """The figures that show something."""
+    return [figure for figure in figures if figure.svg]
 
 
 def forest(
     title: str, rows: Sequence[Row], *, zero: float | None = None, signed: bool = False, values: bool = True
 ) -> Markup:
-    """Dots with their intervals as whiskers, a row each.
+    """A forest plot: dots with their intervals as whiskers, one row each.
 
     Args:
-        title: what a screen reader says.
+        title: for screen readers.
         rows: from top to bottom.
-        zero: a value that is marked by a line, such as that of no difference.
+        zero: a value to mark by a line, such as that of no difference.
         signed: whether numbers are written with their sign.
-        values: whether they are written at all.
+        values: whether numbers are written at all.
     """
     numbers = [v for row in rows for mark in row.marks for v in mark.estimate] + [row.paper or math.nan for row in rows]
-    shown = [v for v in numbers if math.isfinite(v)] + ([] if zero is None else [zero])
+    shown = [v for v in numbers if math.isfinite(v)]
     if not shown:
         return Markup()
+    shown += [] if zero is None else [zero]
     several = any(len(row.marks) > 1 for row in rows)
     low, high, steps = axis(min(shown), max(shown))
     place = Scale(low, high, 22.0 if several else 6.0, WIDTH - 8)
@@ -92,7 +107,7 @@ def forest(
             parts.append(_whisker(place, y - 6, mark, interval(mark.estimate, signed)))
         if row.paper is not None and math.isfinite(row.paper):
             x = place(row.paper)
-            label = f"the paper's: {row.paper:.3f}"
+            label = f"the paper's value: {row.paper:.4f}"
             parts.append(_tag("path", _tag("title", label), d=f"M{n(x)} {n(top)}V{n(y)}", class_="paper"))
         y += 9
     bottom = y
@@ -116,9 +131,9 @@ def curves(
     """Curves over a shared axis.
 
     Args:
-        title: what a screen reader says.
-        lines: with points that have finite coordinates.
-        stages: names with where they begin and end, written above and parted by lines.
+        title: for screen readers.
+        lines: whose points have finite coordinates.
+        stages: names with their first and last x, written above the curves and separated by lines.
         reference: horizontal lines with their labels.
         height: of the figure.
     """
@@ -166,15 +181,20 @@ def curves(
 
 
 def roc(title: str, lines: Sequence[Line]) -> Markup:
-    """Receiver operating characteristics, in a square with the diagonal of guessing."""
+    """ROC curves in a square, with the diagonal of random scores."""
     across, down = Scale(0, 1, 34, _SQUARE - 6), Scale(0, 1, _SQUARE - 34, 6)
-    return _square(title, "false positive rate", "true positive rate", _traced(lines, across, down), across, down)
+    parts = [
+        _tag("path", d=path([(across(x), down(y)) for x, y in line.points]), class_=f"{line.kind} s{line.series}")
+        for line in lines
+        if line.points
+    ]
+    return _square(title, "false positive rate", "true positive rate", parts, across, down)
 
 
 def reliability(title: str, bins: Sequence[tuple[int, Sequence[Bin]]]) -> Markup:
-    """Share of ones against mean score, with whiskers, for each series; what lies on the diagonal is calibrated.
+    """A reliability diagram: share of ones against mean score, with whiskers. Calibrated scores lie on the diagonal.
 
-    A dot's area grows with its rows.
+    The radius of a dot grows with its number of rows.
     """
     across, down = Scale(0, 1, 34, _SQUARE - 6), Scale(0, 1, _SQUARE - 34, 6)
     parts = []
@@ -182,22 +202,22 @@ def reliability(title: str, bins: Sequence[tuple[int, Sequence[Bin]]]) -> Markup
         most = max((b.rows for b in made), default=1)
         for b in made:
             x = across(b.score)
-            says = f"{b.rows:,} rows scored {b.score:.2f} on average: {b.rate.value:.1%} liked"
+            label = f"{b.rows:,} rows scored {b.score:.2f} on average: {b.rate.value:.1%} liked"
             whisker = f"M{n(x)} {n(down(b.rate.low))}V{n(down(b.rate.high))}"
             parts.append(_tag("path", d=whisker, class_=f"whisker s{series}"))
             radius = 2 + 4 * math.sqrt(b.rows / most)
-            dot = _tag("circle", _tag("title", says), cx=x, cy=down(b.rate.value), r=radius, class_=f"dot s{series}")
+            dot = _tag("circle", _tag("title", label), cx=x, cy=down(b.rate.value), r=radius, class_=f"dot s{series}")
             parts.append(dot)
     return _square(title, "score", "share liked", parts, across, down)
 
 
 def path(points: Sequence[Point]) -> str:
-    """SVG's path through points."""
+    """The SVG path through points."""
     return "M" + "L".join(f"{n(x)} {n(y)}" for x, y in points)
 
 
 def apart(ends: Sequence[tuple[float, Line]], gap: float) -> list[tuple[float, Line]]:
-    """Labels at heights, moved down as far as they must be not to cover each other."""
+    """Labels with their heights, moved down until they no longer overlap."""
     placed: list[tuple[float, Line]] = []
     for y, line in sorted(ends, key=lambda end: end[0]):
         placed.append((max(y, placed[-1][0] + gap) if placed else y, line))
@@ -205,7 +225,7 @@ def apart(ends: Sequence[tuple[float, Line]], gap: float) -> list[tuple[float, L
 
 
 def axis(low: float, high: float, count: int = 4) -> tuple[float, float, list[float]]:
-    """Bounds of an axis that shows a range with a little room, and about `count` round numbers on it."""
+    """Bounds of an axis around a range, and about `count` round numbers on it."""
     low, high = _extent([low, high])
     span = high - low
     magnitude = 10 ** math.floor(math.log10(span / count))
@@ -216,14 +236,12 @@ def axis(low: float, high: float, count: int = 4) -> tuple[float, float, list[fl
 
 
 def interval(estimate: Estimate, signed: bool = False) -> str:
-    """`0.607 (0.557 to 0.653)`, with a true minus."""
-    value, low, high = (f"{v:+.3f}" if signed else f"{v:.3f}" for v in estimate)
-    known = math.isfinite(estimate.low) and math.isfinite(estimate.high)
-    return (f"{value} ({low} to {high})" if known else value).replace("-", "\N{MINUS SIGN}")
+    """A number with its interval and true minus signs, such as `0.6071 (0.557 to 0.653)`; the digits are table.md's."""
+    return estimate.format("{} ({} to {})", "+" if signed else "").replace("-", "\N{MINUS SIGN}")
 
 
 def tick(value: float, steps: Sequence[float]) -> str:
-    """A number on an axis, with as many decimals as its steps need."""
+    """A number on an axis, with as many decimals as the steps need."""
     step = steps[1] - steps[0] if len(steps) > 1 else abs(value) or 1.0
     decimals = max(0, -math.floor(math.log10(step) + 1e-9))
     if round(step, decimals) != round(step, decimals + 2):
@@ -232,21 +250,13 @@ def tick(value: float, steps: Sequence[float]) -> str:
 
 
 def n(value: float) -> str:
-    """A coordinate, no finer than one can see."""
+    """A coordinate, rounded to what is visible."""
     return f"{round(value, 2):g}"
 
 
 def _extent(values: Sequence[float]) -> tuple[float, float]:
     low, high = min(values), max(values)
     return (low, high) if high > low else (min(low, 0.0), max(high, 0.0) or 1.0)
-
-
-def _traced(lines: Sequence[Line], across: Scale, down: Scale) -> list[Markup]:
-    return [
-        _tag("path", d=path([(across(x), down(y)) for x, y in line.points]), class_=f"{line.kind} s{line.series}")
-        for line in lines
-        if line.points
-    ]
 
 
 def _square(title: str, below: str, beside: str, parts: list[Markup], across: Scale, down: Scale) -> Markup:
@@ -266,11 +276,11 @@ def _square(title: str, below: str, beside: str, parts: list[Markup], across: Sc
     return _figure(title, _SQUARE, _SQUARE, [*frame, *parts])
 
 
-def _whisker(place: Scale, y: float, mark: Mark, says: str) -> Markup:
+def _whisker(place: Scale, y: float, mark: Mark, label: str) -> Markup:
     value, low, high = mark.estimate
     if not math.isfinite(value):
         return Markup()
-    parts = [_tag("title", f"{mark.name} {says}".strip())]
+    parts = [_tag("title", f"{mark.name} {label}".strip())]
     if math.isfinite(low) and math.isfinite(high):
         parts.append(_tag("path", d=f"M{n(place(low))} {n(y)}H{n(place(high))}", class_="whisker"))
     parts.append(_tag("circle", cx=place(value), cy=y, r=4, class_="dot"))
@@ -286,7 +296,7 @@ def _text(x: float, y: float, content: str, kind: str, anchor: str = "start", **
 
 
 def _tag(name: str, *children: str | Markup, **attributes: str | float) -> Markup:
-    """An element; children that are no markup, and every attribute, are escaped."""
+    """An element. Attributes, and children that are not markup, are escaped."""
     written = "".join(
         f' {key.rstrip("_").replace("_", "-")}="{escape(n(value) if isinstance(value, int | float) else value)}"'
         for key, value in attributes.items()

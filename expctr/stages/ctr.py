@@ -14,6 +14,7 @@ from expctr.distributed import all_sum, world_size
 from expctr.stages.base import Place, Stage
 from expctr.stages.models import Models
 from expctr.stages.plan import PlanEntry
+from expctr.systems import AUG, PLAIN
 
 
 class CTRStage(Stage):
@@ -100,9 +101,9 @@ class CTRStage(Stage):
     def done(self, metrics: Mapping[str, Mapping[str, float]], entry: PlanEntry) -> bool:
         """Have both models stopped improving? At the end of the stage both return to their best weights."""
         monitor = self.ctr.options.monitor
-        stopped = self.ctr.best.update(metrics["aug"][monitor])
+        stopped = self.ctr.best.update(metrics[AUG.key][monitor])
         if entry.iteration == 1:
-            stopped &= self.plain.best.update(metrics["plain"][monitor])
+            stopped &= self.plain.best.update(metrics[PLAIN.key][monitor])
         if stopped or entry.last:
             self.ctr.best.restore()
             self.plain.best.restore()

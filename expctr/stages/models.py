@@ -14,6 +14,7 @@ from expctr.llm.rollout import Rollout
 from expctr.llm.sharding.fsdp import unsharded
 from expctr.rl.policy import Policy
 from expctr.rl.rewards import Reward
+from expctr.systems import PLAIN
 
 
 class Models:
@@ -50,6 +51,11 @@ class Models:
     def seed(self) -> int:
         """Of everything drawn: first weights, sampling noise, minibatches, dropout."""
         return int(self.data.seed)
+
+    @property
+    def plain_name(self) -> str:
+        """What the CTR model without text is called in the table."""
+        return self.plain.name if self.plain is not None else PLAIN.name
 
     def forget_vectors(self) -> None:
         """Encode anew: explanations were added, or the encoder's mean has changed."""

@@ -17,11 +17,10 @@ from expctr.evaluation.alarms import AlarmError, Alarms
 from expctr.modules.ctr import DeepFMTextModule
 from expctr.modules.expctr import ExpCTRModule
 from expctr.modules.explainer import PPOExplainerModule
-from expctr.stages.plan import PlanEntry
+from expctr.stages.plan import make_plan
 from expctr.training.checkpoint import RunCheckpoint, checkpoints
-from expctr.training.scheduler import make_plan
 
-PLAN: list[PlanEntry] = make_plan(lc_epochs=2, rounds=1, ctr_epochs=1, ic_epochs=1)
+PLAN = make_plan(lc_epochs=2, rounds=1, ctr_epochs=1, ic_epochs=1)
 GOOD = [f"they liked film {i}" for i in range(20)]
 
 
@@ -48,13 +47,14 @@ class Stage:
             for _ in range(count):
                 columns = {column: [*score] * 10, "reward_lc": [*score] * 10, **more}
                 self.module.store.add(range(20), texts, batch=self.module.batches, label=1, **columns)
-                self.module.batches += 1
+                self.module.models.batches += 1
                 self.alarms.on_train_batch_end(cast(L.Trainer, self.fake), self.module, None, None, idx)
         return [str(warning.message) for warning in caught]
 
     def validated(self, *scores: float) -> list[str]:
         """What it says after a validation with these scores of liked rows."""
-        self.module.evaluated = {"s_u": [*scores], "label": [1.0] * len(scores)}
+        rewards = list(scores)  # 1 - |y - s| of a liked row is its score
+        self.module.evaluated = {"s_u": [*scores], "reward_lc": rewards, "label": [1.0] * len(scores)}
         with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always")
             self.alarms.on_validation_end(cast(L.Trainer, self.fake), self.module)

@@ -11,18 +11,19 @@ from expctr.data.batches import Nouns, SampleText
 from expctr.evaluation.audit import (
     Changed,
     ablations,
+    agreement,
     alternatives,
     as_expected,
     auc,
     changes,
     counterfactuals,
-    exchanged,
     leakage,
     lines,
+    permuted,
     words_changed,
 )
 from expctr.evaluation.verdicts import polarity
-from expctr.metrics import Estimate
+from expctr.systems import Estimate
 
 DRAW = random.Random(0)
 ROWS = 400
@@ -87,7 +88,7 @@ def test_what_is_said_of_every_row_twice_is_no_surer_of_users() -> None:
 
 def test_an_exchange_stays_in_its_group_and_leaves_nobody_his_own() -> None:
     texts, groups = list("abcdefg"), [0, 0, 0, 1, 1, 1, 2]
-    found = exchanged(texts, groups, seed=1)
+    found = permuted(texts, groups, seed=1)
     assert sorted(found[:3]) == ["a", "b", "c"]
     assert sorted(found[3:6]) == ["d", "e", "f"]
     assert all(own != other for own, other in zip(texts[:6], found[:6], strict=True))
@@ -149,7 +150,7 @@ def test_a_sensible_model_moves_as_expected() -> None:
     assert found["swapped history"]["s_r"].value == pytest.approx(0.8)
     assert found["another target"]["s_u"].value == 0
     assert counterfactuals(reader, columns, prompts, users, count=0, seed=0) == {}
-    assert any("100% as expected" in line for line in lines({"counterfactuals": found}))
+    assert any("100.0% of the changes are as expected" in line for line in lines({"counterfactuals": found}))
 
 
 def test_changes_of_a_users_rows_go_together() -> None:
@@ -171,6 +172,16 @@ def test_changes_of_a_users_rows_go_together() -> None:
     }
     assert moved["users"] == (0.5, 0, 1)
     assert 0.2 < moved["rows"].low < moved["rows"].high < 0.8
+
+
+def test_agreement_is_compared_with_chance() -> None:
+    """Both are above 0.5 in row 0, both below in row 3; rates of 3/4 and 1/2 agree by chance in 1/2 of the rows."""
+    found = agreement([0.9, 0.8, 0.7, 0.1], [0.6, 0.3, 0.5, 0.2], torch.arange(4))
+    assert found["share"].value == 0.5
+    assert found["chance"] == pytest.approx(1 / 4 * 3 / 4 + 3 / 4 * 1 / 4)
+    one = agreement([0.9] * 4, [0.8] * 4, torch.arange(4))
+    assert one["share"] == (1, 1, 1)
+    assert one["chance"] == 1
 
 
 def test_words_changed() -> None:

@@ -10,7 +10,7 @@ from expctr.data.batches import SampleText
 from expctr.evaluation.quality import bertscore, bleu, distinct, likeness, lines, measure
 from expctr.evaluation.titles import TitleFinder
 from expctr.evaluation.verdicts import polarity
-from expctr.metrics import Estimate
+from expctr.systems import Estimate
 
 TEXTS = ['They liked "Heat" and will love it.', 'They liked "Heet" and will hate it.', "", "They liked much."]
 GIVEN = [SampleText("Casino", ("Heat",))] * 4

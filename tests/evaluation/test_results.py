@@ -9,8 +9,8 @@ import torch
 from running import World, curves
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from expctr.evaluation.results import SOURCES
-from expctr.metrics import bootstrap_intervals, ctr_metrics
+from expctr.metrics import bootstrap, ctr_metrics, with_intervals
+from expctr.systems import GAINS, SOURCES
 
 POLICY = (
     *("reward_normalised", "reward_normalised_std", "kl", "kl_per_token", "entropy"),
@@ -109,9 +109,10 @@ def test_scores_say_whose_rows_they_are_in_the_other_files_words(run: Path) -> N
     table = json.loads((run / "table.json").read_text())
     assert table["users"] == scores["user"].n_unique()
     numbers = scores["user"].rank("dense").to_torch()
-    drawn = bootstrap_intervals(scores["ExpCTR-Aug"].to_torch(), scores["label"].to_torch(), numbers)
+    given = scores["ExpCTR-Aug"].to_torch(), scores["label"].to_torch()
+    drawn = with_intervals(ctr_metrics(*given), bootstrap(*given, numbers))
     found = table["systems"]["ExpCTR-Aug"]["logloss"]
-    assert (found["low"], found["high"]) == pytest.approx(drawn["logloss"])
+    assert [found[part] for part in ("value", "low", "high")] == pytest.approx(drawn["logloss"])
 
 
 def test_the_table_says_where_the_gain_comes_from(run: Path) -> None:
@@ -121,11 +122,18 @@ def test_the_table_says_where_the_gain_comes_from(run: Path) -> None:
     assert alone.height > 5
     assert all(own != other for own, other in alone.select("s_r", "s_r_exchanged").iter_rows())
     table = json.loads((run / "table.json").read_text())
-    assert set(table["sources"]) == set(SOURCES)
-    for name, column in SOURCES.items():
-        found = ctr_metrics(torch.tensor(rows[column]), torch.tensor(rows["label"]))
-        assert table["sources"][name]["auc"]["value"] == pytest.approx(found["auc"])
-        assert f"- {name}: {found['auc']:.4f} (" in (run / "table.md").read_text()
+    assert list(table["sources"]) == [source.name for source in SOURCES]
+    values = {}
+    for source in SOURCES:
+        found = ctr_metrics(torch.tensor(rows[source.column]), torch.tensor(rows["label"]))
+        values[source.name] = table["sources"][source.name]["auc"]["value"]
+        assert values[source.name] == pytest.approx(found["auc"])
+        assert f"- {source.name}: {found['auc']:.4f} (" in (run / "table.md").read_text()
+    values |= {name: row["auc"]["value"] for name, row in table["systems"].items()}
+    assert list(table["gains"]) == list(GAINS)
+    for gain in table["gains"].values():
+        assert gain["auc"]["value"] == values[gain["second"]] - values[gain["first"]]
+    assert table["gains"]["aug_text"]["auc"] == table["audit"]["gain"]["total"]  # one quantity, one number
 
 
 def test_the_table_holds_what_the_sentences_are_worth(run: Path) -> None:

@@ -9,8 +9,11 @@ import torch
 from rich.console import Console
 from torch import Tensor
 
-from expctr.evaluation.table import PAPER, SYSTEMS, ResultTable
-from expctr.metrics import METRICS, bootstrap_intervals, ctr_metrics
+from expctr.evaluation.table import PAPER, ResultTable
+from expctr.metrics import bootstrap, ctr_metrics, with_intervals
+from expctr.systems import AUG, AUG_NO_TEXT, GAINS, METRICS, SYSTEMS
+
+NAMES = tuple(system.name for system in SYSTEMS)
 
 
 def scored(rows: int = 400) -> tuple[Tensor, Tensor]:
@@ -35,7 +38,7 @@ def printed(result: ResultTable) -> str:
 
 def test_systems_come_in_the_papers_order_and_further_ones_after():
     result = table(**{"Another": scored()[0]})
-    assert tuple(result.systems) == (*SYSTEMS, "Another")
+    assert tuple(result.systems) == (*NAMES, "Another")
     assert result.systems["DeepFM"] == {}
 
 
@@ -89,7 +92,7 @@ def test_the_papers_numbers_are_consistent_with_its_text():
     ours = ("ExpCTR-LLM", "ExpCTR-Aug")
     for rows, best in zip(PAPER.values(), ("ICL", "TALLRec", "ICL"), strict=True):  # as underlined in Table 1
         assert len(rows) == 18
-        assert set(SYSTEMS) < set(rows)
+        assert set(NAMES) < set(rows)
         assert max(rows.keys() - set(ours), key=lambda name: rows[name][0]) == best
         assert max(rows, key=lambda name: rows[name][0]) == "ExpCTR-Aug"
 
@@ -114,16 +117,13 @@ def test_intervals_are_over_users_where_these_are_known():
     first = torch.arange(400) < 160
     given = {"scores": {"FM": scores}, "sources": {"FM, other": scores / 2}, "slices": {"warm users": first}}
     result = ResultTable.from_scores(labels=labels, train_rate=0.6, users=users, resamples=50, **given)
-    found = {
-        "all": (result.systems["FM"], bootstrap_intervals(scores, labels, users, n=50)),
-        "source": (result.sources["FM, other"], bootstrap_intervals(scores / 2, labels, users, n=50)),
-        "slice": (
-            result.slices["warm users"].systems["FM"],
-            bootstrap_intervals(scores[:160], labels[:160], users[:160], n=50),
-        ),
-    }
-    for row, expected in found.values():
-        assert {name: (estimate.low, estimate.high) for name, estimate in row.items()} == expected
+    for row, values, rows in (
+        (result.systems["FM"], scores, 400),
+        (result.sources["FM, other"], scores / 2, 400),
+        (result.slices["warm users"].systems["FM"], scores, 160),
+    ):
+        part = values[:rows], labels[:rows]
+        assert row == with_intervals(ctr_metrics(*part), bootstrap(*part, users[:rows], n=50))
     assert result.to_dict()["users"] == 50
     assert "over the test users." in result.to_markdown()
     assert "400 test rows of 50 users, " in result.to_markdown()
@@ -153,3 +153,42 @@ def test_files(tmp_path: Path):
     assert set(read["systems"]["ICL"]) == set(METRICS)
     assert read["paper"]["ICL"]["auc"] == 0.6320
     assert (tmp_path / "run" / "table.md").read_text() == result.to_markdown()
+
+
+def test_gains_are_paired_over_the_same_users(tmp_path: Path):
+    scores, labels = scored()
+    users, weak = torch.arange(400) // 4, (scores + 0.5) / 2 * torch.linspace(0.5, 1, 400)
+    result = ResultTable.from_scores(
+        {AUG.name: scores}, labels, 0.6, users=users, sources={AUG_NO_TEXT.name: weak}, resamples=50
+    )
+    assert list(result.gains) == ["aug_text"]  # the only comparison whose systems both have scores
+    draws = bootstrap(scores, labels, users, n=50) - bootstrap(weak, labels, users, n=50)
+    for i, metric in enumerate(METRICS):
+        value, low, high = result.gains["aug_text"].metrics[metric]
+        assert value == ctr_metrics(scores, labels)[metric] - ctr_metrics(weak, labels)[metric]
+        assert [low, high] == pytest.approx(draws[:, i].nanquantile(torch.tensor([0.025, 0.975]).double()).tolist())
+    result.write(tmp_path)
+    found = json.loads((tmp_path / "table.json").read_text())["gains"]["aug_text"]
+    assert (found["first"], found["second"]) == (AUG_NO_TEXT.name, AUG.name)
+    value, low, high = result.gains["aug_text"].metrics["auc"]
+    assert found["auc"] == {"value": value, "low": low, "high": high}
+    shown = f"{GAINS['aug_text'].title}: "
+    assert shown in result.to_markdown()
+    assert f"difference {value:+.4f} ({low:+.3f}–{high:+.3f})" in result.to_markdown()
+
+
+def test_calibration_and_roc_are_in_the_json_and_lists_of_numbers_on_one_line(tmp_path: Path):
+    table(note=scored()[0]).write(tmp_path)
+    text = (tmp_path / "table.json").read_text()
+    read = json.loads(text)
+    for name in ("ICL", "ExpCTR-LLM", "note"):
+        bins = read["calibration"][name]["bins"]
+        assert sum(part["rows"] for part in bins) == 400
+        error = sum(part["rows"] * abs(part["score"] - part["rate"]["value"]) for part in bins) / 400
+        assert read["calibration"][name]["ece"] == pytest.approx(error)
+        curve = read["roc"][name]
+        assert (curve["false_positive_rate"][0], curve["true_positive_rate"][-1]) == (0, 1)
+    assert "DeepFM" not in read["calibration"]
+    curves = [line for line in text.splitlines() if "positive_rate" in line]
+    assert len(curves) == 6
+    assert all(line.rstrip(",").endswith("]") for line in curves)

@@ -8,6 +8,8 @@ import numpy as np
 import polars as pl
 from torch.utils.tensorboard import SummaryWriter
 
+from expctr.systems import GAINS, SOURCES
+
 CONFIG = """\
 seed_everything: 3
 data:
@@ -41,6 +43,14 @@ def table(rows: int) -> dict[str, Any]:
         name: {"auc": measured(auc), "logloss": measured(0.66), "mae": {"value": None, "low": None, "high": None}}
         for name, auc in (("ICL", 0.54), ("DeepFM", 0.61), ("ExpCTR-LLM", 0.6), ("ExpCTR-Aug", 0.67))
     }
+    sources = {source.name: {"auc": measured(0.55 + i / 100)} for i, source in enumerate(SOURCES)}
+    values = {name: row["auc"]["value"] for name, row in {**systems, **sources}.items()}
+    gains = {
+        key: {"first": a.name, "second": b.name, "auc": measured(values[b.name] - values[a.name], 0.04)}
+        for key, (_, a, b, _) in GAINS.items()
+    }
+    bins = [{"rows": rows // 2, "score": score, "rate": measured(score)} for score in (0.25, 0.75)]
+    curve = {"false_positive_rate": [0.0, 0.25, 1.0], "true_positive_rate": [0.0, 0.5, 1.0]}
     counterfactual = {name: measured(0.3) for name in ("s_u", "s_r", "text_changed", "expected")}
     return {
         "dataset": "ML-20M",
@@ -50,7 +60,10 @@ def table(rows: int) -> dict[str, Any]:
         "test_rate": 0.5,
         "constant_logloss": 0.69,
         "systems": systems,
-        "sources": {"ExpCTR-Aug, explanations of other rows": {"auc": measured(0.55)}},
+        "sources": sources,
+        "gains": gains,
+        "calibration": {name: {"ece": 0.0423, "bins": bins} for name in systems},
+        "roc": dict.fromkeys(systems, curve),
         "slices": {"cold items": {"rows": 7, "systems": {"ExpCTR-Aug": {"auc": measured(0.5, 0.3)}}}},
         "paper": {"DeepFM": {"auc": 0.6212}},
         "quality": {
@@ -59,6 +72,7 @@ def table(rows: int) -> dict[str, Any]:
         },
         "audit": {
             "ablations": {"real": {"auc": measured(0.67)}, "shuffled within verdict": {"auc": measured(0.64)}},
+            "agreement": {"share": measured(0.7), "chance": 0.52},
             "counterfactuals": {"swapped history": {"rows": rows, **counterfactual}},
             "leakage": {"auc": measured(0.61)},
         },
@@ -99,10 +113,6 @@ def make_run(folder: Path, rows: int = 60, titles: list[str] | None = None, seed
     (folder / "data.json").write_text(json.dumps(DATA))
     test = explanations(rows, titles, seed)
     test.write_parquet(folder / "explanations" / "test.parquet")
-    scores = {"sample": "sample", "label": "label", "ExpCTR-LLM": "s_u", "ExpCTR-Aug": "s_r"}
-    scored = test.select(pl.col(column).alias(name) for name, column in scores.items())
-    users = pl.Series("user", [f"u{i // 2}" for i in range(rows)])  # two rows each
-    scored.insert_column(1, users).write_parquet(folder / "scores.parquet")
     trained = test.select("sample", "text", "s_u", "label", "reward_lc")
     trained.write_parquet(folder / "explanations" / "000-lc.parquet")
     samples = test.select("sample", pl.col("target").alias("target_title"), "label")

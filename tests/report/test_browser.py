@@ -114,7 +114,7 @@ def test_search_finds_all_words_and_says_so_where_there_are_none(page: Any) -> N
     wait(lambda: count(page).startswith("1 to 1 of 1,"))
     assert column(page, "Item") == ["Film 17"]
     search.send_keys(" nothing")
-    wait(lambda: count(page).startswith("No explanation fits"))
+    wait(lambda: count(page).startswith("No explanation matches"))
     page.find_element(By.ID, "clear").click()
     assert count(page) == "1 to 25 of 120"
     assert page.switch_to.active_element == search

@@ -3,8 +3,8 @@ import re
 import pytest
 from markupsafe import Markup
 
-from expctr.report.compare import Bin, Estimate
 from expctr.report.figures import Line, Mark, Row, Scale, apart, axis, curves, forest, interval, path, reliability, tick
+from expctr.systems import Bin, Estimate
 
 
 def attributes(svg: Markup, name: str, kind: str) -> list[str]:
@@ -46,7 +46,7 @@ def test_a_whisker_spans_its_interval_and_the_paper_is_a_mark() -> None:
     assert attributes(svg, "d", "whisker") == ["M18.81 27H339.19"]
     assert attributes(svg, "cx", "dot") == ["179"]
     assert attributes(svg, "d", "paper") == ["M259.09 20V33"]
-    assert "0.600 (0.500 to 0.700)" in svg
+    assert "0.6000 (0.500 to 0.700)" in svg
 
 
 def test_a_number_without_an_interval_has_no_whisker() -> None:
@@ -57,10 +57,11 @@ def test_a_number_without_an_interval_has_no_whisker() -> None:
 
 def test_without_a_number_there_is_no_figure() -> None:
     assert forest("AUC", []) == curves("c", []) == forest("AUC", [Row("Aug", [Mark(Estimate(float("nan")))])]) == ""
+    assert forest("differences", [], zero=0) == ""
 
 
 def test_calibrated_bins_lie_on_the_diagonal() -> None:
-    svg = reliability("r", [(0, [Bin(0.25, Estimate(0.25, 0.1, 0.4), 4), Bin(0.75, Estimate(0.75, 0.6, 0.9), 4)])])
+    svg = reliability("r", [(0, [Bin(4, 0.25, Estimate(0.25, 0.1, 0.4)), Bin(4, 0.75, Estimate(0.75, 0.6, 0.9))])])
     xs, ys = (attributes(svg, name, "dot") for name in ("cx", "cy"))
     assert xs == ["84", "184"]  # 34 + 200 * score
     assert ys == ["156", "56"]  # 206 - 200 * rate
@@ -80,5 +81,5 @@ def test_names_are_text_in_a_figure() -> None:
 
 
 def test_numbers_have_a_true_minus_and_a_sign_where_asked() -> None:
-    assert interval(Estimate(-0.0053, -0.028, 0.019), signed=True) == "−0.005 (−0.028 to +0.019)"
-    assert interval(Estimate(0.5)) == "0.500"
+    assert interval(Estimate(-0.0053, -0.028, 0.019), signed=True) == "−0.0053 (−0.028 to +0.019)"
+    assert interval(Estimate(0.5)) == "0.5000"

@@ -5,18 +5,19 @@ import subprocess
 import sys
 from html.parser import HTMLParser
 from pathlib import Path
+from typing import Any
 
-import polars as pl
 import pytest
 from fake_run import explanations, make_run, measured
 
 from expctr.__main__ import main
-from expctr.report.answers import answers, sentence
-from expctr.report.compare import Estimate
+from expctr.report.browser import browser, script_json
+from expctr.report.headline import headline
 from expctr.report.render import render
-from expctr.report.rows import browser, script_json
 from expctr.report.run import Run, read_run
-from expctr.report.sections import data, stage_axis, stage_curve
+from expctr.report.sections import data
+from expctr.report.training import stage_axis, stage_curve
+from expctr.systems import GAINS, Estimate
 
 NASTY = "</script><script>document.title='owned'</script><img src=x onerror=alert(1)>{{ 7*7 }}"
 
@@ -48,7 +49,7 @@ def test_whatever_a_run_says_stays_text(tmp_path: Path) -> None:
     (run / "config.yaml").write_text(f"x: |\n  {NASTY}\nseed_everything: '{NASTY.replace(chr(39), '')}'\n")
     table = json.loads((run / "table.json").read_text())
     table["dataset"] = table["systems"][NASTY] = NASTY
-    for part in ("sources", "slices", "paper", "quality", "audit"):
+    for part in ("sources", "slices", "paper", "quality", "audit", "gains", "calibration", "roc"):
         table[part][NASTY] = table["systems"]["ICL"]
     (run / "table.json").write_text(json.dumps(table))
     read = Elements(render([read_run(run, NASTY)]))
@@ -74,74 +75,77 @@ def test_the_policy_lets_nothing_in_but_the_pages_own(tmp_path: Path) -> None:
     assert "https://" not in page
 
 
-def found(trained: tuple[float, float], clicks: tuple[float, float]) -> str:
-    """The first answer's word, of AUCs before and after training with an interval of 0.02 on either side."""
-    systems = {"ExpCTR-LLM": {"auc": measured(trained[1])}, "ExpCTR-Aug": {"auc": measured(clicks[1])}}
-    sources = {
-        "ExpCTR-LLM, untrained": {"auc": measured(trained[0])},
-        "ExpCTR-Aug, explanations of the untrained model": {"auc": measured(clicks[0])},
+def compared(**gains: float) -> dict[str, Any]:
+    """A table.json with these gains in AUC, each with an interval of 0.04 on either side."""
+    return {
+        "systems": {"ExpCTR-LLM": {"auc": measured(0.52)}, "ExpCTR-Aug": {"auc": measured(0.6)}},
+        "sources": {system.name: {"auc": measured(0.5)} for _, system, *_ in GAINS.values()},
+        "gains": {
+            key: {"first": GAINS[key].first.name, "second": GAINS[key].second.name, "auc": measured(gain, 0.04)}
+            for key, gain in gains.items()
+        },
     }
-    return answers(Run("run", Path(), table={"systems": systems, "sources": sources}))[0].word
+
+
+def first_word(llm: float, aug: float) -> str:
+    """The first answer's word, of gains in AUC by training."""
+    return headline(Run("run", Path(), table=compared(llm_training=llm, aug_training=aug)))[0].word
 
 
 def test_the_answer_is_what_the_intervals_bear_out() -> None:
-    better, same, worse = (0.5, 0.6), (0.5, 0.53), (0.6, 0.5)
-    assert found(better, better) == "Yes"
-    assert found(better, same) == found(same, better) == "Partly"
-    assert found(same, same) == "Not shown"
-    assert found(better, worse) == "Mixed"
-    assert found(worse, same) == "No"
+    better, same, worse = 0.1, 0.03, -0.1
+    assert first_word(better, better) == "Yes"
+    assert first_word(better, same) == first_word(same, better) == "Partly"
+    assert first_word(same, same) == "Not shown"
+    assert first_word(better, worse) == "Mixed"
+    assert first_word(worse, same) == "No"
+    assert headline(Run("run", Path(), table=compared()))[0].word == "Unknown"
 
 
-def test_a_verdict_that_the_click_model_does_not_read_is_not_called_true(tmp_path: Path) -> None:
-    frame = explanations(200).with_columns(s_r=(pl.col("s_r") + pl.col("s_u")) / 2)
-    unread = frame.with_columns(s_r_exchanged=pl.col("s_r"))
-    _, truth = answers(Run("run", tmp_path, test=unread))
-    assert truth.word == "Not shown"
-    _, truth = answers(Run("run", tmp_path, test=frame))
-    assert truth.word == "Partly"
-    assert "not tested here" in truth.why
-    audit = {"ablations": {"real": {"auc": measured(0.7)}, "shuffled within verdict": {"auc": measured(0.6)}}}
-    _, truth = answers(Run("run", tmp_path, test=frame, table={"audit": audit}))
-    assert truth.word == "Yes"
-    audit["gain"] = {"reason": measured(0.01)}  # paired, and so it counts
-    _, truth = answers(Run("run", tmp_path, test=frame, table={"audit": audit}))
-    assert truth.word == "Partly"
+def faithful(own_row: float, agreement: float = 0.9, reason: float | None = None) -> Any:
+    """The second answer, of a gain over another row's sentence, an agreement, and a gain of the reasons."""
+    audit: dict[str, Any] = {"agreement": {"share": measured(agreement, 0.05), "chance": 0.5}}
+    if reason is not None:
+        audit["ablations"] = {"real": {"auc": measured(0.7)}, "shuffled within verdict": {"auc": measured(0.6)}}
+        audit["gain"] = {"reason": measured(reason, 0.04)}
+    return headline(Run("run", Path(), table={**compared(aug_own_row=own_row), "audit": audit}))[1]
 
 
-def test_two_that_are_always_positive_agree_by_chance(tmp_path: Path) -> None:
-    frame = explanations(200).with_columns(pl.lit(0.9).alias("s_u"), s_r=0.6 + pl.col("s_r") * 0.3)
-    _, truth = answers(Run("run", tmp_path, test=frame))
-    assert truth.facts[0].value.value == truth.facts[0].chance == 1
+def test_a_verdict_that_the_ctr_model_does_not_read_is_not_called_faithful() -> None:
+    assert faithful(0.0).word == "Not shown"
+    untested = faithful(0.1)
+    assert untested.word == "Partly"
+    assert "was not tested" in untested.why
+    assert faithful(0.1, reason=0.1).word == "Yes"
+    assert faithful(0.1, reason=0.01).word == "Partly"
+    assert headline(Run("run", Path()))[1].word == "Unknown"
+
+
+def test_two_that_are_always_positive_agree_by_chance() -> None:
+    truth = faithful(0.1, agreement=0.52)
+    assert truth.facts[0].sentence == "52.0% (47.0% to 57.0%); by chance 50.0%."
     assert "may be chance" in truth.why
 
 
 def test_a_better_ranking_does_not_hide_bad_probabilities() -> None:
     systems = {"ExpCTR-LLM": {"logloss": measured(1.2)}, "ExpCTR-Aug": {"logloss": measured(0.68)}}
-    told = answers(Run("run", Path(), table={"systems": systems, "constant_logloss": 0.69}))[0].cautions
-    assert told == [
+    cautions = headline(Run("run", Path(), table={"systems": systems, "constant_logloss": 0.69}))[0].cautions
+    assert cautions == [
         (
-            "ExpCTR-LLM's scores are not to be taken as probabilities",
-            "LogLoss 1.200 (1.180 to 1.220); a constant has 0.690.",
+            "The scores of ExpCTR-LLM are not usable as probabilities",
+            "LogLoss 1.2000 (1.180 to 1.220); a constant score has 0.6900.",
         )
     ]
 
 
-def test_a_comparison_says_what_it_cannot_tell() -> None:
-    answer = answers(
-        Run(
-            "run",
-            Path(),
-            table={
-                "systems": {"ExpCTR-LLM": {"auc": measured(0.52)}},
-                "sources": {"ExpCTR-LLM, untrained": {"auc": measured(0.5)}},
-            },
-        )
-    )[0]
-    assert sentence(answer.comparisons[0]) == (
-        "Not told apart: 0.500 before training, 0.520 after training; difference +0.020 (−0.020 to +0.060)."
+def test_a_comparison_says_what_is_not_clear() -> None:
+    (unclear,) = headline(Run("run", Path(), table=compared(llm_training=0.02)))[0].comparisons
+    assert unclear.sentence == (
+        "No clear difference: 0.5000 before training, 0.5200 after training; difference +0.0200 (−0.020 to +0.060)."
     )
-    assert answer.comparisons[0].gain == pytest.approx(Estimate(0.02, -0.02, 0.06))
+    assert unclear.gain == pytest.approx(Estimate(0.02, -0.02, 0.06))
+    (higher,) = headline(Run("run", Path(), table=compared(aug_training=0.1)))[0].comparisons
+    assert higher.sentence.startswith("AUC is higher after training: 0.5000 before training, 0.6000 after training;")
 
 
 def test_test_rows_come_first_and_the_rest_is_shared(tmp_path: Path) -> None:
@@ -195,7 +199,7 @@ def test_the_command_writes_beside_the_run_without_torch(tmp_path: Path) -> None
 
 def test_the_command_refuses_in_a_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for args, said in (
-        ([str(tmp_path)], "is no run's folder"),
+        ([str(tmp_path)], "is not a run's folder"),
         ([str(make_run(tmp_path / "run")), "--rows=0"], "--rows must be at least 1"),
         ([str(tmp_path / "run"), f"--out={tmp_path}"], "cannot be written"),
     ):

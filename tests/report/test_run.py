@@ -3,6 +3,7 @@
 import json
 import shutil
 from pathlib import Path
+from typing import Any
 
 import polars as pl
 import pytest
@@ -10,7 +11,7 @@ from fake_run import make_run
 
 from expctr.errors import UserError
 from expctr.report.render import read_runs, render
-from expctr.report.run import aligned, estimate, read_run, section
+from expctr.report.run import bins, estimate, points, read_run, section
 
 
 @pytest.fixture
@@ -22,6 +23,7 @@ def test_a_whole_run_leaves_nothing_to_say(run: Path) -> None:
     read = read_run(run)
     assert read.notes == ()
     assert list(read.stages) == ["LC, pass 1"]
+    assert read.test["target"].to_list() == [f"Film {i}" for i in range(60)]
     assert read.events.alarms == ["LC, after 9 batches: unique is 0.05, below 0.1"]
 
 
@@ -29,14 +31,14 @@ def test_no_folder_and_no_run_are_refused(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="there is no folder"):
         read_run(tmp_path / "nowhere")
     (tmp_path / "notes.txt").write_text("x")
-    with pytest.raises(UserError, match="is no run's folder"):
+    with pytest.raises(UserError, match="is not a run's folder"):
         read_run(tmp_path)
 
 
 MISSING = {
     "table.json": "expctr test",
     "explanations/test.parquet": "no explanations of test rows",
-    "config.yaml": "options are not known",
+    "config.yaml": "options are unknown",
 }
 
 
@@ -52,9 +54,9 @@ def test_what_is_missing_is_named_and_the_rest_is_shown(run: Path, name: str) ->
 
 BROKEN = {
     "table.json": (b"[1, 2", "table.json is not a JSON object"),
-    "scores.parquet": (b"no parquet", "scores.parquet is no Parquet file"),
-    "explanations/test.parquet": (b"PAR1", "test.parquet is no Parquet file"),
-    "config.yaml": (b"a: [1\n\xff", "config.yaml is not a mapping"),
+    "samples.parquet": (b"no parquet", "samples.parquet is not a readable Parquet file"),
+    "explanations/test.parquet": (b"PAR1", "test.parquet is not a readable Parquet file"),
+    "config.yaml": (b"a: [1\n\xff", "config.yaml is not a YAML mapping"),
     "data.json": (b"3", "data.json is not a JSON object"),
 }
 
@@ -68,35 +70,63 @@ def test_what_cannot_be_read_is_named_and_the_rest_is_shown(run: Path, name: str
     assert "LC reward" in render([read])
 
 
-def test_scores_say_whose_rows_the_explanations_are(run: Path) -> None:
-    path = run / "explanations" / "test.parquet"
-    pl.read_parquet(path).reverse().with_columns(
-        s_u=pl.when(pl.col("sample") == 3).then(None).otherwise("s_u")
-    ).write_parquet(path)  # another order, and a row less
-    found = aligned(read_run(run), "s_u")
-    assert found is not None
-    assert found.users is not None
-    samples = [i for i in reversed(range(60)) if i != 3]
-    pairs = {(i // 2, user) for i, user in zip(samples, found.users.tolist(), strict=True)}
-    assert len(pairs) == len(set(found.users.tolist())) == 30
+def edit_table(run: Path, **changes: Any) -> dict[str, Any]:
+    """Change table.json's keys; `None` removes one."""
+    table = {**json.loads((run / "table.json").read_text()), **changes}
+    table = {key: value for key, value in table.items() if value is not None}
+    (run / "table.json").write_text(json.dumps(table))
+    return table
+
+
+NEW = {"gains": "paired differences", "calibration": "calibration", "roc": "ROC curves"}
+
+
+def test_an_older_table_is_shown_and_what_it_lacks_is_named(run: Path) -> None:
+    """Older versions of the test wrote no gains, calibration and ROC, and the report computes none of them."""
+    edit_table(run, **dict.fromkeys(NEW))
+    read = read_run(run)
+    (note,) = read.notes
+    assert all(name in note for name in NEW.values())
+    assert "Fix: run expctr test again." in note
+    page = render([read])
+    assert note in page
+    assert "Unknown" in page
+    assert "no ROC curves and no calibration" in page
+    assert "0.6700" in page
+
+
+@pytest.mark.parametrize("key", NEW)
+def test_only_what_is_missing_is_named(run: Path, key: str) -> None:
+    edit_table(run, **{key: None})
+    (note,) = read_run(run).notes
+    assert [name for name in NEW.values() if f"no {name}" in note] == [NEW[key]]
+
+
+def test_the_page_has_the_tables_numbers_to_the_digit(run: Path) -> None:
+    """Changed in table.json alone, they are what the page shows: nothing is computed a second time."""
+    table = json.loads((run / "table.json").read_text())
+    numbers = {"value": 0.12345678, "low": 0.0987654, "high": 0.2345678}
+    gains = {key: {**gain, "auc": numbers} for key, gain in table["gains"].items()}
+    calibration = {name: {**found, "ece": 0.0456789} for name, found in table["calibration"].items()}
+    audit = {**table["audit"], "agreement": {"share": numbers, "chance": 0.3456789}}
+    edit_table(run, gains=gains, calibration=calibration, audit=audit)
+    page = render([read_run(run)])
+    assert page.count("difference +0.1235 (+0.099 to +0.235)") == len(gains)
+    assert page.count("ECE 0.0457") == len(calibration)
+    assert "12.3% (9.9% to 23.5%); by chance 34.6%." in page
+
+
+def test_intervals_over_users_are_named_so(run: Path) -> None:
     page = render([read_run(run)])
     assert "bootstrap intervals over the test users." in page
     assert "60 test rows of 30 users" in page
-    assert "ROC of user" not in page
 
 
-def test_an_older_run_counts_each_row_as_its_own_users(run: Path) -> None:
-    """Its scores.parquet has no column user, and its table.json intervals over rows."""
-    path = run / "scores.parquet"
-    known = aligned(read_run(run), "s_u", "s_r")
-    pl.read_parquet(path).drop("user").write_parquet(path)
+def test_an_older_runs_intervals_are_over_rows(run: Path) -> None:
+    """Its table.json does not say how many users there are."""
+    edit_table(run, users=None)
     read = read_run(run)
-    assert [note for note in read.notes if "column user" in note and "expctr test again" in note]
-    rows = aligned(read, "s_u", "s_r")
-    assert rows is not None
-    assert known is not None
-    assert rows.users is None
-    assert rows.labels.tolist() == known.labels.tolist()
+    assert [note for note in read.notes if "each row as its own user" in note and "expctr test again" in note]
     page = render([read])
     assert "Whiskers are 95% intervals over the test rows." in page
     assert "over the test users" not in page
@@ -105,30 +135,35 @@ def test_an_older_run_counts_each_row_as_its_own_users(run: Path) -> None:
 
 def test_runs_with_and_without_users_are_told_apart(run: Path, tmp_path: Path) -> None:
     old = make_run(tmp_path / "old")
-    pl.read_parquet(old / "scores.parquet").drop("user").write_parquet(old / "scores.parquet")
+    edit_table(old, users=None)
     assert "over the test users (of old: the rows)." in render([read_run(run), read_run(old)])
 
 
-def test_scores_of_another_test_do_not_say_whose_rows_these_are(run: Path) -> None:
-    path = run / "scores.parquet"
-    pl.read_parquet(path).with_columns(pl.col("sample") + 30).write_parquet(path)
-    found = aligned(read_run(run), "s_u")
-    assert found is not None
-    assert found.users is None
+def test_explanations_of_another_test_are_named(run: Path) -> None:
+    edit_table(run, rows=61)
+    assert any("60 rows and table.json counts 61" in note for note in read_run(run).notes)
 
 
 def test_a_table_of_another_dataset_is_told(run: Path) -> None:
     path = run / "explanations" / "test.parquet"
     pl.read_parquet(path).with_columns(pl.col("sample") + 30).write_parquet(path)
     read = read_run(run)
-    assert any("another dataset" in note for note in read.notes)
+    assert [note for note in read.notes if "test.parquet does not fit samples.parquet" in note]
     assert "Film 59" in render([read])
 
 
 def test_another_versions_tables_are_shown_as_far_as_they_are_known(run: Path) -> None:
     (run / "table.json").write_text(
         json.dumps(
-            {"rows": "many", "systems": {"X": {"auc": {"value": 0.6}}, "Y": 3, "Z": None}, "slices": [], "audit": 1}
+            {
+                "rows": "many",
+                "systems": {"X": {"auc": {"value": 0.6}}, "Y": 3, "Z": None},
+                "slices": [],
+                "audit": 1,
+                "gains": {"aug_text": 3, "llm_training": {"first": "X", "second": "Y", "auc": {"value": 0.1}}},
+                "calibration": {"X": {"bins": [1, {"rows": 2}], "ece": "x"}, "Y": None},
+                "roc": {"X": {"false_positive_rate": [0, 1], "true_positive_rate": [0]}, "Y": []},
+            }
         )
     )
     pl.DataFrame(
@@ -157,8 +192,8 @@ def test_training_rows_have_the_titles_of_their_samples(run: Path) -> None:
 @pytest.mark.parametrize(
     ("change", "note"),
     [
-        ({"label": 1 - pl.col("label")}, "one is of another dataset"),
-        ({"sample": pl.col("sample") + 1}, "one is of another dataset"),
+        ({"label": 1 - pl.col("label")}, "one of them comes from another dataset"),
+        ({"sample": pl.col("sample") + 1}, "one of them comes from another dataset"),
         ({"sample": pl.format("s{}", "sample")}, None),
         ({"target_title": pl.concat_list("target_title")}, None),
     ],
@@ -168,18 +203,16 @@ def test_titles_of_other_samples_are_not_taken(run: Path, change: dict[str, pl.E
     pl.read_parquet(path).with_columns(**change).write_parquet(path)
     read = read_run(run)
     assert "target" not in read.stages["LC, pass 1"].columns
-    assert [note for part in read.notes if note and note in part] == [note] * (note is not None)
+    assert [note for part in read.notes if note and note in part] == [note] * 2 * (note is not None)
     assert "LC reward" in render([read])
 
 
 def test_what_the_test_left_out_is_said(run: Path) -> None:
-    table = json.loads((run / "table.json").read_text())
-    table["notes"] = ["60 of 60 explanations of the trained model are empty", 3, None]
-    (run / "table.json").write_text(json.dumps(table))
+    edit_table(run, notes=["60 of 60 explanations of the trained model are empty", 3, None])
     path = run / "explanations" / "test.parquet"
     pl.read_parquet(path).with_columns(text=pl.lit("")).write_parquet(path)
     read = read_run(run)
-    assert read.notes == ("What the test left out: 60 of 60 explanations of the trained model are empty.",)
+    assert read.notes == ("The test left something out: 60 of 60 explanations of the trained model are empty.",)
     page = render([read])
     assert read.notes[0] in page
     assert "LC reward" in page
@@ -188,10 +221,9 @@ def test_what_the_test_left_out_is_said(run: Path) -> None:
 def test_a_model_without_explanations_has_its_table(run: Path) -> None:
     """As `test` leaves a run of ICL or of a CTR model alone."""
     shutil.rmtree(run / "explanations")
-    table = json.loads((run / "table.json").read_text())
-    (run / "table.json").write_text(json.dumps({k: v for k, v in table.items() if k not in ("quality", "audit")}))
+    edit_table(run, quality=None, audit=None)
     read = read_run(run)
-    assert any("there are no explanations of test rows" in note for note in read.notes)
+    assert any("no explanations of test rows" in note for note in read.notes)
     page = render([read])
     assert "0.6700" in page
     assert "There is no audit" in page
@@ -200,7 +232,7 @@ def test_a_model_without_explanations_has_its_table(run: Path) -> None:
 def test_runs_of_one_name_are_told_apart_by_their_place(tmp_path: Path) -> None:
     runs = read_runs([make_run(tmp_path / place / "run") for place in ("a", "b")])
     assert [run.name for run in runs] == ["a/run", "b/run"]
-    with pytest.raises(UserError, match="more than 6"):
+    with pytest.raises(UserError, match="at most 6"):
         read_runs([tmp_path] * 7)
 
 
@@ -210,3 +242,12 @@ def test_numbers_are_read_where_there_are_any() -> None:
     assert estimate(None) is None
     assert estimate({"value": 10**400}) is estimate({"value": float("nan")}) is estimate({"value": 1e308}) is None
     assert section({"a": {"b": 1}}, "a", "b") == {}
+
+
+def test_bins_and_curves_are_read_where_they_are_whole() -> None:
+    whole = {"rows": 3, "score": 0.4, "rate": {"value": 0.5, "low": 0.1, "high": 0.9}}
+    assert bins([whole, {**whole, "score": None}, {**whole, "rate": {}}, 7]) == [(3, 0.4, (0.5, 0.1, 0.9))]
+    assert bins(None) == bins({"rows": 1}) == []
+    assert points({"false_positive_rate": [0, 1], "true_positive_rate": [0.5, 1]}) == [(0, 0.5), (1, 1)]
+    for odd in ([0], [0, None], [0, 2], "01"):
+        assert points({"false_positive_rate": [0, 1], "true_positive_rate": odd}) == []

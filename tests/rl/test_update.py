@@ -201,7 +201,8 @@ def test_an_update_does_not_depend_on_padding(build: Build, samples: list[Sample
             if rollout.cache is not None:
                 ids, mask = rollout.prompt_ids[:, :-1], rollout.prompt_mask[:, :-1]
                 with torch.no_grad():
-                    rollout.cache = module.model.hidden(ids, mask, adapter=False, cache=DynamicCache()).cache
+                    rollout.cache = DynamicCache()
+                    module.model.hidden(ids, mask, adapter=False, cache=rollout.cache)
         stats = update(module, rollout, REWARDS)
         results.append((weights(module), stats))
     assert_same(results[0][0], results[1][0])

@@ -16,8 +16,7 @@ from pathlib import Path
 import yaml
 from jobs import HERE, arguments, expctr, fit_and_test, in_parallel, mean_and_spread, seconds, table
 
-from expctr.evaluation.results import ROWS, SOURCES
-from expctr.metrics import METRICS
+from expctr.systems import METRICS, SOURCES, SYSTEMS
 
 QUICKSTART = HERE.parents[1] / "configs" / "quickstart.yaml"
 STAGES = yaml.safe_load(QUICKSTART.read_text())["stages"]
@@ -53,10 +52,10 @@ def rows(folder: Path) -> dict[str, dict[str, dict[str, float]]]:
     if untrained["DeepFM"] != main["systems"]["DeepFM"]:
         raise SystemExit(f"{folder}: DeepFM, which reads no text, differs between the runs: they are no comparison")
     return {
-        **{name: main["systems"][name] for name in ROWS},
+        **{row.name: main["systems"][row.name] for row in SYSTEMS},
         "ExpCTR-Aug, before the IC stage": before["ExpCTR-Aug"],
         "ExpCTR-Aug, a CTR model of the untrained model's explanations": untrained["ExpCTR-Aug"],
-        **{name: main["sources"][name] for name in SOURCES},
+        **{source.name: main["sources"][source.name] for source in SOURCES},
     }
 
 

@@ -82,7 +82,7 @@ function browse({ columns, headings, stages, runs }) {
     control("count").textContent = found.length
       ? `${(first + 1).toLocaleString("en")} to ${last.toLocaleString("en")} of ${found.length.toLocaleString("en")}`
         + (found.length < total ? `, of ${total.toLocaleString("en")} in all` : "")
-      : "No explanation fits. Clear the search or a filter.";
+      : "No explanation matches. Clear the search or a filter.";
     control("previous").disabled = first === 0;
     control("next").disabled = last >= found.length;
   }
@@ -136,7 +136,7 @@ function browse({ columns, headings, stages, runs }) {
         if (!k) return [piece];
         const mark = document.createElement("mark");
         mark.textContent = title;
-        mark.title = "a title that is in neither the history nor the target";
+        mark.title = "invented: neither the history nor the target has this title";
         return [mark, piece];
       })));
     }

@@ -1,4 +1,4 @@
-"""The table of explanations that one can browse: its rows as JSON that no title can break out of."""
+"""The table of explanations to browse, as JSON that no title can break out of."""
 
 import json
 from collections.abc import Sequence
@@ -10,8 +10,8 @@ from markupsafe import Markup
 from expctr.report.run import Run
 
 LETTERS = "ABCDEF"
-"""What runs are called beside each other; as many as there are colours."""
-LONGEST = 2000  # characters of a sentence that are shown: no page is to be made of one broken row
+"""Names of the runs in a report on several; there are as many colours."""
+LONGEST = 2000  # characters shown of a sentence, so that one broken row cannot fill the page
 
 _HEADINGS = {
     "target": ("Item", ""),
@@ -27,32 +27,32 @@ _HEADINGS = {
     "stage": ("Stage", ""),
     "run": ("Run", ""),
 }
-"""The columns that are shown, with their heading and class."""
+"""The columns to show, with their headings and classes."""
 
 _NUMBERS = ("label", "s_u", "s_r", "s_0", "s_u_untrained", "s_r_untrained", "reward_lc", "reward_ic")
 _LISTS = ("invented", "invented_untrained", "liked", "disliked")
 
 
 class Browser(NamedTuple):
-    """What the template shows."""
+    """What the template needs."""
 
     json: Markup
     headings: list[tuple[str, str, str]]
     stages: list[str]
     invented: bool
-    """Whether invented titles were looked for."""
+    """Whether explanations were searched for invented titles."""
     total: int
-    """Rows that there are."""
+    """Number of rows of the runs."""
     shown: int
-    """Rows that are in the file."""
+    """Number of rows in the file."""
 
 
 def browser(runs: Sequence[Run], limit: int) -> Browser | None:
-    """All test rows first, then as many of each stage's training rows as there is room for, evenly spaced.
+    """All test rows, then evenly spaced training rows of each stage, up to the limit.
 
     Args:
-        runs: whose explanations are shown.
-        limit: rows in all.
+        runs: the runs of the report.
+        limit: largest number of rows.
     """
     stages: dict[str, None] = {}
     parts: list[tuple[int, str, pl.DataFrame]] = []
@@ -62,7 +62,7 @@ def browser(runs: Sequence[Run], limit: int) -> Browser | None:
         stages |= dict.fromkeys(stage for stage, frame in found.items() if frame.height)
     if not parts:
         return None
-    # the shortest first, so that what they leave of their share goes to the others
+    # the shortest first, so that the others get what is left of its share
     order = sorted(range(len(parts)), key=lambda i: (parts[i][1] != "test", parts[i][2].height))
     room, taken = limit, {}
     tests = sum(stage == "test" for _, stage, _ in parts)
@@ -99,7 +99,7 @@ def browser(runs: Sequence[Run], limit: int) -> Browser | None:
 
 
 def script_json(content: object) -> Markup:
-    """JSON that may stand in a script element: nothing in it ends the element or opens a comment."""
+    """JSON for a script element: nothing in it ends the element or opens a comment."""
     text = json.dumps(content, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
     for character in "<>&\u2028\u2029":
         text = text.replace(character, f"\\u{ord(character):04x}")
@@ -112,7 +112,7 @@ def _spaced(frame: pl.DataFrame, count: int) -> pl.DataFrame:
 
 
 def _columns(run: int, stage: int, frame: pl.DataFrame) -> dict[str, list[Any]]:
-    """What is shown of the rows, by column; a column that holds nothing is left out."""
+    """The columns to show, without those that are empty."""
     made: dict[str, list[Any]] = {"run": [run] * frame.height, "stage": [stage] * frame.height}
     texts = {"text": "text", "before": "text_untrained", "target": "target"}
     for key, column in texts.items():

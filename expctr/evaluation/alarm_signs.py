@@ -1,13 +1,13 @@
-"""What a batch of sentences looks like when a policy games its reward: pure functions of strings and numbers."""
+"""The signs of reward hacking that `alarms` watches: pure functions of texts and scores."""
 
 from collections.abc import Sequence
 
 NGRAM = 3
-"""Words of the runs that `repeated` counts: shorter ones repeat in good sentences, too."""
+"""Length of the n-grams that `repeated` counts. Shorter ones also repeat in good sentences."""
 
 
 def unique(texts: Sequence[str], samples: Sequence[int]) -> float:
-    """Distinct sentences per distinct sample, at most 1: several responses to a prompt may well agree."""
+    """Distinct sentences per distinct sample, at most 1, since several responses to one prompt may agree."""
     return min(1.0, len(set(texts)) / max(1, len(set(samples))))
 
 
@@ -17,38 +17,38 @@ def words(texts: Sequence[str]) -> float:
 
 
 def repeated(texts: Sequence[str], n: int = NGRAM) -> float:
-    """Share of a sentence's runs of `n` words that stood in it before (0 in a shorter one), a mean over sentences."""
+    """Share of a sentence's n-grams that occurred in it before (0 in a shorter sentence), averaged over sentences."""
     return sum(_repeated(text.lower().split(), n) for text in texts) / max(1, len(texts))
 
 
 def _repeated(tokens: list[str], n: int) -> float:
-    runs = [tuple(tokens[i : i + n]) for i in range(len(tokens) - n + 1)]
-    return 1 - len(set(runs)) / len(runs) if runs else 0.0
+    ngrams = [tuple(tokens[i : i + n]) for i in range(len(tokens) - n + 1)]
+    return 1 - len(set(ngrams)) / len(ngrams) if ngrams else 0.0
 
 
 def positive(scores: Sequence[float]) -> float:
-    """Share of scores above one half."""
+    """Share of scores above 0.5."""
     return sum(score > 0.5 for score in scores) / max(1, len(scores))
 
 
 def saturated(scores: Sequence[float], margin: float = 0.02) -> float:
-    """Share of scores within the margin of 0 or 1."""
+    """Share of scores within `margin` of 0 or 1."""
     return sum(min(score, 1 - score) <= margin for score in scores) / max(1, len(scores))
 
 
 def reward_gap(
     train: Sequence[float], train_labels: Sequence[float], held_out: Sequence[float], held_out_labels: Sequence[float]
 ) -> float:
-    """Mean training reward minus mean held-out reward, label by label.
+    """Mean training reward minus mean held-out reward, taken within each label.
 
-    Each label's difference counts by its share of the held-out rows: where rollouts are balanced, a policy that says
-    the same of everyone would else differ from itself. A label that either side lacks is left out.
+    The difference of a label is weighted by its share of the held-out rows. Otherwise a policy that says the same about
+    everyone would have a gap wherever training batches are balanced. A label that either side lacks is left out.
 
     Args:
         train: raw rewards.
-        train_labels: 0 or 1, like `train`.
+        train_labels: 0 or 1, one per reward.
         held_out: raw rewards.
-        held_out_labels: 0 or 1, like `held_out`.
+        held_out_labels: 0 or 1, one per reward.
     """
     total, rows = 0.0, 0
     for label in (0, 1):

@@ -1,4 +1,4 @@
-"""What is told of a test whose rows leave something out: a note says so, and the rest is there."""
+"""The assessment of a test whose rows leave something out: a note says so, and the rest is there."""
 
 import json
 import math
@@ -11,8 +11,8 @@ import torch
 
 from expctr.data.batches import Nouns, SampleText
 from expctr.evaluation import audit, quality
+from expctr.evaluation.assessment import Assessment, assess, query_models
 from expctr.evaluation.table import ResultTable
-from expctr.evaluation.tested import Told, ask, tell
 
 ROWS = 12
 GIVEN = [SampleText(f"Film {i}", ("Heat",), ("Casper",)) for i in range(ROWS)]
@@ -23,7 +23,7 @@ NO_CTR = ("s_r", "s_0", "s_r_untrained")
 class Fake:
     """What a tested module shows and answers; its CTR model reads nothing but verdicts."""
 
-    seed = 0
+    models = SimpleNamespace(seed=0, encoder=None)
 
     def __init__(
         self, labels: list[float], texts: list[str], ctr: bool, given: list[SampleText], rows_each: int = 1
@@ -52,19 +52,19 @@ class Fake:
         return ["They will hate it."] * len(prompts), [0.3] * len(prompts)
 
 
-def told(
+def assessed(
     labels: list[float] | None = None,
     texts: list[str] | None = None,
     ctr: bool = True,
     given: list[SampleText] | None = None,
     rows_each: int = 1,
-) -> Told:
+) -> Assessment:
     given = given or GIVEN
     fake: Any = Fake(labels or [float(i % 2) for i in range(ROWS)], texts or LIKING, ctr, given, rows_each)
-    return tell(fake, given, ask(fake, given, counterfactual_rows=4))
+    return assess(fake, given, query_models(fake, given, counterfactual_rows=4))
 
 
-def shown(found: Told) -> str:
+def shown(found: Assessment) -> str:
     """As the console, table.json and test.parquet have it, all of which must be made."""
     json.dumps(
         ResultTable("", 1, 0.5, 0.5, 0.7, 0.7, {}, quality=found.quality, audit=found.audit).to_dict(), allow_nan=False
@@ -74,17 +74,17 @@ def shown(found: Told) -> str:
 
 
 def test_with_everything_there_nothing_is_left_out() -> None:
-    found = told()
+    found = assessed()
     assert found.notes == []
-    assert set(found.audit) == {"ablations", "gain", "counterfactuals", "leakage"}
+    assert set(found.audit) == {"ablations", "gain", "agreement", "counterfactuals", "leakage"}
     said = shown(found)
-    assert "explanations move its AUC by" in said
-    assert "name the target's title: 100.0% (untrained 100.0%)" in said
+    assert "Explanations change the AUC of ExpCTR-Aug by" in said
+    assert "Name the target's title: 100.0% (untrained 100.0%)" in said
 
 
 def test_intervals_of_all_that_is_told_are_over_users() -> None:
     """All rows one user's: values stay, and nothing tells how another would differ."""
-    rows, one = told(), told(rows_each=ROWS)
+    rows, one = assessed(), assessed(rows_each=ROWS)
     for name in ("total", "verdict", "reason"):
         assert one.audit["gain"][name].value == rows.audit["gain"][name].value
         assert math.isnan(one.audit["gain"][name].low)
@@ -98,26 +98,28 @@ def test_intervals_of_all_that_is_told_are_over_users() -> None:
 
 
 def test_labels_all_alike_leave_no_auc() -> None:
-    found = told([1.0] * ROWS)
-    assert found.notes == ["all test rows have the same label: there is no AUC to split, and no label to give away"]
+    found = assessed([1.0] * ROWS)
+    assert found.notes == [
+        "all test rows have the same label, so AUC, its gain and the leakage of labels are undefined"
+    ]
     assert "gain" not in found.audit
     assert found.audit["counterfactuals"]["swapped history"]["rows"] == 4
     assert math.isnan(found.audit["leakage"]["auc"].value)
-    assert "the label from the words alone: AUC -" in shown(found)
+    assert "The label predicted from the words alone: AUC -" in shown(found)
 
 
 def test_without_a_ctr_model_the_gain_is_left_out() -> None:
-    found = told(ctr=False)
-    assert found.notes == ["no CTR model is trained yet: where its gain comes from is left out"]
+    found = assessed(ctr=False)
+    assert found.notes == ["no CTR model is trained yet, so the audit of its gain is missing"]
     assert "s_r" not in found.audit["counterfactuals"]["swapped history"]
     assert "verdict_agrees_s_u" in found.quality["trained"]
     assert "verdict_agrees_s_r" not in found.quality["trained"]
-    assert "swapped history (4 rows): moves s_u by" in shown(found)
+    assert "Swapped history (4 rows): changes s_u by" in shown(found)
 
 
 @pytest.mark.parametrize("empty", [1, ROWS])
 def test_empty_explanations_are_counted_and_the_others_measured(empty: int) -> None:
-    found = told(texts=["", " \n", "\t"][:empty] + [""] * (empty - 3) + LIKING[empty:])
+    found = assessed(texts=["", " \n", "\t"][:empty] + [""] * (empty - 3) + LIKING[empty:])
     assert found.notes == [f"{empty} of {ROWS} explanations of the trained model are empty"]
     assert found.quality["trained"]["empty"].value == empty / ROWS
     assert found.quality["untrained"]["empty"].value == 0
@@ -127,18 +129,18 @@ def test_empty_explanations_are_counted_and_the_others_measured(empty: int) -> N
 
 
 def test_without_titles_none_is_looked_for() -> None:
-    found = told(given=[SampleText("")] * ROWS)
-    assert "no prompt has a title, so there was none to look for in the explanations" in found.notes
+    found = assessed(given=[SampleText("")] * ROWS)
+    assert "no prompt contains a title, so explanations were not searched for titles" in found.notes
     assert math.isnan(found.quality["trained"]["names_history"].value)
     assert found.audit.get("counterfactuals") is None
     assert found.quality["trained"]["words"].value > 1
-    assert "words: " in shown(found)
+    assert "Words per sentence: " in shown(found)
 
 
 def test_no_rows_are_changed_where_none_are_asked_for() -> None:
     fake: Any = Fake([0.0, 1.0] * (ROWS // 2), LIKING, True, GIVEN)
-    asked = ask(fake, GIVEN, counterfactual_rows=0)
-    assert asked.counterfactuals == {}
-    assert "counterfactuals" not in tell(fake, GIVEN, asked).audit
-    assert set(asked.scores) >= {"real", "none", "untrained", "shuffled", "no verdict words"}
-    assert torch.tensor(asked.scores["shuffled"]).shape == (audit.SHUFFLES, ROWS)
+    outputs = query_models(fake, GIVEN, counterfactual_rows=0)
+    assert outputs.counterfactuals == {}
+    assert "counterfactuals" not in assess(fake, GIVEN, outputs).audit
+    assert set(outputs.scores) >= {"real", "none", "untrained", "shuffled", "no verdict words"}
+    assert torch.tensor(outputs.scores["shuffled"]).shape == (audit.SHUFFLES, ROWS)

@@ -2,7 +2,7 @@
 
 import pytest
 
-from expctr.evaluation.textstats import positive, repeated, reward_gap, saturated, unique, words
+from expctr.evaluation.alarm_signs import positive, repeated, reward_gap, saturated, unique, words
 
 
 def test_distinct_sentences_are_counted_by_the_sample() -> None:

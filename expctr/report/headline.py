@@ -1,0 +1,169 @@
+"""The report's first screen: whether training helped, and whether the explanations are faithful to the model.
+
+All numbers are read from table.json. The words follow from their intervals.
+"""
+
+import math
+from typing import Literal, NamedTuple
+
+from expctr.report.figures import interval
+from expctr.report.run import Run, estimate, number, section
+from expctr.systems import AUG, GAINS, LLM, Estimate
+
+Finding = Literal["higher", "lower", "unclear"]
+
+
+class ComparedAUC(NamedTuple):
+    """The AUC of two systems on the same test rows."""
+
+    title: str
+    values: tuple[float, float]
+    phrases: tuple[str, str]
+    """What tells the two systems apart, such as "after training"."""
+    gain: Estimate
+
+    @property
+    def finding(self) -> Finding:
+        """Whether the second system's AUC is higher or lower, if the interval of the difference excludes 0."""
+        return "higher" if self.gain.low > 0 else "lower" if self.gain.high < 0 else "unclear"
+
+    @property
+    def sentence(self) -> str:
+        """The comparison in words and numbers."""
+        first, second = self.phrases
+        start = "No clear difference" if self.finding == "unclear" else f"AUC is {self.finding} {second}"
+        a, b = self.values
+        difference = interval(self.gain, signed=True)
+        return f"{start}: {a:.4f} {first}, {b:.4f} {second}; difference {difference}."
+
+
+class Fact(NamedTuple):
+    """A share of the explanations."""
+
+    title: str
+    value: Estimate
+    chance: float | None = None
+    """The share expected by chance."""
+
+    @property
+    def sentence(self) -> str:
+        """The share with its interval, such as `71.2% (67.3% to 74.8%)`."""
+        value, low, high = self.value
+        shown = f"{value:.1%}" if math.isnan(low) else f"{value:.1%} ({low:.1%} to {high:.1%})"
+        return shown + ("." if self.chance is None else f"; by chance {self.chance:.1%}.")
+
+
+class Answer(NamedTuple):
+    """The answer to one of the two questions."""
+
+    question: str
+    word: str
+    """Yes, Partly, Mixed, No, Not shown or Unknown."""
+    why: str
+    """A sentence on the reason for the word."""
+    comparisons: list[ComparedAUC]
+    facts: list[Fact]
+    cautions: list[tuple[str, str]]
+    """What the word must not hide, each with its numbers."""
+
+
+def headline(run: Run) -> list[Answer]:
+    """The answers to both questions."""
+    return [_training(run), _faithfulness(run)]
+
+
+def compared(run: Run, key: str) -> ComparedAUC | None:
+    """A comparison of `GAINS`; `None` where table.json does not have it."""
+    entry = section(run.table, "gains", key)
+    systems = section(run.table, "systems") | section(run.table, "sources")
+    first, second = (estimate(section(systems, str(entry.get(name))).get("auc")) for name in ("first", "second"))
+    gain = estimate(entry.get("auc"))
+    if not (first and second and gain):
+        return None
+    return ComparedAUC(GAINS[key].title, (first.value, second.value), GAINS[key].phrases, gain)
+
+
+def _training(run: Run) -> Answer:
+    verdict, ctr, text = (compared(run, key) for key in ("llm_training", "aug_training", "aug_text"))
+    found = [comparison.finding for comparison in (verdict, ctr) if comparison]
+    if not found:
+        word, why = "Unknown", "table.json has no comparison of the explanations before and after training."
+    elif {"higher", "lower"} <= {*found}:
+        word, why = "Mixed", "One of the two predictions became better and the other one worse."
+    elif "lower" in found:
+        word, why = "No", "Predictions are worse with the trained model's explanations than with the untrained model's."
+    elif found == ["higher", "higher"]:
+        word, why = "Yes", "Both predictions are better with the trained model's explanations."
+    elif verdict and verdict.finding == "higher":
+        word, why = "Partly", "The language model's verdict on its sentence became better"
+        why += "; for the CTR model, the difference may be chance." if ctr else "."
+    elif "higher" in found:
+        word, why = "Partly", "The CTR model became better; for the language model, the difference may be chance."
+    else:
+        word, why = "Not shown", "The differences between before and after training may be chance."
+    comparisons = [comparison for comparison in (verdict, ctr, text) if comparison]
+    return Answer("Did training help?", word, why, comparisons, [], _cautions(run))
+
+
+def _faithfulness(run: Run) -> Answer:
+    own_row, reason, agreement = compared(run, "aug_own_row"), _reason(run), _agreement(run)
+    facts = [agreement] if agreement else []
+    facts += [
+        Fact(f"A changed prompt has the expected effect: {kind}", value)
+        for kind, row in section(run.table, "audit", "counterfactuals").items()
+        if (value := estimate(section(row).get("expected")))
+    ]
+    if invented := estimate(section(run.table, "quality", "trained").get("invented")):
+        facts.append(Fact("Sentences that name an invented title", invented))
+    used = own_row is not None and own_row.finding == "higher"
+    agrees = agreement is not None and agreement.value.low > (agreement.chance or 0.5)
+    if own_row is None and agreement is None:
+        word, why = "Unknown", "table.json has no test of the CTR model on other explanations."
+    elif used and agrees:
+        word = "Yes" if reason and reason.finding == "higher" else "Partly"
+        why = "The CTR model uses the sentence, and agrees with its verdict more often than by chance"
+        if word == "Yes":
+            why += ". The sentence's reasons help in addition to its verdict."
+        elif reason:
+            why += ". Whether the sentence's reasons help in addition to its verdict is not clear."
+        else:
+            why += ". Whether the sentence's reasons help in addition to its verdict was not tested."
+    elif used:
+        word = "Partly"
+        why = "The CTR model uses the sentence, but its agreement with the sentence's verdict may be chance."
+    elif agrees:
+        word = "Not shown"
+        why = "The CTR model agrees with the sentence's verdict, but another row's sentence may serve as well."
+    else:
+        word, why = "Not shown", "There is no evidence that the CTR model's score depends on the sentence."
+    comparisons = [comparison for comparison in (own_row, reason) if comparison]
+    return Answer("Are the explanations faithful to the model?", word, why, comparisons, facts, [])
+
+
+def _reason(run: Run) -> ComparedAUC | None:
+    """The worth of a row's own reasons, compared with those of another row that has the same verdict."""
+    ablations = section(run.table, "audit", "ablations")
+    other, own = (estimate(section(ablations, name).get("auc")) for name in ("shuffled within verdict", "real"))
+    gain = estimate(section(run.table, "audit", "gain").get("reason"))
+    if not (other and own and gain):
+        return None
+    phrases = ("with another row's reasons for the same verdict", "with its own reasons")
+    return ComparedAUC("CTR model, reasons in addition to verdicts", (other.value, own.value), phrases, gain)
+
+
+def _agreement(run: Run) -> Fact | None:
+    """How often the language model's and the CTR model's score are on the same side of 0.5."""
+    entry = section(run.table, "audit", "agreement")
+    share = estimate(entry.get("share"))
+    return share and Fact("Both models' scores are on the same side of 0.5", share, number(entry.get("chance")))
+
+
+def _cautions(run: Run) -> list[tuple[str, str]]:
+    """Systems whose scores are worse probabilities than a constant."""
+    constant, cautions = number(run.table.get("constant_logloss")), []
+    for system in (LLM, AUG):
+        found = estimate(section(run.table, "systems", system.name).get("logloss"))
+        if found and found.low > constant:
+            numbers = f"LogLoss {interval(found)}; a constant score has {constant:.4f}."
+            cautions.append((f"The scores of {system.name} are not usable as probabilities", numbers))
+    return cautions
