@@ -63,21 +63,21 @@ def main(args: Sequence[str] | None = None) -> None:
         print(f"error: there is no command {command!r}; {hint}", file=sys.stderr)
         raise SystemExit(2)
     else:
-        _run(given if args is None else list(args), command, rest)
+        _run(given)
 
 
-def _run(given: list[str], command: str, rest: list[str]) -> None:
+def _run(given: list[str]) -> None:
     """Run a command that needs torch."""
     # threads that wait by spinning make small tensors many times slower where another process wants the cores
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     silence_libraries()
-    gc.disable()  # the many objects that imports make are never freed, and looking through them takes a fifth of the time
-    if command == "explain":
+    gc.disable()  # imports make many objects that are never freed: looking through them takes a fifth of the time
+    if given[0] == "explain":
         from expctr.cli.explain_untrained import can_answer
         from expctr.cli.explain_untrained import main as explain
 
-        if can_answer(rest):
-            explain(rest)
+        if can_answer(given[1:]):
+            explain(given[1:])
             return
     from expctr.cli.app import run
 

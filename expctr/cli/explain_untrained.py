@@ -60,6 +60,7 @@ def explain_untrained(target: str, liked: Sequence[str], disliked: Sequence[str]
     import polars as pl
     import torch
     import yaml  # type: ignore[import-untyped]
+    from transformers.utils.logging import disable_progress_bar
 
     from expctr.data.batches import SampleText
     from expctr.data.catalogue import Item
@@ -82,6 +83,7 @@ def explain_untrained(target: str, liked: Sequence[str], disliked: Sequence[str]
     explainer = PPOExplainerModule(
         LLMOptions(**options["llm"]), rollout=RolloutOptions(**options["rollout"]), lc=LCOptions(**options["lc"])
     )
+    disable_progress_bar()
     explainer.build(MovieLensDataModule("").nouns)
     start = perf_counter()
     with torch.no_grad():
