@@ -78,6 +78,7 @@ def _run(given: list[str]) -> None:
 
         if can_answer(given[1:]):
             explain(given[1:])
+            gc.enable()
             return
     from expctr.cli.app import run
 

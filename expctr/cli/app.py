@@ -3,6 +3,7 @@
 import signal
 import sys
 from collections.abc import Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from pkgutil import resolve_name
 from typing import Any
@@ -120,10 +121,12 @@ class ExpCTRCLI(LightningCLI):
             now = self._parser(self.subcommand).dump(config, skip_unset=False, skip_validation=True)
             check_same_options(yaml.safe_load(now), yaml.safe_load(made.read_text(encoding="utf-8")))
 
-    def before_fit(self) -> None:
-        """Lock the run's folder against another fit."""
-        if self.trainer.is_global_zero:
-            self._lock = hold(Path(self.trainer.default_root_dir))
+    def fit(self, **kwargs: Any) -> None:
+        """Train, with the run's folder locked against another fit."""
+        with ExitStack() as stack:
+            if self.trainer.is_global_zero:
+                stack.callback(hold(Path(self.trainer.default_root_dir)).release)
+            self.trainer.fit(**kwargs)
 
     def instantiate_classes(self) -> None:
         """Make model, data and trainer. An error that they raise is an error of the config."""

@@ -69,7 +69,7 @@ def nearest_options(name: str, known: Sequence[str], count: int = 3) -> list[str
     """The known options that an unknown one may stand for: the same in another group, or a similar spelling."""
     if inner := [option for option in known if option.endswith(f".{name}")]:
         return inner[:count]
-    if similar := get_close_matches(name, known, count, 0.75):
+    if similar := get_close_matches(name, known, count, 0.85):
         return similar
     last = name.rpartition(".")[2]
     return [option for option in known if option.rpartition(".")[2] == last][:count] or get_close_matches(
