@@ -5,7 +5,6 @@ import os
 import resource
 import subprocess
 import sys
-import sysconfig
 from pathlib import Path
 
 import pytest
@@ -22,10 +21,10 @@ class Environment:
         run([sys.executable, "-m", "venv", "--without-pip", folder], folder.parent)
         self.bin = folder / "bin"
         (site,) = (folder / "lib").glob("python*/site-packages")
+        borrowed = [path for path in sys.path if path.endswith("-packages")]  # with the build backend
+        (site / "borrowed.pth").write_text("\n".join(borrowed) + "\n", encoding="utf-8")
         pip = [sys.executable, "-m", "pip", "--python", self.bin / "python", "install", "--quiet", "--no-deps"]
-        # the build backend is one of the borrowed packages
         run([*pip, "--no-index", "--no-build-isolation", *install], folder.parent)
-        (site / "borrowed.pth").write_text(sysconfig.get_path("purelib") + "\n", encoding="utf-8")
 
     def __call__(self, *args: object, cwd: Path) -> str:
         """Run a program of the environment and return what it printed."""

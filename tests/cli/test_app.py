@@ -43,10 +43,9 @@ def printed(capsys: pytest.CaptureFixture[str]) -> Callable[..., str]:
     """Runs a command line in this process that ends after printing, and returns what it printed."""
 
     def run_printing(*args: object) -> str:
-        try:
+        with pytest.raises(SystemExit) as stop:
             run_cli([str(arg) for arg in args])
-        except SystemExit as stop:
-            assert not stop.code
+        assert not stop.value.code
         return capsys.readouterr().out
 
     return run_printing

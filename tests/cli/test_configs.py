@@ -23,7 +23,6 @@ def test_a_config_begins_with_its_description(name: str) -> None:
     path = packaged_configs()[name]
     assert path.read_text(encoding="utf-8").startswith("# ")
     assert 20 < len(describe(path)) < 120
-    assert describe(path).endswith(".")
 
 
 @pytest.mark.parametrize("name", ["quickstart", "quickstart.yaml", "configs/quickstart.yaml"])
@@ -40,7 +39,7 @@ def test_a_file_comes_before_a_packaged_config(tmp_path: Path, monkeypatch: pyte
 
 
 def test_an_unknown_config_is_answered_with_the_nearest() -> None:
-    with pytest.raises(UserError, match="no file quickstrt, .* the nearest packaged configs: quickstart"):
+    with pytest.raises(UserError, match=r"no file quickstrt, .* the nearest packaged configs: quickstart"):
         find_config("quickstrt")
     with pytest.raises(UserError, match="expctr configs lists the packaged configs"):
         find_config("/nowhere/zzz.yaml")

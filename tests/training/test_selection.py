@@ -69,7 +69,7 @@ def test_options_of_the_model_and_the_data_must_be_the_runs() -> None:
     check_same_options(config(data=moved), config())  # the module of a class, and where the data are, may change
     newer = {**moved, "init_args": {**moved["init_args"], "new_option": 1}}  # type: ignore[dict-item]
     check_same_options(config(data=newer), config())
-    with pytest.raises(UserError, match="^seed_everything is 2 and the run was made with 1: give the run's value"):
+    with pytest.raises(UserError, match=r"^seed_everything is 2 and the run was made with 1: give the run's value"):
         check_same_options(config(seed_everything=2), config())
     other = {"class_path": "expctr.AmazonBooksDataModule", "init_args": {"rollout_batch_size": 4}}
     with pytest.raises(UserError, match=r"^data.class_path is .*; data.init_args.rollout_batch_size is 4 and"):
