@@ -6,48 +6,89 @@ import os
 import sys
 import warnings
 from collections.abc import Sequence
+from difflib import get_close_matches
 
-OVERVIEW = """\
-usage: expctr COMMAND [--config FILE ...] [--OPTION VALUE ...]
+from expctr import __version__
 
-commands:
-  fit        train all stages; --ckpt_path last goes on after a stop
-  validate   the validation split's metrics
-  test       the result table: console, table.json, table.md
-  predict    one row a sample: explanation and scores (parquet)
-  explain    one user and one target: the sentence, the scores, and what moved them
-  prepare    read the raw files, make the samples, print what became of the rows
-  plan       before a run: memory of a device by stage, tokens, FLOPs, hours
-  report     RUN [RUN ...] [--out FILE]: what runs came to, as one HTML file
-  export     the adapter for PEFT and the CTR models, for use without expctr
+COMMANDS = {
+    "fit": "train all stages; --ckpt_path last resumes an interrupted run",
+    "validate": "print the metrics of the validation split",
+    "test": "write the result table: console, table.json, table.md",
+    "predict": "write the explanation and the scores of each row (parquet)",
+    "explain": "explain one choice; without --config by the shipped, untrained model",
+    "prepare": "read the raw files, draw the samples, and print the counts",
+    "plan": "forecast memory per device and stage, tokens, FLOPs and hours",
+    "report": "RUN [RUN ...] [--out FILE]: write an HTML report on finished runs",
+    "export": "write the adapter for PEFT and the CTR models, for use without expctr",
+    "configs": "[NAME] [--out FILE]: list the shipped configs, or copy one out",
+}
 
-expctr COMMAND --help lists the options of a command."""
+OVERVIEW = "\n".join(
+    [
+        "usage: expctr COMMAND [--config NAME_OR_FILE ...] [--OPTION VALUE ...]",
+        "",
+        "commands:",
+        *(f"  {command:10} {description}" for command, description in COMMANDS.items()),
+        "",
+        "expctr COMMAND --help lists the options of a command; expctr --version prints the version.",
+        'A first answer, without training: expctr explain --liked "Heat|Fargo" --disliked "Casper" --target "Seven"',
+    ]
+)
 
 
 def main(args: Sequence[str] | None = None) -> None:
-    """Run the command line; `args` in place of `sys.argv`, for tests."""
+    """Run the command line.
+
+    Args:
+        args: the arguments, in place of `sys.argv`, for tests.
+    """
     given = sys.argv[1:] if args is None else list(args)
-    if given in (["--help"], ["-h"]):
-        print(OVERVIEW)  # it needs none of the seconds that importing torch and Lightning takes
-        return
-    if given[:1] == ["report"]:
+    command, rest = (given[0], given[1:]) if given else ("--help", [])
+    # these commands answer at once: they import neither torch nor Lightning
+    if command in ("--help", "-h"):
+        print(OVERVIEW)
+    elif command == "--version":
+        print(f"expctr {__version__}")
+    elif command == "report":
         from expctr.report.render import main as report
 
-        report(given[1:])
-        return
+        report(rest)
+    elif command == "configs":
+        from expctr.cli.configs import main as configs
+
+        configs(rest)
+    elif not command.startswith("-") and command not in COMMANDS:
+        nearest = get_close_matches(command, COMMANDS, 1)
+        hint = f"did you mean {nearest[0]}?" if nearest else f"the commands are {', '.join(COMMANDS)}"
+        print(f"error: there is no command {command!r}; {hint}", file=sys.stderr)
+        raise SystemExit(2)
+    else:
+        _run(given)
+
+
+def _run(given: list[str]) -> None:
+    """Run a command that needs torch."""
     # threads that wait by spinning make small tensors many times slower where another process wants the cores
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-    quiet()
-    gc.disable()  # what thousands of modules make stays: looking for garbage in it is a fifth of the imports' time
+    silence_libraries()
+    gc.disable()  # imports make many objects that are never freed: looking through them takes a fifth of the time
+    if given[0] == "explain":
+        from expctr.cli.explain_untrained import can_answer
+        from expctr.cli.explain_untrained import main as explain
+
+        if can_answer(given[1:]):
+            explain(given[1:])
+            gc.enable()
+            return
     from expctr.cli.app import run
 
     gc.freeze()
     gc.enable()
-    run(None if args is None else list(args))
+    run(given)
 
 
-def quiet() -> None:
-    """Drop what libraries say about things that are so on purpose, before they are imported."""
+def silence_libraries() -> None:
+    """Drop warnings of libraries about what is so on purpose, before these are imported."""
     logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # it misses an optional package for 4 bits on CPU
     for message in (
         "does not have many workers",  # batches are slices of tensors in memory

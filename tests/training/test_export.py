@@ -1,4 +1,4 @@
-"""What `expctr export` writes is the run's model, to programs that have never heard of this package."""
+"""What `expctr export` writes is the run's model, for programs that do not know this package."""
 
 import json
 from pathlib import Path
@@ -149,6 +149,7 @@ def test_cross_fitted_models_of_centred_texts_too(centred: Path, world: World, t
     mean = load_file(centred / "export" / "ctr" / "model.safetensors")["text_mean"]
     assert mean.norm() > 0.1  # enough to be missed
     assert_deepfm(world, centred, centred / "export", samples(world, "centred", tmp_path))
+    assert not (centred / "predictions.parquet").exists()  # an export predicts one row, which must leave no trace
 
 
 def test_a_model_of_a_finished_runs_explanations_too(centred: Path, world: World, tmp_path: Path) -> None:
@@ -291,7 +292,7 @@ def test_baselines_are_exported_too(world: World) -> None:
 def test_what_cannot_be_exported_is_said(out: Path, world: World) -> None:
     again = expctr("export", *world.options("one"))
     assert again.code == 2
-    assert f"{out} is there already and not empty" in again.output
+    assert f"{out} exists already and is not empty" in again.output
     icl = alone(world, "icl", f"--model.llm.path={world.folder / 'llm'}")
     expctr("fit", *icl).ok()
     assert "ICLModule trains nothing" in expctr("export", *icl).output

@@ -1,0 +1,123 @@
+"""The commands that Lightning's trainer does not have: prepare, plan, export, explain."""
+
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+import polars as pl
+from lightning.pytorch.callbacks import Callback
+
+from expctr.data.datamodules import RatingsDataModule
+from expctr.data.query import make_query
+from expctr.errors import UserError
+from expctr.evaluation.explain import ExplanationPrinter
+from expctr.evaluation.results import ResultWriter
+from expctr.modules.expctr import ExpCTRModule
+from expctr.training.export import Exporter
+from expctr.training.scheduler import StageScheduler
+
+
+class Trainer(L.Trainer):
+    """Lightning's trainer, with `prepare`, `plan`, `export` and `explain`."""
+
+    def prepare(self, model: L.LightningModule, datamodule: L.LightningDataModule) -> None:
+        """Read the raw files, draw the samples, and print the counts."""
+        datamodule.prepare_data()
+
+    def plan(
+        self,
+        model: L.LightningModule,
+        datamodule: L.LightningDataModule,
+        devices: int = 1,
+        memory: str = "80GB",
+        prompt_tokens: int | None = None,
+        processor: bool = False,
+        samples: int | None = None,
+        tflops: float = 312.0,
+        utilisation: float = 0.3,
+        json: bool = False,
+    ) -> None:
+        """Forecast a run's memory, steps, tokens and hours from the language model's config. Nothing is trained.
+
+        Args:
+            model: the config's model.
+            datamodule: the config's data; only its options are used.
+            devices: number of devices that share the run.
+            memory: memory of each device, such as 80GB or 24GiB.
+            prompt_tokens: length of the longest prompt; null for the limit, prompts.prompt_tokens.
+            processor: the run is on CPUs instead of GPUs.
+            samples: number of samples over all splits; null for data.samples.max_samples.
+            tflops: peak rate of each device, in 10^12 operations per second; 312 is an A100's or A800's in bfloat16.
+            utilisation: the share of the peak rate that the whole run reaches.
+            json: print one line of JSON, with memory in bytes.
+        """
+        if not isinstance(model, ExpCTRModule):
+            raise UserError(f"model: plan needs ExpCTRModule, not {type(model).__name__}")
+        from expctr.planning.output import PlanOptions, print_plan  # it imports peft, which --help can do without
+
+        options = PlanOptions(devices, memory, prompt_tokens, processor, samples, tflops, utilisation, json)
+        (stages,) = [callback for callback in vars(self)["callbacks"] if isinstance(callback, StageScheduler)]
+        print_plan(model.explainer, datamodule, stages.plan, options)
+
+    def export(
+        self,
+        model: L.LightningModule,
+        datamodule: RatingsDataModule,
+        ckpt_path: str | None = None,
+        out: str | None = None,
+        merged: bool = False,
+    ) -> None:
+        """Write the trained weights to files that need no expctr: the adapter for PEFT, the rest as safetensors.
+
+        Args:
+            model: the run's module.
+            datamodule: the run's data.
+            ckpt_path: the checkpoint; null or `last` for the run's newest.
+            out: the new folder; null for `export` in the run's folder.
+            merged: also write the language model with the adapter merged into its weights, in float32.
+        """
+        run = Path(self.default_root_dir)
+        exporter = Exporter(model, Path(out or run / "export"), merged, run / "config.yaml")
+        datamodule.setup()
+        self._predict_for(exporter, model, datamodule, datamodule.samples.head(1), ckpt_path)
+
+    def explain(
+        self,
+        model: L.LightningModule,
+        datamodule: RatingsDataModule,
+        target: str = "",
+        user: str | None = None,
+        liked: list[str] | str | None = None,
+        disliked: list[str] | str | None = None,
+        json: bool = False,
+        ckpt_path: str | None = None,
+    ) -> None:
+        """Explain one choice: the sentence, the scores, and the title of the history that moved them most.
+
+        Args:
+            model: the module of an ExpCTR run.
+            datamodule: the run's data.
+            target: the title in question, or an item's id (id:7, where a title reads like an id).
+            user: a user's id, as in the ratings file.
+            liked: in place of a user: titles that a person likes, oldest first; a JSON list, or separated by |.
+            disliked: titles that the person dislikes, likewise.
+            json: print one line of JSON; expctr.evaluation.explain.answer documents its keys.
+            ckpt_path: the checkpoint; null or `last` for the run's newest.
+        """
+        datamodule.setup()
+        question = make_query(datamodule, user, liked, disliked, target)
+        self._predict_for(ExplanationPrinter(question, json), model, datamodule, question.rows, ckpt_path)
+
+    def _predict_for(
+        self,
+        callback: Callback,
+        model: L.LightningModule,
+        datamodule: RatingsDataModule,
+        rows: pl.DataFrame,
+        ckpt_path: str | None,
+    ) -> None:
+        """Predict some rows for a callback, in place of the one that writes predictions.parquet."""
+        datamodule.query_rows = rows
+        others: list[Any] = [other for other in vars(self)["callbacks"] if not isinstance(other, ResultWriter)]
+        self.callbacks = [*others, callback]
+        self.predict(model, None, datamodule, return_predictions=False, ckpt_path=ckpt_path, weights_only=True)

@@ -1,0 +1,81 @@
+"""The configs that ship with the package, and `expctr configs`, which lists them and copies one out."""
+
+import argparse
+from collections.abc import Sequence
+from difflib import get_close_matches
+from pathlib import Path
+
+import expctr
+from expctr.cli.errors import exit_with_error
+from expctr.errors import UserError
+
+PACKAGE = Path(expctr.__file__).parent
+
+
+def main(args: Sequence[str]) -> None:
+    """Run `expctr configs`."""
+    parser = argparse.ArgumentParser(
+        prog="expctr configs", description="List the configs that ship with expctr, or copy one to edit it."
+    )
+    parser.add_argument("name", nargs="?", help="the config to copy, for example quickstart")
+    parser.add_argument("--out", type=Path, metavar="FILE", help="the copy; default NAME.yaml in this folder")
+    options = parser.parse_args(args)
+    if options.name is None:
+        names = packaged_configs()
+        width = max(map(len, names))
+        print("\n".join(f"{name:{width}}  {describe(path)}" for name, path in names.items()))
+        return
+    try:
+        print(copy_config(options.name, options.out))
+    except UserError as error:
+        exit_with_error(error)
+
+
+def packaged_configs() -> dict[str, Path]:
+    """The configs by name; those in a folder are called FOLDER/NAME. A clone has them beside the package."""
+    folder = next(path for path in (PACKAGE / "configs", PACKAGE.parent / "configs") if path.is_dir())
+    paths = sorted(folder.rglob("*.yaml"), key=lambda path: (len(path.parts), path))
+    return {path.relative_to(folder).with_suffix("").as_posix(): path for path in paths}
+
+
+def describe(path: Path) -> str:
+    """The comment in a config's first line."""
+    return path.read_text(encoding="utf-8").splitlines()[0].lstrip("# ")
+
+
+def find_config(name: str) -> Path:
+    """A config file: the file of that name where there is one, else the packaged config.
+
+    Args:
+        name: a path, or the name of a packaged config, such as `quickstart`, `quickstart.yaml`, `configs/plus.yaml`.
+
+    Raises:
+        UserError: there is neither such a file nor such a config.
+    """
+    if Path(name).is_file():
+        return Path(name)
+    configs = packaged_configs()
+    plain = name.removesuffix(".yaml").removeprefix("configs/")
+    if plain in configs:
+        return configs[plain]
+    near = get_close_matches(plain, configs, 3)
+    hint = f"the nearest packaged configs: {', '.join(near)}" if near else "expctr configs lists the packaged configs"
+    raise UserError(f"config: there is no file {name}, and no packaged config of that name; {hint}")
+
+
+def copy_config(name: str, out: Path | None = None) -> Path:
+    """Copy a packaged config to a new file, by default NAME.yaml in the working folder; return its path.
+
+    Raises:
+        UserError: there is no such config, or the file exists already.
+    """
+    source = find_config(name)
+    out = out or Path(source.name)
+    try:
+        with out.open("x", encoding="utf-8") as file:
+            file.write(source.read_text(encoding="utf-8"))
+    except FileExistsError:
+        raise UserError(f"{out} exists already and was not changed: choose another file with --out") from None
+    except OSError as error:
+        raise UserError(f"{out} cannot be written: {error}") from error
+    return out

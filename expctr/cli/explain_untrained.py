@@ -1,0 +1,108 @@
+"""`expctr explain` without a config: the shipped nano model answers at once, untrained."""
+
+import argparse
+import json
+from collections.abc import Sequence
+from time import perf_counter
+from typing import Any
+
+from expctr.cli.configs import packaged_configs
+from expctr.cli.errors import exit_with_error
+from expctr.data.sample_rows import split_titles
+from expctr.errors import UserError
+
+NOTE = (
+    "untrained: this is the shipped nano model before any training, so expect a poor answer. Next: expctr fit --config "
+    "quickstart trains it, and --config quickstart makes this command use the trained run"
+)
+
+
+def can_answer(args: Sequence[str]) -> bool:
+    """Whether `expctr explain` with these options needs no config."""
+    return not _parser().parse_known_args(args)[1]
+
+
+def main(args: Sequence[str]) -> None:
+    """Run `expctr explain` with the shipped model."""
+    options = _parser().parse_args(args)
+    try:
+        found = explain_untrained(options.target, options.liked, options.disliked)
+    except UserError as error:
+        exit_with_error(error)
+    if options.json != "false":
+        print(json.dumps(found))
+    else:
+        from rich.console import Console
+
+        from expctr.evaluation.explain import show
+
+        Console().print(show(found))
+
+
+def explain_untrained(target: str, liked: Sequence[str], disliked: Sequence[str]) -> dict[str, Any]:
+    """Explain one choice with the shipped model, by the quickstart's options.
+
+    Args:
+        target: the title in question.
+        liked: titles that the person likes, oldest first.
+        disliked: titles that the person dislikes, oldest first.
+
+    Returns:
+        What `expctr.evaluation.explain.answer` returns; `trained`, which is False; and `seconds` without the imports.
+
+    Raises:
+        UserError: there is no target or no history.
+    """
+    if not target.strip() or not (liked or disliked):
+        raise UserError(
+            "nothing to explain: give a title as --target, and titles as --liked or --disliked; or a run's --config"
+        )
+    import polars as pl
+    import torch
+    import yaml  # type: ignore[import-untyped]
+    from transformers.utils.logging import disable_progress_bar
+
+    from expctr.data.batches import SampleText
+    from expctr.data.catalogue import Item
+    from expctr.data.datamodules import MovieLensDataModule
+    from expctr.data.query import Query
+    from expctr.data.sample_rows import HistoryEntry
+    from expctr.evaluation.explain import answer
+    from expctr.llm.loading import LLMOptions
+    from expctr.llm.rollout import RolloutOptions
+    from expctr.llm.yes_no import LCOptions
+    from expctr.rl.policy import Policy
+
+    history = [(title, True) for title in liked] + [(title, False) for title in disliked]
+    without = [[*history[:i], *history[i + 1 :]] for i in range(len(history))]
+    samples = [
+        SampleText(target, *(tuple(title for title, is_liked in row if is_liked is kind) for kind in (True, False)))
+        for row in (history, *without)
+    ]
+    options = yaml.safe_load(packaged_configs()["quickstart"].read_text())["model"]["init_args"]["explainer"]
+    policy = Policy(
+        LLMOptions(**options["llm"]), rollout=RolloutOptions(**options["rollout"]), lc=LCOptions(**options["lc"])
+    )
+    disable_progress_bar()
+    policy.build(MovieLensDataModule("").nouns)
+    start = perf_counter()
+    with torch.no_grad():
+        _, texts = policy.explain(samples)
+        columns = {"text": texts, "s_u": policy.lc_scorer.scores(samples, texts).tolist()}
+    rated = [HistoryEntry(Item("", title), is_liked) for title, is_liked in history]
+    rows = pl.DataFrame({"sample": range(len(samples))})
+    found = answer(Query("", Item("", target), rated, None, "", rows, []), columns, "")
+    return {**found, "notes": [NOTE], "trained": False, "seconds": round(perf_counter() - start, 3)}
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="expctr explain", add_help=False, allow_abbrev=False)
+    parser.add_argument("--target", default="")
+    for name in ("liked", "disliked"):
+        parser.add_argument(f"--{name}", type=_read_titles, default=())
+    parser.add_argument("--json", nargs="?", const="true", default="false", choices=("true", "false"))
+    return parser
+
+
+def _read_titles(text: str) -> tuple[str, ...]:
+    return tuple(json.loads(text)) if text.startswith("[") else split_titles(text)

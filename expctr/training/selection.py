@@ -1,0 +1,92 @@
+"""Which checkpoint a command uses, and whether it fits the command's config and strategy."""
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from expctr.errors import UserError
+from expctr.training.checkpoint import checkpoints, fault
+
+MAY_CHANGE = {f"data.init_args.{name}" for name in ("path", "cache_dir", "eval_batch_size", "people", "paper_dataset")}
+"""Options of the data that may differ from the run's: the vocabularies show whether the data are the same."""
+
+
+def select_checkpoint(command: str, ckpt_path: str | None, run: Path) -> Path | None:
+    """The checkpoint that a command loads.
+
+    Args:
+        command: `fit`, or a command that reads a trained run.
+        ckpt_path: the option: a path, `last` for the run's newest, or `None`. Only `fit` needs no checkpoint then.
+        run: the run's folder.
+
+    Returns:
+        `None` where `fit` starts from the beginning.
+
+    Raises:
+        UserError: `fit` would overwrite a run, or the checkpoint is missing or damaged.
+    """
+    folder = run / "checkpoints"
+    found = checkpoints(folder)
+    if command == "fit" and found and ckpt_path is None:
+        raise UserError(
+            f"{run} holds a run, last saved as {found[-1].stem}: resume it with --ckpt_path last, or choose another "
+            "folder with --trainer.default_root_dir"
+        )
+    if command == "fit" and not found and ckpt_path in (None, "last"):
+        return None
+    if not found and ckpt_path in (None, "last"):
+        raise UserError(f"there is no checkpoint in {folder}: run expctr fit with the same config first")
+    path = found[-1] if ckpt_path in (None, "last") else Path(str(ckpt_path))
+    if not path.exists():
+        raise UserError(f"ckpt_path: there is no {path}; --ckpt_path last selects the run's newest checkpoint")
+    if reason := fault(path):
+        good = next((other for other in reversed(found) if not fault(other)), None)
+        hint = f"use the run's newest intact one, --ckpt_path {good}" if good else "the run has no intact one"
+        raise UserError(f"ckpt_path: {path} cannot be used: {reason}; {hint}")
+    return path
+
+
+def check_same_options(now: Mapping[str, Any], then: Mapping[str, Any]) -> None:
+    """Refuse options of model and data that differ from those a run was made with.
+
+    Args:
+        now: the config of the command.
+        then: the run's config.
+
+    Raises:
+        UserError: naming up to three of them.
+    """
+    parts = ("seed_everything", "model", "data")
+    changes = [change for part in parts for change in _changes(now.get(part), then.get(part), part)]
+    if changes:
+        listed = "; ".join(changes[:3]) + ("; ..." if changes[3:] else "")
+        raise UserError(f"{listed}: give the run's value, or choose another --trainer.default_root_dir")
+
+
+def check_sharding(checkpoint: Path, sharded: bool) -> None:
+    """Refuse a checkpoint of a sharded run without sharding, and the other way round.
+
+    Args:
+        checkpoint: a sharded run's is a folder, others are files.
+        sharded: whether the trainer's strategy shards.
+
+    Raises:
+        UserError: they do not match.
+    """
+    if checkpoint.is_dir() != sharded:
+        fix = "remove the sharding strategy" if sharded else "add --config fsdp"
+        made = "without sharding" if sharded else "with sharding"
+        raise UserError(f"{checkpoint} was saved by a run {made}: {fix}")
+
+
+def _changes(now: Any, then: Any, name: str) -> Iterator[str]:
+    """The options that differ. One that only one of the two has belongs to another version of expctr."""
+    if isinstance(now, dict) and isinstance(then, dict):
+        for key in now:
+            if key == "class_path" and key in then:  # a class may have moved to another module
+                same = now[key].rpartition(".")[2] == then[key].rpartition(".")[2]
+                yield from () if same else _changes(now[key], then[key], f"{name}.{key}")
+            elif key in then and f"{name}.{key}" not in MAY_CHANGE:
+                yield from _changes(now[key], then[key], f"{name}.{key}")
+    elif now != then:
+        yield f"{name} is {now} and the run was made with {then}"

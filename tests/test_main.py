@@ -1,0 +1,52 @@
+"""The commands that answer at once, and the overview of all commands."""
+
+import subprocess
+import sys
+
+import pytest
+
+import expctr
+from expctr.__main__ import COMMANDS, main
+from expctr.cli.app import ExpCTRCLI
+
+
+@pytest.mark.parametrize("args", [[], ["--help"], ["-h"]])
+def test_the_overview_lists_every_command(args: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    main(args)
+    lines = capsys.readouterr().out.splitlines()
+    listed = [line.split()[0] for line in lines if line.startswith("  ")]
+    assert sorted(listed) == sorted([*ExpCTRCLI.subcommands(), "report", "configs"])
+
+
+def test_the_version(capsys: pytest.CaptureFixture[str]) -> None:
+    main(["--version"])
+    assert capsys.readouterr().out == f"expctr {expctr.__version__}\n"
+
+
+@pytest.mark.parametrize(
+    ("command", "hint"), [("fitt", "did you mean fit?"), ("zzz", f"the commands are {', '.join(COMMANDS)}")]
+)
+def test_a_misspelt_command_is_answered_with_the_nearest(
+    command: str, hint: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as stop:
+        main([command, "--config", "quickstart"])
+    assert stop.value.code == 2
+    assert capsys.readouterr().err == f"error: there is no command {command!r}; {hint}\n"
+
+
+def test_no_command_waits_for_a_library_that_it_does_not_need() -> None:
+    code = """
+import sys
+from expctr.__main__ import main
+
+main([])
+main(["--version"])
+main(["configs"])
+assert not {"torch", "lightning", "polars"} & set(sys.modules)
+from expctr.cli import app
+
+assert not {"peft", "bitsandbytes", "sentence_transformers"} & set(sys.modules)
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr

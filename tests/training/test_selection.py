@@ -1,0 +1,88 @@
+"""Which checkpoint a command uses, and what it refuses."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from expctr.errors import UserError
+from expctr.training.selection import check_same_options, check_sharding, select_checkpoint
+
+
+def save(run: Path, batch: int) -> Path:
+    path = run / "checkpoints" / f"epoch=0000-batch={batch:06d}.ckpt"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    torch.save({"features": {}, "loops": {}}, path)
+    return path
+
+
+@pytest.mark.parametrize("ckpt_path", [None, "last"])
+def test_a_fit_starts_from_the_beginning_where_there_is_no_checkpoint(ckpt_path: str | None, tmp_path: Path) -> None:
+    assert select_checkpoint("fit", ckpt_path, tmp_path) is None
+
+
+@pytest.mark.parametrize("command", ["validate", "test", "predict", "export", "explain"])
+@pytest.mark.parametrize("ckpt_path", [None, "last"])
+def test_other_commands_use_the_newest(command: str, ckpt_path: str | None, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="run expctr fit with the same config first"):
+        select_checkpoint(command, ckpt_path, tmp_path)
+    save(tmp_path, 1)
+    newest = save(tmp_path, 2)
+    assert select_checkpoint(command, ckpt_path, tmp_path) == newest
+
+
+def test_a_fit_resumes_only_if_asked_to(tmp_path: Path) -> None:
+    first, newest = save(tmp_path, 1), save(tmp_path, 2)
+    with pytest.raises(UserError, match="holds a run, last saved as epoch=0000-batch=000002: resume it with"):
+        select_checkpoint("fit", None, tmp_path)
+    assert select_checkpoint("fit", "last", tmp_path) == newest
+    assert select_checkpoint("fit", str(first), tmp_path) == first
+
+
+def test_a_checkpoint_by_path_must_exist(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="there is no /nowhere"):
+        select_checkpoint("fit", "/nowhere.ckpt", tmp_path)
+
+
+@pytest.mark.parametrize("intact", [True, False])
+def test_a_damaged_checkpoint_is_refused_and_the_newest_intact_one_named(intact: bool, tmp_path: Path) -> None:
+    good = save(tmp_path, 1)
+    damaged = save(tmp_path, 2)
+    damaged.write_bytes(damaged.read_bytes()[:-100])
+    if not intact:
+        good.unlink()
+    hint = f"--ckpt_path {good}" if intact else "the run has no intact one"
+    with pytest.raises(UserError, match=f"{damaged} cannot be used: .*{hint}"):
+        select_checkpoint("test", None, tmp_path)
+
+
+def config(**changes: Any) -> dict[str, Any]:
+    data = {"class_path": "expctr.data.MovieLensDataModule", "init_args": {"path": "a", "rollout_batch_size": 8}}
+    return {"seed_everything": 1, "trainer": {"devices": 1}, "data": data, "model": None} | changes
+
+
+def test_options_of_the_model_and_the_data_must_be_the_runs() -> None:
+    check_same_options(config(), config())
+    check_same_options(config(trainer={"devices": 2}), config())
+    moved = {"class_path": "expctr.MovieLensDataModule", "init_args": {"path": "b", "rollout_batch_size": 8}}
+    check_same_options(config(data=moved), config())  # the module of a class, and where the data are, may change
+    newer = {**moved, "init_args": {**moved["init_args"], "new_option": 1}}  # type: ignore[dict-item]
+    check_same_options(config(data=newer), config())
+    with pytest.raises(UserError, match=r"^seed_everything is 2 and the run was made with 1: give the run's value"):
+        check_same_options(config(seed_everything=2), config())
+    other = {"class_path": "expctr.AmazonBooksDataModule", "init_args": {"rollout_batch_size": 4}}
+    with pytest.raises(UserError, match=r"^data.class_path is .*; data.init_args.rollout_batch_size is 4 and"):
+        check_same_options(config(data=other), config())
+    with pytest.raises(UserError, match=r"; \.\.\.: give the run's value"):
+        check_same_options(config(seed_everything=2, model={"a": 1}, data=other), config(model={"a": 2}))
+
+
+@pytest.mark.parametrize(("sharded", "fix"), [(True, "remove the sharding strategy"), (False, "add --config fsdp")])
+def test_a_sharded_checkpoint_needs_sharding_and_another_refuses_it(sharded: bool, fix: str, tmp_path: Path) -> None:
+    folder, file = tmp_path / "sharded.ckpt", tmp_path / "plain.ckpt"
+    folder.mkdir()
+    file.touch()
+    check_sharding(folder if sharded else file, sharded)
+    with pytest.raises(UserError, match=fix):
+        check_sharding(file if sharded else folder, sharded)
