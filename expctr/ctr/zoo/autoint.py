@@ -22,8 +22,6 @@ class AutoInt(DeepBackbone):
     first-order weights, and a single ReLU after all attention layers, where the paper has one in each.
 
     Args:
-        vocabulary: sizes of the data's fields.
-        text_dim: length of the explanation's vector z; 0 makes a model without text.
         embedding_dim: length of each field's embedding.
         mlp: widths of the deep tower's hidden layers.
         attention_dim: length of a field's vector in the attention layers.
@@ -48,12 +46,8 @@ class AutoInt(DeepBackbone):
         **kwargs: Any,
     ) -> None:
         super().__init__(vocabulary, text_dim, mlp, **kwargs)
-        self.attention_dim, self.layers, self.heads, self.attention_dropout = (
-            attention_dim,
-            layers,
-            heads,
-            attention_dropout,
-        )
+        self.attention_dim, self.layers, self.heads = attention_dim, layers, heads
+        self.attention_dropout = attention_dropout
         self.check(attention_dim=(1, inf), layers=(0, inf), heads=(1, inf), attention_dropout=(0, 1))
         if attention_dim % heads:
             raise UserError(f"AutoInt.heads must divide attention_dim: {heads} heads, length {attention_dim}")

@@ -19,7 +19,8 @@ class CTRBackbone(nn.Module):
 
     A subclass implements `logits`. It applies `text_logit` to its logit if it has no deep tower; with one, it derives
     from `DeepBackbone`. It takes the vocabulary and the text's length as positional arguments and its options by name:
-    a config gives the options, and the data give the rest (`expctr.modules.ctr.MakeBackbone`).
+    a config gives the options, and the data give the rest (`expctr.modules.ctr.MakeBackbone`). The options below are
+    options of every model.
 
     Args:
         vocabulary: sizes of the data's fields.

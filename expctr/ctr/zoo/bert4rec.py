@@ -24,8 +24,6 @@ class BERT4Rec(TransformerBackbone):
     more position instead.
 
     Args:
-        vocabulary: sizes of the data's fields.
-        text_dim: length of the explanation's vector z; 0 makes a model without text.
         dropout: dropout on the input and on each residual branch.
         attention_dropout: dropout on the attention's weights.
     """

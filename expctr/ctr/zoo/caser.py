@@ -29,8 +29,6 @@ class Caser(SequentialBackbone):
     history, the logit depends on the target and the user alone.
 
     Args:
-        vocabulary: sizes of the data's fields.
-        text_dim: length of the explanation's vector z; 0 makes a model without text.
         nv: number of vertical filters.
         nh: number of horizontal filters per height.
         dropout: dropout on the filters' output.

@@ -17,8 +17,6 @@ class DCN(DeepBackbone):
     From the paper: the network. From RecBole: the penalty on the cross weights.
 
     Args:
-        vocabulary: sizes of the data's fields.
-        text_dim: length of the explanation's vector z; 0 makes a model without text.
         embedding_dim: length of each field's embedding.
         mlp: widths of the deep tower's hidden layers.
         cross_layers: number of cross layers.

@@ -81,8 +81,6 @@ class DCNv2(DeepBackbone):
     matrices, and gates that all layers share.
 
     Args:
-        vocabulary: sizes of the data's fields.
-        text_dim: length of the explanation's vector z; 0 makes a model without text.
         embedding_dim: length of each field's embedding.
         mlp: widths of the deep tower's hidden layers.
         cross_layers: number of layers.

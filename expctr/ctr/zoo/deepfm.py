@@ -27,8 +27,6 @@ class DeepFM(DeepBackbone):
     """The sum of two logits, of a factorization machine and a deep tower over the same field embeddings.
 
     Args:
-        vocabulary: sizes of the data's fields.
-        text_dim: length of the explanation's vector z; 0 makes a model without text.
         embedding_dim: length of each field's embedding.
     """
 

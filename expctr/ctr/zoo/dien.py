@@ -56,8 +56,6 @@ class DIEN(InterestBackbone):
     x * sigmoid(x) as "Dice".
 
     Args:
-        vocabulary: sizes of the data's fields.
-        text_dim: length of the explanation's vector z; 0 makes a model without text.
         embedding_dim: length of each field's embedding.
         mlp: widths of the hidden layers, of the deep tower and of the attention's network.
         dropout: dropout before each layer of the deep tower.

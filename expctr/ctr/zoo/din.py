@@ -45,8 +45,6 @@ class InterestBackbone(DeepBackbone):
     The fields `liked` and `disliked` are left out, since the history holds the same items.
 
     Args:
-        vocabulary: sizes of the data's fields.
-        text_dim: length of the explanation's vector z; 0 makes a model without text.
         embedding_dim: length of each field's embedding.
     """
 
@@ -72,8 +70,6 @@ class DIN(InterestBackbone):
     0. RecBole leaves the other fields out; here every model reads them.
 
     Args:
-        vocabulary: sizes of the data's fields.
-        text_dim: length of the explanation's vector z; 0 makes a model without text.
         embedding_dim: length of each field's embedding.
         mlp: widths of the hidden layers, of the deep tower and of the attention's network.
         dropout: dropout before each layer of the deep tower.

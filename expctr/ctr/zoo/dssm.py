@@ -22,8 +22,6 @@ class DSSM(DeepBackbone):
     RecBole: the cosine as a logit, and batch normalisation.
 
     Args:
-        vocabulary: sizes of the data's fields.
-        text_dim: length of the explanation's vector z; 0 makes a model without text.
         embedding_dim: length of each field's embedding.
         mlp: widths of the hidden layers of each tower.
         dropout: dropout before each layer of the towers.

@@ -46,8 +46,6 @@ class FiGNN(CTRBackbone):
     logit.
 
     Args:
-        vocabulary: sizes of the data's fields.
-        text_dim: length of the explanation's vector z; 0 makes a model without text.
         embedding_dim: length of each field's embedding.
         attention_dim: length of a node's state.
         layers: number of steps of message passing, plus 1.

@@ -14,8 +14,6 @@ class FM(CTRBackbone):
     """First-order weights and the inner products of all pairs of fields.
 
     Args:
-        vocabulary: sizes of the data's fields.
-        text_dim: length of the explanation's vector z; 0 makes a model without text.
         embedding_dim: length of each field's embedding.
     """
 

@@ -22,8 +22,6 @@ class GRU4Rec(SequentialBackbone):
     The hidden state of an empty history is 0, so that the logit depends on the target alone.
 
     Args:
-        vocabulary: sizes of the data's fields.
-        text_dim: length of the explanation's vector z; 0 makes a model without text.
         hidden: length of the GRU's hidden state.
         layers: number of the GRU's layers.
         dropout: dropout on the items' vectors.

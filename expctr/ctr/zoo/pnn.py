@@ -18,8 +18,6 @@ class PNN(DeepBackbone):
     paper sums all outer products first; and the penalty.
 
     Args:
-        vocabulary: sizes of the data's fields.
-        text_dim: length of the explanation's vector z; 0 makes a model without text.
         embedding_dim: length of each field's embedding.
         mlp: widths of the deep tower's hidden layers.
         dropout: dropout before each layer of the deep tower.
@@ -41,10 +39,9 @@ class PNN(DeepBackbone):
         **kwargs: Any,
     ) -> None:
         super().__init__(vocabulary, text_dim, mlp, dropout, **kwargs)
-        self.reg_weight = reg_weight
+        self.inner, self.reg_weight = inner, reg_weight
         self.check(reg_weight=(0, inf))
         self.fields = self.embeddings(embedding_dim)
-        self.inner, self.reg_weight = inner, reg_weight
         count = len(self.fields.names)
         self.first, self.second = torch.triu_indices(count, count, offset=1).tolist()
         pairs = len(self.first)

@@ -44,8 +44,6 @@ class SequentialBackbone(CTRBackbone):
     A subclass implements `state`. Side features are not read.
 
     Args:
-        vocabulary: sizes of the data's fields.
-        text_dim: length of the explanation's vector z; 0 makes a model without text.
         embedding_dim: length of an item's vector.
     """
 
@@ -82,8 +80,6 @@ class TransformerBackbone(SequentialBackbone):
     """A sequential model with BERT's encoder: learned positions, LayerNorm after each residual sum.
 
     Args:
-        vocabulary: sizes of the data's fields.
-        text_dim: length of the explanation's vector z; 0 makes a model without text.
         layers: number of transformer layers.
         heads: attention heads per layer; their number divides `embedding_dim`.
         inner: width of the feed-forward layers.

@@ -72,8 +72,6 @@ class xDeepFM(DeepBackbone):  # noqa: N801  the paper's name
     The architecture is the paper's. From RecBole: a ReLU after the deep tower's logit, and the penalty.
 
     Args:
-        vocabulary: sizes of the data's fields.
-        text_dim: length of the explanation's vector z; 0 makes a model without text.
         embedding_dim: length of each field's embedding.
         cin: number of maps per layer of the interaction network.
         direct: see `CIN`.
