@@ -1,4 +1,4 @@
-"""From index tensors to one vector a field."""
+"""From index tensors to one vector per field."""
 
 from collections.abc import Mapping
 from typing import NamedTuple
@@ -13,29 +13,28 @@ _PRIME = 2_654_435_761  # Knuth's multiplicative hash: 2**32 over the golden rat
 
 
 class FieldEmbeddings(nn.Module):
-    """One embedding vector a field; fields with several values (genres, histories) are mean-pooled.
+    """One embedding vector per field; fields with several values (genres, histories) are mean-pooled.
 
-    All fields live in one table and are read by one lookup, which keeps an epoch from being a queue of small kernels.
-    Padding gives zeros and gets no gradient; a row without any value in a field gets zeros there.
+    All fields share one table, which a single lookup reads: this is faster than many small lookups. Padding gives zeros
+    and gets no gradient. A row without a value in a field gets zeros there.
 
-    While training, each index is replaced by the field's OOV index with probability `oov_rate`, so that the row which
-    stands for new users and items at inference is trained, and not an initial value. The draws come from torch's
-    global generator.
+    While training, each index is replaced by the field's OOV index with probability `oov_rate`. So the OOV row, which
+    stands for new users and items at inference, is trained. The draws come from torch's global generator.
 
     A field of more values than `max_rows` keeps that many rows, which its values share by a hash ("feature hashing",
-    Weinberger et al., ICML 2009): tables, their gradients and Adam's moments then stop growing with the vocabulary.
-    Padding and OOV keep rows of their own.
+    Weinberger et al., ICML 2009). Tables, gradients and Adam's moments then do not grow with the vocabulary. Padding
+    and OOV keep rows of their own.
 
     Args:
         sizes: rows of each field's table, among them 0 (padding) and 1 (OOV).
-        shares: fields that read another field's rows, such as `{"liked": "target"}`; each is still a field of its
-            own in the output. Their entry in `sizes` may be left out.
+        shares: fields that read another field's rows, such as `{"liked": "target"}`. Each is still a field of its own
+            in the output. It may be left out of `sizes`.
         dim: length of a vector.
         oov_rate: probability in [0, 1) of replacing an index while training.
-        max_rows: rows of a field's table at most, 3 or more; `None` for one a value.
+        max_rows: limit of the rows per field, at least 3; `None` for one row per value.
 
     Raises:
-        ValueError: a field shares the table of an unknown field, or states another size than that table has.
+        ValueError: a field shares the table of an unknown field, or its size differs from that table's.
     """
 
     def __init__(
@@ -67,17 +66,17 @@ class FieldEmbeddings(nn.Module):
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
-        """Xavier-normal over the table, as RecBole does."""
+        """Draw the table from Xavier's normal distribution, as RecBole does."""
         nn.init.xavier_normal_(self.weight)
         with torch.no_grad():
             self.weight[PADDING].zero_()
 
     def layout(self) -> dict[str, dict[str, int]]:
-        """Where each field's rows are, for those who read the table without this class.
+        """Where each field's rows are, for readers of the table that do not use this class.
 
         Returns:
-            By field: `size`, how many indices it has; `rows`, how many rows these share; and `start`: an index i of
-            1 or more (hashed first, where `size` is above `rows`) is the row `start` + i.
+            By field: `size`, its number of indices; `rows`, the number of rows that these share; and `start`: an index
+            i of 1 or more (hashed first, where `size` is above `rows`) reads the row `start` + i.
         """
         return {
             name: {"start": self._start[name], "size": size, "rows": min(size, self.max_rows or size)}
@@ -104,11 +103,11 @@ class FieldEmbeddings(nn.Module):
         columns = self._columns(tuple(part.shape[1] for part in parts), index.device)
         self._check(index, columns)
 
-        there = (index != PADDING).flatten().nonzero()[:, 0]  # padding is not looked up, most of a history's columns
+        there = (index != PADDING).flatten().nonzero()[:, 0]  # most columns of a history are padding
         row = self._hashed(self._hide(index), columns.size) + columns.start
         bag = columns.field + len(self.names) * torch.arange(len(index), device=index.device)[:, None]
         row, bag = row.flatten().index_select(0, there), bag.flatten().index_select(0, there)
-        # half the time of embedding_bag, whose backward pass sorts
+        # twice as fast as embedding_bag, whose backward pass sorts
         bags, dim = len(index) * len(self.names), self.weight.shape[1]
         summed = self.weight.new_zeros(bags, dim).index_add(0, bag, self.weight.index_select(0, row))
         count = self.weight.new_zeros(bags, 1).index_add(0, bag, self.weight.new_ones(len(bag), 1))
@@ -135,21 +134,21 @@ class FieldEmbeddings(nn.Module):
         return F.embedding(rows, self.weight, padding_idx=PADDING)
 
     def _hide(self, index: Tensor) -> Tensor:
-        """While training, some values as if they were unknown."""
+        """Replace some values by the OOV index, while training."""
         if not self.training or self.oov_rate == 0:
             return index
         hidden = (torch.rand(index.shape, device=index.device) < self.oov_rate) & (index != PADDING)
         return index.masked_fill(hidden, UNSEEN)
 
     def _hashed(self, index: Tensor, size: Tensor | int) -> Tensor:
-        """The row of each value in the table of its field, which has `size` indices."""
+        """The row of each value in its field's table, where the field has `size` indices."""
         if self.max_rows is None:
             return index
         spread = FIRST + (index * _PRIME & 0xFFFFFFFF) % (self.max_rows - FIRST)
         return torch.where((index >= FIRST) & (size > self.max_rows), spread, index)
 
     def _columns(self, widths: tuple[int, ...], device: torch.device) -> "_Columns":
-        """What each column of a batch belongs to, where field i has `widths[i]` of them."""
+        """The field of each column of a batch, where field i has `widths[i]` columns."""
         if (widths, device) not in self._known:
             field = torch.arange(len(widths)).repeat_interleave(torch.tensor(widths))
             start, size = (torch.tensor([of[name] for name in self.names])[field] for of in (self._start, self._size))
@@ -157,7 +156,7 @@ class FieldEmbeddings(nn.Module):
         return self._known[widths, device]
 
     def _check(self, index: Tensor, columns: "_Columns") -> None:
-        """Without this an index too large would quietly read the next field's rows."""
+        """Refuse an index outside its field's table: it would read another field's rows."""
         wrong = (index < 0) | (index >= columns.size)
         if bool(wrong.any()):
             column = int(wrong.any(0).nonzero()[0])
@@ -166,18 +165,18 @@ class FieldEmbeddings(nn.Module):
 
 
 class _Columns(NamedTuple):
-    """The columns of a batch's fields side by side, each part `[columns]`."""
+    """The columns of a batch's fields, side by side; each tensor is `[columns]`."""
 
     field: Tensor
     """The number of its field."""
     start: Tensor
-    """What an index of it is short of its row in the table."""
+    """What is added to an index to get its row in the table."""
     size: Tensor
-    """How many indices its field has."""
+    """The number of indices of its field."""
 
 
 class HistoryVectors(nn.Module):
-    """A history in its order: each item's vector, plus one that says whether it was liked (zeros at first).
+    """A history in its order: each item's vector, plus a mark that says whether it was liked (zeros at first).
 
     Args:
         dim: length of the vectors.
@@ -189,7 +188,7 @@ class HistoryVectors(nn.Module):
         nn.init.zeros_(self.marks.weight)
 
     def forward(self, fields: FieldEmbeddings, features: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
-        """Look up.
+        """Look up the items and add their marks.
 
         Args:
             fields: holds the items' vectors, as its field `target`.

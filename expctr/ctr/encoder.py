@@ -1,4 +1,4 @@
-"""Explanations as vectors: a frozen sentence encoder with a cache (Eq. 11)."""
+"""From explanations to vectors: a frozen sentence encoder with a cache (Eq. 11)."""
 
 import hashlib
 import sqlite3
@@ -37,30 +37,31 @@ class EncoderOptions:
     max_tokens: int = 256
     """Longer texts are cut to this many tokens."""
     batch_size: int = 64
-    """Texts encoded at once."""
+    """Number of texts encoded at once."""
     cache_dir: Path | None = None
-    """Folder that keeps vectors between runs, one file an encoder; none without it."""
+    """Folder that keeps vectors between runs, one file per encoder. null keeps none."""
     memory: int = 50_000
-    """Vectors kept in memory, the newest."""
+    """Number of vectors kept in memory; the oldest are dropped first."""
     centre: bool = False
-    """Take the mean vector of the training explanations off every z. Sentences of one kind have nearly the same vector:
-    the mean says nothing, and with it gone z = 0 stands for the average explanation instead of one never seen."""
+    """Subtract the mean vector of the training explanations from every z. Explanations are similar sentences, so their
+    vectors are nearly equal, and the mean carries no information. After centring, z = 0 means the average explanation
+    and not a vector far away from all of them."""
 
     def __post_init__(self) -> None:
         check_range("encoder", self, max_tokens=(1, inf), batch_size=(1, inf), memory=(0, inf))
 
 
 class SentenceEncoder:
-    """A frozen encoder, mean-pooled over the last hidden layer whatever pooling it ships with (Eq. 11).
+    """A frozen encoder with mean pooling over the last hidden layer, whatever pooling it ships with (Eq. 11).
 
     The vectors are not normalised. A text without content has z = 0, which Eq. 13 calls "no explanation".
 
-    A text's vector depends on that text alone, bit for bit: the padded length follows from its own length, and there is
-    always some padding, so the kernels are the same in every batch. A resumed run thus gets the vectors it would have
-    got, whether or not the cache survived.
+    A text's vector depends on that text alone, bit for bit. Its padded length follows from its own length, and there is
+    always some padding, so the kernels are the same in every batch. A resumed run therefore gets the same vectors with
+    or without the cache.
 
-    Not an `nn.Module`, so that no checkpoint of a module holding it contains its weights. The model loads at the first
-    use. Several processes may share a cache folder.
+    This is not an `nn.Module`, so that checkpoints of a module that holds it do not contain its weights. The model is
+    loaded at the first use. Several processes may share a cache folder.
     """
 
     _STEP = 16
@@ -69,12 +70,12 @@ class SentenceEncoder:
     def __init__(self, options: EncoderOptions) -> None:
         self.options = options
         self.mean = torch.zeros(())
-        """Taken off every written explanation's vector, `[dim]`; a scalar 0 where vectors are not centred."""
+        """Subtracted from every explanation's vector, `[dim]`; a scalar 0 where vectors are not centred."""
         self._memory: dict[bytes, Tensor] = {}
 
     @property
     def dim(self) -> int:
-        """Length of a vector."""
+        """The length of a vector."""
         dim = self._model.get_embedding_dimension()
         assert dim is not None  # the pooling layer states it
         return dim
@@ -90,7 +91,7 @@ class SentenceEncoder:
             self.mean = self.encode(written, device).double().mean(0).float()
 
     def vectors(self, texts: Sequence[str], device: torch.device | str = "cpu") -> Tensor:
-        """The vectors z of explanations (Eq. 11), less their mean.
+        """The vectors z of explanations (Eq. 11), minus `mean`.
 
         Args:
             texts: explanations; a blank one has z = 0, centred or not.
@@ -105,10 +106,10 @@ class SentenceEncoder:
 
     @torch.no_grad()
     def encode(self, texts: Sequence[str], device: torch.device | str = "cpu") -> Tensor:
-        """Vectors of `texts`, from the cache where they are in it.
+        """Encode texts, or read their vectors from the cache.
 
         Args:
-            texts: any strings; repeated ones are encoded once.
+            texts: any strings; a repeated one is encoded once.
             device: where to encode, and where the result lies.
 
         Returns:
@@ -129,14 +130,14 @@ class SentenceEncoder:
 
     @torch.no_grad()
     def token_vectors(self, texts: Sequence[str], device: torch.device | str = "cpu") -> list[Tensor]:
-        """Each text's tokens in the last hidden layer, without those that the tokenizer adds, on the CPU.
+        """The last hidden layer at each token of a text, without the tokens that the tokenizer adds; on the CPU.
 
         Args:
-            texts: any strings; long ones are cut as `encode` cuts them.
+            texts: any strings; long ones are truncated as in `encode`.
             device: where to encode.
 
         Returns:
-            float32 `[tokens, dim]` a text.
+            float32 `[tokens, dim]` per text.
         """
         added = set(self._tokenizer.all_special_ids)
         vectors = [torch.zeros(0, self.dim)] * len(texts)
@@ -147,7 +148,7 @@ class SentenceEncoder:
         return vectors
 
     def _encode(self, texts: list[str], device: torch.device | str) -> Tensor:
-        """`[texts, dim]`; 0 for a text without content."""
+        """Encode without the cache; `[texts, dim]`, 0 for a text without content."""
         vectors = torch.zeros(len(texts), self.dim, device=device)
         for rows, _, out in self._batches(texts, device):
             vectors[rows] = out["sentence_embedding"].float()
@@ -156,21 +157,21 @@ class SentenceEncoder:
     def _batches(
         self, texts: Sequence[str], device: torch.device | str
     ) -> Iterator[tuple[list[int], list[list[int]], dict[str, Tensor]]]:
-        """Rows of one padded length each, their tokens, and what the model makes of them; no row without content."""
+        """Per batch of one padded length: its rows, their tokens, the model's output; no rows without content."""
         if not texts:
             return
         model = self._model.to(device)
-        # One token less than the model can read leaves room for the padding that every batch has.
+        # one token less than the model can read, since every batch has padding
         limit = min(self.options.max_tokens, self._tokenizer.model_max_length - 1)
         texts = [self._control.remove(text) for text in texts]
         tokens: list[list[int]] = self._tokenizer(texts, truncation=True, max_length=limit)["input_ids"]
         buckets: dict[int, list[int]] = defaultdict(list)
         for row, ids in enumerate(tokens):
-            if ids and texts[row]:  # a text of control tokens, or that the tokenizer drops whole, has no content either
+            if ids and texts[row]:  # a text of nothing but control tokens has no content either
                 padded = (len(ids) // self._STEP + 1) * self._STEP
                 buckets[min(padded, self._tokenizer.model_max_length)].append(row)
 
-        for length, rows in sorted(buckets.items(), reverse=True):  # longest first: memory runs out at once or never
+        for length, rows in sorted(buckets.items(), reverse=True):  # longest first, to run out of memory at once
             for start in range(0, len(rows), self.options.batch_size):
                 chosen = rows[start : start + self.options.batch_size]
                 padded_ids = torch.zeros(len(chosen), length, dtype=torch.long)
@@ -188,7 +189,7 @@ class SentenceEncoder:
 
     @contextmanager
     def _database(self) -> Iterator[sqlite3.Connection]:
-        """A connection for one transaction; SQLite's lock makes it safe beside other processes, and against a kill."""
+        """A connection for one transaction, which is safe with several processes, and when one is killed."""
         assert self.options.cache_dir is not None
         self.options.cache_dir.mkdir(parents=True, exist_ok=True)
         with closing(sqlite3.connect(self.options.cache_dir / f"{self.key}.sqlite", timeout=60)) as database, database:
@@ -211,7 +212,7 @@ class SentenceEncoder:
 
     @cached_property
     def key(self) -> str:
-        """Hash of all that shapes a vector: weights, vocabulary and the cut. Paths and names do not matter."""
+        """Hash of what a vector depends on: weights, vocabulary, max_tokens. Paths and names do not matter."""
         digest = hashlib.sha256(f"mean-pooled, {self.options.max_tokens} tokens".encode())
         digest.update(repr(sorted(self._tokenizer.get_vocab().items())).encode("utf-8", "surrogatepass"))
         for name, weight in sorted(self._model.state_dict().items()):
@@ -221,7 +222,7 @@ class SentenceEncoder:
 
     @cached_property
     def _model(self) -> "SentenceTransformer":
-        # Imported here because it takes seconds, which `--help` should not.
+        # imported here since it takes seconds, which `--help` does not need
         from sentence_transformers import SentenceTransformer
         from sentence_transformers.sentence_transformer.modules import Pooling, Transformer
 

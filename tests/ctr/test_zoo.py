@@ -13,7 +13,6 @@ from jsonargparse import ArgumentError, ArgumentParser
 from torch import Tensor
 from torch.nn import functional as F
 
-from expctr.ctr.cpu.dropout import Dropout
 from expctr.ctr.zoo import ZOO, DeepFM
 from expctr.ctr.zoo.deepfm import pairwise_interactions
 from expctr.data.features import Vocabulary
@@ -132,27 +131,6 @@ def test_deepfm_learns_an_interaction_that_no_single_field_shows():
 def test_the_length_of_z_does_not_matter():
     fused, z = model().eval(), torch.randn(6, TEXT)
     torch.testing.assert_close(fused(features(), 10 * z), fused(features(), z))
-
-
-def test_dropout_drops_at_its_rate_keeps_the_mean_and_repeats_under_a_seed():
-    drop, x = Dropout(0.2), torch.ones(401, 333)
-    torch.manual_seed(0)
-    out = drop(x)
-    assert out.unique().tolist() == pytest.approx([0, 1 / 0.8], abs=1e-4)
-    for share in (out.eq(0), out.eq(0)[:, ::4], out[:, 1:].eq(0)[out[:, :-1].eq(0)]):  # also next to a dropped one
-        assert share.float().mean().item() == pytest.approx(0.2, abs=0.01)
-    torch.manual_seed(0)
-    assert torch.equal(drop(x), out)
-    assert torch.equal(drop.eval()(x), x)
-    assert Dropout(0.0)(x).equal(x)
-    assert Dropout(1.0)(x).eq(0).all()
-
-
-def test_dropouts_gradient_is_its_own_mask():
-    x = torch.ones(50, 7, requires_grad=True)
-    out = Dropout(0.5)(x)
-    out.sum().backward()
-    assert torch.equal(x.grad, out)
 
 
 RECBOLE: dict[str, dict[str, Any]] = {

@@ -1,12 +1,12 @@
-"""Records what RecBole's context-aware models answer, for the parity tests of the zoo.
+"""Records the outputs of RecBole's context-aware models, for the parity tests of the zoo.
 
     .cache/deepfm-peers/bin/python tools/parity/context.py      # the environment that tools/bench/deepfm.py makes
 
-RecBole is too heavy for the test environment. Each model is made for the same tiny data, with every parameter drawn
-anew so that none is zero; its weights, the inputs and its logits go to `tests/ctr/parity/NAME.safetensors`:
+RecBole is too heavy for the test environment. Each model is made for the same tiny data, with all parameters drawn at
+random so that none is zero. Its weights, inputs and outputs are written to `tests/ctr/parity/NAME.safetensors`:
 `fields.NAME` and `first.NAME` are a field's rows of the embedding and first-order tables, `model.NAME` all other
-parameters and running statistics under RecBole's names, `input.NAME` the indices, `logit` the answer, `penalty` what
-the model's loss adds to the cross-entropy.
+parameters and running statistics under RecBole's names, `input.NAME` the indices, `logit` the output, and `penalty`
+what the model's loss adds to the cross-entropy.
 """
 
 import sys
@@ -18,7 +18,7 @@ import torch
 from safetensors.torch import save_file
 
 for missing, kind in (("float_", np.float64), ("complex_", np.complex128), ("unicode_", np.str_)):
-    setattr(np, missing, kind)  # RecBole asks numpy for what its version 2 took away
+    setattr(np, missing, kind)  # names that RecBole uses and that numpy 2 removed
 
 from recbole.config import Config  # noqa: E402
 from recbole.data import create_dataset  # noqa: E402
@@ -49,7 +49,7 @@ ROWS = 16
 
 
 def write_data(folder: Path) -> None:
-    """RecBole's atomic files: 9 users, 12 items, ages, genres."""
+    """Write RecBole's atomic files: 9 users, 12 items, ages, genres."""
     draw = np.random.default_rng(0)
     rows = [f"u{u}\ti{i}\t{(u + i) % 2}" for u in range(9) for i in range(12)]
     files = {
@@ -66,7 +66,7 @@ def write_data(folder: Path) -> None:
 
 
 def draw_weights(model: torch.nn.Module) -> None:
-    """Every parameter and running statistic, of visible size."""
+    """Draw every parameter and running statistic, of visible size."""
     generator = torch.Generator().manual_seed(0)
     for name, tensor in [*model.named_parameters(), *model.named_buffers()]:
         if tensor.is_floating_point():
@@ -75,7 +75,7 @@ def draw_weights(model: torch.nn.Module) -> None:
 
 
 def record(name: str, base: str, options: dict[str, object], data: Path) -> None:
-    """One model's file."""
+    """Write one model's file."""
     settings = {
         "data_path": str(data),
         "load_col": {
@@ -101,7 +101,7 @@ def record(name: str, base: str, options: dict[str, object], data: Path) -> None
     chosen = torch.arange(0, len(joined), len(joined) // ROWS)[:ROWS]
     batch = Interaction({field: joined[field][chosen] for field in (*FIELDS, "label")})
     last = []
-    if base == "DCNV2":  # gives a probability
+    if base == "DCNV2":  # returns a probability
         model.predict_layer.register_forward_hook(lambda module, args, out: last.append(out.squeeze(1)))
     with torch.no_grad():
         answer = model.forward(batch)
@@ -123,7 +123,7 @@ def record(name: str, base: str, options: dict[str, object], data: Path) -> None
             tensors[f"model.{key}"] = tensor
     tensors |= {"logit": logit, "penalty": loss - cross_entropy}
     OUT.mkdir(parents=True, exist_ok=True)
-    order = [FIELDS[field] for field in (*model.token_seq_field_names, *model.token_field_names)]  # as it joins them
+    order = [FIELDS[field] for field in (*model.token_seq_field_names, *model.token_field_names)]  # in its own order
     about = {"made by": "RecBole 1.2.1, tools/parity/context.py", "fields": " ".join(order)}
     copies = {key: tensor.detach().clone().contiguous() for key, tensor in tensors.items()}
     save_file(copies, OUT / f"{name}.safetensors", about)
@@ -131,7 +131,7 @@ def record(name: str, base: str, options: dict[str, object], data: Path) -> None
 
 
 def main() -> None:
-    """All models."""
+    """Record all models."""
     with tempfile.TemporaryDirectory() as folder:
         write_data(Path(folder))
         for name, (base, options) in MODELS.items():

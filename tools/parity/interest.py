@@ -1,13 +1,12 @@
-"""Records what RecBole's DIN and DIEN answer, for tests/ctr/zoo/test_{din,dien}.py to compare ours with.
+"""Records the outputs of RecBole's DIN and DIEN, for tests/ctr/zoo/test_{din,dien}.py.
 
 Small models with random weights. Each file holds `model.NAME`, the weights and running statistics under RecBole's
 names; `fields.NAME`, a field's rows of its embedding table; `input.NAME`, the rows as our index tensors (indices are
 the same on both sides, padding 0 among them); and `logit`. DIEN's also holds the drawn `negatives` and the `auxiliary`
 loss.
 
-Items have no features but their ids. RecBole's DIN looks user features up and leaves them out of its tower, so its file
-has the items alone; DIEN's has users with a token and a list of tokens. Histories have an item at least, for RecBole
-packs them.
+Items have no features but their ids. RecBole's DIN leaves user features out of its tower, so its file has items alone;
+DIEN's has users with a token and a list of tokens. Every history has at least one item, since RecBole packs them.
 
 Usage, in an environment with RecBole (tools/bench/deepfm_peers.txt) and safetensors:
     python tools/parity/interest.py
@@ -23,7 +22,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 for old, new in {"float_": np.float64, "complex_": np.complex128, "unicode_": np.str_}.items():
-    setattr(np, old, new)  # names that RecBole uses and that numpy 2 took away
+    setattr(np, old, new)  # names that RecBole uses and that numpy 2 removed
 
 from recbole.data.interaction import Interaction  # noqa: E402
 from recbole.model.sequential_recommender import DIEN, DIN  # noqa: E402
@@ -52,7 +51,7 @@ CONFIG = {
 
 
 class Users:
-    """What the two models ask of RecBole's dataset."""
+    """What the two models read from RecBole's dataset."""
 
     config = CONFIG
     field2type = dict.fromkeys(SIZES, FeatureType.TOKEN) | {"user_tags": FeatureType.TOKEN_SEQ}
@@ -68,7 +67,7 @@ class Users:
         }
 
     def num(self, field: str) -> int:
-        """Rows of a field's table."""
+        """Number of rows of a field's table."""
         return SIZES[field]
 
     def get_user_feature(self) -> Interaction:
@@ -81,7 +80,7 @@ class Users:
 
 
 def draw_weights(model: nn.Module, generator: torch.Generator) -> None:
-    """Every parameter and running statistic, of visible size."""
+    """Draw every parameter and running statistic, of visible size."""
     for name, tensor in [*model.named_parameters(), *model.named_buffers()]:
         if tensor.is_floating_point():
             drawn = torch.randn(tensor.shape, generator=generator)
@@ -89,7 +88,7 @@ def draw_weights(model: nn.Module, generator: torch.Generator) -> None:
 
 
 def draw_rows(generator: torch.Generator) -> dict[str, Tensor]:
-    """Users, targets and histories of all lengths."""
+    """Draw users, targets and histories of all lengths."""
     lengths = torch.arange(ROWS) % HISTORY + 1
     there = torch.arange(HISTORY) < lengths[:, None]
 
@@ -107,7 +106,7 @@ def draw_rows(generator: torch.Generator) -> dict[str, Tensor]:
 
 
 def record(base: type[nn.Module], fields: list[str]) -> None:
-    """One model's file."""
+    """Write one model's file."""
     generator = torch.Generator().manual_seed(0)
     users, rows = Users(generator), draw_rows(generator)
     model: Any = base(CONFIG, users).eval()

@@ -1,7 +1,7 @@
-"""Records what RecBole's Caser, GRU4Rec, SASRec and BERT4Rec answer, for tests/ctr/zoo/test_*.py to compare ours with.
+"""Records the outputs of RecBole's Caser, GRU4Rec, SASRec and BERT4Rec, for tests/ctr/zoo/test_*.py.
 
 Small models with random weights. Each file holds `model.NAME`, the weights under RecBole's names, `input.NAME`, the
-rows as our index tensors, `logit`, the answer, and for Caser `penalty`, what its loss adds to the cross-entropy; its
+rows as our index tensors, `logit`, the output, and for Caser `penalty`, what its loss adds to the cross-entropy; its
 metadata say RecBole's version and the options. Item and user indices are the same on both sides, padding 0 among them;
 RecBole's padding rows, which it draws at random, are set to the zeros that they stand for.
 
@@ -22,7 +22,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 for old, new in {"float_": np.float64, "complex_": np.complex128, "unicode_": np.str_}.items():
-    setattr(np, old, new)  # names that RecBole uses and that numpy 2 took away
+    setattr(np, old, new)  # names that RecBole uses and that numpy 2 removed
 
 from recbole.model.sequential_recommender import BERT4Rec, Caser, GRU4Rec, SASRec  # noqa: E402
 
@@ -61,7 +61,7 @@ READ_EMPTY = (Caser, BERT4Rec)  # the others index a state before the first
 
 
 def randomise(model: nn.Module) -> None:
-    """Weights of a size that shows each one's part in the logit."""
+    """Draw weights of visible size."""
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.normal_(0, 0.5)
@@ -73,7 +73,7 @@ def randomise(model: nn.Module) -> None:
 
 
 def rows(shortest: int) -> dict[str, Tensor]:
-    """Histories of all lengths, padded at their end."""
+    """Draw histories of all lengths, padded at their end."""
     lengths = torch.arange(ROWS) % (HISTORY + 1 - shortest) + shortest
     history = torch.randint(1, ITEMS, (ROWS, HISTORY)) * (torch.arange(HISTORY) < lengths[:, None])
     return {
@@ -84,7 +84,7 @@ def rows(shortest: int) -> dict[str, Tensor]:
 
 
 def record(kind: type[nn.Module], options: dict[str, Any], folder: Path) -> None:
-    """One model's file."""
+    """Write one model's file."""
     torch.manual_seed(0)
     ours = rows(shortest=0 if kind in READ_EMPTY else 1)
     theirs = ours["history"]

@@ -1,4 +1,4 @@
-"""The ID models of the paper's Table 1, one file each."""
+"""The fifteen ID models that the paper compares with (5.1.2), one file each."""
 
 from expctr.ctr.zoo.autoint import AutoInt
 from expctr.ctr.zoo.base import CTRBackbone, DeepBackbone

@@ -16,19 +16,20 @@ from expctr.errors import UserError
 
 
 class AutoInt(DeepBackbone):
-    """First-order weights, self-attention over the fields, and a deep tower, their logits added.
+    """The sum of three logits: first-order weights, self-attention over the fields, and a deep tower.
+
+    From the paper: self-attention over the fields, and the tower beside it (its AutoInt+). From RecBole: the
+    first-order weights, and a single ReLU after all attention layers, where the paper has one in each.
 
     Args:
-        vocabulary: what it is built for.
-        text_dim: length of the explanation's vector z; 0 makes a model without text.
         embedding_dim: length of each field's embedding.
         mlp: widths of the deep tower's hidden layers.
         attention_dim: length of a field's vector in the attention layers.
-        layers: attention layers.
-        heads: of each.
+        layers: number of attention layers.
+        heads: attention heads per layer.
         attention_dropout: dropout of the attention weights.
-        residual: add each field's own projection to what all attention layers made of it, once and before the only
-            ReLU, as RecBole does by an option. (The paper does both in each layer.)
+        residual: add a projection of each field once, before the ReLU, as RecBole's option does. (The paper adds one
+            in each layer.)
     """
 
     def __init__(
@@ -45,12 +46,8 @@ class AutoInt(DeepBackbone):
         **kwargs: Any,
     ) -> None:
         super().__init__(vocabulary, text_dim, mlp, **kwargs)
-        self.attention_dim, self.layers, self.heads, self.attention_dropout = (
-            attention_dim,
-            layers,
-            heads,
-            attention_dropout,
-        )
+        self.attention_dim, self.layers, self.heads = attention_dim, layers, heads
+        self.attention_dropout = attention_dropout
         self.check(attention_dim=(1, inf), layers=(0, inf), heads=(1, inf), attention_dropout=(0, 1))
         if attention_dim % heads:
             raise UserError(f"AutoInt.heads must divide attention_dim: {heads} heads, length {attention_dim}")
@@ -65,10 +62,10 @@ class AutoInt(DeepBackbone):
         self.residual = linear(embedding_dim, attention_dim) if residual else None
         self.attended = linear(count * attention_dim, 1)
         self.deep = self.tower(count * embedding_dim)
-        self.last = self.head(mlp[-1])  # its bias is the first-order part's too
+        self.last = self.head(mlp[-1])  # also holds the first-order part's bias
 
     def logits(self, features: Mapping[str, Tensor], text: Tensor | None) -> Tensor:
-        """As `CTRBackbone.forward`."""
+        """See `CTRBackbone.forward`."""
         fields: Tensor = self.fields(features)
         first_order, vectors = fields[..., -1].sum(1), fields[..., :-1]
         crossed = self.project(vectors)

@@ -15,18 +15,19 @@ from expctr.errors import UserError, check_range
 
 
 class CTRBackbone(nn.Module):
-    """Base class of the zoo: index tensors, and an explanation's vector where there is one, to a click logit.
+    """Base class of the zoo: from index tensors, and an explanation's vector if there is one, to a click's logit.
 
-    A model takes the vocabulary and the text's length by place, everything else by name: so a config names the model
-    and its options, and the data make the rest (`expctr.modules.ctr.MakeBackbone`). It implements `logits`. A model
-    without a deep tower adds `text_logit` to its logit; one with a tower derives from `DeepBackbone`.
+    A subclass implements `logits`. It applies `text_logit` to its logit if it has no deep tower; with one, it derives
+    from `DeepBackbone`. It takes the vocabulary and the text's length as positional arguments and its options by name:
+    a config gives the options, and the data give the rest (`expctr.modules.ctr.MakeBackbone`). The options below are
+    options of every model.
 
     Args:
-        vocabulary: what it is built for.
+        vocabulary: sizes of the data's fields.
         text_dim: length of the explanation's vector z; 0 makes a model without text.
         oov_rate: share of ids replaced by "unknown" while training, so that new users and items have a trained vector.
-        max_rows: a field of more values than this keeps so many vectors, which its values share by a hash; null keeps
-            one a value.
+        max_rows: limit of the vectors per field. A field of more values shares its vectors between them by a hash.
+            null keeps one vector per value.
     """
 
     def __init__(
@@ -37,7 +38,7 @@ class CTRBackbone(nn.Module):
         self.check(oov_rate=(0, 1), max_rows=(3, inf))
 
     def check(self, **bounds: tuple[float, float]) -> None:
-        """Refuse options out of range, which are attributes of the same names; see `check_range`."""
+        """Refuse options out of range, which are read from attributes of the same names; see `check_range`."""
         check_range(type(self).__name__, self, **bounds)
 
     def embeddings(
@@ -47,8 +48,8 @@ class CTRBackbone(nn.Module):
 
         Args:
             dim: length of a vector.
-            fields: which; all without it.
-            first_order: add a last column, the field's first-order weight: one lookup then serves both.
+            fields: names of the fields; `None` for all.
+            first_order: add a last column, the field's first-order weight, so that one lookup reads both.
         """
         if dim < 1:
             raise UserError(f"{type(self).__name__}.embedding_dim must be at least 1")
@@ -58,10 +59,10 @@ class CTRBackbone(nn.Module):
         return FieldEmbeddings(sizes, shares, dim + first_order, self.oov_rate, self.max_rows)
 
     def need_history(self) -> int:
-        """The longest history in order.
+        """The length of the longest history in order.
 
         Raises:
-            UserError: the data have none.
+            UserError: the data have no histories in order.
         """
         if not self.vocabulary.history or "target" not in self.vocabulary.sizes:
             raise UserError(
@@ -71,7 +72,7 @@ class CTRBackbone(nn.Module):
         return self.vocabulary.history
 
     def text_logit(self) -> TextLogit:
-        """The last step of a model without a deep tower: the logit's bias and z's term."""
+        """The last step of a model without a deep tower: it adds the bias and z's term to the logit."""
         return TextLogit(self.text_dim)
 
     def forward(self, features: Mapping[str, Tensor], text: Tensor | None = None) -> Tensor:
@@ -79,30 +80,30 @@ class CTRBackbone(nn.Module):
 
         Args:
             features: int64 `[batch]` or `[batch, values]`, by field.
-            text: float `[batch, text_dim]`; `None` stands for z = 0.
+            text: float `[batch, text_dim]`; `None` means z = 0.
 
         Returns:
             `[batch]`.
 
         Raises:
-            ValueError: `text` has another length than the model was built for.
+            ValueError: the length of `text` is not the one that the model was built for.
         """
         if text is not None and text.shape[-1] != self.text_dim:
             raise ValueError(f"text vectors of length {text.shape[-1]} for a model built for {self.text_dim}")
-        return self.logits(features, text).clone()  # FSDP2 wants no view of a model's inner tensors
+        return self.logits(features, text).clone()  # FSDP2 does not allow a view of an inner tensor
 
     def logits(self, features: Mapping[str, Tensor], text: Tensor | None) -> Tensor:
-        """What a model of the zoo implements; as `forward`, which has checked the arguments."""
+        """What a subclass implements; see `forward`, which has checked the arguments."""
         raise NotImplementedError
 
     def penalty(self, features: Mapping[str, Tensor]) -> Tensor | None:
-        """What training adds to each row's loss: the paper's regularisation or auxiliary loss.
+        """What training adds to each row's loss: a regularisation or an auxiliary loss.
 
         Args:
             features: of training rows, as `forward` takes them.
 
         Returns:
-            `[batch]`, or one number `[]` for all rows; `None` where there is nothing to add.
+            `[batch]`, or a scalar `[]` for all rows; `None` if there is nothing to add.
         """
         return None
 
@@ -110,15 +111,15 @@ class CTRBackbone(nn.Module):
 class DeepBackbone(CTRBackbone):
     """A model with a deep tower, which z joins (Eq. 12).
 
-    It builds its field embeddings with `embeddings()`, its deep part with `tower()` and its last layer with `head()`,
-    and passes `text` to the latter two; the fusion is then right for it, wherever `fuse` puts it.
+    A subclass builds its embeddings with `embeddings()`, its deep part with `tower()` and its last layer with `head()`,
+    and passes `text` to the latter two. The explanation then joins where `fuse` says.
 
     Args:
-        vocabulary: what it is built for.
+        vocabulary: sizes of the data's fields.
         text_dim: length of the explanation's vector z; 0 makes a model without text.
         mlp: widths of the deep tower's hidden layers.
         dropout: dropout before each layer of the deep tower.
-        fuse: where the explanation joins: the deep tower's input, or its last hidden layer.
+        fuse: where the explanation joins: at the deep tower's input, or at its last hidden layer.
     """
 
     def __init__(

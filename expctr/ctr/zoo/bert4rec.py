@@ -1,9 +1,9 @@
 """BERT4Rec (Sun et al., "BERT4Rec: Sequential Recommendation with Bidirectional Encoder Representations from
 Transformer", CIKM 2019).
 
-The paper trains by guessing masked items of the history. Here the cross-entropy of the labelled target takes that
-place (`expctr.ctr.zoo.sequential`), and the mask stands where it stands in the paper at prediction: after the last
-item, for the target.
+The paper trains the model to guess masked items of the history. Here it is trained by the cross-entropy of the
+labelled target (`expctr.ctr.zoo.sequential`). The mask stands after the last item, for the target, as in the paper's
+predictions.
 """
 
 from collections.abc import Mapping
@@ -17,21 +17,18 @@ from expctr.data.features import Vocabulary
 
 
 class BERT4Rec(TransformerBackbone):
-    """Self-attention in both directions over the history and a mask after it, whose state is compared with the target.
+    """Self-attention in both directions over the history and a mask after it; the mask's state meets the target.
 
-    Each item has a bias, which is added to the logit. After an empty history there is the mask alone, so the logit is a
-    function of the target.
-
-    RecBole drops the oldest item of every history to make room for the mask. Here there is one position more instead.
+    Each item has a bias, which is added to the logit. An empty history consists of the mask alone, so the logit depends
+    on the target alone. RecBole drops the oldest item of every history to make room for the mask; here there is one
+    more position instead.
 
     Args:
-        vocabulary: what it is built for.
-        text_dim: length of the explanation's vector z; 0 makes a model without text.
-        dropout: dropout on the input and on what each residual sum adds.
+        dropout: dropout on the input and on each residual branch.
         attention_dropout: dropout on the attention's weights.
     """
 
-    more_positions = 1  # the mask's
+    more_positions = 1  # for the mask
 
     def __init__(
         self,
@@ -52,11 +49,11 @@ class BERT4Rec(TransformerBackbone):
         self.start(self.out)
 
     def logits(self, features: Mapping[str, Tensor], text: Tensor | None) -> Tensor:
-        """As `CTRBackbone.forward`."""
+        """See `CTRBackbone.forward`."""
         return super().logits(features, text) + self.item_bias.look_up("target", features["target"]).squeeze(-1)
 
     def state(self, vectors: Tensor, lengths: Tensor, features: Mapping[str, Tensor]) -> Tensor:
-        """As `SequentialBackbone.state`."""
+        """See `SequentialBackbone.state`."""
         rows = torch.arange(len(vectors), device=vectors.device)
         masked = torch.cat([vectors, torch.zeros_like(vectors[:, :1])], dim=1)
         masked[rows, lengths] = self.mask

@@ -1,9 +1,10 @@
 """Caser (Tang and Wang, "Personalized Top-N Sequential Recommendation via Convolutional Sequence Embedding", WSDM
 2018).
 
-The next item alone is predicted (T = 1 in the paper), of the whole history instead of windows of it. Trained on
-labelled targets (`expctr.ctr.zoo.sequential`). The last layer is RecBole's, with a ReLU, and meets the vectors that
-items have in the history; the paper has no ReLU there, and for each item another vector, twice as long, and a bias.
+From the paper: the two kinds of filters and the user's vector, with T = 1. The model reads the whole history and not
+windows of it, and it is trained on labelled targets (`expctr.ctr.zoo.sequential`). From RecBole: the last layer has a
+ReLU, and its output meets the same item vectors that the history has. The paper has no ReLU there, and each item has
+another vector, twice as long, and a bias.
 """
 
 from collections.abc import Mapping
@@ -21,19 +22,17 @@ from expctr.errors import UserError
 
 
 class Caser(SequentialBackbone):
-    """Convolutions over the history as an image, items by dimensions; the user's vector joins what they find.
+    """Convolutions over the history as an image, items by dimensions; the user's vector joins their output.
 
-    Vertical filters are weighted sums over time. Horizontal ones slide over all runs of 1, 2, ... items (each height
-    up to the longest history) and keep their strongest answer. A history shorter than the longest is an image with
-    zeros at its end, an empty one all zeros: then the logit is a function of the target and the user.
+    Vertical filters are weighted sums over time. Horizontal filters slide over all runs of 1, 2, ... items, up to the
+    longest history, and their largest output is kept. A short history is padded with zeros at its end. With an empty
+    history, the logit depends on the target and the user alone.
 
     Args:
-        vocabulary: what it is built for.
-        text_dim: length of the explanation's vector z; 0 makes a model without text.
-        nv: vertical filters.
-        nh: horizontal filters of each height.
-        dropout: dropout on what the filters find.
-        reg_weight: of the penalty, the sum of the L2 norms (not squared) of the tables and of all layers' weights.
+        nv: number of vertical filters.
+        nh: number of horizontal filters per height.
+        dropout: dropout on the filters' output.
+        reg_weight: weight of the penalty, the sum of the L2 norms (not squared) of the tables and the layers' weights.
     """
 
     def __init__(
@@ -66,7 +65,7 @@ class Caser(SequentialBackbone):
             nn.init.zeros_(layer.bias)
 
     def state(self, vectors: Tensor, lengths: Tensor, features: Mapping[str, Tensor]) -> Tensor:
-        """As `SequentialBackbone.state`."""
+        """See `SequentialBackbone.state`."""
         in_time = vectors.transpose(1, 2)  # [batch, embedding_dim, history]
         found = [self.vertical(vectors).flatten(1), *(F.relu(conv(in_time)).amax(2) for conv in self.horizontal)]
         sequence = F.relu(self.join(self.drop(torch.cat(found, dim=1))))
@@ -74,6 +73,6 @@ class Caser(SequentialBackbone):
         return F.relu(self.out(torch.cat([sequence, user], dim=1)))
 
     def penalty(self, features: Mapping[str, Tensor]) -> Tensor:
-        """As `CTRBackbone.penalty`; one number for all rows."""
+        """`reg_weight` times the norms of the tables and the layers' weights, `[]`; as in RecBole."""
         layers = (self.items, self.users, self.vertical, *self.horizontal, self.join, self.out)
         return self.reg_weight * torch.stack([layer.weight.norm() for layer in layers]).sum()

@@ -14,12 +14,12 @@ from expctr.data.features import Vocabulary
 class DCN(DeepBackbone):
     """A cross network, whose layer is x_0 (x_l . w) + b + x_l, beside a deep tower with batch normalisation.
 
+    From the paper: the network. From RecBole: the penalty on the cross weights.
+
     Args:
-        vocabulary: what it is built for.
-        text_dim: length of the explanation's vector z; 0 makes a model without text.
         embedding_dim: length of each field's embedding.
         mlp: widths of the deep tower's hidden layers.
-        cross_layers: how many.
+        cross_layers: number of cross layers.
         reg_weight: weight of the norms of the cross weights in the loss.
     """
 
@@ -52,7 +52,7 @@ class DCN(DeepBackbone):
         return crossed
 
     def logits(self, features: Mapping[str, Tensor], text: Tensor | None) -> Tensor:
-        """As `CTRBackbone.forward`."""
+        """See `CTRBackbone.forward`."""
         x = self.fields(features).flatten(1)
         logit: Tensor = self.last(torch.cat([self.cross(x), self.deep(x, text)], 1), text).squeeze(-1)
         return logit

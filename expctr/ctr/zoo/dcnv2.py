@@ -15,11 +15,11 @@ from expctr.data.features import Vocabulary
 
 
 class Cross(nn.Module):
-    """Cross layers with a matrix each: x_0 * (W x_l + b) + x_l.
+    """Cross layers with one matrix each: x_0 * (W x_l + b) + x_l.
 
     Args:
         width: length of x.
-        layers: how many.
+        layers: number of layers.
     """
 
     def __init__(self, width: int, layers: int) -> None:
@@ -35,19 +35,19 @@ class Cross(nn.Module):
         return crossed
 
     def norm(self) -> Tensor:
-        """The norms of the layers' matrices, added, `[]`."""
+        """The sum of the norms of the layers' matrices, `[]`."""
         norms: Tensor = torch.linalg.vector_norm(self.weight, dim=(1, 2))
         return norms.sum()
 
 
 class MixedCross(nn.Module):
-    """Cross layers of gated experts of low rank: the matrix is U tanh(C tanh(V x_l)), one of each an expert.
+    """Cross layers of gated experts of low rank: expert i computes x_0 * (U_i tanh(C_i tanh(V_i x_l)) + b).
 
     Args:
         width: length of x.
-        layers: how many.
-        experts: of each layer; the gates are the same in all layers, as in RecBole.
-        rank: of the experts' matrices.
+        layers: number of layers.
+        experts: number of experts per layer; all layers share the gates, as in RecBole.
+        rank: rank of the experts' matrices.
     """
 
     def __init__(self, width: int, layers: int, experts: int, rank: int) -> None:
@@ -56,7 +56,7 @@ class MixedCross(nn.Module):
         self.v = nn.Parameter(torch.randn(layers, experts, width, rank))
         self.c = nn.Parameter(torch.randn(layers, experts, rank, rank))
         self.bias = nn.Parameter(torch.zeros(layers, width))
-        self.gate = linear(width, experts).requires_grad_(experts > 1)  # one expert always has a share of 1
+        self.gate = linear(width, experts).requires_grad_(experts > 1)  # a single expert always has the weight 1
 
     def forward(self, x: Tensor) -> Tensor:
         """`[batch, width]` -> `[batch, width]`."""
@@ -69,23 +69,24 @@ class MixedCross(nn.Module):
         return crossed
 
     def norm(self) -> Tensor:
-        """The norms of each layer's three stacks of matrices, added, `[]`."""
+        """The sum of the norms of each layer's three stacks of matrices, `[]`."""
         norms = [torch.linalg.vector_norm(stack, dim=(1, 2, 3)) for stack in (self.u, self.v, self.c)]
         return torch.stack(norms).sum()
 
 
 class DCNv2(DeepBackbone):
-    """Cross layers with matrices before, or beside, a deep tower with batch normalisation.
+    """Cross layers with matrices, before or beside a deep tower with batch normalisation.
+
+    From the paper: the cross layers, full or of low rank, and both structures. From RecBole: the penalty on the cross
+    matrices, and gates that all layers share.
 
     Args:
-        vocabulary: what it is built for.
-        text_dim: length of the explanation's vector z; 0 makes a model without text.
         embedding_dim: length of each field's embedding.
         mlp: widths of the deep tower's hidden layers.
-        cross_layers: how many.
-        structure: the tower reads what the cross layers give (`stacked`), or the fields (`parallel`).
-        experts: low-rank experts in place of each cross matrix; 0 for the matrix.
-        rank: of the experts' matrices.
+        cross_layers: number of layers.
+        structure: the tower reads the cross layers' output (`stacked`), or the fields (`parallel`).
+        experts: number of low-rank experts that replace each cross matrix; 0 keeps the matrix.
+        rank: rank of the experts' matrices.
         reg_weight: weight of the norms of the cross matrices in the loss.
     """
 
@@ -113,7 +114,7 @@ class DCNv2(DeepBackbone):
         self.last = self.head(mlp[-1] + (0 if self.stacked else width))
 
     def logits(self, features: Mapping[str, Tensor], text: Tensor | None) -> Tensor:
-        """As `CTRBackbone.forward`."""
+        """See `CTRBackbone.forward`."""
         x = self.fields(features).flatten(1)
         crossed = self.cross(x)
         hidden = self.deep(crossed, text) if self.stacked else torch.cat([crossed, self.deep(x, text)], 1)

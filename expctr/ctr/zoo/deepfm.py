@@ -24,11 +24,9 @@ def pairwise_interactions(vectors: Tensor) -> Tensor:
 
 
 class DeepFM(DeepBackbone):
-    """A factorization machine and a deep tower over the same field embeddings, their logits added.
+    """The sum of two logits, of a factorization machine and a deep tower over the same field embeddings.
 
     Args:
-        vocabulary: what it is built for.
-        text_dim: length of the explanation's vector z; 0 makes a model without text.
         embedding_dim: length of each field's embedding.
     """
 
@@ -36,10 +34,10 @@ class DeepFM(DeepBackbone):
         super().__init__(vocabulary, text_dim, **kwargs)
         self.fields = self.embeddings(embedding_dim, first_order=True)
         self.deep = self.tower(len(self.fields.names) * embedding_dim)
-        self.last = self.head(self.mlp[-1])  # its bias is the FM's too
+        self.last = self.head(self.mlp[-1])  # also holds the FM's bias
 
     def logits(self, features: Mapping[str, Tensor], text: Tensor | None) -> Tensor:
-        """As `CTRBackbone.forward`."""
+        """See `CTRBackbone.forward`."""
         fields: Tensor = self.fields(features)
         first_order, vectors = fields[..., -1].sum(1), fields[..., :-1]
         deep: Tensor = self.last(self.deep(vectors.flatten(1), text), text).squeeze(-1)

@@ -15,7 +15,7 @@ from expctr.distributed import all_sum
 
 
 class AUGRU(nn.Module):
-    """A GRU whose update gate is scaled by attention: what says nothing about the target leaves the state as it was.
+    """A GRU whose update gate is scaled by attention: an item without attention leaves the state unchanged.
 
     Args:
         dim: length of inputs and states.
@@ -30,7 +30,7 @@ class AUGRU(nn.Module):
 
         Args:
             inputs: `[batch, history, dim]`.
-            attention: from 0, which keeps the state, to 1, a GRU's step; 0 at padding, `[batch, history]`.
+            attention: from 0, which keeps the state, to 1, a full step; 0 at padding, `[batch, history]`.
 
         Returns:
             `[batch, dim]`; zeros where all attention is 0.
@@ -46,17 +46,16 @@ class AUGRU(nn.Module):
 
 
 class DIEN(InterestBackbone):
-    """Interests are read from the history by a GRU, evolve under attention to the target (AUGRU), and enter the tower.
+    """A GRU reads interests from the history, a second one with attention to the target (AUGRU) evolves them, and the
+    last state enters the deep tower.
 
-    The auxiliary loss asks each interest to tell the next item from one drawn at random, by an inner product as the
-    paper writes it. (RecBole has a network without activations there, in which state and item never meet: it cannot
-    learn what comes next.) As in RecBole, attention to the target is DIN's network, its scores divided by the root of
-    the vectors' length, where the paper has a bilinear form; the tower has batch normalisation, and its "Dice" is
-    x * sigmoid(x).
+    From the paper: both GRUs, and the auxiliary loss, in which the inner product of an interest and an item tells the
+    next item from a random one. (RecBole has a linear network there, to which interest and item contribute separate
+    terms: it cannot learn what comes next.) From RecBole: attention by DIN's network, with scores divided by the square
+    root of the vectors' length, where the paper has a bilinear form; batch normalisation in the tower; and
+    x * sigmoid(x) as "Dice".
 
     Args:
-        vocabulary: what it is built for.
-        text_dim: length of the explanation's vector z; 0 makes a model without text.
         embedding_dim: length of each field's embedding.
         mlp: widths of the hidden layers, of the deep tower and of the attention's network.
         dropout: dropout before each layer of the deep tower.
@@ -78,7 +77,7 @@ class DIEN(InterestBackbone):
         self.check(alpha=(0, inf))
         self.extractor = nn.GRU(embedding_dim, embedding_dim, batch_first=True)
         self.attention = TargetAttention(embedding_dim, mlp)
-        self.attention.score[-1].bias.requires_grad_(False)  # added to all scores before a softmax: without effect
+        self.attention.score[-1].bias.requires_grad_(False)  # added to all scores before a softmax
         self.evolution = AUGRU(embedding_dim)
         self.deep = self.tower((2 + len(self.others)) * embedding_dim, activation=F.silu, batch_norm=True)
         self.last = self.head(mlp[-1])
@@ -101,34 +100,34 @@ class DIEN(InterestBackbone):
         return last
 
     def logits(self, features: Mapping[str, Tensor], text: Tensor | None) -> Tensor:
-        """As `CTRBackbone.forward`."""
+        """See `CTRBackbone.forward`."""
         target, others = self.vectors(features)
         evolved = self.interest(target, *self.past(self.fields, features))
         logit: Tensor = self.last(self.deep(torch.cat([evolved, target, others], 1), text), text).squeeze(-1)
         return logit
 
     def penalty(self, features: Mapping[str, Tensor]) -> Tensor:
-        """`alpha` times the auxiliary loss with negatives drawn from torch's global generator, `[batch]`."""
+        """`alpha` times the auxiliary loss, with negatives drawn from torch's global generator, `[batch]`."""
         return self.alpha * self.auxiliary_loss(features, self.draw_negatives(features["history"]))
 
     def draw_negatives(self, items: Tensor) -> Tensor:
-        """Another known item for each, all equally likely; `[...]` -> `[...]`."""
+        """Draw another known item for each item, all equally likely; `[...]` -> `[...]`."""
         known = self.vocabulary.sizes["target"] - FIRST
-        shift = torch.randint_like(items, 1, max(known, 2))  # of the place in a circle of all known items
+        shift = torch.randint_like(items, 1, max(known, 2))  # along a circle of all known items
         other: Tensor = (items.clamp_min(FIRST) - FIRST + shift) % known
         return FIRST + other
 
     def auxiliary_loss(self, features: Mapping[str, Tensor], negatives: Tensor) -> Tensor:
-        """How well each interest tells the next item from another (the paper's L_aux).
+        """How well each interest tells the next item from a random one (the paper's L_aux).
 
         Args:
             features: as `forward` takes them.
-            negatives: for each item of the history one that was not there; it wears that item's mark, which would
-                give it away else, `[batch, history]`.
+            negatives: another item for each item of the history, `[batch, history]`. It gets the mark of the item that
+                it replaces, since marks alone could tell them apart otherwise.
 
         Returns:
-            The mean over a row's steps and both questions, scaled so that the mean over the rows of all ranks is one
-            over all their steps; 0 for a history without a next item, `[batch]`.
+            `[batch]`, 0 for a history without a next item. The mean over the rows of all ranks is the mean over all
+            their steps.
         """
         items, _ = self.past(self.fields, features)
         others, _ = self.past(self.fields, {**features, "history": negatives})

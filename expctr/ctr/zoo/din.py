@@ -15,11 +15,13 @@ from expctr.data.features import Vocabulary
 
 
 class TargetAttention(nn.Module):
-    """How much each item of a history says about the target: a small network over both, their difference and product.
+    """Scores each item of a history against the target, by a small network over both, their difference and product.
+
+    As in RecBole, the scores are divided by the square root of the vectors' length.
 
     Args:
         dim: length of an item's vector.
-        hidden: widths of the network's hidden layers, of sigmoids.
+        hidden: widths of the network's hidden layers, whose activation is a sigmoid.
     """
 
     def __init__(self, dim: int, hidden: tuple[int, ...]) -> None:
@@ -31,20 +33,18 @@ class TargetAttention(nn.Module):
         self.scale: float = dim**-0.5
 
     def forward(self, target: Tensor, items: Tensor) -> Tensor:
-        """`[batch, dim]` and `[batch, history, dim]` -> scores `[batch, history]`, of padding too."""
+        """`[batch, dim]` and `[batch, history, dim]` -> scores `[batch, history]`, padding included."""
         query = target[:, None].expand_as(items)
         scores: Tensor = self.score(torch.cat([query, items, query - items, query * items], dim=-1)).squeeze(-1)
         return scores * self.scale
 
 
 class InterestBackbone(DeepBackbone):
-    """What DIN and DIEN share: the target and the history in its order, and all other fields beside them.
+    """What DIN and DIEN share: the target, the history in its order, and all other fields.
 
-    The sets `liked` and `disliked` are left out, since the history stands for both.
+    The fields `liked` and `disliked` are left out, since the history holds the same items.
 
     Args:
-        vocabulary: what it is built for.
-        text_dim: length of the explanation's vector z; 0 makes a model without text.
         embedding_dim: length of each field's embedding.
     """
 
@@ -57,21 +57,19 @@ class InterestBackbone(DeepBackbone):
         self.past = HistoryVectors(embedding_dim)
 
     def vectors(self, features: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
-        """The target's vector `[batch, dim]`, and those of the other fields in one, `[batch, others * dim]`."""
+        """The target's vector `[batch, dim]`, and the other fields' vectors side by side, `[batch, others * dim]`."""
         fields = self.fields(features)
         return fields[:, self.fields.names.index("target")], fields[:, self.others].flatten(1)
 
 
 class DIN(InterestBackbone):
-    """The history, each item weighted by what it says about the target, beside the target and all other fields.
+    """A deep tower over the history, the target and all other fields; a history item's weight depends on the target.
 
-    As in RecBole, the weights are not normalised (they are intensities of interest), the product of history and target
-    is given to the tower too, and the tower has batch normalisation. RecBole's "Dice" has a fixed slope of 0, which
-    makes it x * sigmoid(x). RecBole leaves the other fields out; here every model sees them.
+    From the paper: the attention, whose weights are not normalised. From RecBole: the product of history and target as
+    a further input of the tower; batch normalisation in the tower; and x * sigmoid(x) as "Dice", with a fixed slope of
+    0. RecBole leaves the other fields out; here every model reads them.
 
     Args:
-        vocabulary: what it is built for.
-        text_dim: length of the explanation's vector z; 0 makes a model without text.
         embedding_dim: length of each field's embedding.
         mlp: widths of the hidden layers, of the deep tower and of the attention's network.
         dropout: dropout before each layer of the deep tower.
@@ -92,11 +90,11 @@ class DIN(InterestBackbone):
         self.last = self.head(mlp[-1])
 
     def interest(self, target: Tensor, items: Tensor) -> Tensor:
-        """The weighted sum of the history, `[batch, dim]`; the vectors of padding are zeros and add nothing."""
+        """The weighted sum of the history, `[batch, dim]`; the vectors of padding are zeros."""
         return torch.einsum("bh,bhd->bd", self.attention(target, items), items)
 
     def logits(self, features: Mapping[str, Tensor], text: Tensor | None) -> Tensor:
-        """As `CTRBackbone.forward`."""
+        """See `CTRBackbone.forward`."""
         target, others = self.vectors(features)
         items, _ = self.past(self.fields, features)
         interest = self.interest(target, items)

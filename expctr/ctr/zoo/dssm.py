@@ -13,16 +13,17 @@ from expctr.errors import UserError
 
 
 class DSSM(DeepBackbone):
-    """A tower for the user and one for the item; the logit is the cosine of what they say, so it lies in [-1, 1].
+    """A tower for the user and one for the item; the logit is the cosine of their outputs, so it lies in [-1, 1].
 
-    The user's side are the fields `user*` and the histories, the item's the fields `target*`. The explanation is about
-    this user before this item: it joins the user's tower, at its input or (`fuse: last`) at its last layer.
+    The item's tower reads the fields `target*`, the user's all others. The explanation joins the user's tower, at its
+    input or (`fuse: last`) at its last layer.
+
+    From the paper: two towers with tanh and a cosine (there of a query and a document, from letter trigrams). From
+    RecBole: the cosine as a logit, and batch normalisation.
 
     Args:
-        vocabulary: what it is built for.
-        text_dim: length of the explanation's vector z; 0 makes a model without text.
         embedding_dim: length of each field's embedding.
-        mlp: widths of either tower's hidden layers.
+        mlp: widths of the hidden layers of each tower.
         dropout: dropout before each layer of the towers.
     """
 
@@ -51,7 +52,7 @@ class DSSM(DeepBackbone):
         self.item = DeepTower(item, mlp, dropout, activation=torch.tanh, batch_norm=True)
 
     def logits(self, features: Mapping[str, Tensor], text: Tensor | None) -> Tensor:
-        """As `CTRBackbone.forward`."""
+        """See `CTRBackbone.forward`."""
         fields: Tensor = self.fields(features)
         user = self.user(fields[:, self.user_fields].flatten(1), text)
         item = self.item(fields[:, self.item_fields].flatten(1), None)

@@ -18,10 +18,10 @@ from expctr.errors import UserError
 
 
 class GraphLayer(nn.Module):
-    """What each field hears from the others: their states, each through a matrix of its field, weighted by the edges.
+    """A step of message passing: each field receives the weighted states of the others, through matrices per field.
 
     Args:
-        fields: how many.
+        fields: number of fields.
         dim: length of a state.
     """
 
@@ -35,22 +35,21 @@ class GraphLayer(nn.Module):
 
     def forward(self, edges: Tensor, states: Tensor) -> Tensor:
         """`[batch, fields, fields]` and `[batch, fields, dim]` -> `[batch, fields, dim]`."""
-        said = torch.einsum("fij,bfj->bfi", self.w_out, states)
-        return torch.einsum("fij,bfj->bfi", self.w_in, edges @ said) + self.bias
+        messages = torch.einsum("fij,bfj->bfi", self.w_out, states)
+        return torch.einsum("fij,bfj->bfi", self.w_in, edges @ messages) + self.bias
 
 
 class FiGNN(CTRBackbone):
-    """Fields as nodes of a complete graph with attentional edges; their states change by a gated unit at each step.
+    """Fields are the nodes of a complete graph whose edges are attention weights; a GRU cell updates their states.
 
-    It has no deep tower, so the explanation joins the logit.
+    The architecture is the paper's, as RecBole implements it. There is no deep tower, so the explanation joins the
+    logit.
 
     Args:
-        vocabulary: what it is built for.
-        text_dim: length of the explanation's vector z; 0 makes a model without text.
         embedding_dim: length of each field's embedding.
         attention_dim: length of a node's state.
-        layers: one more than there are steps of message passing.
-        heads: of the self-attention that makes the first states.
+        layers: number of steps of message passing, plus 1.
+        heads: attention heads of the self-attention that makes the first states.
         dropout: dropout of the projected fields.
         attention_dropout: dropout of the attention weights.
     """
@@ -85,36 +84,36 @@ class FiGNN(CTRBackbone):
         self.residual = linear(embedding_dim, attention_dim)
         self.edge = linear(2 * attention_dim, 1, bias=False)
         self.graph = nn.ModuleList(GraphLayer(count, attention_dim) for _ in range(layers - 1))
-        self.gate = nn.GRUCell(attention_dim, attention_dim).requires_grad_(layers > 1)  # without messages unused
-        self.edge.requires_grad_(layers > 1 and count > 2)  # of two nodes, each hears the other alone
+        self.gate = nn.GRUCell(attention_dim, attention_dim).requires_grad_(layers > 1)  # unused without messages
+        self.edge.requires_grad_(layers > 1 and count > 2)  # of two nodes, each always has the weight 1
         self.node_score = linear(attention_dim, 1, bias=False)
         self.node_weight = linear(count * attention_dim, count, bias=False)
         self.text = self.text_logit()
 
     def logits(self, features: Mapping[str, Tensor], text: Tensor | None) -> Tensor:
-        """As `CTRBackbone.forward`."""
+        """See `CTRBackbone.forward`."""
         fields: Tensor = self.fields(features)
         projected = self.drop(self.project(fields))
         attended, _ = self.attention(projected, projected, projected)
         first = F.relu(attended + self.residual(fields))
         edges, states = self.edges(first), first
         for layer in self.graph:
-            heard = layer(edges, states)
-            states = self.gate(heard.flatten(0, 1), states.flatten(0, 1)).view_as(first) + first
+            received = layer(edges, states)
+            states = self.gate(received.flatten(0, 1), states.flatten(0, 1)).view_as(first) + first
         score = self.node_score(states).squeeze(-1)
         logit: Tensor = self.text((self.node_weight(states.flatten(1)) * score).sum(1), text)
         return logit
 
     def edges(self, states: Tensor) -> Tensor:
-        """How much each node (row) hears from each other (column), none from itself.
+        """The weight of the message to each node (row) from each other (column); 0 from itself.
 
         Args:
             states: `[batch, fields, attention_dim]`.
 
         Returns:
-            `[batch, fields, fields]`, rows that add up to 1.
+            `[batch, fields, fields]`; each row has the sum 1.
         """
-        source, other = self.edge.weight.view(2, -1)  # of the pair's concatenation, without building it
+        source, other = self.edge.weight.view(2, -1)  # a product with each pair's concatenation
         scores = F.leaky_relu((states @ source)[:, :, None] + (states @ other)[:, None, :], 0.01)
         itself = torch.eye(states.shape[1], dtype=torch.bool, device=states.device)
         return scores.masked_fill(itself, -torch.inf).softmax(-1)

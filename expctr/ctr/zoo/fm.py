@@ -14,8 +14,6 @@ class FM(CTRBackbone):
     """First-order weights and the inner products of all pairs of fields.
 
     Args:
-        vocabulary: what it is built for.
-        text_dim: length of the explanation's vector z; 0 makes a model without text.
         embedding_dim: length of each field's embedding.
     """
 
@@ -25,7 +23,7 @@ class FM(CTRBackbone):
         self.text = self.text_logit()
 
     def logits(self, features: Mapping[str, Tensor], text: Tensor | None) -> Tensor:
-        """As `CTRBackbone.forward`."""
+        """See `CTRBackbone.forward`."""
         fields: Tensor = self.fields(features)
         logit: Tensor = self.text(fields[..., -1].sum(1) + pairwise_interactions(fields[..., :-1]), text)
         return logit

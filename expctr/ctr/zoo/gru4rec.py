@@ -1,7 +1,8 @@
 """GRU4Rec (Hidasi et al., "Session-based Recommendations with Recurrent Neural Networks", ICLR 2016).
 
-In the form of Tan et al., "Improved Recurrent Neural Networks for Session-based Recommendations", DLRS 2016: items
-enter as embeddings, with dropout. Trained on labelled targets (`expctr.ctr.zoo.sequential`).
+From Tan et al., "Improved Recurrent Neural Networks for Session-based Recommendations", DLRS 2016, as in RecBole:
+items enter as embeddings, with dropout. From RecBole: a GRU without biases, and the linear layer after it. Trained on
+labelled targets (`expctr.ctr.zoo.sequential`).
 """
 
 from collections.abc import Mapping
@@ -16,16 +17,13 @@ from expctr.data.features import Vocabulary
 
 
 class GRU4Rec(SequentialBackbone):
-    """A GRU without biases reads the history; a linear layer takes its last hidden state to the items' space.
+    """A GRU without biases reads the history; a linear layer maps its last hidden state to the items' space.
 
-    Before any item the hidden state is 0, so after an empty history the state is that layer's bias, and the logit a
-    function of the target alone.
+    The hidden state of an empty history is 0, so that the logit depends on the target alone.
 
     Args:
-        vocabulary: what it is built for.
-        text_dim: length of the explanation's vector z; 0 makes a model without text.
-        hidden: width of the GRU.
-        layers: of the GRU.
+        hidden: length of the GRU's hidden state.
+        layers: number of the GRU's layers.
         dropout: dropout on the items' vectors.
     """
 
@@ -49,8 +47,8 @@ class GRU4Rec(SequentialBackbone):
             nn.init.xavier_uniform_(weight)
 
     def state(self, vectors: Tensor, lengths: Tensor, features: Mapping[str, Tensor]) -> Tensor:
-        """As `SequentialBackbone.state`."""
-        # Without biases a GRU's zero state stays zero over padding: the first position's is that of an empty history.
+        """See `SequentialBackbone.state`."""
+        # Without biases, a zero state stays zero over padding: an empty history's first state is that before any item.
         hidden: Tensor = self.gru(self.enter(vectors))[0]
         state: Tensor = self.out(at_last(hidden, lengths))
         return state

@@ -14,14 +14,15 @@ from expctr.data.features import Vocabulary
 class PNN(DeepBackbone):
     """A deep tower over the fields and a product of each pair of them.
 
+    From the paper: inner and outer products. From RecBole: one matrix per pair weights its outer product, where the
+    paper sums all outer products first; and the penalty.
+
     Args:
-        vocabulary: what it is built for.
-        text_dim: length of the explanation's vector z; 0 makes a model without text.
         embedding_dim: length of each field's embedding.
         mlp: widths of the deep tower's hidden layers.
         dropout: dropout before each layer of the deep tower.
         inner: use the pairs' inner products.
-        outer: use the pairs' outer products, each weighted by a matrix of its own and summed.
+        outer: use the pairs' outer products, each weighted by a matrix of the pair and summed.
         reg_weight: weight of the norms of the tower's matrices in the loss.
     """
 
@@ -38,10 +39,9 @@ class PNN(DeepBackbone):
         **kwargs: Any,
     ) -> None:
         super().__init__(vocabulary, text_dim, mlp, dropout, **kwargs)
-        self.reg_weight = reg_weight
+        self.inner, self.reg_weight = inner, reg_weight
         self.check(reg_weight=(0, inf))
         self.fields = self.embeddings(embedding_dim)
-        self.inner, self.reg_weight = inner, reg_weight
         count = len(self.fields.names)
         self.first, self.second = torch.triu_indices(count, count, offset=1).tolist()
         pairs = len(self.first)
@@ -52,7 +52,7 @@ class PNN(DeepBackbone):
         self.last = self.head(mlp[-1])
 
     def logits(self, features: Mapping[str, Tensor], text: Tensor | None) -> Tensor:
-        """As `CTRBackbone.forward`."""
+        """See `CTRBackbone.forward`."""
         fields: Tensor = self.fields(features)
         first, second = fields[:, self.first], fields[:, self.second]
         parts = [fields.flatten(1)]

@@ -1,7 +1,7 @@
 """SASRec (Kang and McAuley, "Self-Attentive Sequential Recommendation", ICDM 2018).
 
-With BERT's encoder, as RecBole has it: LayerNorm after each residual sum, gelu. Trained on labelled targets
-(`expctr.ctr.zoo.sequential`).
+From the paper: causal self-attention over the history. From RecBole: BERT's encoder, with LayerNorm after each residual
+sum and gelu. Trained on labelled targets (`expctr.ctr.zoo.sequential`).
 """
 
 from collections.abc import Mapping
@@ -14,9 +14,9 @@ from expctr.ctr.zoo.sequential import TransformerBackbone, at_last
 class SASRec(TransformerBackbone):
     """Causal self-attention over the history; the state is that of its last item.
 
-    An empty history is read as one position without an item, so its logit is a function of the target alone.
+    An empty history is read as one position without an item, so that the logit depends on the target alone.
     """
 
     def state(self, vectors: Tensor, lengths: Tensor, features: Mapping[str, Tensor]) -> Tensor:
-        """As `SequentialBackbone.state`."""
+        """See `SequentialBackbone.state`."""
         return at_last(self.encode(vectors), lengths)

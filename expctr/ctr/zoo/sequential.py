@@ -1,9 +1,8 @@
 """What the sequential models share: they read the history in its order, and score the target by a dot product.
 
-Their papers train them to name the next item, among all or among drawn negatives. Here they are trained as all models
-of the zoo are, by the cross-entropy of the labelled target, and disliked items stand in the history beside liked ones:
-hence the mark that each item's vector carries (`HistoryVectors`). Marks are zero at first, where the models are exactly
-those of the papers.
+Their papers train them to predict the next item, among all items or drawn negatives. Here they are trained as every
+model of the zoo is, by the cross-entropy of the labelled target. The history holds disliked items as well as liked
+ones, and a mark on each item's vector tells them apart (`HistoryVectors`). All marks are zero at first.
 """
 
 from collections.abc import Mapping
@@ -21,13 +20,13 @@ from expctr.data.features import PADDING, Vocabulary
 
 
 def start_normal(table: FieldEmbeddings, std: float) -> None:
-    """Draw a table anew, normal around zero; padding stays zero."""
+    """Draw a table from a normal distribution around zero; padding stays zero."""
     with torch.no_grad():
         table.weight.normal_(0, std)[PADDING].zero_()
 
 
 def at_last(states: Tensor, lengths: Tensor) -> Tensor:
-    """The state after each history's last item; at the first position, of padding, where there is none.
+    """The state at each history's last item; for an empty history, the one at the first position.
 
     Args:
         states: `[batch, history, dim]`.
@@ -42,11 +41,9 @@ def at_last(states: Tensor, lengths: Tensor) -> Tensor:
 class SequentialBackbone(CTRBackbone):
     """A model whose logit is the dot product of the history's state and the target's vector.
 
-    It implements `state`, and ends its `__init__` with its own layers. Side features have no part in it.
+    A subclass implements `state`. Side features are not read.
 
     Args:
-        vocabulary: what it is built for.
-        text_dim: length of the explanation's vector z; 0 makes a model without text.
         embedding_dim: length of an item's vector.
     """
 
@@ -59,17 +56,17 @@ class SequentialBackbone(CTRBackbone):
         self.text = self.text_logit()
 
     def logits(self, features: Mapping[str, Tensor], text: Tensor | None) -> Tensor:
-        """As `CTRBackbone.forward`."""
+        """See `CTRBackbone.forward`."""
         target = self.items.look_up("target", features["target"])
         vectors, lengths = self.past(self.items, features)
         logit: Tensor = self.text((self.state(vectors, lengths, features) * target).sum(-1), text)
         return logit
 
     def state(self, vectors: Tensor, lengths: Tensor, features: Mapping[str, Tensor]) -> Tensor:
-        """What a sequential model implements: the history in one vector.
+        """What a subclass implements: the history in one vector.
 
         Args:
-            vectors: of the items, oldest first, `[batch, history, embedding_dim]`; zeros at padding, after the last.
+            vectors: of the items, oldest first, `[batch, history, embedding_dim]`; zeros at padding, which comes last.
             lengths: of the histories, `[batch]`; 0 is possible.
             features: as `forward` takes them.
 
@@ -83,20 +80,18 @@ class TransformerBackbone(SequentialBackbone):
     """A sequential model with BERT's encoder: learned positions, LayerNorm after each residual sum.
 
     Args:
-        vocabulary: what it is built for.
-        text_dim: length of the explanation's vector z; 0 makes a model without text.
-        layers: transformer layers.
-        heads: of the attention; they divide `embedding_dim`.
+        layers: number of transformer layers.
+        heads: attention heads per layer; their number divides `embedding_dim`.
         inner: width of the feed-forward layers.
         activation: of the feed-forward layers.
-        dropout: dropout on the input and on what each residual sum adds.
+        dropout: dropout on the input and on each residual branch.
         attention_dropout: dropout on the attention's weights.
         layer_norm_eps: added to the variance in each LayerNorm.
-        init_std: standard deviation of the initial weights and vectors, which are normal.
+        init_std: standard deviation of the initial weights and vectors.
     """
 
     more_positions = 0
-    """Positions beyond those of the longest history."""
+    """Number of positions beyond those of the longest history."""
 
     def __init__(
         self,
@@ -129,7 +124,7 @@ class TransformerBackbone(SequentialBackbone):
         self.start(self.encoder)
 
     def _layer(self) -> nn.TransformerEncoderLayer:
-        # torch's layer drops out in one place more than BERT's, and knows one rate for all places.
+        # torch's layer has one dropout more than BERT's, and one rate for all of them
         layer = nn.TransformerEncoderLayer(
             self.embedding_dim,
             self.heads,
@@ -145,7 +140,7 @@ class TransformerBackbone(SequentialBackbone):
         return layer
 
     def start(self, module: nn.Module) -> None:
-        """Initial weights of linear layers, as BERT's: normal, biases zero; LayerNorms keep theirs."""
+        """Draw the initial weights as BERT does: matrices normal, biases zero; LayerNorms keep theirs."""
         for parameter in module.parameters():
             if parameter.ndim > 1:
                 nn.init.normal_(parameter, std=self.init_std)
@@ -158,8 +153,8 @@ class TransformerBackbone(SequentialBackbone):
 
         Args:
             vectors: `[batch, positions, embedding_dim]`, or fewer positions.
-            lengths: `[batch]`, at least 1: each position sees all of the first `lengths` ones. Without it each sees
-                itself and those before, and what stands after a sequence's last item has no say in that item's state.
+            lengths: `[batch]`, at least 1: each position sees the first `lengths` ones. With `None`, each position sees
+                itself and those before it, so that padding does not change the state of the last item.
 
         Returns:
             `[batch, positions, embedding_dim]`.

@@ -17,13 +17,13 @@ from expctr.errors import UserError
 
 
 class CIN(nn.Module):
-    """The compressed interaction network: each layer's maps are weighted sums of products of the last one's with the
-    fields (Eq. 6 of the paper), summed over the embedding's dimensions at the end.
+    """The compressed interaction network: a layer's maps are weighted sums of the products of the layer before's maps
+    with the fields (Eq. 6 of the paper). The output is their sum over the embedding's dimensions.
 
     Args:
-        fields: how many.
-        sizes: maps of each layer, rounded down to an even number unless `direct`.
-        direct: give every map both to the next layer and to the output; otherwise half of them to each.
+        fields: number of fields.
+        sizes: number of maps per layer, rounded down to an even one unless `direct`.
+        direct: every map goes to the next layer and to the output; otherwise one half goes to each.
     """
 
     def __init__(self, fields: int, sizes: Sequence[int], direct: bool) -> None:
@@ -43,12 +43,12 @@ class CIN(nn.Module):
 
     @property
     def weights(self) -> list[Tensor]:
-        """Of all layers, `[maps, products, 1]`."""
+        """The weights of all layers, `[maps, products, 1]`."""
         return [cast("nn.Conv1d", layer).weight for layer in self.layers]
 
     @property
     def out(self) -> int:
-        """Length of the output."""
+        """The length of the output."""
         return sum(self.sizes) if self.direct else sum(self.sizes[:-1]) // 2 + self.sizes[-1]
 
     def forward(self, fields: Tensor) -> Tensor:
@@ -66,16 +66,14 @@ class CIN(nn.Module):
         return torch.cat(shown, dim=1).sum(-1)
 
 
-class xDeepFM(DeepBackbone):  # noqa: N801, the name that all know it by
-    """First-order weights, a compressed interaction network and a deep tower, their logits added.
+class xDeepFM(DeepBackbone):  # noqa: N801  the paper's name
+    """The sum of three logits: first-order weights, a compressed interaction network, and a deep tower.
 
-    As in RecBole, which the paper's table was made with, the deep tower's logit passes through its ReLU too.
+    The architecture is the paper's. From RecBole: a ReLU after the deep tower's logit, and the penalty.
 
     Args:
-        vocabulary: what it is built for.
-        text_dim: length of the explanation's vector z; 0 makes a model without text.
         embedding_dim: length of each field's embedding.
-        cin: maps of each layer of the interaction network.
+        cin: number of maps per layer of the interaction network.
         direct: see `CIN`.
         reg_weight: weight of the norms of all matrices but the embeddings in the loss.
     """
@@ -97,10 +95,10 @@ class xDeepFM(DeepBackbone):  # noqa: N801, the name that all know it by
         count, place = len(self.fields.names), 0 if self.fuse == "input" else -1
         self.deep = DeepTower(count * embedding_dim, (*self.mlp, 1), self.dropout, text_dim, text_layer=place)
         self.cin = CIN(count, cin, direct)
-        self.cin_logit = linear(self.cin.out, 1)  # its bias is the model's
+        self.cin_logit = linear(self.cin.out, 1)  # holds the model's bias
 
     def logits(self, features: Mapping[str, Tensor], text: Tensor | None) -> Tensor:
-        """As `CTRBackbone.forward`."""
+        """See `CTRBackbone.forward`."""
         fields: Tensor = self.fields(features)
         first_order, vectors = fields[..., -1].sum(1), fields[..., :-1]
         both: Tensor = self.cin_logit(self.cin(vectors)) + self.deep(vectors.flatten(1), text)

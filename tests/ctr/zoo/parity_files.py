@@ -1,4 +1,4 @@
-"""What peers answered (tools/parity), and how their weights come into our models."""
+"""RecBole's recorded outputs (tools/parity), and loading its weights into our models."""
 
 from collections.abc import Collection, Mapping
 from pathlib import Path
@@ -19,7 +19,7 @@ class Recorded:
     Attributes:
         tensors: all of it, by name.
         features: the inputs, as our models take them.
-        logit: the answer, `[batch]`.
+        logit: the output, `[batch]`.
     """
 
     def __init__(self, name: str) -> None:
@@ -31,7 +31,7 @@ class Recorded:
         self.weights = self.part("model.")
 
     def part(self, prefix: str) -> dict[str, Tensor]:
-        """The tensors whose names begin so, without that."""
+        """The tensors whose names begin with `prefix`, by the rest of the name."""
         found = {key: value for key, value in self.tensors.items() if key.startswith(prefix)}
         return {key.removeprefix(prefix): value for key, value in found.items()}
 

@@ -1,4 +1,4 @@
-"""Histories for the tests of the sequential models, and RecBole's recorded answers (tools/parity/sequential.py)."""
+"""Histories for the tests of the sequential models, and RecBole's recorded outputs (tools/parity/sequential.py)."""
 
 import json
 from pathlib import Path
@@ -60,7 +60,7 @@ def drawn(rows: int = 64, longest: int = HISTORY) -> dict[str, Tensor]:
 
 
 class Recording(NamedTuple):
-    """What RecBole answered."""
+    """RecBole's recorded outputs."""
 
     options: dict[str, Any]
     """As RecBole calls them."""

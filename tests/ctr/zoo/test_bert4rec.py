@@ -1,4 +1,4 @@
-"""BERT4Rec: the mask, the items' biases, and RecBole's answers."""
+"""BERT4Rec: the mask, the items' biases, and RecBole's outputs."""
 
 import pytest
 import torch
@@ -18,7 +18,7 @@ from expctr.ctr.zoo.bert4rec import BERT4Rec
 
 
 @pytest.mark.parametrize("grad", [True, False])  # torch's fast path, too
-def test_it_answers_as_recbole(grad: bool):
+def test_its_logits_are_recboles(grad: bool):
     peer = recording("BERT4Rec")
     model = BERT4Rec(peer.vocabulary, oov_rate=0.0, **transformer_options(peer.options))
     theirs = dict(peer.weights)

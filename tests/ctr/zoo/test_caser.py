@@ -1,4 +1,4 @@
-"""Caser: its filters by hand, its penalty, and RecBole's answers."""
+"""Caser: its filters by hand, its penalty, and RecBole's outputs."""
 
 import pytest
 import torch
@@ -9,7 +9,7 @@ from expctr.data.features import Vocabulary
 from expctr.errors import UserError
 
 
-def test_it_answers_as_recbole():
+def test_its_logits_are_recboles():
     peer = recording("Caser")
     options = peer.options
     model = Caser(

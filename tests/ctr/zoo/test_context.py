@@ -1,4 +1,4 @@
-"""The models that cross fields: the same answers as RecBole's with the same weights, and what each is made of."""
+"""The models that cross fields: the same outputs as RecBole's with the same weights, and what each is made of."""
 
 from collections.abc import Callable
 from itertools import combinations
@@ -116,7 +116,7 @@ PARITY: dict[str, tuple[type[CTRBackbone], dict[str, Any], dict[str, str], list[
 
 
 @pytest.mark.parametrize("name", PARITY)
-def test_recboles_weights_give_recboles_answers(name: str) -> None:
+def test_recboles_weights_give_recboles_outputs(name: str) -> None:
     make, options, names, idle = PARITY[name]
     recorded = Recorded(name)
     model = make(recorded.vocabulary, **options).eval()

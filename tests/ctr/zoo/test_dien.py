@@ -1,4 +1,4 @@
-"""DIEN: RecBole's answers with RecBole's weights, and its parts by hand; see test_din.py for what both share."""
+"""DIEN: RecBole's outputs with RecBole's weights, and its parts by hand; see test_din.py for what both share."""
 
 import math
 
@@ -13,7 +13,7 @@ from expctr.ctr.zoo.dien import AUGRU, DIEN
 GATES = ("weight_ih", "weight_hh", "bias_ih", "bias_hh")
 
 
-def test_it_answers_as_recbole():
+def test_its_logits_are_recboles():
     recorded = Recorded("dien")
     model = DIEN(recorded.vocabulary, **SMALL).eval()
     recorded.fill(model.fields, "fields")
@@ -52,7 +52,7 @@ def test_augru_by_hand():
     # Both gates are a half. The first state is 0.8 / 2 * tanh(1), the second (1 - 0.4 / 2) of it + 0.4 / 2 * tanh(2).
     state = augru(torch.tensor([[[1.0], [2.0]]]), torch.tensor([[0.8, 0.4]]))
     assert state.item() == pytest.approx(0.8 * 0.4 * math.tanh(1) + 0.2 * math.tanh(2))
-    augru.h.weight.data[2] = 2.0  # what the last state says of the new one passes the reset gate, a half
+    augru.h.weight.data[2] = 2.0  # the last state's part of the new one passes the reset gate, which is a half
     first = 0.5 * math.tanh(1)
     state = augru(torch.tensor([[[1.0], [2.0]]]), torch.ones(1, 2))
     assert state.item() == pytest.approx(0.5 * first + 0.5 * math.tanh(2 + first))
@@ -107,7 +107,7 @@ def test_a_state_must_not_see_the_item_that_it_is_to_tell():
     before, after = model.extractor(vectors)[0], model.extractor(changed)[0]
     assert torch.equal(before[:, :3], after[:, :3])
     assert not torch.equal(before[:, 3], after[:, 3])
-    # and what comes last is told of, but never tells: a new last negative changes the loss, a new first one does not
+    # the first item is never a target, the last one is: a new last negative changes the loss, a new first one does not
     negatives = model.draw_negatives(rows["history"])
     expected = model.auxiliary_loss(rows, negatives)
     first, last = negatives.clone(), negatives.clone()

@@ -1,4 +1,4 @@
-"""DIN: RecBole's answers with RecBole's weights, its sum over the history, and what DIEN has in common with it."""
+"""DIN: RecBole's outputs with RecBole's weights, its sum over the history, and what DIEN has in common with it."""
 
 import pytest
 import torch
@@ -14,7 +14,7 @@ from expctr.errors import UserError
 both = pytest.mark.parametrize("kind", [DIN, DIEN])
 
 
-def test_it_answers_as_recbole():
+def test_its_logits_are_recboles():
     recorded = Recorded("din")
     model = DIN(recorded.vocabulary, **SMALL).eval()
     recorded.fill(model.fields, "fields")

@@ -1,4 +1,4 @@
-"""GRU4Rec: the GRU by hand, and RecBole's answers."""
+"""GRU4Rec: the GRU by hand, and RecBole's outputs."""
 
 import math
 
@@ -9,7 +9,7 @@ from sequences import VOCABULARY, carry_over, features, make, recording
 from expctr.ctr.zoo.gru4rec import GRU4Rec
 
 
-def test_it_answers_as_recbole():
+def test_its_logits_are_recboles():
     peer = recording("GRU4Rec")
     options = peer.options
     model = GRU4Rec(

@@ -1,4 +1,4 @@
-"""SASRec: who sees whom, and RecBole's answers."""
+"""SASRec: who sees whom, and RecBole's outputs."""
 
 import pytest
 import torch
@@ -17,7 +17,7 @@ from expctr.ctr.zoo.sasrec import SASRec
 
 
 @pytest.mark.parametrize("grad", [True, False])  # torch's fast path, too
-def test_it_answers_as_recbole(grad: bool):
+def test_its_logits_are_recboles(grad: bool):
     peer = recording("SASRec")
     model = SASRec(peer.vocabulary, oov_rate=0.0, **transformer_options(peer.options))
     theirs = dict(peer.weights)
@@ -47,7 +47,7 @@ def test_the_state_is_the_last_items():
 
 
 def test_without_layers_weights_it_is_the_last_items_vector_at_its_place():
-    """Attention and feed-forward answer 0, and LayerNorm leaves a vector of mean 0 and variance 1 as it is."""
+    """Attention and feed-forward return 0, and LayerNorm leaves a vector of mean 0 and variance 1 as it is."""
     model = make(SASRec, embedding_dim=2, heads=1)
     with torch.no_grad():
         for parameter in model.encoder.parameters():
