@@ -112,7 +112,10 @@ GAINS = {
         "Language model's verdict, before and after training", LLM_UNTRAINED, LLM, ("before training", "after training")
     ),
     "aug_training": Comparison(
-        "CTR model, before and after training", AUG_UNTRAINED, AUG, ("before training", "after training")
+        "CTR model, on sentences from before and after training",
+        AUG_UNTRAINED,
+        AUG,
+        ("before training", "after training"),
     ),
     "aug_text": Comparison(
         "CTR model, with and without a sentence", AUG_NO_TEXT, AUG, ("without a sentence", "with its own sentence")

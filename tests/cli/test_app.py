@@ -422,7 +422,7 @@ def test_test_says_where_an_unfinished_run_stands(world: World) -> None:
     assert expctr("fit", *options, *kill(2, 2)).code == -9
     outcome = expctr("test", *options, "--data.init_args.paper_dataset=null").ok()
     said = " ".join(outcome.output.split())
-    assert "The plan is not finished: the checkpoint is of ctr1, epoch 3 of 9, after 2 batches" in said
+    assert "The plan is not finished: this checkpoint was made in ctr1, epoch 3 of 9, after 2 batches" in said
     assert "(paper)" not in said
 
 
@@ -431,7 +431,7 @@ def test_a_ctr_model_begun_anew_does_not_count_as_trained(world: World) -> None:
     options = world.options("second-ctr")
     assert expctr("fit", *options, *kill(6, 2)).code == -9
     outcome = expctr("test", *options).ok()
-    assert "the checkpoint is of ctr2, epoch 7 of 9" in " ".join(outcome.output.split())
+    assert "this checkpoint was made in ctr2, epoch 7 of 9" in " ".join(outcome.output.split())
     systems = json.loads((world.folder / "second-ctr" / "table.json").read_text())["systems"]
     assert systems["ExpCTR-LLM"]
     assert not systems["ExpCTR-Aug"]
@@ -461,7 +461,7 @@ def test_what_nothing_can_be_trained_validated_or_tested_on_is_refused(world: Wo
     expctr("fit", *options).ok()
     outcome = expctr("test", *options)
     assert outcome.code == 2
-    assert "error: no test rows" in outcome.output
+    assert "error: there are no test rows" in outcome.output
 
 
 def test_predict_on_the_test_split(run: Path, world: World) -> None:
