@@ -229,7 +229,8 @@ def test_what_an_adapter_of_responses_means_is_said_and_its_exact_use_works(worl
     ids, model = tokens(world), policy(world, "responses", adapter_scope="response")
     mask, cut = torch.ones_like(ids), ids[:, :-1]
     with torch.no_grad():
-        cache = model.hidden(cut, torch.ones_like(cut), adapter=False, cache=DynamicCache()).cache
+        cache = DynamicCache()
+        model.hidden(cut, torch.ones_like(cut), adapter=False, cache=cache)
         expected = model.logits(model.hidden(ids[:, -1:], mask, adapter=True, cache=cache))[:, -1]
     code = (out / "adapter" / "README.md").read_text().split("```python\n")[1].split("```")[0]
     load, _, rest = code.partition("\n")
