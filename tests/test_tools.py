@@ -259,7 +259,7 @@ def test_a_killed_point_goes_on_and_finds_the_same(
     assert stop.value.code == 1
     assert f"failed: {NAMES[1]}: killed by SIGKILL (all of it in {run / 'fit.log'})" in capsys.readouterr().err
     sweep.main(arguments(world, "killed", *own))
-    assert "starting at the beginning" not in (run / "fit.log").read_text()
+    assert "starting from the beginning" not in (run / "fit.log").read_text()
     assert (run / "table.json").read_text() == (swept / NAMES[1] / "table.json").read_text()
 
 

@@ -52,7 +52,7 @@ def find_config(name: str) -> Path:
     Raises:
         UserError: there is neither such a file nor such a config.
     """
-    if Path(name).is_file():
+    if Path(name).exists() and not Path(name).is_dir():
         return Path(name)
     configs = packaged_configs()
     plain = name.removesuffix(".yaml").removeprefix("configs/")

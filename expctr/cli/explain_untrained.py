@@ -16,16 +16,18 @@ NOTE = (
     "quickstart trains it, and --config quickstart makes this command use the trained run"
 )
 
+OPTIONS = {"--target", "--liked", "--disliked", "--json"}
+
 
 def can_answer(args: Sequence[str]) -> bool:
     """Whether `expctr explain` with these options needs no config."""
-    return not _parser().parse_known_args(args)[1]
+    return {arg.partition("=")[0] for arg in args if arg.startswith("-")} <= OPTIONS
 
 
 def main(args: Sequence[str]) -> None:
     """Run `expctr explain` with the shipped model."""
-    options = _parser().parse_args(args)
     try:
+        options = _parse(args)
         found = explain_untrained(options.target, options.liked, options.disliked)
     except UserError as error:
         exit_with_error(error)
@@ -95,14 +97,24 @@ def explain_untrained(target: str, liked: Sequence[str], disliked: Sequence[str]
     return {**found, "notes": [NOTE], "trained": False, "seconds": round(perf_counter() - start, 3)}
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="expctr explain", add_help=False, allow_abbrev=False)
+def _parse(args: Sequence[str]) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
     parser.add_argument("--target", default="")
-    for name in ("liked", "disliked"):
-        parser.add_argument(f"--{name}", type=_read_titles, default=())
+    for name in ("--liked", "--disliked"):
+        parser.add_argument(name, type=_read_titles, default=())
     parser.add_argument("--json", nargs="?", const="true", default="false", choices=("true", "false"))
-    return parser
+    try:
+        options, others = parser.parse_known_args(args)
+    except argparse.ArgumentError as error:
+        raise UserError(str(error)) from error
+    if others:
+        raise UserError(f"{' '.join(others)}: name the option, such as --target")
+    return options
 
 
 def _read_titles(text: str) -> tuple[str, ...]:
-    return tuple(json.loads(text)) if text.startswith("[") else split_titles(text)
+    try:
+        titles = json.loads(text)
+    except ValueError:
+        titles = None
+    return tuple(map(str, titles)) if isinstance(titles, list) else split_titles(text)

@@ -4,14 +4,15 @@ import json
 
 import pytest
 
-from expctr.cli.explain_untrained import can_answer, explain_untrained, main
+from expctr.cli.explain_untrained import _read_titles, can_answer, explain_untrained, main
 from expctr.errors import UserError
 
 
 def test_a_config_or_a_user_needs_the_whole_command_line() -> None:
     assert can_answer(["--liked", "Heat", "--target", "Seven", "--json"])
+    assert can_answer(["--liked=[bold]Heat", "--target=Seven"])
     assert can_answer([])  # and is refused in one line
-    for option in ("--config=quickstart", "--user=42", "--help", "--ckpt_path=last", "--model=ExpCTRModule"):
+    for option in ("--config=quickstart", "--user=42", "--help", "-h", "--ckpt_path=last", "--model=ExpCTRModule"):
         assert not can_answer(["--target", "Seven", option])
 
 
@@ -45,3 +46,18 @@ def test_a_change_of_one_title_is_the_difference_of_two_answers() -> None:
 def test_nothing_to_explain_is_refused(target: str, liked: list[str]) -> None:
     with pytest.raises(UserError, match="nothing to explain: give a title as --target"):
         explain_untrained(target, liked, [])
+
+
+@pytest.mark.parametrize("args", [["--target"], ["--json", "maybe"], ["Heat"], []])
+def test_a_wrong_option_is_refused_on_one_line(args: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as stop:
+        main(args)
+    assert stop.value.code == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("error: ")
+
+
+def test_titles_that_are_not_json_are_separated_by_bars() -> None:
+    assert _read_titles('["Heat", "Fargo"]') == ("Heat", "Fargo")
+    assert _read_titles("[REC]|Heat") == ("[REC]", "Heat")
+    assert _read_titles("1984") == ("1984",)

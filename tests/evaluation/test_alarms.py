@@ -81,16 +81,16 @@ def test_what_has_run_away_is_told_once_a_stage_and_again_only_after_it_recovere
     limit = getattr(Alarms(saturated=0.9), name)
     stage = Stage(llm_folder, Alarms(**OFF | {"window": 2, name: limit}))
     assert stage.batches(1, **BAD[name]) == []  # the window is not full
-    (said,) = stage.batches(5, **BAD[name])
-    assert said.startswith("possible reward hacking in lc, after 2 batches: ")
-    assert name in said
+    (message,) = stage.batches(5, **BAD[name])
+    assert message.startswith("possible reward hacking in lc, after 2 batches: ")
+    assert name in message
     assert stage.batches(3) == []
     assert len(stage.batches(3, **BAD[name])) == 1
     stage.fake.current_epoch = 1  # the same stage's next epoch
     assert stage.batches(3, **BAD[name]) == []
     stage.fake.current_epoch = 3
-    (said,) = stage.batches(3, **BAD[name])
-    assert "in ic1, after 17 batches" in said
+    (message,) = stage.batches(3, **BAD[name])
+    assert "in ic1, after 17 batches" in message
     off = Stage(llm_folder, Alarms(**OFF, window=2))
     assert off.batches(6, **BAD[name]) == []
 
@@ -103,14 +103,14 @@ def test_one_odd_batch_is_no_alarm(llm_folder: Path) -> None:
     assert len(stage.batches(12, score=(0.8, 0.9))) == 1
 
 
-@pytest.mark.parametrize(("factor", "told"), [(1.75, 0), (2.25, 1), (0.75, 0), (0.25, 1)])
-def test_the_length_is_compared_with_the_runs_start(llm_folder: Path, factor: float, told: int) -> None:
+@pytest.mark.parametrize(("factor", "alarms"), [(1.75, 0), (2.25, 1), (0.75, 0), (0.25, 1)])
+def test_the_length_is_compared_with_the_runs_start(llm_folder: Path, factor: float, alarms: int) -> None:
     """Four words at the start, and in another stage so many times as many."""
     stage = Stage(llm_folder, Alarms(**OFF | {"window": 2, "length": 2.0}))
     assert stage.batches(4) == []
     stage.fake.current_epoch = 3
     other = [" ".join(f"{i}-{j}" for j in range(int(4 * factor))) for i in range(20)]
-    assert len(stage.batches(4, texts=other)) == told
+    assert len(stage.batches(4, texts=other)) == alarms
 
 
 def test_the_gap_is_training_s_last_rewards_over_validation_s(llm_folder: Path) -> None:
@@ -119,27 +119,27 @@ def test_the_gap_is_training_s_last_rewards_over_validation_s(llm_folder: Path) 
     stage.batches(3, score=(0.2, 0.2))
     stage.batches(2, score=(0.8, 0.9))
     assert stage.validated(0.74, 0.78) == []
-    (said,) = stage.validated(0.70, 0.74)
-    assert "reward_lc_gap is 0.13, above 0.1" in said
+    (message,) = stage.validated(0.70, 0.74)
+    assert "reward_lc_gap is 0.13, above 0.1" in message
     assert stage.validated(0.95) == []  # greedy explanations may well earn more
     assert len(stage.validated(0.70)) == 1
 
 
 def test_an_alarm_survives_a_checkpoint(llm_folder: Path, tmp_path: Path) -> None:
-    """Killed after each batch, the same is said at the same batch."""
-    told, long = [], {"texts": [f"{text} a b c d e f g h i j k l" for text in GOOD]}
+    """Killed after each batch, the same messages come at the same batch."""
+    runs, long = [], {"texts": [f"{text} a b c d e f g h i j k l" for text in GOOD]}
     for killed in (False, True):
         stage = Stage(llm_folder, Alarms(window=3))
-        said: list[str] = []
+        messages: list[str] = []
         for i in range(12):
-            said += stage.batches(1, **BAD["unique"] if i % 7 > 1 else long)
+            messages += stage.batches(1, **BAD["unique"] if i % 7 > 1 else long)
             if killed:
                 torch.save(stage.alarms.state_dict(), tmp_path / "state.pt")
                 stage.alarms = Alarms(window=3)
                 stage.alarms.load_state_dict(torch.load(tmp_path / "state.pt", weights_only=True))
-        told.append(said)
-    assert told[0] == told[1]
-    assert all(any(f": {name} is" in line for line in told[0]) for name in ("unique", "words"))
+        runs.append(messages)
+    assert runs[0] == runs[1]
+    assert all(any(f": {name} is" in line for line in runs[0]) for name in ("unique", "words"))
 
 
 def test_stop_ends_the_run_with_a_checkpoint_and_the_alarm_known(llm_folder: Path) -> None:

@@ -77,13 +77,13 @@ def test_with_everything_there_nothing_is_left_out() -> None:
     found = assessed()
     assert found.notes == []
     assert set(found.audit) == {"ablations", "gain", "agreement", "counterfactuals", "leakage"}
-    said = shown(found)
-    assert "Explanations change the AUC of ExpCTR-Aug by" in said
-    assert "Name the target's title: 100.0% (untrained 100.0%)" in said
+    message = shown(found)
+    assert "Explanations change the AUC of ExpCTR-Aug by" in message
+    assert "Name the target's title: 100.0% (untrained 100.0%)" in message
 
 
 def test_intervals_of_all_that_is_told_are_over_users() -> None:
-    """All rows one user's: values stay, and nothing tells how another would differ."""
+    """All rows one user's: the values stay, and there are no intervals."""
     rows, one = assessed(), assessed(rows_each=ROWS)
     for name in ("total", "verdict", "reason"):
         assert one.audit["gain"][name].value == rows.audit["gain"][name].value

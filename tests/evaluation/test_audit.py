@@ -35,8 +35,8 @@ def world(by_verdict: bool) -> list[str]:
     """Sentences whose verdict, or whose reason, is the label in four rows of five; the other is chance."""
     texts = []
     for label in LABELS:
-        told, chance = (label > 0.5) == (DRAW.random() < 0.8), DRAW.random() < 0.5
-        verdict, reason = (told, chance) if by_verdict else (chance, told)
+        signal, chance = (label > 0.5) == (DRAW.random() < 0.8), DRAW.random() < 0.5
+        verdict, reason = (signal, chance) if by_verdict else (chance, signal)
         texts.append(f"It is {'bright' if reason else 'gloomy'}, so they will {'love' if verdict else 'hate'} it.")
     return texts
 
@@ -190,8 +190,8 @@ def test_words_changed() -> None:
 
 
 def test_the_probe_reads_what_words_say_and_nothing_else() -> None:
-    told = leakage(world(by_verdict=False), LABELS, USERS)
-    assert told.low > 0.7
+    found = leakage(world(by_verdict=False), LABELS, USERS)
+    assert found.low > 0.7
     chance = leakage([DRAW.choice(["one", "two"]) for _ in LABELS], LABELS, USERS)
     assert chance.low < 0.55
     names = [f"user{i // 4}" for i in range(ROWS)]  # each user's label by his name, which other users do not have

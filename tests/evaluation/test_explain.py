@@ -68,7 +68,7 @@ def test_a_typed_person_has_the_scores_of_predict(run: Path, world: World, tmp_p
 
 
 @pytest.mark.parametrize(
-    ("args", "said"),
+    ("args", "message"),
     [
         (
             ["--user=999", "--target=Film 3, The"],
@@ -81,10 +81,10 @@ def test_a_typed_person_has_the_scores_of_predict(run: Path, world: World, tmp_p
         (["--user=1", "--target=id:999"], "no item with a title has the id '999'"),
     ],
 )
-def test_what_it_refuses(run: Path, world: World, args: list[str], said: str) -> None:
+def test_what_it_refuses(run: Path, world: World, args: list[str], message: str) -> None:
     outcome = explain(world, *args)
     assert outcome.code == 2, outcome.output
-    assert said in outcome.output
+    assert message in outcome.output
     assert "Traceback" not in outcome.output
 
 

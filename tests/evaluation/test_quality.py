@@ -50,7 +50,7 @@ def test_intervals_hold_their_values() -> None:
 
 
 def test_a_users_sentences_go_together() -> None:
-    """Of two users, one with no sentence: nobody else's tells how sentences differ."""
+    """Of two users, one with no sentence: no other sentences show how much they differ."""
     found = measured([0, 0, 1, 0])
     alone = measured()
     assert {name: value.value for name, value in found.items()} == {name: value.value for name, value in alone.items()}

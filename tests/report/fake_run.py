@@ -80,7 +80,7 @@ def table(rows: int) -> dict[str, Any]:
 
 
 def explanations(rows: int, titles: list[str] | None = None, seed: int = 0) -> pl.DataFrame:
-    """Test rows whose scores tell the labels in part; the target's title stands in the sentence."""
+    """Test rows whose scores predict the labels in part; the target's title stands in the sentence."""
     random = np.random.default_rng(seed)
     label = (np.arange(rows) % 2).astype(float)
     scores = {

@@ -198,7 +198,7 @@ def test_the_command_writes_beside_the_run_without_torch(tmp_path: Path) -> None
 
 
 def test_the_command_refuses_in_a_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    for args, said in (
+    for args, message in (
         ([str(tmp_path)], "is not a run's folder"),
         ([str(make_run(tmp_path / "run")), "--rows=0"], "--rows must be at least 1"),
         ([str(tmp_path / "run"), f"--out={tmp_path}"], "cannot be written"),
@@ -206,4 +206,4 @@ def test_the_command_refuses_in_a_line(tmp_path: Path, capsys: pytest.CaptureFix
         with pytest.raises(SystemExit) as stopped:
             main(["report", *args])
         assert stopped.value.code == 2
-        assert said in capsys.readouterr().err
+        assert message in capsys.readouterr().err

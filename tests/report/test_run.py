@@ -63,10 +63,10 @@ BROKEN = {
 
 @pytest.mark.parametrize("name", BROKEN)
 def test_what_cannot_be_read_is_named_and_the_rest_is_shown(run: Path, name: str) -> None:
-    content, said = BROKEN[name]
+    content, message = BROKEN[name]
     (run / name).write_bytes(content)
     read = read_run(run)
-    assert any(said in note for note in read.notes), read.notes
+    assert any(message in note for note in read.notes), read.notes
     assert "LC reward" in render([read])
 
 
