@@ -20,8 +20,9 @@ from urllib.error import HTTPError
 
 import pytest
 import yaml
+from faults.callbacks import kill
 from PIL import Image
-from running import CONF, LIMIT, Outcome, World, expctr, kill, start
+from running import CONF, LIMIT, Outcome, World, expctr, start
 from torch.utils.tensorboard import SummaryWriter
 
 TOOLS = Path(__file__).parents[1] / "tools"

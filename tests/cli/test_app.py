@@ -10,7 +10,8 @@ from pathlib import Path
 import polars as pl
 import pytest
 import yaml
-from running import LIMIT, TESTS, World, curves, expctr, kill, last, movielens, poison
+from faults.callbacks import kill, poison
+from running import LIMIT, TESTS, World, curves, expctr, last, movielens
 
 from expctr.report.render import render
 from expctr.report.run import read_run
