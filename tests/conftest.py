@@ -1,6 +1,7 @@
 """A random Llama of a few thousand weights, fixtures that use it, and the marker of tests that start processes."""
 
 import json
+import multiprocessing
 import os
 import subprocess
 import sys
@@ -135,6 +136,12 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> "World":
 # --- the tier `cli`
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Add the options of `faults/test_random_kills.py`."""
+    parser.addoption("--kills", type=int, default=30, help="number of kills in faults/test_random_kills.py")
+    parser.addoption("--kill_seed", type=int, default=0, help="seed of their moments")
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Mark tests that start processes, themselves or through fixtures and helpers of their file, as `cli`."""
     for item in items:
@@ -151,7 +158,8 @@ def starts_processes(function: Any, seen: set[Any]) -> bool:
         return False
     seen.add(function)
     running = sys.modules.get("running")
-    starters = [subprocess, *(getattr(running, name) for name in ("expctr", "start") if running)]
+    starters = [subprocess, multiprocessing.get_context, torch.multiprocessing]
+    starters += [running.expctr, running.start] if running else []
     for name in names_used(function.__code__):
         value = function.__globals__.get(name)
         if name == "once" or any(value is starter for starter in starters):  # `World.once`
