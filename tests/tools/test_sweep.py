@@ -127,7 +127,7 @@ def test_a_killed_point_resumes_and_has_the_same_result(
     with pytest.raises(SystemExit) as stop:
         sweep.main(arguments(world, "killed", *own, further=tuple(kill(0, 3))))
     assert stop.value.code == 1
-    assert f"failed: {NAMES[1]}: killed by SIGKILL (all of it in {run / 'fit.log'})" in capsys.readouterr().err
+    assert f"failed: {NAMES[1]}: killed by SIGKILL (the whole output is in {run / 'fit.log'})" in capsys.readouterr().err
     sweep.main(arguments(world, "killed", *own))
     assert "starting at the beginning" not in (run / "fit.log").read_text()
     assert (run / "table.json").read_text() == (swept / NAMES[1] / "table.json").read_text()
@@ -141,7 +141,7 @@ def test_a_failed_point_is_named_and_the_others_run(
     assert stop.value.code == 1
     failed = "beta=0.05,delta=0,seed=1"
     why = "error: reward.delta is 0.0: it must be above 0"
-    assert f"failed: {failed}: {why} (all of it in {swept / failed / 'fit.log'})" in capsys.readouterr().err
+    assert f"failed: {failed}: {why} (the whole output is in {swept / failed / 'fit.log'})" in capsys.readouterr().err
     content = json.loads((swept / "sweep.json").read_text())
     assert [point["run"] for point in content["points"]] == NAMES[:1]
     assert [point["run"] for point in content["failed"]] == [failed]
@@ -156,7 +156,7 @@ def test_a_sweep_of_another_config_is_refused(swept: Path, world: World, fast: N
 
 @pytest.fixture
 def heard() -> Iterator[None]:
-    """Ctrl-C as in a terminal: a shell that starts the tests in the background makes them and their children ignore it."""
+    """Ctrl-C as in a terminal: tests that a shell started in the background, and their children, would ignore it."""
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
     yield
     signal.signal(signal.SIGINT, before)

@@ -29,7 +29,8 @@ def movielens(folder: Path, per_user: int = 4) -> list[tuple[str, int, SampleTex
     samples = []
     for user, rows in ratings.items():
         rows.sort()
-        for k in rng.sample(range(5, len(rows)), min(per_user, len(rows) - 5)):
+        places = range(5, len(rows))
+        for k in rng.sample(places, min(per_user, len(places))):
             seen = rows[max(0, k - 10) : k]
             text = SampleText(rows[k][1], tuple(t for _, t, y in seen if y), tuple(t for _, t, y in seen if not y))
             samples.append((user, int(rows[k][2]), text))
