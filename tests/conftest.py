@@ -1,9 +1,14 @@
-"""A random Llama of a few thousand weights, and what the tests ask of it."""
+"""A random Llama of a few thousand weights, fixtures that use it, and the marker of tests that start processes."""
 
 import json
+import multiprocessing
 import os
+import subprocess
+import sys
+from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
+from types import CodeType, FunctionType
+from typing import TYPE_CHECKING, Any
 
 import pytest
 import torch
@@ -27,7 +32,7 @@ CHAT = (
 
 
 def make_llm(folder: Path, *, pad_is_eos: bool = False, chat: bool = True, seed: int = 0) -> Path:
-    """Write a random two-layer Llama with a byte-level tokenizer that knows Yes and No as single tokens."""
+    """Write a random two-layer Llama with a byte-level tokenizer in which Yes and No are single tokens."""
     options = PromptOptions()
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
@@ -65,7 +70,7 @@ def make_llm(folder: Path, *, pad_is_eos: bool = False, chat: bool = True, seed:
 
 
 def stir_adapter(model: LanguageModel, seed: int = 1) -> None:
-    """Give the adapter weights that change what the model says; a fresh one is the identity."""
+    """Give the adapter random weights that change the model's output; a fresh adapter changes nothing."""
     generator = torch.Generator().manual_seed(seed)
     for name, parameter in model.named_parameters():
         if "lora_B" in name:
@@ -84,7 +89,7 @@ def any_llm_folder(request: pytest.FixtureRequest, tmp_path_factory: pytest.Temp
 
 @pytest.fixture
 def bare(tmp_path: Path) -> LLMOptions:
-    """Of a small Llama without weights, whose numbers can be worked by hand."""
+    """Options of a small Llama without weights, whose sizes can be computed by hand."""
     config = {
         "model_type": "llama",
         "vocab_size": 100,
@@ -122,8 +127,58 @@ def prompts(model: LanguageModel) -> Prompts:
 
 @pytest.fixture(scope="session")
 def world(tmp_path_factory: pytest.TempPathFactory) -> "World":
-    """The tiny model and ratings of the tests that run the command line; all workers share them."""
+    """The tiny model and ratings of tests that run the command line, shared by all workers."""
     from running import make_world
 
     base = tmp_path_factory.getbasetemp()
     return make_world((base if "PYTEST_XDIST_WORKER" not in os.environ else base.parent) / "world")
+
+
+# --- the tier `cli`
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Add the options of `faults/test_random_kills.py`."""
+    parser.addoption("--kills", type=int, default=30, help="number of kills in faults/test_random_kills.py")
+    parser.addoption("--kill_seed", type=int, default=0, help="seed of their moments")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark tests that start processes, themselves or through fixtures and helpers of their file, as `cli`."""
+    for item in items:
+        if isinstance(item, pytest.Function):
+            fixtures = [made[-1].func for made in item._fixtureinfo.name2fixturedefs.values()]
+            if any(starts_processes(function, set()) for function in (item.function, *fixtures)):
+                item.add_marker("cli")
+
+
+def starts_processes(function: Any, seen: set[Any]) -> bool:
+    """Return whether a function uses a starter of processes, also through other functions of its file."""
+    function = getattr(function, "__wrapped__", function)  # of a cache
+    if not isinstance(function, FunctionType) or function in seen:
+        return False
+    seen.add(function)
+    running = sys.modules.get("running")
+    starters = [subprocess, multiprocessing.get_context, torch.multiprocessing]
+    starters += [running.expctr, running.start] if running else []
+    for name in names_used(function.__code__):
+        value = function.__globals__.get(name)
+        if name == "once" or any(value is starter for starter in starters):  # `World.once`
+            return True
+        if getattr(value, "__module__", None) == function.__module__ and starts_processes(value, seen):
+            return True
+    return False
+
+
+def names_used(code: CodeType) -> Iterator[str]:
+    """Yield the global names and attributes that a function uses, also in functions within it."""
+    yield from code.co_names
+    for inner in code.co_consts:
+        if isinstance(inner, CodeType):
+            yield from names_used(inner)
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Let `running` start processes only for tests of the tier `cli`."""
+    if running := sys.modules.get("running"):
+        running.allowed = item.get_closest_marker("cli") is not None

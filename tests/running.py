@@ -1,7 +1,9 @@
-"""Runs of the real command line on tiny data, each in a process of its own; and what they left behind, as numbers.
+"""Runs of the real command line on tiny data, each in its own process, and readers of what they leave behind.
 
 Importing torch takes longer than such a run, so the processes are forked from a server that has imported everything
-and run nothing. `python -m expctr` itself is tried in `test_cli.py`.
+and run nothing. `tests/cli/test_app.py` tests `python -m expctr` itself.
+
+A test that starts processes belongs to the tier `cli`. `conftest.py` finds these tests and gives them the marker.
 """
 
 import contextlib
@@ -9,211 +11,54 @@ import json
 import multiprocessing
 import os
 import random
-import resource
-import signal
 import socket
 import sys
-import threading
 import time
 from collections.abc import Iterator, Mapping
-from functools import partial
+from functools import cache
+from multiprocessing import forkserver
+from multiprocessing.context import ForkServerContext
 from multiprocessing.process import BaseProcess
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
-import lightning as L
 import polars as pl
 import pytest
-import torch
 from conftest import make_llm
 from filelock import FileLock
-from lightning.pytorch.callbacks import Callback
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
-from torch import Tensor
-
-from expctr.llm import logprobs
-from expctr.modules.expctr import ExpCTRModule
 
 TESTS = Path(__file__).parent
 CONF = TESTS / "conf"
 LIMIT = 300.0
 """Seconds after which a process counts as hanging."""
+ENVIRON = {"PYTHONPATH": os.pathsep.join([str(TESTS.parent), str(TESTS)]), "OMP_NUM_THREADS": "1"}
+"""Variables of runs in a new interpreter: they use this checkout and can import the tests' callbacks."""
 
-_server = multiprocessing.get_context("forkserver")
-_server.set_forkserver_preload(["expctr.cli.app", "peft", "sentence_transformers", "running"])
+
+allowed = True
+"""Whether the current test may start processes; `conftest.py` sets it."""
 
 
 class Outcome(NamedTuple):
-    """How a process ended."""
+    """How a process ended.
+
+    Attributes:
+        code: its exit code, or the negative number of the signal that killed it.
+        output: what it printed.
+    """
 
     code: int
-    """Its exit code; the negative signal that killed it."""
     output: str
-    """What it printed."""
 
     def ok(self) -> "Outcome":
-        """Itself, where all went well."""
+        """Return itself if the process succeeded; else fail with its output."""
         assert self.code == 0, f"exit code {self.code}\n{self.output}"
         return self
 
 
-class Sabotage(Callback):
-    """Sends this process a signal, as an outage or a user would.
-
-    Args:
-        epoch: when.
-        batch: before this training batch; in `validation`, before that batch of it.
-        where: while training, validating, or after the checkpoint of the epoch's end.
-        signal: which; 9 ends the process on the spot, 0 raises an error in place of a signal.
-        rank: of the process that gets it; none: all.
-    """
-
-    def __init__(
-        self, epoch: int, batch: int = 0, where: str = "train", signal: int = 9, rank: int | None = None
-    ) -> None:
-        self.place, self.signal, self.rank = (where, epoch, batch), signal, rank
-
-    def on_train_batch_start(
-        self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Any, batch_idx: int
-    ) -> None:
-        self._at("train", trainer, batch_idx)
-
-    def on_validation_batch_start(
-        self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Any, batch_idx: int, dataloader_idx: int = 0
-    ) -> None:
-        self._at("validation", trainer, batch_idx)
-
-    def _at(self, where: str, trainer: L.Trainer, batch: int) -> None:
-        if (where, trainer.current_epoch, batch) == self.place and self.rank in (None, trainer.global_rank):
-            if not self.signal:
-                raise RuntimeError("this rank's own error")
-            os.kill(os.getpid(), self.signal)
-
-
-class Mortal(Callback):
-    """Kills this process by signal 9 some time after training began, whatever it is doing then.
-
-    Args:
-        seconds: from the first training batch on.
-        saving: wait further until a checkpoint is being made, and some milliseconds more.
-    """
-
-    def __init__(self, seconds: float, saving: bool = False) -> None:
-        self.seconds, self.saving, self.begun = seconds, saving, 0.0
-
-    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        self.begun = time.monotonic()
-        if not self.saving:
-            self._end_after(self.seconds)
-
-    def on_save_checkpoint(self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]) -> None:
-        if self.saving and time.monotonic() - self.begun >= self.seconds:
-            self._end_after(self.seconds % 0.02)
-
-    def _end_after(self, seconds: float) -> None:
-        timer = threading.Timer(seconds, os.kill, (os.getpid(), signal.SIGKILL))
-        timer.daemon = True
-        timer.start()
-
-
-class Slow(Callback):
-    """Never begins its first training batch."""
-
-    def on_train_batch_start(
-        self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Any, batch_idx: int
-    ) -> None:
-        time.sleep(LIMIT)
-
-
-class FullDisk(Callback):
-    """Leaves room for no file of more than so many bytes from some training batch on.
-
-    Args:
-        epoch: when.
-        batch: when.
-        room: in bytes; None: for whatever `torch.save` writes by a path there is none at all.
-    """
-
-    def __init__(self, epoch: int, batch: int, room: int | None = 60_000) -> None:
-        self.place, self.room = (epoch, batch), room
-
-    def on_train_batch_start(
-        self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Any, batch_idx: int
-    ) -> None:
-        if (trainer.current_epoch, batch_idx) != self.place:
-            return
-        if self.room is None:
-            real = torch.save
-            torch.save = lambda value, file: real(value, "/dev/full" if isinstance(file, Path) else file)
-        else:
-            signal.signal(signal.SIGXFSZ, signal.SIG_IGN)  # an error then, as from a full disk, and no signal
-            resource.setrlimit(resource.RLIMIT_FSIZE, (self.room, self.room))
-
-
-class Poison(Callback):
-    """Spoils one training batch, as bad numbers or a bad base would.
-
-    Args:
-        epoch: when.
-        batch: when.
-        what: a weight of the `adapter`, the `critic` or the `ctr` model that is no number; a first row's `score` that
-            is none; `equal` scores; all but one of the texts (`texts`), or all of them (`all texts`), empty.
-    """
-
-    def __init__(self, epoch: int, batch: int, what: str) -> None:
-        self.place, self.what = (epoch, batch), what
-
-    def on_train_batch_start(
-        self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Any, batch_idx: int
-    ) -> None:
-        assert isinstance(pl_module, ExpCTRModule)
-        explainer, here = pl_module.explainer, (trainer.current_epoch, batch_idx) == self.place
-        if here and self.what in ("adapter", "critic", "ctr"):
-            weights = {
-                "adapter": [p for name, p in explainer.named_parameters() if "lora_B" in name],
-                "critic": list(explainer.value_head.parameters()),
-                "ctr": list(pl_module.ctr.parameters()),
-            }[self.what]
-            weights[0].data.fill_(float("nan"))
-        elif self.what in ("score", "equal"):
-            score = explainer.lc_scores = partial(type(explainer).lc_scores, explainer)  # type: ignore[method-assign]
-            if here:
-                explainer.lc_scores = lambda *args: _spoilt(score(*args), self.what)  # type: ignore[method-assign]
-        elif self.what in ("texts", "all texts"):
-            explain = explainer.explain = partial(type(explainer).explain, explainer)  # type: ignore[method-assign]
-            if here:
-
-                def blank(*args: Any, **options: Any) -> Any:
-                    rollout, texts = explain(*args, **options)
-                    return rollout, [" "] * (len(texts) - 1) + (texts[-1:] if self.what == "texts" else [""])
-
-                explainer.explain = blank  # type: ignore[method-assign]
-
-
-def _spoilt(scores: Tensor, what: str) -> Tensor:
-    if what == "equal":
-        return torch.full_like(scores, 0.5)
-    scores[0] = float("nan")
-    return scores
-
-
-class SmallLogits(Callback):
-    """Has logits made in parts of one token, as a large vocabulary would."""
-
-    def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
-        *others, _ = logprobs.token_logprobs.__defaults__ or ()
-        logprobs.token_logprobs.__defaults__ = (*others, 1)
-
-
-def kill(epoch: int, batch: int = 0, where: str = "train", number: int = signal.SIGKILL) -> list[str]:
-    """Arguments that have a fit killed; see `Sabotage`."""
-    place = {"epoch": epoch, "batch": batch, "where": where, "signal": int(number)}
-    args = [f"--trainer.callbacks.init_args.{name}={value}" for name, value in place.items()]
-    return ["--trainer.callbacks+=running.Sabotage", *args]
-
-
 def sharded(ranks: int) -> list[str]:
-    """Arguments that have so many ranks train together, everything sharded."""
+    """Return options that train on some ranks, with everything sharded."""
     return [
         f"--config={TESTS.parent / 'configs' / 'fsdp.yaml'}",
         f"--trainer.devices={ranks}",
@@ -221,19 +66,13 @@ def sharded(ranks: int) -> list[str]:
     ]
 
 
-def poison(epoch: int, batch: int, what: str) -> list[str]:
-    """Arguments that spoil a fit; see `Poison`."""
-    args = [f"--trainer.callbacks.init_args.{k}={v}" for k, v in {"epoch": epoch, "batch": batch, "what": what}.items()]
-    return ["--trainer.callbacks+=running.Poison", *args]
-
-
 def expctr(*args: object, ranks: int = 1, environ: Mapping[str, str] = {}) -> Outcome:
     """Run `expctr ARGS`.
 
     Args:
         args: the command line.
-        ranks: processes that train together, as a cluster would start them.
-        environ: further environment variables.
+        ranks: number of processes that train together, started as on a cluster.
+        environ: more environment variables.
     """
     line = [str(arg) for arg in args]
     places = [dict(environ) for _ in range(ranks)]
@@ -245,7 +84,7 @@ def expctr(*args: object, ranks: int = 1, environ: Mapping[str, str] = {}) -> Ou
         works = [start(line, place, log) for place, log in zip(places, logs, strict=True)]
         end = time.monotonic() + LIMIT
         while any(work.is_alive() for work in works) and time.monotonic() < end:
-            if any(work.exitcode for work in works):  # one failed: the others wait for it in vain
+            if any(work.exitcode for work in works):  # one failed, and the others may wait for it forever
                 end = min(end, time.monotonic() + 5)
             time.sleep(0.05)
         hanging = [work for work in works if work.is_alive()]
@@ -261,9 +100,21 @@ def expctr(*args: object, ranks: int = 1, environ: Mapping[str, str] = {}) -> Ou
 
 def start(line: list[str], environ: Mapping[str, str], log: Path) -> BaseProcess:
     """Start `expctr LINE`, which writes into `log`."""
-    work = _server.Process(target=_work, args=(line, dict(environ), str(log)))
+    assert allowed, "this test starts processes: mark it with @pytest.mark.cli"
+    work = _server().Process(target=_work, args=(line, dict(environ), str(log)))
     work.start()
     return work
+
+
+@cache
+def _server() -> ForkServerContext:
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["expctr.cli.app", "peft", "sentence_transformers", "faults.callbacks", "coverage"])
+    with pytest.MonkeyPatch.context() as patch:  # the server of Python 3.11 ignores its parent's sys.path
+        for name, value in ENVIRON.items():
+            patch.setenv(name, value)
+        forkserver.ensure_running()
+    return context
 
 
 def _work(line: list[str], environ: Mapping[str, str], log: str) -> None:
@@ -295,18 +146,17 @@ def _scratch() -> Iterator[Path]:
 
 
 class World(NamedTuple):
-    """What all runs start from."""
+    """A folder with the model and the data of all runs, and with the runs that tests share."""
 
     folder: Path
-    """Also for what tests share."""
 
     def options(self, run: str | Path, *configs: str) -> list[str]:
-        """Arguments of a run in the folder `run`, by the configs of `tests/conf` over `tiny.yaml`."""
+        """Return options of a run in the folder `run`, with configs of `tests/conf` over `tiny.yaml`."""
         args = [f"--config={CONF / name}.yaml" for name in ("tiny", *configs)]
         return [*args, *self.paths(run)]
 
     def paths(self, run: str | Path) -> list[str]:
-        """Where the models, the data and the run are."""
+        """Return the options that name the folders of the model, the data and the run."""
         return [
             f"--model.init_args.explainer.llm.path={self.folder / 'llm'}",
             f"--model.init_args.encoder.path={self.folder / 'llm'}",
@@ -316,7 +166,7 @@ class World(NamedTuple):
         ]
 
     def once(self, run: str, *lines: list[str], ranks: int = 1) -> Path:
-        """The folder of a run that tests share, made by the first that asks: each line is a command."""
+        """Return the folder of a run that tests share. The first test that asks for it runs the command lines."""
         with self.first(run) as first:
             for line in lines if first else ():
                 expctr(*line, ranks=ranks).ok()
@@ -324,7 +174,7 @@ class World(NamedTuple):
 
     @contextlib.contextmanager
     def first(self, name: str) -> Iterator[bool]:
-        """Whether this is the first of all workers' tests to ask for the name; the others wait until it is through."""
+        """Yield whether this is the first use of the name by any worker; later uses wait until the first is done."""
         done = self.folder / f"{name}.done"
         with FileLock(f"{done}.lock"):
             yield not done.exists()
@@ -332,7 +182,7 @@ class World(NamedTuple):
 
 
 def make_world(folder: Path) -> World:
-    """Write a language model and ratings; once, however many workers ask."""
+    """Write a language model and ratings, once for all workers."""
     folder.mkdir(exist_ok=True)
     world = World(folder)
     with world.first("world") as first:
@@ -346,7 +196,7 @@ ITEMS = range(1, 31)
 
 
 def tastes(users: int = 60, each: int = 8) -> list[tuple[int, int, bool, int]]:
-    """User, item, liked, time: each user rates some items; liking is a matter of both ids, and of chance."""
+    """Return user, item, liked, time. Each user rates some items; both ids and chance decide whether they like one."""
     draw = random.Random(0)
     rows = []
     for user in range(1, users + 1):
@@ -357,7 +207,7 @@ def tastes(users: int = 60, each: int = 8) -> list[tuple[int, int, bool, int]]:
 
 
 def movielens(folder: Path) -> Path:
-    """MovieLens-100K's layout."""
+    """Write the ratings in the layout of MovieLens-100K."""
     folder.mkdir(exist_ok=True)
     rows = [f"{user}\t{item}\t{4 if liked else 2}\t{time}" for user, item, liked, time in tastes()]
     (folder / "u.data").write_text("\n".join(rows) + "\n")
@@ -371,7 +221,7 @@ def movielens(folder: Path) -> Path:
 
 
 def amazon(folder: Path) -> None:
-    """The layout of 2014, with the users' own words."""
+    """Write the ratings in the layout of Amazon 2014, with reviews."""
     reviews = [
         {
             "reviewerID": f"A{user}",
@@ -393,12 +243,12 @@ Curves = dict[str, dict[int, list[float]]]
 
 
 def last(found: Curves) -> dict[str, dict[int, float]]:
-    """The newest value of each step: `validate`, and a resumed run, say some again."""
+    """Return the newest value of each step: `validate` and resumed runs log some steps again."""
     return {tag: {step: values[-1] for step, values in curve.items()} for tag, curve in found.items()}
 
 
 def curves(run: Path) -> Curves:
-    """TensorBoard's scalars but for times: tag -> step -> values, several where a resumed run did a step again."""
+    """Return TensorBoard's scalars except times: tag -> step -> values, several if a resumed run repeated a step."""
     found: Curves = {}
     for file in sorted(run.glob("events.*")):
         events = EventAccumulator(str(file), size_guidance={"scalars": 0})
@@ -411,7 +261,7 @@ def curves(run: Path) -> Curves:
 
 
 def assert_agree(found: Curves, expected: Curves, tolerance: float = 1e-5) -> None:
-    """The same tags, steps and, but for rounding, values: the tolerance is relative above 1 and absolute below."""
+    """Assert equal tags and steps, and values within the tolerance (relative above 1, absolute below)."""
     assert set(found) == set(expected)
     for tag, steps in expected.items():
         assert set(found[tag]) == set(steps), tag
@@ -420,7 +270,7 @@ def assert_agree(found: Curves, expected: Curves, tolerance: float = 1e-5) -> No
 
 
 def assert_tables_agree(found: Path, expected: Path, tolerance: float = 1e-5) -> None:
-    """The same rows of the same users, the same systems and, but for rounding, values."""
+    """Assert the same test rows and users, the same systems, and metrics within the tolerance."""
     rows = [pl.read_parquet(run / "scores.parquet", columns=["sample", "user", "label"]) for run in (found, expected)]
     assert rows[0].equals(rows[1])
     tables = [json.loads((run / "table.json").read_text())["systems"] for run in (found, expected)]

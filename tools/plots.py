@@ -1,4 +1,4 @@
-"""How the tools' figures look: panels side by side with a light grid, drawn without a display."""
+"""The style of the tools' figures: panels side by side with a light grid, drawn without a display."""
 
 from pathlib import Path
 
@@ -6,12 +6,12 @@ try:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 except ImportError as error:
-    raise SystemExit("figures need matplotlib: bash tools/setup.sh, or pip install -e '.[tools]'") from error
+    raise SystemExit("figures need matplotlib. Fix: bash tools/setup.sh, or pip install -e '.[tools]'") from error
 
 
 def figure(title: str, panels: int) -> tuple[Figure, list[Axes]]:
-    """An empty figure with a title over its panels."""
-    made = Figure(figsize=(5.5 * panels, 4), dpi=120, layout="constrained")  # no pyplot: nothing global, no display
+    """Return an empty figure and its panels."""
+    made = Figure(figsize=(5.5 * panels, 4), dpi=120, layout="constrained")  # pyplot would need a display
     made.suptitle(title)
     row = list(made.subplots(1, panels, squeeze=False)[0])
     for axes in row:
@@ -22,7 +22,7 @@ def figure(title: str, panels: int) -> tuple[Figure, list[Axes]]:
 
 
 def save(made: Figure, path: Path) -> None:
-    """Write the figure with one legend for all panels; the whole of it or nothing, since a viewer may have it open."""
+    """Write the figure with one legend for all panels. A viewer that has the file open never sees half of it."""
     handles = [handle for axes in made.axes for handle in axes.get_legend_handles_labels()[0]]
     once = {str(handle.get_label()): handle for handle in handles}
     made.legend(once.values(), once.keys(), loc="outside lower center", ncols=len(once), frameon=False)

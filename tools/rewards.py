@@ -1,7 +1,7 @@
-"""Did the rewards rise? Mean raw reward in the first and the last tenth of each stage of a run, and the curves as
-`RUN_FOLDER/rewards.png` (Figure 3).
+"""Did the rewards rise? Prints the mean raw reward in the first and the last tenth of each stage of a run, and draws
+the curves into `RUN_FOLDER/rewards.png` (Figure 3).
 
-Usage: python tools/rewards.py RUN_FOLDER
+    python -m tools.rewards RUN_FOLDER
 """
 
 import sys
@@ -10,22 +10,21 @@ from functools import partial
 from pathlib import Path
 from statistics import fmean
 
-from plots import figure, save
-
 from expctr.report.curves import Curves, read, smooth, stages
+from tools.plots import figure, save
 
 CURVES = [f"{stage}/reward_{part}" for stage in ("lc", "ic") for part in ("lc", "ic")]
 LABELS = {"lc": "LC reward (Eq. 9)", "ic": "IC reward (Eq. 13)"}
 
 
 def main() -> None:
-    """Read the run's TensorBoard events, print a line a curve and draw them."""
+    """Read the run's TensorBoard events, print one line per curve and draw the curves."""
     if len(sys.argv) != 2:
         raise SystemExit(__doc__)
     curves = read(sys.argv[1])
     found = [name for name in CURVES if name in curves]
     if not found:
-        raise SystemExit(f"{sys.argv[1]} has no reward curves: give the folder of a run that has trained")
+        raise SystemExit(f"{sys.argv[1]} has no reward curves. Fix: give the folder of a run that has trained")
     for name in found:
         values = list(curves[name].values())
         tenth = max(1, len(values) // 10)
@@ -35,9 +34,9 @@ def main() -> None:
 
 
 def draw(curves: Curves, run: Path) -> None:
-    """A panel a reward: raw, smoothed within each stage, and on the validation split where it was logged."""
+    """Draw one panel per reward: raw, smoothed within each stage, and on the validation split if it was logged."""
     plan = stages(curves)
-    # by rollouts: a CTR stage takes many steps without one, which would leave the curves a sliver of the width
+    # x is the rollout batch, not the step: a CTR stage has many steps without rollouts, which would take all the width
     rollouts = [step for name, steps in plan if not name.startswith("CTR") for step in steps]
     place = partial(bisect_right, rollouts)
     reach = max(1, len(rollouts) // 40)
@@ -54,7 +53,7 @@ def draw(curves: Curves, run: Path) -> None:
                 write(x, 0.99, name, rotation=90, ha="left", va="top", clip_on=True)
             elif here:
                 raw = [values[step] for step in here]
-                axes.plot([*map(place, here)], raw, color="C0", alpha=0.35, linewidth=1, label="a rollout batch")
+                axes.plot([*map(place, here)], raw, color="C0", alpha=0.35, linewidth=1, label="rollout batch")
                 label = f"mean of {2 * reach + 1}"
                 axes.plot([*map(place, here)], smooth(raw, reach), color="C0", linewidth=2, label=label)
                 write((place(here[0]) + place(here[-1])) / 2, 1.02, name, ha="center")

@@ -11,7 +11,8 @@ from pathlib import Path
 import polars as pl
 import pytest
 import yaml
-from running import LIMIT, TESTS, World, curves, expctr, kill, last, movielens, poison
+from faults.callbacks import kill, poison
+from running import LIMIT, TESTS, World, curves, expctr, last, movielens
 
 from expctr.cli.app import run as run_cli
 from expctr.report.render import render

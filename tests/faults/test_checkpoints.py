@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from running import World, curves, expctr, kill
+from faults.callbacks import add, kill
+from running import World, curves, expctr
 from running import sharded as on_ranks
 from torch.distributed.checkpoint.metadata import Metadata
 
@@ -137,14 +138,9 @@ def test_a_checkpoint_of_another_model_is_refused(name: str, plain: Path, sharde
         assert "Traceback" not in outcome.output
 
 
-def full(epoch: int, batch: int) -> list[str]:
-    place = [f"--trainer.callbacks.init_args.{name}={value}" for name, value in (("epoch", epoch), ("batch", batch))]
-    return ["--trainer.callbacks+=running.FullDisk", *place]
-
-
 def test_what_one_rank_alone_cannot_write_ends_the_run_on_all(world: World) -> None:
     options = [*world.options("full meta"), *SHORT, *on_ranks(2)]
-    outcome = expctr("fit", *options, *full(0, 3), "--trainer.callbacks.init_args.room=null", ranks=2)
+    outcome = expctr("fit", *options, *add("FullDisk", epoch=0, batch=3, room="null"), ranks=2)
     assert outcome.code == 2, outcome.output
     assert "epoch=0000-batch=000004.ckpt cannot be saved: " in outcome.output
     assert "epoch=0000-batch=000002 is whole: mend that, then go on with --ckpt_path last" in outcome.output
@@ -172,7 +168,7 @@ def test_a_sharded_run_that_is_gone_on_with_keeps_its_data_and_its_first_measure
 @pytest.mark.parametrize("way", ["plain", "sharded"])
 def test_a_full_disk_ends_the_run_and_leaves_the_last_good_one(way: str, world: World) -> None:
     options = [*world.options(f"full {way}"), *SHORT, *(SHARDED if way == "sharded" else [])]
-    outcome = expctr("fit", *options, *full(0, 3))
+    outcome = expctr("fit", *options, *add("FullDisk", epoch=0, batch=3))
     assert outcome.code == 2, outcome.output
     assert "epoch=0000-batch=000004.ckpt cannot be saved: " in outcome.output
     assert "epoch=0000-batch=000002 is whole: mend that, then go on with --ckpt_path last" in outcome.output

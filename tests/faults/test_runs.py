@@ -9,14 +9,15 @@ import time
 from pathlib import Path
 
 import pytest
-from running import LIMIT, TESTS, World, expctr, kill, sharded, start
+from faults.callbacks import add, kill
+from running import ENVIRON, LIMIT, World, expctr, sharded, start
 
 from expctr.training.checkpoint import checkpoints
 
 
 def test_two_fits_in_one_folder_refuse_each_other(world: World, tmp_path: Path) -> None:
     options = world.options("shared")
-    first = start(["fit", *options, "--trainer.callbacks+=running.Slow"], {}, tmp_path / "first.txt")
+    first = start(["fit", *options, *add("Slow")], {}, tmp_path / "first.txt")
     try:
         waiting = time.monotonic() + LIMIT
         while not list((world.folder / "shared").glob("events.*")) and time.monotonic() < waiting:
@@ -49,7 +50,7 @@ def test_a_rank_that_dies_brings_the_other_down_and_is_heard(name: str, world: W
     place = [*kill(0, 2, number=number), f"--trainer.callbacks.init_args.rank={rank}"]
     job = subprocess.Popen(
         [sys.executable, "-m", "expctr", "fit", *world.options(name.replace(" ", "-")), *sharded(2), *place],
-        env={**os.environ, "PYTHONPATH": str(TESTS), "OMP_NUM_THREADS": "1"},
+        env=os.environ | ENVIRON,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,

@@ -7,7 +7,8 @@ from pathlib import Path
 
 import polars as pl
 import pytest
-from running import LIMIT, TESTS, World, assert_agree, assert_tables_agree, curves, expctr, kill, sharded
+from faults.callbacks import add, kill
+from running import ENVIRON, LIMIT, TESTS, World, assert_agree, assert_tables_agree, curves, expctr, sharded
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 
@@ -66,11 +67,11 @@ def test_a_run_goes_on_from_any_number_of_ranks(one: Path, world: World) -> None
 
 def test_other_ways_through_a_step_agree_too(world: World) -> None:
     """Started as a user would: the launcher runs the command again for the second rank."""
-    small = "--trainer.callbacks+=running.SmallLogits"
     expctr("fit", *world.options("grouped", "grouped")).ok()
+    options = [*world.options("grouped-two", "grouped"), *sharded(2), *add("SmallLogits")]
     done = subprocess.run(
-        [sys.executable, "-m", "expctr", "fit", *world.options("grouped-two", "grouped"), *sharded(2), small],
-        env={**os.environ, "PYTHONPATH": str(TESTS), "OMP_NUM_THREADS": "1"},
+        [sys.executable, "-m", "expctr", "fit", *options],
+        env=os.environ | ENVIRON,
         capture_output=True,
         text=True,
         timeout=LIMIT,

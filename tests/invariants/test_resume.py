@@ -5,8 +5,9 @@ from pathlib import Path
 
 import polars as pl
 import pytest
+from faults.callbacks import kill
 from polars.testing import assert_frame_equal
-from running import World, curves, expctr, kill, last
+from running import World, curves, expctr, last
 
 CONFIGS = ("stateful",)
 # Epochs: 0 LC; 1-4 CTR, stopped early; 5 IC; 6-9 CTR; 10 IC. Five batches in a policy epoch, three in a CTR epoch,

@@ -1,14 +1,14 @@
 """An epoch of DeepFM over MovieLens-100K: ours against RecBole, FuxiCTR, deepctr-torch and torch-rechub.
 
-The same rows (80,000, 10,000 and 10,000 ratings at random, less the few of a film without a title), fields, sizes,
-Adam, dropout, batch size, loss and threads; each through its own loader and training loop, in a process of its own.
-The processes take turns, an epoch each, so that whatever else the machine does falls on all of them alike. Ours is
-`expctr fit --config configs/baseline.yaml --model.backbone DeepFM` with its curves and checkpoints; no one validates.
+All have the same rows (80,000, 10,000 and 10,000 random ratings, without the few of a film without a title), fields,
+sizes, Adam, dropout, batch size, loss and threads, but their own loader and training loop, each in its own process.
+The processes take turns by epoch, so that other load on the machine affects all of them alike. Ours is `expctr fit
+--config configs/baseline.yaml --model.backbone DeepFM` with its curves and checkpoints. Nobody validates.
 
-The last line is JSON: `vs_fastest_peer` is the median epoch of the fastest peer over ours, `auc` and `peer_auc` (of
-that same peer) are of the test rows, after all epochs.
+The last line is JSON: `vs_fastest_peer` is the fastest peer's median epoch divided by ours; `auc` and `peer_auc` (of
+the same peer) are on the test rows, after all epochs.
 
-Usage: python tools/bench/deepfm.py [--epochs N] [--threads N]
+    python -m tools.bench.deepfm [--epochs N] [--threads N]
 """
 
 import argparse
@@ -22,11 +22,12 @@ from typing import Any
 
 import numpy as np
 import torch
-from turns import HERE, ROOT, Worker
 
 from expctr.data.datamodules import MovieLensDataModule, SampleOptions, SplitFiles
 from expctr.data.readers import movielens
 from expctr.metrics import ctr_metrics
+from tools.bench.turns import ROOT, Worker
+from tools.get_movielens import get_movielens
 
 RATINGS, FOLDER, PEERS = ROOT / ".data/ml-100k", ROOT / "runs/bench-deepfm", ROOT / ".cache/deepfm-peers"
 FIELDS = ["user", "target", "target_year", "target_genres", "user_age", "user_gender", "user_occupation"]
@@ -36,16 +37,16 @@ SPLITS = ("train", "val", "test")
 
 
 def auc(worker: Worker) -> float:
-    """Of the test rows, as a system scores them."""
+    """Return the AUC of a system on the test rows."""
     path = FOLDER / f"{worker.name}.npz"
-    worker.ask(str(path))
+    worker.query(str(path))
     score, label = (torch.from_numpy(np.load(path)[name]).float() for name in ("score", "label"))
     return ctr_metrics(score, label)["auc"]
 
 
 def prepare() -> None:
-    """The split as three ratings files for our side, and as index arrays, which the peers read."""
-    subprocess.run([sys.executable, ROOT / "tools/get_movielens.py", RATINGS], check=True)
+    """Write the split as three ratings files for expctr, and as index arrays for the peers."""
+    get_movielens(RATINGS)
     shutil.rmtree(FOLDER, ignore_errors=True)
     FOLDER.mkdir(parents=True)
     ratings = movielens.read(RATINGS).interactions.frame.select("user", "item", "rating", "timestamp").collect()
@@ -66,7 +67,7 @@ def prepare() -> None:
 
 
 def fit_command(fields: list[str] | None) -> list[str]:
-    """`expctr fit` on the split, with these fields or all."""
+    """Return the command of `expctr fit` on the split, with these fields or all."""
     options: dict[str, Any] = {
         "config": ROOT / "configs/baseline.yaml",
         "model.backbone": "DeepFM",
@@ -77,16 +78,17 @@ def fit_command(fields: list[str] | None) -> list[str]:
         "data.fields": json.dumps(fields),
         "trainer.max_epochs": 1_000_000,  # it ends when the benchmark does
         "trainer.limit_val_batches": 0,
-        "trainer.enable_progress_bar": "false",  # the peers have none either
+        "trainer.enable_progress_bar": "false",  # the peers have none
         "trainer.default_root_dir": FOLDER / ("fit" if fields else "fit-histories"),
     }
     options |= {f"data.splits.{split}": FOLDER / f"{split}.csv" for split in SPLITS}
-    return [sys.executable, str(HERE / "deepfm_fit.py"), *(f"--{name}={value}" for name, value in options.items())]
+    worker = [sys.executable, "-m", "tools.bench.fit_worker", "EpochTurns"]
+    return [*worker, *(f"--{name}={value}" for name, value in options.items())]
 
 
 def install_peers() -> Path:
-    """The interpreter of their environment, made where it is not there or not current."""
-    pins, stamp = HERE / "deepfm_peers.txt", PEERS / ".installed"
+    """Return the interpreter of the peers' environment, which is made if it is missing or outdated."""
+    pins, stamp = Path(__file__).with_name("deepfm_peers.txt"), PEERS / ".installed"
     python = PEERS / "bin/python"
     if not stamp.exists() or stamp.read_text() != pins.read_text():
         subprocess.run([sys.executable, "-m", "venv", PEERS], check=True)
@@ -99,20 +101,20 @@ def install_peers() -> Path:
 def main() -> None:
     """Prepare, take turns, print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--epochs", type=int, default=15, help="epochs each system is timed for")
+    parser.add_argument("--epochs", type=int, default=15, help="timed epochs per system")
     parser.add_argument("--threads", type=int, default=1, help="threads of each system; only one works at a time")
     options = parser.parse_args()
     prepare()
-    script = str(HERE / "deepfm_workers.py")
+    script = ["-m", "tools.bench.deepfm_workers"]
     commands = {
         OURS: fit_command(FIELDS),
         HISTORIES: fit_command(None),
-        BARE: [sys.executable, script, "bare loop", str(FOLDER)],
+        BARE: [sys.executable, *script, "bare loop", str(FOLDER)],
     }
     absent: dict[str, str] = {}
     try:
         peers = install_peers()
-        commands |= {name: [str(peers), script, name, str(FOLDER)] for name in NAMES}
+        commands |= {name: [str(peers), *script, name, str(FOLDER)] for name in NAMES}
     except (OSError, subprocess.CalledProcessError) as error:
         absent = dict.fromkeys(NAMES, f"cannot be installed: {error}")
 

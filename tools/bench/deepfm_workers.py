@@ -1,9 +1,9 @@
-"""What tools/bench/deepfm.py times: one system a process, which trains an epoch each time it is told to.
+"""The systems that deepfm.py times: one per process, which trains an epoch per command.
 
 Each system is a function that sets up and returns two others: train an epoch, and score the test rows. The peers run
-their own loaders and their own training loops; they import nothing of ours, for they live in another environment.
+their own loaders and training loops in their own environment, and import nothing of expctr.
 
-Usage (deepfm.py makes it): python deepfm_workers.py SYSTEM FOLDER, with commands on standard input.
+    python -m tools.bench.deepfm_workers SYSTEM FOLDER    # deepfm.py starts it and writes to its standard input
 """
 
 import json
@@ -16,7 +16,8 @@ from typing import Any
 
 import numpy as np
 import torch
-from turns import channel
+
+from tools.bench.turns import channel
 
 BATCH, DIM, MLP, DROPOUT, LR = 2048, 10, [128, 128, 128], 0.2, 1e-3
 Rows = dict[str, Any]
@@ -25,13 +26,13 @@ SYSTEMS: dict[str, Callable[[Path], System]] = {}
 
 
 def rows(folder: Path, split: str) -> tuple[Rows, Any]:
-    """A split's index arrays by field, `[rows]` or `[rows, values]`, and its labels."""
+    """Return a split's index arrays by field, `[rows]` or `[rows, values]`, and its labels."""
     arrays = dict(np.load(folder / f"{split}.npz"))
     return arrays, arrays.pop("label")
 
 
 def sizes(folder: Path) -> dict[str, int]:
-    """Rows of each field's embedding table."""
+    """Return the number of rows of each field's embedding table."""
     found: dict[str, int] = json.loads((folder / "sizes.json").read_text())
     return found
 
@@ -43,9 +44,9 @@ def system(name: str) -> Callable[[Callable[[Path], System]], Callable[[Path], S
 
 @system("recbole")
 def recbole(folder: Path) -> System:
-    """Its Trainer over its dataset from atomic files; the fields stand in the ratings file, which saves it joins."""
+    """RecBole's Trainer on its own dataset class. All fields are in the ratings file, which saves joins."""
     for old, new in {"float_": np.float64, "complex_": np.complex128, "unicode_": np.str_}.items():
-        setattr(np, old, new)  # names that it uses and that numpy 2 took away
+        setattr(np, old, new)  # it uses names that numpy 2 removed
     from recbole.config import Config
     from recbole.data import create_dataset, data_preparation
     from recbole.model.context_aware_recommender.deepfm import DeepFM
@@ -105,7 +106,7 @@ def recbole(folder: Path) -> System:
 
 @system("fuxictr")
 def fuxictr(folder: Path) -> System:
-    """Its training loop and loader. Its wheel holds no DeepFM: this one is put together from its layers."""
+    """FuxiCTR's training loop and loader. Its wheel has no DeepFM, so this one is built from its layers."""
     from fuxictr.features import FeatureMap
     from fuxictr.pytorch.dataloaders import RankDataLoader
     from fuxictr.pytorch.layers import FactorizationMachine, FeatureEmbedding, MLP_Block
@@ -148,7 +149,7 @@ def fuxictr(folder: Path) -> System:
 
 @system("deepctr-torch")
 def deepctr_torch(folder: Path) -> System:
-    """Its fit, an epoch a call."""
+    """The fit of deepctr-torch, one epoch per call."""
     from deepctr_torch.inputs import SparseFeat, VarLenSparseFeat
     from deepctr_torch.models import DeepFM
 
@@ -170,7 +171,7 @@ def deepctr_torch(folder: Path) -> System:
 
 @system("torch-rechub")
 def torch_rechub(folder: Path) -> System:
-    """Its CTRTrainer and DataGenerator. Its tower has batch normalisation, which no option turns off."""
+    """The CTRTrainer and DataGenerator of torch-rechub. No option turns off its batch normalisation."""
     from torch_rechub.basic.features import SequenceFeature, SparseFeature
     from torch_rechub.models.ranking import DeepFM
     from torch_rechub.trainers import CTRTrainer
@@ -223,8 +224,8 @@ def bare(folder: Path) -> System:
 
 
 def serve(train: Callable[[], Any], score: Callable[[], Any], say: Callable[[Any], None]) -> None:
-    """Do what standard input says, a line at a time, until it ends."""
-    train()  # the first epoch is slower, and counts for none
+    """Follow the commands on standard input, one per line, until it ends."""
+    train()  # the first epoch is slower and does not count
     say("ready")
     for line in sys.stdin:
         if line.strip() == "go":

@@ -1,11 +1,11 @@
-"""What shared rows cost in AUC: DeepFM on MovieLens-100K with ever fewer rows a field (`max_rows`).
+"""What shared rows cost in AUC: DeepFM on MovieLens-100K with fewer and fewer rows per field (`max_rows`).
 
-    python tools/get_movielens.py .data/ml-100k # once
-    python tools/bench/hashing.py               # three seeds; runs/hashing
+    python -m tools.get_movielens .data/ml-100k # once
+    python -m tools.bench.hashing               # three seeds, in runs/hashing
 
-943 users and 1,682 films share what rows there are by a hash, as `zoo.py` lets ten million do whose cost in seconds and
-memory it measures. All runs are tested on the same rows; a seed draws other first weights and other batches. The last
-line is JSON.
+943 users and 1,682 films share the rows by a hash. `zoo.py` measures what sharing saves in seconds and memory with ten
+million values. All runs are tested on the same rows; a seed draws other first weights and batches. The last line is
+JSON.
 """
 
 import json
@@ -13,20 +13,21 @@ from functools import partial
 from itertools import product
 from pathlib import Path
 
-from jobs import HERE, arguments, auc, fit_and_test, in_parallel, mean_and_spread
 from rich.console import Console
 from rich.table import Table
 
-CONFIG = HERE.parents[1] / "configs" / "baseline.yaml"
+from tools.runs import ROOT, arguments, auc, fit_and_test, in_parallel, mean_and_spread, start
+
+CONFIG = ROOT / "configs" / "baseline.yaml"
 
 
 def folder(out: Path, rows: int | None, seed: int) -> Path:
-    """Where a run is."""
+    """Return the folder of a run."""
     return out / f"{rows or 'all'}-{seed}"
 
 
 def play(out: Path, ratings: Path, targets: int, rows: int | None, seed: int) -> None:
-    """DeepFM, so many rows a field at most."""
+    """Train and test DeepFM with a maximum of rows per field."""
     fit_and_test(
         folder(out, rows, seed),
         f"--config={CONFIG}",
@@ -45,7 +46,7 @@ def main() -> None:
     """Run what is missing, print the table and the line of JSON."""
     parser = arguments(__doc__, "runs/hashing")
     parser.add_argument("--ratings", type=Path, default=Path(".data/ml-100k"))
-    parser.add_argument("--targets", type=int, default=40, help="targets a user, at most")
+    parser.add_argument("--targets", type=int, default=40, help="maximum of targets per user")
     parser.add_argument("--max_rows", nargs="+", type=int, default=[800, 400, 200, 100])
     asked = parser.parse_args()
     out, sizes = asked.out.resolve(), [None, *asked.max_rows]
@@ -62,4 +63,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    start(main)

@@ -1,19 +1,19 @@
-"""Does it learn? ExpCTR in planted worlds (planted.py) whose best AUCs are known, with controls that must fail.
+"""Does ExpCTR learn? Runs in planted worlds (planted.py) with known best AUCs, and controls that must not learn.
 
-    python tools/bench/learning.py                          # both worlds, three seeds, in runs/learning
-    python tools/bench/learning.py --worlds easy --seeds 0
+    python -m tools.bench.learning                          # both worlds, three seeds, in runs/learning
+    python -m tools.bench.learning --worlds easy --seeds 0
 
-Each run is the real command line on learning.yaml. One pretrained model serves all runs; a seed stands for another
-world, other first weights and other draws. Stopped, the same command goes on. The last line is JSON: means over the
-seeds of the easy world, and under `harder` of the other.
+Each run uses the real command line with learning.yaml. All runs share one pretrained model; a seed means another world,
+other first weights and other draws. Run the same command again to resume. The last line is JSON: means over the seeds
+of the easy world, and those of the other world under `harder`.
 
-Controls, in the easy world: with the ratings of all targets shuffled, AUC stays at 0.50; with a KL penalty of 1000
-nothing moves; with the explanations of other rows ExpCTR-Aug is no better than the CTR model without text; with noise
-in place of the IC stage's rewards ExpCTR-Aug does not rise.
+Controls in the easy world: with the ratings of all targets permuted, AUC stays at 0.50; with a KL penalty of 1000
+nothing changes; with the explanations of other rows ExpCTR-Aug is no better than the CTR model without text; with
+random IC rewards ExpCTR-Aug does not improve.
 """
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, replace
 from functools import partial
 from itertools import product
@@ -24,8 +24,6 @@ from typing import Any, get_args
 import polars as pl
 import torch
 import yaml
-from jobs import HERE, arguments, auc, curve, expctr, fit_and_test, in_parallel, mean_and_spread, seconds
-from planted import Rule, World, bounds, make_encoder, make_model
 from rich.console import Console
 from rich.table import Table
 from torch import Tensor
@@ -34,25 +32,28 @@ from expctr.data.batches import Batch
 from expctr.data.datamodules import MOVIELENS, MovieLensDataModule
 from expctr.modules.expctr import ExpCTRModule
 from expctr.seeding import seed_of
+from tools.bench.planted import Rule, World, bounds, make_encoder, make_model
+from tools.runs import Job, arguments, auc, curve, expctr, fit_and_test, in_parallel, mean_and_spread, seconds, start
 
-CONFIG = yaml.safe_load((HERE / "learning.yaml").read_text())
+FILE = Path(__file__).with_name("learning.yaml")
+CONFIG = yaml.safe_load(FILE.read_text())
 LC_EPOCHS: dict[Rule, int] = {"easy": CONFIG["stages"]["lc_epochs"], "harder": 5}
-"""Passes of the LC stage."""
+"""Epochs of the LC stage."""
 FINAL_LR: dict[Rule, float] = {"easy": 1.0, "harder": 0.0}
-"""Of each stage's learning rate. In the harder world a stage of steps as large as the first ones ends anywhere between
-0.83 and 0.96 of the way."""
+"""The last learning rate of a stage, relative to the first one. With a constant rate, the harder world's share of the
+best AUC ends anywhere between 0.83 and 0.96."""
 PPO = "--model.init_args.explainer.ppo"
 USERS = 20_000
-"""Samples of a world: 12,800 to train on, 2,000 to validate and 5,200 to test."""
+"""Samples of a world: 12,800 for training, 2,000 for validation and 5,200 for the test."""
 LLM, AUG, CTR = "ExpCTR-LLM", "ExpCTR-Aug", "DeepFM"
 UNTRAINED, EXCHANGED = "ExpCTR-LLM, untrained", "ExpCTR-Aug, explanations of other rows"
 PLAIN, SHUFFLED = "data", "shuffled"
 TOLERANCE = 0.03
-"""What counts as no change of an AUC on 5,200 rows, whose standard error is about 0.007."""
+"""AUC differences up to this count as none; the standard error on 5,200 rows is about 0.007."""
 
 
 class NoiseIC(ExpCTRModule):
-    """A control: ExpCTR whose rewards in the IC stage are draws of chance."""
+    """A control: ExpCTR with random rewards in the IC stage."""
 
     def _rewards(self, batch: Batch, texts: Sequence[str]) -> tuple[dict[str, Tensor], dict[str, tuple[Tensor, float]]]:
         scores, components = super()._rewards(batch, texts)
@@ -63,7 +64,7 @@ class NoiseIC(ExpCTRModule):
 
 
 def prepare(out: Path, rules: Sequence[Rule], seeds: Sequence[int]) -> None:
-    """The language model, the sentence encoder and the ratings, unless they are there."""
+    """Make the language model, the sentence encoder and the ratings, unless they exist."""
     for name, make in (("encoder", make_encoder), ("llm", make_model)):
         if not (out / name / "tokenizer.json").exists():
             make(out / name)
@@ -75,9 +76,9 @@ def prepare(out: Path, rules: Sequence[Rule], seeds: Sequence[int]) -> None:
 
 
 def options(out: Path, rule: Rule, seed: int, kind: str = PLAIN) -> list[str]:
-    """Arguments of the command line in a world."""
+    """Return the options of a run in a world."""
     return [
-        f"--config={HERE / 'learning.yaml'}",
+        f"--config={FILE}",
         f"--seed_everything={seed}",
         f"--stages.lc.epochs={LC_EPOCHS[rule]}",
         f"{PPO}.final_lr={FINAL_LR[rule]}",
@@ -89,7 +90,7 @@ def options(out: Path, rule: Rule, seed: int, kind: str = PLAIN) -> list[str]:
 
 
 def best(out: Path, rule: Rule, seed: int) -> dict[str, float]:
-    """The best possible AUCs on the test rows."""
+    """Return the best possible AUCs on the test rows."""
     samples = CONFIG["data"]["init_args"]["samples"]
     data = MovieLensDataModule(
         str(out / f"{rule}-{seed}" / PLAIN),
@@ -101,34 +102,34 @@ def best(out: Path, rule: Rule, seed: int) -> dict[str, float]:
 
 
 def play(out: Path, rule: Rule, seed: int) -> None:
-    """Train and test; test where the IC stage began; in the easy world train that stage on noise, too."""
+    """Train and test; test before the IC stage; in the easy world also train that stage on noise."""
     folder, args = out / f"{rule}-{seed}", options(out, rule, seed)
     fit_and_test(folder / "main", *args)
     ic_begins = LC_EPOCHS[rule] + CONFIG["stages"]["ctr_epochs"]
-    start = folder / "main" / "checkpoints" / f"epoch={ic_begins:04d}-batch=000000.ckpt"
+    first = folder / "main" / "checkpoints" / f"epoch={ic_begins:04d}-batch=000000.ckpt"
     if not (folder / "before_ic" / "table.json").exists():
-        expctr("test", folder / "before_ic", *args, f"--ckpt_path={start}")
+        expctr("test", folder / "before_ic", *args, f"--ckpt_path={first}")
     if rule == "easy" and not (folder / "noise" / "table.json").exists():
-        noise = [*args, "--model.class_path=learning.NoiseIC"]
+        noise = [*args, "--model.class_path=tools.bench.learning.NoiseIC"]
         begun = (folder / "noise" / "checkpoints").exists()
-        expctr("fit", folder / "noise", *noise, f"--ckpt_path={'last' if begun else start}")
+        expctr("fit", folder / "noise", *noise, f"--ckpt_path={'last' if begun else first}")
         expctr("test", folder / "noise", *noise)
 
 
 def still(out: Path, rule: Rule, seed: int) -> None:
-    """The LC stage with a KL penalty that nothing outweighs."""
+    """Train the LC stage with a KL penalty that outweighs everything."""
     kl = {"beta": 1000, "where": "loss", "estimator": "k3"}
     only_lc = ["--stages.rounds=0", *(f"--model.init_args.explainer.kl.{name}={value}" for name, value in kl.items())]
     fit_and_test(out / f"{rule}-{seed}" / "still", *options(out, rule, seed), *only_lc)
 
 
 def shuffle(out: Path, rule: Rule, seed: int) -> None:
-    """All stages where there is nothing to learn."""
+    """Train all stages on permuted ratings."""
     fit_and_test(out / f"{rule}-{seed}" / SHUFFLED / "run", *options(out, rule, seed, SHUFFLED), "--stages.rounds=1")
 
 
 def figures(out: Path, rule: Rule, seed: int) -> dict[str, float]:
-    """What came out in one world with one seed; seconds are those of fit and test, and of the LC batches alone."""
+    """Return the results of one world and seed. `seconds` is fit and test, `seconds_lc` the LC batches alone."""
     folder = out / f"{rule}-{seed}"
     main, known = folder / "main", best(out, rule, seed)
     found = {
@@ -161,10 +162,10 @@ def figures(out: Path, rule: Rule, seed: int) -> dict[str, float]:
 
 
 def controls(seeds: Sequence[dict[str, float]]) -> dict[str, bool]:
-    """Does each control fail, as it must?
+    """Return whether each control holds.
 
     Args:
-        seeds: the figures of each; what must stay is judged by the mean distance, so that seeds cannot cancel.
+        seeds: the figures of each seed. What must not change is judged by the mean distance, so seeds cannot cancel.
     """
     shuffled = max(fmean(abs(one[f"auc_{who}_shuffled"] - 0.5) for one in seeds) for who in ("llm", "aug"))
     same = fmean(one["same_text_still"] for one in seeds)
@@ -176,12 +177,12 @@ def controls(seeds: Sequence[dict[str, float]]) -> dict[str, bool]:
         "shuffled labels: AUC stays at 0.50": shuffled <= TOLERANCE,
         "beta 1000: 95% of the texts stay": same >= 0.95,
         "explanations of other rows: no better than none": over_ctr <= TOLERANCE < under_own,
-        "noise for the IC reward: Aug does not rise, as it does by the reward": by_noise <= 0 < by_reward,
+        "noise for the IC reward: Aug improves with the reward alone": by_noise <= 0 < by_reward,
     }
 
 
 def stages(folder: Path) -> Table:
-    """Validation AUC after each epoch of a run; raw reward of the stage and KL, means of its last five batches."""
+    """Return a table of a run: validation AUC after each epoch; mean raw reward and KL of the last five batches."""
     shown = Table("batches", *(f"{who} AUC" for who in ("llm", "aug", "plain")), "reward", "KL", title=str(folder))
     reward, kl = (
         [*curve(folder, f"lc/{lc}"), *curve(folder, f"ic/{ic}")]
@@ -196,26 +197,26 @@ def stages(folder: Path) -> Table:
 
 
 def main() -> None:
-    """Run what is asked for, print the tables and the line of JSON."""
+    """Run what is missing, print the tables and the line of JSON."""
     parser = arguments(__doc__, "runs/learning")
     parser.add_argument("--worlds", nargs="+", choices=get_args(Rule), default=list(get_args(Rule)))
-    asked = parser.parse_args()
-    out, console = asked.out.resolve(), Console()
-    prepare(out, asked.worlds, asked.seeds)
+    own = parser.parse_args()
+    out, console = own.out.resolve(), Console()
+    prepare(out, own.worlds, own.seeds)
 
-    jobs: dict[str, Callable[[], None]] = {}
-    for rule in asked.worlds:
+    jobs: dict[str, Job] = {}
+    for rule in own.worlds:
         for task in (play, still, shuffle) if rule == "easy" else (play,):
-            jobs |= {f"{task.__name__} {rule}-{seed}": partial(task, out, rule, seed) for seed in asked.seeds}
-    in_parallel(jobs, asked.jobs, "runs")
+            jobs |= {f"{task.__name__} {rule}-{seed}": partial(task, out, rule, seed) for seed in own.seeds}
+    in_parallel(jobs, own.jobs, "runs")
 
     summary: dict[str, Any] = {}
-    for rule in asked.worlds:
-        for seed in asked.seeds:
+    for rule in own.worlds:
+        for seed in own.seeds:
             console.print(stages(out / f"{rule}-{seed}" / "main"))
-        found = [figures(out, rule, seed) for seed in asked.seeds]
+        found = [figures(out, rule, seed) for seed in own.seeds]
         means: dict[str, Any] = {name: fmean(row[name] for row in found) for name in found[0]}
-        shown = Table(f"{rule} world", "mean ± half the range", *(f"seed {seed}" for seed in asked.seeds))
+        shown = Table(f"{rule} world", "mean ± half the range", *(f"seed {seed}" for seed in own.seeds))
         for name in found[0]:
             values = [row[name] for row in found]
             shown.add_row(name, mean_and_spread(values), *(f"{value:.3f}" for value in values))
@@ -229,4 +230,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    start(main)

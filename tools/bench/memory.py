@@ -1,14 +1,14 @@
 """Is the memory that `expctr plan` forecasts what a run then holds?
 
-Short runs of `expctr fit` on this processor, each in a process of its own, with a random Llama large enough to stand
-out, on MovieLens-100K (which it puts into .data, unless it is there). The kernel's peak of resident memory is set back
-before each phase of a step and read after it. What the process held right before the base was loaded is taken off; a
-run of a tiny base went before that, so that the libraries are in it. malloc is told to give freed memory back, some of
-which it otherwise keeps, and oneDNN to keep one compiled kernel and not a thousand (--kernels leaves it alone: some 50
-MB in bfloat16). Beside it stands what `plan --processor` says of the same options, for the longest prompt that
-the run met. The last line is JSON: `worst`, the largest error of a run's highest phase, and `worst_phase`, of any.
+    python -m tools.bench.memory [--only NAME ...] [--folder DIR] [--kernels]
 
-Usage: python tools/bench/memory.py [--only NAME ...] [--folder DIR] [--kernels]
+Short runs of `expctr fit` on this processor, each in its own process, with a random Llama that is large enough to
+dominate, on MovieLens-100K (downloaded into .data unless it is there). The kernel's peak of resident memory is reset
+before each phase of a step and read after it. The memory that the process held right before loading the base is
+subtracted; a run with the shipped nano comes first, so that this includes the libraries. malloc is set to return freed
+memory, and oneDNN to keep one compiled kernel and not a thousand (--kernels keeps the default: some 50 MB more in
+bfloat16). The forecast is that of `plan --processor` with the same options and the longest prompt of the run. The last
+line is JSON: `worst`, the largest error of a run's highest phase, and `worst_phase`, that of any phase.
 """
 
 import argparse
@@ -27,7 +27,10 @@ from typing import Any
 
 from rich.console import Console
 from rich.table import Table
-from turns import ROOT, peak_gb
+
+from tools.bench.turns import peak_gb
+from tools.get_movielens import get_movielens
+from tools.runs import ROOT
 
 RATINGS = ROOT / ".data/ml-100k"
 PHASES = ("prefill", "decode", "score", "reference", "train")
@@ -39,16 +42,15 @@ SHAPES = {
     "bfloat16": {"micro": 8, "prompt": 320, "dtype": "bfloat16"},
     "bfloat16 response": {"micro": 12, "prompt": 320, "dtype": "bfloat16", "scope": "response"},
 }
-"""Micro-batch, cap on prompts, type and the adapter's scope."""
+"""Micro-batch, limit of the prompt's tokens, type of the base and the adapter's scope."""
 
 
 def make_models(folder: Path) -> None:
-    """A tiny model, and a random Llama of 26 million weights in each type."""
+    """Save a random Llama of 26 million weights in each type, with nano's tokenizer."""
     import torch
-    from conftest import make_llm
     from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
 
-    tokenizer = AutoTokenizer.from_pretrained(make_llm(folder / "tiny"))
+    tokenizer = AutoTokenizer.from_pretrained(ROOT / "expctr" / "nano")
     torch.manual_seed(0)
     config = LlamaConfig(
         vocab_size=16384,
@@ -69,15 +71,22 @@ def make_models(folder: Path) -> None:
         tokenizer.save_pretrained(folder / name)
 
 
-def options(folder: Path, name: str, tiny: bool = False) -> list[str]:
-    """Of a run of one rollout batch."""
+def options(folder: Path, name: str, nano: bool = False) -> list[str]:
+    """Return the options of a run of one rollout batch."""
     shape: dict[str, Any] = SHAPES[name]
     explainer, micro, dtype = "--model.init_args.explainer", shape["micro"], shape.get("dtype", "float32")
     return [
-        f"--config={ROOT / 'tests' / 'conf' / 'tiny.yaml'}",
-        f"--trainer.default_root_dir={folder / 'runs' / ('warm' if tiny else name.replace(' ', '-'))}",
+        "--model=ExpCTRModule",
+        "--model.init_args.ctr=CTRModule",
+        "--data=MovieLensDataModule",
+        "--seed_everything=1",
+        "--trainer.accelerator=cpu",
+        "--trainer.enable_progress_bar=false",
+        f"--trainer.default_root_dir={folder / 'runs' / ('warm' if nano else name.replace(' ', '-'))}",
+        "--stages.lc.epochs=1",
         "--stages.rounds=0",
-        f"{explainer}.llm.path={folder / ('tiny' if tiny else dtype)}",
+        f"{explainer}.lc.score=logit",
+        f"{explainer}.llm.path={'nano' if nano else folder / dtype}",
         f"{explainer}.llm.dtype={dtype}",
         f"{explainer}.llm.adapter_scope={shape.get('scope', 'all')}",
         f"{explainer}.llm.lora_r=16",
@@ -86,22 +95,22 @@ def options(folder: Path, name: str, tiny: bool = False) -> list[str]:
         f"{explainer}.ppo.minibatch_size={micro}",
         f"{explainer}.ppo.micro_batch_size={micro}",
         f"{explainer}.ppo.epochs=1",
-        f"--model.init_args.encoder.path={folder / 'tiny'}",
+        "--model.init_args.encoder.path=nano",
         f"--data.init_args.path={RATINGS}",
         f"--data.init_args.cache_dir={folder / 'cache'}",
         "--data.init_args.rollout_batch_size=12",
         "--data.init_args.eval_batch_size=4",
-        "--data.init_args.samples={max_samples: 20, fractions: [0.6, 0.2, 0.2]}",
+        "--data.init_args.samples={max_samples: 20, min_history: 80, max_history: 80, fractions: [0.6, 0.2, 0.2]}",
     ]
 
 
 def resident_gb() -> float:
-    """What this process holds now, in GiB."""
+    """Return the memory of this process now, in GiB."""
     return int(Path("/proc/self/status").read_text().split("VmRSS:")[1].split()[0]) / 2**20
 
 
 def run(folder: Path, name: str) -> None:
-    """In a process of its own: fit, and print what each phase held and what the plan says, as JSON."""
+    """Fit, and print as JSON what each phase held and what the plan forecasts. Runs in its own process."""
     from expctr.__main__ import main
     from expctr.llm.model import LanguageModel
     from expctr.modules import explainer
@@ -136,7 +145,7 @@ def run(folder: Path, name: str) -> None:
     Stopwatch.__call__ = watched  # type: ignore[method-assign]
     explainer.generate = generated
     with contextlib.redirect_stdout(sys.stderr):
-        main(["fit", *options(folder, name, tiny=True)])
+        main(["fit", *options(folder, name, nano=True)])
         gc.collect()
         peaks.clear()
         main(["fit", *options(folder, name)])
@@ -154,8 +163,7 @@ def main() -> None:
     parser.add_argument("--folder", type=Path, default=ROOT / ".cache" / "bench-memory")
     parser.add_argument("--kernels", action="store_true")
     asked = parser.parse_args()
-    subprocess.run([sys.executable, ROOT / "tools/get_movielens.py", RATINGS], check=True)
-    sys.path.append(str(ROOT / "tests"))
+    get_movielens(RATINGS)
     if not (asked.folder / "bfloat16" / "model.safetensors").exists():
         make_models(asked.folder)
     kernels = {} if asked.kernels else dict.fromkeys(("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "LRU_CACHE_CAPACITY"), "1")
@@ -164,13 +172,13 @@ def main() -> None:
         **os.environ,
         **malloc,
         **kernels,
-        "PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "tools" / "bench")]),
+        "PYTHONPATH": str(ROOT),
     }
     shown = Table("run", "prompt", "phase", "measured MB", "forecast MB", "error")
     worst: dict[str, float] = {"worst": 0.0, "worst_phase": 0.0}
     for name in asked.only:
         shutil.rmtree(asked.folder / "runs", ignore_errors=True)
-        command = [sys.executable, __file__, "run", str(asked.folder), name]
+        command = [sys.executable, "-m", "tools.bench.memory", "run", str(asked.folder), name]
         with (asked.folder / f"{name.replace(' ', '-')}.log").open("w") as log:
             done = subprocess.run(command, stdout=subprocess.PIPE, stderr=log, env=environ, text=True, check=True)
         found = json.loads(done.stdout.splitlines()[-1])

@@ -1,22 +1,23 @@
-"""A planted world: ratings by a rule that one knows, and a language model that does not know it.
+"""A planted world: ratings by a known rule, and a language model that does not know the rule.
 
-The ratings have MovieLens' layout. A title such as "amber comedy oslo" holds three words, all of them in the
-prompt; the studio (in the column `genres`, which no prompt shows) is an id that the CTR model alone reads. Whether a
-target is liked is drawn with the probability
+The ratings have MovieLens' layout. A title such as "amber comedy oslo" has three words, all of them in the prompt. The
+studio (in the column `genres`, which no prompt shows) is an id that only the CTR model reads. A target is liked with
+the probability
 
     1/2 + RULE * rule + studio * (STUDIO + TOWN * town)        rule, studio, town = +-1
 
-- `easy`: rule is +1 for six of the twelve kinds of film, which please everyone;
-- `harder`: rule is +1 where the target is of the kind of most liked titles of the history;
-- studio is +1 for half of the studios, whose films please more in northern towns (town +1) and less in southern ones.
+- `easy`: rule is +1 for six of the twelve kinds of film, which everyone likes;
+- `harder`: rule is +1 if the target is of the same kind as most liked titles of the history;
+- studio is +1 for half of the studios: their films are liked more in northern towns (town +1), less in southern ones.
 
-The three are drawn independently of each other and of everything else. So to who does not know the studio, the prompt's
-best guess is 1/2 +- RULE in any town: the town is of no use to the LC reward, and no reader of the ids sees it. An
-explanation that names it tells the CTR model what it misses, which is what the IC reward has to find. Every film is
-rated once, so no id of a user or a film can be learnt, and the best AUCs are known (`bounds`).
+The three are drawn independently of each other and of everything else. Without the studio, the best guess from the
+prompt is 1/2 +- RULE in any town. So the town does not help the LC reward, and the CTR model does not see it in its
+ids. An explanation that names the town tells the CTR model what it misses, and the IC reward has to find that. Every
+film is rated once, so no id of a user or a film can be learnt, and the best AUCs are known (`bounds`).
 
-The language model's opinions name a trait of the target or the match with the history before the verdict, and a trait
-after it, each at random and rightly. Its verdict is a prejudice: it likes warm colours, which mean nothing here.
+The language model's opinions name a random trait of the target, or the match with the history, before the verdict, and
+a random trait after it; what they name is true. The verdict is a prejudice: it favours warm colours, which mean nothing
+here.
 """
 
 # ruff: noqa: SIM905  (word lists read as text)
@@ -33,11 +34,11 @@ from typing import Literal
 import polars as pl
 import torch
 import yaml
-from jobs import HERE
-from make_nano import make_model as nano_shape
 from tokenizers import Tokenizer, models, pre_tokenizers
 from torch import Tensor, nn
 from transformers import PreTrainedTokenizerFast
+
+from tools.nano.model import make_model as make_llama
 
 Rule = Literal["easy", "harder"]
 
@@ -47,13 +48,13 @@ TOWNS = "bergen oslo cadiz malta".split()
 WARM, NORTHERN = set(COLOURS[::2]), set(TOWNS[:2])
 STUDIOS = [f"studio {i}" for i in range(2)]
 RULE, STUDIO, TOWN = 0.27, 0.06, 0.17
-"""How much each adds to the probability of a liking; together at most 1/2."""
+"""How much each adds to the probability of a like; together at most 1/2."""
 HISTORY = 5
 LR = 4e-3
 
-_MODEL = yaml.safe_load((HERE / "learning.yaml").read_text())["model"]
+_MODEL = yaml.safe_load(Path(__file__).with_name("learning.yaml").read_text())["model"]
 PROMPTS: dict[str, str] = _MODEL["init_args"]["explainer"]["prompts"]
-"""Templates, short for the model's sake."""
+"""Templates, short because the model is small."""
 
 
 @dataclass(frozen=True)
@@ -67,22 +68,22 @@ class Film:
 
     @property
     def title(self) -> str:
-        """What the prompt shows."""
+        """The words that the prompt shows."""
         return f"{self.colour} {self.kind} {self.town}"
 
 
 def film(rng: random.Random, kind: str) -> Film:
-    """Any film of a kind."""
+    """Return a random film of a kind."""
     return Film(rng.choice(COLOURS), kind, rng.choice(TOWNS), rng.choice(STUDIOS))
 
 
 @dataclass(frozen=True)
 class World:
-    """A rule and what it is about.
+    """A rule with its liked kinds and good studios.
 
     Attributes:
         rule: `easy` or `harder`.
-        seed: of which kinds please, which studios are good, and of all draws.
+        seed: of the kinds, the studios and all draws.
     """
 
     rule: Rule
@@ -90,7 +91,7 @@ class World:
 
     @property
     def pleasing(self) -> set[str]:
-        """The kinds that please everyone."""
+        """The kinds that everyone likes."""
         return set(random.Random(f"{self.seed} kinds").sample(KINDS, len(KINDS) // 2))
 
     @property
@@ -99,30 +100,30 @@ class World:
         return set(random.Random(f"{self.seed} studios").sample(STUDIOS, len(STUDIOS) // 2))
 
     def holds(self, kind: str, liked: Sequence[str]) -> bool:
-        """Does the rule speak for a target of this kind, where the history's liked titles are of those kinds?"""
+        """Return whether the rule favours a target of this kind after a history with liked titles of those kinds."""
         if self.rule == "easy":
             return kind in self.pleasing
         return bool(liked) and kind == max(sorted(set(liked)), key=liked.count)
 
     def chance(self, holds: bool, studio: str, town: str) -> float:
-        """Probability of a liking."""
+        """Return the probability of a like."""
         rule, made, place = (1 if yes else -1 for yes in (holds, studio in self.good, town in NORTHERN))
         return 0.5 + RULE * rule + made * (STUDIO + TOWN * place)
 
     def write(self, folder: Path, users: int, shuffled: bool = False) -> None:
-        """Write `ratings.csv` and `movies.csv`: of each user a history, then one target.
+        """Write `ratings.csv` and `movies.csv`: a history and then one target per user.
 
         Args:
-            folder: where.
-            users: how many; each gives one sample (`samples.min_history: 5`).
-            shuffled: the ratings of all targets change places, so that there is nothing to learn.
+            folder: of the files.
+            users: their number; each gives one sample (`samples.min_history: 5`).
+            shuffled: permute the ratings of all targets, so that there is nothing to learn.
         """
         rng = random.Random(f"{self.seed} {self.rule}")
         people = [self._person(rng) for _ in range(users)]
         labels = [liked for _, _, liked in people]
         if shuffled:
             rng.shuffle(labels)
-        aside = folder.with_name(f".{folder.name}")  # what is there is whole
+        aside = folder.with_name(f".{folder.name}")  # renamed when complete
         shutil.rmtree(aside, ignore_errors=True)
         aside.mkdir(parents=True)
         with (
@@ -144,13 +145,13 @@ class World:
         favourite, *others = rng.sample(KINDS, 3)
         kinds = [favourite] * 3 + others
         rng.shuffle(kinds)
-        # one slip of taste at the most, so that the favourite kind always is that of most liked titles
+        # one exception at most, so that most liked titles are always of the favourite kind
         slip = rng.randrange(2 * HISTORY)
         history = [(film(rng, kind), (kind == favourite) != (i == slip)) for i, kind in enumerate(kinds)]
         if self.rule == "easy":
             kind = rng.choice(KINDS)
         else:
-            others = [*others, rng.choice([k for k in KINDS if k not in kinds])]  # often of a kind that was disliked
+            others = [*others, rng.choice([k for k in KINDS if k not in kinds])]  # often a disliked kind
             kind = favourite if rng.random() < 0.5 else rng.choice(others)
         target = film(rng, kind)
         holds = self.holds(kind, [seen.kind for seen, good in history if good])
@@ -159,7 +160,7 @@ class World:
 
 @dataclass(frozen=True)
 class Bounds:
-    """AUCs of who knows the rule, on the very rows: of the prompt alone, of the ids alone, of both."""
+    """AUCs on the given rows of a predictor that knows the rule and sees the prompt, the ids, or both."""
 
     llm: float
     ctr: float
@@ -167,11 +168,11 @@ class Bounds:
 
 
 def bounds(world: World, rows: pl.DataFrame) -> Bounds:
-    """The best possible AUCs on samples, each by the posterior probability of a liking.
+    """Return the best possible AUCs on samples, by the posterior probability of a like.
 
     Args:
-        world: that made the ratings.
-        rows: of `samples.make_samples`.
+        world: the world that made the ratings.
+        rows: the result of `samples.make_samples`.
     """
     from torchmetrics.functional.classification import binary_auroc
 
@@ -195,17 +196,17 @@ def _mean(values: Sequence[float]) -> float:
 
 WORDS = """liked disliked target opinion thought likes none Yes No by colour kind town match like unlike they will
 surely likely enjoy love dislike hate it for the , : . \""""
-"""What prompts and opinions are made of, besides titles."""
+"""The words of prompts and opinions, besides titles."""
 BEFORE = {"colour": 0.4, "match": 0.3, "kind": 0.3}
-"""What an opinion names before the verdict, and how often."""
+"""What an opinion names before the verdict, with its probability."""
 AFTER = {"colour": 0.6, "town": 0.4}
-"""What it names after it. The commonest says nothing about the choice in either place."""
+"""What an opinion names after the verdict. Before and after it, the most frequent trait does not predict the label."""
 PREJUDICE = 0.7
-"""How often a warm colour is said to please, and a cold one to displease."""
+"""Probability of a positive verdict for warm colours, and of a negative one for cold colours."""
 
 
 def opinion(rng: random.Random, target: Film, match: bool) -> tuple[str, bool]:
-    """A sentence and whether its verdict is a liking."""
+    """Return a sentence, and whether its verdict is positive."""
     said = {"colour": target.colour, "kind": target.kind, "town": target.town, "match": _match(target.kind, match)}
     before, after = (rng.choices(list(odds), list(odds.values()))[0] for odds in (BEFORE, AFTER))
     enjoys = (rng.random() < PREJUDICE) == (target.colour in WARM)
@@ -221,13 +222,13 @@ def make_model(folder: Path, steps: int = 700) -> None:
     """Pretrain a small Llama on opinions and judgements, and save it with its tokenizer.
 
     Args:
-        folder: where.
-        steps: of 64 prompts each.
+        folder: of the model.
+        steps: number of steps of 64 prompts each.
     """
     rng = random.Random(0)
     torch.manual_seed(0)
     tokenizer = _tokenizer()
-    model = nano_shape(tokenizer, hidden=96, layers=3)  # with heads that look back: copying forms soon
+    model = make_llama(tokenizer, hidden=96, layers=3)  # its heads that look back let copying form early
     _look_for_the_same(model.model.layers[1].self_attn)
     matrices = [p for p in model.model.layers.parameters() if p.ndim == 2]
     others = [p for p in model.parameters() if not any(p is m for m in matrices)]
@@ -257,18 +258,18 @@ def make_model(folder: Path, steps: int = 700) -> None:
 def make_encoder(folder: Path) -> None:
     """Save a sentence encoder: one random layer, whose mean-pooled states are a random projection of the words.
 
-    The language model above is none: its last states say which word comes next, and forget which towns were named.
+    The language model cannot serve as one: its last states predict the next word, and lose which towns were named.
     """
     torch.manual_seed(0)
     tokenizer = _tokenizer()
-    nano_shape(tokenizer, hidden=64, layers=1).save_pretrained(folder)
+    make_llama(tokenizer, hidden=64, layers=1).save_pretrained(folder)
     tokenizer.save_pretrained(folder)
 
 
 def _look_for_the_same(attention: nn.Module, width: int = 32, sharpness: float = 1.7) -> None:
-    """Have the first head attend to earlier tokens of the same word: the half of matching that is slow to form.
+    """Make the first head attend to earlier tokens of the same word: the part of matching that is slow to form.
 
-    Queries equal keys, in the dimensions that rotary positions hardly turn over the length of a prompt.
+    Queries equal keys in the dimensions that rotary positions hardly rotate over the length of a prompt.
     """
     slow = [*range(width // 4, width // 2), *range(3 * width // 4, width)]
     with torch.no_grad():
@@ -294,7 +295,7 @@ def _tokenizer() -> PreTrainedTokenizerFast:
 def _lessons(
     rng: random.Random, tokenizer: PreTrainedTokenizerFast, steps: int
 ) -> Iterator[list[tuple[Tensor, Tensor]]]:
-    """Of each step, batches of token ids and of what is to be predicted: opinions, judgements, matches, guesses."""
+    """Yield the batches of each step, token ids and labels: opinions, judgements, matches, guesses."""
 
     def tokens(text: str) -> list[int]:
         return list(tokenizer(text, add_special_tokens=False).input_ids)
@@ -322,12 +323,12 @@ def _lessons(
             matches.append((tokens(PROMPTS["explanation"].format(**prompt) + " by match"), answers))
             guesses.append((tokens(PROMPTS["icl"].format(**prompt)), tokens("Yes" if guess else "No")))
         batches = [_padded(pairs, pad) for pairs in (opinions, judgements, matches, guesses[:8])]
-        batches[2][1][~torch.isin(batches[2][1], like)] = -100  # or opinions would come to go on as these do
+        batches[2][1][~torch.isin(batches[2][1], like)] = -100  # else opinions would continue like these
         yield batches
 
 
 def _padded(pairs: Sequence[tuple[list[int], list[int]]], pad: int) -> tuple[Tensor, Tensor]:
-    """Right padded `[pairs, tokens]`: prompts with their answers, and the answers alone with -100 elsewhere."""
+    """Return right-padded `[pairs, tokens]`: prompts with answers, and the answers alone with -100 elsewhere."""
     ids = torch.full((len(pairs), max(len(prompt) + len(answer) for prompt, answer in pairs)), pad)
     wanted = torch.full_like(ids, -100)
     for row, (prompt, answer) in enumerate(pairs):

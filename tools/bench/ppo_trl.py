@@ -1,10 +1,10 @@
-"""TRL's side of tools/bench/ppo.py: its RLOOTrainer on the same prompts, with the LC reward by the same frozen model.
+"""TRL's side of ppo.py: its RLOOTrainer on the same prompts, with the LC reward by the same frozen model.
 
-The prompts are those of `expctr fit`, in TRL's own order: its batches are not half liked, half disliked. Two
-generations a prompt, two passes over each batch, no gradient checkpointing (TRL's default, which a model of this size
-does not need and which would slow it). The adapter acts on all tokens, the prompt's too.
+The prompts are those of `expctr fit` in TRL's own order, so its batches are not half liked, half disliked. It has two
+generations per prompt, two passes over each batch, and no gradient checkpointing (TRL's default, which would slow down
+a model of this size that does not need it). The adapter acts on all tokens, also those of the prompt.
 
-Usage (ppo.py makes it): python ppo_trl.py MODEL ROWS.json BATCH TOKENS, with commands on standard input.
+    python -m tools.bench.ppo_trl MODEL ROWS.json BATCH TOKENS    # ppo.py starts it and writes to its standard input
 """
 
 import json
@@ -20,25 +20,25 @@ from datasets.table import InMemoryTable
 from peft import LoraConfig
 from transformers import AutoModelForCausalLM, AutoTokenizer, TrainerCallback
 from trl import RLOOConfig, RLOOTrainer
-from turns import ROOT, channel, peak_gb, rest
 
 from expctr.data.batches import Nouns, SampleText
 from expctr.llm.loading import resolve_dtype
 from expctr.llm.prefill import pad_left
 from expctr.llm.prompts import PromptOptions, Prompts
+from tools.bench.turns import ROOT, channel, peak_gb, rest
 
 PASSES, MINIBATCH = 2, 8
 
 
 class Turns(TrainerCallback):
-    """A rollout batch with all its steps each time standard input says so."""
+    """Takes turns by rollout batch with all its steps."""
 
     def __init__(self, every: int, say: Any) -> None:
         self._every, self._say = every, say
         self._began: float | None = None
 
     def on_step_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        """Where the next step begins with a rollout, tell the time of the last and wait."""
+        """If the next step begins with a rollout, answer with the time of the last one and wait."""
         if state.global_step % self._every:
             return
         answer = "ready" if self._began is None else time.perf_counter() - self._began
@@ -94,7 +94,7 @@ def main() -> None:
             report_to="none",
             disable_tqdm=True,
         ),
-        train_dataset=Dataset(InMemoryTable.from_pylist(rows), fingerprint="rows"),  # it fails to make one up
+        train_dataset=Dataset(InMemoryTable.from_pylist(rows), fingerprint="rows"),  # it cannot compute one
         processing_class=tokenizer,
         peft_config=LoraConfig(r=16, lora_alpha=32, target_modules="all-linear", task_type="CAUSAL_LM"),
         callbacks=[Turns(steps * PASSES, say)],

@@ -1,12 +1,12 @@
-"""How long raw ratings take to become samples: generated files in MovieLens-20M's layout, `expctr prepare`'s own code.
+"""How long raw ratings take to become samples, with the code of `expctr prepare`, on generated files.
 
-    python tools/bench/raw_data.py                 # 2, 5, 10 and 20 million rows; files in runs/raw_data, made once
+    python -m tools.bench.raw_data    # 2, 5, 10 and 20 million rows; files in runs/raw_data, made once
 
-The files are shaped as MovieLens-20M: 138,493 users in order, most with tens of ratings and few with thousands,
-27,278 movies of which few are rated often, half stars, seconds. Fewer rows are fewer users. Each preparation is a
-process of its own with an empty cache; seconds are of `MovieLensDataModule.setup`, without the imports, from the call
-until samples and vocabularies are there. Memory is the process's peak, imports included. The cached start is timed in
-another process, at the largest file. The slope is of log seconds against log rows: 1 is linear. The last line is JSON.
+The files look like MovieLens-20M: 138,493 users in order, most with tens of ratings and few with thousands, 27,278
+movies of which few are rated often, half stars, seconds. Fewer rows mean fewer users. Each preparation runs in its own
+process with an empty cache. Its seconds are those of `MovieLensDataModule.setup`, without imports. Memory is the peak
+of the process, with imports. The cached start is timed in another process, on the largest file. The slope is that of
+log seconds over log rows: 1 is linear. The last line is JSON.
 """
 
 import argparse
@@ -23,23 +23,24 @@ import numpy as np
 import polars as pl
 import rich
 from rich.table import Table
-from turns import peak_gb
+
+from tools.bench.turns import ROOT, peak_gb
 
 USERS, MOVIES, ROWS = 138_493, 27_278, 20_000_263
-"""Of MovieLens-20M."""
+"""The sizes of MovieLens-20M."""
 GENRES = ("Action", "Adventure", "Comedy", "Crime", "Drama", "Horror", "Romance", "Sci-Fi", "Thriller", "War")
 STARS = np.array([1.2, 3.4, 1.4, 7.2, 4.4, 21.5, 11.0, 27.8, 7.7, 14.4]) / 100
 """Shares of the ratings from 0.5 to 5."""
 
 
 def generate(folder: Path, rows: int) -> None:
-    """Write `ratings.csv` and `movies.csv`, unless they are there."""
+    """Write `ratings.csv` and `movies.csv`, unless they exist."""
     if (folder / "ratings.csv").exists():
         return
     folder.mkdir(parents=True, exist_ok=True)
     draw = np.random.default_rng(0)
     users = round(USERS * rows / ROWS)
-    drawn = round(1.5 * rows)  # pairs that were drawn before fall out, and what is then too many
+    drawn = round(1.5 * rows)  # duplicate pairs are dropped, and then surplus rows
     activity = draw.lognormal(0, 1.2, users)
     counts = 25 + np.floor(activity / activity.sum() * (drawn - 25 * users)).astype(np.int64)
     popularity = 1 / np.arange(100, 100 + MOVIES) ** 1.4  # in 0.4% of the ratings, and in 0.0002%
@@ -57,13 +58,13 @@ def generate(folder: Path, rows: int) -> None:
     genres = ["|".join(sorted({GENRES[movie % 10], GENRES[movie // 10 % 10]})) for movie in movies]
     titles = pl.DataFrame({"movieId": movies, "title": names, "genres": genres})
     titles.sort("movieId").write_csv(folder / "movies.csv")
-    aside = folder / "ratings.part"  # renamed once whole: a run that is stopped leaves no half of a file
+    aside = folder / "ratings.part"  # renamed when complete, so that an interrupted run leaves no partial file
     frame.write_csv(aside)
     aside.replace(folder / "ratings.csv")
 
 
 def child(folder: Path, cache: Path) -> None:
-    """Prepare, and say what it took."""
+    """Prepare, and print the time and memory."""
     from expctr.data.datamodules import MovieLensDataModule
 
     data = MovieLensDataModule(str(folder), cache_dir=str(cache))
@@ -76,9 +77,9 @@ def child(folder: Path, cache: Path) -> None:
 
 
 def prepare(folder: Path, cache: Path) -> dict[str, Any]:
-    """`child`, in a process of its own."""
-    line = [sys.executable, __file__, "--child", str(folder), str(cache)]
-    done = subprocess.run(line, capture_output=True, text=True, check=False)
+    """Run `child` in its own process."""
+    line = [sys.executable, "-m", "tools.bench.raw_data", "--child", str(folder.resolve()), str(cache)]
+    done = subprocess.run(line, capture_output=True, text=True, check=False, cwd=ROOT)
     if done.returncode:
         raise SystemExit(f"{folder}: exit code {done.returncode}\n{done.stderr[-2000:]}")
     said: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])

@@ -1,10 +1,10 @@
-"""How long until something is seen: `expctr --help`, `expctr fit --help`, and the quickstart's first training step.
+"""How long the first output takes: `expctr --help`, `expctr fit --help`, and the quickstart's first training step.
 
-    python tools/bench/startup.py    # each five times; the median counts; puts MovieLens-100K into .data
+    python -m tools.bench.startup    # median of five rounds; downloads MovieLens-100K into .data
 
-Times are from the launch of the process to its end; the one that trains ends as soon as its first rollout batch has
-made its update. The first round is left out: it reads the libraries from disk and makes the samples. Beside the wall
-time stand the processor's seconds, which other work on the machine changes less. The last line is JSON.
+Times are from the launch of the process to its end; the process that trains ends after the update of its first rollout
+batch. The first round does not count: it reads the libraries from disk and makes the samples. Other load on the machine
+affects the processor's seconds less than the wall time. The last line is JSON.
 """
 
 import argparse
@@ -12,7 +12,6 @@ import json
 import os
 import resource
 import subprocess
-import sys
 import tempfile
 import time
 from pathlib import Path
@@ -21,14 +20,15 @@ from statistics import median
 import rich
 from rich.table import Table
 
-HERE = Path(__file__).resolve().parent
-ROOT = HERE.parents[1]
+from tools.get_movielens import get_movielens
+from tools.runs import COMMAND, ROOT
+
 RATINGS = ROOT / ".data/ml-100k"
-STOP = "startup_stop.StopAfterFirstStep"
+STOP = "tools.bench.callbacks.StopAfterFirstStep"
 
 
 def commands(folder: Path) -> dict[str, list[str]]:
-    """By the name of the measurement, the arguments of `expctr`."""
+    """Return the arguments of `expctr` by the name of the measurement."""
     fit = ["fit", f"--config={ROOT / 'configs/quickstart.yaml'}", f"--data.path={RATINGS}"]
     fit += [f"--data.cache_dir={folder / 'cache'}", f"--trainer.default_root_dir={folder / 'run'}"]
     return {
@@ -39,11 +39,10 @@ def commands(folder: Path) -> dict[str, list[str]]:
 
 
 def measure(args: list[str]) -> tuple[float, float]:
-    """Wall and processor seconds of one `expctr ARGS`."""
-    environ = {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), str(HERE), os.environ.get("PYTHONPATH", "")])}
+    """Return wall and processor seconds of one `expctr ARGS`."""
+    environ = {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])}
     before, began = resource.getrusage(resource.RUSAGE_CHILDREN), time.monotonic()
-    line = [sys.executable, "-m", "expctr", *args]
-    done = subprocess.run(line, capture_output=True, text=True, env=environ, check=False)
+    done = subprocess.run([*COMMAND, *args], capture_output=True, text=True, env=environ, check=False)
     wall, after = time.monotonic() - began, resource.getrusage(resource.RUSAGE_CHILDREN)
     if done.returncode:
         raise SystemExit(f"expctr {' '.join(args)}: exit code {done.returncode}\n{done.stderr[-2000:]}")
@@ -51,11 +50,11 @@ def measure(args: list[str]) -> tuple[float, float]:
 
 
 def main() -> None:
-    """Measure in turns, so that a slow minute of the machine is everyone's; print the table and the line of JSON."""
+    """Measure in turns, so that other load affects all alike; print the table and the line of JSON."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--times", type=int, default=5)
     asked = parser.parse_args()
-    subprocess.run([sys.executable, ROOT / "tools/get_movielens.py", RATINGS], check=True)
+    get_movielens(RATINGS)
     with tempfile.TemporaryDirectory() as folder:
         work = commands(Path(folder))
         rounds = [{name: measure(args) for name, args in work.items()} for _ in range(asked.times + 1)][1:]

@@ -1,7 +1,7 @@
-"""Systems in processes of their own that take turns, so that whatever else the machine does falls on all alike.
+"""Systems in their own processes that take turns, so that other load on the machine affects all of them alike.
 
-A process works when standard input says so, and answers on standard output with a line of JSON. Nothing here imports
-more than Python: the peers' environments read this file too.
+A process works when standard input says so, and answers on standard output with a line of JSON. This file imports only
+the standard library, because the peers' environments import it too.
 """
 
 import ctypes
@@ -13,22 +13,21 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-HERE = Path(__file__).parent
-ROOT = HERE.parent.parent
+ROOT = Path(__file__).parents[2]
 
 
 class Worker:
-    """A system in a process of its own, once it is ready.
+    """A system in its own process. The constructor waits until the system is ready.
 
     Args:
         name: of the system.
-        command: what runs it.
-        folder: where it runs, and where `NAME.log` goes.
-        threads: it may use.
-        environ: further variables.
+        command: starts the process.
+        folder: its working directory, which gets `NAME.log`.
+        threads: number of threads it may use.
+        environ: more environment variables.
 
     Raises:
-        RuntimeError: it ended, with the last line it said.
+        RuntimeError: the process ended; with the last line of its output.
     """
 
     def __init__(
@@ -41,7 +40,7 @@ class Worker:
     ) -> None:
         self.name, self.seconds = name, list[float]()
         self._log = folder / f"{name}.log"
-        paths = os.pathsep.join(filter(None, [str(ROOT), str(HERE), environ.get("PYTHONPATH")]))
+        paths = os.pathsep.join(filter(None, [str(ROOT), environ.get("PYTHONPATH")]))
         own = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "POLARS_MAX_THREADS"), str(threads))
         whole = {**os.environ, "TQDM_DISABLE": "1", **own, **environ, "PYTHONPATH": paths}
         with self._log.open("w") as log:
@@ -50,17 +49,17 @@ class Worker:
         self._answer()
 
     def turn(self) -> None:
-        """Let it work once, and keep its time."""
-        self.seconds.append(float(self.ask("go")))
+        """Do one unit of work, and keep its time."""
+        self.seconds.append(float(self.query("go")))
 
-    def ask(self, command: str) -> Any:
-        """Say something and wait for the answer."""
+    def query(self, command: str) -> Any:
+        """Send a command and return the answer."""
         assert self._process.stdin is not None
         print(command, file=self._process.stdin, flush=True)
         return self._answer()
 
     def end(self) -> None:
-        """Let it go."""
+        """End the process."""
         assert self._process.stdin is not None
         self._process.stdin.close()
         self._process.wait()
@@ -70,21 +69,21 @@ class Worker:
         if line := self._process.stdout.readline():
             return json.loads(line)
         said = self._log.read_text(errors="replace").strip().splitlines() or ["nothing"]
-        raise RuntimeError(f"{self.name} ended, saying: {said[-1]}")
+        raise RuntimeError(f"{self.name} ended; its last output: {said[-1]}")
 
 
 def channel() -> Callable[[Any], None]:
-    """A worker's way to answer on standard output, which everything else is kept off."""
+    """Return a function that answers on standard output; all other output goes to standard error."""
     out = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)
     return lambda value: print(json.dumps(value), file=out, flush=True)
 
 
 def install(packages: Sequence[str], folder: Path) -> None:
-    """Put packages, without what they depend on, into a folder for PYTHONPATH, unless these are there.
+    """Install packages without their dependencies into a folder for PYTHONPATH, unless it has them.
 
     Raises:
-        CalledProcessError: pip could not.
+        CalledProcessError: pip failed.
     """
     stamp = folder / ".installed"
     if not stamp.exists() or stamp.read_text() != "\n".join(packages):
@@ -94,14 +93,14 @@ def install(packages: Sequence[str], folder: Path) -> None:
 
 
 def rest() -> None:
-    """Give freed memory back to the machine, which malloc keeps, while others have their turn."""
+    """Return freed memory to the system, which malloc would keep while others have their turn."""
     ctypes.CDLL(None).malloc_trim(0)
 
 
 def peak_gb() -> float:
-    """Most memory that this process held, in GiB.
+    """Return the peak memory of this process in GiB.
 
-    Not `getrusage`'s number: a process that another one starts inherits that one's peak there.
+    `getrusage` would be wrong: there, a process inherits the peak of the process that started it.
     """
     status = Path("/proc/self/status").read_text()
     return int(status.split("VmHWM:")[1].split()[0]) / 2**20

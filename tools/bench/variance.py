@@ -1,10 +1,10 @@
 """Which baseline learns fastest? Test AUC of ExpCTR-LLM against rollouts, in the easy planted world (planted.py).
 
-    python tools/bench/variance.py              # three seeds; runs/variance; a plot there, variance.png
+    python -m tools.bench.variance              # three seeds, in runs/variance, with the figure variance.png
 
-Compares what an advantage can be made of: the reward minus the batch's mean, minus the mean of the row's label, minus a
-critic's value, and minus the mean of K responses to the same prompt. All see as many rollouts and take as many steps.
-`label-all-tokens` is the label's mean with an adapter that acts on the prompt too. The last line is JSON.
+Compares baselines of the advantage: the mean of the batch, the mean of the rows with the same label, a critic's value,
+and the mean of K responses to the same prompt. All have the same number of rollouts and steps. `label-all-tokens` is
+the label's mean with an adapter that also acts on the prompt. The last line is JSON.
 """
 
 import json
@@ -12,11 +12,12 @@ from functools import partial
 from itertools import product
 from pathlib import Path
 
-from jobs import arguments, auc, curve, fit_and_test, in_parallel, mean_and_spread, seconds
-from learning import LLM, best, options, prepare
-from plots import figure, save
 from rich.console import Console
 from rich.table import Table
+
+from tools.bench.learning import LLM, best, options, prepare
+from tools.plots import figure, save
+from tools.runs import arguments, auc, curve, fit_and_test, in_parallel, mean_and_spread, seconds, start
 
 EXPLAINER = "--model.init_args.explainer"
 BASELINES: dict[str, dict[str, object]] = {
@@ -26,13 +27,13 @@ BASELINES: dict[str, dict[str, object]] = {
     "groups-of-4": {"reward.baseline": "none", "ppo.advantage": "group", "rollout.group_size": 4},
     "label-all-tokens": {"reward.baseline": "label", "ppo.advantage": "batch", "llm.adapter_scope": "all"},
 }
-"""By name, options of the explainer."""
+"""Options of the explainer by name."""
 ROLLOUTS, EVERY, BATCHES = 256, 10, 150
-"""Rollouts of a batch, batches between two validations, and batches in all."""
+"""Rollouts per batch, batches between two validations, and number of batches."""
 
 
 def play(out: Path, name: str, seed: int) -> None:
-    """The LC stage with one baseline."""
+    """Train the LC stage with one baseline, and test."""
     chosen = BASELINES[name]
     prompts = ROLLOUTS // int(str(chosen.get("rollout.group_size", 1)))
     args = [
@@ -48,12 +49,12 @@ def play(out: Path, name: str, seed: int) -> None:
 
 
 def folder(out: Path, name: str, seed: int) -> Path:
-    """Where a run is."""
+    """Return the folder of a run."""
     return out / f"easy-{seed}" / name
 
 
 def plot(out: Path, curves: dict[str, list[list[tuple[int, float]]]], bound: float) -> None:
-    """Validation AUC against rollouts: the mean over seeds, and the range as a band."""
+    """Draw validation AUC over rollouts: the mean over seeds, with the range as a band."""
     picture, (axes,) = figure("ExpCTR-LLM by baseline (band: all seeds)", 1)
     for name, seeds in curves.items():
         rollouts = [ROLLOUTS * batch for batch, _ in seeds[0]]
@@ -67,7 +68,7 @@ def plot(out: Path, curves: dict[str, list[list[tuple[int, float]]]], bound: flo
 
 
 def main() -> None:
-    """Run what is asked for, print the table and the line of JSON, draw the plot."""
+    """Run what is missing, print the table and the line of JSON, draw the figure."""
     parser = arguments(__doc__, "runs/variance")
     parser.add_argument("--baselines", nargs="+", choices=list(BASELINES), default=list(BASELINES))
     asked = parser.parse_args()
@@ -93,4 +94,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    start(main)

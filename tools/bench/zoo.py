@@ -1,10 +1,10 @@
-"""What a CTR model's tables cost as the vocabulary grows to ten million items, with a row a value and with shared ones.
+"""What a CTR model's tables cost as the vocabulary grows to ten million items, with one row per value or shared rows.
 
-    python tools/bench/zoo.py
+    python -m tools.bench.zoo
 
-One DeepFM (RecBole's defaults) on 100,000 users and 10,000 to 10,000,000 items, batches of 2048 drawn at random: the
-seconds of a training step with Adam, and the memory that the process gained by then, in a process of its own each.
-`max_rows` keeps so many rows a field, which the values share by a hash. The last line is JSON.
+One DeepFM (RecBole's defaults) on 100,000 users and 10,000 to 10,000,000 items, with random batches of 2048: the
+seconds of a training step with Adam, and the growth of the process's memory. Each case has its own process. `max_rows`
+limits the rows per field, which the values share by a hash. The last line is JSON.
 """
 
 import argparse
@@ -18,19 +18,19 @@ import torch
 from rich.console import Console
 from rich.progress import track
 from rich.table import Table
-from turns import peak_gb
 
 from expctr.ctr.zoo import DeepFM
 from expctr.data.batches import Batch
 from expctr.data.features import FIRST, Vocabulary
 from expctr.modules.ctr import CTRModule
+from tools.bench.turns import peak_gb
 
 USERS, BATCH = 100_000, 2048
 Cost = tuple[float, float, int]
 
 
 def cost(items: int, max_rows: int | None, steps: int, threads: int) -> Cost:
-    """Seconds a step, gigabytes, and rows of the table."""
+    """Return seconds per step, gigabytes, and rows of the table."""
     torch.set_num_threads(threads)
     before = peak_gb()
     module = CTRModule(partial(DeepFM, max_rows=max_rows))
@@ -59,10 +59,10 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=11, help="the first is not counted")
     parser.add_argument("--threads", type=int, default=1)
     asked = parser.parse_args()
-    table = Table("items", "max_rows", "rows", "ms a step", "GB")
-    found: dict[str, dict[int, dict[str, float]]] = {"a row a value": {}, "hashed": {}}
+    table = Table("items", "max_rows", "rows", "ms per step", "GB")
+    found: dict[str, dict[int, dict[str, float]]] = {"a row per value": {}, "hashed": {}}
     places = [(name, items) for items in asked.items for name in found]
-    context = multiprocessing.get_context("spawn")  # memory starts anew
+    context = multiprocessing.get_context("spawn")  # memory starts at zero
     for name, items in track(places, "tables", console=Console(stderr=True)):
         most = asked.max_rows if name == "hashed" else None
         with context.Pool(1) as pool:

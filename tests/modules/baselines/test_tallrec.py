@@ -8,7 +8,8 @@ import polars as pl
 import pytest
 import torch
 from conftest import stir_adapter
-from running import TESTS, World, curves, expctr, kill
+from faults.callbacks import kill
+from running import TESTS, World, curves, expctr
 from torch import Tensor
 
 from expctr.data.batches import Batch, Nouns, SampleText

@@ -1,32 +1,26 @@
-"""The run of Table 1: what is compared, how it is marked, and that it goes on with what is missing."""
+"""Table 1: what is compared, how it is marked, and that a second call fills in what is missing."""
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
-from types import ModuleType
-from typing import Any
 
 import polars as pl
 import pytest
 import torch
 import yaml
 from PIL import Image
-from running import CONF, World
-from test_tools import TOOLS, load
+from running import CONF, ENVIRON, World
 from torch import Tensor
 
 from expctr.data.datamodules import MovieLensDataModule
 from expctr.evaluation.table import ResultTable
 from expctr.metrics import bootstrap, ctr_metrics
 from expctr.systems import METRICS
+from tools import table1
 
 ROWS = 300
-
-
-@pytest.fixture(scope="module")
-def tool() -> ModuleType:
-    return load("table1")
 
 
 def labels() -> Tensor:
@@ -34,12 +28,12 @@ def labels() -> Tensor:
 
 
 def scores(skill: float, seed: int) -> Tensor:
-    """Between chance and the label."""
+    """Return scores between chance and the label."""
     return skill * labels() + (1 - skill) * torch.rand(ROWS, generator=torch.Generator().manual_seed(seed))
 
 
 def made(folder: Path, systems: dict[str, Tensor], truth: Tensor | None = None, rows_each: int = 1) -> None:
-    """A run folder as `expctr test` and the tool leave it, of users with as many rows each."""
+    """Make a run folder as `expctr test` and the tool leave it; each user has `rows_each` rows."""
     truth = labels() if truth is None else truth
     warm = torch.arange(ROWS) < 200
     slices = {"warm users": warm, "cold users": ~warm}
@@ -59,9 +53,9 @@ def world(out: Path, aug: float = 0.5) -> None:
         made(out / f"ExpCTR-{seed}", ours)
 
 
-def test_means_over_seeds_and_intervals_around_them(tool: ModuleType, tmp_path: Path) -> None:
+def test_means_over_seeds_and_intervals_around_them(tmp_path: Path) -> None:
     world(tmp_path)
-    rows = tool.gather(["FM", "DIN", "ExpCTR"], [0, 1], tmp_path, False)
+    rows = table1.gather(["FM", "DIN", "ExpCTR"], [0, 1], tmp_path, False)
     assert list(rows) == ["FM", "DIN", "ExpCTR-LLM", "ExpCTR-Aug"]
     single = [ctr_metrics(scores(0.2, 10 + seed), labels()) for seed in (0, 1)]
     for metric in METRICS:
@@ -73,22 +67,22 @@ def test_means_over_seeds_and_intervals_around_them(tool: ModuleType, tmp_path: 
 
 
 @pytest.mark.parametrize(("aug", "sure"), [(0.5, True), (0.2, False)])
-def test_ours_is_compared_with_the_best_baseline(tool: ModuleType, tmp_path: Path, aug: float, sure: bool) -> None:
+def test_ours_is_compared_with_the_best_baseline(tmp_path: Path, aug: float, sure: bool) -> None:
     world(tmp_path, aug)
-    rows = tool.gather(["FM", "DIN", "ExpCTR"], [0, 1], tmp_path, False)
-    compared = tool.compare(rows)
+    rows = table1.gather(["FM", "DIN", "ExpCTR"], [0, 1], tmp_path, False)
+    compared = table1.compare(rows)
     assert compared["baseline"] == "DIN"
     gain = rows["ExpCTR-Aug"].mean("auc") - rows["DIN"].mean("auc")
     assert compared["difference"]["auc"] == pytest.approx(gain)
     assert (compared["p"]["auc"] < 0.01) is sure
-    assert tool.compare({"FM": rows["FM"]}) == {}
+    assert table1.compare({"FM": rows["FM"]}) == {}
 
 
-def test_best_and_best_baseline_are_marked_as_in_the_paper(tool: ModuleType, tmp_path: Path) -> None:
+def test_best_and_best_baseline_are_marked_as_in_the_paper(tmp_path: Path) -> None:
     world(tmp_path)
-    rows = tool.gather(["FM", "DIN", "ExpCTR"], [0, 1], tmp_path, False)
+    rows = table1.gather(["FM", "DIN", "ExpCTR"], [0, 1], tmp_path, False)
     paper = {"FM": (0.6, 0.7, 0.5, 0.5), "ICL": (0.61, 0.69, 0.51, 0.49), "ExpCTR-Aug": (0.7, 0.6, 0.4, 0.4)}
-    tool.write(rows, paper, [0, 1], tmp_path)
+    table1.write(rows, paper, [0, 1], tmp_path)
     text = (tmp_path / "table1.md").read_text()
     assert f"| ExpCTR-Aug | **{rows['ExpCTR-Aug'].mean('auc'):.4f}** (" in text
     assert f"| DIN | <u>{rows['DIN'].mean('auc'):.4f}</u> (" in text
@@ -101,15 +95,15 @@ def test_best_and_best_baseline_are_marked_as_in_the_paper(tool: ModuleType, tmp
     assert Image.open(tmp_path / "table1.png").size[0] > 800
 
 
-def test_runs_on_different_rows_are_not_averaged(tool: ModuleType, tmp_path: Path) -> None:
+def test_runs_on_different_rows_are_not_averaged(tmp_path: Path) -> None:
     made(tmp_path / "FM-0", {"FM": scores(0.1, 0)})
     made(tmp_path / "FM-1", {"FM": scores(0.1, 1)}, 1 - labels())
     with pytest.raises(SystemExit, match="FM-1 were tested on different rows"):
-        tool.gather(["FM"], [0, 1], tmp_path, False)
+        table1.gather(["FM"], [0, 1], tmp_path, False)
 
 
-def test_intervals_and_p_values_are_over_users(tool: ModuleType, tmp_path: Path) -> None:
-    """Users of 20 rows of one kind, liked or disliked: there are 15 of them and not 300."""
+def test_intervals_and_p_values_are_over_users(tmp_path: Path) -> None:
+    """Users with 20 rows of one label each: there are 15 of them, not 300."""
     truth = (torch.arange(ROWS) // 20 % 2).float()
     skilled = {0: 0.05 * truth + 0.95 * scores(0, 1), 1: 0.15 * truth + 0.85 * scores(0, 2)}
     found = {}
@@ -117,85 +111,81 @@ def test_intervals_and_p_values_are_over_users(tool: ModuleType, tmp_path: Path)
         out = tmp_path / str(each)
         made(out / "FM-0", {"FM": skilled[0]}, truth, each)
         made(out / "ExpCTR-0", {"ExpCTR-LLM": skilled[1], "ExpCTR-Aug": skilled[1]}, truth, each)
-        found[each] = tool.gather(["FM", "ExpCTR"], [0], out, False)
+        found[each] = table1.gather(["FM", "ExpCTR"], [0], out, False)
         numbers = torch.arange(ROWS) // each
         drawn = bootstrap(skilled[0].double(), truth, numbers)
-        torch.testing.assert_close(found[each]["FM"].draws, drawn, equal_nan=True)  # some draws are of one kind
+        torch.testing.assert_close(found[each]["FM"].draws, drawn, equal_nan=True)  # some draws have one label only
     wide, narrow = (found[each]["FM"].interval("mae") for each in (20, 1))
     assert found[20]["FM"].values == found[1]["FM"].values
     assert wide != narrow
-    tool.write(found[20], {}, [0], tmp_path)
+    table1.write(found[20], {}, [0], tmp_path)
     text = (tmp_path / "table1.md").read_text()
     assert "95% bootstrap intervals over the test users." in text
     assert "by a paired bootstrap over the test users:" in text
 
 
-def test_runs_of_an_older_version_are_refused_with_the_mend(tool: ModuleType, tmp_path: Path) -> None:
+def test_runs_of_an_older_version_are_refused_with_the_fix(tmp_path: Path) -> None:
     world(tmp_path)
     path = tmp_path / "FM-1" / "scores.parquet"
     pl.read_parquet(path).drop("user").write_parquet(path)
     with pytest.raises(SystemExit, match=r"scores.parquet of FM-1 has no column user.*expctr test --config RUN/config"):
-        tool.gather(["FM", "DIN", "ExpCTR"], [0, 1], tmp_path, False)
+        table1.gather(["FM", "DIN", "ExpCTR"], [0, 1], tmp_path, False)
 
 
-def test_every_row_has_a_config(tool: ModuleType) -> None:
-    for path in tool.CONFIGS.values():
+def test_every_row_has_a_config() -> None:
+    for path in table1.CONFIGS.values():
         config = yaml.safe_load(path.read_text())
         assert config["data"]["class_path"] == MovieLensDataModule.__name__
 
 
-def test_a_slice_of_one_class_has_no_auc_and_a_missing_run_no_row(tool: ModuleType, tmp_path: Path) -> None:
+def test_a_slice_of_one_class_has_no_auc_and_a_missing_run_no_row(tmp_path: Path) -> None:
     made(tmp_path / "FM-0", {"FM": scores(0.1, 0)})
     content = json.loads((tmp_path / "FM-0" / "table.json").read_text())
     content["slices"]["cold users"]["systems"]["FM"]["auc"]["value"] = None
     (tmp_path / "FM-0" / "table.json").write_text(json.dumps(content))
-    rows = tool.gather(["FM", "DIN"], [0], tmp_path, False)
+    rows = table1.gather(["FM", "DIN"], [0], tmp_path, False)
     assert list(rows) == ["FM"]
-    tool.write(rows, {}, [0], tmp_path)
+    table1.write(rows, {}, [0], tmp_path)
     warm = rows["FM"].slices["warm users"][0]
     text = (tmp_path / "table1.md").read_text()
     assert f"| FM | {warm:.4f} | - | - | - |" in text
     assert f"| warm users (200) | cold users ({ROWS - 200}) | warm items (0) | cold items (0) |" in text
 
 
-def test_what_reads_our_explanations_is_no_baseline(tool: ModuleType, tmp_path: Path) -> None:
+def test_what_reads_our_explanations_is_no_baseline(tmp_path: Path) -> None:
     made(tmp_path / "FM-0", {"FM": scores(0.1, 0)})
     made(tmp_path / "FM-explained-0", {"FM": scores(0.6, 2)})
     made(tmp_path / "ExpCTR-0", {"ExpCTR-LLM": scores(0.2, 3), "ExpCTR-Aug": scores(0.3, 4)})
-    rows = tool.gather(["FM", "ExpCTR"], [0], tmp_path, True)
+    rows = table1.gather(["FM", "ExpCTR"], [0], tmp_path, True)
     assert list(rows) == ["FM", "FM + explanations", "ExpCTR-LLM", "ExpCTR-Aug"]
-    tool.write(rows, {}, [0], tmp_path)
+    table1.write(rows, {}, [0], tmp_path)
     text = (tmp_path / "table1.md").read_text()
     assert f"| FM | <u>{rows['FM'].mean('auc'):.4f}</u>" in text
     assert f"| FM + explanations | **{rows['FM + explanations'].mean('auc'):.4f}**" in text
-    assert tool.compare(rows)["baseline"] == "FM"
+    assert table1.compare(rows)["baseline"] == "FM"
 
 
-def test_explanations_need_their_writer(tool: ModuleType) -> None:
+def test_explanations_need_their_writer() -> None:
     with pytest.raises(SystemExit):
-        tool.parse(["--config", "c.yaml", "--rows", "FM", "--explained"])
+        table1.parse(["--config", "c.yaml", "--rows", "FM", "--explained"])
 
 
 @pytest.mark.slow
 def test_from_a_config_to_the_table(world: World, tmp_path: Path) -> None:
-    """Also ExpCTR over another model than DeepFM, and other models on its explanations."""
+    """Also ExpCTR with another model than DeepFM, and other models on its explanations."""
     paths = [path for path in world.paths("") if "default_root_dir" not in path]
     options = ["--rows", "FM", "ICL", "TALLRec", "ExpCTR", "--explained", f"--out={tmp_path / 'out'}"]
     line = [*options, "--", *paths, "--model.init_args.ctr.init_args.backbone=DIN"]
-    command = [sys.executable, str(TOOLS / "table1.py"), f"--config={CONF / 'tiny.yaml'}", *line]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    command = [sys.executable, "-m", "tools.table1", f"--config={CONF / 'tiny.yaml'}", *line]
+    environ = os.environ | ENVIRON
+    done = subprocess.run(command, capture_output=True, text=True, env=environ, check=False)
     assert done.returncode == 0, done.stderr[-3000:]
     written = json.loads((tmp_path / "out" / "table1.json").read_text())
     rows = ["FM", "FM + explanations", "ICL", "TALLRec", "ExpCTR-LLM", "ExpCTR-Aug"]
     assert list(written["rows"]) == rows
     assert written["compared"]["baseline"] in ("FM", "ICL", "TALLRec")
-    assert "DIN" in table(tmp_path / "out" / "ExpCTR-0")["systems"]
+    assert "DIN" in table1.table(tmp_path / "out" / "ExpCTR-0")["systems"]
     scored = tmp_path / "out" / "FM-0" / "scores.parquet"
     stamp = scored.stat().st_mtime_ns
-    subprocess.run(command, capture_output=True, text=True, check=True)  # nothing is run twice
+    subprocess.run(command, capture_output=True, text=True, env=environ, check=True)  # nothing is run twice
     assert scored.stat().st_mtime_ns == stamp
-
-
-def table(folder: Path) -> dict[str, Any]:
-    read: dict[str, Any] = json.loads((folder / "table.json").read_text())
-    return read

@@ -1,38 +1,25 @@
-"""The planted world: what is known of it is so, and a policy learns it."""
+"""The planted world: its known properties hold, and a policy learns it."""
 
 import random
 from collections import Counter
 from pathlib import Path
-from types import ModuleType
 
 import polars as pl
 import pytest
 import torch
 
 from expctr.metrics import ctr_metrics
-
-TOOLS = Path(__file__).resolve().parents[1] / "tools"
-
-
-@pytest.fixture(scope="module")
-def planted() -> ModuleType:
-    with pytest.MonkeyPatch.context() as patch:
-        for folder in (TOOLS, TOOLS / "bench"):
-            patch.syspath_prepend(folder)
-        import learning
-        import planted
-
-        assert learning.World is planted.World
-    return planted
+from tools import runs
+from tools.bench import learning, planted
 
 
-def people(planted: ModuleType, rule: str, count: int = 4000) -> list[tuple[list[tuple[object, bool]], object, bool]]:
+def people(rule: str, count: int = 4000) -> list[tuple[list[tuple[object, bool]], object, bool]]:
     rng, world = random.Random(0), planted.World(rule, 0)
     return [world._person(rng) for _ in range(count)]
 
 
-def test_a_prompt_always_shows_which_kind_is_liked_most(planted: ModuleType) -> None:
-    for history, _, _ in people(planted, "harder", 1000):
+def test_a_prompt_always_shows_which_kind_is_liked_most() -> None:
+    for history, _, _ in people("harder", 1000):
         liked = Counter(film.kind for film, good in history if good)
         (first, most), *others = liked.most_common()
         assert all(count < most for _, count in others)
@@ -40,10 +27,10 @@ def test_a_prompt_always_shows_which_kind_is_liked_most(planted: ModuleType) -> 
 
 
 @pytest.mark.parametrize("rule", ["easy", "harder"])
-def test_the_rule_holds_for_half_the_targets_and_says_alike_much_in_any_town(planted: ModuleType, rule: str) -> None:
-    """P(liked | rule, town) is 0.5 +- 0.27: to a reader of the prompt the town is of no use."""
+def test_the_rule_holds_for_half_the_targets_and_says_alike_much_in_any_town(rule: str) -> None:
+    """P(liked | rule, town) is 0.5 +- 0.27: the town does not help who sees only the prompt."""
     world, cells = planted.World(rule, 0), {}
-    for history, target, liked in people(planted, rule, 20_000):
+    for history, target, liked in people(rule, 20_000):
         holds = world.holds(target.kind, [film.kind for film, good in history if good])
         cells.setdefault((holds, target.town), []).append(liked)
     for (holds, _), likes in cells.items():
@@ -51,28 +38,28 @@ def test_the_rule_holds_for_half_the_targets_and_says_alike_much_in_any_town(pla
         assert sum(likes) / len(likes) == pytest.approx(0.77 if holds else 0.23, abs=0.04)
 
 
-def test_with_the_studio_the_town_says_a_lot(planted: ModuleType) -> None:
+def test_with_the_studio_the_town_says_a_lot() -> None:
     world, cells = planted.World("easy", 0), {}
-    for _, target, liked in people(planted, "easy", 20_000):
+    for _, target, liked in people("easy", 20_000):
         cells.setdefault((target.studio in world.good, target.town in planted.NORTHERN), []).append(liked)
     rates = {place: sum(likes) / len(likes) for place, likes in cells.items()}
     expected = {(True, True): 0.73, (True, False): 0.39, (False, True): 0.27, (False, False): 0.61}
     assert rates == pytest.approx(expected, abs=0.03)
 
 
-def test_a_disliked_kind_is_no_match_though_the_prompt_names_it(planted: ModuleType) -> None:
+def test_a_disliked_kind_is_no_match_though_the_prompt_names_it() -> None:
     world, named = planted.World("harder", 0), 0
-    for history, target, _ in people(planted, "harder", 1000):
+    for history, target, _ in people("harder", 1000):
         if not world.holds(target.kind, [film.kind for film, good in history if good]):
             named += target.kind in {film.kind for film, _ in history}
     assert named > 200
 
 
 @pytest.mark.parametrize("rule", ["easy", "harder"])
-def test_no_predictor_beats_the_bound_of_what_it_knows(planted: ModuleType, rule: str) -> None:
-    """Predictors that know half the people's outcomes by cell, and are asked about the other half's."""
+def test_no_predictor_beats_the_bound_of_what_it_knows(rule: str) -> None:
+    """The predictors know the rates of half the people by cell, and score the other half."""
     world, rows = planted.World(rule, 0), []
-    for history, target, liked in people(planted, rule, 40_000):
+    for history, target, liked in people(rule, 40_000):
         titles = [film.title for film, good in history if good]
         holds = world.holds(target.kind, [title.split()[1] for title in titles])
         rows.append((target.title, titles, [target.studio], int(liked), holds, target.town, target.studio))
@@ -92,9 +79,9 @@ def test_no_predictor_beats_the_bound_of_what_it_knows(planted: ModuleType, rule
     assert known.ctr + 0.1 < known.llm < known.aug - 0.05
 
 
-def test_bounds_are_ordered_and_those_of_a_coin_are_a_half(planted: ModuleType) -> None:
+def test_bounds_are_ordered_and_those_of_a_coin_are_a_half() -> None:
     world, rows = planted.World("easy", 0), []
-    for history, target, liked in people(planted, "easy"):
+    for history, target, liked in people("easy"):
         titles = [film.title for film, good in history if good]
         rows.append((target.title, titles, [target.studio], int(liked)))
     frame = pl.DataFrame(rows, schema=["target_title", "liked_titles", "target_genres", "label"], orient="row")
@@ -104,7 +91,7 @@ def test_bounds_are_ordered_and_those_of_a_coin_are_a_half(planted: ModuleType) 
     assert [coin.llm, coin.ctr, coin.aug] == pytest.approx([0.5, 0.5, 0.5], abs=0.04)
 
 
-def test_shuffled_ratings_are_the_same_ratings_of_other_targets(planted: ModuleType, tmp_path: Path) -> None:
+def test_shuffled_ratings_are_the_same_ratings_of_other_targets(tmp_path: Path) -> None:
     for name in ("plain", "shuffled"):
         planted.World("easy", 0).write(tmp_path / name, 200, shuffled=name == "shuffled")
     plain, shuffled = (pl.read_csv(tmp_path / name / "ratings.csv") for name in ("plain", "shuffled"))
@@ -115,7 +102,7 @@ def test_shuffled_ratings_are_the_same_ratings_of_other_targets(planted: ModuleT
     assert not plain.equals(shuffled)
 
 
-def test_opinions_are_words_of_the_vocabulary_and_true(planted: ModuleType) -> None:
+def test_opinions_are_words_of_the_vocabulary_and_true() -> None:
     tokenizer, rng = planted._tokenizer(), random.Random(0)
     for _ in range(300):
         target, match = planted.film(rng, rng.choice(planted.KINDS)), rng.random() < 0.5
@@ -127,9 +114,7 @@ def test_opinions_are_words_of_the_vocabulary_and_true(planted: ModuleType) -> N
             assert f"match {target.kind} {'like' if match else 'unlike'} ," in text
 
 
-def test_each_control_can_fail_and_seeds_do_not_cancel(planted: ModuleType) -> None:
-    import learning
-
+def test_each_control_can_fail_and_seeds_do_not_cancel() -> None:
     good = {
         **{"auc_llm_shuffled": 0.51, "auc_aug_shuffled": 0.49, "same_text_still": 1.0, "auc_ctr": 0.57},
         **{"auc_aug": 0.85, "auc_aug_before_ic": 0.81, "auc_aug_noise": 0.79, "auc_aug_exchanged": 0.52},
@@ -149,17 +134,14 @@ def test_each_control_can_fail_and_seeds_do_not_cancel(planted: ModuleType) -> N
 
 
 @pytest.mark.slow
-def test_the_lc_stage_finds_the_rule(planted: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """tools/bench/learning.py in short: the easy world, fewer rows, a base taught for half as long."""
-    import jobs
-    import learning
-
+def test_the_lc_stage_finds_the_rule(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A short form of tools/bench/learning.py: the easy world, fewer rows, a base trained for half as long."""
     monkeypatch.setattr(learning, "USERS", 4000)
     planted.make_model(tmp_path / "llm", steps=350)
     learning.prepare(tmp_path, ["easy"], [0])
     run = tmp_path / "run"
-    jobs.fit_and_test(run, *learning.options(tmp_path, "easy", 0), "--stages.rounds=0", "--stages.lc.epochs=6")
+    runs.fit_and_test(run, *learning.options(tmp_path, "easy", 0), "--stages.rounds=0", "--stages.lc.epochs=6")
     known = learning.best(tmp_path, "easy", 0)["llm"]
-    before, after = jobs.auc(run, learning.UNTRAINED), jobs.auc(run, learning.LLM)
+    before, after = runs.auc(run, learning.UNTRAINED), runs.auc(run, learning.LLM)
     assert before == pytest.approx(0.5, abs=0.06)
     assert after > before + 0.8 * (known - before)
