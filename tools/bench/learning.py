@@ -13,7 +13,7 @@ random IC rewards ExpCTR-Aug does not improve.
 """
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 from functools import partial
 from itertools import product
@@ -30,14 +30,14 @@ from torch import Tensor
 
 from expctr.data.batches import Batch
 from expctr.data.datamodules import MOVIELENS, MovieLensDataModule
-from expctr.modules.expctr import ExpCTRModule
-from expctr.seeding import seed_of
+from expctr.rl.rewards import Reward
+from expctr.training.checkpoint import checkpoints
 from tools.bench.planted import Rule, World, bounds, make_encoder, make_model
 from tools.runs import Job, arguments, auc, curve, expctr, fit_and_test, in_parallel, mean_and_spread, seconds, start
 
 FILE = Path(__file__).with_name("learning.yaml")
 CONFIG = yaml.safe_load(FILE.read_text())
-LC_EPOCHS: dict[Rule, int] = {"easy": CONFIG["stages"]["lc_epochs"], "harder": 5}
+LC_EPOCHS: dict[Rule, int] = {"easy": CONFIG["stages"]["lc"]["epochs"], "harder": 5}
 """Epochs of the LC stage."""
 FINAL_LR: dict[Rule, float] = {"easy": 1.0, "harder": 0.0}
 """The last learning rate of a stage, relative to the first one. With a constant rate, the harder world's share of the
@@ -52,15 +52,17 @@ TOLERANCE = 0.03
 """AUC differences up to this count as none; the standard error on 5,200 rows is about 0.007."""
 
 
-class NoiseIC(ExpCTRModule):
-    """A control: ExpCTR with random rewards in the IC stage."""
+class Noise(Reward):
+    """A control: random rewards in the IC stage."""
 
-    def _rewards(self, batch: Batch, texts: Sequence[str]) -> tuple[dict[str, Tensor], dict[str, tuple[Tensor, float]]]:
-        scores, components = super()._rewards(batch, texts)
-        if "ic" in components:
-            generator = torch.Generator().manual_seed(seed_of(self.seed, self.batches))
-            components = {"ic": (torch.rand(len(batch), generator=generator), 1.0)}
-        return scores, components
+    name = "ic"
+
+    def score(self, batch: Batch, texts: Sequence[str]) -> Tensor:
+        """Numbers that depend on the seed, the epoch and the batch alone: training reseeds each batch."""
+        return torch.rand(len(batch), device=batch.label.device)
+
+    def evaluate(self, batch: Batch, texts: Sequence[str], columns: Mapping[str, Any]) -> None:
+        """None."""
 
 
 def prepare(out: Path, rules: Sequence[Rule], seeds: Sequence[int]) -> None:
@@ -105,12 +107,14 @@ def play(out: Path, rule: Rule, seed: int) -> None:
     """Train and test; test before the IC stage; in the easy world also train that stage on noise."""
     folder, args = out / f"{rule}-{seed}", options(out, rule, seed)
     fit_and_test(folder / "main", *args)
-    ic_begins = LC_EPOCHS[rule] + CONFIG["stages"]["ctr_epochs"]
+    *_, last = checkpoints(folder / "main" / "checkpoints")
+    stopped = torch.load(last, weights_only=True)["expctr"]["stopped"]
+    ic_begins = LC_EPOCHS[rule] + stopped.get("ctr1", CONFIG["stages"]["ctr"]["epochs"])
     first = folder / "main" / "checkpoints" / f"epoch={ic_begins:04d}-batch=000000.ckpt"
     if not (folder / "before_ic" / "table.json").exists():
         expctr("test", folder / "before_ic", *args, f"--ckpt_path={first}")
     if rule == "easy" and not (folder / "noise" / "table.json").exists():
-        noise = [*args, "--model.class_path=tools.bench.learning.NoiseIC"]
+        noise = [*args, '--stages.ic.rewards=[{"class_path": "tools.bench.learning.Noise"}]']
         begun = (folder / "noise" / "checkpoints").exists()
         expctr("fit", folder / "noise", *noise, f"--ckpt_path={'last' if begun else first}")
         expctr("test", folder / "noise", *noise)

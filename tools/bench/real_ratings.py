@@ -16,6 +16,7 @@ from pathlib import Path
 import yaml
 
 from expctr.systems import METRICS, SOURCES, SYSTEMS
+from expctr.training.checkpoint import checkpoints
 from tools.runs import (
     ROOT,
     arguments,
@@ -44,12 +45,11 @@ def play(out: Path, targets: int, seed: int) -> None:
         f"--data.init_args.cache_dir={out / 'cache'}",
         "--trainer.enable_progress_bar=false",
         "--checkpoint.every_n_batches=0",
-        f"--checkpoint.keep={STAGES['ic_epochs'] + 1}",  # also where the IC stage begins
+        f"--checkpoint.keep={STAGES['ic']['epochs'] + 1}",  # also where the IC stage begins
     ]
     fit_and_test(folder / "main", *options)
-    begins = STAGES["lc_epochs"] + STAGES["ctr_epochs"]
     if not (folder / "before_ic" / "table.json").exists():
-        first = folder / "main" / "checkpoints" / f"epoch={begins:04d}-batch=000000.ckpt"
+        first = checkpoints(folder / "main" / "checkpoints")[0]
         expctr("test", folder / "before_ic", *options, f"--ckpt_path={first}")
     # the same passes, so that equally many samples are explained and the CTR model sees the same batches
     still = ["--stages.ic.epochs=0", *(f"--model.init_args.explainer.ppo.{option}" for option in ("lr=0", "epochs=1"))]
