@@ -16,13 +16,14 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from expctr.data.batches import Nouns, SampleText
-from expctr.llm.model import LanguageModel, LLMOptions
+from expctr.llm.loading import LLMOptions
+from expctr.llm.model import LanguageModel
 from expctr.llm.prompts import PromptOptions, Prompts
 
 if TYPE_CHECKING:
     from running import World
 
-torch.set_num_threads(1)  # more threads than free cores make small tensors slower
+torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "1")))  # one is fastest for small tensors
 
 CHAT = (
     "{% for m in messages %}<|user|>{{ m['content'] }}{% endfor %}"
@@ -105,7 +106,7 @@ def bare(tmp_path: Path) -> LLMOptions:
 
 @pytest.fixture
 def model(llm_folder: Path) -> LanguageModel:
-    return LanguageModel(LLMOptions(path=str(llm_folder), dtype="float32", lora_r=4))
+    return LanguageModel.load(LLMOptions(path=str(llm_folder), dtype="float32", lora_r=4))
 
 
 @pytest.fixture

@@ -132,8 +132,8 @@ def play(point: Point, options: list[str], out: Path, threads: int) -> None:
 
 def share_done(folder: Path, stages: dict[str, Any]) -> float:
     """Return how much of a point is done: epochs of the policy before its newest checkpoint. CTR epochs are short."""
-    per_round = [0] * stages["ctr_epochs"] + [1] * stages["ic_epochs"]
-    plan = [1] * stages["lc_epochs"] + per_round * stages["rounds"]
+    per_round = [0] * stages["ctr"]["epochs"] + [1] * stages["ic"]["epochs"]
+    plan = [1] * stages["lc"]["epochs"] + per_round * stages["rounds"]
     names = [path.name for path in folder.glob("checkpoints/epoch=*.ckpt")]
     epochs = [int(found[1]) for name in names if (found := re.match(r"epoch=(\d+)-", name))]
     return 0.95 * sum(plan[: max(epochs, default=0)]) / max(1, sum(plan))  # the rest is the test

@@ -4,7 +4,7 @@
     python -m tools.table1 --config configs/quickstart.yaml --rows FM DCN DIN --seeds 0 1 2 -- --data.path DIR
 
 The config is one that trains ExpCTR. All rows use its data; TALLRec and ICL also use its language model. The ID models
-take their own settings from `configs/baselines`. `--explained` adds rows: each ID model trained again with the
+take their own settings from `configs/baseline.yaml`. `--explained` adds rows: each ID model trained again with the
 explanations that ExpCTR wrote with the same seed.
 
 Each row and seed is a run folder of its own, `OUT/ROW-SEED`, made by `expctr fit` and `expctr test`. Run the same
@@ -27,22 +27,20 @@ import torch
 import yaml  # type: ignore[import-untyped]
 from torch import Tensor
 
+from expctr.ctr.zoo import ZOO
 from expctr.evaluation.table import PAPER
-from expctr.metrics import METRICS, bootstrap, ctr_metrics, paired_p_value
+from expctr.metrics import bootstrap, ctr_metrics, paired_p_value
+from expctr.systems import AUG, LLM, METRICS
 from tools.configs import check_same, resolve, split_arguments, write_yaml
 from tools.plots import figure, save
 from tools.runs import Job, arguments, fit_and_test, markdown_table, run_all, seconds, start, table
 
-BASELINES = Path(__file__).parents[1] / "configs" / "baselines"
-ID_MODELS = (
-    *("FM", "DSSM", "DeepFM", "AutoInt", "PNN", "xDeepFM", "FiGNN", "DCN", "DCNv2"),
-    *("DIN", "DIEN", "Caser", "GRU4Rec", "SASRec", "BERT4Rec"),
-)
-OURS = ("ExpCTR-LLM", "ExpCTR-Aug")
+CONFIGS = {name: Path(__file__).parents[1] / "configs" / f"{name}.yaml" for name in ("baseline", "icl", "tallrec")}
+ID_MODELS = tuple(ZOO)
+OURS = (LLM.name, AUG.name)
 EXPLAINED = " + explanations"
 ROWS = (*ID_MODELS, "TALLRec", "ICL", "ExpCTR")
-HIGHER = frozenset({"auc"})
-HEADINGS = ("AUC ↑", "LogLoss ↓", "MAE ↓", "RMSE ↓", "MSE ↓")
+HEADINGS = [metric.heading for metric in METRICS.values()]
 SLICES = ("warm users", "cold users", "warm items", "cold items")
 
 
@@ -67,7 +65,7 @@ class Row(NamedTuple):
     def interval(self, metric: str) -> tuple[float, float]:
         """Return bounds that hold 95% of the draws."""
         bounds = torch.tensor([0.025, 0.975], dtype=torch.float64)
-        low, high = self.draws[:, METRICS.index(metric)].nanquantile(bounds).tolist()
+        low, high = self.draws[:, list(METRICS).index(metric)].nanquantile(bounds).tolist()
         return low, high
 
 
@@ -77,7 +75,7 @@ def main(args: Sequence[str] | None = None) -> None:
     out = own.out.resolve()
     out.mkdir(parents=True, exist_ok=True)
     config = resolve(options)
-    baselines = {path.stem: yaml.safe_load(path.read_text(encoding="utf-8")) for path in BASELINES.glob("*.yaml")}
+    baselines = {name: yaml.safe_load(path.read_text(encoding="utf-8")) for name, path in CONFIGS.items()}
     check_same({**config, "baselines": baselines}, out / "base.yaml")
     write_overlays(config, out)
     failures: dict[str, str] = {}
@@ -136,7 +134,8 @@ def plan(own: argparse.Namespace, options: list[str], out: Path) -> dict[str, di
             if row == "ExpCTR":
                 line = [*options, "--trainer.enable_progress_bar=false"]
             else:
-                line = [f"--config={BASELINES / f'{row.lower()}.yaml'}", f"--config={out / 'data.yaml'}"]
+                line = [f"--config={CONFIGS.get(row.lower(), CONFIGS['baseline'])}", f"--config={out / 'data.yaml'}"]
+                line += [f"--model.backbone={row}"] if row in ID_MODELS else []
                 line += [f"--config={out / 'llm.yaml'}"] if row in ("TALLRec", "ICL") else []
                 line += (
                     [f"--model.options.lr={own.tallrec_lr}"] if row == "TALLRec" and own.tallrec_lr is not None else []
@@ -293,7 +292,7 @@ def marked(rows: dict[str, dict[str, float]]) -> dict[str, tuple[str, str]]:
     for metric in METRICS:
         known = {name: row[metric] for name, row in rows.items() if metric in row}
         baselines = {name: value for name, value in known.items() if is_baseline(name)}
-        choose = max if metric in HIGHER else min
+        choose = max if METRICS[metric].higher_is_better else min
         if known:
             best = choose(known, key=known.__getitem__)
             found[metric] = best, choose(baselines, key=baselines.__getitem__) if baselines else best
@@ -317,7 +316,7 @@ def draw(rows: dict[str, Row], paper: Mapping[str, Sequence[float]], path: Path)
         errors = [[m - low for m, (low, _) in zip(means, bounds, strict=True)]]
         errors.append([high - m for m, (_, high) in zip(means, bounds, strict=True)])
         axes.errorbar(means, range(len(names)), xerr=errors, fmt="o", capsize=2, label="here, 95% interval")
-        there = [(paper[name][METRICS.index(metric)], y) for y, name in enumerate(names) if name in paper]
+        there = [(paper[name][list(METRICS).index(metric)], y) for y, name in enumerate(names) if name in paper]
         if there:
             axes.plot(*zip(*there, strict=True), "x", color="tab:red", label="the paper, its own data")
         axes.set_yticks(range(len(names)), names)

@@ -14,7 +14,7 @@ import torch
 from lightning.pytorch.callbacks import Callback
 from torch import Tensor
 
-from expctr.llm import scoring
+from expctr.llm import logprobs
 from expctr.modules.expctr import ExpCTRModule
 
 
@@ -178,5 +178,5 @@ class SmallLogits(Callback):
     """Computes logits in parts of one token, as a large vocabulary needs it."""
 
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
-        *others, _ = scoring.token_logprobs.__defaults__ or ()
-        scoring.token_logprobs.__defaults__ = (*others, 1)
+        *others, _ = logprobs.token_logprobs.__defaults__ or ()
+        logprobs.token_logprobs.__defaults__ = (*others, 1)

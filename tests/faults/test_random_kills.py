@@ -9,22 +9,20 @@ import polars as pl
 import pytest
 import yaml
 from faults.callbacks import add
-from running import CONF, World, expctr
+from running import World, expctr
 
+from expctr.stages.plan import make_plan
 from expctr.training.checkpoint import checkpoints, position
-from expctr.training.scheduler import make_plan
 
-CONFIGS = ("tiny", "stateful")
 LONGEST = 2.0
 """Seconds of training before a kill, at most: a part of the run, so that kills occur in all its stages."""
 
 
-def stage_names() -> list[str]:
-    """Return the stage of each epoch of the run."""
-    counts: dict[str, int] = {}
-    for name in CONFIGS:
-        counts |= yaml.safe_load((CONF / f"{name}.yaml").read_text())["stages"]
-    return [entry.name for entry in make_plan(**counts)]
+def stage_names(run: Path) -> list[str]:
+    """Return the stage of each epoch of a run."""
+    stages = yaml.safe_load((run / "config.yaml").read_text())["stages"]
+    epochs = [stages[stage]["epochs"] for stage in ("lc", "ctr", "ic")]
+    return [entry.name for entry in make_plan(epochs[0], stages["rounds"], *epochs[1:])]
 
 
 def kill_once(world: World, run: str, draw: random.Random) -> str | None:
@@ -37,7 +35,7 @@ def kill_once(world: World, run: str, draw: random.Random) -> str | None:
     assert outcome.code == -9, f"{run} ended by itself, with code {outcome.code}:\n{outcome.output}"
     found = checkpoints(world.folder / run / "checkpoints")
     place = position(found[-1]) if found else (0, 0)
-    names = stage_names()
+    names = stage_names(world.folder / run)
     stage = names[min(place[0], len(names) - 1)] if place else "?"
     return f"{stage}, saving" if saving else stage
 

@@ -2,7 +2,7 @@
 
 from running import World, assert_agree, assert_tables_agree, curves, expctr
 
-SHORT = ["--stages.rounds=1", "--stages.ctr_epochs=1", "--data.init_args.samples.max_samples=30"]
+SHORT = ["--stages.rounds=1", "--stages.ctr.epochs=1", "--data.init_args.samples.max_samples=30"]
 
 
 def test_micro_batches_of_one_row_train_the_same(world: World) -> None:

@@ -90,7 +90,7 @@ def test_batch_normalised_ctr_models_and_running_statistics_agree_too(world: Wor
     """Without dropout, whose draws differ by rank."""
     draws = ["backbone.init_args.dropout", "backbone.init_args.oov_rate", "options.text_dropout"]
     none = [f"--model.init_args.ctr.init_args.{name}=0.0" for name in draws]
-    short = ["--stages.rounds=1", "--stages.ctr_epochs=2", "--model.init_args.ctr.init_args.options.lr=0.01"]
+    short = ["--stages.rounds=1", "--stages.ctr.epochs=2", "--model.init_args.ctr.init_args.options.lr=0.01"]
     for run, more in (("normed", []), ("normed-two", sharded(2))):
         expctr("fit", *world.options(run, "stateful"), *none, *short, *more, ranks=2 if more else 1).ok()
     assert_agree(curves(world.folder / "normed-two"), curves(world.folder / "normed"))
@@ -99,7 +99,7 @@ def test_batch_normalised_ctr_models_and_running_statistics_agree_too(world: Wor
 def quantized(kind: str, *, stages: str) -> list[str]:
     """Arguments of a short run on a base in few bits."""
     llm = f"--model.init_args.explainer.llm.quantization={kind}"
-    return [llm, f"--stages.{stages}", "--stages.ctr_epochs=1", "--data.init_args.samples.max_samples=30"]
+    return [llm, f"--stages.{stages}", "--stages.ctr.epochs=1", "--data.init_args.samples.max_samples=30"]
 
 
 def test_a_base_in_4_bits_trains_the_same_on_two_ranks(world: World) -> None:

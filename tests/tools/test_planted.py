@@ -140,7 +140,7 @@ def test_the_lc_stage_finds_the_rule(tmp_path: Path, monkeypatch: pytest.MonkeyP
     planted.make_model(tmp_path / "llm", steps=350)
     learning.prepare(tmp_path, ["easy"], [0])
     run = tmp_path / "run"
-    runs.fit_and_test(run, *learning.options(tmp_path, "easy", 0), "--stages.rounds=0", "--stages.lc_epochs=6")
+    runs.fit_and_test(run, *learning.options(tmp_path, "easy", 0), "--stages.rounds=0", "--stages.lc.epochs=6")
     known = learning.best(tmp_path, "easy", 0)["llm"]
     before, after = runs.auc(run, learning.UNTRAINED), runs.auc(run, learning.LLM)
     assert before == pytest.approx(0.5, abs=0.06)

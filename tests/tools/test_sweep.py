@@ -53,7 +53,7 @@ def fast(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def arguments(world: World, out: str, *own: str, further: tuple[str, ...] = ()) -> list[str]:
     """Arguments of a sweep of tiny.yaml with fewer epochs."""
-    options = [*world.paths("overridden"), "--stages.rounds=1", "--stages.ctr_epochs=1", *further]
+    options = [*world.paths("overridden"), "--stages.rounds=1", "--stages.ctr.epochs=1", *further]
     return [f"--config={CONF / 'tiny.yaml'}", f"--out={world.folder / out}", *own, "--", *options]
 
 
@@ -127,7 +127,9 @@ def test_a_killed_point_resumes_and_has_the_same_result(
     with pytest.raises(SystemExit) as stop:
         sweep.main(arguments(world, "killed", *own, further=tuple(kill(0, 3))))
     assert stop.value.code == 1
-    assert f"failed: {NAMES[1]}: killed by SIGKILL (the whole output is in {run / 'fit.log'})" in capsys.readouterr().err
+    assert (
+        f"failed: {NAMES[1]}: killed by SIGKILL (the whole output is in {run / 'fit.log'})" in capsys.readouterr().err
+    )
     sweep.main(arguments(world, "killed", *own))
     assert "starting at the beginning" not in (run / "fit.log").read_text()
     assert (run / "table.json").read_text() == (swept / NAMES[1] / "table.json").read_text()

@@ -3,7 +3,7 @@
 All have the same rows (80,000, 10,000 and 10,000 random ratings, without the few of a film without a title), fields,
 sizes, Adam, dropout, batch size, loss and threads, but their own loader and training loop, each in its own process.
 The processes take turns by epoch, so that other load on the machine affects all of them alike. Ours is `expctr fit
---config configs/baselines/deepfm.yaml` with its curves and checkpoints. Nobody validates.
+--config configs/baseline.yaml --model.backbone DeepFM` with its curves and checkpoints. Nobody validates.
 
 The last line is JSON: `vs_fastest_peer` is the fastest peer's median epoch divided by ours; `auc` and `peer_auc` (of
 the same peer) are on the test rows, after all epochs.
@@ -69,7 +69,8 @@ def prepare() -> None:
 def fit_command(fields: list[str] | None) -> list[str]:
     """Return the command of `expctr fit` on the split, with these fields or all."""
     options: dict[str, Any] = {
-        "config": ROOT / "configs/baselines/deepfm.yaml",
+        "config": ROOT / "configs/baseline.yaml",
+        "model.backbone": "DeepFM",
         "data.path": RATINGS,
         "data.cache_dir": FOLDER / "cache",
         "data.samples.min_history": 0,

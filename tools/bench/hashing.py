@@ -18,7 +18,7 @@ from rich.table import Table
 
 from tools.runs import ROOT, arguments, auc, fit_and_test, in_parallel, mean_and_spread, start
 
-CONFIG = ROOT / "configs" / "baselines" / "deepfm.yaml"
+CONFIG = ROOT / "configs" / "baseline.yaml"
 
 
 def folder(out: Path, rows: int | None, seed: int) -> Path:
@@ -31,6 +31,7 @@ def play(out: Path, ratings: Path, targets: int, rows: int | None, seed: int) ->
     fit_and_test(
         folder(out, rows, seed),
         f"--config={CONFIG}",
+        "--model.backbone=DeepFM",
         f"--seed_everything={seed}",
         *([] if rows is None else [f"--model.backbone.init_args.max_rows={rows}"]),
         f"--data.path={ratings}",

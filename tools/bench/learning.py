@@ -13,6 +13,7 @@ random IC rewards ExpCTR-Aug does not improve.
 """
 
 import json
+import zlib
 from collections.abc import Sequence
 from dataclasses import asdict, replace
 from functools import partial
@@ -30,14 +31,13 @@ from torch import Tensor
 
 from expctr.data.batches import Batch
 from expctr.data.datamodules import MOVIELENS, MovieLensDataModule
-from expctr.modules.expctr import ExpCTRModule
-from expctr.seeding import seed_of
+from expctr.rl.rewards import Reward
 from tools.bench.planted import Rule, World, bounds, make_encoder, make_model
 from tools.runs import Job, arguments, auc, curve, expctr, fit_and_test, in_parallel, mean_and_spread, seconds, start
 
 FILE = Path(__file__).with_name("learning.yaml")
 CONFIG = yaml.safe_load(FILE.read_text())
-LC_EPOCHS: dict[Rule, int] = {"easy": CONFIG["stages"]["lc_epochs"], "harder": 5}
+LC_EPOCHS: dict[Rule, int] = {"easy": CONFIG["stages"]["lc"]["epochs"], "harder": 5}
 """Epochs of the LC stage."""
 FINAL_LR: dict[Rule, float] = {"easy": 1.0, "harder": 0.0}
 """The last learning rate of a stage, relative to the first one. With a constant rate, the harder world's share of the
@@ -52,15 +52,15 @@ TOLERANCE = 0.03
 """AUC differences up to this count as none; the standard error on 5,200 rows is about 0.007."""
 
 
-class NoiseIC(ExpCTRModule):
-    """A control: ExpCTR with random rewards in the IC stage."""
+class Noise(Reward):
+    """A control: random numbers, which depend on the texts alone, in place of the IC stage's rewards."""
 
-    def _rewards(self, batch: Batch, texts: Sequence[str]) -> tuple[dict[str, Tensor], dict[str, tuple[Tensor, float]]]:
-        scores, components = super()._rewards(batch, texts)
-        if "ic" in components:
-            generator = torch.Generator().manual_seed(seed_of(self.seed, self.batches))
-            components = {"ic": (torch.rand(len(batch), generator=generator), 1.0)}
-        return scores, components
+    name = "ic"
+
+    def score(self, batch: Batch, texts: Sequence[str]) -> Tensor:
+        """Return the random numbers, `[rows]`."""
+        generator = torch.Generator().manual_seed(zlib.crc32("\n".join(texts).encode()))
+        return torch.rand(len(batch), generator=generator).to(batch.label.device)
 
 
 def prepare(out: Path, rules: Sequence[Rule], seeds: Sequence[int]) -> None:
@@ -80,7 +80,7 @@ def options(out: Path, rule: Rule, seed: int, kind: str = PLAIN) -> list[str]:
     return [
         f"--config={FILE}",
         f"--seed_everything={seed}",
-        f"--stages.lc_epochs={LC_EPOCHS[rule]}",
+        f"--stages.lc.epochs={LC_EPOCHS[rule]}",
         f"{PPO}.final_lr={FINAL_LR[rule]}",
         f"--model.init_args.explainer.llm.path={out / 'llm'}",
         f"--model.init_args.encoder.path={out / 'encoder'}",
@@ -105,12 +105,12 @@ def play(out: Path, rule: Rule, seed: int) -> None:
     """Train and test; test before the IC stage; in the easy world also train that stage on noise."""
     folder, args = out / f"{rule}-{seed}", options(out, rule, seed)
     fit_and_test(folder / "main", *args)
-    ic_begins = LC_EPOCHS[rule] + CONFIG["stages"]["ctr_epochs"]
+    ic_begins = LC_EPOCHS[rule] + CONFIG["stages"]["ctr"]["epochs"]
     first = folder / "main" / "checkpoints" / f"epoch={ic_begins:04d}-batch=000000.ckpt"
     if not (folder / "before_ic" / "table.json").exists():
         expctr("test", folder / "before_ic", *args, f"--ckpt_path={first}")
     if rule == "easy" and not (folder / "noise" / "table.json").exists():
-        noise = [*args, "--model.class_path=tools.bench.learning.NoiseIC"]
+        noise = [*args, "--stages.ic.rewards=[tools.bench.learning.Noise]"]
         begun = (folder / "noise" / "checkpoints").exists()
         expctr("fit", folder / "noise", *noise, f"--ckpt_path={'last' if begun else first}")
         expctr("test", folder / "noise", *noise)

@@ -83,7 +83,7 @@ def options(folder: Path, name: str, nano: bool = False) -> list[str]:
         "--trainer.accelerator=cpu",
         "--trainer.enable_progress_bar=false",
         f"--trainer.default_root_dir={folder / 'runs' / ('warm' if nano else name.replace(' ', '-'))}",
-        "--stages.lc_epochs=1",
+        "--stages.lc.epochs=1",
         "--stages.rounds=0",
         f"{explainer}.lc.score=logit",
         f"{explainer}.llm.path={'nano' if nano else folder / dtype}",
@@ -117,12 +117,12 @@ def run(folder: Path, name: str) -> None:
     from expctr.stopwatch import Stopwatch
 
     peaks, before, longest = defaultdict[str, float](float), [0.0], [0]
-    load, timed, generate = LanguageModel.__init__, Stopwatch.__call__, explainer.generate
+    load, timed, generate = LanguageModel.load, Stopwatch.__call__, explainer.generate
 
-    def loaded(self: LanguageModel, *a: Any, **k: Any) -> None:
+    def loaded(*a: Any, **k: Any) -> LanguageModel:
         before[0] = resident_gb()
         with measured("load"):
-            load(self, *a, **k)
+            return load(*a, **k)
 
     @contextlib.contextmanager
     def measured(part: str) -> Iterator[None]:
@@ -141,7 +141,7 @@ def run(folder: Path, name: str) -> None:
         longest[0] = max(longest[0], *map(len, prompts))
         return generate(model, prompts, *a, **k)
 
-    LanguageModel.__init__ = loaded  # type: ignore[method-assign]
+    LanguageModel.load = loaded  # type: ignore[method-assign]
     Stopwatch.__call__ = watched  # type: ignore[method-assign]
     explainer.generate = generated
     with contextlib.redirect_stdout(sys.stderr):

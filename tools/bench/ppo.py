@@ -34,9 +34,9 @@ from jsonargparse import ArgumentParser
 from transformers import AutoConfig
 
 from expctr.data.datamodules import RatingsDataModule
-from expctr.llm.model import LLMOptions, load_base, load_tokenizer, resolve_dtype
+from expctr.llm.loading import LLMOptions, load_base, load_tokenizer, resolve_dtype
 from expctr.llm.prompts import PromptOptions, Prompts
-from expctr.planning.work import TEMPLATE as RESPONSES_PER_QUESTION
+from expctr.planning.workload import LC_PROMPT_RATIO
 from tools.bench.turns import Worker, install
 from tools.get_movielens import get_movielens
 from tools.runs import ROOT, curve
@@ -94,7 +94,7 @@ def fit_command(scope: str, passes: int, folder: Path) -> list[object]:
         "trainer.default_root_dir": folder,
         "trainer.limit_val_batches": 0,
         "trainer.enable_progress_bar": "false",
-        "stages.lc_epochs": 1_000,  # it ends when the benchmark does
+        "stages.lc.epochs": 1_000,  # it ends when the benchmark does
         "stages.rounds": 0,
         "checkpoint.every_n_batches": 0,
         f"{explainer}.llm.path": MODEL,
@@ -141,7 +141,7 @@ def work(prompt: float, passes: int, scope: str = "response") -> dict[str, float
     def attention(tokens: float, seen: float) -> float:
         return 4 * layers * size * tokens * (seen + tokens / 2)
 
-    everywhere, question = scope == "all", RESPONSES_PER_QUESTION * TOKENS
+    everywhere, question = scope == "all", LC_PROMPT_RATIO * TOKENS
     new, seen = (prompt + TOKENS, 0.0) if everywhere else (TOKENS, prompt)
     products, looks, acts = new * base + TOKENS * vocabulary, attention(new, seen), new * adapter
     again = resolve_dtype("auto") != torch.float32  # the policy's own log-probabilities are then computed twice

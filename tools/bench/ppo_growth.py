@@ -24,11 +24,11 @@ from rich.progress import track
 from rich.table import Table
 
 from expctr.data.batches import Nouns, SampleText
-from expctr.llm.model import LLMOptions
-from expctr.llm.rollout import RolloutOptions, generate, texts, uniforms
-from expctr.llm.scoring import LCOptions
+from expctr.llm.loading import LLMOptions
+from expctr.llm.rollout import RolloutOptions, decode_texts, draw_noise, generate
+from expctr.llm.yes_no import LCOptions
 from expctr.modules.explainer import PPOExplainerModule
-from expctr.modules.guard import Guard
+from expctr.nan_guard import NaNGuard
 from expctr.rl.options import PPOOptions
 from expctr.rl.rewards import alignment
 from expctr.stopwatch import Stopwatch
@@ -69,12 +69,12 @@ def batch(module: PPOExplainerModule, optimizer: LightningOptimizer, size: Size,
     prompts = [head + [words[i] for i in row] for row in rest.tolist()]
     labels = (torch.arange(size.rows) % 2).float()
     began = time.perf_counter()
-    noise = uniforms(0, 0, range(size.rows), 1, size.response)
+    noise = draw_noise(0, 0, range(size.rows), 1, size.response)
     rollout = generate(module.model, prompts, RolloutOptions(max_new_tokens=size.response), noise)
-    written = texts(module.model, rollout)
+    written = decode_texts(module.model, rollout)
     scores = module.lc_scores([SampleText("Emma")] * size.rows, written)
     total, _ = module.normalised(alignment(scores, labels, "mae"), labels)
-    guard = Guard("bench", range(size.rows), written)
+    guard = NaNGuard("bench", range(size.rows), written)
     order = torch.Generator().manual_seed(0)
     module.update(rollout, total, optimizer, lambda loss: cast(None, loss.backward()), order, Stopwatch(), guard)
     return time.perf_counter() - began

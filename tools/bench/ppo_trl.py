@@ -22,7 +22,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, TrainerCallback
 from trl import RLOOConfig, RLOOTrainer
 
 from expctr.data.batches import Nouns, SampleText
-from expctr.llm.model import resolve_dtype
+from expctr.llm.loading import resolve_dtype
 from expctr.llm.prefill import pad_left
 from expctr.llm.prompts import PromptOptions, Prompts
 from tools.bench.turns import ROOT, channel, peak_gb, rest

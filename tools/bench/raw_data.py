@@ -72,8 +72,8 @@ def child(folder: Path, cache: Path) -> None:
     data.setup()
     took = time.monotonic() - began
     used = resource.getrusage(resource.RUSAGE_SELF)
-    said = {"seconds": took, "processor": used.ru_utime + used.ru_stime, "peak_gb": peak_gb(), "rows": data.report.rows}
-    print(json.dumps({**said, "samples": data.samples.height}))
+    said = {"seconds": took, "processor": used.ru_utime + used.ru_stime, "peak_gb": peak_gb()}
+    print(json.dumps({**said, "rows": data.summary.rows, "samples": data.samples.height}))
 
 
 def prepare(folder: Path, cache: Path) -> dict[str, Any]:

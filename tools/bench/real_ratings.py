@@ -15,8 +15,7 @@ from pathlib import Path
 
 import yaml
 
-from expctr.evaluation.results import ROWS, SOURCES
-from expctr.metrics import METRICS
+from expctr.systems import METRICS, SOURCES, SYSTEMS
 from tools.runs import (
     ROOT,
     arguments,
@@ -45,15 +44,15 @@ def play(out: Path, targets: int, seed: int) -> None:
         f"--data.init_args.cache_dir={out / 'cache'}",
         "--trainer.enable_progress_bar=false",
         "--checkpoint.every_n_batches=0",
-        f"--checkpoint.keep={STAGES['ic_epochs'] + 1}",  # also where the IC stage begins
+        f"--checkpoint.keep={STAGES['ic']['epochs'] + 1}",  # also where the IC stage begins
     ]
     fit_and_test(folder / "main", *options)
-    begins = STAGES["lc_epochs"] + STAGES["ctr_epochs"]
+    begins = STAGES["lc"]["epochs"] + STAGES["ctr"]["epochs"]
     if not (folder / "before_ic" / "table.json").exists():
         first = folder / "main" / "checkpoints" / f"epoch={begins:04d}-batch=000000.ckpt"
         expctr("test", folder / "before_ic", *options, f"--ckpt_path={first}")
     # the same passes, so that equally many samples are explained and the CTR model sees the same batches
-    still = ["--stages.ic_epochs=0", *(f"--model.init_args.explainer.ppo.{option}" for option in ("lr=0", "epochs=1"))]
+    still = ["--stages.ic.epochs=0", *(f"--model.init_args.explainer.ppo.{option}" for option in ("lr=0", "epochs=1"))]
     fit_and_test(folder / "untrained", *options, *still)
 
 
@@ -64,10 +63,10 @@ def rows(folder: Path) -> dict[str, dict[str, dict[str, float]]]:
     if untrained["DeepFM"] != main["systems"]["DeepFM"]:
         raise SystemExit(f"{folder}: DeepFM, which reads no text, differs between the runs, so they cannot be compared")
     return {
-        **{name: main["systems"][name] for name in ROWS},
+        **{row.name: main["systems"][row.name] for row in SYSTEMS},
         "ExpCTR-Aug, before the IC stage": before["ExpCTR-Aug"],
         "ExpCTR-Aug, a CTR model of the untrained model's explanations": untrained["ExpCTR-Aug"],
-        **{name: main["sources"][name] for name in SOURCES},
+        **{source.name: main["sources"][source.name] for source in SOURCES},
     }
 
 

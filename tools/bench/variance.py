@@ -42,7 +42,7 @@ def play(out: Path, name: str, seed: int) -> None:
         f"{EXPLAINER}.ppo.warmup=0",
         f"--data.init_args.rollout_batch_size={prompts}",
         f"--trainer.limit_train_batches={EVERY}",
-        f"--stages.lc_epochs={BATCHES // EVERY}",
+        f"--stages.lc.epochs={BATCHES // EVERY}",
         "--stages.rounds=0",
     ]
     fit_and_test(folder(out, name, seed), *args)
