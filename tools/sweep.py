@@ -14,7 +14,6 @@ keeps the config's value, so all points are tested on the same rows.
 import argparse
 import json
 import os
-import re
 import sys
 from collections.abc import Sequence
 from functools import partial
@@ -131,12 +130,10 @@ def play(point: Point, options: list[str], out: Path, threads: int) -> None:
 
 
 def share_done(folder: Path, stages: dict[str, Any]) -> float:
-    """Return how much of a point is done: epochs of the policy before its newest checkpoint. CTR epochs are short."""
-    per_round = [0] * stages["ctr"]["epochs"] + [1] * stages["ic"]["epochs"]
-    plan = [1] * stages["lc"]["epochs"] + per_round * stages["rounds"]
-    names = [path.name for path in folder.glob("checkpoints/epoch=*.ckpt")]
-    epochs = [int(found[1]) for name in names if (found := re.match(r"epoch=(\d+)-", name))]
-    return 0.95 * sum(plan[: max(epochs, default=0)]) / max(1, sum(plan))  # the rest is the test
+    """Return how much of a point is done, by the policy's epochs that have written their explanations."""
+    total = stages["lc"]["epochs"] + stages["rounds"] * stages["ic"]["epochs"]
+    done = len([*folder.glob("explanations/*-lc.parquet"), *folder.glob("explanations/*-ic*.parquet")])
+    return 0.95 * done / max(1, total)  # the rest is the test; CTR epochs are short
 
 
 def read_table(folder: Path) -> dict[str, Any] | None:

@@ -25,12 +25,12 @@ from typing import Any, NamedTuple
 import polars as pl
 import torch
 import yaml  # type: ignore[import-untyped]
+from expctr.systems import AUG, LLM, METRICS
 from torch import Tensor
 
 from expctr.ctr.zoo import ZOO
 from expctr.evaluation.table import PAPER
 from expctr.metrics import bootstrap, ctr_metrics, paired_p_value
-from expctr.systems import AUG, LLM, METRICS
 from tools.configs import check_same, resolve, split_arguments, write_yaml
 from tools.plots import figure, save
 from tools.runs import Job, arguments, fit_and_test, markdown_table, run_all, seconds, start, table

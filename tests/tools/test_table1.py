@@ -10,6 +10,7 @@ import polars as pl
 import pytest
 import torch
 import yaml
+from expctr.systems import METRICS
 from PIL import Image
 from running import CONF, ENVIRON, World
 from torch import Tensor
@@ -17,7 +18,6 @@ from torch import Tensor
 from expctr.data.datamodules import MovieLensDataModule
 from expctr.evaluation.table import ResultTable
 from expctr.metrics import bootstrap, ctr_metrics
-from expctr.systems import METRICS
 from tools import table1
 
 ROWS = 300

@@ -13,8 +13,7 @@ random IC rewards ExpCTR-Aug does not improve.
 """
 
 import json
-import zlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 from functools import partial
 from itertools import product
@@ -32,6 +31,7 @@ from torch import Tensor
 from expctr.data.batches import Batch
 from expctr.data.datamodules import MOVIELENS, MovieLensDataModule
 from expctr.rl.rewards import Reward
+from expctr.training.checkpoint import checkpoints
 from tools.bench.planted import Rule, World, bounds, make_encoder, make_model
 from tools.runs import Job, arguments, auc, curve, expctr, fit_and_test, in_parallel, mean_and_spread, seconds, start
 
@@ -53,14 +53,16 @@ TOLERANCE = 0.03
 
 
 class Noise(Reward):
-    """A control: random numbers, which depend on the texts alone, in place of the IC stage's rewards."""
+    """A control: random rewards in the IC stage."""
 
     name = "ic"
 
     def score(self, batch: Batch, texts: Sequence[str]) -> Tensor:
-        """Return the random numbers, `[rows]`."""
-        generator = torch.Generator().manual_seed(zlib.crc32("\n".join(texts).encode()))
-        return torch.rand(len(batch), generator=generator).to(batch.label.device)
+        """Numbers that depend on the seed, the epoch and the batch alone: training reseeds each batch."""
+        return torch.rand(len(batch), device=batch.label.device)
+
+    def evaluate(self, batch: Batch, texts: Sequence[str], columns: Mapping[str, Any]) -> None:
+        """None."""
 
 
 def prepare(out: Path, rules: Sequence[Rule], seeds: Sequence[int]) -> None:
@@ -105,12 +107,14 @@ def play(out: Path, rule: Rule, seed: int) -> None:
     """Train and test; test before the IC stage; in the easy world also train that stage on noise."""
     folder, args = out / f"{rule}-{seed}", options(out, rule, seed)
     fit_and_test(folder / "main", *args)
-    ic_begins = LC_EPOCHS[rule] + CONFIG["stages"]["ctr"]["epochs"]
+    *_, last = checkpoints(folder / "main" / "checkpoints")
+    stopped = torch.load(last, weights_only=True)["expctr"]["stopped"]
+    ic_begins = LC_EPOCHS[rule] + stopped.get("ctr1", CONFIG["stages"]["ctr"]["epochs"])
     first = folder / "main" / "checkpoints" / f"epoch={ic_begins:04d}-batch=000000.ckpt"
     if not (folder / "before_ic" / "table.json").exists():
         expctr("test", folder / "before_ic", *args, f"--ckpt_path={first}")
     if rule == "easy" and not (folder / "noise" / "table.json").exists():
-        noise = [*args, "--stages.ic.rewards=[tools.bench.learning.Noise]"]
+        noise = [*args, '--stages.ic.rewards=[{"class_path": "tools.bench.learning.Noise"}]']
         begun = (folder / "noise" / "checkpoints").exists()
         expctr("fit", folder / "noise", *noise, f"--ckpt_path={'last' if begun else first}")
         expctr("test", folder / "noise", *noise)

@@ -30,13 +30,13 @@ from typing import Any
 
 import torch
 import yaml
+from expctr.llm.loading import LLMOptions, load_base, load_tokenizer, resolve_dtype
+from expctr.planning.workload import LC_PROMPT_RATIO
 from jsonargparse import ArgumentParser
 from transformers import AutoConfig
 
 from expctr.data.datamodules import RatingsDataModule
-from expctr.llm.loading import LLMOptions, load_base, load_tokenizer, resolve_dtype
 from expctr.llm.prompts import PromptOptions, Prompts
-from expctr.planning.workload import LC_PROMPT_RATIO
 from tools.bench.turns import Worker, install
 from tools.get_movielens import get_movielens
 from tools.runs import ROOT, curve

@@ -18,17 +18,17 @@ from typing import NamedTuple, cast
 
 import numpy as np
 import torch
+from expctr.llm.loading import LLMOptions
+from expctr.llm.yes_no import LCOptions
+from expctr.nan_guard import NaNGuard
 from lightning.pytorch.core.optimizer import LightningOptimizer
 from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
 from expctr.data.batches import Nouns, SampleText
-from expctr.llm.loading import LLMOptions
 from expctr.llm.rollout import RolloutOptions, decode_texts, draw_noise, generate
-from expctr.llm.yes_no import LCOptions
 from expctr.modules.explainer import PPOExplainerModule
-from expctr.nan_guard import NaNGuard
 from expctr.rl.options import PPOOptions
 from expctr.rl.rewards import alignment
 from expctr.stopwatch import Stopwatch

@@ -17,12 +17,12 @@ import torch
 import yaml
 from datasets import Dataset
 from datasets.table import InMemoryTable
+from expctr.llm.loading import resolve_dtype
 from peft import LoraConfig
 from transformers import AutoModelForCausalLM, AutoTokenizer, TrainerCallback
 from trl import RLOOConfig, RLOOTrainer
 
 from expctr.data.batches import Nouns, SampleText
-from expctr.llm.loading import resolve_dtype
 from expctr.llm.prefill import pad_left
 from expctr.llm.prompts import PromptOptions, Prompts
 from tools.bench.turns import ROOT, channel, peak_gb, rest

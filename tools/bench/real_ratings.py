@@ -14,8 +14,9 @@ from functools import partial
 from pathlib import Path
 
 import yaml
-
 from expctr.systems import METRICS, SOURCES, SYSTEMS
+
+from expctr.training.checkpoint import checkpoints
 from tools.runs import (
     ROOT,
     arguments,
@@ -47,9 +48,8 @@ def play(out: Path, targets: int, seed: int) -> None:
         f"--checkpoint.keep={STAGES['ic']['epochs'] + 1}",  # also where the IC stage begins
     ]
     fit_and_test(folder / "main", *options)
-    begins = STAGES["lc"]["epochs"] + STAGES["ctr"]["epochs"]
     if not (folder / "before_ic" / "table.json").exists():
-        first = folder / "main" / "checkpoints" / f"epoch={begins:04d}-batch=000000.ckpt"
+        first = checkpoints(folder / "main" / "checkpoints")[0]
         expctr("test", folder / "before_ic", *options, f"--ckpt_path={first}")
     # the same passes, so that equally many samples are explained and the CTR model sees the same batches
     still = ["--stages.ic.epochs=0", *(f"--model.init_args.explainer.ppo.{option}" for option in ("lr=0", "epochs=1"))]
