@@ -30,18 +30,17 @@ from torch import Tensor
 from expctr.ctr.zoo import ZOO
 from expctr.evaluation.table import PAPER
 from expctr.metrics import bootstrap, ctr_metrics, paired_p_value
-from expctr.systems import METRICS
+from expctr.systems import AUG, LLM, METRICS
 from tools.configs import check_same, resolve, split_arguments, write_yaml
 from tools.plots import figure, save
 from tools.runs import Job, arguments, fit_and_test, markdown_table, run_all, seconds, start, table
 
 CONFIGS = {name: Path(__file__).parents[1] / "configs" / f"{name}.yaml" for name in ("baseline", "icl", "tallrec")}
 ID_MODELS = tuple(ZOO)
-OURS = ("ExpCTR-LLM", "ExpCTR-Aug")
+OURS = (LLM.name, AUG.name)
 EXPLAINED = " + explanations"
 ROWS = (*ID_MODELS, "TALLRec", "ICL", "ExpCTR")
-HIGHER = frozenset({"auc"})
-HEADINGS = ("AUC ↑", "LogLoss ↓", "MAE ↓", "RMSE ↓", "MSE ↓")
+HEADINGS = [metric.heading for metric in METRICS.values()]
 SLICES = ("warm users", "cold users", "warm items", "cold items")
 
 
@@ -293,7 +292,7 @@ def marked(rows: dict[str, dict[str, float]]) -> dict[str, tuple[str, str]]:
     for metric in METRICS:
         known = {name: row[metric] for name, row in rows.items() if metric in row}
         baselines = {name: value for name, value in known.items() if is_baseline(name)}
-        choose = max if metric in HIGHER else min
+        choose = max if METRICS[metric].higher_is_better else min
         if known:
             best = choose(known, key=known.__getitem__)
             found[metric] = best, choose(baselines, key=baselines.__getitem__) if baselines else best

@@ -10,8 +10,8 @@ from polars.testing import assert_frame_equal
 from running import World, curves, expctr, last
 
 CONFIGS = ("stateful",)
-# Epochs: 0 LC; 1-4 CTR, stopped early; 5 IC; 6-9 CTR; 10 IC. Five batches in a policy epoch, three in a CTR epoch,
-# saved after the second and the fourth.
+# Epochs: 0 LC; 1-3 CTR, stopped early; 4 IC; 5-6 CTR, stopped early; 7 IC. Five batches in a policy epoch, three in a
+# CTR epoch, saved after the second and the fourth.
 KILLS = {
     "before anything was saved": kill(0, 1),
     "in LC, a batch after it was saved": kill(0, 3),
@@ -20,10 +20,10 @@ KILLS = {
     "in CTR, right after it was saved": kill(2, 2),
     "in CTR's validation": kill(2, 0, where="validation"),
     "after CTR has stopped": kill(4, 0),
-    "in IC, right after it was saved": kill(5, 4),
-    "in the second round's CTR": kill(6, 1),
-    "in the second round's IC": kill(10, 3),
-    "in the last validation": kill(10, 2, where="validation"),
+    "in IC, right after it was saved": kill(4, 4),
+    "in the second round's CTR": kill(5, 1),
+    "in the second round's IC": kill(7, 3),
+    "in the last validation": kill(7, 2, where="validation"),
 }
 
 
