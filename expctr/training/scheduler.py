@@ -116,6 +116,8 @@ def _checked(option: str, rewards: Sequence[Reward]) -> list[Reward]:
     """The rewards, if each has a name of its own."""
     if not rewards:
         raise ValueError(f"{option} is empty: list at least one reward, such as LCAlignment")
+    if unnamed := [type(reward).__name__ for reward in rewards if not isinstance(getattr(reward, "name", None), str)]:
+        raise ValueError(f"{option}: {unnamed[0]} has no name: set `name` in the class")
     (name, count), *_ = Counter(reward.name for reward in rewards).most_common(1)
     if count > 1:
         raise ValueError(f"{option}: {count} rewards are called {name}; their curves and columns need different names")

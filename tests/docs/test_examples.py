@@ -32,7 +32,6 @@ def examples(page: str) -> dict[str, str]:
 
 
 EXTENDING, PYTHON = examples("extending.md"), examples("python.md")
-PUBLIC = pytest.mark.skipif(not hasattr(expctr, "Reward"), reason="the public names of expctr are not there yet")
 
 
 @pytest.fixture
@@ -73,7 +72,6 @@ def test_every_kind_of_extension_has_an_example() -> None:
     }
 
 
-@PUBLIC
 def test_reward(work: Path) -> None:
     reward = run("evidence.py")["Evidence"]()
     rows = [SampleText("Heat", ("Fargo",), ()), SampleText("Heat", (), ("Fargo",))]
@@ -113,7 +111,6 @@ def test_prompt_names_what_the_dataset_has(work: Path, model: LanguageModel) -> 
     assert 'will like or dislike "Heat".' in text
 
 
-@PUBLIC
 def test_all_of_them_train_together(work: Path, world: World) -> None:
     mine = [f"--config={name}" for name in sorted(EXTENDING) if name.endswith(".yaml")]
     options = [arg for arg in world.options("extended") if not arg.startswith("--data.init_args.path")]
@@ -128,7 +125,6 @@ def test_all_of_them_train_together(work: Path, world: World) -> None:
     assert "LogisticRegression" in (folder / "config.yaml").read_text()
 
 
-@PUBLIC
 @pytest.mark.parametrize("name", sorted(PYTHON))
 def test_python(name: str, work: Path, capsys: pytest.CaptureFixture[str]) -> None:
     found = run(name)
@@ -138,7 +134,6 @@ def test_python(name: str, work: Path, capsys: pytest.CaptureFixture[str]) -> No
         assert found["sentences"][0] in capsys.readouterr().out
 
 
-@PUBLIC
 def test_readme(work: Path) -> None:
     (code,) = re.findall(r"^```python\n(.*?)^```$", (ROOT / "README.md").read_text(), re.MULTILINE | re.DOTALL)
     Path("readme.py").write_text(code)

@@ -9,8 +9,6 @@ from typing import Any
 import pytest
 import yaml  # type: ignore[import-untyped]
 
-import expctr
-
 ROOT = Path(__file__).parents[2]
 FRONT = [ROOT / name for name in ("README.md", "CONTRIBUTING.md", "CHANGELOG.md")]
 HISTORY = {"log.md", "CHANGELOG.md"}
@@ -81,7 +79,6 @@ def _exists(name: str) -> bool:
     return False
 
 
-@pytest.mark.skipif(not hasattr(expctr, "Reward"), reason="the options of stages and rewards are not there yet")
 def test_options_that_the_pages_name_are_there() -> None:
     classes = ["--model=ExpCTRModule", "--model.explainer=PPOExplainerModule", "--model.ctr=CTRModule"]
     line = [*classes, "--data=MovieLensDataModule", "--data.path=x", "--print_config"]

@@ -32,7 +32,7 @@ def test_killed_runs_come_to_the_same_end(world: World, pytestconfig: pytest.Con
     """A third of the kills come while a checkpoint is written. A killed run is resumed, killed again, and so on; once a
     run ends, the next one begins. The last one may end without a kill.
 
-    `pytest -m slow tests/faults/test_random_kills.py --kills 30 --kill_seed 1 -s` prints how many kills and runs there were.
+    `pytest -m slow tests/faults/test_random_kills.py --kills 30 --kill_seed 1 -s` prints the number of kills and runs.
     """
     kills, draw = pytestconfig.getoption("kills"), random.Random(pytestconfig.getoption("kill_seed"))
     options = world.options("never-killed", "stateful")

@@ -72,7 +72,7 @@ def batch(module: PPOExplainerModule, optimizer: LightningOptimizer, size: Size,
     noise = draw_noise(0, 0, range(size.rows), 1, size.response)
     rollout = generate(module.model, prompts, RolloutOptions(max_new_tokens=size.response), noise)
     written = decode_texts(module.model, rollout)
-    scores = module.lc_scores([SampleText("Emma")] * size.rows, written)
+    scores = module.lc_scorer.scores([SampleText("Emma")] * size.rows, written)
     total, _ = module.normalised(alignment(scores, labels, "mae"), labels)
     guard = NaNGuard("bench", range(size.rows), written)
     order = torch.Generator().manual_seed(0)

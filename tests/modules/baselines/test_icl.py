@@ -35,7 +35,7 @@ def test_it_is_the_score_that_expctr_reports_and_the_base_s(llm_folder: Path, sa
     explainer = PPOExplainerModule(LLMOptions(path=str(llm_folder), dtype="float32"))
     explainer.build(MOVIES)
     scores = made.row_scores(rows(samples))
-    assert torch.equal(scores, explainer.icl_scores(samples))
+    assert torch.equal(scores, explainer.direct.scores(samples))
     assert len(set(scores.tolist())) == len(samples)
     stir_adapter(made.model)
     assert torch.equal(made.row_scores(rows(samples)), scores)
