@@ -70,8 +70,8 @@ def answer(question: Query, columns: Mapping[str, Sequence[Any]], ctr_model: str
         - `s_u`, `s_r`, `s_0`, `s_plain`: null where the CTR model is not trained.
         - `ctr_model`.
         - `moved`: the score that `most` refers to: s_r, or s_u where there is no s_r.
-        - `history`: oldest first, each with `id`, `title`, `liked`; `explanation`, `s_u`, `s_r` and `s_0` without this
-          entry; and `change`, of the score `moved`.
+        - `history`: oldest first, each with `id`, `title`, `liked`; without it, `explanation`, `s_u`, `s_r`, `s_0`; and
+            `change`, of the score `moved`.
         - `most`: the index in `history` of the largest change in size; null if no entry changes the score.
         - `notes`.
     """

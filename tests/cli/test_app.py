@@ -281,7 +281,7 @@ def test_the_programme_itself(world: World) -> None:
 def test_help_names_every_option_with_its_doc(printed: Callable[..., str]) -> None:
     text = printed("fit", "--help")
     assert "--stages.lc.epochs" in text
-    assert "passes of the LC stage over the training samples" in " ".join(text.split())
+    assert "Passes over the training samples" in " ".join(text.split())
     assert text.index("--stages.lc.epochs") < text.index("--ckpt_path") < text.index("--trainer.accelerator")
     assert text.startswith("usage: expctr fit [--config")
     assert printed("fit", "-h") == text
@@ -320,7 +320,9 @@ def test_the_packaged_configs_merge_with_their_overlays(name: str, printed: Call
     merged = yaml.safe_load(printed("fit", *(f"--config={file}" for file in names), "--print_config"))
     assert merged["trainer"]["strategy"]["class_path"] == "expctr.training.strategy.ShardedStrategy"
     assert merged["trainer"]["default_root_dir"] == own["trainer"]["default_root_dir"]
-    assert merged["model"]["init_args"]["ic"] == plus["model"]["init_args"]["ic"]
+    (reward,), (changed,) = merged["stages"]["ic"]["rewards"], plus["stages"]["ic"]["rewards"]
+    assert reward["class_path"].endswith(changed["class_path"])
+    assert reward["init_args"]["delta"] == changed["init_args"]["delta"] == "signed"
     explainer = merged["model"]["init_args"]["explainer"]["init_args"]
     assert explainer["llm"]["path"]
     changes = [config["model"]["init_args"]["explainer"] for config in (own, plus, qlora)]

@@ -32,7 +32,7 @@ def test_help_on_a_nested_class_keeps_its_path(capsys: pytest.CaptureFixture[str
     run(["fit", "--model", "CTRModule", "--model.backbone.help", "DCNv2"])
     text = capsys.readouterr().out
     assert "--model.backbone.experts" in text
-    assert "low-rank experts in place of each cross matrix" in " ".join(text.split())
+    assert "number of low-rank experts that replace each cross matrix" in " ".join(text.split())
     assert "vocabulary" not in text  # which the data give
     run(["fit", "--config", "quickstart", "--model.explainer.help"])
     assert "--model.explainer.kl.beta" in capsys.readouterr().out

@@ -59,7 +59,7 @@ def test_the_answer_s_form_follows_its_own_template(tmp_path: Path, end: str, an
     explainer.build(MOVIES)
     for question in (module(folder, prompts).question, explainer.direct):
         assert question.model.tokenizer.decode(question.answers.positive) == answer
-    assert explainer.model.tokenizer.decode(explainer.answers.positive) == " Yes"
+    assert explainer.model.tokenizer.decode(explainer.lc_scorer.answers.positive) == " Yes"
 
 
 def test_fit_trains_nothing_and_leaves_what_test_and_predict_ask_for(world: World) -> None:
