@@ -10,7 +10,7 @@ from lightning.pytorch.callbacks import Callback
 from rich import box
 from rich.console import Console, Group
 from rich.panel import Panel
-from rich.table import Table
+from rich.table import Column, Table
 from rich.text import Text
 
 from expctr.data.query import Query
@@ -26,7 +26,7 @@ class ExplanationPrinter(Callback):
     """Prints the answer to a question whose rows were predicted: the first as asked, each other one title shorter.
 
     Args:
-        question: the user and the target, with the rows to predict.
+        question: with the rows to predict.
         as_json: print one line of JSON instead of a panel.
     """
 
@@ -110,40 +110,26 @@ def answer(question: Query, columns: Mapping[str, Sequence[Any]], ctr_model: str
 
 
 def show(answer: Mapping[str, Any]) -> Panel:
-    """An answer as a panel. No markup is read from titles and sentences.
-
-    Args:
-        answer: the result of `answer`, with `seconds` added.
-    """
-    history, most, moved = answer["history"], answer["most"], answer["moved"]
-    model = answer["ctr_model"]
-    scores = Table.grid(padding=(0, 2))
-    scores.add_column()
-    scores.add_column(justify="right")
-    scores.add_column()
-    for name, what in (
-        ("s_u", "the frozen language model, after reading the sentence"),
-        ("s_r", f"{model} with the sentence"),
-        ("s_0", f"{model} without the sentence"),
-        ("s_plain", f"{model} trained without sentences"),
-    ):
+    """What `answer` returns, with `seconds` added, as a panel. No markup is read from titles and sentences."""
+    moved, model = answer["moved"], answer["ctr_model"]
+    scores = Table.grid("", Column(justify="right"), "", padding=(0, 2))
+    meanings = {
+        "s_u": "the frozen language model, after reading the sentence",
+        "s_r": f"{model} with the sentence",
+        "s_0": f"{model} without the sentence",
+        "s_plain": f"{model} trained without sentences",
+    }
+    for name, what in meanings.items():
         if answer[name] is not None:
             scores.add_row(name, f"{answer[name]:.3f}", what)
 
-    table = Table(box=box.SIMPLE_HEAD, padding=(0, 1))
-    table.add_column("history, oldest first")
     columns = [name for name in SCORES[:3] if answer[name] is not None]
-    for name in ("", *columns, f"{moved} moved by"):
-        table.add_column(name, justify="right" if name else "left")
-    for i, entry in enumerate(history):
-        cells = [f"{entry[name]:.3f}" for name in columns]
-        table.add_row(
-            Text(printable(entry["title"])),
-            "liked" if entry["liked"] else "disliked",
-            *cells,
-            f"{entry['change']:+.3f}",
-            style="bold" if i == most else "",
-        )
+    numbers = (Column(name, justify="right") for name in (*columns, f"{moved} moved by"))
+    table = Table("history, oldest first", "", *numbers, box=box.SIMPLE_HEAD, padding=(0, 1))
+    for i, entry in enumerate(answer["history"]):
+        cells = (*(f"{entry[name]:.3f}" for name in columns), f"{entry['change']:+.3f}")
+        liked = "liked" if entry["liked"] else "disliked"
+        table.add_row(Text(printable(entry["title"])), liked, *cells, style="bold" if i == answer["most"] else "")
     parts: list[Any] = [
         Text(printable(answer["explanation"]) or "(an empty sentence)", style="bold"),
         "",

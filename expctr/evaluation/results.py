@@ -65,12 +65,12 @@ class ResultWriter(Callback):
 
     def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Show explanations in TensorBoard; after `expctr validate`, print the metrics."""
-        if not isinstance(pl_module, StagedModule):
+        if not isinstance(pl_module, StagedModule) or not trainer.is_global_zero:
             return
         columns = pl_module.evaluated
-        if trainer.state.fn == "validate" and trainer.is_global_zero:
+        if trainer.state.fn == "validate":
             Console().print(validation_table(columns))
-        if isinstance(trainer.logger, TensorBoardLogger) and "text" in columns and trainer.is_global_zero:
+        if isinstance(trainer.logger, TensorBoardLogger) and "text" in columns:
             shown = markdown_table(pl_module, _texts(pl_module, "val"), self.examples)
             trainer.logger.experiment.add_text("explanations", shown, pl_module.batches)
 

@@ -137,24 +137,22 @@ def curves(
         reference: horizontal lines with their labels.
         height: of the figure.
     """
-    points = [point for line in lines for point in line.points]
-    if not points:
+    lines = [line for line in lines if line.points]
+    if not lines:
         return Markup()
-    xs = [x for x, _ in points] + [edge for _, *edges in stages for edge in edges]
+    points = [point for line in lines for point in line.points]
     heights = [y for _, y in points] + [value for value, _ in reference]
     low, high, steps = axis(min(heights), max(heights))
-    labelled = any(line.label for line in lines)
-    right = WIDTH - (9 + 6.2 * max(len(line.label) for line in lines) if labelled else 8)
-    left_x, right_x = _extent(xs)
+    longest = max(len(line.label) for line in lines)
+    right = WIDTH - (9 + 6.2 * longest if longest else 8)
+    left_x, right_x = _extent([x for x, _ in points] + [edge for _, *edges in stages for edge in edges])
     across = Scale(left_x, right_x, 36, right)
     down = Scale(low, high, height - 22, 20)
     parts = [
         *(_tag("path", d=f"M36 {n(down(s))}H{n(right)}", class_="grid") for s in steps),
         *(_text(31, down(s) + 3.5, tick(s, steps), "tick", "end") for s in steps),
-        *(
-            _text(across(x), height - 7, f"{x:g}", "tick", anchor)
-            for x, anchor in ((left_x, "start"), (right_x, "end"))
-        ),
+        _text(across(left_x), height - 7, f"{left_x:g}", "tick", "start"),
+        _text(across(right_x), height - 7, f"{right_x:g}", "tick", "end"),
     ]
     for i, (name, start, end) in enumerate(stages):
         parts.append(_text(across((start + end) / 2), 11, name, "stage", "middle"))
@@ -167,8 +165,6 @@ def curves(
     ends: list[tuple[float, Line]] = []
     for line in lines:
         placed = [(across(x), down(y)) for x, y in line.points]
-        if not placed:
-            continue
         if line.kind == "dots":
             parts.extend(_tag("circle", cx=x, cy=y, r=3, class_=f"dot s{line.series}") for x, y in placed)
         else:
@@ -201,13 +197,11 @@ def reliability(title: str, bins: Sequence[tuple[int, Sequence[Bin]]]) -> Markup
     for series, made in bins:
         most = max((b.rows for b in made), default=1)
         for b in made:
-            x = across(b.score)
-            label = f"{b.rows:,} rows scored {b.score:.2f} on average: {b.rate.value:.1%} liked"
+            x, radius = across(b.score), 2 + 4 * math.sqrt(b.rows / most)
+            label = _tag("title", f"{b.rows:,} rows scored {b.score:.2f} on average: {b.rate.value:.1%} liked")
             whisker = f"M{n(x)} {n(down(b.rate.low))}V{n(down(b.rate.high))}"
             parts.append(_tag("path", d=whisker, class_=f"whisker s{series}"))
-            radius = 2 + 4 * math.sqrt(b.rows / most)
-            dot = _tag("circle", _tag("title", label), cx=x, cy=down(b.rate.value), r=radius, class_=f"dot s{series}")
-            parts.append(dot)
+            parts.append(_tag("circle", label, cx=x, cy=down(b.rate.value), r=radius, class_=f"dot s{series}"))
     return _square(title, "score", "share liked", parts, across, down)
 
 

@@ -130,12 +130,12 @@ def _faithfulness(run: Run) -> Answer:
         word, why = "Unknown", "table.json has no test of the CTR model on other explanations."
     elif used and agrees:
         word = "Yes" if reason and reason.finding == "higher" else "Partly"
-        help_more = "he sentence's reasons help in addition to its verdict"
+        helped = "the sentence's reasons help in addition to its verdict"
         why = "The CTR model uses the sentence, and agrees with its verdict more often than by chance. "
         if word == "Yes":
-            why += f"T{help_more}."
+            why += helped.capitalize() + "."
         else:
-            why += f"Whether t{help_more} {'is not clear' if reason else 'was not tested'}."
+            why += f"Whether {helped} {'is not clear' if reason else 'was not tested'}."
     elif used:
         word = "Partly"
         why = "The CTR model uses the sentence, but its agreement with the sentence's verdict may be chance."

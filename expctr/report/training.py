@@ -121,7 +121,7 @@ def _ctr_figure(runs: Sequence[Run]) -> Figure:
             points = [(k + 1.0, value) for k, value in enumerate(within)]
             lines.append(Line(points, i, label.strip(), "line" if aug else "dashed"))
     title = "CTR model: LogLoss"
-    return Figure(title, figures.curves(title, [line for line in lines if line.points]), "validation, by CTR epoch")
+    return Figure(title, figures.curves(title, lines), "validation, by CTR epoch")
 
 
 def _thin(points: Sequence[figures.Point], most: int = 300) -> list[figures.Point]:
