@@ -166,9 +166,7 @@ def _unfinished(trainer: L.Trainer, module: StagedModule) -> str:
 def _latest_explanations(module: StagedModule) -> pl.DataFrame:
     """The newest explanation of each sample, test rows included, for another model to read."""
     written = module.store.latest | dict(zip(module.evaluated["sample"], module.evaluated["text"], strict=True))
-    texts = pl.DataFrame(
-        {"sample": list(written), "text": list(written.values())}, {"sample": pl.Int64, "text": pl.String}
-    )
+    texts = pl.DataFrame([*written.items()], {"sample": pl.Int64, "text": pl.String}, orient="row")
     rows: pl.DataFrame = module.data.samples
     return rows.select("sample", "split", "target").join(texts, on="sample", how="inner", maintain_order="left")
 
