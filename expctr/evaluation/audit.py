@@ -14,7 +14,7 @@
 import math
 from collections.abc import Mapping, Sequence
 from difflib import SequenceMatcher
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -22,6 +22,7 @@ from torch import Tensor
 from expctr.data.batches import Nouns, SampleText
 from expctr.evaluation.verdicts import polarity, title_pattern, without_verdicts
 from expctr.metrics import UNDEFINED, bootstrap, ctr_metrics, estimate, mean_estimates
+from expctr.modules.staged import StagedModule
 from expctr.seeding import seed_of
 from expctr.systems import ABLATIONS, AUG, Estimate
 
@@ -32,16 +33,6 @@ UNMOVED = 1e-4
 FOLDS = 5
 
 Estimates = dict[str, Estimate]
-
-
-class Reader(Protocol):
-    """The methods of a trained `StagedModule` that the audit calls."""
-
-    def score_texts(self, samples: Sequence[int], texts: Sequence[str]) -> list[float]:
-        """s_r of these test rows with these explanations."""
-
-    def explain_prompts(self, prompts: Sequence[SampleText]) -> tuple[list[str], list[float]]:
-        """Explanations of these prompts, and their s_u."""
 
 
 # --- ablations
@@ -152,7 +143,7 @@ def changes(prompts: Sequence[SampleText], rows: Sequence[int]) -> list[Changed]
 
 
 def counterfactuals(
-    reader: Reader,
+    module: StagedModule,
     columns: Mapping[str, Sequence[Any]],
     prompts: Sequence[SampleText],
     users: Tensor,
@@ -162,7 +153,7 @@ def counterfactuals(
     """How far changed prompts move s_u, s_r and the sentence: each row's changes are averaged, then the rows.
 
     Args:
-        reader: the trained model. All ranks call it.
+        module: trained. All ranks call it.
         columns: `sample`, `text`, `s_u`, and `s_r` where the CTR model is trained.
         prompts: each row's titles as its prompt shows them.
         users: the user of each row, integers `[rows]`.
@@ -175,8 +166,8 @@ def counterfactuals(
     """
     order = torch.randperm(len(prompts), generator=torch.Generator().manual_seed(seed_of(seed))).tolist()
     changed = changes(prompts, sorted(order[:count]))
-    texts, s_u = reader.explain_prompts([change.prompt for change in changed])
-    s_r = reader.score_texts([columns["sample"][c.row] for c in changed], texts) if "s_r" in columns else []
+    texts, s_u = module.explain_prompts([change.prompt for change in changed])
+    s_r = module.score_texts([columns["sample"][c.row] for c in changed], texts) if "s_r" in columns else []
     moved: dict[str, dict[int, list[dict[str, float]]]] = {}
     for i, change in enumerate(changed):
         row = change.row

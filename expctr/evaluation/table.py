@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 import torch
 from rich import box
-from rich.table import Table
+from rich.table import Column, Table
 from rich.text import Text
 from torch import Tensor
 
@@ -107,6 +107,9 @@ class ResultTable:
             owners = None if users is None else users[rows]
             return metrics.bootstrap(values[rows], labels[rows], owners, resamples, seed)
 
+        def within(values: Tensor, rows: Tensor) -> dict[str, Estimate]:
+            return metrics.with_intervals(metrics.ctr_metrics(values[rows], labels[rows]), draw(values, rows))
+
         everything = {**scores, **sources}
         values = {name: metrics.ctr_metrics(tensor, labels) for name, tensor in everything.items()}
         draws = {name: draw(tensor) for name, tensor in everything.items()}
@@ -128,15 +131,7 @@ class ResultTable:
             systems={name: found.get(name, {}) for name in dict.fromkeys([*systems, *scores])},
             sources={name: found[name] for name in sources},
             slices={
-                name: Slice(
-                    int(rows.sum()),
-                    {
-                        system: metrics.with_intervals(
-                            metrics.ctr_metrics(tensor[rows], labels[rows]), draw(tensor, rows)
-                        )
-                        for system, tensor in scores.items()
-                    },
-                )
+                name: Slice(int(rows.sum()), {system: within(tensor, rows) for system, tensor in scores.items()})
                 for name, rows in slices.items()
                 if rows.any()
             },
@@ -204,10 +199,8 @@ class ResultTable:
         """The table for the console, at most 80 columns wide. Cells are `Text`, so that no name is read as markup."""
         title = Text("Test results")
         caption = Text("\n".join([f"{self._note()} {self.summary}", *self._auc_lines()]))
-        table = Table(title=title, caption=caption, box=box.SIMPLE_HEAD, padding=0, caption_justify="left")
-        table.add_column("", no_wrap=True)
-        for metric in METRICS.values():
-            table.add_column(metric.heading, justify="right")
+        columns = Column(no_wrap=True), *(Column(metric.heading, justify="right") for metric in METRICS.values())
+        table = Table(*columns, title=title, caption=caption, box=box.SIMPLE_HEAD, padding=0, caption_justify="left")
         for index, line in enumerate(self._cells("{}\n{}–{}")):
             if index == len(self.systems):
                 table.add_section()

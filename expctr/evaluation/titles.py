@@ -51,9 +51,7 @@ class Mentions(NamedTuple):
     """The titles that a sentence names."""
 
     history: bool
-    """Whether it names a title of the history."""
     target: bool
-    """Whether it names the target's title."""
     invented: list[Invented]
 
 

@@ -73,8 +73,9 @@ def read_runs(folders: Sequence[Path]) -> list[Run]:
     if len(folders) > len(LETTERS):
         raise UserError(f"{len(folders)} runs: one report can show at most {len(LETTERS)}")
     places = [folder.resolve() for folder in folders]
-    short = [place.name for place in places]
-    names = short if len(set(short)) == len(short) else [f"{place.parent.name}/{place.name}" for place in places]
+    names = [place.name for place in places]
+    if len(set(names)) < len(names):
+        names = [f"{place.parent.name}/{place.name}" for place in places]
     return [read_run(folder, name) for folder, name in zip(folders, names, strict=True)]
 
 
@@ -167,8 +168,7 @@ def _about(run: Run) -> str:
 
 def _answer(answer: Answer, place: int) -> dict[str, Any]:
     rows = [Row(comparison.title, [Mark(comparison.gain, place)]) for comparison in answer.comparisons]
-    lines = [(comparison.title, comparison.sentence) for comparison in answer.comparisons]
-    lines += [*((fact.title, fact.sentence) for fact in answer.facts), *answer.cautions]
+    lines = [*((found.title, found.sentence) for found in (*answer.comparisons, *answer.facts)), *answer.cautions]
     svg = figures.forest("Differences in AUC", rows, zero=0, signed=True, values=False)
     return {**answer._asdict(), "lines": lines, "svg": svg}
 

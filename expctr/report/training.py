@@ -99,12 +99,12 @@ def _stage_figure(
 def _validated(run: Run, tag: str, axis: Sequence[tuple[str, float, float]]) -> list[figures.Point]:
     """Values of the validation split, placed at the last batch before them."""
     begins = {name: start for name, start, _ in axis}
-    points = []
-    for step, value in run.events.curves.get(tag, {}).items():
-        for name, steps in stages(run.events.curves):
-            if name in begins and steps[0] <= step <= steps[-1] and math.isfinite(value):
-                points.append((begins[name] + sum(s <= step for s in steps) - 1, value))
-    return points
+    return [
+        (begins[name] + sum(s <= step for s in steps) - 1, value)
+        for step, value in run.events.curves.get(tag, {}).items()
+        for name, steps in stages(run.events.curves)
+        if name in begins and steps[0] <= step <= steps[-1] and math.isfinite(value)
+    ]
 
 
 def _ctr_figure(runs: Sequence[Run]) -> Figure:
