@@ -157,7 +157,7 @@ def counterfactuals(
         columns: `sample`, `text`, `s_u`, and `s_r` where the CTR model is trained.
         prompts: each row's titles as its prompt shows them.
         users: the user of each row, integers `[rows]`.
-        count: number of rows, chosen at random.
+        count: number of rows, chosen at random with the seed.
         seed: of the choice.
 
     Returns:

@@ -130,14 +130,15 @@ def show(answer: Mapping[str, Any]) -> Panel:
         cells = (*(f"{entry[name]:.3f}" for name in columns), f"{entry['change']:+.3f}")
         liked = "liked" if entry["liked"] else "disliked"
         table.add_row(Text(printable(entry["title"])), liked, *cells, style="bold" if i == answer["most"] else "")
+    without = "s_u, s_r and s_0 are" if moved == "s_r" else "s_u is"
     parts: list[Any] = [
         Text(printable(answer["explanation"]) or "(an empty sentence)", style="bold"),
         "",
         scores,
         "",
-        Text(f"If one title of the history is left out, {'s_u, s_r and s_0 are' if moved == 's_r' else 's_u is'}:"),
+        Text(f"If one title of the history is left out, {without}:"),
         table,
-        _most(answer),
+        Text(printable(_most(answer))),
         *(Text(f"Note: {printable(note)}", style="dim") for note in answer["notes"]),
     ]
     label = {1: ", who liked it", 0: ", who disliked it", None: ""}[answer["label"]]
@@ -146,12 +147,10 @@ def show(answer: Mapping[str, Any]) -> Panel:
     return Panel(Group(*parts), title=title, title_align="left", subtitle=f"{answer['seconds']:.2f} s")
 
 
-def _most(answer: Mapping[str, Any]) -> Text:
+def _most(answer: Mapping[str, Any]) -> str:
     if answer["most"] is None:
-        return Text("No single title of the history moves the score.")
+        return "No single title of the history moves the score."
     entry = answer["history"][answer["most"]]
     same = entry["explanation"] == answer["explanation"]
     reads = "the sentence stays the same" if same else f"the sentence is: {entry['explanation']}"
-    return Text(
-        printable(f"{entry['title']} moves {answer['moved']} most ({entry['change']:+.3f}). Without it, {reads}")
-    )
+    return f"{entry['title']} moves {answer['moved']} most ({entry['change']:+.3f}). Without it, {reads}"

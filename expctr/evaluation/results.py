@@ -181,13 +181,8 @@ def _write_table(
 ) -> None:
     """Print the table; write it (`table.json`, `table.md`) and each row's scores (`scores.parquet`).
 
-    Args:
-        trainer: of the test.
-        columns: `sample` and `label` of each row.
-        scores: by system.
-        systems: the table's rows. One without scores shows dashes.
-        sources: scores of trained models on other explanations.
-        assessment: of the explanations.
+    `systems` are the table's rows; one without scores shows dashes. `sources` are scores of trained models on other
+    explanations.
     """
     data, folder = _data(trainer), _folder(trainer)
     samples, labels = columns["sample"], _tensor(columns["label"])
@@ -210,9 +205,7 @@ def _write_table(
     frame = pl.DataFrame({"sample": samples, "user": users, "label": labels.tolist(), **by_system})
     frame.write_parquet(folder / "scores.parquet")
     console = Console()
-    console.print(table)
-    for line in table.detail_lines():
-        console.print(Text(line))
+    console.print(table, *map(Text, table.detail_lines()), sep="\n")
 
 
 def _describe_data(trainer: L.Trainer) -> None:

@@ -86,8 +86,8 @@ class TitleFinder:
                 named[given_forms[main]] = True
             elif main and main not in self._names:
                 invented.append(self._invented(candidate, main, tuple(given_forms)))
-        invented = list(dict.fromkeys(invented))
-        return Mentions(any(named[title] for title in history), named.get(given.target, False), invented)
+        named_history = any(named[title] for title in history)
+        return Mentions(named_history, named.get(given.target, False), list(dict.fromkeys(invented)))
 
     def _candidates(self, text: str, given: Collection[str]) -> list[str]:
         """Possible titles, in the order of the text: quoted spans, and runs of capitalised words."""

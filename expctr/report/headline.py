@@ -30,10 +30,8 @@ class ComparedAUC(NamedTuple):
     @property
     def sentence(self) -> str:
         """The comparison in words and numbers."""
-        first, second = self.phrases
+        (first, second), (a, b), difference = self.phrases, self.values, interval(self.gain, signed=True)
         start = "No clear difference" if self.finding == "unclear" else f"AUC is {self.finding} {second}"
-        a, b = self.values
-        difference = interval(self.gain, signed=True)
         return f"{start}: {a:.4f} {first}, {b:.4f} {second}; difference {difference}."
 
 

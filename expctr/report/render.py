@@ -168,7 +168,8 @@ def _about(run: Run) -> str:
 
 def _answer(answer: Answer, place: int) -> dict[str, Any]:
     rows = [Row(comparison.title, [Mark(comparison.gain, place)]) for comparison in answer.comparisons]
-    lines = [*((found.title, found.sentence) for found in (*answer.comparisons, *answer.facts)), *answer.cautions]
+    lines = [(comparison.title, comparison.sentence) for comparison in answer.comparisons]
+    lines += [*((fact.title, fact.sentence) for fact in answer.facts), *answer.cautions]
     svg = figures.forest("Differences in AUC", rows, zero=0, signed=True, values=False)
     return {**answer._asdict(), "lines": lines, "svg": svg}
 

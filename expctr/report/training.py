@@ -28,11 +28,9 @@ def stage_axis(runs: Sequence[Run]) -> list[tuple[str, float, float]]:
 def stage_curve(run: Run, tags: Sequence[str], axis: Sequence[tuple[str, float, float]]) -> list[list[figures.Point]]:
     """A curve that the stages log under different tags, one list of points per stage."""
     begins = {name: start for name, start, _ in axis}
-    values: dict[int, float] = {}
-    for tag in tags:
-        values |= run.events.curves.get(tag, {})
+    values = {step: y for tag in tags for step, y in run.events.curves.get(tag, {}).items() if math.isfinite(y)}
     return [
-        [(begins[name] + i, values[step]) for i, step in enumerate(steps) if math.isfinite(values.get(step, math.nan))]
+        [(begins[name] + i, values[step]) for i, step in enumerate(steps) if step in values]
         for name, steps in stages(run.events.curves)
         if name in begins
     ]
