@@ -189,14 +189,9 @@ def _row_means(rows: Sequence[Sequence[Mapping[str, float]]]) -> dict[str, Tenso
 
 
 def as_expected(change: Changed, prompt: SampleText, before: float, after: float, text: str) -> bool:
-    """Whether a change has the effect that this module's docstring expects of its kind.
+    """Whether a change of `prompt` has the effect that this module's docstring expects of its kind.
 
-    Args:
-        change: the changed prompt.
-        prompt: the original prompt.
-        before: s_u of the original sentence.
-        after: s_u of the new sentence.
-        text: the new sentence.
+    `before` and `after` are s_u of the original and of the new sentence, whose words are `text`.
     """
     if change.kind == "swapped history":
         return (before > 0.5) != (after > 0.5)

@@ -59,7 +59,7 @@ def answer(question: Query, columns: Mapping[str, Sequence[Any]], ctr_model: str
     Args:
         question: the user and the target.
         columns: of the question's rows: `text`, and those of `SCORES` that exist.
-        ctr_model: name of the CTR model.
+        ctr_model: its name.
 
     Returns:
         - `user`: null if the history was typed in.

@@ -27,13 +27,17 @@ def stage_axis(runs: Sequence[Run]) -> list[tuple[str, float, float]]:
 
 def stage_curve(run: Run, tags: Sequence[str], axis: Sequence[tuple[str, float, float]]) -> list[list[figures.Point]]:
     """A curve that the stages log under different tags, one list of points per stage."""
-    begins = {name: start for name, start, _ in axis}
     values = {step: y for tag in tags for step, y in run.events.curves.get(tag, {}).items() if math.isfinite(y)}
     return [
-        [(begins[name] + i, values[step]) for i, step in enumerate(steps) if step in values]
-        for name, steps in stages(run.events.curves)
-        if name in begins
+        [(start + i, values[step]) for i, step in enumerate(steps) if step in values]
+        for start, steps in _placed(run, axis)
     ]
+
+
+def _placed(run: Run, axis: Sequence[tuple[str, float, float]]) -> list[tuple[float, list[int]]]:
+    """The run's rollout stages, each with its start on the axis and its logged steps."""
+    begins = {name: start for name, start, _ in axis}
+    return [(begins[name], steps) for name, steps in stages(run.events.curves) if name in begins]
 
 
 def reward_figures(runs: Sequence[Run]) -> list[Figure]:
@@ -96,12 +100,11 @@ def _stage_figure(
 
 def _validated(run: Run, tag: str, axis: Sequence[tuple[str, float, float]]) -> list[figures.Point]:
     """Values of the validation split, placed at the last batch before them."""
-    begins = {name: start for name, start, _ in axis}
     return [
-        (begins[name] + sum(s <= step for s in steps) - 1, value)
+        (start + sum(s <= step for s in steps) - 1, value)
         for step, value in run.events.curves.get(tag, {}).items()
-        for name, steps in stages(run.events.curves)
-        if name in begins and steps[0] <= step <= steps[-1] and math.isfinite(value)
+        for start, steps in _placed(run, axis)
+        if steps[0] <= step <= steps[-1] and math.isfinite(value)
     ]
 
 
