@@ -49,43 +49,36 @@ def ctr_metrics(scores: Tensor, labels: Tensor) -> dict[str, float]:
 
 
 def with_intervals(values: Mapping[str, float], draws: Tensor, level: float = 0.95) -> dict[str, Estimate]:
-    """Metrics with their percentile bootstrap intervals.
+    """Metrics with their percentile bootstrap intervals, by the keys of `METRICS`.
+
+    A resample with a single class has no AUC and is left out of the AUC's interval, which is NaN where every resample
+    is such. All bounds are NaN where there is a single user.
 
     Args:
-        values: by the keys of `METRICS`, of all rows.
+        values: of all rows.
         draws: what `bootstrap` returns for the same rows, or a difference of two such results, `[n, metrics]`.
         level: probability mass of the intervals.
-
-    Returns:
-        By the keys of `METRICS`. A resample with a single class has no AUC and is left out of the AUC's interval, which
-        is NaN where every resample is such. All bounds are NaN where there is a single user.
     """
-    low, high = draws.nanquantile(_bounds(level), dim=0).tolist()
-    return {name: Estimate(values[name], low[i], high[i]) for i, name in enumerate(METRICS)}
+    return {name: estimate(values[name], draws[:, i], level) for i, name in enumerate(METRICS)}
 
 
 def estimate(value: float, resampled: Tensor, level: float = 0.95) -> Estimate:
-    """A value with its percentile bootstrap interval.
-
-    Args:
-        value: of all rows.
-        resampled: the same of each resample, `[n]`; NaN where it is undefined.
-        level: probability mass of the interval.
-    """
-    low, high = resampled.double().nanquantile(_bounds(level)).tolist()
-    return Estimate(value, low, high)
+    """A value with its percentile bootstrap interval; `resampled` `[n]` is NaN where the value is undefined."""
+    tail = (1 - level) / 2
+    bounds = torch.tensor([tail, 1 - tail], dtype=torch.float64)
+    return Estimate(value, *resampled.double().nanquantile(bounds).tolist())
 
 
 def mean_estimates(
     columns: Mapping[str, Tensor], users: Tensor | None = None, n: int = 1000, seed: int = 0
 ) -> dict[str, Estimate]:
-    """Means with their 95% percentile bootstrap intervals, over resampled users.
+    """Means with their 95% percentile bootstrap intervals, over resampled users as in `bootstrap`.
 
     Args:
         columns: by name, one value per row, `[rows]`. NaN marks a row without a value, which the column's mean skips.
-        users: the user of each row, as in `bootstrap`.
+        users: the user of each row.
         n: number of resamples.
-        seed: of the resampling, as in `bootstrap`.
+        seed: of the resampling.
     """
     if not columns or not len(next(iter(columns.values()))):
         return dict.fromkeys(columns, UNDEFINED)
@@ -154,9 +147,7 @@ def label_entropy(rate: float) -> float:
 
 
 def constant_logloss(constant: float, labels: Tensor) -> float:
-    """LogLoss, in nats, of giving every row the same score `constant`. A model should beat the constant that is the
-    training rows' base rate. NaN where that rate is NaN, as it is without training rows.
-    """
+    """LogLoss, in nats, of giving every row the same score `constant`; NaN where the constant is NaN."""
     if math.isnan(constant):
         return math.nan
     return float(_logloss(torch.full((len(labels),), constant), labels).mean())
@@ -165,13 +156,8 @@ def constant_logloss(constant: float, labels: Tensor) -> float:
 def calibration(scores: Tensor, labels: Tensor, bins: int = 10) -> list[Bin]:
     """A reliability diagram (Guo et al., "On Calibration of Modern Neural Networks", ICML 2017).
 
-    Args:
-        scores: click probabilities `[rows]`.
-        labels: 0 or 1, `[rows]`.
-        bins: number of bins of equal width over [0, 1]. A score on a bound belongs to the bin above; 1 to the last.
-
-    Returns:
-        The bins that have rows, by rising score.
+    The `bins` have equal widths over [0, 1]. A score on a bound belongs to the bin above; 1 to the last. Those that
+    have rows are returned, by rising score.
     """
     _check(scores, labels)
     scores, labels = scores.double(), labels.double()
@@ -197,12 +183,7 @@ def wilson(hits: int, rows: int) -> Estimate:
 
 
 def roc(scores: Tensor, labels: Tensor, points: int = 200) -> Tensor:
-    """The ROC curve.
-
-    Args:
-        scores: click probabilities `[rows]`.
-        labels: 0 or 1, `[rows]`.
-        points: number of thresholds to keep where there are more, evenly spaced.
+    """The ROC curve; where there are more thresholds than `points`, as many evenly spaced ones.
 
     Returns:
         False and true positive rates at falling thresholds, from (0, 0) to (1, 1), float64 `[thresholds + 1, 2]`; empty
@@ -220,11 +201,6 @@ def roc(scores: Tensor, labels: Tensor, points: int = 200) -> Tensor:
     if len(curve) > points:
         curve = curve[torch.linspace(0, len(curve) - 1, points).long()]
     return torch.cat([torch.zeros(1, 2, dtype=torch.float64), curve])
-
-
-def _bounds(level: float) -> Tensor:
-    tail = (1 - level) / 2
-    return torch.tensor([tail, 1 - tail], dtype=torch.float64)
 
 
 def _resamples(rows: int, users: Tensor | None, n: int, seed: int) -> Iterator[Tensor]:

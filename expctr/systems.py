@@ -52,16 +52,8 @@ class Metric(NamedTuple):
         return f"{self.name} {'↑' if self.higher_is_better else '↓'}"
 
 
-METRICS = {
-    metric.key: metric
-    for metric in (
-        Metric("auc", "AUC", higher_is_better=True),
-        Metric("logloss", "LogLoss"),
-        Metric("mae", "MAE"),
-        Metric("rmse", "RMSE"),
-        Metric("mse", "MSE"),
-    )
-}
+METRICS = {"auc": Metric("auc", "AUC", higher_is_better=True)}
+METRICS |= {name.lower(): Metric(name.lower(), name) for name in ("LogLoss", "MAE", "RMSE", "MSE")}
 """By key, in the order of the paper's Table 1. The paper names MSE in its text only."""
 
 ECE = Metric("ece", "ECE")
@@ -107,25 +99,14 @@ class Comparison(NamedTuple):
     """What tells the two apart, as in "0.512 before training, 0.603 after training"."""
 
 
+_TRAINING = ("before training", "after training")
+_OTHER_ROW = ("with another row's sentence", "with its own sentence")
+_NO_TEXT = ("without a sentence", "with its own sentence")
 GAINS = {
-    "llm_training": Comparison(
-        "Language model's verdict, before and after training", LLM_UNTRAINED, LLM, ("before training", "after training")
-    ),
-    "aug_training": Comparison(
-        "CTR model, on sentences from before and after training",
-        AUG_UNTRAINED,
-        AUG,
-        ("before training", "after training"),
-    ),
-    "aug_text": Comparison(
-        "CTR model, with and without a sentence", AUG_NO_TEXT, AUG, ("without a sentence", "with its own sentence")
-    ),
-    "aug_own_row": Comparison(
-        "CTR model, on its own and another row's sentence",
-        AUG_OTHER_ROW,
-        AUG,
-        ("with another row's sentence", "with its own sentence"),
-    ),
+    "llm_training": Comparison("Language model's verdict, before and after training", LLM_UNTRAINED, LLM, _TRAINING),
+    "aug_training": Comparison("CTR model, on sentences from before and after training", AUG_UNTRAINED, AUG, _TRAINING),
+    "aug_text": Comparison("CTR model, with and without a sentence", AUG_NO_TEXT, AUG, _NO_TEXT),
+    "aug_own_row": Comparison("CTR model, on its own and another row's sentence", AUG_OTHER_ROW, AUG, _OTHER_ROW),
 }
 """The comparisons under `gains` in table.json, each by a paired bootstrap."""
 

@@ -43,12 +43,6 @@ def reward_gap(
 
     The difference of a label is weighted by its share of the held-out rows. Otherwise a policy that says the same about
     everyone would have a gap wherever training batches are balanced. A label that either side lacks is left out.
-
-    Args:
-        train: raw rewards.
-        train_labels: 0 or 1, one per reward.
-        held_out: raw rewards.
-        held_out_labels: 0 or 1, one per reward.
     """
     total, rows = 0.0, 0
     for label in (0, 1):

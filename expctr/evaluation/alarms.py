@@ -99,7 +99,13 @@ class Alarms(Callback):
         """Check the rewards of training against those of validation."""
         if trainer.state.fn != "fit" or not isinstance(pl_module, StagedModule) or pl_module.entry.stage == "ctr":
             return
-        gaps = _gaps(pl_module, _rows(pl_module, self.window))
+        rows, held_out = _rows(pl_module, self.window), pl_module.evaluated
+        labels = [row["label"] for row in rows]
+        gaps = {
+            f"{name}_gap": alarm_signs.reward_gap([row[name] for row in rows], labels, rewards, held_out["label"])
+            for name, rewards in held_out.items()
+            if name.startswith("reward_") and rows and name in rows[0]
+        }
         _log(trainer, pl_module, {f"val/{name}": value for name, value in gaps.items()})
         if len(self._recent) == self.window:
             self._judge(trainer, pl_module, gaps)
@@ -130,16 +136,14 @@ class Alarms(Callback):
             elif name not in self._on:
                 self._on.add(name)
                 bound = f"below {low:.3g}" if value < low else f"above {high:.3g}"
-                self._report(trainer, module, f"{name} is {value:.3g}, {bound}: {_MEANING[kind]}")
-
-    def _report(self, trainer: L.Trainer, module: StagedModule, what: str) -> None:
-        message = f"{self._stage}, after {module.batches} batches: {what}"
-        if self.stop:
-            self._stopping.append(message)
-        if trainer.is_global_zero:
-            warnings.warn(f"possible reward hacking in {message}", stacklevel=1)
-            if isinstance(trainer.logger, TensorBoardLogger):
-                trainer.logger.experiment.add_text("alarms", message, module.batches)
+                what = f"{name} is {value:.3g}, {bound}: {_MEANING[kind]}"
+                message = f"{self._stage}, after {module.batches} batches: {what}"
+                if self.stop:
+                    self._stopping.append(message)
+                if trainer.is_global_zero:
+                    warnings.warn(f"possible reward hacking in {message}", stacklevel=1)
+                    if isinstance(trainer.logger, TensorBoardLogger):
+                        trainer.logger.experiment.add_text("alarms", message, module.batches)
 
     def _end(self) -> None:
         raise AlarmError(
@@ -176,17 +180,6 @@ def _signs(rows: list[dict[str, Any]]) -> dict[str, float]:
             signs[f"{name}_positive"] = alarm_signs.positive(scores)
             signs[f"{name}_saturated"] = alarm_signs.saturated(scores)
     return signs
-
-
-def _gaps(module: StagedModule, rows: list[dict[str, Any]]) -> dict[str, float]:
-    """How much each reward of the rows exceeds validation's."""
-    return {
-        f"{name}_gap": alarm_signs.reward_gap(
-            [row[name] for row in rows], [row["label"] for row in rows], rewards, module.evaluated["label"]
-        )
-        for name, rewards in module.evaluated.items()
-        if name.startswith("reward_") and rows and name in rows[0]
-    }
 
 
 def _log(trainer: L.Trainer, module: StagedModule, values: dict[str, float]) -> None:

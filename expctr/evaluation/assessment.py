@@ -35,18 +35,11 @@ class Assessment(NamedTuple):
     @property
     def schema(self) -> dict[str, Any]:
         """Types of the columns whose values may all be empty."""
-        lists = ("invented", "invented_untrained", "liked", "disliked")
-        return dict.fromkeys(lists, pl.List(pl.String))
+        return dict.fromkeys(("invented", "invented_untrained", "liked", "disliked"), pl.List(pl.String))
 
 
 def query_models(module: StagedModule, prompts: Sequence[SampleText], counterfactual_rows: int) -> ModelOutputs:
-    """Run the models for the audit. All ranks call it.
-
-    Args:
-        module: tested, so that `evaluated` has its columns.
-        prompts: the titles in each row's prompt.
-        counterfactual_rows: number of rows whose prompts are changed.
-    """
+    """Run the models for the audit of a test, on all ranks. `prompts` are the titles in each row's prompt."""
     columns, scores = module.evaluated, {}
     if "s_r" in columns:
         scores["real"] = [columns["s_r"]]
@@ -59,13 +52,7 @@ def query_models(module: StagedModule, prompts: Sequence[SampleText], counterfac
 
 
 def assess(module: StagedModule, prompts: Sequence[SampleText], outputs: ModelOutputs) -> Assessment:
-    """Measure the explanations.
-
-    Args:
-        module: tested.
-        prompts: the titles in each row's prompt.
-        outputs: of the models.
-    """
+    """Measure the explanations of a test."""
     columns, samples, encoder = module.evaluated, module.data.samples, module.models.encoder
     labels, notes = columns["label"], []
     tested = _tested_samples(module)
@@ -112,11 +99,10 @@ def assess(module: StagedModule, prompts: Sequence[SampleText], outputs: ModelOu
         notes.append("no CTR model is trained yet, so the audit of its gain is missing")
     if outputs.counterfactuals:
         audited["counterfactuals"] = outputs.counterfactuals
-    target = torch.tensor(labels)
     audited["leakage"] = {
         "auc": audit.leakage(columns["text"], labels, users),
         "auc_untrained": audit.leakage(columns["text_untrained"], labels, users),
-        "auc_verdict": audit.auc((torch.tensor(verdicts["trained"]).double() + 1) / 2, target, users),
+        "auc_verdict": audit.auc((torch.tensor(verdicts["trained"]).double() + 1) / 2, torch.tensor(labels), users),
     }
     return Assessment(measured, audited, added, notes)
 

@@ -14,7 +14,7 @@
 import math
 from collections.abc import Mapping, Sequence
 from difflib import SequenceMatcher
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -22,6 +22,7 @@ from torch import Tensor
 from expctr.data.batches import Nouns, SampleText
 from expctr.evaluation.verdicts import polarity, title_pattern, without_verdicts
 from expctr.metrics import UNDEFINED, bootstrap, ctr_metrics, estimate, mean_estimates
+from expctr.modules.staged import StagedModule
 from expctr.seeding import seed_of
 from expctr.systems import ABLATIONS, AUG, Estimate
 
@@ -34,42 +35,22 @@ FOLDS = 5
 Estimates = dict[str, Estimate]
 
 
-class Reader(Protocol):
-    """The methods of a trained `StagedModule` that the audit calls."""
-
-    def score_texts(self, samples: Sequence[int], texts: Sequence[str]) -> list[float]:
-        """s_r of these test rows with these explanations."""
-
-    def explain_prompts(self, prompts: Sequence[SampleText]) -> tuple[list[str], list[float]]:
-        """Explanations of these prompts, and their s_u."""
-
-
 # --- ablations
 
 
 def alternatives(
     texts: Sequence[str], prompts: Sequence[SampleText], nouns: Nouns, seed: int
 ) -> dict[str, list[list[str]]]:
-    """The sentences that replace the real ones, by their keys in `ABLATIONS`; one or several lists of texts each.
-
-    Args:
-        texts: the explanations.
-        prompts: the titles in their prompts.
-        nouns: the prompt template's words for people and items.
-        seed: of the permutations.
-    """
+    """The sentences that replace the real ones, by their keys in `ABLATIONS`; one or several lists of texts each."""
     titles = [[row.target, *row.liked, *row.disliked] for row in prompts]
     verdicts = [polarity(*row) for row in zip(texts, titles, strict=True)]
     template = {1: "enjoy", -1: "dislike"}
     only = [f"The {nouns.person} will likely {template[v]} this {nouns.item}." if v else "" for v in verdicts]
-    within = [permuted(texts, verdicts, seed_of(seed, draw)) for draw in range(SHUFFLES)]
-    over_all = [permuted(texts, [0] * len(texts), seed_of(seed, draw)) for draw in range(SHUFFLES)]
-    bare = [without_verdicts(*row) for row in zip(texts, titles, strict=True)]
     return {
-        "no verdict words": [bare],
+        "no verdict words": [[without_verdicts(*row) for row in zip(texts, titles, strict=True)]],
         "verdict only": [only],
-        "shuffled within verdict": within,
-        "shuffled": over_all,
+        "shuffled within verdict": [permuted(texts, verdicts, seed_of(seed, draw)) for draw in range(SHUFFLES)],
+        "shuffled": [permuted(texts, [0] * len(texts), seed_of(seed, draw)) for draw in range(SHUFFLES)],
     }
 
 
@@ -99,33 +80,25 @@ def ablations(
         The metrics by key, and the gains in AUC on the same resamples: `total`, of real sentences over none; `verdict`,
         of sentences with the same verdict over none; `reason`, of real sentences over those with the same verdict.
     """
-    target, values, draws = torch.tensor(labels, dtype=torch.float64), {}, {}
-    for name, tables in scores.items():
+    target, names = torch.tensor(labels, dtype=torch.float64), ("auc", "logloss")
+    values, draws, metrics = {}, {}, {}
+    for key, tables in scores.items():
         tensors = [torch.tensor(table, dtype=torch.float64) for table in tables]
         found = [ctr_metrics(tensor, target) for tensor in tensors]
-        values[name] = {metric: sum(f[metric] for f in found) / len(found) for metric in ("auc", "logloss")}
+        values[key] = {name: sum(f[name] for f in found) / len(found) for name in names}
         resampled = [bootstrap(tensor, target, users)[:, :2] for tensor in tensors]
-        draws[name] = sum(resampled, torch.zeros(2)) / len(tensors)
-    metrics = {
-        name: {m: estimate(values[name][m], draws[name][:, i]) for i, m in enumerate(("auc", "logloss"))}
-        for name in scores
+        draws[key] = sum(resampled, torch.zeros(2)) / len(tensors)
+        metrics[key] = {name: estimate(values[key][name], draws[key][:, i]) for i, name in enumerate(names)}
+    same = "shuffled within verdict"
+    gain = {
+        part: estimate(values[a]["auc"] - values[b]["auc"], draws[a][:, 0] - draws[b][:, 0])
+        for part, a, b in (("total", "real", "none"), ("verdict", same, "none"), ("reason", "real", same))
     }
-    pairs = {"total": ("real", "none"), "verdict": ("shuffled within verdict", "none")}
-    pairs["reason"] = ("real", "shuffled within verdict")
-    split = {
-        name: estimate(values[a]["auc"] - values[b]["auc"], draws[a][:, 0] - draws[b][:, 0])
-        for name, (a, b) in pairs.items()
-    }
-    return metrics, split
+    return metrics, gain
 
 
 def agreement(s_u: Sequence[float], s_r: Sequence[float], users: Tensor) -> dict[str, Any]:
     """How often both scores are on the same side of 0.5.
-
-    Args:
-        s_u: the language model's scores of the sentences.
-        s_r: the CTR model's scores with the sentences.
-        users: the user of each row, integers `[rows]`.
 
     Returns:
         `share`: of the rows; `chance`: the share expected of two independent scores with the same rates.
@@ -150,12 +123,7 @@ class Changed(NamedTuple):
 
 
 def changes(prompts: Sequence[SampleText], rows: Sequence[int]) -> list[Changed]:
-    """The counterfactual prompts of some rows. Another target is taken from a following row.
-
-    Args:
-        prompts: of all rows.
-        rows: indices of the rows whose prompts are changed.
-    """
+    """The counterfactual prompts of the rows with these indices. Another target is taken from a following row."""
     made = []
     for row in rows:
         target, liked, disliked = prompts[row]
@@ -175,7 +143,7 @@ def changes(prompts: Sequence[SampleText], rows: Sequence[int]) -> list[Changed]
 
 
 def counterfactuals(
-    reader: Reader,
+    module: StagedModule,
     columns: Mapping[str, Sequence[Any]],
     prompts: Sequence[SampleText],
     users: Tensor,
@@ -185,11 +153,11 @@ def counterfactuals(
     """How far changed prompts move s_u, s_r and the sentence: each row's changes are averaged, then the rows.
 
     Args:
-        reader: the trained model. All ranks call it.
+        module: trained. All ranks call it.
         columns: `sample`, `text`, `s_u`, and `s_r` where the CTR model is trained.
         prompts: each row's titles as its prompt shows them.
         users: the user of each row, integers `[rows]`.
-        count: number of rows, chosen at random.
+        count: number of rows, chosen at random with the seed.
         seed: of the choice.
 
     Returns:
@@ -198,8 +166,8 @@ def counterfactuals(
     """
     order = torch.randperm(len(prompts), generator=torch.Generator().manual_seed(seed_of(seed))).tolist()
     changed = changes(prompts, sorted(order[:count]))
-    texts, s_u = reader.explain_prompts([change.prompt for change in changed])
-    s_r = reader.score_texts([columns["sample"][c.row] for c in changed], texts) if "s_r" in columns else []
+    texts, s_u = module.explain_prompts([change.prompt for change in changed])
+    s_r = module.score_texts([columns["sample"][c.row] for c in changed], texts) if "s_r" in columns else []
     moved: dict[str, dict[int, list[dict[str, float]]]] = {}
     for i, change in enumerate(changed):
         row = change.row
@@ -210,29 +178,20 @@ def counterfactuals(
         found["expected"] = float(as_expected(change, prompts[row], columns["s_u"][row], s_u[i], texts[i]))
         moved.setdefault(change.kind, {}).setdefault(row, []).append(found)
     return {
-        kind: {
-            "rows": len(by_row),
-            **mean_estimates(
-                {
-                    name: torch.tensor([sum(f[name] for f in found) / len(found) for found in by_row.values()])
-                    for name in next(iter(by_row.values()))[0]
-                },
-                users[list(by_row)],
-            ),
-        }
+        kind: {"rows": len(by_row), **mean_estimates(_row_means([*by_row.values()]), users[list(by_row)])}
         for kind, by_row in moved.items()
     }
 
 
-def as_expected(change: Changed, prompt: SampleText, before: float, after: float, text: str) -> bool:
-    """Whether a change has the effect that this module's docstring expects of its kind.
+def _row_means(rows: Sequence[Sequence[Mapping[str, float]]]) -> dict[str, Tensor]:
+    """By name, the mean of each row's values, `[rows]`."""
+    return {name: torch.tensor([sum(f[name] for f in found) / len(found) for found in rows]) for name in rows[0][0]}
 
-    Args:
-        change: the changed prompt.
-        prompt: the original prompt.
-        before: s_u of the original sentence.
-        after: s_u of the new sentence.
-        text: the new sentence.
+
+def as_expected(change: Changed, prompt: SampleText, before: float, after: float, text: str) -> bool:
+    """Whether a change of `prompt` has the effect that this module's docstring expects of its kind.
+
+    `before` and `after` are s_u of the original and of the new sentence, whose words are `text`.
     """
     if change.kind == "swapped history":
         return (before > 0.5) != (after > 0.5)
@@ -253,12 +212,6 @@ def words_changed(before: str, after: str) -> float:
 def leakage(texts: Sequence[str], labels: Sequence[float], users: Tensor, seed: int = 0) -> Estimate:
     """AUC of a logistic regression on the bag of words of each text, for users that it was not trained on.
 
-    Args:
-        texts: the explanations.
-        labels: 0 or 1.
-        users: the user of each row, integers `[rows]`.
-        seed: of the folds.
-
     Returns:
         NaN where either label has fewer than two users, or where the training texts of a fold have no words.
     """
@@ -269,10 +222,10 @@ def leakage(texts: Sequence[str], labels: Sequence[float], users: Tensor, seed: 
     target = torch.tensor(labels, dtype=torch.float64)
     owners = [{u for u, y in zip(users.tolist(), labels, strict=True) if y == label} for label in (0, 1)]
     folds = min(FOLDS, *map(len, owners))
-    words = CountVectorizer(token_pattern=r"(?u)\w+", binary=True)
-    analyzer = words.build_analyzer()
     if folds < 2:
         return UNDEFINED
+    words = CountVectorizer(token_pattern=r"(?u)\w+", binary=True)
+    analyzer = words.build_analyzer()
     scores = torch.full_like(target, math.nan)
     split = StratifiedGroupKFold(folds, shuffle=True, random_state=seed).split(texts, labels, users.tolist())
     for train, test in split:
@@ -300,8 +253,7 @@ def lines(audit: Mapping[str, Any]) -> list[str]:
     """What `test` prints, one line each."""
     shown = []
     if gain := audit.get("gain"):
-        altered = ("no verdict words", "verdict only", "shuffled within verdict")
-        for name in altered:
+        for name in ("no verdict words", "verdict only", "shuffled within verdict"):
             found = audit["ablations"][name]["auc"].format()
             shown.append(f"- AUC of {AUG.name} on other sentences ({ABLATIONS[name].lower()}): {found}")
         total, verdict, reason = (gain[name].format(sign="+") for name in ("total", "verdict", "reason"))

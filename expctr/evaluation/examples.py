@@ -16,13 +16,7 @@ _LONGEST = 1000
 
 
 def markdown_table(module: StagedModule, texts: Mapping[int, SampleText], count: int) -> str:
-    """The first explanations of the last validation, with their labels, scores, rewards and prompts.
-
-    Args:
-        module: after a validation that wrote explanations.
-        texts: the titles of each sample's prompt.
-        count: number of explanations.
-    """
+    """The last validation's first explanations, with labels, scores, rewards and prompts (of the titles in `texts`)."""
     shown = {name: values[:count] for name, values in module.evaluated.items()}
     numbers = {name: shown[name] for name in ("s_u", "reward_lc", "s_r", "s_0") if name in shown}
     lines = [f"| label | explanation | {' | '.join(numbers)} | prompt |", "|---" * (3 + len(numbers)) + "|"]

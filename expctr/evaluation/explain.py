@@ -10,7 +10,7 @@ from lightning.pytorch.callbacks import Callback
 from rich import box
 from rich.console import Console, Group
 from rich.panel import Panel
-from rich.table import Table
+from rich.table import Column, Table
 from rich.text import Text
 
 from expctr.data.query import Query
@@ -26,7 +26,7 @@ class ExplanationPrinter(Callback):
     """Prints the answer to a question whose rows were predicted: the first as asked, each other one title shorter.
 
     Args:
-        question: the user and the target, with the rows to predict.
+        question: with the rows to predict.
         as_json: print one line of JSON instead of a panel.
     """
 
@@ -59,7 +59,7 @@ def answer(question: Query, columns: Mapping[str, Sequence[Any]], ctr_model: str
     Args:
         question: the user and the target.
         columns: of the question's rows: `text`, and those of `SCORES` that exist.
-        ctr_model: name of the CTR model.
+        ctr_model: its name.
 
     Returns:
         - `user`: null if the history was typed in.
@@ -110,48 +110,35 @@ def answer(question: Query, columns: Mapping[str, Sequence[Any]], ctr_model: str
 
 
 def show(answer: Mapping[str, Any]) -> Panel:
-    """An answer as a panel. No markup is read from titles and sentences.
-
-    Args:
-        answer: the result of `answer`, with `seconds` added.
-    """
-    history, most, moved = answer["history"], answer["most"], answer["moved"]
-    model = answer["ctr_model"]
-    scores = Table.grid(padding=(0, 2))
-    scores.add_column()
-    scores.add_column(justify="right")
-    scores.add_column()
-    for name, what in (
-        ("s_u", "the frozen language model, after reading the sentence"),
-        ("s_r", f"{model} with the sentence"),
-        ("s_0", f"{model} without the sentence"),
-        ("s_plain", f"{model} trained without sentences"),
-    ):
+    """What `answer` returns, with `seconds` added, as a panel. No markup is read from titles and sentences."""
+    moved, model = answer["moved"], answer["ctr_model"]
+    scores = Table.grid("", Column(justify="right"), "", padding=(0, 2))
+    meanings = {
+        "s_u": "the frozen language model, after reading the sentence",
+        "s_r": f"{model} with the sentence",
+        "s_0": f"{model} without the sentence",
+        "s_plain": f"{model} trained without sentences",
+    }
+    for name, what in meanings.items():
         if answer[name] is not None:
             scores.add_row(name, f"{answer[name]:.3f}", what)
 
-    table = Table(box=box.SIMPLE_HEAD, padding=(0, 1))
-    table.add_column("history, oldest first")
     columns = [name for name in SCORES[:3] if answer[name] is not None]
-    for name in ("", *columns, f"{moved} moved by"):
-        table.add_column(name, justify="right" if name else "left")
-    for i, entry in enumerate(history):
-        cells = [f"{entry[name]:.3f}" for name in columns]
-        table.add_row(
-            Text(printable(entry["title"])),
-            "liked" if entry["liked"] else "disliked",
-            *cells,
-            f"{entry['change']:+.3f}",
-            style="bold" if i == most else "",
-        )
+    numbers = (Column(name, justify="right") for name in (*columns, f"{moved} moved by"))
+    table = Table("history, oldest first", "", *numbers, box=box.SIMPLE_HEAD, padding=(0, 1))
+    for i, entry in enumerate(answer["history"]):
+        cells = (*(f"{entry[name]:.3f}" for name in columns), f"{entry['change']:+.3f}")
+        liked = "liked" if entry["liked"] else "disliked"
+        table.add_row(Text(printable(entry["title"])), liked, *cells, style="bold" if i == answer["most"] else "")
+    without = "s_u, s_r and s_0 are" if moved == "s_r" else "s_u is"
     parts: list[Any] = [
         Text(printable(answer["explanation"]) or "(an empty sentence)", style="bold"),
         "",
         scores,
         "",
-        Text(f"If one title of the history is left out, {'s_u, s_r and s_0 are' if moved == 's_r' else 's_u is'}:"),
+        Text(f"If one title of the history is left out, {without}:"),
         table,
-        _most(answer),
+        Text(printable(_most(answer))),
         *(Text(f"Note: {printable(note)}", style="dim") for note in answer["notes"]),
     ]
     label = {1: ", who liked it", 0: ", who disliked it", None: ""}[answer["label"]]
@@ -160,12 +147,10 @@ def show(answer: Mapping[str, Any]) -> Panel:
     return Panel(Group(*parts), title=title, title_align="left", subtitle=f"{answer['seconds']:.2f} s")
 
 
-def _most(answer: Mapping[str, Any]) -> Text:
+def _most(answer: Mapping[str, Any]) -> str:
     if answer["most"] is None:
-        return Text("No single title of the history moves the score.")
+        return "No single title of the history moves the score."
     entry = answer["history"][answer["most"]]
     same = entry["explanation"] == answer["explanation"]
     reads = "the sentence stays the same" if same else f"the sentence is: {entry['explanation']}"
-    return Text(
-        printable(f"{entry['title']} moves {answer['moved']} most ({entry['change']:+.3f}). Without it, {reads}")
-    )
+    return f"{entry['title']} moves {answer['moved']} most ({entry['change']:+.3f}). Without it, {reads}"

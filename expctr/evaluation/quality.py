@@ -54,7 +54,7 @@ def measure(
     reviews: Sequence[str | None] = (),
     token_vectors: TokenVectors | None = None,
 ) -> dict[str, Estimate]:
-    """All measures of one model's explanations.
+    """All measures of one model's explanations, by name; NaN where no row has the measure.
 
     Args:
         texts: the explanations.
@@ -66,9 +66,6 @@ def measure(
         titled: whether a row's prompt contains a title of the history.
         reviews: the users' own reviews of the targets: one value per row, or no values.
         token_vectors: of the encoder for BERTScore, which is left out without one.
-
-    Returns:
-        By name; NaN where no row has the measure.
     """
     written = torch.tensor([bool(text.strip()) for text in texts])
     judged = written & (torch.tensor(verdicts) != 0)
@@ -93,29 +90,25 @@ def measure(
         columns[f"verdict_agrees_{name}"] = share((torch.tensor(values) > 0.5) == positive, judged)
     if any(reviews):
         columns |= likeness(texts, reviews, token_vectors)
-    words: dict[int, list[list[str]]] = {}
-    sentences: dict[int, list[str]] = {}
+    by_user: dict[int, list[str]] = {}
     for user, text in zip(users.tolist(), texts, strict=True):
-        words.setdefault(user, []).append(_words(text))
-        sentences.setdefault(user, []).extend([text.strip()] if text.strip() else [])
+        by_user.setdefault(user, []).append(text.strip())
+    words = [[*map(_words, own)] for own in by_user.values()]
     estimates = mean_estimates(columns, users)
     diversity = {
-        "distinct_1": distinct([list(chain(*rows)) for rows in words.values()]),
-        "distinct_2": distinct([list(chain(*map(pairwise, rows))) for rows in words.values()]),
-        "unique": distinct([*sentences.values()]),
+        "distinct_1": distinct([list(chain(*rows)) for rows in words]),
+        "distinct_2": distinct([list(chain(*map(pairwise, rows))) for rows in words]),
+        "unique": distinct([[*filter(None, own)] for own in by_user.values()]),
     }
     first = {name: estimates.pop(name) for name in ("words", "empty")}
     return first | diversity | estimates
 
 
 def distinct(users: Sequence[Sequence[Hashable]], z: float = 1.96) -> Estimate:
-    """Number of distinct things, divided by the number of all things.
+    """Number of distinct things, divided by the number of all things, such as the words of each user's rows.
 
-    The interval is the jackknife's: a bootstrap draws users twice, which would lower any measure of distinctness.
-
-    Args:
-        users: the things of each user, such as the words of all their rows.
-        z: half width of the interval in standard errors.
+    The interval is the jackknife's, `z` standard errors to either side: a bootstrap draws users twice, which would
+    lower any measure of distinctness.
     """
     counts = Counter(chain(*users))
     total, kinds, n = counts.total(), len(counts), len(users)
@@ -138,11 +131,6 @@ def likeness(
 
     BLEU is per sentence (`bleu`), ROUGE-L is its F1 (torchmetrics). Both compare words in lower case without
     punctuation. HTML in a review, which Amazon's reviews contain, is removed. An empty explanation has similarity 0.
-
-    Args:
-        texts: the explanations.
-        reviews: one value per row.
-        token_vectors: of the encoder for BERTScore.
 
     Returns:
         `reviewed` (1 or 0), `bleu`, `rouge_l`, and `bertscore` if there is an encoder.
@@ -176,11 +164,6 @@ def bleu(text: Sequence[str], reference: Sequence[str], longest: int = 4) -> flo
     """BLEU of one sentence, with one added to the counts of n-grams of two words and more (Lin & Och, COLING 2004).
 
     torchmetrics' BLEU is 0 wherever the two texts share no four words in a row, smoothed or not.
-
-    Args:
-        text: its words.
-        reference: the words of the reference.
-        longest: length of the longest n-grams.
     """
     log = min(0.0, 1 - len(reference) / len(text)) if text else 0.0  # log of the brevity penalty
     for n in range(1, longest + 1):
@@ -195,11 +178,8 @@ def bleu(text: Sequence[str], reference: Sequence[str], longest: int = 4) -> flo
 def bertscore(text: Tensor, reference: Tensor) -> float:
     """F1 of greedily matched token vectors, without rescaling (Zhang et al., ICLR 2020).
 
-    torchmetrics' BERTScore drops each text's first and last token, which not every encoder adds.
-
-    Args:
-        text: `[tokens, dim]`.
-        reference: `[other tokens, dim]`.
+    Both are `[tokens, dim]`. torchmetrics' BERTScore drops each text's first and last token, which not every encoder
+    adds.
     """
     if not len(text) or not len(reference):
         return 0.0

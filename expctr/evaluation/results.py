@@ -65,12 +65,12 @@ class ResultWriter(Callback):
 
     def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Show explanations in TensorBoard; after `expctr validate`, print the metrics."""
-        if not isinstance(pl_module, StagedModule):
+        if not isinstance(pl_module, StagedModule) or not trainer.is_global_zero:
             return
         columns = pl_module.evaluated
-        if trainer.state.fn == "validate" and trainer.is_global_zero:
+        if trainer.state.fn == "validate":
             Console().print(validation_table(columns))
-        if isinstance(trainer.logger, TensorBoardLogger) and "text" in columns and trainer.is_global_zero:
+        if isinstance(trainer.logger, TensorBoardLogger) and "text" in columns:
             shown = markdown_table(pl_module, _texts(pl_module, "val"), self.examples)
             trainer.logger.experiment.add_text("explanations", shown, pl_module.batches)
 
@@ -166,9 +166,7 @@ def _unfinished(trainer: L.Trainer, module: StagedModule) -> str:
 def _latest_explanations(module: StagedModule) -> pl.DataFrame:
     """The newest explanation of each sample, test rows included, for another model to read."""
     written = module.store.latest | dict(zip(module.evaluated["sample"], module.evaluated["text"], strict=True))
-    texts = pl.DataFrame(
-        {"sample": list(written), "text": list(written.values())}, {"sample": pl.Int64, "text": pl.String}
-    )
+    texts = pl.DataFrame([*written.items()], {"sample": pl.Int64, "text": pl.String}, orient="row")
     rows: pl.DataFrame = module.data.samples
     return rows.select("sample", "split", "target").join(texts, on="sample", how="inner", maintain_order="left")
 
@@ -183,13 +181,8 @@ def _write_table(
 ) -> None:
     """Print the table; write it (`table.json`, `table.md`) and each row's scores (`scores.parquet`).
 
-    Args:
-        trainer: of the test.
-        columns: `sample` and `label` of each row.
-        scores: by system.
-        systems: the table's rows. One without scores shows dashes.
-        sources: scores of trained models on other explanations.
-        assessment: of the explanations.
+    `systems` are the table's rows; one without scores shows dashes. `sources` are scores of trained models on other
+    explanations.
     """
     data, folder = _data(trainer), _folder(trainer)
     samples, labels = columns["sample"], _tensor(columns["label"])
@@ -212,9 +205,7 @@ def _write_table(
     frame = pl.DataFrame({"sample": samples, "user": users, "label": labels.tolist(), **by_system})
     frame.write_parquet(folder / "scores.parquet")
     console = Console()
-    console.print(table)
-    for line in table.detail_lines():
-        console.print(Text(line))
+    console.print(table, *map(Text, table.detail_lines()), sep="\n")
 
 
 def _describe_data(trainer: L.Trainer) -> None:

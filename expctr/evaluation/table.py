@@ -10,28 +10,18 @@ from typing import Any, NamedTuple
 
 import torch
 from rich import box
-from rich.table import Table
+from rich.table import Column, Table
 from rich.text import Text
 from torch import Tensor
 
+from expctr import metrics
 from expctr.evaluation import audit, quality
-from expctr.metrics import (
-    UNDEFINED,
-    bootstrap,
-    calibration,
-    calibration_error,
-    constant_logloss,
-    ctr_metrics,
-    label_entropy,
-    roc,
-    with_intervals,
-)
 from expctr.systems import ECE, GAINS, METRICS, SYSTEMS, Bin, Estimate
 
-PAPER: dict[str, dict[str, list[float]]] = json.loads(
-    Path(__file__).with_name("paper.json").read_text(encoding="utf-8")
-)
+PAPER: dict[str, dict[str, list[float]]] = json.loads(Path(__file__).with_name("paper.json").read_text("utf-8"))
 """The paper's Table 1, by dataset and system: AUC, LogLoss, MAE, RMSE."""
+LEVEL = 0.95
+"""Probability mass of the intervals."""
 
 
 class Slice(NamedTuple):
@@ -51,44 +41,36 @@ class Gain(NamedTuple):
 
 @dataclass(frozen=True)
 class ResultTable:
-    """What `test` prints and writes.
-
-    Attributes:
-        dataset: the paper's dataset that is nearest to this one. Its rows are shown if it is a key of `PAPER`.
-        rows: number of test rows.
-        train_rate: share of ones among the training rows.
-        test_rate: share of ones among the test rows.
-        constant_logloss: LogLoss on the test rows of the constant score `train_rate`, which a model should beat.
-        test_entropy: LogLoss of the best constant for the test rows, chosen in hindsight.
-        systems: by system, its metrics by the keys of `METRICS`; empty where it has no scores.
-        sources: the same for trained models that read other explanations than their own.
-        slices: the systems on some of the test rows, such as those of new users, by the slice's name.
-        level: probability mass of the intervals.
-        quality: properties of the explanations (`quality.measure`), of the trained and of the untrained model.
-        audit: where the gain comes from, and what the explanations follow (`audit`).
-        notes: what was left out, and why.
-        users: number of users among the test rows; `None`: every row counts as its own user.
-        gains: paired comparisons, by the keys of `GAINS`, of those whose systems both have scores.
-        calibration: by system, the bins of its reliability diagram.
-        roc: by system, its ROC curve.
-    """
+    """What `test` prints and writes."""
 
     dataset: str
+    """The paper's dataset that is nearest to this one. Its rows are shown if it is a key of `PAPER`."""
     rows: int
     train_rate: float
+    """Share of ones among the training rows."""
     test_rate: float
     constant_logloss: float
+    """LogLoss on the test rows of the constant score `train_rate`, which a model should beat."""
     test_entropy: float
+    """LogLoss of the best constant for the test rows, chosen in hindsight."""
     systems: dict[str, dict[str, Estimate]]
+    """By system, its metrics by the keys of `METRICS`; empty where it has no scores."""
     sources: dict[str, dict[str, Estimate]] = field(default_factory=dict)
+    """The same for trained models that read other explanations than their own."""
     slices: dict[str, Slice] = field(default_factory=dict)
-    level: float = 0.95
+    """The systems on some of the test rows, such as those of new users."""
     quality: dict[str, Any] = field(default_factory=dict)
+    """Properties of the explanations (`quality.measure`), of the trained and of the untrained model."""
     audit: dict[str, Any] = field(default_factory=dict)
+    """Where the gain comes from, and what the explanations follow (`audit`)."""
     notes: list[str] = field(default_factory=list)
+    """What was left out, and why."""
     users: int | None = None
+    """Number of users among the test rows; `None`: every row counts as its own user."""
     gains: dict[str, Gain] = field(default_factory=dict)
+    """Paired comparisons, by the keys of `GAINS`, of those whose systems both have scores."""
     calibration: dict[str, list[Bin]] = field(default_factory=dict)
+    """By system, the bins of its reliability diagram."""
     roc: dict[str, Tensor] = field(default_factory=dict)
 
     @classmethod
@@ -112,54 +94,51 @@ class ResultTable:
             scores: click probabilities `[rows]` by system.
             labels: 0 or 1, `[rows]`.
             train_rate: share of ones among the training rows.
-            dataset: the paper's dataset nearest to this one, a key of `PAPER`, or any other name for none.
+            dataset: the paper's dataset nearest to this one.
             systems: the table's first rows, in this order. One without scores shows dashes.
             users: the user of each row, integers `[rows]`; `None`: every row is its own user.
             sources: scores of trained models that read other explanations than their own, by name.
             slices: by name, which rows are in the slice, bool `[rows]`; an empty one is left out.
-            resamples: number of bootstrap resamples.
+            resamples: of the bootstrap.
             seed: of the bootstrap. All systems are resampled alike.
         """
 
         def draw(values: Tensor, rows: Tensor | slice = slice(None)) -> Tensor:
             owners = None if users is None else users[rows]
-            return bootstrap(values[rows], labels[rows], owners, resamples, seed)
+            return metrics.bootstrap(values[rows], labels[rows], owners, resamples, seed)
+
+        def within(values: Tensor, rows: Tensor) -> dict[str, Estimate]:
+            return metrics.with_intervals(metrics.ctr_metrics(values[rows], labels[rows]), draw(values, rows))
 
         everything = {**scores, **sources}
-        values = {name: ctr_metrics(tensor, labels) for name, tensor in everything.items()}
+        values = {name: metrics.ctr_metrics(tensor, labels) for name, tensor in everything.items()}
         draws = {name: draw(tensor) for name, tensor in everything.items()}
-        found = {name: with_intervals(values[name], draws[name]) for name in everything}
+        found = {name: metrics.with_intervals(values[name], draws[name]) for name in everything}
         gains = {}
         for key, (_, first, second, _) in GAINS.items():
             a, b = first.name, second.name
             if {a, b} <= everything.keys():
                 differences = {metric: values[b][metric] - values[a][metric] for metric in METRICS}
-                gains[key] = Gain(a, b, with_intervals(differences, draws[b] - draws[a]))
+                gains[key] = Gain(a, b, metrics.with_intervals(differences, draws[b] - draws[a]))
         test_rate = float(labels.double().mean())
         return cls(
             dataset=dataset,
             rows=len(labels),
             train_rate=train_rate,
             test_rate=test_rate,
-            constant_logloss=constant_logloss(train_rate, labels),
-            test_entropy=label_entropy(test_rate),
+            constant_logloss=metrics.constant_logloss(train_rate, labels),
+            test_entropy=metrics.label_entropy(test_rate),
             systems={name: found.get(name, {}) for name in dict.fromkeys([*systems, *scores])},
             sources={name: found[name] for name in sources},
             slices={
-                name: Slice(
-                    int(rows.sum()),
-                    {
-                        system: with_intervals(ctr_metrics(tensor[rows], labels[rows]), draw(tensor, rows))
-                        for system, tensor in scores.items()
-                    },
-                )
+                name: Slice(int(rows.sum()), {system: within(tensor, rows) for system, tensor in scores.items()})
                 for name, rows in slices.items()
                 if rows.any()
             },
             users=None if users is None else len(users.unique()),
             gains=gains,
-            calibration={name: calibration(tensor, labels) for name, tensor in scores.items()},
-            roc={name: roc(tensor, labels) for name, tensor in scores.items()},
+            calibration={name: metrics.calibration(tensor, labels) for name, tensor in scores.items()},
+            roc={name: metrics.roc(tensor, labels) for name, tensor in scores.items()},
         )
 
     @property
@@ -180,40 +159,34 @@ class ResultTable:
 
     def to_dict(self) -> dict[str, Any]:
         """All numbers for JSON, in which NaN becomes null."""
-        return {
+        explained = {"quality": self.quality, "audit": self.audit, "notes": self.notes}
+        content = {
             "dataset": self.dataset,
             "rows": self.rows,
             "users": self.users,
-            "train_rate": _json(self.train_rate),
-            "test_rate": _json(self.test_rate),
-            "constant_logloss": _json(self.constant_logloss),
-            "test_entropy": _json(self.test_entropy),
-            "interval_level": self.level,
-            "systems": _json(self.systems),
-            "sources": _json(self.sources),
-            "slices": _json(self.slices),
+            "train_rate": self.train_rate,
+            "test_rate": self.test_rate,
+            "constant_logloss": self.constant_logloss,
+            "test_entropy": self.test_entropy,
+            "interval_level": LEVEL,
+            "systems": self.systems,
+            "sources": self.sources,
+            "slices": self.slices,
             "paper": self.paper,
             "gains": {
-                key: {"first": gain.first, "second": gain.second, **_json(gain.metrics)}
-                for key, gain in self.gains.items()
+                key: {"first": first, "second": second, **found} for key, (first, second, found) in self.gains.items()
             },
-            **{
-                name: _json(found)
-                for name, found in (("quality", self.quality), ("audit", self.audit), ("notes", self.notes))
-                if found
-            },
+            **{name: found for name, found in explained.items() if found},
             "calibration": {
-                name: {ECE.key: _json(calibration_error(bins)), "bins": _json(bins)}
+                name: {ECE.key: metrics.calibration_error(bins), "bins": bins}
                 for name, bins in self.calibration.items()
             },
             "roc": {
-                name: {
-                    "false_positive_rate": [round(x, 4) for x in curve[:, 0].tolist()],
-                    "true_positive_rate": [round(y, 4) for y in curve[:, 1].tolist()],
-                }
+                name: dict(zip(("false_positive_rate", "true_positive_rate"), _columns(curve), strict=True))
                 for name, curve in self.roc.items()
             },
         }
+        return {name: _json(part) for name, part in content.items()}
 
     def to_markdown(self) -> str:
         """The table in GitHub's Markdown, with the summary below it."""
@@ -226,10 +199,8 @@ class ResultTable:
         """The table for the console, at most 80 columns wide. Cells are `Text`, so that no name is read as markup."""
         title = Text("Test results")
         caption = Text("\n".join([f"{self._note()} {self.summary}", *self._auc_lines()]))
-        table = Table(title=title, caption=caption, box=box.SIMPLE_HEAD, padding=0, caption_justify="left")
-        table.add_column("", no_wrap=True)
-        for metric in METRICS.values():
-            table.add_column(metric.heading, justify="right")
+        columns = Column(no_wrap=True), *(Column(metric.heading, justify="right") for metric in METRICS.values())
+        table = Table(*columns, title=title, caption=caption, box=box.SIMPLE_HEAD, padding=0, caption_justify="left")
         for index, line in enumerate(self._cells("{}\n{}–{}")):
             if index == len(self.systems):
                 table.add_section()
@@ -248,15 +219,11 @@ class ResultTable:
     def _auc_lines(self) -> list[str]:
         """AUC on other explanations, paired gains and AUC by slice, one line each."""
         sources = [f"- {name}: {row['auc'].format()}" for name, row in self.sources.items() if "auc" in row]
-        gains = []
+        gains, known = [], {**self.systems, **self.sources}
         for key, gain in self.gains.items():
-            comparison, known = GAINS[key], {**self.systems, **self.sources}
-            first, second = (
-                f"{Estimate(known[name]['auc'].value).format()} {phrase}"
-                for name, phrase in zip((gain.first, gain.second), comparison.phrases, strict=True)
-            )
-            difference = gain.metrics["auc"].format(sign="+")
-            gains.append(f"- {comparison.title}: {first}, {second}; difference {difference}")
+            a, b = (Estimate(known[name]["auc"].value).format() for name in (gain.first, gain.second))
+            (before, after), difference = GAINS[key].phrases, gain.metrics["auc"].format(sign="+")
+            gains.append(f"- {GAINS[key].title}: {a} {before}, {b} {after}; difference {difference}")
         slices = []
         for name, part in self.slices.items():
             found = [f"{system} {row['auc'].format()}" for system, row in part.systems.items()]
@@ -282,33 +249,26 @@ class ResultTable:
     def _note(self) -> str:
         paper = f" The paper's rows are its own results, on {self.dataset}." if self.paper else ""
         over = "rows" if self.users is None else "users"
-        return f"Ranges are {self.level:.0%} bootstrap intervals over the test {over}.{paper}"
+        return f"Ranges are {LEVEL:.0%} bootstrap intervals over the test {over}.{paper}"
 
     def _cells(self, layout: str) -> list[tuple[str, ...]]:
         """The table's lines as text, the paper's last; `layout` has places for a value and its bounds."""
-        ours = [
-            (name, *(row.get(metric, UNDEFINED).format(layout) for metric in METRICS))
-            for name, row in self.systems.items()
+        rows: dict[str, Mapping[str, Estimate]] = dict(self.systems)
+        rows |= {f"{name} (paper)": {m: Estimate(v) for m, v in row.items()} for name, row in self.paper.items()}
+        return [
+            (name, *(row.get(metric, metrics.UNDEFINED).format(layout) for metric in METRICS))
+            for name, row in rows.items()
         ]
-        papers = [
-            (f"{name} (paper)", *(Estimate(row.get(metric, math.nan)).format() for metric in METRICS))
-            for name, row in self.paper.items()
-        ]
-        return [*ours, *papers]
 
 
 def validation_table(columns: Mapping[str, Sequence[float]]) -> Table:
-    """AUC and LogLoss of every system that has scores, for the console.
-
-    Args:
-        columns: `label`, and the scores by the systems' column names.
-    """
+    """AUC and LogLoss of every system that has scores, by its column's name beside `label`, for the console."""
     shown = [METRICS["auc"], METRICS["logloss"]]
     table = Table("", *(metric.heading for metric in shown), title="Validation", box=box.SIMPLE_HEAD)
     labels = torch.tensor(columns.get("label", []), dtype=torch.float64)
     for system in SYSTEMS:
         if system.column in columns:
-            values = ctr_metrics(torch.tensor(columns[system.column], dtype=torch.float64), labels)
+            values = metrics.ctr_metrics(torch.tensor(columns[system.column], dtype=torch.float64), labels)
             table.add_row(system.name, *(f"{values[metric.key]:.4f}" for metric in shown))
     return table
 
@@ -316,6 +276,10 @@ def validation_table(columns: Mapping[str, Sequence[float]]) -> Table:
 def _sections(parts: Mapping[str, Sequence[str]]) -> list[str]:
     """Lines under their headings, without empty sections."""
     return [line for heading, lines in parts.items() if lines for line in (f"{heading}:", "", *lines, "")]
+
+
+def _columns(curve: Tensor) -> list[list[float]]:
+    return [[round(x, 4) for x in column.tolist()] for column in curve.T]
 
 
 def _json(found: Any) -> Any:

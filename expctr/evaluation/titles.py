@@ -51,9 +51,7 @@ class Mentions(NamedTuple):
     """The titles that a sentence names."""
 
     history: bool
-    """Whether it names a title of the history."""
     target: bool
-    """Whether it names the target's title."""
     invented: list[Invented]
 
 
@@ -74,12 +72,7 @@ class TitleFinder:
                 self._by_word[word].append(form)
 
     def find(self, text: str, given: SampleText) -> Mentions:
-        """The titles in a sentence.
-
-        Args:
-            text: the sentence.
-            given: the titles in its prompt, as the prompt shows them.
-        """
+        """The titles in a sentence, whose prompt shows the titles `given`."""
         history = [title for title in given.liked + given.disliked if title]
         named = {title: False for title in [given.target, *history] if title}
         for title in sorted(named, key=len, reverse=True):  # "Alien" is not named by "Alien 3"
@@ -88,13 +81,13 @@ class TitleFinder:
         given_forms = {form: title for title in named for form in forms(title)}
         invented = []
         for candidate in self._candidates(text, given_forms.keys()):
-            main = next(iter(forms(candidate)), "")
+            main = _form(candidate)
             if main in given_forms:
                 named[given_forms[main]] = True
             elif main and main not in self._names:
                 invented.append(self._invented(candidate, main, tuple(given_forms)))
-        invented = list(dict.fromkeys(invented))
-        return Mentions(any(named[title] for title in history), named.get(given.target, False), invented)
+        named_history = any(named[title] for title in history)
+        return Mentions(named_history, named.get(given.target, False), list(dict.fromkeys(invented)))
 
     def _candidates(self, text: str, given: Collection[str]) -> list[str]:
         """Possible titles, in the order of the text: quoted spans, and runs of capitalised words."""
@@ -118,8 +111,7 @@ class TitleFinder:
         return [words for _, words in sorted(found, key=itemgetter(0))]
 
     def _is_known(self, title: str, given: Collection[str]) -> bool:
-        form = next(iter(forms(title)), "")
-        return form in given or form in self._forms
+        return (form := _form(title)) in given or form in self._forms
 
     def _invented(self, text: str, form: str, given: Sequence[str]) -> Invented:
         if form in self._forms:
@@ -133,14 +125,16 @@ class TitleFinder:
 
 @lru_cache(100_000)
 def forms(title: str) -> tuple[str, ...]:
-    """The usual forms of a title in lower case, without article, year and punctuation; the full form first.
-
-    Args:
-        title: such as "Usual Suspects, The (1995)".
+    """The usual forms of a title such as "Usual Suspects, The (1995)", in lower case, without article, year and
+    punctuation; the full form first.
     """
     full = re.sub(r"\s*\(\d{4}\)$", "", title.casefold().replace("’", "'")).strip(" ,.;")
     parts = [full, _SUBTITLE.split(full, maxsplit=1)[0]]
     return tuple(dict.fromkeys(form for part in parts if (form := _plain(part))))
+
+
+def _form(title: str) -> str:
+    return next(iter(forms(title)), "")
 
 
 def _plain(title: str) -> str:

@@ -58,9 +58,7 @@ class Verdict(NamedTuple):
 def polarity(text: str, titles: Sequence[str] = ()) -> int:
     """1 if a sentence says that the user will like the target, -1 if it says that they will not, 0 if neither.
 
-    Args:
-        text: the sentence.
-        titles: titles whose words do not count. Text in double quotes always counts as a title.
+    Words of the titles do not count. Text in double quotes always counts as a title.
     """
     found = verdicts(text, titles)
     return found[0].polarity if found else 0
@@ -74,12 +72,7 @@ def without_verdicts(text: str, titles: Sequence[str] = ()) -> str:
 
 
 def verdicts(text: str, titles: Sequence[str] = ()) -> list[Verdict]:
-    """All verdicts of a sentence. The first of the list is the one that counts.
-
-    Args:
-        text: the sentence.
-        titles: titles whose words do not count.
-    """
+    """All verdicts of a sentence, outside of titles. The first of the list is the one that counts."""
     tokens = list(_TOKEN.finditer(_blank(text, titles)))
     words = [token[0].lower().replace("’", "'") for token in tokens]
     modal, done = [], -1

@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import polars as pl
 from markupsafe import Markup
@@ -48,20 +48,16 @@ class Browser(NamedTuple):
 
 
 def browser(runs: Sequence[Run], limit: int) -> Browser | None:
-    """All test rows, then evenly spaced training rows of each stage, up to the limit.
-
-    Args:
-        runs: the runs of the report.
-        limit: largest number of rows.
-    """
-    stages: dict[str, None] = {}
-    parts: list[tuple[int, str, pl.DataFrame]] = []
-    for place, run in enumerate(runs):
-        found = {"test": run.test, **run.stages}
-        parts += [(place, stage, frame) for stage, frame in found.items() if frame.height]
-        stages |= dict.fromkeys(stage for stage, frame in found.items() if frame.height)
+    """All test rows, then evenly spaced training rows of each stage, at most `limit` together."""
+    parts = [
+        (place, stage, frame)
+        for place, run in enumerate(runs)
+        for stage, frame in {"test": run.test, **run.stages}.items()
+        if frame.height
+    ]
     if not parts:
         return None
+    stages = list(dict.fromkeys(stage for _, stage, _ in parts))
     # the shortest first, so that the others get what is left of its share
     order = sorted(range(len(parts)), key=lambda i: (parts[i][1] != "test", parts[i][2].height))
     room, taken = limit, {}
@@ -70,28 +66,17 @@ def browser(runs: Sequence[Run], limit: int) -> Browser | None:
         left = (tests if done < tests else len(parts)) - done
         taken[i] = min(parts[i][2].height, room // left)
         room -= taken[i]
-    names = list(stages)
-    columns: dict[str, list[Any]] = {}
-    made = [
-        _columns(place, names.index(stage), _spaced(frame, taken[i])) for i, (place, stage, frame) in enumerate(parts)
-    ]
-    for key in dict.fromkeys(key for part in made for key in part):
-        columns[key] = [v for part in made for v in part.get(key) or [None] * len(part["text"])]
-    headings = [(key, *about) for key, about in _HEADINGS.items() if key in columns]
-    if "s_u" in columns and "label" in columns:
-        headings.insert([key for key, *_ in headings].index("s_u"), ("verdict", *_HEADINGS["verdict"]))
+    tables = [_table(run, stages.index(stage), _spaced(frame, taken[i])) for i, (run, stage, frame) in enumerate(parts)]
+    columns = pl.concat(tables, how="diagonal_relaxed").to_dict(as_series=False)
+    shown = {*columns} | ({"verdict"} if {"s_u", "label"} <= columns.keys() else set())
     if len(runs) == 1:
-        headings = [heading for heading in headings if heading[0] != "run"]
-    content = {
-        "columns": columns,
-        "headings": headings,
-        "stages": names,
-        "runs": list(LETTERS[: len(runs)]),
-    }
+        shown.remove("run")
+    headings = [(key, *about) for key, about in _HEADINGS.items() if key in shown]
+    content = {"columns": columns, "headings": headings, "stages": stages, "runs": list(LETTERS[: len(runs)])}
     return Browser(
         json=script_json(content),
         headings=headings,
-        stages=names,
+        stages=stages,
         invented="invented" in columns,
         total=sum(frame.height for *_, frame in parts),
         shown=sum(taken.values()),
@@ -111,19 +96,21 @@ def _spaced(frame: pl.DataFrame, count: int) -> pl.DataFrame:
     return frame if count >= frame.height else frame[[i * frame.height // count for i in range(count)]]
 
 
-def _columns(run: int, stage: int, frame: pl.DataFrame) -> dict[str, list[Any]]:
+def _table(run: int, stage: int, frame: pl.DataFrame) -> pl.DataFrame:
     """The columns to show, without those that are empty."""
-    made: dict[str, list[Any]] = {"run": [run] * frame.height, "stage": [stage] * frame.height}
     texts = {"text": "text", "before": "text_untrained", "target": "target"}
-    for key, column in texts.items():
-        if column in frame.columns:
-            made[key] = [v and v[:LONGEST] for v in frame[column].to_list()]
-    for key in _NUMBERS:
-        if key in frame.columns:
-            values = frame[key].cast(pl.Float64)
-            made[key] = values.set(~values.is_finite(), None).round(4).to_list()
-    made |= {key: frame[key].to_list() for key in _LISTS if key in frame.columns}
-    made["text"] = [text or "" for text in made["text"]]
-    if "label" in made:
-        made["label"] = [None if v is None else int(v) for v in made["label"]]
-    return {key: values for key, values in made.items() if key == "text" or any(v is not None for v in values)}
+    made = frame.select(
+        pl.lit(run).alias("run"),
+        pl.lit(stage).alias("stage"),
+        *(pl.col(name).str.head(LONGEST).alias(key) for key, name in texts.items() if name in frame.columns),
+        *(_rounded(name) for name in _NUMBERS if name in frame.columns),
+        *(name for name in _LISTS if name in frame.columns),
+    ).with_columns(pl.col("text").fill_null(""))
+    if "label" in made.columns:
+        made = made.cast({"label": pl.Int64}, strict=False)
+    return made.select(column for column in made if column.name == "text" or column.null_count() < made.height)
+
+
+def _rounded(name: str) -> pl.Expr:
+    value = pl.col(name).cast(pl.Float64)
+    return pl.when(value.is_finite()).then(value.round(4))

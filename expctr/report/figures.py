@@ -12,6 +12,7 @@ from markupsafe import Markup, escape
 from expctr.systems import Bin, Estimate
 
 WIDTH = 360.0
+_HEIGHT = 190.0
 _SQUARE = 240.0
 Point = tuple[float, float]
 
@@ -126,7 +127,6 @@ def curves(
     *,
     stages: Sequence[tuple[str, float, float]] = (),
     reference: Sequence[tuple[float, str]] = (),
-    height: float = 190,
 ) -> Markup:
     """Curves over a shared axis.
 
@@ -135,40 +135,35 @@ def curves(
         lines: whose points have finite coordinates.
         stages: names with their first and last x, written above the curves and separated by lines.
         reference: horizontal lines with their labels.
-        height: of the figure.
     """
-    points = [point for line in lines for point in line.points]
-    if not points:
+    lines = [line for line in lines if line.points]
+    if not lines:
         return Markup()
-    xs = [x for x, _ in points] + [edge for _, *edges in stages for edge in edges]
+    points = [point for line in lines for point in line.points]
     heights = [y for _, y in points] + [value for value, _ in reference]
     low, high, steps = axis(min(heights), max(heights))
-    labelled = any(line.label for line in lines)
-    right = WIDTH - (9 + 6.2 * max(len(line.label) for line in lines) if labelled else 8)
-    left_x, right_x = _extent(xs)
+    longest = max(len(line.label) for line in lines)
+    right = WIDTH - (9 + 6.2 * longest if longest else 8)
+    left_x, right_x = _extent([x for x, _ in points] + [edge for _, *edges in stages for edge in edges])
     across = Scale(left_x, right_x, 36, right)
-    down = Scale(low, high, height - 22, 20)
+    down = Scale(low, high, _HEIGHT - 22, 20)
     parts = [
         *(_tag("path", d=f"M36 {n(down(s))}H{n(right)}", class_="grid") for s in steps),
         *(_text(31, down(s) + 3.5, tick(s, steps), "tick", "end") for s in steps),
-        *(
-            _text(across(x), height - 7, f"{x:g}", "tick", anchor)
-            for x, anchor in ((left_x, "start"), (right_x, "end"))
-        ),
+        _text(across(left_x), _HEIGHT - 7, f"{left_x:g}", "tick", "start"),
+        _text(across(right_x), _HEIGHT - 7, f"{right_x:g}", "tick", "end"),
     ]
     for i, (name, start, end) in enumerate(stages):
         parts.append(_text(across((start + end) / 2), 11, name, "stage", "middle"))
         if i:
             x = across((start + stages[i - 1][2]) / 2)
-            parts.append(_tag("path", d=f"M{n(x)} 15V{n(height - 22)}", class_="part"))
+            parts.append(_tag("path", d=f"M{n(x)} 15V{n(_HEIGHT - 22)}", class_="part"))
     for value, label in reference:
         parts.append(_tag("path", d=f"M36 {n(down(value))}H{n(right)}", class_="paper"))
         parts.append(_text(right, down(value) - 4, label, "tick", "end"))
     ends: list[tuple[float, Line]] = []
     for line in lines:
         placed = [(across(x), down(y)) for x, y in line.points]
-        if not placed:
-            continue
         if line.kind == "dots":
             parts.extend(_tag("circle", cx=x, cy=y, r=3, class_=f"dot s{line.series}") for x, y in placed)
         else:
@@ -177,7 +172,7 @@ def curves(
             ends.append((placed[-1][1] + 3.5, line))
     for y, line in apart(ends, 12):
         parts.append(_text(right + 5, y, line.label, f"name s{line.series}"))
-    return _figure(title, WIDTH, height, parts)
+    return _figure(title, WIDTH, _HEIGHT, parts)
 
 
 def roc(title: str, lines: Sequence[Line]) -> Markup:
@@ -201,13 +196,11 @@ def reliability(title: str, bins: Sequence[tuple[int, Sequence[Bin]]]) -> Markup
     for series, made in bins:
         most = max((b.rows for b in made), default=1)
         for b in made:
-            x = across(b.score)
-            label = f"{b.rows:,} rows scored {b.score:.2f} on average: {b.rate.value:.1%} liked"
+            x, radius = across(b.score), 2 + 4 * math.sqrt(b.rows / most)
+            label = _tag("title", f"{b.rows:,} rows scored {b.score:.2f} on average: {b.rate.value:.1%} liked")
             whisker = f"M{n(x)} {n(down(b.rate.low))}V{n(down(b.rate.high))}"
             parts.append(_tag("path", d=whisker, class_=f"whisker s{series}"))
-            radius = 2 + 4 * math.sqrt(b.rows / most)
-            dot = _tag("circle", _tag("title", label), cx=x, cy=down(b.rate.value), r=radius, class_=f"dot s{series}")
-            parts.append(dot)
+            parts.append(_tag("circle", label, cx=x, cy=down(b.rate.value), r=radius, class_=f"dot s{series}"))
     return _square(title, "score", "share liked", parts, across, down)
 
 
@@ -281,7 +274,7 @@ def _whisker(place: Scale, y: float, mark: Mark, label: str) -> Markup:
     if not math.isfinite(value):
         return Markup()
     parts = [_tag("title", f"{mark.name} {label}".strip())]
-    if math.isfinite(low) and math.isfinite(high):
+    if math.isfinite(low + high):
         parts.append(_tag("path", d=f"M{n(place(low))} {n(y)}H{n(place(high))}", class_="whisker"))
     parts.append(_tag("circle", cx=place(value), cy=y, r=4, class_="dot"))
     return _tag("g", *parts, class_=f"s{mark.series}")

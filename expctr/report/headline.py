@@ -30,10 +30,8 @@ class ComparedAUC(NamedTuple):
     @property
     def sentence(self) -> str:
         """The comparison in words and numbers."""
-        first, second = self.phrases
+        (first, second), (a, b), difference = self.phrases, self.values, interval(self.gain, signed=True)
         start = "No clear difference" if self.finding == "unclear" else f"AUC is {self.finding} {second}"
-        a, b = self.values
-        difference = interval(self.gain, signed=True)
         return f"{start}: {a:.4f} {first}, {b:.4f} {second}; difference {difference}."
 
 
@@ -101,13 +99,23 @@ def _training(run: Run) -> Answer:
         word, why = "Partly", "The CTR model became better; for the language model, the difference may be chance."
     else:
         word, why = "Not shown", "The differences between before and after training may be chance."
-    comparisons = [comparison for comparison in (verdict, ctr, text) if comparison]
-    return Answer("Did training help?", word, why, comparisons, [], _cautions(run))
+    cautions, constant = [], number(run.table.get("constant_logloss"))
+    for system in (LLM, AUG):  # whose scores may be worse probabilities than a constant
+        logloss = estimate(section(run.table, "systems", system.name).get("logloss"))
+        if logloss and logloss.low > constant:
+            numbers = f"LogLoss {interval(logloss)}; a constant score has {constant:.4f}."
+            cautions.append((f"The scores of {system.name} are not usable as probabilities", numbers))
+    return Answer("Did training help?", word, why, [c for c in (verdict, ctr, text) if c], [], cautions)
 
 
 def _faithfulness(run: Run) -> Answer:
-    own_row, reason, agreement = compared(run, "aug_own_row"), _reason(run), _agreement(run)
-    facts = [agreement] if agreement else []
+    own_row, reason = compared(run, "aug_own_row"), _reason(run)
+    agreed = section(run.table, "audit", "agreement")
+    facts, agrees = [], False
+    if share := estimate(agreed.get("share")):
+        chance = number(agreed.get("chance"))
+        agrees = share.low > (chance or 0.5)
+        facts.append(Fact("Both models' scores are on the same side of 0.5", share, chance))
     facts += [
         Fact(f"A changed prompt has the expected effect: {kind}", value)
         for kind, row in section(run.table, "audit", "counterfactuals").items()
@@ -116,18 +124,16 @@ def _faithfulness(run: Run) -> Answer:
     if invented := estimate(section(run.table, "quality", "trained").get("invented")):
         facts.append(Fact("Sentences that name an invented title", invented))
     used = own_row is not None and own_row.finding == "higher"
-    agrees = agreement is not None and agreement.value.low > (agreement.chance or 0.5)
-    if own_row is None and agreement is None:
+    if own_row is None and share is None:
         word, why = "Unknown", "table.json has no test of the CTR model on other explanations."
     elif used and agrees:
         word = "Yes" if reason and reason.finding == "higher" else "Partly"
-        why = "The CTR model uses the sentence, and agrees with its verdict more often than by chance"
+        helped = "the sentence's reasons help in addition to its verdict"
+        why = "The CTR model uses the sentence, and agrees with its verdict more often than by chance. "
         if word == "Yes":
-            why += ". The sentence's reasons help in addition to its verdict."
-        elif reason:
-            why += ". Whether the sentence's reasons help in addition to its verdict is not clear."
+            why += helped.capitalize() + "."
         else:
-            why += ". Whether the sentence's reasons help in addition to its verdict was not tested."
+            why += f"Whether {helped} {'is not clear' if reason else 'was not tested'}."
     elif used:
         word = "Partly"
         why = "The CTR model uses the sentence, but its agreement with the sentence's verdict may be chance."
@@ -149,21 +155,3 @@ def _reason(run: Run) -> ComparedAUC | None:
         return None
     phrases = ("with another row's reasons for the same verdict", "with its own reasons")
     return ComparedAUC("CTR model, reasons in addition to verdicts", (other.value, own.value), phrases, gain)
-
-
-def _agreement(run: Run) -> Fact | None:
-    """How often the language model's and the CTR model's score are on the same side of 0.5."""
-    entry = section(run.table, "audit", "agreement")
-    share = estimate(entry.get("share"))
-    return share and Fact("Both models' scores are on the same side of 0.5", share, number(entry.get("chance")))
-
-
-def _cautions(run: Run) -> list[tuple[str, str]]:
-    """Systems whose scores are worse probabilities than a constant."""
-    constant, cautions = number(run.table.get("constant_logloss")), []
-    for system in (LLM, AUG):
-        found = estimate(section(run.table, "systems", system.name).get("logloss"))
-        if found and found.low > constant:
-            numbers = f"LogLoss {interval(found)}; a constant score has {constant:.4f}."
-            cautions.append((f"The scores of {system.name} are not usable as probabilities", numbers))
-    return cautions

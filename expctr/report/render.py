@@ -42,22 +42,12 @@ def main(args: Sequence[str] | None = None) -> None:
         "what is missing, such as a test.",
         epilog="Several runs share their figures, and the report lists the options in which they differ.",
     )
-    parser.add_argument(
-        "runs", nargs="+", type=Path, metavar="RUN", help="a run's folder, its trainer.default_root_dir"
-    )
-    parser.add_argument(
-        "--out",
-        type=Path,
-        metavar="FILE",
-        help="the file to write (default: RUN/report.html, or ./report.html for several runs)",
-    )
-    parser.add_argument(
-        "--rows",
-        type=int,
-        default=20_000,
-        metavar="N",
-        help="largest number of explanations in the file, those of the test first (default: 20000)",
-    )
+    add = parser.add_argument
+    add("runs", nargs="+", type=Path, metavar="RUN", help="a run's folder, its trainer.default_root_dir")
+    out_help = "the file to write (default: RUN/report.html, or ./report.html for several runs)"
+    add("--out", type=Path, metavar="FILE", help=out_help)
+    rows_help = "largest number of explanations in the file, those of the test first (default: 20000)"
+    add("--rows", type=int, default=20_000, metavar="N", help=rows_help)
     given = parser.parse_args(args)
     try:
         if given.rows < 1:
@@ -83,22 +73,17 @@ def read_runs(folders: Sequence[Path]) -> list[Run]:
     if len(folders) > len(LETTERS):
         raise UserError(f"{len(folders)} runs: one report can show at most {len(LETTERS)}")
     places = [folder.resolve() for folder in folders]
-    short = [place.name for place in places]
-    names = short if len(set(short)) == len(short) else [f"{place.parent.name}/{place.name}" for place in places]
+    names = [place.name for place in places]
+    if len(set(names)) < len(names):
+        names = [f"{place.parent.name}/{place.name}" for place in places]
     return [read_run(folder, name) for folder, name in zip(folders, names, strict=True)]
 
 
 def render(runs: Sequence[Run], rows: int = 20_000) -> str:
-    """The page.
-
-    Args:
-        runs: at most as many as there are `LETTERS`.
-        rows: largest number of explanations in it.
-    """
+    """The page of at most six runs, with at most `rows` explanations."""
     loader = PackageLoader("expctr.report")
     environment = Environment(loader=loader, autoescape=True, undefined=StrictUndefined, trim_blocks=True)
     css, js = (loader.get_source(environment, f"report.{kind}")[0] for kind in ("css", "js"))
-    explanations, without_audit = browser(runs, rows), [run.name for run in runs if not section(run.table, "audit")]
     view = {
         "title": f"{', '.join(run.name for run in runs)} – expctr report",
         "policy": policy(css, js),
@@ -116,9 +101,9 @@ def render(runs: Sequence[Run], rows: int = 20_000) -> str:
         "rewards": training.reward_figures(runs),
         "squares": sections.squares(runs),
         "audit": sections.audit_figures(runs),
-        "without_audit": without_audit,
+        "without_audit": [run.name for run in runs if not section(run.table, "audit")],
         "quality": sections.quality(runs),
-        "browser": explanations,
+        "browser": browser(runs, rows),
         "slices": sections.slice_figures(runs),
         "few": sections.FEW,
         "signs": training.sign_figures(runs),
@@ -142,10 +127,11 @@ def write(path: Path, content: str) -> None:
 
 def policy(css: str, js: str) -> str:
     """A Content-Security-Policy: only the page's own script and style run, and nothing is fetched."""
-    style, script = (
-        "'sha256-" + base64.b64encode(hashlib.sha256(text.encode()).digest()).decode() + "'" for text in (css, js)
+    style, script = (base64.b64encode(hashlib.sha256(text.encode()).digest()).decode() for text in (css, js))
+    return (
+        f"default-src 'none'; style-src 'sha256-{style}'; script-src 'sha256-{script}'; base-uri 'none'; "
+        "form-action 'none'"
     )
-    return f"default-src 'none'; style-src {style}; script-src {script}; base-uri 'none'; form-action 'none'"
 
 
 def _run(run: Run, place: int) -> dict[str, Any]:
@@ -167,7 +153,7 @@ def _run(run: Run, place: int) -> dict[str, Any]:
 
 def _about(run: Run) -> str:
     """Dataset, language model, seed."""
-    data, model = section(run.config, "data"), section(run.config, "model")
+    data, model = (section(run.config, part) for part in ("data", "model"))
     llm = section(model, "init_args", "explainer", "init_args", "llm").get("path")
     backbone = str(section(model, "init_args", "ctr", "init_args", "backbone").get("class_path", "")).rpartition(".")[2]
     parts = [
@@ -177,7 +163,7 @@ def _about(run: Run) -> str:
         f"seed {run.config['seed_everything']}" if "seed_everything" in run.config else "",
         sections.summary(run),
     ]
-    return " · ".join(part for part in parts if part)
+    return " · ".join(filter(None, parts))
 
 
 def _answer(answer: Answer, place: int) -> dict[str, Any]:

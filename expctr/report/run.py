@@ -4,12 +4,13 @@ import json
 import math
 import re
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import polars as pl
+import polars.selectors as cs
 import yaml  # type: ignore[import-untyped]
 
 from expctr.errors import UserError
@@ -22,52 +23,39 @@ _LISTS = ("invented", "invented_untrained", "liked", "disliked")
 
 @dataclass(frozen=True)
 class Run:
-    """A run's folder, read.
-
-    Attributes:
-        name: what the report calls it.
-        folder: where it is.
-        table: `table.json`, with all numbers of the test; empty without a test.
-        test: `explanations/test.parquet`.
-        stages: by stage, the explanations of its training rows.
-        events: curves and alarms.
-        config: `config.yaml`.
-        config_text: the text of that file.
-        data: `data.json`: what became of the raw rows.
-        notes: what is missing or wrong, one sentence each.
-    """
+    """A run's folder, read. What the folder lacks is empty."""
 
     name: str
+    """What the report calls it."""
     folder: Path
     table: Mapping[str, Any] = field(default_factory=dict)
+    """`table.json`, with all numbers of the test."""
     test: pl.DataFrame = field(default_factory=pl.DataFrame)
+    """`explanations/test.parquet`."""
     stages: Mapping[str, pl.DataFrame] = field(default_factory=dict)
+    """By stage, the explanations of its training rows."""
     events: Events = field(default_factory=lambda: Events({}, []))
     config: Mapping[str, Any] = field(default_factory=dict)
     config_text: str = ""
     data: Mapping[str, Any] = field(default_factory=dict)
+    """`data.json`: what became of the raw rows."""
     notes: tuple[str, ...] = ()
+    """What is missing or wrong, one sentence each."""
 
 
 def read_run(folder: Path, name: str = "") -> Run:
-    """Read everything that can be read.
-
-    Args:
-        folder: the run's folder.
-        name: what the report calls the run; by default the folder's name.
+    """Read everything that can be read. The run's name is by default the folder's.
 
     Raises:
         UserError: there is no such folder, or it holds none of a run's files.
     """
+    fix = "Fix: give a run's folder, the trainer.default_root_dir of its fit"
     if not folder.is_dir():
+        raise UserError(f"there is no folder {folder}. {fix}")
+    files = ("table.json", "config.yaml", "scores.parquet", "explanations/test.parquet", "events.out.tfevents.*")
+    if not any(any(folder.glob(file)) for file in files):
         raise UserError(
-            f"there is no folder {folder}. Fix: give a run's folder, the trainer.default_root_dir of its fit"
-        )
-    found = [folder / part for part in ("table.json", "config.yaml", "scores.parquet", "explanations/test.parquet")]
-    if not any(path.exists() for path in found) and not any(folder.glob("events.out.tfevents.*")):
-        raise UserError(
-            f"{folder} is not a run's folder: it has no table.json, config.yaml, explanations or events.*. "
-            "Fix: give a run's folder, the trainer.default_root_dir of its fit"
+            f"{folder} is not a run's folder: it has no table.json, config.yaml, explanations or events.*. {fix}"
         )
     notes: list[str] = []
     samples = _frame(folder / "samples.parquet", notes)
@@ -109,13 +97,9 @@ def estimate(value: object) -> Estimate | None:
 def bins(value: object) -> list[Bin]:
     """The bins of a reliability diagram, as table.json has them."""
     found = []
-    for entry in value if isinstance(value, list) else []:
-        rows, score, rate = (
-            number(section(entry).get("rows")),
-            number(section(entry).get("score")),
-            section(entry, "rate"),
-        )
-        if rows > 0 and not math.isnan(score) and (share := estimate(rate)):
+    for entry in map(section, value if isinstance(value, list) else []):
+        rows, score, share = number(entry.get("rows")), number(entry.get("score")), estimate(section(entry, "rate"))
+        if rows > 0 and not math.isnan(score) and share:
             found.append(Bin(int(rows), score, share))
     return found
 
@@ -150,11 +134,8 @@ def _gaps(run: Run) -> list[str]:
         if not run.test.height:
             gaps.append("There is no explanations/test.parquet with a column text, so no explanations of test rows.")
     notes = run.table.get("notes")
-    gaps += (
-        [f"The test left something out: {note}." for note in notes if isinstance(note, str)]
-        if isinstance(notes, list)
-        else []
-    )
+    left_out = [note for note in notes if isinstance(note, str)] if isinstance(notes, list) else []
+    gaps += [f"The test left something out: {note}." for note in left_out]
     rows = number(run.table.get("rows"))
     if run.test.height and not math.isnan(rows) and run.test.height != rows:
         gaps.append(
@@ -179,25 +160,22 @@ def _text(path: Path, notes: list[str]) -> str:
 
 
 def _json(path: Path, notes: list[str]) -> dict[str, Any]:
-    text = _text(path, notes)
-    try:
-        content = json.loads(text) if text else {}
-    except (ValueError, RecursionError):
-        content = None
-    if isinstance(content, dict):
-        return content
-    notes.append(f"{path.name} is not a JSON object and is left out.")
-    return {}
+    return _mapping(_text(path, notes) or "{}", json.loads, f"{path.name} is not a JSON object and is left out.", notes)
 
 
 def _config(text: str, notes: list[str]) -> dict[str, Any]:
+    wrong = "config.yaml is not a YAML mapping. Its text is shown, but its options are not read."
+    return _mapping(text, lambda config: yaml.safe_load(config) or {}, wrong, notes)
+
+
+def _mapping(text: str, parse: Callable[[str], Any], wrong: str, notes: list[str]) -> dict[str, Any]:
     try:
-        content = yaml.safe_load(text) or {}
-    except (yaml.YAMLError, RecursionError):
+        content = parse(text)
+    except (ValueError, yaml.YAMLError, RecursionError):
         content = None
     if isinstance(content, dict):
         return content
-    notes.append("config.yaml is not a YAML mapping. Its text is shown, but its options are not read.")
+    notes.append(wrong)
     return {}
 
 
@@ -214,16 +192,12 @@ def _frame(path: Path, notes: list[str]) -> pl.DataFrame:
 def _explanations(path: Path, samples: pl.DataFrame, notes: list[str]) -> pl.DataFrame:
     """The columns that the report knows, where they have the right type, and the target's title from the samples."""
     frame = _frame(path, notes)
-    kept = []
-    for name, kind in frame.schema.items():
-        if name in _TEXT:
-            kept.append(pl.col(name).cast(pl.String, strict=False))
-        elif name in _LISTS:
-            if kind == pl.List(pl.String):
-                kept.append(pl.col(name))
-        elif kind.is_numeric() or kind == pl.Boolean:
-            kept.append(pl.col(name))
-    made = frame.select(kept)
+    text, lists = (cs.by_name(*names, require_all=False) for names in (_TEXT, _LISTS))
+    made = frame.select(
+        text.cast(pl.String, strict=False),
+        lists & cs.by_dtype(pl.List(pl.String)),
+        (cs.numeric() | cs.boolean()) - text - lists,
+    )
     if frame.width and "text" not in made.columns:
         notes.append(f"explanations/{path.name} has no column text, so it holds no explanations. It is left out.")
         return pl.DataFrame()
@@ -235,9 +209,10 @@ def _stages(folder: Path, samples: pl.DataFrame, notes: list[str]) -> dict[str, 
     made: dict[str, pl.DataFrame] = {}
     passes: Counter[str] = Counter()
     for path in sorted((folder / "explanations").glob("[0-9]*-*.parquet")):
-        name = re.fullmatch(r"\d+-([a-z]+)(\d*)", path.stem)
-        frame = _explanations(path, samples, notes) if name else pl.DataFrame()
-        if name and frame.height:
+        if (name := re.fullmatch(r"\d+-([a-z]+)(\d*)", path.stem)) is None:
+            continue
+        frame = _explanations(path, samples, notes)
+        if frame.height:
             stage = f"{name[1].upper()} {name[2]}".strip()
             passes[stage] += 1
             made[f"{stage}, pass {passes[stage]}"] = frame
@@ -259,9 +234,7 @@ def _titled(frame: pl.DataFrame, samples: pl.DataFrame, path: Path, notes: list[
             f"explanations/{path.name} does not fit samples.parquet: one of them comes from another dataset or seed."
         )
         return frame
-    if "target" in frame.columns:
-        return frame
-    return both.drop("label_right").rename({"target_title": "target"})
+    return frame if "target" in frame.columns else both.drop("label_right").rename({"target_title": "target"})
 
 
 def _events(folder: Path, notes: list[str]) -> Events:

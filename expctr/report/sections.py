@@ -4,23 +4,12 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+from expctr import systems
 from expctr.report import figures
 from expctr.report.browser import LETTERS
 from expctr.report.figures import Figure, Line, Mark, Row
 from expctr.report.run import Run, bins, estimate, number, points, section
-from expctr.systems import (
-    ABLATIONS,
-    AUG,
-    AUG_NO_TEXT,
-    AUG_OTHER_ROW,
-    AUG_UNTRAINED,
-    ECE,
-    MEASURES,
-    METRICS,
-    SYSTEMS,
-    Estimate,
-    Measure,
-)
+from expctr.systems import ABLATIONS, ECE, MEASURES, METRICS, SYSTEMS, Estimate, Measure
 
 FEW = 50
 """Number of rows below which a slice's AUC is too uncertain."""
@@ -43,17 +32,15 @@ def _names(runs: Sequence[Run], *path: str) -> list[str]:
 def metric_figures(runs: Sequence[Run]) -> list[Figure]:
     """AUC and LogLoss of each system, with the paper's values as reference marks."""
     made = []
-    for metric in ("auc", "logloss"):
+    for metric, zero in (("auc", 0.5), ("logloss", None)):
         rows, title = [], METRICS[metric].heading
         for name in _names(runs, "systems"):
-            marks = _marks(runs, metric, "systems", name)
             papers = [number(section(run.table, "paper", name).get(metric)) for run in runs]
             paper = next((value for value in papers if math.isfinite(value)), None)
-            if marks:
+            if marks := _marks(runs, metric, "systems", name):
                 rows.append(Row(name, marks, paper))
-        shown = any(row.paper is not None for row in rows)
-        svg = figures.forest(title, rows, zero=0.5 if metric == "auc" else None)
-        made.append(Figure(title, svg, "dashed: the paper's value" if shown else ""))
+        about = "dashed: the paper's value" if any(row.paper is not None for row in rows) else ""
+        made.append(Figure(title, figures.forest(title, rows, zero=zero), about))
     return figures.drawn(made)
 
 
@@ -62,38 +49,30 @@ def metric_rows(runs: Sequence[Run]) -> list[dict[str, Any]]:
     rows, headings = [], {system.name: system.heading for system in SYSTEMS}
     for name in _names(runs, "systems"):
         for i, run in enumerate(runs):
-            metrics = section(run.table, "systems").get(name)
+            metrics, paper = section(run.table, "systems").get(name), section(run.table, "paper", name)
             if metrics is None:
                 continue
             cells = []
             for metric in METRICS:
                 value = estimate(section(metrics).get(metric))
-                paper = number(section(run.table, "paper", name).get(metric))
-                cells.append(
-                    {
-                        "value": f"{value.value:.4f}" if value else "–",
-                        "bounds": _bounds(value),
-                        "paper": "" if math.isnan(paper) else f"{paper:.4f}",
-                    }
-                )
+                shown = {"value": f"{value.value:.4f}" if value else "–", "bounds": _bounds(value)}
+                cells.append({**shown, "paper": _shown(paper.get(metric), ".4f", "")})
             rows.append({"name": name, "about": headings.get(name, ""), "run": i, "cells": cells})
     return rows
 
 
 def summary(run: Run) -> str:
     """The base rates, and a constant's LogLoss."""
-    rows, users, test, train, constant = (
-        number(run.table.get(name)) for name in ("rows", "users", "test_rate", "train_rate", "constant_logloss")
-    )
-    parts = []
-    if not math.isnan(rows):
-        parts.append(f"{rows:,.0f} test rows" + ("" if math.isnan(users) else f" of {users:,.0f} users"))
-    if not math.isnan(test):
-        parts.append(f"{test:.1%} liked" + (f" ({train:.1%} of the training rows)" if not math.isnan(train) else ""))
-    shown = ", ".join(parts)
-    if not math.isnan(constant):
-        shown += f". A model should beat the LogLoss of a constant score, {constant:.4f}."
-    return shown
+    get, parts = run.table.get, []
+    if rows := _shown(get("rows"), ",.0f", ""):
+        users = _shown(get("users"), ",.0f", "")
+        parts.append(f"{rows} test rows" + (f" of {users} users" if users else ""))
+    if test := _shown(get("test_rate"), ".1%", ""):
+        train = _shown(get("train_rate"), ".1%", "")
+        parts.append(f"{test} liked" + (f" ({train} of the training rows)" if train else ""))
+    constant = _shown(get("constant_logloss"), ".4f", "")
+    beat = f". A model should beat the LogLoss of a constant score, {constant}." if constant else ""
+    return ", ".join(parts) + beat
 
 
 def squares(runs: Sequence[Run]) -> dict[str, list[Figure]]:
@@ -122,16 +101,13 @@ def audit_figures(runs: Sequence[Run]) -> list[Figure]:
     """The CTR model on other sentences, counterfactuals, and the leakage of the label."""
     # the result table's numbers come first: the audit's "shuffled" is the mean of several permutations
     paths = {
-        "real": ("systems", AUG.name),
-        "shuffled": ("sources", AUG_OTHER_ROW.name),
-        "untrained": ("sources", AUG_UNTRAINED.name),
-        "none": ("sources", AUG_NO_TEXT.name),
+        "real": ("systems", systems.AUG.name),
+        "shuffled": ("sources", systems.AUG_OTHER_ROW.name),
+        "untrained": ("sources", systems.AUG_UNTRAINED.name),
+        "none": ("sources", systems.AUG_NO_TEXT.name),
     }
-    rows = [
-        Row(heading, marks)
-        for key, heading in ABLATIONS.items()
-        if (marks := _marks(runs, "auc", *paths.get(key, ("audit", "ablations", key))))
-    ]
+    places = {heading: paths.get(key, ("audit", "ablations", key)) for key, heading in ABLATIONS.items()}
+    rows = [Row(heading, _marks(runs, "auc", *place)) for heading, place in places.items()]
     made = [_forest("CTR model on other sentences", rows, "AUC")]
     for key, title, about in (
         ("expected", "A changed prompt has the expected effect", "share of changed prompts"),
@@ -145,7 +121,7 @@ def audit_figures(runs: Sequence[Run]) -> list[Figure]:
         "auc_untrained": "Untrained model's words",
         "auc_verdict": "Trained model's verdict",
     }
-    rows = [Row(label, marks) for key, label in probes.items() if (marks := _marks(runs, key, "audit", "leakage"))]
+    rows = [Row(label, _marks(runs, key, "audit", "leakage")) for key, label in probes.items()]
     made.append(_forest("The label, predicted from the text alone", rows, "AUC"))
     return figures.drawn(made)
 
@@ -165,12 +141,13 @@ def slice_figures(runs: Sequence[Run]) -> list[Figure]:
 
 
 def _rows(runs: Sequence[Run], key: str, *path: str) -> list[Row]:
-    """One row per name at a path of the runs' tables, where there is a number to show."""
-    rows = [Row(name, _marks(runs, key, *path, name)) for name in _names(runs, *path)]
-    return [row for row in rows if row.marks]
+    """One row per name at a path of the runs' tables."""
+    return [Row(name, _marks(runs, key, *path, name)) for name in _names(runs, *path)]
 
 
 def _forest(title: str, rows: Sequence[Row], about: str) -> Figure:
+    """A forest plot of the rows that have marks."""
+    rows = [row for row in rows if row.marks]
     shares = all(0 <= mark.estimate.value <= 1 for row in rows for mark in row.marks)
     return Figure(title, figures.forest(title, rows, zero=0.5 if "AUC" in about and shares else None), about)
 
@@ -178,19 +155,19 @@ def _forest(title: str, rows: Sequence[Row], about: str) -> Figure:
 def quality(runs: Sequence[Run]) -> dict[str, Any]:
     """Measures of the sentences before and after training, two columns per run."""
     columns = [
-        (f"{LETTERS[i]} " if len(runs) > 1 else "", when, section(run.table, "quality", key))
+        (f"{LETTERS[i]} {when}" if len(runs) > 1 else when, measures)
         for i, run in enumerate(runs)
         for when, key in (("before training", "untrained"), ("after training", "trained"))
+        if (measures := section(run.table, "quality", key))
     ]
-    columns = [column for column in columns if column[2]]
-    names = dict.fromkeys(name for *_, measures in columns for name in measures)
     rows = []
-    for name in names:
-        found = [estimate(measures.get(name)) for *_, measures in columns]
+    for name in dict.fromkeys(name for _, measures in columns for name in measures):
+        found = [estimate(measures.get(name)) for _, measures in columns]
+        measure = MEASURES.get(name, Measure(name, "score"))
         if any(found):
-            measure = MEASURES.get(name, Measure(name, "score"))
-            rows.append((measure.heading, [(_formatted(measure, value), _bounds(value, measure)) for value in found]))
-    return {"headings": [f"{letter}{when}" for letter, when, _ in columns], "rows": rows}
+            cells = [(measure.format(value.value) if value else "–", _bounds(value, measure)) for value in found]
+            rows.append((measure.heading, cells))
+    return {"headings": [heading for heading, _ in columns], "rows": rows}
 
 
 def data(run: Run) -> dict[str, Any]:
@@ -202,19 +179,11 @@ def data(run: Run) -> dict[str, Any]:
     counts += [(name, run.data.get(name)) for name in ("users", "items")]
     counts += [(f"samples not used: {reason}", count) for reason, count in section(run.data, "samples_dropped").items()]
     counts += [("history entries withheld, because they are targets of a later split", run.data.get("withheld"))]
-    known = [(name, number(count)) for name, count in counts]
+    columns = {"samples": ",.0f", "base_rate": ".1%", "users": ",.0f", "warm_users": ".1%"}
     splits = [
-        (
-            name,
-            [
-                _count(row.get("samples")),
-                _percent(row.get("base_rate")),
-                _count(row.get("users")),
-                _percent(row.get("warm_users")),
-            ],
-        )
-        for name in section(run.data, "splits")
-        if (row := section(run.data, "splits", name))
+        (name, [_shown(section(row).get(key), form) for key, form in columns.items()])
+        for name, row in section(run.data, "splits").items()
+        if section(row)
     ]
     history = section(run.data, "history")
     about = str(run.data["rule"]).capitalize() + "." if run.data.get("rule") else ""
@@ -226,21 +195,16 @@ def data(run: Run) -> dict[str, Any]:
         "about": about,
         "headings": ["samples", "liked", "users", "samples of training users"],
         "splits": splits,
-        "counts": [(name, f"{count:,.0f}") for name, count in known if not math.isnan(count)],
+        "counts": [(name, shown) for name, count in counts if (shown := _shown(count, ",.0f", ""))],
     }
 
 
 def differences(runs: Sequence[Run]) -> list[tuple[str, list[str]]]:
     """The options whose values differ between the runs."""
-    if len(runs) < 2:
-        return []
     flat = [dict(_flat(run.config)) for run in runs]
     names = dict.fromkeys(name for options in flat for name in options)
-    return [
-        (name, [str(options.get(name, "–")) for options in flat])
-        for name in names
-        if len({str(options.get(name, "–")) for options in flat}) > 1
-    ]
+    values = [(name, [str(options.get(name, "–")) for options in flat]) for name in names]
+    return [(name, found) for name, found in values if len({*found}) > 1]
 
 
 def _flat(tree: object, name: str = "") -> Iterable[tuple[str, object]]:
@@ -251,19 +215,12 @@ def _flat(tree: object, name: str = "") -> Iterable[tuple[str, object]]:
         yield name, tree
 
 
-def _formatted(measure: Measure, value: Estimate | None) -> str:
-    return measure.format(value.value) if value else "–"
-
-
 def _bounds(value: Estimate | None, measure: Measure = Measure("", "score")) -> str:
     if value is None or math.isnan(value.low) or math.isnan(value.high):
         return ""
     return f"{measure.format(value.low)} to {measure.format(value.high)}"
 
 
-def _count(value: object) -> str:
-    return "–" if math.isnan(number(value)) else f"{number(value):,.0f}"
-
-
-def _percent(value: object) -> str:
-    return "–" if math.isnan(number(value)) else f"{number(value):.1%}"
+def _shown(value: object, form: str, unknown: str = "–") -> str:
+    """A number of a JSON file as text."""
+    return unknown if math.isnan(number(value)) else f"{number(value):{form}}"

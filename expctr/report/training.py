@@ -27,78 +27,68 @@ def stage_axis(runs: Sequence[Run]) -> list[tuple[str, float, float]]:
 
 def stage_curve(run: Run, tags: Sequence[str], axis: Sequence[tuple[str, float, float]]) -> list[list[figures.Point]]:
     """A curve that the stages log under different tags, one list of points per stage."""
-    begins = {name: start for name, start, _ in axis}
-    values: dict[int, float] = {}
-    for tag in tags:
-        values |= run.events.curves.get(tag, {})
+    values = {step: y for tag in tags for step, y in run.events.curves.get(tag, {}).items() if math.isfinite(y)}
     return [
-        [(begins[name] + i, values[step]) for i, step in enumerate(steps) if math.isfinite(values.get(step, math.nan))]
-        for name, steps in stages(run.events.curves)
-        if name in begins
+        [(start + i, values[step]) for i, step in enumerate(steps) if step in values]
+        for start, steps in _placed(run, axis)
     ]
+
+
+def _placed(run: Run, axis: Sequence[tuple[str, float, float]]) -> list[tuple[float, list[int]]]:
+    """The run's rollout stages, each with its start on the axis and its logged steps."""
+    begins = {name: start for name, start, _ in axis}
+    return [(begins[name], steps) for name, steps in stages(run.events.curves) if name in begins]
 
 
 def reward_figures(runs: Sequence[Run]) -> list[Figure]:
     """The rewards and the distance from the untrained model."""
-    axis = stage_axis(runs)
-    return figures.drawn(
-        [
-            _stage_figure(
-                runs, axis, "LC reward", "lc/reward_lc", "ic/reward_lc", about="not normalised", val="val/reward_lc"
-            ),
-            _stage_figure(runs, axis, "IC reward", "ic/reward_ic", about="not normalised"),
-            _stage_figure(runs, axis, "KL to the untrained model", "lc/kl", "ic/kl", about="nats per sentence"),
-            _stage_figure(runs, axis, "Entropy", "lc/entropy", "ic/entropy", about="nats per token"),
-            _ctr_figure(runs),
-        ]
-    )
+    made = [
+        _stage_figure(runs, "LC reward", "reward_lc", "not normalised", val="val/reward_lc"),
+        _stage_figure(runs, "IC reward", "reward_ic", "not normalised"),
+        _stage_figure(runs, "KL to the untrained model", "kl", "nats per sentence"),
+        _stage_figure(runs, "Entropy", "entropy", "nats per token"),
+    ]
+    return figures.drawn([*made, _ctr_figure(runs)])
 
 
 def sign_figures(runs: Sequence[Run]) -> list[Figure]:
     """The signs that the alarms watch, with the bounds of the first run's config."""
-    axis, options = stage_axis(runs), section(runs[0].config, "alarms")
-
-    def bounds(name: str, *values: float) -> list[tuple[float, str]]:
-        return [(value, "alarm") for value in values if not math.isnan(value)] if options.get(name) is not None else []
-
-    positive = number(options.get("positive"))
-    return figures.drawn(
-        [
-            _stage_figure(runs, axis, title, f"lc/{tag}", f"ic/{tag}", about=about, reference=bounds(option, *values))
-            for title, tag, about, option, values in (
-                ("Distinct sentences", "unique", "share of the samples", "unique", [number(options.get("unique"))]),
-                ("Words per sentence", "words", "", "", []),
-                ("Repeated word sequences", "repeated", "share", "repeated", [number(options.get("repeated"))]),
-                ("Positive verdicts", "s_u_positive", "share, s_u", "positive", [positive, 1 - positive]),
-                ("Positive CTR scores", "s_r_positive", "share, s_r", "positive", [positive, 1 - positive]),
-                ("Extreme verdicts", "s_u_saturated", "share, s_u", "saturated", [number(options.get("saturated"))]),
-            )
-        ]
-    )
+    options, made = section(runs[0].config, "alarms"), []
+    for title, tag, about, option in (
+        ("Distinct sentences", "unique", "share of the samples", "unique"),
+        ("Words per sentence", "words", "", ""),
+        ("Repeated word sequences", "repeated", "share", "repeated"),
+        ("Positive verdicts", "s_u_positive", "share, s_u", "positive"),
+        ("Positive CTR scores", "s_r_positive", "share, s_r", "positive"),
+        ("Extreme verdicts", "s_u_saturated", "share, s_u", "saturated"),
+    ):
+        bound = number(options.get(option))
+        bounds = [] if math.isnan(bound) else [bound, 1 - bound] if option == "positive" else [bound]
+        made.append(_stage_figure(runs, title, tag, about, reference=[(value, "alarm") for value in bounds]))
+    return figures.drawn(made)
 
 
 def _stage_figure(
     runs: Sequence[Run],
-    axis: Sequence[tuple[str, float, float]],
     title: str,
-    *tags: str,
-    about: str = "",
+    tag: str,
+    about: str,
+    *,
     val: str = "",
     reference: Sequence[tuple[float, str]] = (),
 ) -> Figure:
+    """A curve of the LC and IC stages, and under the tag `val` its values on the validation split."""
+    axis = stage_axis(runs)
     lines: list[Line] = []
     for i, run in enumerate(runs):
-        parts = [part for part in stage_curve(run, tags, axis) if part]
+        parts = [part for part in stage_curve(run, [f"lc/{tag}", f"ic/{tag}"], axis) if part]
         reach = max(1, sum(map(len, parts)) // 40)
-        smoothed = []
-        for part in parts:
-            means = smooth([y for _, y in part], reach)
-            smoothed.append([(x, y) for (x, _), y in zip(part, means, strict=True)])
         if len(runs) == 1:
             lines += [Line(_thin(part), kind="faint") for part in parts]
-        last = len(smoothed) - 1
-        label = LETTERS[i] if len(runs) > 1 else ""
-        lines += [Line(_thin(part), i, label if k == last else "") for k, part in enumerate(smoothed)]
+        for part in parts:
+            xs, ys = zip(*part, strict=True)
+            label = LETTERS[i] if len(runs) > 1 and part is parts[-1] else ""
+            lines.append(Line(_thin([*zip(xs, smooth(ys, reach), strict=True)]), i, label))
         if val and parts:
             lines.append(Line(_validated(run, val, axis), i, kind="dots"))
     first = min((x for line in lines for x, _ in line.points), default=0.0)  # a stage without the curve takes no room
@@ -110,33 +100,29 @@ def _stage_figure(
 
 def _validated(run: Run, tag: str, axis: Sequence[tuple[str, float, float]]) -> list[figures.Point]:
     """Values of the validation split, placed at the last batch before them."""
-    begins = {name: start for name, start, _ in axis}
-    points = []
-    for step, value in run.events.curves.get(tag, {}).items():
-        for name, steps in stages(run.events.curves):
-            if name in begins and steps[0] <= step <= steps[-1] and math.isfinite(value):
-                points.append((begins[name] + sum(s <= step for s in steps) - 1, value))
-    return points
+    return [
+        (start + sum(s <= step for s in steps) - 1, value)
+        for step, value in run.events.curves.get(tag, {}).items()
+        for start, steps in _placed(run, axis)
+        if steps[0] <= step <= steps[-1] and math.isfinite(value)
+    ]
 
 
 def _ctr_figure(runs: Sequence[Run]) -> Figure:
     """LogLoss on the validation split in the CTR stages, with and without the sentences."""
     lines: list[Line] = []
     for i, run in enumerate(runs):
-        names = [tag for tag in run.events.curves if tag.startswith("val/logloss_") and tag != f"val/logloss_{LLM.key}"]
-        for tag in names:
-            trained = [step for name, steps in stages(run.events.curves) if name.startswith("CTR") for step in steps]
-            within = [
-                value
-                for step, value in run.events.curves[tag].items()
-                if trained and trained[0] <= step <= trained[-1] and math.isfinite(value)
-            ]
+        trained = [step for name, steps in stages(run.events.curves) if name.startswith("CTR") for step in steps]
+        for tag, curve in run.events.curves.items():
+            if not tag.startswith("val/logloss_") or tag == f"val/logloss_{LLM.key}" or not trained:
+                continue
+            within = [y for step, y in curve.items() if trained[0] <= step <= trained[-1] and math.isfinite(y)]
             aug, letter = tag == f"val/logloss_{AUG.key}", LETTERS[i] if len(runs) > 1 else ""
             label = f"{letter} with" if aug else f"{letter} without"
             points = [(k + 1.0, value) for k, value in enumerate(within)]
             lines.append(Line(points, i, label.strip(), "line" if aug else "dashed"))
     title = "CTR model: LogLoss"
-    return Figure(title, figures.curves(title, [line for line in lines if line.points]), "validation, by CTR epoch")
+    return Figure(title, figures.curves(title, lines), "validation, by CTR epoch")
 
 
 def _thin(points: Sequence[figures.Point], most: int = 300) -> list[figures.Point]:

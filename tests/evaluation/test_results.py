@@ -68,7 +68,7 @@ def test_explanations_are_shown_with_their_prompt_and_scores(events: list[EventA
     assert len(shown) >= 2
     table = shown[-1].tensor_proto.string_val[0].decode()
     header, _, *rows = table.splitlines()
-    for column in ("label", "explanation", "s_u", "LC reward", "s_r", "s_0", "prompt"):
+    for column in ("label", "explanation", "s_u", "reward_lc", "s_r", "s_0", "prompt"):
         assert column in header
     assert len(rows) == 2
     assert all("Film" in row for row in rows)
