@@ -29,17 +29,7 @@ if TYPE_CHECKING:
 
 
 class LanguageModel(nn.Module):
-    """The base with its adapter. `LanguageModel.load` reads both from disk.
-
-    Args:
-        peft: the base with adapter layers in it (`add_adapter`).
-        tokenizer: the base's tokenizer.
-        options: what was loaded.
-        device: where the model will compute; `best_device` if not given.
-
-    Raises:
-        UserError: there is no end-of-sequence token.
-    """
+    """The base with its adapter. `LanguageModel.load` reads both from disk."""
 
     _compiled_step: Callable[..., Tensor] | None = None
 
@@ -52,6 +42,10 @@ class LanguageModel(nn.Module):
     ) -> None:
         super().__init__()
         self.peft, self.tokenizer, self.options = peft, tokenizer, options
+        config, self.quantized = self.causal.config.get_text_config(), is_quantized(self.causal)
+        self.hidden_size, self.vocab_size = int(config.hidden_size), int(config.vocab_size)
+        self.has_local_attention = any(getattr(config, n, None) for n in ("sliding_window", "attention_chunk_size"))
+        """Do some layers see the latest tokens only? Such windows are counted in columns, padding included."""
         generation = self.causal.generation_config
         eos = generation.eos_token_id if generation is not None else None
         self.eos_ids = sorted({tokenizer.eos_token_id, *([eos] if isinstance(eos, int) else eos or [])} - {None})
@@ -106,27 +100,6 @@ class LanguageModel(nn.Module):
     def causal(self) -> PreTrainedModel:
         """The causal language model with the adapter's layers in it."""
         return cast(PreTrainedModel, self.peft.get_base_model())
-
-    @property
-    def quantized(self) -> bool:
-        """Is the base in 4 or 8 bits, by the options or on disk?"""
-        return is_quantized(self.causal)
-
-    @property
-    def hidden_size(self) -> int:
-        """Width of the hidden states."""
-        return int(self.causal.config.get_text_config().hidden_size)
-
-    @property
-    def has_local_attention(self) -> bool:
-        """Do some layers see the latest tokens only? Such windows are counted in columns, padding included."""
-        config = self.causal.config.get_text_config()
-        return any(getattr(config, name, None) for name in ("sliding_window", "attention_chunk_size"))
-
-    @property
-    def vocab_size(self) -> int:
-        """Number of tokens in the output layer."""
-        return int(self.causal.config.get_text_config().vocab_size)
 
     @property
     def device(self) -> torch.device:
@@ -192,13 +165,9 @@ class LanguageModel(nn.Module):
         return self.output(hidden, tokens).float()
 
     def next_logits(self, newest: Tensor, mask: Tensor, adapter: bool, cache: Cache) -> Tensor:
-        """Logits of the token after the newest one, float32 `[batch, vocabulary]`.
+        """Logits of the token after the newest one, `[batch, 1]`, in float32 `[batch, vocabulary]`.
 
-        Args:
-            newest: each row's newest token, `[batch, 1]`.
-            mask: as for `hidden`; for compiled decoding, it covers all positions of the cache.
-            adapter: on or off.
-            cache: keys and values of earlier tokens. It is extended in place.
+        Arguments are as for `hidden`; for compiled decoding, the mask covers all positions of the cache.
         """
         if self._compiled_step is None:
             return self.logits(self.hidden(newest, mask, adapter, cache)[:, -1])
@@ -215,11 +184,7 @@ class LanguageModel(nn.Module):
 
     @torch.no_grad()
     def check_output_layer(self) -> None:
-        """Check that the model's logits are those of its output layer.
-
-        Raises:
-            UserError: the model scales or caps its logits.
-        """
+        """Refuse a model whose logits are not those of its output layer, with a `UserError`."""
         ids = torch.tensor([[self.eos_ids[0], self.pad_id]], device=self.device)
         ours = self.logits(self.hidden(ids, torch.ones_like(ids), adapter=True))
         theirs = self.causal(input_ids=ids).logits.float()

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 from transformers import DynamicCache
 
-from expctr.llm.kv_cache import PreallocatedLayer, expand_cache, keys_and_values
+from expctr.llm.kv_cache import PreallocatedLayer, keys_and_values, make_cache
 from expctr.llm.model import LanguageModel
 
 BATCH_TOKENS = 1024, 2**15
@@ -53,11 +53,8 @@ def pad_left(prompts: Sequence[Sequence[int]], pad_id: int, device: torch.device
 
 
 def common_prefix(model: LanguageModel, prompts: Sequence[Sequence[int]]) -> int:
-    """Number of tokens that all prompts start with; each prompt keeps at least one token after it.
-
-    0 for a model with local attention, which could not see the prefix across the padding.
-    """
-    if model.has_local_attention:
+    """Number of tokens that all prompts start with; each prompt keeps at least one token after it."""
+    if model.has_local_attention:  # it could not see the prefix across the padding
         return 0
     in_order = sorted(map(list, prompts))
     first, last = in_order[0], in_order[-1]
@@ -67,17 +64,11 @@ def common_prefix(model: LanguageModel, prompts: Sequence[Sequence[int]]) -> int
 
 @torch.no_grad()
 def prefill_batches(model: LanguageModel, prompts: Sequence[Sequence[int]], adapter: bool) -> Iterator[PromptBatch]:
-    """Compute prompts in batches, the shortest prompts first.
-
-    Args:
-        model: the language model.
-        prompts: token ids, at least one per prompt.
-        adapter: the policy, or the frozen base.
-    """
+    """Compute prompts, of at least one token each, in batches, the shortest prompts first."""
     if not prompts:
         return
     prefix = common_prefix(model, prompts) if len(prompts) > 1 else 0  # a single prompt shares nothing
-    start = _prefix_cache(model, tuple(prompts[0][:prefix]), adapter) if prefix else None
+    start = _prefix_cache(model, tuple(prompts[0][:prefix]), adapter) if prefix else DynamicCache()
     budget = BATCH_TOKENS[model.device.type != "cpu"]
     order = sorted(range(len(prompts)), key=lambda i: len(prompts[i]))
     while order:
@@ -87,7 +78,8 @@ def prefill_batches(model: LanguageModel, prompts: Sequence[Sequence[int]], adap
         rows, order = order[:count], order[count:]
         rest, mask = pad_left([prompts[i][prefix:] for i in rows], model.pad_id, model.device)
         seen = torch.cat([torch.ones(len(rows), prefix, dtype=torch.bool, device=mask.device), mask], 1)
-        cache = DynamicCache() if start is None else expand_cache(start, len(rows))
+        size = len(rows), -1, -1, -1
+        cache = make_cache((k.expand(size), v.expand(size)) for k, v in keys_and_values(start))
         last = model.hidden(rest, seen, adapter, cache)[:, -1]
         yield PromptBatch(rows, prefix, rest.shape[1], last, cache)
 
@@ -118,9 +110,6 @@ def prefill(
         prompts: token ids, at least two per prompt.
         adapter: the policy, or the frozen base.
         room: number of free positions in the cache (`PreallocatedLayer`).
-
-    Returns:
-        The padded prompts, and their cache.
     """
     copies: dict[tuple[int, ...], list[int]] = {}
     for row, prompt in enumerate(prompts):

@@ -83,13 +83,7 @@ class PromptOptions:
 
 
 class Prompts:
-    """Writes prompts for one tokenizer and one dataset.
-
-    Args:
-        tokenizer: its chat template is applied if it has one.
-        options: templates and length limits.
-        nouns: the dataset's words for items and people.
-    """
+    """Writes prompts for one dataset and one tokenizer, whose chat template is applied if it has one."""
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase, options: PromptOptions, nouns: Nouns) -> None:
         self.tokenizer, self.options, self.nouns = tokenizer, options, nouns

@@ -2,9 +2,10 @@
 
 from collections import Counter
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext
 from dataclasses import replace
-from typing import Any, cast
+from functools import wraps
+from typing import Any, Concatenate, ParamSpec, cast
 
 import torch
 from tokenizers import Tokenizer
@@ -46,13 +47,31 @@ class QuantizedLinear(nn.Linear):
         return F.linear(x.to(self.weight.dtype), self.weight, self.bias).to(x.dtype)
 
 
+_P = ParamSpec("_P")
+
+
+def _traced(phase: Callable[Concatenate[Any, Trace, _P], None]) -> Callable[Concatenate[Any, _P], Counter[str]]:
+    """Turn the code of a phase into a method that returns its memory at the peak, by component."""
+
+    @wraps(phase)
+    def traced(self: "Blueprint", /, *args: _P.args, **kwargs: _P.kwargs) -> Counter[str]:
+        key = (phase.__name__, *args, *kwargs.items())
+        if key not in self._peaks:
+            with self._fake, self._explain_errors():
+                for parameter in self.parameters():
+                    parameter.grad = torch.zeros_like(parameter) if parameter.requires_grad else None
+                with Trace(self.model.vocab_size) as trace:
+                    phase(self, trace, *args, **kwargs)
+            self._peaks[key] = trace.peak
+        return self._peaks[key]
+
+    return traced
+
+
 class Blueprint(nn.Module):
     """A `LanguageModel` and its critic without storage, built from the base's config alone.
 
-    Args:
-        options: which base.
-        dtype: of the base.
-        on_cpu: does it run on a CPU? Attention and batch sizes differ from those on a GPU.
+    Attention and batch sizes on a CPU differ from those on a GPU.
 
     Raises:
         UserError: there is no config, or the memory of this kind of base cannot be counted.
@@ -84,7 +103,7 @@ class Blueprint(nn.Module):
         """Number of the critic's parameters, which are float32."""
         self._fake = FakeTensorMode()
         remove_storage(self, self._fake)
-        self._traced: dict[tuple[Any, ...], Counter[str]] = {}
+        self._peaks: dict[tuple[Any, ...], Counter[str]] = {}
         with self._fake, torch.no_grad(), self._explain_errors():
             ids = torch.zeros(1, 2, dtype=torch.long)
             cache = DynamicCache()
@@ -128,72 +147,55 @@ class Blueprint(nn.Module):
 
     # --- peak of each phase of a step, on top of that
 
-    def prefill(self, rows: int, tokens: int, adapter: bool) -> Counter[str]:
+    @_traced
+    @torch.no_grad()
+    def prefill(self, trace: Trace, rows: int, tokens: int, adapter: bool) -> None:
         """Prefill of one batch; the new keys and values count as activations."""
+        self.model.hidden(_ids(rows, tokens), _mask(rows, tokens), adapter, DynamicCache())
 
-        def work(trace: Trace) -> None:
-            ids, mask = _ids(rows, tokens), _mask(rows, tokens)
-            self.model.hidden(ids, mask, adapter, DynamicCache())
-
-        return self._trace(("prefill", rows, tokens, adapter), work, training=False)
-
-    def decode(self, rows: int, tokens: int, room: int, sampled: bool, kept: bool) -> Counter[str]:
+    @_traced
+    @torch.no_grad()
+    def decode(self, trace: Trace, rows: int, tokens: int, room: int, sampled: bool, kept: bool) -> None:
         """One token per row, with the prompts' cache, until the first row ends, which copies the cache.
 
-        Args:
-            rows: number of rows.
-            tokens: length of the prompts.
-            room: maximum number of new tokens.
-            sampled: sampled, or greedy.
-            kept: is the original cache kept for later passes?
+        `room` is the maximum number of new tokens; `kept` tells that the original cache is kept for later passes.
         """
-
-        def work(trace: Trace) -> None:
-            cache = DynamicCache()
+        cache = DynamicCache()
+        with trace.label("prompt cache"):
+            cache.layers = [PreallocatedLayer(k, v, rows, tokens - 1, room) for k, v in self._layers]
+        layers = cast(list[PreallocatedLayer], cache.layers) if kept else []
+        original = [(layer.keys, layer.values) for layer in layers]
+        for alive in (rows, max(1, rows - 1)):
+            uniform = torch.zeros(alive, dtype=torch.float64) if sampled else None
+            decode_step(self.model, _ids(alive, 1), _mask(alive, tokens + rows - alive), cache, True, 1.0, uniform)
             with trace.label("prompt cache"):
-                cache.layers = [PreallocatedLayer(k, v, rows, tokens - 1, room) for k, v in self._layers]
-            layers = cast(list[PreallocatedLayer], cache.layers) if kept else []
-            original = [(layer.keys, layer.values) for layer in layers]
-            for alive in (rows, max(1, rows - 1)):
-                uniform = torch.zeros(alive, dtype=torch.float64) if sampled else None
-                decode_step(self.model, _ids(alive, 1), _mask(alive, tokens + rows - alive), cache, True, 1.0, uniform)
-                with trace.label("prompt cache"):
-                    cache.batch_select_indices(torch.arange(max(1, rows - 1)))
-            del original
+                cache.batch_select_indices(torch.arange(max(1, rows - 1)))
+        del original
 
-        return self._trace(("decode", rows, tokens, room, sampled, kept), work, training=False)
-
-    def score(self, rows: int, tokens: int) -> Counter[str]:
+    @_traced
+    @torch.no_grad()
+    def score(self, trace: Trace, rows: int, tokens: int) -> None:
         """Yes/no scores of one batch of prompts."""
+        states = self.model.hidden(_ids(rows, tokens), _mask(rows, tokens), False, DynamicCache())
+        score_states(self.model, states[:, -1], Answers([0], [1]), LCOptions())
 
-        def work(trace: Trace) -> None:
-            states = self.model.hidden(_ids(rows, tokens), _mask(rows, tokens), False, DynamicCache())
-            score_states(self.model, states[:, -1], Answers([0], [1]), LCOptions())
-
-        return self._trace(("score", rows, tokens), work, training=False)
-
-    def reference(self, rows: int, tokens: int, response: int, adapter: bool) -> Counter[str]:
+    @_traced
+    @torch.no_grad()
+    def reference(self, trace: Trace, rows: int, tokens: int, response: int, adapter: bool) -> None:
         """Log-probabilities of one micro-batch, without gradient."""
+        score_responses(self.model, self._rollout(rows, tokens, response, trace), adapter, 1.0)
 
-        def work(trace: Trace) -> None:
-            score_responses(self.model, self._rollout(rows, tokens, response, trace), adapter, 1.0)
-
-        return self._trace(("reference", rows, tokens, response, adapter), work, training=False)
-
+    @_traced
     def learn(
-        self, rows: int, tokens: int, response: int, critic: bool, entropy: bool, recompute: bool = False
-    ) -> Counter[str]:
+        self, trace: Trace, rows: int, tokens: int, response: int, critic: bool, entropy: bool, recompute: bool = False
+    ) -> None:
         """Forward and backward pass of one micro-batch; `recompute`: with gradient checkpointing."""
-
-        def work(trace: Trace) -> None:
-            with recompute_activations(self.model) if recompute else nullcontext():
-                scores = score_responses(self.model, self._rollout(rows, tokens, response, trace), True, 1.0, entropy)
-            loss = scores.logprobs.sum() + scores.entropy.sum()
-            if critic:
-                loss = loss + self.value_head(torch.empty_like(scores.hidden)).sum()
-            loss.backward()
-
-        return self._trace(("train", rows, tokens, response, critic, entropy, recompute), work, training=True)
+        with recompute_activations(self.model) if recompute else nullcontext():
+            scores = score_responses(self.model, self._rollout(rows, tokens, response, trace), True, 1.0, entropy)
+        loss = scores.logprobs.sum() + scores.entropy.sum()
+        if critic:
+            loss = loss + self.value_head(torch.empty_like(scores.hidden)).sum()
+        loss.backward()
 
     def _rollout(self, rows: int, tokens: int, response: int, trace: Trace) -> Rollout:
         cache = None
@@ -205,19 +207,6 @@ class Blueprint(nn.Module):
         return Rollout(
             _ids(rows, tokens), _mask(rows, tokens), _ids(rows, response), mask, mask.float(), truncated, cache
         )
-
-    def _trace(self, key: tuple[Any, ...], work: Callable[[Trace], None], training: bool) -> Counter[str]:
-        if key not in self._traced:
-            gradients: AbstractContextManager[Any] = nullcontext() if training else torch.no_grad()
-            with self._fake, gradients, self._explain_errors():
-                if training:
-                    for parameter in self.parameters():
-                        parameter.grad = torch.zeros_like(parameter) if parameter.requires_grad else None
-                trace = Trace(self.model.vocab_size)
-                with trace:
-                    work(trace)
-            self._traced[key] = trace.peak
-        return self._traced[key]
 
     @contextmanager
     def _explain_errors(self) -> Iterator[None]:
