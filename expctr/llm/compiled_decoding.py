@@ -31,11 +31,8 @@ def compile_step(step: Callable[..., Tensor], device: torch.device) -> Callable[
 def to_static(cache: Cache, filled: int, known: dict[tuple[object, ...], Cache]) -> Cache:
     """Copy a cache with free positions on the right of `filled` ones into one of fixed size.
 
-    Args:
-        cache: not changed.
-        filled: number of filled positions.
-        known: caches of earlier batches, the latest used last. One of the same size is overwritten, because a CUDA
-            graph is bound to memory addresses: new addresses would need another recording, which would be kept.
+    `known` are caches of earlier batches, the latest used last. One of the same size is overwritten, because a CUDA
+    graph is bound to memory addresses: new addresses would need another recording, which would be kept.
     """
     layers = cast(list[Any], cache.layers)
     keys = layers[0].keys

@@ -47,9 +47,8 @@ class LLMOptions:
     """Implementation of attention. `grouped` is expctr's own for CPUs, the others are those of transformers. `auto`:
     `grouped` on a CPU if the model supports it, else what transformers chooses."""
     compile_decoding: bool = False
-    """Decode with a compiled graph (torch.compile, with CUDA graphs on a GPU) and a cache of fixed size; on one device
-    only. Each new number of rows and each new prompt width takes a minute or more to compile, and the last four caches
-    stay in memory. It does not pay off on a CPU."""
+    """Decode with torch.compile (CUDA graphs on a GPU) and a cache of fixed size; on one device. Each new number of
+    rows or prompt width takes a minute to compile, and the last four caches stay in memory. Not worth it on a CPU."""
     adapter_scope: Literal["all", "response"] = "all"
     """`all`: the adapter acts on every token. `response`: it acts from the prompt's last token on. The prompt's keys
     and values then come from the frozen base; they are computed once per sample and reused by the rollout, the
@@ -73,9 +72,7 @@ def load_tokenizer(options: LLMOptions) -> PreTrainedTokenizerBase:
         locate(options.path, "llm.path"), **hub_arguments(options), clean_up_tokenization_spaces=False
     )
     if not tokenizer.is_fast:
-        raise UserError(
-            f"{options.path}: cutting titles needs a fast tokenizer (tokenizer.json), and this model has none"
-        )
+        raise UserError(f"{options.path} has no fast tokenizer (tokenizer.json), which cutting titles needs")
     return tokenizer
 
 
@@ -84,10 +81,8 @@ def load_base(
 ) -> PreTrainedModel:
     """Load the base model, from safetensors or GGUF only: a pickle can run code.
 
-    Args:
-        options: what to load.
-        mesh: the ranks that share the model. Each rank loads its own shard if the base is in floats (`load_shards`).
-        device: where the model will compute, which decides `auto` options; `best_device` if not given.
+    Each rank of the mesh loads its own shard if the base is in floats (`load_shards`). The device where the model will
+    compute (`best_device` if not given) decides `auto` options.
     """
     device = device or best_device()
     settings = hub_arguments(options)
@@ -105,16 +100,14 @@ def load_base(
     if not options.gguf_file:
         settings["use_safetensors"] = True
     path = locate(options.path, "llm.path")
-    model: PreTrainedModel
     in_floats = options.quantization == "none" and not options.gguf_file
     if mesh is not None and in_floats and can_load_shards(path, mesh, **hub_arguments(options)):
         model = load_shards(path, mesh, dtype, **settings)
     else:
         if mesh is not None and mesh.size() > 1:
             rank_zero_info("each rank loads the whole base: only safetensors in floats can be loaded in shards")
-        model = AutoModelForCausalLM.from_pretrained(
-            path, dtype=torch.float32 if options.gguf_file else dtype, **settings
-        )
+        settings["dtype"] = torch.float32 if options.gguf_file else dtype
+        model = cast(PreTrainedModel, AutoModelForCausalLM.from_pretrained(path, **settings))
     if options.gguf_file:
         model = _plain_model(model)
         for parameter in model.parameters():  # not buffers: rounded rotary frequencies shift late positions

@@ -5,7 +5,7 @@ critic reads. Base weights are never written: merging and unmerging an adapter w
 reward.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import cached_property
 from typing import TYPE_CHECKING, Self, cast
@@ -46,8 +46,7 @@ class LanguageModel(nn.Module):
         self.hidden_size, self.vocab_size = int(config.hidden_size), int(config.vocab_size)
         self.has_local_attention = any(getattr(config, n, None) for n in ("sliding_window", "attention_chunk_size"))
         """Do some layers see the latest tokens only? Such windows are counted in columns, padding included."""
-        generation = self.causal.generation_config
-        eos = generation.eos_token_id if generation is not None else None
+        eos = getattr(self.causal.generation_config, "eos_token_id", None)
         self.eos_ids = sorted({tokenizer.eos_token_id, *([eos] if isinstance(eos, int) else eos or [])} - {None})
         if not self.eos_ids:
             raise UserError(f"{options.path}: neither tokenizer nor model names an end-of-sequence token")
@@ -149,18 +148,17 @@ class LanguageModel(nn.Module):
             )
         return cast(Tensor, out.last_hidden_state)
 
-    def output(self, hidden: Tensor, tokens: Sequence[int] | None = None) -> Tensor:
+    def output(self, hidden: Tensor, tokens: list[int] | None = None) -> Tensor:
         """Logits in the base's dtype, `[..., hidden]` -> `[..., vocabulary]`, or `[..., tokens]` for given tokens."""
         head = cast(nn.Linear, self.causal.get_output_embeddings())
         states = hidden.to(head.weight.dtype) if head.weight.is_floating_point() else hidden
         if tokens is not None:
-            rows = list(tokens)
             if type(head) is nn.Linear:
-                return F.linear(states, head.weight[rows], None if head.bias is None else head.bias[rows])
-            return self.output(hidden)[..., rows]
+                return F.linear(states, head.weight[tokens], None if head.bias is None else head.bias[tokens])
+            return self.output(hidden)[..., tokens]
         return cast(Tensor, apply_linear(head, states.flatten(0, -2)).unflatten(0, states.shape[:-1]))
 
-    def logits(self, hidden: Tensor, tokens: Sequence[int] | None = None) -> Tensor:
+    def logits(self, hidden: Tensor, tokens: list[int] | None = None) -> Tensor:
         """`output` in float32."""
         return self.output(hidden, tokens).float()
 

@@ -16,32 +16,20 @@ MAX_PREFIXES = 8
 """Number of common prefixes whose keys and values are kept."""
 
 
-class Padded(NamedTuple):
-    """Prompts as rows of one length: their common prefix, padding, and the rest of each prompt."""
-
-    ids: Tensor
-    """`[batch, prompt]`."""
-    mask: Tensor
-    """bool `[batch, prompt]`."""
-
-
 class PromptBatch(NamedTuple):
     """The state of some prompts after their last token."""
 
-    rows: list[int]
-    """Indices of the prompts."""
-    prefix: int
-    """Number of tokens of the common prefix."""
-    width: int
-    """Number of tokens after the prefix in the longest prompt. The others are padded to it on the left."""
-    last: Tensor
-    """Hidden state of the last token, `[rows, hidden]`."""
-    cache: DynamicCache
-    """Keys and values of the prefix, then of the rest."""
+    rows: list[int]  # indices of the prompts
+    prefix: int  # number of tokens of the common prefix
+    width: int  # number of tokens after the prefix in the longest prompt; the others are padded to it on the left
+    last: Tensor  # hidden state of the last token, [rows, hidden]
+    cache: DynamicCache  # keys and values of the prefix, then of the rest
 
 
-def pad_left(prompts: Sequence[Sequence[int]], pad_id: int, device: torch.device, prefix: int = 0) -> Padded:
-    """Pad prompts to one length, on the left of all but the first `prefix` tokens.
+def pad_left(
+    prompts: Sequence[Sequence[int]], pad_id: int, device: torch.device, prefix: int = 0
+) -> tuple[Tensor, Tensor]:
+    """Pad prompts to one length, on the left of all but the first `prefix` tokens: ids and mask, `[batch, prompt]`.
 
     The mask comes from lengths, because prompts may contain the padding token.
     """
@@ -49,7 +37,7 @@ def pad_left(prompts: Sequence[Sequence[int]], pad_id: int, device: torch.device
     ids = torch.tensor([[*p[:prefix], *[pad_id] * (longest - len(p)), *p[prefix:]] for p in prompts], device=device)
     lengths = torch.tensor([len(p) for p in prompts], device=device)
     position = torch.arange(longest, device=device)
-    return Padded(ids, (position < prefix) | (position >= prefix + longest - lengths[:, None]))
+    return ids, (position < prefix) | (position >= prefix + longest - lengths[:, None])
 
 
 def common_prefix(model: LanguageModel, prompts: Sequence[Sequence[int]]) -> int:
@@ -102,14 +90,10 @@ def _prefix_cache(model: LanguageModel, ids: tuple[int, ...], adapter: bool) -> 
 @torch.no_grad()
 def prefill(
     model: LanguageModel, prompts: Sequence[Sequence[int]], adapter: bool, room: int = 0
-) -> tuple[Padded, DynamicCache]:
-    """Compute keys and values of all prompt tokens but the last; equal prompts are computed once.
+) -> tuple[tuple[Tensor, Tensor], DynamicCache]:
+    """Pad prompts of at least two tokens, and compute keys and values of all tokens but the last.
 
-    Args:
-        model: the language model.
-        prompts: token ids, at least two per prompt.
-        adapter: the policy, or the frozen base.
-        room: number of free positions in the cache (`PreallocatedLayer`).
+    Equal prompts are computed once. The cache has `room` free positions (`PreallocatedLayer`).
     """
     copies: dict[tuple[int, ...], list[int]] = {}
     for row, prompt in enumerate(prompts):

@@ -13,7 +13,7 @@ from transformers import Cache, DynamicCache
 from expctr.llm.compiled_decoding import WIDTH, to_static
 from expctr.llm.kv_cache import keys_and_values, make_cache, share_cache
 from expctr.llm.model import LanguageModel
-from expctr.llm.prefill import Padded, prefill
+from expctr.llm.prefill import prefill
 from expctr.stopwatch import Stopwatch
 
 _BLOCK = 256
@@ -104,15 +104,9 @@ def generate(
 ) -> Rollout:
     """Generate responses to prompts.
 
-    Args:
-        model: the language model.
-        prompts: token ids.
-        options: length and temperature.
-        noise: uniform numbers `[batch, max_new_tokens]`, which sample tokens by inversion of the cumulative
-            distribution; `None` for greedy responses.
-        adapter: the policy, or the untrained base.
-        watch: gets the seconds of `prefill` and `decode`.
-        earlier: another rollout of the same prompts with the same options; its prompt cache is reused.
+    `noise` are uniform numbers `[batch, max_new_tokens]`, which sample tokens by inversion of the cumulative
+    distribution; without noise, responses are greedy. The stopwatch gets the seconds of `prefill` and `decode`.
+    `earlier` is another rollout of the same prompts with the same options; its prompt cache is reused.
     """
     watch = watch or Stopwatch()
     batch, limit, scope = len(prompts), options.max_new_tokens, model.options.adapter_scope
@@ -121,7 +115,7 @@ def generate(
     room = -(-(width - 1 + limit) // WIDTH) * WIDTH - (width - 1) if static else limit
     with watch("prefill"):
         if earlier is not None and earlier.cache is not None:
-            (ids, mask), prefilled = Padded(earlier.prompt_ids, earlier.prompt_mask), share_cache(earlier.cache)
+            ids, mask, prefilled = earlier.prompt_ids, earlier.prompt_mask, share_cache(earlier.cache)
         else:
             (ids, mask), prefilled = prefill(model, prompts, adapter and scope == "all", room=room)
     kept = share_cache(prefilled) if scope == "response" else None
@@ -198,13 +192,9 @@ def sample_tokens(weights: Tensor, uniform: Tensor) -> Tensor:
     Weights are summed by block first, then by token within one block per row, because a cumulative sum over the whole
     vocabulary in double precision takes about as long as the model's output layer.
 
-    Args:
-        weights: `[batch, vocabulary]`, not negative, with a positive one in each row.
-        uniform: noise in [0, 1), float64 `[batch]`.
-
-    Returns:
-        The first token of each row whose cumulative share of the weights exceeds `uniform`, `[batch]`; any token if
-        weights are NaN or infinite.
+    Weights, `[batch, vocabulary]`, are not negative, with a positive one in each row; `uniform` is noise in [0, 1),
+    float64 `[batch]`. The result, `[batch]`, is the first token of each row whose cumulative share of the weights
+    exceeds the noise; any token if weights are NaN or infinite.
     """
     count = weights.shape[1] // _BLOCK
     blocks, rest = weights[:, : count * _BLOCK].unflatten(1, (count, _BLOCK)), weights[:, count * _BLOCK :]

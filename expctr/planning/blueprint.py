@@ -19,7 +19,6 @@ from transformers import (
     DynamicCache,
     PreTrainedConfig,
     PreTrainedModel,
-    PreTrainedTokenizerBase,
     PreTrainedTokenizerFast,
 )
 
@@ -28,7 +27,7 @@ from expctr.llm.adapters import add_adapter
 from expctr.llm.cpu.attention import GROUPED
 from expctr.llm.critic import ValueHead
 from expctr.llm.gradient_checkpointing import recompute_activations
-from expctr.llm.kv_cache import PreallocatedLayer, make_cache
+from expctr.llm.kv_cache import PreallocatedLayer, share_cache
 from expctr.llm.loading import LLMOptions, hub_arguments, locate
 from expctr.llm.logprobs import score_responses
 from expctr.llm.model import LanguageModel
@@ -92,15 +91,20 @@ class Blueprint(nn.Module):
             base.requires_grad_(False)
             base.set_attn_implementation(_attention(base, options, on_cpu))
             peft = add_adapter(base, options, quantized=self.bits > 0)
-        self.model = LanguageModel(peft, _placeholder_tokenizer(), replace(options, compile_decoding=False))
+        no_text = PreTrainedTokenizerFast(tokenizer_object=Tokenizer(WordLevel({"": 0}, "")), eos_token="")
+        self.model = LanguageModel(peft, no_text, replace(options, compile_decoding=False))
         self.value_head = ValueHead(self.model.hidden_size)
-        parameters = list(self.model.causal.parameters())
-        self.base_size = sum(p.numel() for p in parameters if not p.requires_grad)
-        """Number of the base's parameters."""
-        self.adapter_size = sum(p.numel() for p in parameters if p.requires_grad)
-        """Number of the adapter's parameters, which are float32."""
+        self.adapter_size = sum(p.numel() for p in base.parameters() if p.requires_grad)
         self.critic_size = sum(p.numel() for p in self.value_head.parameters())
-        """Number of the critic's parameters, which are float32."""
+        """Number of the critic's parameters; they and the adapter's are float32."""
+        frozen = [p for p in base.parameters() if not p.requires_grad]
+        self.base_size = sum(p.numel() for p in frozen)
+        outer = {id(layer.weight) for layer in (base.get_input_embeddings(), base.get_output_embeddings())}
+        self.decoder_size = sum(p.numel() for p in frozen if p.ndim == 2 and id(p) not in outer)
+        """Number of weights that multiply each token: the base's matrices without embeddings and output layer."""
+        self.base_bytes = self._frozen_bytes(base)
+        self.layer_bytes = [self._frozen_bytes(layer) for layer in getattr(base.base_model, "layers", [])]
+        """Bytes of the frozen weights in each decoder layer, which sharding divides."""
         self._fake = FakeTensorMode()
         remove_storage(self, self._fake)
         self._peaks: dict[tuple[Any, ...], Counter[str]] = {}
@@ -109,43 +113,18 @@ class Blueprint(nn.Module):
             cache = DynamicCache()
             self.model.hidden(ids, torch.ones_like(ids), False, cache)
             self._layers = [(layer.keys[:, :, :1], layer.values[:, :, :1]) for layer in cast(list[Any], cache.layers)]
-
-    # --- held at all times
-
-    @property
-    def cache_bytes(self) -> int:
+        self.cache_bytes = sum(keys.nbytes + values.nbytes for keys, values in self._layers)
         """Bytes of the keys and values of one token."""
-        return sum(keys.nbytes + values.nbytes for keys, values in self._layers)
-
-    @property
-    def layer_bytes(self) -> list[int]:
-        """Bytes of the frozen weights in each decoder layer, which sharding divides."""
-        return [self._frozen_bytes(layer) for layer in getattr(self.model.causal.base_model, "layers", [])]
-
-    @property
-    def base_bytes(self) -> int:
-        """Bytes of all frozen weights."""
-        return self._frozen_bytes(self.model.causal)
-
-    @property
-    def decoder_size(self) -> int:
-        """Number of weights that multiply each token: the base's matrices without embeddings and output layer."""
-        causal = self.model.causal
-        outer = {id(layer.weight) for layer in (causal.get_input_embeddings(), causal.get_output_embeddings())}
-        return sum(p.numel() for p in causal.parameters() if p.ndim == 2 and not p.requires_grad and id(p) not in outer)
-
-    @property
-    def attention_size(self) -> int:
+        heads = base.config.get_text_config().num_attention_heads
+        self.attention_size = sum(heads * (k.shape[-1] + v.shape[-1]) for k, v in self._layers)
         """Number of multiplications of one query with one key and its value, over all layers."""
-        config = self.model.causal.config.get_text_config()
-        return sum(config.num_attention_heads * (k.shape[-1] + v.shape[-1]) for k, v in self._layers)
 
     def _frozen_bytes(self, module: nn.Module) -> int:
         quantized = {id(layer.weight) for layer in module.modules() if isinstance(layer, QuantizedLinear)}
         frozen = (p for p in module.parameters() if not p.requires_grad)
         return sum(quantized_bytes(p, self.bits) if id(p) in quantized else p.nbytes for p in frozen)
 
-    # --- peak of each phase of a step, on top of that
+    # --- the phases of a step; each gives its peak on top of what is held at all times
 
     @_traced
     @torch.no_grad()
@@ -160,11 +139,8 @@ class Blueprint(nn.Module):
 
         `room` is the maximum number of new tokens; `kept` tells that the original cache is kept for later passes.
         """
-        cache = DynamicCache()
-        with trace.label("prompt cache"):
-            cache.layers = [PreallocatedLayer(k, v, rows, tokens - 1, room) for k, v in self._layers]
-        layers = cast(list[PreallocatedLayer], cache.layers) if kept else []
-        original = [(layer.keys, layer.values) for layer in layers]
+        cache = self._prompt_cache(trace, rows, tokens - 1, room)
+        original = share_cache(cache) if kept else None
         for alive in (rows, max(1, rows - 1)):
             uniform = torch.zeros(alive, dtype=torch.float64) if sampled else None
             decode_step(self.model, _ids(alive, 1), _mask(alive, tokens + rows - alive), cache, True, 1.0, uniform)
@@ -197,12 +173,15 @@ class Blueprint(nn.Module):
             loss = loss + self.value_head(torch.empty_like(scores.hidden)).sum()
         loss.backward()
 
+    def _prompt_cache(self, trace: Trace, rows: int, filled: int, room: int = 0) -> DynamicCache:
+        cache = DynamicCache()
+        with trace.label("prompt cache"):
+            cache.layers = [PreallocatedLayer(k, v, rows, filled, room) for k, v in self._layers]
+        return cache
+
     def _rollout(self, rows: int, tokens: int, response: int, trace: Trace) -> Rollout:
-        cache = None
-        if self.model.options.adapter_scope == "response":
-            with trace.label("prompt cache"):
-                pairs = ((_rows(k, rows, tokens - 1), _rows(v, rows, tokens - 1)) for k, v in self._layers)
-                cache = make_cache(pairs)
+        in_cache = self.model.options.adapter_scope == "response"
+        cache = self._prompt_cache(trace, rows, tokens - 1) if in_cache else None
         mask, truncated = _mask(rows, response), torch.zeros(rows, dtype=torch.bool)
         return Rollout(
             _ids(rows, tokens), _mask(rows, tokens), _ids(rows, response), mask, mask.float(), truncated, cache
@@ -220,21 +199,15 @@ class Blueprint(nn.Module):
 
 
 def load_config(options: LLMOptions) -> PreTrainedConfig:
-    """Load the base's config.
-
-    Raises:
-        UserError: there is none.
-    """
+    """Load the base's config, or raise `UserError` if there is none."""
     try:
-        config: PreTrainedConfig = AutoConfig.from_pretrained(
-            locate(options.path, "llm.path"), **hub_arguments(options)
-        )
+        path = locate(options.path, "llm.path")
+        return cast(PreTrainedConfig, AutoConfig.from_pretrained(path, **hub_arguments(options)))
     except (OSError, ValueError) as error:
         raise UserError(
             f"llm.path: there is no model config in {options.path} ({str(error).splitlines()[0]}); give a folder "
             "with the model's config.json (or with llm.gguf_file its GGUF file), or a hub id"
         ) from error
-    return config
 
 
 def quantized_bytes(weight: Tensor, bits: int) -> int:
@@ -270,11 +243,6 @@ def _quantize(base: PreTrainedModel) -> None:
                 setattr(module, name, QuantizedLinear(child.in_features, child.out_features, has_bias, dtype=dtype))
 
 
-def _placeholder_tokenizer() -> PreTrainedTokenizerBase:
-    """A tokenizer of one token, which ends a sequence; a blueprint reads no text."""
-    return PreTrainedTokenizerFast(tokenizer_object=Tokenizer(WordLevel({"": 0}, "")), eos_token="")
-
-
 def _attention(base: PreTrainedModel, options: LLMOptions, on_cpu: bool) -> str:
     """The attention that `llm.attention` selects, or a stand-in that needs the same memory."""
     chosen: str = options.attention
@@ -291,7 +259,3 @@ def _ids(rows: int, tokens: int) -> Tensor:
 
 def _mask(rows: int, tokens: int) -> Tensor:
     return torch.ones(rows, tokens, dtype=torch.bool)
-
-
-def _rows(like: Tensor, rows: int, tokens: int) -> Tensor:
-    return like.new_empty(rows, like.shape[1], tokens, like.shape[3])
