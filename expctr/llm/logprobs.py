@@ -50,14 +50,7 @@ def token_logprobs(
 
     All logits together, `[batch, response, vocabulary]`, would need more memory than the rest of the step. So at most
     `max_logits` exist at a time; if that takes several chunks, the backward pass computes each chunk again.
-
-    Args:
-        model: the language model.
-        hidden: the states that predict the tokens, `[batch, response, hidden]`.
-        tokens: `[batch, response]`.
-        temperature: divides the logits.
-        with_entropy: compute entropies too; zeros otherwise.
-        max_logits: number of logits of a chunk.
+    `hidden` are the states that predict the tokens, `[batch, response, hidden]`.
     """
 
     def score(states: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:

@@ -20,7 +20,7 @@ from transformers import Cache, DynamicCache, PreTrainedModel, PreTrainedTokeniz
 from expctr.errors import UserError
 from expctr.llm.compiled_decoding import compile_step
 from expctr.llm.cpu.linear import apply_linear
-from expctr.llm.loading import LLMOptions, best_device, is_quantized, load_base, load_tokenizer
+from expctr.llm.loading import LLMOptions, is_quantized, load_base, load_tokenizer
 from expctr.seeding import initial_weights
 
 if TYPE_CHECKING:
@@ -33,13 +33,7 @@ class LanguageModel(nn.Module):
 
     _compiled_step: Callable[..., Tensor] | None = None
 
-    def __init__(
-        self,
-        peft: "PeftModel",
-        tokenizer: PreTrainedTokenizerBase,
-        options: LLMOptions,
-        device: torch.device | None = None,
-    ) -> None:
+    def __init__(self, peft: "PeftModel", tokenizer: PreTrainedTokenizerBase, options: LLMOptions) -> None:
         super().__init__()
         self.peft, self.tokenizer, self.options = peft, tokenizer, options
         config, self.quantized = self.causal.config.get_text_config(), is_quantized(self.causal)
@@ -52,8 +46,6 @@ class LanguageModel(nn.Module):
             raise UserError(f"{options.path}: neither tokenizer nor model names an end-of-sequence token")
         pad = tokenizer.pad_token_id
         self.pad_id = self.eos_ids[0] if pad is None else int(pad)
-        if options.compile_decoding:
-            self._compiled_step = compile_step(self._decode, device or best_device())
         self.prefix_caches: dict[tuple[torch.device, tuple[int, ...]], DynamicCache] = {}
         """The frozen base's keys and values of common prefixes of prompts; filled by `prefill`."""
         self.static_caches: dict[tuple[object, ...], Cache] = {}
@@ -63,14 +55,10 @@ class LanguageModel(nn.Module):
     def load(
         cls, options: LLMOptions, seed: int = 0, mesh: DeviceMesh | None = None, device: torch.device | None = None
     ) -> Self:
-        """Load the base and its tokenizer, and add a fresh adapter.
+        """Load the base and its tokenizer, and add a fresh adapter, whose initial weights depend on the seed.
 
-        Args:
-            options: what to load.
-            seed: of the adapter's initial weights.
-            mesh: the ranks that `sharding.fsdp.shard` will divide the model among. Each rank loads its own shard, and
-                the model cannot compute before it is sharded.
-            device: where the model will compute, which decides `auto` options; `best_device` if not given.
+        With a mesh, each rank loads its own shard; the model cannot compute before `sharding.fsdp.shard`. The device
+        where it will compute (`best_device` if not given) decides `auto` options.
 
         Raises:
             UserError: the base cannot be loaded, or is not supported.
@@ -85,7 +73,7 @@ class LanguageModel(nn.Module):
         base.requires_grad_(False)
         with initial_weights(seed):
             peft = add_adapter(base, options, is_quantized(base))
-        model = cls(peft, tokenizer, options, device)
+        model = cls(peft, tokenizer, options)
         if not model.is_sharded:
             model.check_output_layer()
         return model
@@ -167,8 +155,10 @@ class LanguageModel(nn.Module):
 
         Arguments are as for `hidden`; for compiled decoding, the mask covers all positions of the cache.
         """
-        if self._compiled_step is None:
+        if not self.options.compile_decoding:
             return self.logits(self.hidden(newest, mask, adapter, cache)[:, -1])
+        if self._compiled_step is None:
+            self._compiled_step = compile_step(self._decode, self.device)
         with self.adapter(adapter):
             return self._compiled_step(newest, mask, cache).float()
 

@@ -67,9 +67,7 @@ class LCScorer:
     def gap(self, samples: Sequence[SampleText]) -> tuple[float, float]:
         """Can the scorer tell a positive sentence about the target from a negative one?
 
-        Returns:
-            The mean difference of their scores, and the share of rows whose positive sentence has the higher score (a
-            tie counts 0.5).
+        The mean difference of their scores, and the share of rows where the first is higher (a tie counts 0.5).
         """
         liked, disliked = (
             self.scores(samples, [f'The user will likely {verb} "{self.prompts.title(s.target)}".' for s in samples])
@@ -136,11 +134,7 @@ def answer_tokens(model: LanguageModel, prompt: str, options: LCOptions) -> Answ
 
 @torch.no_grad()
 def score_prompts(
-    model: LanguageModel,
-    prompts: Sequence[Sequence[int]],
-    answers: Answers,
-    options: LCOptions,
-    adapter: bool = False,
+    model: LanguageModel, prompts: Sequence[Sequence[int]], answers: Answers, options: LCOptions, adapter: bool = False
 ) -> Tensor:
     """Probabilities of a positive answer to prompts that end in a yes/no question (Eq. 8), float32 `[prompts]`.
 

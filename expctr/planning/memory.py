@@ -68,7 +68,6 @@ def forecast_memory(
     shards = min(base_bytes, base_bytes - sum(layers) + -(-sum(layers) // devices) + gathered)
     sharded = Counter({"weights": shards, "adapter": -(-trained // devices)})
     prompt, response = size.prompt_tokens, size.response_tokens
-
     kept = explainer.llm.adapter_scope == "response"  # the prompts' cache
 
     def explain_phases(state: Counter[str], rows: int, sampled: bool) -> dict[str, Counter[str]]:
@@ -82,7 +81,7 @@ def forecast_memory(
 
     rollout_rows, eval_rows = -(-size.rollout_rows // devices), -(-size.eval_rows // devices)
     model, ppo = blueprint.model, explainer.ppo
-    width = model.hidden_size * 4 if blueprint.bits else model.hidden_size * model.causal.dtype.itemsize
+    width = model.hidden_size * (4 if blueprint.bits else model.causal.dtype.itemsize)
     critic, entropy = ppo.advantage == "gae", ppo.entropy_coef > 0
     held = Counter({"activations": critic * rollout_rows * response * width})  # the states that the critic reads
     if kept:

@@ -17,13 +17,8 @@ def load_shards(path: str, mesh: DeviceMesh, dtype: torch.dtype, **settings: Any
 
     transformers shards a model while it loads it: it slices the files, and knows the names and layouts in checkpoints.
     But the adapter must be added before `fully_shard`, so the shards go as `DTensor`s into a new model, from which
-    `sharding.fsdp.shard` takes them. The model cannot compute before that.
-
-    Args:
-        path: a folder or a hub id.
-        mesh: the ranks, in one dimension.
-        dtype: of the weights.
-        settings: further arguments of `from_pretrained`.
+    `sharding.fsdp.shard` takes them. The model cannot compute before that. The mesh has one dimension; `settings` are
+    further arguments of `from_pretrained`.
     """
     if mesh.device_type != "cpu":  # transformers chooses the device by it, and SLURM does not set it
         os.environ.setdefault("LOCAL_RANK", str(torch.accelerator.current_device_index()))
