@@ -34,6 +34,7 @@ def score_responses(
     ids = torch.cat([prompts, responses[:, :-1]], 1)
     mask = torch.cat([rollout.prompt_mask, rollout.response_mask[:, :-1]], 1)
     hidden = model.hidden(ids, mask, adapter, cache)[:, -responses.shape[1] :]
+    del cache  # extended by now, and not needed while logits are in memory
     logprobs, entropy = token_logprobs(model, hidden, responses, temperature, with_entropy)
     return ResponseScores(logprobs, entropy, hidden)
 

@@ -35,7 +35,7 @@ def test_it_is_the_score_that_expctr_reports_and_the_base_s(llm_folder: Path, sa
     explainer = PPOExplainerModule(LLMOptions(path=str(llm_folder), dtype="float32"))
     explainer.build(MOVIES)
     scores = made.row_scores(rows(samples))
-    assert torch.equal(scores, explainer.icl_scores(samples))
+    assert torch.equal(scores, explainer.direct.scores(samples))
     assert len(set(scores.tolist())) == len(samples)
     stir_adapter(made.model)
     assert torch.equal(made.row_scores(rows(samples)), scores)
@@ -59,7 +59,7 @@ def test_the_answer_s_form_follows_its_own_template(tmp_path: Path, end: str, an
     explainer.build(MOVIES)
     for question in (module(folder, prompts).question, explainer.direct):
         assert question.model.tokenizer.decode(question.answers.positive) == answer
-    assert explainer.model.tokenizer.decode(explainer.answers.positive) == " Yes"
+    assert explainer.model.tokenizer.decode(explainer.lc_scorer.answers.positive) == " Yes"
 
 
 def test_fit_trains_nothing_and_leaves_what_test_and_predict_ask_for(world: World) -> None:
