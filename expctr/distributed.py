@@ -37,9 +37,7 @@ def all_sum_with_gradient(x: Tensor) -> Tensor:
 def all_mean_std(x: Tensor, mask: Tensor | None = None) -> tuple[Tensor, Tensor]:
     """Mean and (biased) standard deviation over the values of all ranks, as float64 scalars.
 
-    Args:
-        x: values of any shape, which may differ between ranks.
-        mask: of the shape of `x`, 1 where a value counts and 0 elsewhere; all count without a mask.
+    Shapes may differ between ranks. The mask has the shape of `x`, and is 1 where a value counts.
     """
     values = x.detach().double()
     weight = torch.ones_like(values) if mask is None else mask.double()
@@ -60,13 +58,9 @@ def all_gather_objects(obj: Any) -> list[Any]:
 
 
 def all_gather_rows(x: Tensor) -> Tensor:
-    """Concatenate the rows of all ranks, in rank order; the first dimension may differ between ranks.
+    """Concatenate the rows of all ranks, in rank order: `[rows, ...]` -> `[sum of rows, ...]`, detached.
 
-    Args:
-        x: `[rows, ...]`, with the same dtype and the same further dimensions on all ranks.
-
-    Returns:
-        `[sum of rows, ...]`, detached, on every rank.
+    Ranks may have different numbers of rows; dtype and further dimensions are the same on all ranks.
     """
     x = x.detach()
     if world_size() == 1:

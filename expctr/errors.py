@@ -18,15 +18,10 @@ class BadRunError(UserError):
 
 
 def check_range(group: str, options: object, **bounds: tuple[float, float]) -> None:
-    """Refuse options out of range when a config is read.
+    """Raise `UserError` for an option out of range, when a config is read.
 
-    Args:
-        group: the options' name in the config, for the message.
-        options: the object whose attributes are checked; `None` always passes.
-        bounds: lowest and highest allowed value by attribute.
-
-    Raises:
-        UserError: a value is out of range.
+    `bounds` are the lowest and highest value by attribute of the options; `None` always passes. `group` is the options'
+    name in the config.
     """
     for name, (low, high) in bounds.items():
         value = getattr(options, name)

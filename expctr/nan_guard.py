@@ -13,50 +13,28 @@ _NAMED, _START = 3, 60
 
 
 class NaNGuard:
-    """The rows of a batch, and where in training they stand.
+    """Sample ids and explanations of this rank's rows of a batch, and the stage, epoch and batch for the message.
 
     All ranks must call its methods together. They raise on all ranks or on none.
-
-    Args:
-        place: stage, epoch and batch, for the message.
-        samples: sample ids of this rank's rows.
-        texts: their explanations; none where rows have none.
     """
 
     def __init__(self, place: str, samples: Sequence[int], texts: Sequence[str] = ()) -> None:
         self.place, self.samples, self.texts = place, samples, texts or [""] * len(samples)
 
     def check(self, what: str, values: Tensor, fix: str) -> None:
-        """End the run if a value is NaN or infinite.
-
-        Args:
-            what: what the values are called.
-            values: `[rows, ...]`.
-            fix: what to do about it.
-
-        Raises:
-            BadRunError: naming the rows.
-        """
+        """Raise `BadRunError`, which names the rows, if one of `values`, `[rows, ...]`, is NaN or infinite."""
         bad = ~values[:, None].isfinite().flatten(1).all(1)
         if int(all_sum(bad.sum())):
             raise self.error(f"{what} is NaN or infinite", bad, fix)
 
     def check_gradients(self, what: str, gradients: Iterable[Tensor], fix: str) -> None:
-        """End the run before a step if the norm of the gradients is NaN or infinite.
-
-        Raises:
-            BadRunError: without naming rows, since all of them have a part in it.
-        """
+        """Raise `BadRunError`, without naming rows, if the norm of the gradients is NaN or infinite."""
         total = full_tensor(torch.nn.utils.get_total_norm(gradients))
         if not total.isfinite():
             raise self.error(f"{what} is {float(total)}", torch.zeros(len(self.samples), dtype=torch.bool), fix)
 
     def share_empty(self) -> float:
-        """The share of empty texts over all ranks.
-
-        Raises:
-            BadRunError: all of them are empty.
-        """
+        """The share of empty texts over all ranks; `BadRunError` if all of them are empty."""
         parts: list[list[bool]] = all_gather_objects([not text.strip() for text in self.texts])
         empty = [blank for part in parts for blank in part]
         if all(empty):
@@ -79,9 +57,7 @@ def describe_rows(rows: Sequence[tuple[int, str]], total: int) -> str:
     """How many of all rows these are, and the first ones by sample id and the start of their text."""
     if not rows:
         return ""
-    shown = [
-        f'sample {sample} "{printable(text, _START)}"' if text else f"sample {sample}" for sample, text in rows[:_NAMED]
-    ]
+    shown = [f'sample {row} "{printable(text, _START)}"' if text else f"sample {row}" for row, text in rows[:_NAMED]]
     more = [f"{len(rows) - _NAMED} more"] if len(rows) > _NAMED else []
     return f" in {len(rows)} of {total} rows ({', '.join([*shown, *more])})"
 

@@ -41,9 +41,6 @@ class ControlTokens:
     These are special tokens, tokens other than words that were added to the vocabulary, and marks such as `[INST]` that
     the chat template writes as ordinary text. Texts are tokenized to find them, because a normaliser may turn
     harmless-looking letters into a control token.
-
-    Args:
-        tokenizer: the model's.
     """
 
     def __init__(self, tokenizer: "PreTrainedTokenizerBase") -> None:

@@ -36,15 +36,7 @@ class LoraLinear(Linear):
 
 
 def add_adapter(base: PreTrainedModel, options: LLMOptions, quantized: bool) -> PeftModel:
-    """Add fresh adapter layers to a base.
-
-    Args:
-        base: the frozen base.
-        options: the adapter's.
-        quantized: is the base in 4 or 8 bits? Its layers then get PEFT's own adapters.
-
-    Returns:
-        The model in evaluation mode, since dropout would break PPO's ratio.
+    """Add a fresh adapter to a frozen base, in evaluation mode, since dropout would break PPO's ratio.
 
     Raises:
         UserError: the output layer would get an adapter.
@@ -52,7 +44,7 @@ def add_adapter(base: PreTrainedModel, options: LLMOptions, quantized: bool) -> 
     lora = LoraConfig(
         r=options.lora_r, lora_alpha=options.lora_alpha, target_modules=options.lora_targets, task_type="CAUSAL_LM"
     )
-    if not quantized:  # quantized layers are subclasses of nn.Linear
+    if not quantized:  # quantized layers are subclasses of nn.Linear, and get PEFT's own adapters
         lora._register_custom_module({nn.Linear: LoraLinear})
     model = get_peft_model(base, lora).eval()
     if isinstance(base.get_output_embeddings(), BaseTunerLayer):

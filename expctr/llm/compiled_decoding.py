@@ -6,7 +6,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor
 from transformers import Cache
-from transformers.cache_utils import DynamicLayer, StaticLayer
+from transformers.cache_utils import StaticLayer
 
 WIDTH = 128
 """Cache widths are multiples of this. Each width, and each number of rows, needs a graph of its own."""
@@ -28,55 +28,23 @@ def compile_step(step: Callable[..., Tensor], device: torch.device) -> Callable[
     return run
 
 
-def free_positions(filled: int, new: int) -> int:
-    """Number of free positions after `filled` ones: at least `new`, and up to a multiple of `WIDTH` in total."""
-    return -(-(filled + new) // WIDTH) * WIDTH - filled
-
-
 def to_static(cache: Cache, filled: int, known: dict[tuple[object, ...], Cache]) -> Cache:
-    """Copy a cache into one of fixed size.
+    """Copy a cache with free positions on the right of `filled` ones into one of fixed size.
 
-    Args:
-        cache: its layers have free positions on the right.
-        filled: number of filled positions.
-        known: caches of earlier batches, the latest used last. One of the same size is overwritten, because a CUDA
-            graph is bound to memory addresses: new addresses would need another recording, which would be kept.
+    `known` are caches of earlier batches, the latest used last. One of the same size is overwritten, because a CUDA
+    graph is bound to memory addresses: new addresses would need another recording, which would be kept.
     """
-    layers = [cast(DynamicLayer, layer) for layer in cache.layers]
-    keys = cast(Tensor, layers[0].keys)
+    layers = cast(list[Any], cache.layers)
+    keys = layers[0].keys
     size = (keys.device, keys.dtype, keys.shape)
-    found = known.pop(size, None) or Cache(layers=[FixedLayer(layer) for layer in layers])
+    found = known.pop(size, None) or Cache(layers=[StaticLayer(keys.shape[2]) for _ in layers])
     known[size] = found
     if len(known) > MAX_CACHES:
         del known[next(iter(known))]
-    for mine, layer in zip(cast(list[FixedLayer], found.layers), layers, strict=True):
-        mine.write(layer, filled)
+    for mine, layer in zip(cast(list[Any], found.layers), layers, strict=True):
+        if not mine.is_initialized:
+            mine.lazy_initialization(layer.keys, layer.values)
+        mine.keys.copy_(layer.keys)
+        mine.values.copy_(layer.values)
+        mine.cumulative_length.fill_(filled)
     return found
-
-
-class FixedLayer(StaticLayer):
-    """transformers' layer of fixed size, which can be refilled.
-
-    Args:
-        like: a layer of that size.
-    """
-
-    keys: Tensor
-    values: Tensor
-    cumulative_length: Tensor
-
-    def __init__(self, like: DynamicLayer) -> None:
-        keys, values = cast(Tensor, like.keys), cast(Tensor, like.values)
-        super().__init__(keys.shape[2])
-        self.keys, self.values = torch.empty_like(keys), torch.empty_like(values)
-        self.dtype, self.device = keys.dtype, keys.device
-        self.cumulative_length = torch.tensor(0, device=self.device)
-        self.is_initialized = True
-        for tensor in (self.keys, self.values, self.cumulative_length):
-            torch._dynamo.mark_static_address(tensor)  # they change: no CUDA graph is recorded without
-
-    def write(self, layer: DynamicLayer, filled: int) -> None:
-        """Copy another layer of the same size, of which `filled` positions are filled."""
-        self.keys.copy_(cast(Tensor, layer.keys))
-        self.values.copy_(cast(Tensor, layer.values))
-        self.cumulative_length.fill_(filled)

@@ -8,13 +8,7 @@ from expctr.seeding import initial_weights
 
 
 class ValueHead(nn.Module):
-    """A small MLP in float32 over the frozen base's hidden states.
-
-    Args:
-        hidden_size: width of the base.
-        width: width of the hidden layer.
-        seed: of the initial weights.
-    """
+    """A small MLP in float32 over the frozen base's hidden states."""
 
     def __init__(self, hidden_size: int, width: int = 256, seed: int = 0) -> None:
         super().__init__()

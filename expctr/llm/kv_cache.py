@@ -16,11 +16,9 @@ class PreallocatedLayer(DynamicLayer):
     the matrix product.
 
     Args:
-        keys: any keys of the layer, for their shape and dtype.
-        values: any values of the layer, likewise.
+        keys: any keys of the layer, for their shape and dtype; likewise `values`.
         batch: number of rows.
-        length: number of positions that are filled first.
-        room: number of free positions after them.
+        length: number of positions that are filled first, before `room` free ones.
     """
 
     keys: Tensor
@@ -39,10 +37,6 @@ class PreallocatedLayer(DynamicLayer):
             mine[where, :, :prefix] = theirs[:, :, :prefix]
             mine[where, :, end - width : end] = theirs[:, :, prefix:]
 
-    def filled(self) -> tuple[Tensor, Tensor]:
-        """Keys and values without free positions. Tokens added later do not change them."""
-        return self.keys[:, :, : self._length], self.values[:, :, : self._length]
-
     def update(self, key_states: Tensor, value_states: Tensor, *_: Any, **__: Any) -> tuple[Tensor, Tensor]:
         """Write new tokens into free positions, of which there must be enough; without gradient."""
         start, self._length = self._length, self._length + key_states.shape[2]
@@ -51,21 +45,17 @@ class PreallocatedLayer(DynamicLayer):
         return self.keys, self.values
 
     def get_seq_length(self) -> int:
-        """Number of filled positions."""
         return self._length
 
     def get_mask_sizes(self, query_length: int) -> tuple[int, int]:
-        """Number of positions that attention gets, and the first of them."""
         return self.keys.shape[2], 0
 
 
 def keys_and_values(cache: DynamicCache) -> Iterator[tuple[Tensor, Tensor]]:
-    """Keys and values of each layer, `[rows, heads, positions, width]` each."""
-    for layer in cast(list[DynamicLayer], cache.layers):
-        if isinstance(layer, PreallocatedLayer):
-            yield layer.filled()
-        else:
-            yield cast(Tensor, layer.keys), cast(Tensor, layer.values)
+    """Filled keys and values of each layer, `[rows, heads, positions, width]` each; tokens added later are left out."""
+    for layer in cast(list[Any], cache.layers):
+        filled = layer.get_seq_length()
+        yield layer.keys[:, :, :filled], layer.values[:, :, :filled]
 
 
 def make_cache(layers: Iterator[tuple[Tensor, Tensor]]) -> DynamicCache:
@@ -87,10 +77,3 @@ def share_cache(cache: DynamicCache) -> DynamicCache:
     other = DynamicCache()
     other.layers = [copy(layer) for layer in cache.layers]
     return other
-
-
-def expand_cache(cache: DynamicCache, rows: int) -> DynamicCache:
-    """Repeat a cache of one row, without copying it."""
-    return make_cache(
-        (keys.expand(rows, -1, -1, -1), values.expand(rows, -1, -1, -1)) for keys, values in keys_and_values(cache)
-    )

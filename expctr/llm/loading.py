@@ -20,7 +20,7 @@ from transformers import (
 
 from expctr.errors import UserError, check_range
 from expctr.llm.cpu.attention import GROUPED
-from expctr.llm.sharding.loading import can_load_shards, load_shards
+from expctr.llm.sharding.loading import can_load_shards, fill, load_shards
 
 DType = Literal["auto", "float32", "bfloat16", "float16"]
 
@@ -47,9 +47,8 @@ class LLMOptions:
     """Implementation of attention. `grouped` is expctr's own for CPUs, the others are those of transformers. `auto`:
     `grouped` on a CPU if the model supports it, else what transformers chooses."""
     compile_decoding: bool = False
-    """Decode with a compiled graph (torch.compile, with CUDA graphs on a GPU) and a cache of fixed size; on one device
-    only. Each new number of rows and each new prompt width takes a minute or more to compile, and the last four caches
-    stay in memory. It does not pay off on a CPU."""
+    """Decode with torch.compile (CUDA graphs on a GPU) and a cache of fixed size; on one device. Each new number of
+    rows or prompt width takes a minute to compile, and the last four caches stay in memory. Not worth it on a CPU."""
     adapter_scope: Literal["all", "response"] = "all"
     """`all`: the adapter acts on every token. `response`: it acts from the prompt's last token on. The prompt's keys
     and values then come from the frozen base; they are computed once per sample and reused by the rollout, the
@@ -68,18 +67,12 @@ class LLMOptions:
 
 
 def load_tokenizer(options: LLMOptions) -> PreTrainedTokenizerBase:
-    """Load the base's tokenizer.
-
-    Raises:
-        UserError: it is not a fast tokenizer.
-    """
+    """Load the base's tokenizer, or raise `UserError` if it is not a fast one."""
     tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(
         locate(options.path, "llm.path"), **hub_arguments(options), clean_up_tokenization_spaces=False
     )
     if not tokenizer.is_fast:
-        raise UserError(
-            f"{options.path}: cutting titles needs a fast tokenizer (tokenizer.json), and this model has none"
-        )
+        raise UserError(f"{options.path} has no fast tokenizer (tokenizer.json), which cutting titles needs")
     return tokenizer
 
 
@@ -88,10 +81,8 @@ def load_base(
 ) -> PreTrainedModel:
     """Load the base model, from safetensors or GGUF only: a pickle can run code.
 
-    Args:
-        options: what to load.
-        mesh: the ranks that share the model. Each rank loads its own shard if the base is in floats (`load_shards`).
-        device: where the model will compute, which decides `auto` options; `best_device` if not given.
+    Each rank of the mesh loads its own shard if the base is in floats (`load_shards`). The device where the model will
+    compute (`best_device` if not given) decides `auto` options.
     """
     device = device or best_device()
     settings = hub_arguments(options)
@@ -109,16 +100,14 @@ def load_base(
     if not options.gguf_file:
         settings["use_safetensors"] = True
     path = locate(options.path, "llm.path")
-    model: PreTrainedModel
     in_floats = options.quantization == "none" and not options.gguf_file
     if mesh is not None and in_floats and can_load_shards(path, mesh, **hub_arguments(options)):
         model = load_shards(path, mesh, dtype, **settings)
     else:
         if mesh is not None and mesh.size() > 1:
             rank_zero_info("each rank loads the whole base: only safetensors in floats can be loaded in shards")
-        model = AutoModelForCausalLM.from_pretrained(
-            path, dtype=torch.float32 if options.gguf_file else dtype, **settings
-        )
+        settings["dtype"] = torch.float32 if options.gguf_file else dtype
+        model = cast(PreTrainedModel, AutoModelForCausalLM.from_pretrained(path, **settings))
     if options.gguf_file:
         model = _plain_model(model)
         for parameter in model.parameters():  # not buffers: rounded rotary frequencies shift late positions
@@ -127,37 +116,35 @@ def load_base(
         _keep_differentiable(model)
         # it would log at each layer of each forward pass that it rounds to float16
         logging.getLogger("bitsandbytes.autograd._functions").setLevel(logging.ERROR)
-    _choose_attention(model, options, device)
+    supported = model._supports_attention_backend
+    if options.attention == GROUPED and not supported:
+        raise UserError(f"llm.attention: {type(model).__name__} has its own attention code: choose auto, sdpa or eager")
+    if options.attention == GROUPED or (options.attention == "auto" and supported and device.type != "cuda"):
+        model.set_attn_implementation(GROUPED)
     model.eval()
     return model
 
 
 def locate(path: str, option: str) -> str:
-    """Resolve a model's path to what transformers should load: a folder, or a hub id.
-
-    Args:
-        path: `nano`, a folder, or a hub id.
-        option: name of the option that holds the path, for the error message.
+    """The folder or hub id that transformers should load for a path, which may be `nano`.
 
     Raises:
-        UserError: the path looks like a folder, but there is none.
+        UserError: the path, which an option of this name holds, looks like a folder, but there is none.
     """
     if path == "nano":
         return str(files("expctr") / "nano")
     folder = Path(path).expanduser()
-    if not folder.is_dir() and (path.startswith(("/", ".", "~")) or path.count("/") > 1):
+    if folder.is_dir():
+        return str(folder)
+    if path.startswith(("/", ".", "~")) or path.count("/") > 1:
         raise UserError(f"{option}: there is no folder {folder}; give a folder, a hub id, or nano")
-    return str(folder) if folder.is_dir() else path
+    return path
 
 
 def hub_arguments(options: LLMOptions) -> dict[str, Any]:
     """Arguments of transformers' `from_pretrained` that say where a base comes from."""
-    arguments: dict[str, Any] = {"trust_remote_code": options.trust_remote_code}
-    if options.revision:
-        arguments["revision"] = options.revision
-    if options.gguf_file:
-        arguments["gguf_file"] = options.gguf_file
-    return arguments
+    given = {name: getattr(options, name) for name in ("revision", "gguf_file") if getattr(options, name)}
+    return {"trust_remote_code": options.trust_remote_code, **given}
 
 
 def best_device() -> torch.device:
@@ -177,14 +164,6 @@ def resolve_dtype(dtype: DType, device: torch.device | None = None) -> torch.dty
 def is_quantized(model: PreTrainedModel) -> bool:
     """Is a loaded model in 4 or 8 bits, by the options or on disk?"""
     return getattr(model, "hf_quantizer", None) is not None
-
-
-def _choose_attention(model: PreTrainedModel, options: LLMOptions, device: torch.device) -> None:
-    supported = model._supports_attention_backend
-    if options.attention == GROUPED and not supported:
-        raise UserError(f"llm.attention: {type(model).__name__} has its own attention code: choose auto, sdpa or eager")
-    if options.attention == GROUPED or (options.attention == "auto" and supported and device.type != "cuda"):
-        model.set_attn_implementation(GROUPED)
 
 
 def _keep_differentiable(model: PreTrainedModel) -> None:
@@ -207,11 +186,4 @@ def _plain_model(model: PreTrainedModel) -> PreTrainedModel:
         del config.quantization_config
     with torch.device("meta"):
         plain = AutoModelForCausalLM.from_config(config, attn_implementation=config._attn_implementation)
-    plain.load_state_dict(model.state_dict(), assign=True, strict=False)
-    plain.tie_weights()
-    # buffers such as rotary frequencies are not in the state dict
-    for (name, buffer), loaded in zip(plain.named_buffers(), model.buffers(), strict=True):
-        if buffer.is_meta:
-            owner, _, leaf = name.rpartition(".")
-            plain.get_submodule(owner).register_buffer(leaf, loaded.clone(), persistent=False)
-    return cast(PreTrainedModel, plain)
+    return fill(plain, model.state_dict(), model)

@@ -1,6 +1,5 @@
 """Log-probabilities and entropies of response tokens."""
 
-from collections.abc import Iterator
 from typing import Any, NamedTuple, cast
 
 import torch
@@ -27,23 +26,15 @@ def score_responses(
     """Compute log-probabilities of a rollout's responses.
 
     If the rollout has the prompts' cache, only the prompt's last token and the response are computed. The gradient is
-    still exact, because the adapter does not act on the rest of the prompt.
-
-    Args:
-        model: the language model.
-        rollout: prompts and responses.
-        adapter: the policy, or the reference.
-        temperature: the sampling temperature.
-        with_entropy: compute entropies too; zeros otherwise.
+    still exact, because the adapter does not act on the rest of the prompt. Without `with_entropy`, entropies are 0.
     """
-    responses = rollout.response_ids
-    mask = torch.cat([rollout.prompt_mask, rollout.response_mask[:, :-1]], 1)
+    responses, prompts, cache = rollout.response_ids, rollout.prompt_ids, None
     if rollout.cache is not None:
-        ids = torch.cat([rollout.prompt_ids[:, -1:], responses[:, :-1]], 1)
-        hidden = model.hidden(ids, mask, adapter=adapter, cache=make_cache(keys_and_values(rollout.cache)))
-    else:
-        ids = torch.cat([rollout.prompt_ids, responses[:, :-1]], 1)
-        hidden = model.hidden(ids, mask, adapter=adapter)[:, -responses.shape[1] :]
+        prompts, cache = prompts[:, -1:], make_cache(keys_and_values(rollout.cache))
+    ids = torch.cat([prompts, responses[:, :-1]], 1)
+    mask = torch.cat([rollout.prompt_mask, rollout.response_mask[:, :-1]], 1)
+    hidden = model.hidden(ids, mask, adapter, cache)[:, -responses.shape[1] :]
+    del cache  # extended by now, and not needed while logits are in memory
     logprobs, entropy = token_logprobs(model, hidden, responses, temperature, with_entropy)
     return ResponseScores(logprobs, entropy, hidden)
 
@@ -60,14 +51,7 @@ def token_logprobs(
 
     All logits together, `[batch, response, vocabulary]`, would need more memory than the rest of the step. So at most
     `max_logits` exist at a time; if that takes several chunks, the backward pass computes each chunk again.
-
-    Args:
-        model: the language model.
-        hidden: the states that predict the tokens, `[batch, response, hidden]`.
-        tokens: `[batch, response]`.
-        temperature: of the logits.
-        with_entropy: compute entropies too; zeros otherwise.
-        max_logits: number of logits of a chunk.
+    `hidden` are the states that predict the tokens, `[batch, response, hidden]`.
     """
 
     def score(states: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
@@ -98,7 +82,8 @@ class _TokenLogprobs(torch.autograd.Function):
         ctx: Any, logits: Tensor, tokens: Tensor, temperature: float, with_entropy: bool
     ) -> tuple[Tensor, Tensor]:
         logprobs, entropy, normaliser = (logits.new_zeros(len(tokens), dtype=torch.float32) for _ in range(3))
-        for rows in _slices(len(tokens), _TokenLogprobs.ROWS):
+        for start in range(0, len(tokens), _TokenLogprobs.ROWS):
+            rows = slice(start, start + _TokenLogprobs.ROWS)
             x = _scaled(logits[rows], temperature)
             chosen = x.gather(1, tokens[rows, None])[:, 0]
             top = x.max(1).values
@@ -119,7 +104,8 @@ class _TokenLogprobs(torch.autograd.Function):
         logits, tokens, normaliser, entropy = ctx.saved_tensors
         of_logprob, of_entropy = gradients
         result = torch.empty_like(logits)
-        for rows in _slices(len(tokens), _TokenLogprobs.ROWS):
+        for start in range(0, len(tokens), _TokenLogprobs.ROWS):
+            rows = slice(start, start + _TokenLogprobs.ROWS)
             x = _scaled(logits[rows], ctx.temperature).sub_(normaliser[rows, None])  # log p
             weight = -of_logprob[rows, None]
             if ctx.with_entropy:  # dH/dx = -p (log p + H)
@@ -134,7 +120,3 @@ def _scaled(logits: Tensor, temperature: float) -> Tensor:
     """A float32 copy, divided by the temperature."""
     x = logits.to(torch.float32, copy=True)
     return x if temperature == 1 else x.div_(temperature)
-
-
-def _slices(length: int, size: int) -> Iterator[slice]:
-    return (slice(start, start + size) for start in range(0, length, size))

@@ -5,7 +5,7 @@ critic reads. Base weights are never written: merging and unmerging an adapter w
 reward.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import cached_property
 from typing import TYPE_CHECKING, Self, cast
@@ -20,7 +20,7 @@ from transformers import Cache, DynamicCache, PreTrainedModel, PreTrainedTokeniz
 from expctr.errors import UserError
 from expctr.llm.compiled_decoding import compile_step
 from expctr.llm.cpu.linear import apply_linear
-from expctr.llm.loading import LLMOptions, best_device, is_quantized, load_base, load_tokenizer
+from expctr.llm.loading import LLMOptions, is_quantized, load_base, load_tokenizer
 from expctr.seeding import initial_weights
 
 if TYPE_CHECKING:
@@ -29,38 +29,23 @@ if TYPE_CHECKING:
 
 
 class LanguageModel(nn.Module):
-    """The base with its adapter. `LanguageModel.load` reads both from disk.
-
-    Args:
-        peft: the base with adapter layers in it (`add_adapter`).
-        tokenizer: the base's tokenizer.
-        options: what was loaded.
-        device: where the model will compute; `best_device` if not given.
-
-    Raises:
-        UserError: there is no end-of-sequence token.
-    """
+    """The base with its adapter. `LanguageModel.load` reads both from disk."""
 
     _compiled_step: Callable[..., Tensor] | None = None
 
-    def __init__(
-        self,
-        peft: "PeftModel",
-        tokenizer: PreTrainedTokenizerBase,
-        options: LLMOptions,
-        device: torch.device | None = None,
-    ) -> None:
+    def __init__(self, peft: "PeftModel", tokenizer: PreTrainedTokenizerBase, options: LLMOptions) -> None:
         super().__init__()
         self.peft, self.tokenizer, self.options = peft, tokenizer, options
-        generation = self.causal.generation_config
-        eos = generation.eos_token_id if generation is not None else None
+        config, self.quantized = self.causal.config.get_text_config(), is_quantized(self.causal)
+        self.hidden_size, self.vocab_size = int(config.hidden_size), int(config.vocab_size)
+        self.has_local_attention = any(getattr(config, n, None) for n in ("sliding_window", "attention_chunk_size"))
+        """Do some layers see the latest tokens only? Such windows are counted in columns, padding included."""
+        eos = getattr(self.causal.generation_config, "eos_token_id", None)
         self.eos_ids = sorted({tokenizer.eos_token_id, *([eos] if isinstance(eos, int) else eos or [])} - {None})
         if not self.eos_ids:
             raise UserError(f"{options.path}: neither tokenizer nor model names an end-of-sequence token")
         pad = tokenizer.pad_token_id
         self.pad_id = self.eos_ids[0] if pad is None else int(pad)
-        if options.compile_decoding:
-            self._compiled_step = compile_step(self._decode, device or best_device())
         self.prefix_caches: dict[tuple[torch.device, tuple[int, ...]], DynamicCache] = {}
         """The frozen base's keys and values of common prefixes of prompts; filled by `prefill`."""
         self.static_caches: dict[tuple[object, ...], Cache] = {}
@@ -70,14 +55,10 @@ class LanguageModel(nn.Module):
     def load(
         cls, options: LLMOptions, seed: int = 0, mesh: DeviceMesh | None = None, device: torch.device | None = None
     ) -> Self:
-        """Load the base and its tokenizer, and add a fresh adapter.
+        """Load the base and its tokenizer, and add a fresh adapter, whose initial weights depend on the seed.
 
-        Args:
-            options: what to load.
-            seed: of the adapter's initial weights.
-            mesh: the ranks that `sharding.fsdp.shard` will divide the model among. Each rank loads its own shard, and
-                the model cannot compute before it is sharded.
-            device: where the model will compute, which decides `auto` options; `best_device` if not given.
+        With a mesh, each rank loads its own shard; the model cannot compute before `sharding.fsdp.shard`. The device
+        where it will compute (`best_device` if not given) decides `auto` options.
 
         Raises:
             UserError: the base cannot be loaded, or is not supported.
@@ -92,7 +73,7 @@ class LanguageModel(nn.Module):
         base.requires_grad_(False)
         with initial_weights(seed):
             peft = add_adapter(base, options, is_quantized(base))
-        model = cls(peft, tokenizer, options, device)
+        model = cls(peft, tokenizer, options)
         if not model.is_sharded:
             model.check_output_layer()
         return model
@@ -106,27 +87,6 @@ class LanguageModel(nn.Module):
     def causal(self) -> PreTrainedModel:
         """The causal language model with the adapter's layers in it."""
         return cast(PreTrainedModel, self.peft.get_base_model())
-
-    @property
-    def quantized(self) -> bool:
-        """Is the base in 4 or 8 bits, by the options or on disk?"""
-        return is_quantized(self.causal)
-
-    @property
-    def hidden_size(self) -> int:
-        """Width of the hidden states."""
-        return int(self.causal.config.get_text_config().hidden_size)
-
-    @property
-    def has_local_attention(self) -> bool:
-        """Do some layers see the latest tokens only? Such windows are counted in columns, padding included."""
-        config = self.causal.config.get_text_config()
-        return any(getattr(config, name, None) for name in ("sliding_window", "attention_chunk_size"))
-
-    @property
-    def vocab_size(self) -> int:
-        """Number of tokens in the output layer."""
-        return int(self.causal.config.get_text_config().vocab_size)
 
     @property
     def device(self) -> torch.device:
@@ -176,32 +136,29 @@ class LanguageModel(nn.Module):
             )
         return cast(Tensor, out.last_hidden_state)
 
-    def output(self, hidden: Tensor, tokens: Sequence[int] | None = None) -> Tensor:
+    def output(self, hidden: Tensor, tokens: list[int] | None = None) -> Tensor:
         """Logits in the base's dtype, `[..., hidden]` -> `[..., vocabulary]`, or `[..., tokens]` for given tokens."""
         head = cast(nn.Linear, self.causal.get_output_embeddings())
         states = hidden.to(head.weight.dtype) if head.weight.is_floating_point() else hidden
         if tokens is not None:
-            rows = list(tokens)
             if type(head) is nn.Linear:
-                return F.linear(states, head.weight[rows], None if head.bias is None else head.bias[rows])
-            return self.output(hidden)[..., rows]
+                return F.linear(states, head.weight[tokens], None if head.bias is None else head.bias[tokens])
+            return self.output(hidden)[..., tokens]
         return cast(Tensor, apply_linear(head, states.flatten(0, -2)).unflatten(0, states.shape[:-1]))
 
-    def logits(self, hidden: Tensor, tokens: Sequence[int] | None = None) -> Tensor:
+    def logits(self, hidden: Tensor, tokens: list[int] | None = None) -> Tensor:
         """`output` in float32."""
         return self.output(hidden, tokens).float()
 
     def next_logits(self, newest: Tensor, mask: Tensor, adapter: bool, cache: Cache) -> Tensor:
-        """Logits of the token after the newest one, float32 `[batch, vocabulary]`.
+        """Logits of the token after the newest one, `[batch, 1]`, in float32 `[batch, vocabulary]`.
 
-        Args:
-            newest: each row's newest token, `[batch, 1]`.
-            mask: as for `hidden`; for compiled decoding, it covers all positions of the cache.
-            adapter: on or off.
-            cache: keys and values of earlier tokens. It is extended in place.
+        Arguments are as for `hidden`; for compiled decoding, the mask covers all positions of the cache.
         """
-        if self._compiled_step is None:
+        if not self.options.compile_decoding:
             return self.logits(self.hidden(newest, mask, adapter, cache)[:, -1])
+        if self._compiled_step is None:
+            self._compiled_step = compile_step(self._decode, self.device)
         with self.adapter(adapter):
             return self._compiled_step(newest, mask, cache).float()
 
@@ -215,11 +172,7 @@ class LanguageModel(nn.Module):
 
     @torch.no_grad()
     def check_output_layer(self) -> None:
-        """Check that the model's logits are those of its output layer.
-
-        Raises:
-            UserError: the model scales or caps its logits.
-        """
+        """Refuse a model whose logits are not those of its output layer, with a `UserError`."""
         ids = torch.tensor([[self.eos_ids[0], self.pad_id]], device=self.device)
         ours = self.logits(self.hidden(ids, torch.ones_like(ids), adapter=True))
         theirs = self.causal(input_ids=ids).logits.float()

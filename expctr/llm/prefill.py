@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 from transformers import DynamicCache
 
-from expctr.llm.kv_cache import PreallocatedLayer, expand_cache, keys_and_values
+from expctr.llm.kv_cache import PreallocatedLayer, keys_and_values, make_cache
 from expctr.llm.model import LanguageModel
 
 BATCH_TOKENS = 1024, 2**15
@@ -16,32 +16,20 @@ MAX_PREFIXES = 8
 """Number of common prefixes whose keys and values are kept."""
 
 
-class Padded(NamedTuple):
-    """Prompts as rows of one length: their common prefix, padding, and the rest of each prompt."""
-
-    ids: Tensor
-    """`[batch, prompt]`."""
-    mask: Tensor
-    """bool `[batch, prompt]`."""
-
-
 class PromptBatch(NamedTuple):
     """The state of some prompts after their last token."""
 
-    rows: list[int]
-    """Indices of the prompts."""
-    prefix: int
-    """Number of tokens of the common prefix."""
-    width: int
-    """Number of tokens after the prefix in the longest prompt. The others are padded to it on the left."""
-    last: Tensor
-    """Hidden state of the last token, `[rows, hidden]`."""
-    cache: DynamicCache
-    """Keys and values of the prefix, then of the rest."""
+    rows: list[int]  # indices of the prompts
+    prefix: int  # number of tokens of the common prefix
+    width: int  # number of tokens after the prefix in the longest prompt; the others are padded to it on the left
+    last: Tensor  # hidden state of the last token, [rows, hidden]
+    cache: DynamicCache  # keys and values of the prefix, then of the rest
 
 
-def pad_left(prompts: Sequence[Sequence[int]], pad_id: int, device: torch.device, prefix: int = 0) -> Padded:
-    """Pad prompts to one length, on the left of all but the first `prefix` tokens.
+def pad_left(
+    prompts: Sequence[Sequence[int]], pad_id: int, device: torch.device, prefix: int = 0
+) -> tuple[Tensor, Tensor]:
+    """Pad prompts to one length, on the left of all but the first `prefix` tokens: ids and mask, `[batch, prompt]`.
 
     The mask comes from lengths, because prompts may contain the padding token.
     """
@@ -49,15 +37,12 @@ def pad_left(prompts: Sequence[Sequence[int]], pad_id: int, device: torch.device
     ids = torch.tensor([[*p[:prefix], *[pad_id] * (longest - len(p)), *p[prefix:]] for p in prompts], device=device)
     lengths = torch.tensor([len(p) for p in prompts], device=device)
     position = torch.arange(longest, device=device)
-    return Padded(ids, (position < prefix) | (position >= prefix + longest - lengths[:, None]))
+    return ids, (position < prefix) | (position >= prefix + longest - lengths[:, None])
 
 
 def common_prefix(model: LanguageModel, prompts: Sequence[Sequence[int]]) -> int:
-    """Number of tokens that all prompts start with; each prompt keeps at least one token after it.
-
-    0 for a model with local attention, which could not see the prefix across the padding.
-    """
-    if model.has_local_attention:
+    """Number of tokens that all prompts start with; each prompt keeps at least one token after it."""
+    if model.has_local_attention:  # it could not see the prefix across the padding
         return 0
     in_order = sorted(map(list, prompts))
     first, last = in_order[0], in_order[-1]
@@ -67,17 +52,11 @@ def common_prefix(model: LanguageModel, prompts: Sequence[Sequence[int]]) -> int
 
 @torch.no_grad()
 def prefill_batches(model: LanguageModel, prompts: Sequence[Sequence[int]], adapter: bool) -> Iterator[PromptBatch]:
-    """Compute prompts in batches, the shortest prompts first.
-
-    Args:
-        model: the language model.
-        prompts: token ids, at least one per prompt.
-        adapter: the policy, or the frozen base.
-    """
+    """Compute prompts, of at least one token each, in batches, the shortest prompts first."""
     if not prompts:
         return
     prefix = common_prefix(model, prompts) if len(prompts) > 1 else 0  # a single prompt shares nothing
-    start = _prefix_cache(model, tuple(prompts[0][:prefix]), adapter) if prefix else None
+    start = _prefix_cache(model, tuple(prompts[0][:prefix]), adapter) if prefix else DynamicCache()
     budget = BATCH_TOKENS[model.device.type != "cpu"]
     order = sorted(range(len(prompts)), key=lambda i: len(prompts[i]))
     while order:
@@ -87,7 +66,8 @@ def prefill_batches(model: LanguageModel, prompts: Sequence[Sequence[int]], adap
         rows, order = order[:count], order[count:]
         rest, mask = pad_left([prompts[i][prefix:] for i in rows], model.pad_id, model.device)
         seen = torch.cat([torch.ones(len(rows), prefix, dtype=torch.bool, device=mask.device), mask], 1)
-        cache = DynamicCache() if start is None else expand_cache(start, len(rows))
+        size = len(rows), -1, -1, -1
+        cache = make_cache((k.expand(size), v.expand(size)) for k, v in keys_and_values(start))
         last = model.hidden(rest, seen, adapter, cache)[:, -1]
         yield PromptBatch(rows, prefix, rest.shape[1], last, cache)
 
@@ -110,17 +90,10 @@ def _prefix_cache(model: LanguageModel, ids: tuple[int, ...], adapter: bool) -> 
 @torch.no_grad()
 def prefill(
     model: LanguageModel, prompts: Sequence[Sequence[int]], adapter: bool, room: int = 0
-) -> tuple[Padded, DynamicCache]:
-    """Compute keys and values of all prompt tokens but the last; equal prompts are computed once.
+) -> tuple[tuple[Tensor, Tensor], DynamicCache]:
+    """Pad prompts of at least two tokens, and compute keys and values of all tokens but the last.
 
-    Args:
-        model: the language model.
-        prompts: token ids, at least two per prompt.
-        adapter: the policy, or the frozen base.
-        room: number of free positions in the cache (`PreallocatedLayer`).
-
-    Returns:
-        The padded prompts, and their cache.
+    Equal prompts are computed once. The cache has `room` free positions (`PreallocatedLayer`).
     """
     copies: dict[tuple[int, ...], list[int]] = {}
     for row, prompt in enumerate(prompts):

@@ -83,13 +83,7 @@ class PromptOptions:
 
 
 class Prompts:
-    """Writes prompts for one tokenizer and one dataset.
-
-    Args:
-        tokenizer: its chat template is applied if it has one.
-        options: templates and length limits.
-        nouns: the dataset's words for items and people.
-    """
+    """Writes prompts for one dataset and one tokenizer, whose chat template is applied if it has one."""
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase, options: PromptOptions, nouns: Nouns) -> None:
         self.tokenizer, self.options, self.nouns = tokenizer, options, nouns
@@ -121,8 +115,8 @@ class Prompts:
 
     def ending(self, template: str) -> str:
         """A template's last line with empty fields, which the answer follows."""
-        fields = {field for allowed in _FIELDS.values() for field in allowed}
-        return template.format(**vars(self.nouns), **dict.fromkeys(fields, "")).rsplit("\n", 1)[-1]
+        empty = dict.fromkeys(set().union(*_FIELDS.values()), "")
+        return template.format(**vars(self.nouns), **empty).rsplit("\n", 1)[-1]
 
     def encode(self, message: str) -> list[int]:
         """Token ids of one user message, followed by the start of the answer."""

@@ -10,10 +10,10 @@ from torch import Tensor
 from torch.nn import functional as F
 from transformers import Cache, DynamicCache
 
-from expctr.llm.compiled_decoding import free_positions, to_static
+from expctr.llm.compiled_decoding import WIDTH, to_static
 from expctr.llm.kv_cache import keys_and_values, make_cache, share_cache
 from expctr.llm.model import LanguageModel
-from expctr.llm.prefill import Padded, prefill
+from expctr.llm.prefill import prefill
 from expctr.stopwatch import Stopwatch
 
 _BLOCK = 256
@@ -43,34 +43,23 @@ class RolloutOptions:
 
 @dataclass
 class Rollout:
-    """Prompts and their responses.
+    """Prompts and their responses."""
 
-    Attributes:
-        prompt_ids: `[batch, prompt]`, padded on the left of all but the common prefix.
-        prompt_mask: bool `[batch, prompt]`.
-        response_ids: `[batch, response]`, padded on the right.
-        response_mask: bool `[batch, response]`, true up to and including the last token (EOS, unless truncated).
-        logprobs: of the tokens at the sampling temperature, float32 `[batch, response]`.
-        truncated: bool `[batch]`, true without an EOS within the limit.
-        cache: the frozen base's keys and values of all prompt tokens but the last, if `llm.adapter_scope` is
-            `response`; else `None`.
-    """
-
-    prompt_ids: Tensor
-    prompt_mask: Tensor
-    response_ids: Tensor
-    response_mask: Tensor
-    logprobs: Tensor
-    truncated: Tensor
+    prompt_ids: Tensor  # [batch, prompt], padded on the left of all but the common prefix
+    prompt_mask: Tensor  # bool
+    response_ids: Tensor  # [batch, response], padded on the right
+    response_mask: Tensor  # bool, true up to and including the last token (EOS, unless truncated)
+    logprobs: Tensor  # of the tokens at the sampling temperature, float32 [batch, response]
+    truncated: Tensor  # bool [batch], true without an EOS within the limit
     cache: DynamicCache | None
+    """The frozen base's keys and values of all prompt tokens but the last, if `llm.adapter_scope` is `response`."""
 
     def __len__(self) -> int:
         return len(self.prompt_ids)
 
     def select(self, rows: Tensor) -> Self:
         """Select rows, and drop columns that are padding in all of them."""
-        mask = self.response_mask[rows]
-        longest = int(mask.sum(1).max())
+        longest = int(self.response_mask[rows].sum(1).max())
         used = self.prompt_mask[rows].any(0)
         cache = None
         if self.cache is not None:
@@ -83,7 +72,7 @@ class Rollout:
             self.prompt_ids[rows][:, used],
             self.prompt_mask[rows][:, used],
             self.response_ids[rows, :longest],
-            mask[:, :longest],
+            self.response_mask[rows, :longest],
             self.logprobs[rows, :longest],
             self.truncated[rows],
             cache,
@@ -91,10 +80,9 @@ class Rollout:
 
 
 def draw_noise(seed: int, epoch: int, samples: Sequence[int], repeats: int, count: int, batch: int = 0) -> Tensor:
-    """Draw sampling noise that depends only on (seed, epoch, batch, sample, repeat), on any rank and after any resume.
+    """Draw uniform numbers in [0, 1), float64 `[samples * repeats, count]`.
 
-    Returns:
-        Uniform numbers in [0, 1), float64 `[samples * repeats, count]`.
+    They depend only on (seed, epoch, batch, sample, repeat), on any rank and after any resume.
     """
     draws = [
         np.random.Generator(np.random.Philox(key=[seed, sample], counter=[0, batch, repeat, epoch])).random(count)
@@ -116,23 +104,18 @@ def generate(
 ) -> Rollout:
     """Generate responses to prompts.
 
-    Args:
-        model: the language model.
-        prompts: token ids.
-        options: length and temperature.
-        noise: uniform numbers `[batch, max_new_tokens]`, which sample tokens by inversion of the cumulative
-            distribution; `None` for greedy responses.
-        adapter: the policy, or the untrained base.
-        watch: gets the seconds of `prefill` and `decode`.
-        earlier: another rollout of the same prompts with the same options; its prompt cache is reused.
+    `noise` are uniform numbers `[batch, max_new_tokens]`, which sample tokens by inversion of the cumulative
+    distribution; without noise, responses are greedy. The stopwatch gets the seconds of `prefill` and `decode`.
+    `earlier` is another rollout of the same prompts with the same options; its prompt cache is reused.
     """
     watch = watch or Stopwatch()
     batch, limit, scope = len(prompts), options.max_new_tokens, model.options.adapter_scope
     static = model.options.compile_decoding
-    room = free_positions(max(map(len, prompts)) - 1, limit) if static else limit
+    width = max(map(len, prompts))
+    room = -(-(width - 1 + limit) // WIDTH) * WIDTH - (width - 1) if static else limit
     with watch("prefill"):
         if earlier is not None and earlier.cache is not None:
-            (ids, mask), prefilled = Padded(earlier.prompt_ids, earlier.prompt_mask), share_cache(earlier.cache)
+            ids, mask, prefilled = earlier.prompt_ids, earlier.prompt_mask, share_cache(earlier.cache)
         else:
             (ids, mask), prefilled = prefill(model, prompts, adapter and scope == "all", room=room)
     kept = share_cache(prefilled) if scope == "response" else None
@@ -146,7 +129,7 @@ def generate(
     alive, current, seen = torch.arange(batch, device=ids.device), ids[:, -1:].clone(), mask
     cache: Cache = prefilled
     if static:
-        cache, seen = to_static(prefilled, mask.shape[1] - 1, model.static_caches), F.pad(mask, (0, room - 1))
+        cache, seen = to_static(prefilled, width - 1, model.static_caches), F.pad(mask, (0, room - 1))
     with watch("decode"):
         for step in range(limit):
             uniform = None if noise is None else noise[alive, step]
@@ -157,7 +140,7 @@ def generate(
             truncated[alive[ended]] = False
             current = chosen[:, None]
             if static:
-                seen[:, mask.shape[1] + step : mask.shape[1] + step + 1] = True
+                seen[:, width + step : width + step + 1] = True
             else:
                 seen = torch.cat([seen, torch.ones_like(seen[:, :1])], 1)
             if ended.any():
@@ -185,14 +168,8 @@ def decode_step(
 ) -> tuple[Tensor, Tensor]:
     """Decode one token per row, and its log-probability, `[batch]` each.
 
-    Args:
-        model: the language model.
-        current: each row's latest token, `[batch, 1]`.
-        seen: mask of the cached tokens and of `current`.
-        cache: of the earlier tokens; the keys and values of `current` are added.
-        adapter: the policy, or the untrained base.
-        temperature: of the logits.
-        uniform: sampling noise `[batch]`; `None` for the most likely token.
+    `current` is each row's latest token, `[batch, 1]`; `seen` masks it and the tokens in the cache, which is extended.
+    `uniform` is sampling noise, `[batch]`, or `None` for the most likely token.
     """
     scores = model.next_logits(current, seen, adapter, cache)
     if temperature != 1:
@@ -215,13 +192,9 @@ def sample_tokens(weights: Tensor, uniform: Tensor) -> Tensor:
     Weights are summed by block first, then by token within one block per row, because a cumulative sum over the whole
     vocabulary in double precision takes about as long as the model's output layer.
 
-    Args:
-        weights: `[batch, vocabulary]`, not negative, with a positive one in each row.
-        uniform: noise in [0, 1), float64 `[batch]`.
-
-    Returns:
-        The first token of each row whose cumulative share of the weights exceeds `uniform`, `[batch]`; any token if
-        weights are NaN or infinite.
+    Weights, `[batch, vocabulary]`, are not negative, with a positive one in each row; `uniform` is noise in [0, 1),
+    float64 `[batch]`. The result, `[batch]`, is the first token of each row whose cumulative share of the weights
+    exceeds the noise; any token if weights are NaN or infinite.
     """
     count = weights.shape[1] // _BLOCK
     blocks, rest = weights[:, : count * _BLOCK].unflatten(1, (count, _BLOCK)), weights[:, count * _BLOCK :]

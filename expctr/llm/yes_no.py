@@ -51,10 +51,7 @@ class Answers(NamedTuple):
 class LCScorer:
     """Scores explanations: the frozen base reads one and says whether the user will like the target (Eq. 8).
 
-    Args:
-        model: the language model; its adapter is off.
-        prompts: write the question, by the template `prompts.lc`, or `prompts.lc_titled` if `lc.include_title` is set.
-        options: the answers, and how their probabilities become a score.
+    The question is `prompts.lc`, or `prompts.lc_titled` if `lc.include_title` is set.
     """
 
     def __init__(self, model: LanguageModel, prompts: Prompts, options: LCOptions) -> None:
@@ -63,21 +60,14 @@ class LCScorer:
         self.answers = answer_tokens(model, prompts.ending(template), options)
 
     def scores(self, samples: Sequence[SampleText], texts: Sequence[str]) -> Tensor:
-        """Probability that the user likes the target, given an explanation: s_u of Eq. 8, float32 `[rows]`.
-
-        Args:
-            samples: titles of each row.
-            texts: one explanation per row.
-        """
+        """Probability that the user likes the target, given an explanation: s_u of Eq. 8, float32 `[rows]`."""
         prompts = self.prompts.lc(samples, texts, self.options.include_title)
         return score_prompts(self.model, prompts, self.answers, self.options)
 
     def gap(self, samples: Sequence[SampleText]) -> tuple[float, float]:
         """Can the scorer tell a positive sentence about the target from a negative one?
 
-        Returns:
-            The mean difference of their scores, and the share of rows whose positive sentence has the higher score (a
-            tie counts 0.5).
+        The mean difference of their scores, and the share of rows where the first is higher (a tie counts 0.5).
         """
         liked, disliked = (
             self.scores(samples, [f'The user will likely {verb} "{self.prompts.title(s.target)}".' for s in samples])
@@ -88,25 +78,14 @@ class LCScorer:
 
 
 class DirectQuestion:
-    """Asks directly whether the user will like the target: rows ICL and TALLRec of the paper's Table 1.
-
-    Args:
-        model: the language model.
-        prompts: write the question, by the template `prompts.icl`.
-        options: the answers, and how their probabilities become a score.
-    """
+    """Asks directly whether the user will like the target: rows ICL and TALLRec of the paper's Table 1."""
 
     def __init__(self, model: LanguageModel, prompts: Prompts, options: LCOptions) -> None:
         self.model, self.prompts, self.options = model, prompts, options
         self.answers = answer_tokens(model, prompts.ending(prompts.options.icl), options)
 
     def scores(self, samples: Sequence[SampleText], adapter: bool = False) -> Tensor:
-        """Probability that the user likes the target, by Eq. 8, float32 `[rows]`; without gradient.
-
-        Args:
-            samples: titles of each row.
-            adapter: the tuned model, or the frozen base.
-        """
+        """Probability that the user likes the target, by Eq. 8, float32 `[rows]`; without gradient."""
         return score_prompts(self.model, self.prompts.icl(samples), self.answers, self.options, adapter)
 
     def losses(self, samples: Sequence[SampleText], labels: Tensor) -> Tensor:
@@ -114,10 +93,6 @@ class DirectQuestion:
 
         If `lc` has several words for an answer, the first one is taught. The adapter acts on every token, whatever
         `llm.adapter_scope` is.
-
-        Args:
-            samples: titles of each row.
-            labels: `[rows]`.
         """
         ids, mask = pad_left(self.prompts.icl(samples), self.model.pad_id, self.model.device)
         logits = self.model.logits(self.model.hidden(ids, mask, adapter=True)[:, -1])
@@ -126,12 +101,7 @@ class DirectQuestion:
 
 
 def answer_tokens(model: LanguageModel, prompt: str, options: LCOptions) -> Answers:
-    """Find the tokens of the answers, as they follow a prompt.
-
-    Args:
-        model: the language model.
-        prompt: the last line of a prompt (`Prompts.ending`).
-        options: the answers' words.
+    """Find the tokens of the answers, as they follow the last line of a prompt (`Prompts.ending`).
 
     Raises:
         UserError: an answer is not a single token of this vocabulary.
@@ -164,23 +134,11 @@ def answer_tokens(model: LanguageModel, prompt: str, options: LCOptions) -> Answ
 
 @torch.no_grad()
 def score_prompts(
-    model: LanguageModel,
-    prompts: Sequence[Sequence[int]],
-    answers: Answers,
-    options: LCOptions,
-    adapter: bool = False,
+    model: LanguageModel, prompts: Sequence[Sequence[int]], answers: Answers, options: LCOptions, adapter: bool = False
 ) -> Tensor:
-    """Score prompts that end in a yes/no question (Eq. 8); equal prompts are computed once.
+    """Probabilities of a positive answer to prompts that end in a yes/no question (Eq. 8), float32 `[prompts]`.
 
-    Args:
-        model: the language model.
-        prompts: token ids.
-        answers: the answers' tokens.
-        options: how their probabilities become a score.
-        adapter: the tuned model, or the frozen base.
-
-    Returns:
-        Probabilities of a positive answer, float32 `[prompts]`.
+    Equal prompts are computed once.
     """
     keys = [tuple(prompt) for prompt in prompts]
     place = {key: i for i, key in enumerate(dict.fromkeys(keys))}
@@ -212,7 +170,7 @@ def score_logits(logits: Tensor, answers: Answers, options: LCOptions) -> Tensor
     With `score: logit`, tokens other than the answers may be left out.
     """
     logprobs = logits.log_softmax(-1)
-    pair = torch.stack([logprobs[:, list(ids)].logsumexp(-1) for ids in answers], -1)
+    pair = torch.stack([logprobs[:, ids].logsumexp(-1) for ids in answers], -1)
     if options.score == "prob":
         pair = pair.exp()
     return (pair / options.temperature).softmax(-1)[:, 0]

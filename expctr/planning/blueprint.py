@@ -2,9 +2,10 @@
 
 from collections import Counter
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext
 from dataclasses import replace
-from typing import Any, cast
+from functools import wraps
+from typing import Any, Concatenate, ParamSpec, cast
 
 import torch
 from tokenizers import Tokenizer
@@ -18,7 +19,6 @@ from transformers import (
     DynamicCache,
     PreTrainedConfig,
     PreTrainedModel,
-    PreTrainedTokenizerBase,
     PreTrainedTokenizerFast,
 )
 
@@ -27,7 +27,7 @@ from expctr.llm.adapters import add_adapter
 from expctr.llm.cpu.attention import GROUPED
 from expctr.llm.critic import ValueHead
 from expctr.llm.gradient_checkpointing import recompute_activations
-from expctr.llm.kv_cache import PreallocatedLayer, make_cache
+from expctr.llm.kv_cache import PreallocatedLayer, share_cache
 from expctr.llm.loading import LLMOptions, hub_arguments, locate
 from expctr.llm.logprobs import score_responses
 from expctr.llm.model import LanguageModel
@@ -46,13 +46,31 @@ class QuantizedLinear(nn.Linear):
         return F.linear(x.to(self.weight.dtype), self.weight, self.bias).to(x.dtype)
 
 
+_P = ParamSpec("_P")
+
+
+def _traced(phase: Callable[Concatenate[Any, Trace, _P], None]) -> Callable[Concatenate[Any, _P], Counter[str]]:
+    """Turn the code of a phase into a method that returns its memory at the peak, by component."""
+
+    @wraps(phase)
+    def traced(self: "Blueprint", /, *args: _P.args, **kwargs: _P.kwargs) -> Counter[str]:
+        key = (phase.__name__, *args, *kwargs.items())
+        if key not in self._peaks:
+            with self._fake, self._explain_errors():
+                for parameter in self.parameters():
+                    parameter.grad = torch.zeros_like(parameter) if parameter.requires_grad else None
+                with Trace(self.model.vocab_size) as trace:
+                    phase(self, trace, *args, **kwargs)
+            self._peaks[key] = trace.peak
+        return self._peaks[key]
+
+    return traced
+
+
 class Blueprint(nn.Module):
     """A `LanguageModel` and its critic without storage, built from the base's config alone.
 
-    Args:
-        options: which base.
-        dtype: of the base.
-        on_cpu: does it run on a CPU? Attention and batch sizes differ from those on a GPU.
+    Attention and batch sizes on a CPU differ from those on a GPU.
 
     Raises:
         UserError: there is no config, or the memory of this kind of base cannot be counted.
@@ -73,151 +91,101 @@ class Blueprint(nn.Module):
             base.requires_grad_(False)
             base.set_attn_implementation(_attention(base, options, on_cpu))
             peft = add_adapter(base, options, quantized=self.bits > 0)
-        self.model = LanguageModel(peft, _placeholder_tokenizer(), replace(options, compile_decoding=False))
+        no_text = PreTrainedTokenizerFast(tokenizer_object=Tokenizer(WordLevel({"": 0}, "")), eos_token="")
+        self.model = LanguageModel(peft, no_text, replace(options, compile_decoding=False))
         self.value_head = ValueHead(self.model.hidden_size)
-        parameters = list(self.model.causal.parameters())
-        self.base_size = sum(p.numel() for p in parameters if not p.requires_grad)
-        """Number of the base's parameters."""
-        self.adapter_size = sum(p.numel() for p in parameters if p.requires_grad)
-        """Number of the adapter's parameters, which are float32."""
+        self.adapter_size = sum(p.numel() for p in base.parameters() if p.requires_grad)
         self.critic_size = sum(p.numel() for p in self.value_head.parameters())
-        """Number of the critic's parameters, which are float32."""
+        """Number of the critic's parameters; they and the adapter's are float32."""
+        frozen = [p for p in base.parameters() if not p.requires_grad]
+        self.base_size = sum(p.numel() for p in frozen)
+        outer = {id(layer.weight) for layer in (base.get_input_embeddings(), base.get_output_embeddings())}
+        self.decoder_size = sum(p.numel() for p in frozen if p.ndim == 2 and id(p) not in outer)
+        """Number of weights that multiply each token: the base's matrices without embeddings and output layer."""
+        self.base_bytes = self._frozen_bytes(base)
+        self.layer_bytes = [self._frozen_bytes(layer) for layer in getattr(base.base_model, "layers", [])]
+        """Bytes of the frozen weights in each decoder layer, which sharding divides."""
         self._fake = FakeTensorMode()
         remove_storage(self, self._fake)
-        self._traced: dict[tuple[Any, ...], Counter[str]] = {}
+        self._peaks: dict[tuple[Any, ...], Counter[str]] = {}
         with self._fake, torch.no_grad(), self._explain_errors():
             ids = torch.zeros(1, 2, dtype=torch.long)
             cache = DynamicCache()
             self.model.hidden(ids, torch.ones_like(ids), False, cache)
             self._layers = [(layer.keys[:, :, :1], layer.values[:, :, :1]) for layer in cast(list[Any], cache.layers)]
-
-    # --- held at all times
-
-    @property
-    def cache_bytes(self) -> int:
+        self.cache_bytes = sum(keys.nbytes + values.nbytes for keys, values in self._layers)
         """Bytes of the keys and values of one token."""
-        return sum(keys.nbytes + values.nbytes for keys, values in self._layers)
-
-    @property
-    def layer_bytes(self) -> list[int]:
-        """Bytes of the frozen weights in each decoder layer, which sharding divides."""
-        return [self._frozen_bytes(layer) for layer in getattr(self.model.causal.base_model, "layers", [])]
-
-    @property
-    def base_bytes(self) -> int:
-        """Bytes of all frozen weights."""
-        return self._frozen_bytes(self.model.causal)
-
-    @property
-    def decoder_size(self) -> int:
-        """Number of weights that multiply each token: the base's matrices without embeddings and output layer."""
-        causal = self.model.causal
-        outer = {id(layer.weight) for layer in (causal.get_input_embeddings(), causal.get_output_embeddings())}
-        return sum(p.numel() for p in causal.parameters() if p.ndim == 2 and not p.requires_grad and id(p) not in outer)
-
-    @property
-    def attention_size(self) -> int:
+        heads = base.config.get_text_config().num_attention_heads
+        self.attention_size = sum(heads * (k.shape[-1] + v.shape[-1]) for k, v in self._layers)
         """Number of multiplications of one query with one key and its value, over all layers."""
-        config = self.model.causal.config.get_text_config()
-        return sum(config.num_attention_heads * (k.shape[-1] + v.shape[-1]) for k, v in self._layers)
 
     def _frozen_bytes(self, module: nn.Module) -> int:
         quantized = {id(layer.weight) for layer in module.modules() if isinstance(layer, QuantizedLinear)}
         frozen = (p for p in module.parameters() if not p.requires_grad)
         return sum(quantized_bytes(p, self.bits) if id(p) in quantized else p.nbytes for p in frozen)
 
-    # --- peak of each phase of a step, on top of that
+    # --- the phases of a step; each gives its peak on top of what is held at all times
 
-    def prefill(self, rows: int, tokens: int, adapter: bool) -> Counter[str]:
+    @_traced
+    @torch.no_grad()
+    def prefill(self, trace: Trace, rows: int, tokens: int, adapter: bool) -> None:
         """Prefill of one batch; the new keys and values count as activations."""
+        self.model.hidden(_ids(rows, tokens), _mask(rows, tokens), adapter, DynamicCache())
 
-        def work(trace: Trace) -> None:
-            ids, mask = _ids(rows, tokens), _mask(rows, tokens)
-            self.model.hidden(ids, mask, adapter, DynamicCache())
-
-        return self._trace(("prefill", rows, tokens, adapter), work, training=False)
-
-    def decode(self, rows: int, tokens: int, room: int, sampled: bool, kept: bool) -> Counter[str]:
+    @_traced
+    @torch.no_grad()
+    def decode(self, trace: Trace, rows: int, tokens: int, room: int, sampled: bool, kept: bool) -> None:
         """One token per row, with the prompts' cache, until the first row ends, which copies the cache.
 
-        Args:
-            rows: number of rows.
-            tokens: length of the prompts.
-            room: maximum number of new tokens.
-            sampled: sampled, or greedy.
-            kept: is the original cache kept for later passes?
+        `room` is the maximum number of new tokens; `kept` tells that the original cache is kept for later passes.
         """
-
-        def work(trace: Trace) -> None:
-            cache = DynamicCache()
+        cache = self._prompt_cache(trace, rows, tokens - 1, room)
+        original = share_cache(cache) if kept else None
+        for alive in (rows, max(1, rows - 1)):
+            uniform = torch.zeros(alive, dtype=torch.float64) if sampled else None
+            decode_step(self.model, _ids(alive, 1), _mask(alive, tokens + rows - alive), cache, True, 1.0, uniform)
             with trace.label("prompt cache"):
-                cache.layers = [PreallocatedLayer(k, v, rows, tokens - 1, room) for k, v in self._layers]
-            layers = cast(list[PreallocatedLayer], cache.layers) if kept else []
-            original = [(layer.keys, layer.values) for layer in layers]
-            for alive in (rows, max(1, rows - 1)):
-                uniform = torch.zeros(alive, dtype=torch.float64) if sampled else None
-                decode_step(self.model, _ids(alive, 1), _mask(alive, tokens + rows - alive), cache, True, 1.0, uniform)
-                with trace.label("prompt cache"):
-                    cache.batch_select_indices(torch.arange(max(1, rows - 1)))
-            del original
+                cache.batch_select_indices(torch.arange(max(1, rows - 1)))
+        del original
 
-        return self._trace(("decode", rows, tokens, room, sampled, kept), work, training=False)
-
-    def score(self, rows: int, tokens: int) -> Counter[str]:
+    @_traced
+    @torch.no_grad()
+    def score(self, trace: Trace, rows: int, tokens: int) -> None:
         """Yes/no scores of one batch of prompts."""
+        states = self.model.hidden(_ids(rows, tokens), _mask(rows, tokens), False, DynamicCache())
+        score_states(self.model, states[:, -1], Answers([0], [1]), LCOptions())
 
-        def work(trace: Trace) -> None:
-            states = self.model.hidden(_ids(rows, tokens), _mask(rows, tokens), False, DynamicCache())
-            score_states(self.model, states[:, -1], Answers([0], [1]), LCOptions())
-
-        return self._trace(("score", rows, tokens), work, training=False)
-
-    def reference(self, rows: int, tokens: int, response: int, adapter: bool) -> Counter[str]:
+    @_traced
+    @torch.no_grad()
+    def reference(self, trace: Trace, rows: int, tokens: int, response: int, adapter: bool) -> None:
         """Log-probabilities of one micro-batch, without gradient."""
+        score_responses(self.model, self._rollout(rows, tokens, response, trace), adapter, 1.0)
 
-        def work(trace: Trace) -> None:
-            score_responses(self.model, self._rollout(rows, tokens, response, trace), adapter, 1.0)
-
-        return self._trace(("reference", rows, tokens, response, adapter), work, training=False)
-
+    @_traced
     def learn(
-        self, rows: int, tokens: int, response: int, critic: bool, entropy: bool, recompute: bool = False
-    ) -> Counter[str]:
+        self, trace: Trace, rows: int, tokens: int, response: int, critic: bool, entropy: bool, recompute: bool = False
+    ) -> None:
         """Forward and backward pass of one micro-batch; `recompute`: with gradient checkpointing."""
+        with recompute_activations(self.model) if recompute else nullcontext():
+            scores = score_responses(self.model, self._rollout(rows, tokens, response, trace), True, 1.0, entropy)
+        loss = scores.logprobs.sum() + scores.entropy.sum()
+        if critic:
+            loss = loss + self.value_head(torch.empty_like(scores.hidden)).sum()
+        loss.backward()
 
-        def work(trace: Trace) -> None:
-            with recompute_activations(self.model) if recompute else nullcontext():
-                scores = score_responses(self.model, self._rollout(rows, tokens, response, trace), True, 1.0, entropy)
-            loss = scores.logprobs.sum() + scores.entropy.sum()
-            if critic:
-                loss = loss + self.value_head(torch.empty_like(scores.hidden)).sum()
-            loss.backward()
-
-        return self._trace(("train", rows, tokens, response, critic, entropy, recompute), work, training=True)
+    def _prompt_cache(self, trace: Trace, rows: int, filled: int, room: int = 0) -> DynamicCache:
+        cache = DynamicCache()
+        with trace.label("prompt cache"):
+            cache.layers = [PreallocatedLayer(k, v, rows, filled, room) for k, v in self._layers]
+        return cache
 
     def _rollout(self, rows: int, tokens: int, response: int, trace: Trace) -> Rollout:
-        cache = None
-        if self.model.options.adapter_scope == "response":
-            with trace.label("prompt cache"):
-                pairs = ((_rows(k, rows, tokens - 1), _rows(v, rows, tokens - 1)) for k, v in self._layers)
-                cache = make_cache(pairs)
+        in_cache = self.model.options.adapter_scope == "response"
+        cache = self._prompt_cache(trace, rows, tokens - 1) if in_cache else None
         mask, truncated = _mask(rows, response), torch.zeros(rows, dtype=torch.bool)
         return Rollout(
             _ids(rows, tokens), _mask(rows, tokens), _ids(rows, response), mask, mask.float(), truncated, cache
         )
-
-    def _trace(self, key: tuple[Any, ...], work: Callable[[Trace], None], training: bool) -> Counter[str]:
-        if key not in self._traced:
-            gradients: AbstractContextManager[Any] = nullcontext() if training else torch.no_grad()
-            with self._fake, gradients, self._explain_errors():
-                if training:
-                    for parameter in self.parameters():
-                        parameter.grad = torch.zeros_like(parameter) if parameter.requires_grad else None
-                trace = Trace(self.model.vocab_size)
-                with trace:
-                    work(trace)
-            self._traced[key] = trace.peak
-        return self._traced[key]
 
     @contextmanager
     def _explain_errors(self) -> Iterator[None]:
@@ -231,21 +199,15 @@ class Blueprint(nn.Module):
 
 
 def load_config(options: LLMOptions) -> PreTrainedConfig:
-    """Load the base's config.
-
-    Raises:
-        UserError: there is none.
-    """
+    """Load the base's config, or raise `UserError` if there is none."""
     try:
-        config: PreTrainedConfig = AutoConfig.from_pretrained(
-            locate(options.path, "llm.path"), **hub_arguments(options)
-        )
+        path = locate(options.path, "llm.path")
+        return cast(PreTrainedConfig, AutoConfig.from_pretrained(path, **hub_arguments(options)))
     except (OSError, ValueError) as error:
         raise UserError(
             f"llm.path: there is no model config in {options.path} ({str(error).splitlines()[0]}); give a folder "
             "with the model's config.json (or with llm.gguf_file its GGUF file), or a hub id"
         ) from error
-    return config
 
 
 def quantized_bytes(weight: Tensor, bits: int) -> int:
@@ -281,11 +243,6 @@ def _quantize(base: PreTrainedModel) -> None:
                 setattr(module, name, QuantizedLinear(child.in_features, child.out_features, has_bias, dtype=dtype))
 
 
-def _placeholder_tokenizer() -> PreTrainedTokenizerBase:
-    """A tokenizer of one token, which ends a sequence; a blueprint reads no text."""
-    return PreTrainedTokenizerFast(tokenizer_object=Tokenizer(WordLevel({"": 0}, "")), eos_token="")
-
-
 def _attention(base: PreTrainedModel, options: LLMOptions, on_cpu: bool) -> str:
     """The attention that `llm.attention` selects, or a stand-in that needs the same memory."""
     chosen: str = options.attention
@@ -302,7 +259,3 @@ def _ids(rows: int, tokens: int) -> Tensor:
 
 def _mask(rows: int, tokens: int) -> Tensor:
     return torch.ones(rows, tokens, dtype=torch.bool)
-
-
-def _rows(like: Tensor, rows: int, tokens: int) -> Tensor:
-    return like.new_empty(rows, like.shape[1], tokens, like.shape[3])

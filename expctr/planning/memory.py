@@ -27,11 +27,7 @@ class Sizes:
 
 
 def parse_memory(text: str) -> int:
-    """Parse `80GB` (10^9 bytes each) or `24GiB` (2^30) to bytes.
-
-    Raises:
-        UserError: the text is not a number with such a unit.
-    """
+    """Parse `80GB` (10^9 bytes each) or `24GiB` (2^30) to bytes."""
     found = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([A-Za-z]+)\s*", text)
     if not found or found[2].upper() not in _UNITS:
         raise UserError(f"memory: {text!r} must be like 80GB; the units are MB, GB, TB, MiB, GiB and TiB")
@@ -39,11 +35,7 @@ def parse_memory(text: str) -> int:
 
 
 def batch_sizes(explainer: PPOExplainerModule, data: Any, devices: int, prompt_tokens: int | None) -> Sizes:
-    """Read the sizes from a config's options.
-
-    Raises:
-        UserError: there are fewer rows than devices.
-    """
+    """Read the sizes from a config's options; a rollout batch has at least a row per device."""
     ppo, rollout = explainer.ppo, explainer.rollout_options
     if not 1 <= devices <= data.rollout_batch_size:
         raise UserError(f"devices is {devices}: give 1 to data.rollout_batch_size, which is {data.rollout_batch_size}")
@@ -73,41 +65,35 @@ def forecast_memory(
     training_state = Counter({"gradients": -(-trained // devices), "optimizer": -(-2 * trained // devices)})
     whole = Counter({"weights": base_bytes, "adapter": trained})
     gathered = 2 * max(layers, default=0) if devices > 1 else 0
-    sharded = Counter(
-        {
-            "weights": min(base_bytes, base_bytes - sum(layers) + -(-sum(layers) // devices) + gathered),
-            "adapter": -(-trained // devices),
-        }
-    )
-    prompt, response, scope = size.prompt_tokens, size.response_tokens, explainer.llm.adapter_scope
+    shards = min(base_bytes, base_bytes - sum(layers) + -(-sum(layers) // devices) + gathered)
+    sharded = Counter({"weights": shards, "adapter": -(-trained // devices)})
+    prompt, response = size.prompt_tokens, size.response_tokens
+    kept = explainer.llm.adapter_scope == "response"  # the prompts' cache
 
-    def explain_phases(rows: int, sampled: bool) -> dict[str, Counter[str]]:
+    def explain_phases(state: Counter[str], rows: int, sampled: bool) -> dict[str, Counter[str]]:
         batch = min(rows, max(1, BATCH_TOKENS[not blueprint.on_cpu] // prompt))
         cache = Counter({"prompt cache": rows * (prompt + response) * blueprint.cache_bytes})
-        kept = scope == "response"
         return {
-            "prefill": cache + blueprint.prefill(batch, prompt, scope == "all"),
-            "decode": blueprint.decode(rows, prompt, response, sampled, kept),
-            "score": (cache if kept else Counter()) + blueprint.score(batch, min(prompt, 2 * response)),
+            "prefill": state + cache + blueprint.prefill(batch, prompt, not kept),
+            "decode": state + blueprint.decode(rows, prompt, response, sampled, kept),
+            "score": state + (cache if kept else Counter()) + blueprint.score(batch, min(prompt, 2 * response)),
         }
 
     rollout_rows, eval_rows = -(-size.rollout_rows // devices), -(-size.eval_rows // devices)
     model, ppo = blueprint.model, explainer.ppo
-    width = model.hidden_size * 4 if blueprint.bits else model.hidden_size * model.causal.dtype.itemsize
+    width = model.hidden_size * (4 if blueprint.bits else model.causal.dtype.itemsize)
     critic, entropy = ppo.advantage == "gae", ppo.entropy_coef > 0
     held = Counter({"activations": critic * rollout_rows * response * width})  # the states that the critic reads
-    if scope == "response":
+    if kept:
         held["prompt cache"] = rollout_rows * (prompt + response) * blueprint.cache_bytes
-    rollout = explain_phases(rollout_rows, sampled=True)
-    policy = {name: training_state + whole + peak for name, peak in rollout.items()}
-    policy["reference"] = (
-        training_state + whole + held + blueprint.reference(size.micro_rows, prompt, response, adapter=False)
-    )
-    training = blueprint.learn(size.micro_rows, prompt, response, critic, entropy, ppo.gradient_checkpointing)
-    policy["train"] = training_state + sharded + held + training
-    validation = {name: training_state + whole + peak for name, peak in explain_phases(eval_rows, sampled=True).items()}
-    test = {name: whole + peak for name, peak in explain_phases(eval_rows, sampled=False).items()}
-    return {"lc": policy, "ctr": validation, "ic": policy, "test": test}
+    micro = size.micro_rows, prompt, response
+    training = training_state + whole
+    policy = explain_phases(training, rollout_rows, sampled=True)
+    policy["reference"] = training + held + blueprint.reference(*micro, adapter=False)
+    learning = blueprint.learn(*micro, critic, entropy, ppo.gradient_checkpointing)
+    policy["train"] = training_state + sharded + held + learning
+    validation = explain_phases(training, eval_rows, sampled=True)
+    return {"lc": policy, "ctr": validation, "ic": policy, "test": explain_phases(whole, eval_rows, sampled=False)}
 
 
 def peak_bytes(stages: dict[str, dict[str, Counter[str]]]) -> int:

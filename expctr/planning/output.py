@@ -38,14 +38,7 @@ class PlanOptions:
 
 
 def print_plan(explainer: PPOExplainerModule, data: Any, plan: Sequence[PlanEntry], options: PlanOptions) -> None:
-    """Print memory, whether it fits, how to lower it, and the run's work; `llm.dtype: auto` counts as bfloat16.
-
-    Args:
-        explainer: the policy's options.
-        data: the data module's options.
-        plan: the stages.
-        options: of `expctr plan`.
-    """
+    """Print memory, whether it fits, how to lower it, and the run's work; `llm.dtype: auto` counts as bfloat16."""
     limit = parse_memory(options.memory)
     size = batch_sizes(explainer, data, options.devices, options.prompt_tokens)
     dtype = torch.bfloat16 if explainer.llm.dtype == "auto" else getattr(torch, explainer.llm.dtype)
@@ -55,7 +48,8 @@ def print_plan(explainer: PPOExplainerModule, data: Any, plan: Sequence[PlanEntr
     changes = lower_memory(blueprint, explainer, size, peak, limit)
     work = {}
     if count:
-        splits = _splits(count, data.options.fractions)
+        train, val = (round(count * share) for share in data.options.fractions[:2])
+        splits = train, val, count - train - val
         work = estimate_workload(blueprint, explainer, size, plan, splits, data.ctr_batch_size)
     hours = estimate_hours(sum(work.values(), Workload()), options.devices, options.tflops, options.utilisation)
     if options.json:
@@ -90,29 +84,21 @@ def print_plan(explainer: PPOExplainerModule, data: Any, plan: Sequence[PlanEntr
 def lower_memory(
     blueprint: Blueprint, explainer: PPOExplainerModule, size: Sizes, peak: int, limit: int
 ) -> Iterator[tuple[str, int]]:
-    """Find changes that lower the peak until it fits, each on top of those before it.
-
-    Yields:
-        The change, and the peak after it.
-    """
+    """Yield changes that lower the peak until it fits, each on top of those before it, and the peak after each."""
     group = explainer.rollout_options.group_size
     for name in ("micro", "batch", "batch", "prompt", "devices"):
-        if peak <= limit:
-            return
         half = max(size.devices * group, size.rollout_rows // 2 // group * group)
         eval_rows = max(size.devices, min(size.eval_rows, half // group))
+        batch = f"data.rollout_batch_size {half // group}, data.eval_batch_size {eval_rows}"
         prompt_tokens = max(2, size.prompt_tokens // 2)
         change, changed = {
             "micro": ("ppo.micro_batch_size 1", replace(size, micro_rows=1)),
-            "batch": (
-                f"data.rollout_batch_size {half // group}, data.eval_batch_size {eval_rows}",
-                replace(size, rollout_rows=half, eval_rows=eval_rows),
-            ),
+            "batch": (batch, replace(size, rollout_rows=half, eval_rows=eval_rows)),
             "prompt": (f"prompts.prompt_tokens {size.prompt_tokens // 2}", replace(size, prompt_tokens=prompt_tokens)),
             "devices": (f"{2 * size.devices} devices", replace(size, devices=2 * size.devices)),
         }[name]
-        if name == "devices" and size.rollout_rows // group < 2 * size.devices:
-            continue
+        if peak <= limit or (name == "devices" and size.rollout_rows // group < changed.devices):
+            return
         lowered = peak_bytes(forecast_memory(blueprint, explainer, changed))
         if lowered < 0.99 * peak:
             size, peak = changed, lowered
@@ -129,9 +115,8 @@ def memory_table(stages: dict[str, dict[str, Counter[str]]]) -> Table:
         table.add_column(name, justify="right", no_wrap=True)
     for stage, phases in stages.items():
         phase, found = max(phases.items(), key=lambda item: item[1].total())
-        table.add_row(
-            stage, phase, *(f"{n / scale:.2f}" for n in (*(found[name] for name in COMPONENTS), found.total()))
-        )
+        numbers = *(found[name] for name in COMPONENTS), found.total()
+        table.add_row(stage, phase, *(f"{number / scale:.2f}" for number in numbers))
     return table
 
 
@@ -143,8 +128,3 @@ def workload_table(work: dict[str, Workload]) -> Table:
     for stage, w in {**work, "total": sum(work.values(), Workload())}.items():
         table.add_row(stage, f"{w.batches:,}", f"{w.steps:,}", f"{w.tokens:,}", f"{w.flops / 1e12:,.0f}")
     return table
-
-
-def _splits(count: int, fractions: Sequence[float]) -> tuple[int, int, int]:
-    train, val = (round(count * share) for share in fractions[:2])
-    return train, val, count - train - val

@@ -24,13 +24,10 @@ transformers would look for a kernel of its own under any name with "flash" in i
 class Trace(TorchDispatchMode):
     """Counts the bytes of tensors that are created inside; a view counts as its base.
 
-    Tensors from before (weights, inputs) do not count.
-
-    Args:
-        vocab_size: a tensor with this last dimension counts as logits.
+    Tensors from before (weights, inputs) do not count. A tensor whose last dimension is `vocab_size` counts as logits.
     """
 
-    def __init__(self, vocab_size: int = 0) -> None:
+    def __init__(self, vocab_size: int) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self.peak: Counter[str] = Counter()
         """Bytes by label at the moment of the highest total."""
@@ -47,21 +44,16 @@ class Trace(TorchDispatchMode):
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         """Run an operator, and count its results."""
-        for tensor in tree_leaves((args, kwargs)):
-            if isinstance(tensor, Tensor):
-                self._add(tensor.untyped_storage(), self._label, 0)
+        for tensor in _tensors((args, kwargs)):
+            self._add(tensor.untyped_storage(), self._label, 0)
         result = func(*args, **(kwargs or {}))
-        for tensor in tree_leaves(result):
-            if isinstance(tensor, Tensor):
-                self._count(tensor)
+        for tensor in _tensors(result):
+            wide = tensor.ndim > 0 and tensor.shape[-1] == self._vocab_size
+            storage = tensor.untyped_storage()
+            self._add(storage, "logits" if wide else self._label, storage.nbytes())
+            if self._now.total() > self.peak.total():
+                self.peak = self._now.copy()
         return result
-
-    def _count(self, tensor: Tensor) -> None:
-        wide = tensor.ndim > 0 and tensor.shape[-1] == self._vocab_size
-        storage = tensor.untyped_storage()
-        self._add(storage, "logits" if wide else self._label, storage.nbytes())
-        if self._now.total() > self.peak.total():
-            self.peak = self._now.copy()
 
     def _add(self, storage: torch.UntypedStorage, label: str, size: int) -> None:
         """Count a storage until it is freed, after which its address may be reused."""
@@ -76,19 +68,21 @@ class Trace(TorchDispatchMode):
         self._now[label] -= size
 
 
+def _tensors(tree: Any) -> list[Tensor]:
+    return [leaf for leaf in tree_leaves(tree) if isinstance(leaf, Tensor)]
+
+
 def remove_storage(module: nn.Module, fake: FakeTensorMode) -> None:
     """Replace a module's parameters and buffers by fake tensors on the CPU; shared ones stay shared."""
     made: dict[int, Any] = {}
     for child in module.modules():
         for table in (child._parameters, child._buffers):
             for name, tensor in table.items():
-                if tensor is None:
-                    continue
-                if id(tensor) not in made:
+                if tensor is not None and id(tensor) not in made:
                     new = FakeTensor(fake, torch.empty_like(tensor.detach(), device="meta"), torch.device("cpu"))
                     parameter = isinstance(tensor, nn.Parameter)
                     made[id(tensor)] = nn.Parameter(new, tensor.requires_grad) if parameter else new
-                table[name] = made[id(tensor)]
+                table[name] = made.get(id(tensor))
 
 
 class _Fused(torch.autograd.Function):

@@ -18,7 +18,7 @@ class Workload(NamedTuple):
     """The work of a stage, over all devices."""
 
     batches: int = 0
-    """Rollout batches, or batches of the CTR models."""
+    """Of rollouts, or of the CTR models."""
     steps: int = 0
     """Optimizer steps of the policy, or of each CTR model."""
     tokens: int = 0
@@ -42,25 +42,17 @@ def count_pass(
     backward: bool = False,
     recompute: bool = False,
 ) -> Workload:
-    """Count one row's pass through the language model.
+    """Count one row's pass of new tokens through the language model, after `seen` cached ones.
 
-    Args:
-        blueprint: the language model.
-        tokens: number of new tokens; each attends to itself and to all earlier ones.
-        seen: number of cached tokens.
-        adapter: on or off.
-        logits: number of tokens whose logits are computed.
-        backward: count the backward pass too. Frozen weights have no gradient, so each of their products is computed
-            once more, not twice.
-        recompute: with gradient checkpointing, which computes the decoder layers' products once more. Their tokens
-            count once.
+    `logits` is the number of tokens whose logits are computed. Gradient checkpointing (`recompute`) computes the
+    decoder layers' products once more; their tokens count once.
     """
     pairs = tokens * seen + tokens * (tokens + 1) // 2
     frozen, output = tokens * blueprint.decoder_size, logits * blueprint.model.vocab_size * blueprint.model.hidden_size
     own, attention = tokens * blueprint.adapter_size * adapter, pairs * blueprint.attention_size
     layers = frozen + own + attention
     multiplications = layers + output
-    if backward:
+    if backward:  # frozen weights have no gradient, so each of their products is computed once more, not twice
         multiplications += frozen + output + 2 * own + 2 * attention
     if recompute:
         multiplications += layers
@@ -77,13 +69,7 @@ def estimate_workload(
 ) -> dict[str, Workload]:
     """Estimate the work by stage of the plan, and of a test after it; CTR stages train until the plan's last epoch.
 
-    Args:
-        blueprint: the language model.
-        explainer: the policy's options.
-        size: rows of a batch, and lengths of the longest prompt and response.
-        plan: the stages.
-        splits: number of samples in train, val and test.
-        ctr_batch: rows of a batch of the CTR models.
+    `splits` are the numbers of samples in train, val and test; `ctr_batch` is the rows of a CTR models' batch.
     """
     prompt, response, group = size.prompt_tokens, size.response_tokens, explainer.rollout_options.group_size
     everywhere = explainer.llm.adapter_scope == "all"
@@ -107,7 +93,7 @@ def estimate_workload(
     )
     found: dict[str, Workload] = {}
     for entry in plan:
-        stage = epoch if entry.stage != "ctr" else Workload(len(ctr), len(ctr))
+        stage = Workload(len(ctr), len(ctr)) if entry.stage == "ctr" else epoch
         if entry.stage == "ctr" and entry.step == 0:  # the validation rows are explained once
             stage += (prefill + decode) * val
         found[entry.stage] = found.get(entry.stage, Workload()) + stage

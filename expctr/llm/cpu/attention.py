@@ -30,15 +30,10 @@ def grouped_attention(
     torch's CPU kernel computes bfloat16 products without the CPU's instructions for them, and needs keys repeated for
     every head. This one reads each key once for its whole group of heads.
 
-    Args:
-        module: the calling layer; not used.
-        query: `[batch, heads, new, width]`.
-        key: `[batch, groups, cached + new, width]`, where `groups` divides `heads`.
-        value: as `key`; its width may differ.
-        attention_mask: added to the scores, `[batch, 1, new, cached + new]`.
-        scaling: factor of the scores; 1 / sqrt(width) if not given.
-        dropout: must be 0.
-        others: further arguments of some models.
+    - `query`: `[batch, heads, new, width]`.
+    - `key`: `[batch, groups, cached + new, width]`, where `groups` divides `heads`; `value` may have another width.
+    - `attention_mask`: added to the scores, `[batch, 1, new, cached + new]`.
+    - `scaling`: factor of the scores; 1 / sqrt(width) if not given.
 
     Returns:
         `[batch, new, heads, width]`, and None in place of the attention weights.

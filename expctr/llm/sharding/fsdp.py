@@ -26,11 +26,6 @@ def shard(model: LanguageModel, value_head: nn.Module, mesh: DeviceMesh) -> None
     - Weights in 4 or 8 bits are whole, because torch cannot gather them together with their scales.
     - Other weights may have been loaded as shards already (`load_shards`).
 
-    Args:
-        model: the language model.
-        value_head: the critic.
-        mesh: the ranks.
-
     Raises:
         UserError: an adapter is outside the decoder layers, where gradients would not be averaged; or decoding is
             compiled.

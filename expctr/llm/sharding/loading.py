@@ -4,7 +4,7 @@ import os
 from typing import Any, cast
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.tensor import DTensor
 from transformers import AutoConfig, AutoModelForCausalLM, DistributedConfig, PreTrainedModel
@@ -17,13 +17,8 @@ def load_shards(path: str, mesh: DeviceMesh, dtype: torch.dtype, **settings: Any
 
     transformers shards a model while it loads it: it slices the files, and knows the names and layouts in checkpoints.
     But the adapter must be added before `fully_shard`, so the shards go as `DTensor`s into a new model, from which
-    `sharding.fsdp.shard` takes them. The model cannot compute before that.
-
-    Args:
-        path: a folder or a hub id.
-        mesh: the ranks, in one dimension.
-        dtype: of the weights.
-        settings: arguments of `from_pretrained`.
+    `sharding.fsdp.shard` takes them. The model cannot compute before that. The mesh has one dimension; `settings` are
+    further arguments of `from_pretrained`.
     """
     if mesh.device_type != "cpu":  # transformers chooses the device by it, and SLURM does not set it
         os.environ.setdefault("LOCAL_RANK", str(torch.accelerator.current_device_index()))
@@ -33,32 +28,28 @@ def load_shards(path: str, mesh: DeviceMesh, dtype: torch.dtype, **settings: Any
     with torch.device("meta"):
         model: PreTrainedModel = AutoModelForCausalLM.from_config(config, dtype=dtype, **attention, **hub)
     layers = next(name for name, module in model.named_modules() if module is decoder_layers(model))
-    plan = {f"{layers}.*": "free_full_weight"}
-    sharing = DistributedConfig(fsdp_size=mesh.size(), fsdp_plan=plan)
-    loaded: PreTrainedModel = AutoModelForCausalLM.from_pretrained(
-        path, dtype=dtype, distributed_config=sharing, **settings
-    )
+    sharing = DistributedConfig(fsdp_size=mesh.size(), fsdp_plan={f"{layers}.*": "free_full_weight"})
+    loaded = AutoModelForCausalLM.from_pretrained(path, dtype=dtype, distributed_config=sharing, **settings)
     weights = {
-        name: weight if name.startswith(f"{layers}.") else cast(DTensor, weight).full_tensor()
+        name: (weight if name.startswith(f"{layers}.") else cast(DTensor, weight).full_tensor()).detach()
         for name, weight in loaded.named_parameters()
     }
-    model.load_state_dict({name: weight.detach() for name, weight in weights.items()}, strict=False, assign=True)
+    model.generation_config = loaded.generation_config
+    return fill(model, weights, loaded)
+
+
+def fill(model: PreTrainedModel, weights: dict[str, Tensor], loaded: PreTrainedModel) -> PreTrainedModel:
+    """Give a model without storage these weights, and the buffers of a loaded one."""
+    model.load_state_dict(weights, strict=False, assign=True)
     model.tie_weights()
     for name, buffer in loaded.named_buffers():  # such as rotary frequencies, which are not in the state dict
         owner, _, leaf = name.rpartition(".")
         setattr(model.get_submodule(owner), leaf, buffer)
-    model.generation_config = loaded.generation_config
     return model
 
 
 def can_load_shards(path: str, mesh: DeviceMesh, **hub: Any) -> bool:
-    """Are there several ranks, on the kind of device that transformers would choose, and is the base in floats?
-
-    Args:
-        path: a folder or a hub id with safetensors.
-        mesh: the ranks.
-        hub: further arguments of `AutoConfig.from_pretrained`.
-    """
+    """Are there several ranks, on the kind of device that transformers would choose, and is the base in floats?"""
     accelerator = torch.accelerator.current_accelerator()
     if mesh.size() == 1 or mesh.device_type != (accelerator.type if accelerator else "cpu"):
         return False
@@ -66,11 +57,7 @@ def can_load_shards(path: str, mesh: DeviceMesh, **hub: Any) -> bool:
 
 
 def decoder_layers(model: PreTrainedModel) -> nn.ModuleList:
-    """The decoder's layers, with or without adapters.
-
-    Raises:
-        UserError: the model has no attribute `layers`.
-    """
+    """The decoder's layers, with or without adapters; `UserError` if there are none."""
     layers = getattr(model.base_model, "layers", None)
     if not isinstance(layers, nn.ModuleList):
         raise UserError(f"llm.path: {type(model).__name__} has no list of layers to shard; train it on one device")

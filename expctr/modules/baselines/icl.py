@@ -21,15 +21,7 @@ from expctr.modules.scoring import ScoringModule
 
 
 class DirectModule(ScoringModule):
-    """A language model that is asked whether the user will like the target, with or without an adapter.
-
-    Args:
-        llm: the base and its adapter.
-        prompts: the template `icl` and the caps.
-        lc: the answers.
-        monitor: validation metric that tells the best adapter.
-        tuned: is the adapter on?
-    """
+    """A language model that is asked whether the user will like the target; `tuned`: with the adapter on."""
 
     model: LanguageModel
     question: DirectQuestion
@@ -52,13 +44,7 @@ class DirectModule(ScoringModule):
             self.build(data.nouns, data.seed, self.trainer.strategy.root_device)
 
     def build(self, nouns: Nouns, seed: int = 0, device: torch.device | None = None) -> None:
-        """Load the base.
-
-        Args:
-            nouns: what the dataset's items and people are called.
-            seed: of the adapter's first weights.
-            device: where it will compute; see `load_base`.
-        """
+        """Load the base, and draw the adapter's initial weights by the seed; `device` is as for `load_base`."""
         self.model = LanguageModel.load(self.llm, seed, device=device)
         if not self.tuned:
             self.model.requires_grad_(False)
@@ -77,8 +63,8 @@ class DirectModule(ScoringModule):
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Trained weights only."""
         super().on_save_checkpoint(checkpoint)
-        trained = {name for name, parameter in self.named_parameters() if parameter.requires_grad}
-        checkpoint["state_dict"] = {k: v for k, v in checkpoint["state_dict"].items() if k in trained}
+        state = checkpoint["state_dict"]
+        checkpoint["state_dict"] = {k: state[k] for k, p in self.named_parameters() if p.requires_grad and k in state}
 
 
 class ICLModule(DirectModule):
@@ -110,7 +96,6 @@ class ICLModule(DirectModule):
             super().configure_model()
 
     def configure_optimizers(self) -> list[torch.optim.Optimizer]:
-        """None."""
         return []
 
     def training_step(self, batch: Batch, batch_idx: int) -> None:

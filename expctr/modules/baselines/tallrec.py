@@ -90,7 +90,7 @@ class TALLRecModule(DirectModule):
         self.options = options
 
     def build(self, nouns: Nouns, seed: int = 0, device: torch.device | None = None) -> None:
-        """Load the base, and keep the best adapter from now on; arguments as for `DirectModule`."""
+        """Load the base, and keep the best adapter from now on."""
         super().build(nouns, seed, device)
         self.best = BestWeights(nn.ParameterList(self.adapter()), self.monitor, self.options.patience)
 
@@ -105,15 +105,7 @@ class TALLRecModule(DirectModule):
         return BatchSpec(self.options.minibatch_size, titles=True, epoch=self.current_epoch, rows=rows)
 
     def training_rows(self, labels: Tensor, seed: int) -> Tensor:
-        """All rows, or the shots, by their positions.
-
-        Args:
-            labels: of the training split, `[rows]`.
-            seed: of the draw.
-
-        Raises:
-            UserError: there are not as many.
-        """
+        """Positions of all rows, or of the shots; `UserError` if there are not as many. Labels are `[rows]`."""
         shots = self.options.shots
         if shots is None:
             return torch.arange(len(labels))
