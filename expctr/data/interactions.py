@@ -44,7 +44,7 @@ def load_interactions(
 def user_ratings(
     user: str, tables: RawTables, options: SampleOptions, splits: Mapping[str, RawTable] | None = None
 ) -> pl.DataFrame:
-    """One user's ratings (`item`, `title`, `liked`), oldest first, by the rules of `make_samples` but its minimum counts.
+    """One user's ratings (`item`, `title`, `liked`), oldest first, as in `make_samples` but without minimum counts.
 
     Of `splits` only train is read, because histories hold training rows only.
 
