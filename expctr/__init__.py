@@ -15,10 +15,10 @@ if TYPE_CHECKING:
     from expctr.modules.ctr import DeepFMTextModule as DeepFMTextModule
     from expctr.modules.expctr import ExpCTRModule as ExpCTRModule
     from expctr.modules.explainer import PPOExplainerModule as PPOExplainerModule
-    from expctr.rl.rewards import ICAlignment as ICAlignment  # type: ignore[attr-defined, unused-ignore]
-    from expctr.rl.rewards import LCAlignment as LCAlignment  # type: ignore[attr-defined, unused-ignore]
-    from expctr.rl.rewards import LengthPenalty as LengthPenalty  # type: ignore[attr-defined, unused-ignore]
-    from expctr.rl.rewards import Reward as Reward  # type: ignore[attr-defined, unused-ignore]
+    from expctr.rl.rewards import ICAlignment as ICAlignment
+    from expctr.rl.rewards import LCAlignment as LCAlignment
+    from expctr.rl.rewards import LengthPenalty as LengthPenalty
+    from expctr.rl.rewards import Reward as Reward
     from expctr.training.scheduler import StageScheduler as StageScheduler
 
 __version__ = "0.1.0"
