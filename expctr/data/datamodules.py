@@ -191,7 +191,6 @@ class RatingsDataModule(L.LightningDataModule):
         return self._loader("test", BatchSpec(self.eval_batch_size, titles=True))
 
     def predict_dataloader(self) -> ResumableLoader:
-        """The people of the CSV `people`, or the test split."""
         return self._loader("predict", BatchSpec(self.eval_batch_size, titles=True))
 
     def prediction_ids(self) -> pl.DataFrame:
@@ -208,7 +207,7 @@ class RatingsDataModule(L.LightningDataModule):
         Training rows hold the warm ones, as target or in a history.
         """
         train, rows = self.rows("train"), self.rows(split)
-        items = pl.concat([train["target"], train["liked"].explode(), train["disliked"].explode()])
+        items = pl.concat([train["target"], train["history"].explode()])
         slices: dict[str, Tensor] = {}
         for name, held, known in (("users", rows["user"], train["user"]), ("items", rows["target"], items)):
             warm = torch.from_numpy(held.is_in(known.drop_nulls().unique().to_list()).to_numpy().copy())

@@ -131,8 +131,7 @@ def _find_target(typed: str, catalogue: Catalogue, notes: list[str]) -> Item:
 
 
 def _titles(typed: Sequence[str] | str | None) -> tuple[str, ...]:
-    titles = split_titles(typed) if isinstance(typed, str) else [title.strip() for title in typed or ()]
-    return tuple(filter(None, titles))
+    return split_titles(typed) if isinstance(typed, str) else tuple(filter(None, map(str.strip, typed or ())))
 
 
 def _find_typed(

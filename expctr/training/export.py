@@ -39,7 +39,7 @@ class Exporter(Callback):
         model: the run's module.
         out: a new folder, or an empty one.
         merged: also write the language model with the adapter merged into its weights.
-        config: the run's config, which is copied if it exists.
+        config: is copied if it exists.
 
     Raises:
         UserError: the folder is not empty, or there is nothing to write.
