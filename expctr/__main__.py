@@ -23,25 +23,19 @@ COMMANDS = {
     "configs": "[NAME] [--out FILE]: list the shipped configs, or copy one out",
 }
 
-OVERVIEW = "\n".join(
-    [
-        "usage: expctr COMMAND [--config NAME_OR_FILE ...] [--OPTION VALUE ...]",
-        "",
-        "commands:",
-        *(f"  {command:10} {description}" for command, description in COMMANDS.items()),
-        "",
-        "expctr COMMAND --help lists the options of a command; expctr --version prints the version.",
-        'A first answer, without training: expctr explain --liked "Heat|Fargo" --disliked "Casper" --target "Seven"',
-    ]
-)
+_LIST = "\n".join(f"  {command:10} {description}" for command, description in COMMANDS.items())
+OVERVIEW = f"""\
+usage: expctr COMMAND [--config NAME_OR_FILE ...] [--OPTION VALUE ...]
+
+commands:
+{_LIST}
+
+expctr COMMAND --help lists the options of a command; expctr --version prints the version.
+A first answer, without training: expctr explain --liked "Heat|Fargo" --disliked "Casper" --target "Seven\""""
 
 
 def main(args: Sequence[str] | None = None) -> None:
-    """Run the command line.
-
-    Args:
-        args: the arguments, in place of `sys.argv`, for tests.
-    """
+    """Run the command line, with `args` in place of `sys.argv` in tests."""
     given = sys.argv[1:] if args is None else list(args)
     command, rest = (given[0], given[1:]) if given else ("--help", [])
     # these commands answer at once: they import neither torch nor Lightning

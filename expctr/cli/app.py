@@ -41,7 +41,6 @@ class SaveRunConfig(SaveConfigCallback):
     """Writes the config into the run folder when a run starts. Later commands leave it unchanged."""
 
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
-        """Write, unless the run has a checkpoint."""
         if stage == "fit" and not checkpoints(checkpoint_folder(trainer)):
             super().setup(trainer, pl_module, stage)
 
@@ -84,17 +83,16 @@ class ExpCTRCLI(LightningCLI):
         for name, callback in CALLBACKS.items():
             parser.add_lightning_class_args(callback, name)
         parser.link_arguments("seed_everything", "data.init_args.seed", compute_fn=int)
-        parser.set_defaults(
-            {
-                "trainer.use_distributed_sampler": False,
-                "trainer.num_sanity_val_steps": 0,
-                "trainer.log_every_n_steps": 1,
-                "trainer.devices": 1,
-                "trainer.enable_model_summary": False,
-                "trainer.inference_mode": False,  # sharded weights first gathered in it cannot be trained on a GPU
-                "trainer.max_epochs": -1,  # the plan of stages sets it
-            }
-        )
+        defaults = {
+            "use_distributed_sampler": False,
+            "num_sanity_val_steps": 0,
+            "log_every_n_steps": 1,
+            "devices": 1,
+            "enable_model_summary": False,
+            "inference_mode": False,  # sharded weights first gathered in it cannot be trained on a GPU
+            "max_epochs": -1,  # the plan of stages sets it
+        }
+        parser.set_defaults({f"trainer.{name}": value for name, value in defaults.items()})
 
     def before_instantiate_classes(self) -> None:
         """Choose the checkpoint, and refuse to overwrite a run."""
@@ -140,7 +138,6 @@ class ExpCTRCLI(LightningCLI):
             check_sharding(Path(path), isinstance(self.trainer.strategy, ShardedStrategy))
 
     def instantiate_trainer(self, **kwargs: Any) -> L.Trainer:
-        """A trainer that logs into the run folder."""
         config = self._get(self.config_init, "trainer")
         if config.get("enable_progress_bar") is False:
             self.trainer_defaults = {}  # they hold the progress bar only
@@ -150,14 +147,7 @@ class ExpCTRCLI(LightningCLI):
 
 
 def run(args: Sequence[str] | None = None) -> None:
-    """Run the command line.
-
-    Args:
-        args: the arguments, in place of `sys.argv`.
-
-    Raises:
-        SystemExit: with code 2 after an error of the user's, 128 + N after the signal N.
-    """
+    """Run the command line: exit with code 2 after an error of the user's, 128 + N after the signal N."""
     given = list(sys.argv[1:] if args is None else args)
     # documenting options means reading their source, which is slow: only where their documentation is shown
     documented = any(arg == "-h" or "help" in arg or "print_config" in arg for arg in given)

@@ -44,13 +44,10 @@ def describe(path: Path) -> str:
 
 
 def find_config(name: str) -> Path:
-    """A config file: the file of that name where there is one, else the packaged config.
-
-    Args:
-        name: a path, or the name of a packaged config, such as `quickstart`, `quickstart.yaml`, `configs/plus.yaml`.
+    """The file of that name where there is one, else the packaged config: `quickstart`, or `configs/quickstart.yaml`.
 
     Raises:
-        UserError: there is neither such a file nor such a config.
+        UserError: there is neither.
     """
     if Path(name).exists() and not Path(name).is_dir():
         return Path(name)

@@ -42,12 +42,7 @@ def main(args: Sequence[str]) -> None:
 
 
 def explain_untrained(target: str, liked: Sequence[str], disliked: Sequence[str]) -> dict[str, Any]:
-    """Explain one choice with the shipped model, by the quickstart's options.
-
-    Args:
-        target: the title in question.
-        liked: titles that the person likes, oldest first.
-        disliked: titles that the person dislikes, oldest first.
+    """Explain one choice with the shipped model, by the quickstart's options. Titles are given oldest first.
 
     Returns:
         What `expctr.evaluation.explain.answer` returns; `trained`, which is False; and `seconds` without the imports.
@@ -68,18 +63,17 @@ def explain_untrained(target: str, liked: Sequence[str], disliked: Sequence[str]
     from expctr.data.catalogue import Item
     from expctr.data.datamodules import MovieLensDataModule
     from expctr.data.query import Query
-    from expctr.data.sample_rows import HistoryEntry
+    from expctr.data.sample_rows import HistoryEntry, without_each
     from expctr.evaluation.explain import answer
     from expctr.llm.loading import LLMOptions
     from expctr.llm.rollout import RolloutOptions
     from expctr.llm.yes_no import LCOptions
     from expctr.rl.policy import Policy
 
-    history = [(title, True) for title in liked] + [(title, False) for title in disliked]
-    without = [[*history[:i], *history[i + 1 :]] for i in range(len(history))]
+    history = [HistoryEntry(Item("", title), i < len(liked)) for i, title in enumerate([*liked, *disliked])]
     samples = [
-        SampleText(target, *(tuple(title for title, is_liked in row if is_liked is kind) for kind in (True, False)))
-        for row in (history, *without)
+        SampleText(target, *(tuple(entry.item.title for entry in row if entry.liked is kind) for kind in (True, False)))
+        for row in without_each(history)
     ]
     options = yaml.safe_load(packaged_configs()["quickstart"].read_text())["model"]["init_args"]["explainer"]
     policy = Policy(
@@ -91,9 +85,8 @@ def explain_untrained(target: str, liked: Sequence[str], disliked: Sequence[str]
     with torch.no_grad():
         _, texts = policy.explain(samples)
         columns = {"text": texts, "s_u": policy.lc_scorer.scores(samples, texts).tolist()}
-    rated = [HistoryEntry(Item("", title), is_liked) for title, is_liked in history]
     rows = pl.DataFrame({"sample": range(len(samples))})
-    found = answer(Query("", Item("", target), rated, None, "", rows, []), columns, "")
+    found = answer(Query("", Item("", target), history, None, "", rows, []), columns, "")
     return {**found, "notes": [NOTE], "trained": False, "seconds": round(perf_counter() - start, 3)}
 
 

@@ -1,6 +1,7 @@
 """Help on classes that a config chooses: `--model.help`, `--model.ctr.backbone.help DCNv2`."""
 
 import re
+from argparse import Action
 from collections.abc import Sequence
 from pkgutil import resolve_name
 from typing import Any
@@ -18,11 +19,9 @@ from expctr.modules.ctr import CTRModule, DeepFMTextModule
 from expctr.modules.expctr import ExpCTRModule
 from expctr.modules.explainer import PPOExplainerModule
 
+BASELINES = (ExplainedCTRModule, ICLModule, TALLRecModule)
 CHOICES: dict[str, Sequence[type]] = {
-    "model": (
-        ExpCTRModule,
-        *(PPOExplainerModule, CTRModule, DeepFMTextModule, ExplainedCTRModule, ICLModule, TALLRecModule),
-    ),
+    "model": (ExpCTRModule, PPOExplainerModule, CTRModule, DeepFMTextModule, *BASELINES),
     "data": RatingsDataModule.__subclasses__(),
     "explainer": (PPOExplainerModule,),
     "ctr": (CTRModule,),
@@ -34,14 +33,7 @@ _HELP = re.compile(rf"--((?:\w+\.)*(?:{'|'.join(CHOICES)}))\.help(?:=(.*))?")
 
 
 def print_class_help(args: Sequence[str]) -> bool:
-    """Answer a `.help` option of `CHOICES`, if there is one among the arguments.
-
-    Returns:
-        Whether there was one.
-
-    Raises:
-        UserError: there is no such class.
-    """
+    """Answer the first `.help` option of `CHOICES` among the arguments; return whether there was one."""
     for place, arg in enumerate(args):
         if match := _HELP.fullmatch(arg):
             option = match[1].replace("init_args.", "")
@@ -52,11 +44,7 @@ def print_class_help(args: Sequence[str]) -> bool:
 
 
 def class_help(option: str, name: str | None = None) -> str:
-    """The options of a class, named as they must be typed, or the classes to choose from.
-
-    Args:
-        option: the option that names the class, such as `model.ctr`.
-        name: the class; `None` for the only one, or for a list where there are several.
+    """The options of a class, named as they must be typed; without a name the classes to choose from, if several.
 
     Raises:
         UserError: there is no such class.
@@ -64,7 +52,7 @@ def class_help(option: str, name: str | None = None) -> str:
     classes = CHOICES[option.rpartition(".")[2]]
     if name is None and len(classes) > 1:
         width = max(len(chosen.__name__) for chosen in classes)
-        lines = [f"  {chosen.__name__:{width}}  {_summary(chosen)}" for chosen in classes]
+        lines = [f"  {chosen.__name__:{width}}  {str(chosen.__doc__).splitlines()[0]}" for chosen in classes]
         lines.insert(0, f"--{option} names one of these classes, or your own by its full path:")
         return "\n".join([*lines, "", f"--{option}.help CLASS lists the options of a class."])
     found = {chosen.__name__: chosen for chosen in classes}.get(name or classes[0].__name__) or _imported(option, name)
@@ -80,20 +68,20 @@ def class_options(chosen: type, option: str) -> list[str]:
 def _parsers(chosen: type, option: str) -> list[ArgumentParser]:
     """A parser of a class's options, and one of each module class that it takes."""
     parser = ArgumentParser(usage="", add_help=False)
-    built = (
-        {"vocabulary", "text_dim"} if option.endswith("backbone") else set()
-    )  # the data and the encoder decide these
+    # the data and the encoder decide a backbone's
+    built = {"vocabulary", "text_dim"} if option.endswith("backbone") else set()
     parser.add_class_arguments(chosen, option, fail_untyped=False, skip=built)
-    found = [parser]
-    for action in parser._actions:
-        hint: Any = getattr(action, "_typehint", None)
-        if isinstance(hint, type) and issubclass(hint, L.LightningModule) and not action.dest.endswith(".help"):
-            found += _parsers(hint, action.dest)
-    return found
+    inner = (
+        part for action in parser._actions if (hint := module_class(action)) for part in _parsers(hint, action.dest)
+    )
+    return [parser, *inner]
 
 
-def _summary(chosen: type) -> str:
-    return (chosen.__doc__ or "").strip().partition("\n")[0]
+def module_class(action: Action) -> type | None:
+    """The module class that an option takes, if it takes one."""
+    hint: Any = getattr(action, "_typehint", None)
+    takes = isinstance(hint, type) and issubclass(hint, L.LightningModule) and not action.dest.endswith(".help")
+    return hint if takes else None
 
 
 def _imported(option: str, name: str | None) -> type:

@@ -5,10 +5,9 @@ from collections.abc import Mapping, Sequence
 from difflib import get_close_matches
 from typing import Any, NoReturn
 
-import lightning as L
 from lightning.pytorch.cli import LightningArgumentParser
 
-from expctr.cli.help import CHOICES, class_options
+from expctr.cli.help import CHOICES, class_options, module_class
 from expctr.errors import UserError
 
 MOVED = {
@@ -34,11 +33,7 @@ class Parser(LightningArgumentParser):
     """Reports an error without a page of usage."""
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
-        """Raise the error. The parser of a nested class comes first; each outer one puts its key before the message.
-
-        Raises:
-            UserError: always. `explain_error` makes its message readable.
-        """
+        """Raise a UserError, for `explain_error`. A nested class's parser is first; each outer one prepends its key."""
         if match := _UNKNOWN.match(message):
             name = match["argument"] or match["option"] or match["key"] or f"{match['group']}.{match['member']}"
             near = nearest_options(name, self._known_options(match["command"]))
@@ -47,21 +42,13 @@ class Parser(LightningArgumentParser):
 
     def _known_options(self, command: str | None) -> list[str]:
         """The options of this parser, or of one of its commands, with those of the modules that they take."""
-        parsers = [
-            choices[command]
-            for action in self._actions
-            if isinstance(choices := action.choices, Mapping) and command in choices
-        ] or [self]
+        commands = (action.choices for action in self._actions if isinstance(action.choices, Mapping))
+        parser: Any = next((choices[command] for choices in commands if command in choices), self)
         names: list[str] = []
-        for action in parsers[0]._actions:
-            hint: Any = getattr(action, "_typehint", None)
-            if action.dest.endswith(".help"):
-                continue
-            names.append(action.dest)
-            if action.dest in ("model", "data"):
-                names += class_options(CHOICES[action.dest][0], action.dest)
-            elif isinstance(hint, type) and issubclass(hint, L.LightningModule):
-                names += class_options(hint, action.dest)
+        for action in parser._actions:
+            chosen = CHOICES[action.dest][0] if action.dest in ("model", "data") else module_class(action)
+            inner = class_options(chosen, action.dest) if chosen else []
+            names += inner if action.dest.endswith(".help") else [action.dest, *inner]
         return list(dict.fromkeys(names))
 
 
@@ -72,9 +59,8 @@ def nearest_options(name: str, known: Sequence[str], count: int = 3) -> list[str
     if similar := get_close_matches(name, known, count, 0.85):
         return similar
     last = name.rpartition(".")[2]
-    return [option for option in known if option.rpartition(".")[2] == last][:count] or get_close_matches(
-        name, known, 1
-    )
+    namesakes = [option for option in known if option.rpartition(".")[2] == last]
+    return namesakes[:count] or get_close_matches(name, known, 1)
 
 
 def explain_error(message: str) -> str:
@@ -97,16 +83,9 @@ def explain_error(message: str) -> str:
 
 def _shorten(message: str) -> str:
     """An error of jsonargparse on one line, without the types that it tried and the values that it got."""
-    noise = (
-        "Does not validate",
-        "Subtypes:",
-        "Errors:",
-        "Expected a <class 'NoneType'>",
-        "Given value",
-        "Expected a path but",
-    )
+    noise = r"Does not validate|Subtypes:|Errors:|Expected a <class 'NoneType'>|Given value|Expected a path but"
     lines = [line.strip().removeprefix("- ") for line in message.splitlines()]
-    text = " ".join(dict.fromkeys(line for line in lines if line and not line.startswith(noise)))
+    text = " ".join(dict.fromkeys(line for line in lines if line and not re.match(noise, line)))
     value = re.search(r"Given value: (?:NestedArg\(key='.*', val=(.*)\)|([\w.-]+))$", message)
     if value and "Got value" not in text and "unknown option" not in text:
         text += f". Got value: {value[1] or value[2]}"

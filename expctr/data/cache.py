@@ -24,13 +24,8 @@ def cached_samples(
 ) -> tuple[pl.DataFrame, DataSummary]:
     """Loads the samples that were made from the same files with the same options, or makes and saves them.
 
-    A checksum is saved with the samples: if they are damaged they are made again.
-
-    Args:
-        files: all raw files. The samples are made again if the path, size or time of a file changes.
-        options: how samples are drawn.
-        make: reads the files and makes the samples.
-        folder: the cache folder; default `$XDG_CACHE_HOME/expctr` or `~/.cache/expctr`.
+    They are made again if the path, size or time of a raw file changes, or if their checksum shows damage. The default
+    folder is `$XDG_CACHE_HOME/expctr` or `~/.cache/expctr`.
 
     Raises:
         DataError: a file changed while it was read, or the samples cannot be saved.

@@ -19,7 +19,6 @@ class Item(NamedTuple):
     id: str
     """As in the raw files; empty for an item that is not in them."""
     title: str
-    """The title in the catalogue, or as typed."""
 
 
 class Catalogue:
@@ -42,10 +41,8 @@ class Catalogue:
     def matches(self, typed: str, ids: bool = False) -> list[Item]:
         """Finds the items that match: none for a new item, several for a title that several items have.
 
-        Args:
-            typed: a title, with or without its year; case and white space matter only if two titles differ in nothing
-                else. Or an id after `id:`.
-            ids: also accept an id without `id:`.
+        Typed is a title, with or without its year, or an id after `id:` (if `ids`, also without). Case and white space
+        matter only if two titles differ in nothing else.
         """
         if typed.startswith(BY_ID):
             found = [typed.removeprefix(BY_ID).strip()]
@@ -63,7 +60,6 @@ class Catalogue:
         return [*dict.fromkeys(shown)][:_COUNT]
 
     def described(self, item: Item) -> str:
-        """Title, year and id, for a message."""
         return f"{item.id} ({self._names[item.id][1]!r})"
 
     def side_features(self, item: Item) -> dict[str, Any]:

@@ -3,7 +3,7 @@
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cached_property, partial
+from functools import cached_property
 from math import inf
 from pathlib import Path
 from typing import Any, Literal
@@ -27,6 +27,8 @@ from expctr.data.readers.base import RawTable, RawTables
 from expctr.data.samples import make_samples
 from expctr.data.summary import DataSummary, summary_tables
 from expctr.errors import UserError, check_range
+
+BOOKS = Nouns("book", "books", "reader", "reading")
 
 PaperDataset = Literal["BookCrossing", "ML-20M", "Amazon Books"]
 """The datasets of the paper's Table 1."""
@@ -54,7 +56,26 @@ class SplitFiles:
 
 
 class RatingsDataModule(L.LightningDataModule):
-    """Samples of one dataset, prepared once, cached, and served by split; `setup` fills the attributes."""
+    """Samples of one dataset, prepared once, cached, and served by split; `setup` fills the attributes.
+
+    Args:
+        path: folder with the raw files; the layout is detected.
+        samples: how targets, histories, labels and splits are drawn.
+        nouns: what items and people are called in prompts.
+        paper_dataset: whose rows of the paper's Table 1 `test` shows beside ours; null for none.
+        splits: three ratings files in place of drawn targets and splits.
+        rollout_batch_size: samples explained between two policy updates, over all ranks.
+        ctr_batch_size: samples per batch of the CTR model.
+        eval_batch_size: samples per batch of validation, test and predict.
+        balance_rollouts: draw half of each rollout batch from liked and half from disliked targets, so that
+            answering "liked" every time earns nothing.
+        people: CSV of new users for `predict`, with the columns liked_titles, disliked_titles (separated by `|`) and
+            target_title, of items known or new.
+        seed: orders the training batches (`samples.seed` draws the samples).
+        cache_dir: where prepared samples are kept; default `~/.cache/expctr`.
+        fields: what the CTR models see, of `user`, `target`, the histories `liked` and `disliked` (as sets) and
+            `history` (both in their order), and the side features `user_*` and `target_*`; null for all there are.
+    """
 
     samples: pl.DataFrame
     """The table of `samples.make_samples`."""
@@ -70,6 +91,7 @@ class RatingsDataModule(L.LightningDataModule):
         path: str,
         samples: SampleOptions,
         nouns: Nouns,
+        paper_dataset: PaperDataset | None = None,
         splits: SplitFiles | None = None,
         rollout_batch_size: int = 32,
         ctr_batch_size: int = 2048,
@@ -78,29 +100,8 @@ class RatingsDataModule(L.LightningDataModule):
         people: str | None = None,
         seed: int = 0,
         cache_dir: str | None = None,
-        paper_dataset: PaperDataset | None = None,
         fields: list[str] | None = None,
     ) -> None:
-        """Keeps the options; nothing is read yet.
-
-        Args:
-            path: folder with the raw files; the layout is detected.
-            samples: how targets, histories, labels and splits are drawn.
-            nouns: what items and people are called in prompts.
-            splits: three ratings files in place of drawn targets and splits.
-            rollout_batch_size: samples explained between two policy updates, over all ranks.
-            ctr_batch_size: samples per batch of the CTR model.
-            eval_batch_size: samples per batch of validation, test and predict.
-            balance_rollouts: draw half of each rollout batch from liked and half from disliked targets, so that
-                answering "liked" every time earns nothing.
-            people: CSV of new users for `predict`, with the columns liked_titles, disliked_titles (separated by `|`)
-                and target_title, of items known or new.
-            seed: orders the training batches (`samples.seed` draws the samples).
-            cache_dir: where prepared samples are kept; default `~/.cache/expctr`.
-            paper_dataset: whose rows of the paper's Table 1 `test` shows beside ours; null for none.
-            fields: what the CTR models see, of `user`, `target`, the histories `liked` and `disliked` (as sets) and
-                `history` (both in their order), and the side features `user_*` and `target_*`; null for all there are.
-        """
         super().__init__()
         self.path = path
         self.options = samples
@@ -115,8 +116,7 @@ class RatingsDataModule(L.LightningDataModule):
         self.cache_dir = cache_dir
         self.paper_dataset = paper_dataset
         self.fields = fields
-        defaults = SampleOptions()
-        idle = [name for name in IGNORED_WITH_SPLITS if getattr(samples, name) != getattr(defaults, name)]
+        idle = [name for name in IGNORED_WITH_SPLITS if getattr(samples, name) != getattr(SampleOptions, name)]
         if splits and idle:
             rank_zero_warn(
                 f"data.splits: all rows of your files are samples; samples.{', samples.'.join(idle)} "
@@ -150,7 +150,6 @@ class RatingsDataModule(L.LightningDataModule):
             self.features = Features.fit(self.samples, self.fields)
 
     def rows(self, split: str) -> pl.DataFrame:
-        """The samples of train, val or test."""
         return self.samples.filter(split=split)
 
     def table(self, split: str) -> SampleTable:
@@ -165,12 +164,7 @@ class RatingsDataModule(L.LightningDataModule):
         return self._tables[split]
 
     def request(self, train: Callable[[], BatchSpec], val: Callable[[], BatchSpec]) -> None:
-        """Choose the batches of training and validation. Without a request there are those of a CTR model.
-
-        Args:
-            train: called at the start of each epoch.
-            val: called before each validation.
-        """
+        """Choose the batches of each training epoch and each validation; by default those of a CTR model."""
         self._train, self._val = train, val
 
     def rollout_spec(self, epoch: int) -> BatchSpec:
@@ -178,14 +172,7 @@ class RatingsDataModule(L.LightningDataModule):
         return BatchSpec(self.rollout_batch_size, titles=True, epoch=epoch, balanced=self.balance_rollouts)
 
     def check_rows(self, validated: bool = True) -> None:
-        """Refuse to train without training rows, or to stop early without validation rows.
-
-        Args:
-            validated: validation rows are needed.
-
-        Raises:
-            UserError: there are none.
-        """
+        """Raises UserError if there are no training rows, or no validation rows where they are needed."""
         if not len(self.table("train")):
             raise UserError("no training rows: give data.samples.fractions a first share above 0")
         if validated and not len(self.table("val")):
@@ -195,19 +182,15 @@ class RatingsDataModule(L.LightningDataModule):
             )
 
     def train_dataloader(self) -> ResumableLoader:
-        """The training batches that were requested."""
         return self._loader("train", self._train())
 
     def val_dataloader(self) -> ResumableLoader:
-        """The validation batches that were requested."""
         return self._loader("val", self._val())
 
     def test_dataloader(self) -> ResumableLoader:
-        """The test split."""
         return self._loader("test", BatchSpec(self.eval_batch_size, titles=True))
 
     def predict_dataloader(self) -> ResumableLoader:
-        """The people of the CSV `people`, or the test split."""
         return self._loader("predict", BatchSpec(self.eval_batch_size, titles=True))
 
     def prediction_ids(self) -> pl.DataFrame:
@@ -219,18 +202,12 @@ class RatingsDataModule(L.LightningDataModule):
         return pl.DataFrame(rows, schema=columns, orient="row")
 
     def slices(self, split: str) -> dict[str, Tensor]:
-        """Which rows are about users, and which about items, that training rows hold (warm) or not (cold).
+        """Which rows of `table(split)` are about warm or cold users and items; bool `[rows]` by the slice's name.
 
-        An item of a training history counts as held.
-
-        Args:
-            split: val or test.
-
-        Returns:
-            Bool `[rows]`, in the order of `table(split)`, by the slice's name.
+        Training rows hold the warm ones, as target or in a history.
         """
         train, rows = self.rows("train"), self.rows(split)
-        items = pl.concat([train["target"], train["liked"].explode(), train["disliked"].explode()])
+        items = pl.concat([train["target"], train["history"].explode()])
         slices: dict[str, Tensor] = {}
         for name, held, known in (("users", rows["user"], train["user"]), ("items", rows["target"], items)):
             warm = torch.from_numpy(held.is_in(known.drop_nulls().unique().to_list()).to_numpy().copy())
@@ -258,11 +235,8 @@ class RatingsDataModule(L.LightningDataModule):
 
     def _loader(self, split: str, spec: BatchSpec) -> ResumableLoader:
         table = self.table(split)
-        make = partial(table.batch, with_text=spec.titles)
-        chosen = spec.rows
-        return ResumableLoader(
-            self._sampler(table, spec), make if chosen is None else lambda places: make(chosen[places])
-        )
+        rows = torch.arange(len(table)) if spec.rows is None else spec.rows
+        return ResumableLoader(self._sampler(table, spec), lambda places: table.batch(rows[places], spec.titles))
 
     def _sampler(self, table: SampleTable, spec: BatchSpec) -> EpochSampler:
         labels = table.label if spec.rows is None else table.label[spec.rows]
@@ -286,14 +260,7 @@ class RatingsDataModule(L.LightningDataModule):
 
 
 class MovieLensDataModule(RatingsDataModule):
-    """MovieLens: ML-100K (GroupLens' or RecBole's files), ML-1M, ML-20M, latest. Liked from 4 stars (inferred).
-
-    Args:
-        path: folder with the raw files; the layout is detected.
-        samples: how targets, histories, labels and splits are drawn.
-        nouns: what items and people are called in prompts.
-        paper_dataset: whose rows of the paper's Table 1 `test` shows beside ours; null for none.
-    """
+    """MovieLens: ML-100K (GroupLens' or RecBole's files), ML-1M, ML-20M, latest. Liked from 4 stars (inferred)."""
 
     def __init__(
         self,
@@ -303,45 +270,32 @@ class MovieLensDataModule(RatingsDataModule):
         paper_dataset: PaperDataset | None = "ML-20M",
         **kwargs: Any,
     ) -> None:
-        """Keeps the options; nothing is read yet."""
-        super().__init__(path, samples, nouns, paper_dataset=paper_dataset, **kwargs)
+        super().__init__(path, samples, nouns, paper_dataset, **kwargs)
 
     def read(self) -> RawTables:
-        """The layout that `path` holds."""
         return movielens.read(Path(self.path))
 
     def read_ratings(self, path: Path) -> RawTable:
-        """A ratings file in any MovieLens layout."""
         return movielens.read_interactions(path)
 
 
 class BookCrossingDataModule(RatingsDataModule):
-    """BookCrossing: the original dump or Kaggle's files. Liked from 5 of 10, zeros are dislikes (inferred).
-
-    Args:
-        path: folder with the raw files; the layout is detected.
-        samples: how targets, histories, labels and splits are drawn.
-        nouns: what items and people are called in prompts.
-        paper_dataset: whose rows of the paper's Table 1 `test` shows beside ours; null for none.
-    """
+    """BookCrossing: the original dump or Kaggle's files. Liked from 5 of 10, zeros are dislikes (inferred)."""
 
     def __init__(
         self,
         path: str,
         samples: SampleOptions = BOOKCROSSING,
-        nouns: Nouns = Nouns("book", "books", "reader", "reading"),
+        nouns: Nouns = BOOKS,
         paper_dataset: PaperDataset | None = "BookCrossing",
         **kwargs: Any,
     ) -> None:
-        """Keeps the options; nothing is read yet."""
-        super().__init__(path, samples, nouns, paper_dataset=paper_dataset, **kwargs)
+        super().__init__(path, samples, nouns, paper_dataset, **kwargs)
 
     def read(self) -> RawTables:
-        """The layout that `path` holds."""
         return bookcrossing.read(Path(self.path))
 
     def read_ratings(self, path: Path) -> RawTable:
-        """A ratings file in either layout."""
         return bookcrossing.read_interactions(path)
 
 
@@ -349,30 +303,23 @@ class AmazonBooksDataModule(RatingsDataModule):
     """Amazon reviews of 2014, 2018 or 2023, of any category. Liked above 4 stars (inferred).
 
     Args:
-        path: folder with the raw files; the layout is detected.
-        samples: how targets, histories, labels and splits are drawn.
-        nouns: what items and people are called in prompts.
         category: as in the file names; default the only one in `path`, else Books. Set `nouns` with it.
-        paper_dataset: whose rows of the paper's Table 1 `test` shows beside ours; null for none.
     """
 
     def __init__(
         self,
         path: str,
         samples: SampleOptions = AMAZON,
-        nouns: Nouns = Nouns("book", "books", "reader", "reading"),
+        nouns: Nouns = BOOKS,
         category: str | None = None,
         paper_dataset: PaperDataset | None = "Amazon Books",
         **kwargs: Any,
     ) -> None:
-        """Keeps the options; nothing is read yet."""
-        super().__init__(path, samples, nouns, paper_dataset=paper_dataset, **kwargs)
+        super().__init__(path, samples, nouns, paper_dataset, **kwargs)
         self.category = category
 
     def read(self) -> RawTables:
-        """The category's files in `path`."""
         return amazon.read(Path(self.path), self.category)
 
     def read_ratings(self, path: Path) -> RawTable:
-        """A file of reviews, or a CSV of ratings."""
         return amazon.read_interactions(path)

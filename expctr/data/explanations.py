@@ -19,13 +19,7 @@ class ExplanationStore:
         self.rows: list[dict[str, Any]] = []
 
     def add(self, samples: Sequence[int], texts: Sequence[str], **columns: Any) -> None:
-        """Keep the texts as the samples' latest, and one row each.
-
-        Args:
-            samples: sample ids.
-            texts: their explanations.
-            columns: further columns of the rows: a sequence with a value a sample, or one value for all.
-        """
+        """Keep the texts as the samples' latest, and one row each; `columns` are lists, or one value for all rows."""
         self.latest.update(zip(samples, texts, strict=True))
         for i, (sample, text) in enumerate(zip(samples, texts, strict=True)):
             values = {k: v[i] if isinstance(v, list) else v for k, v in columns.items()}
@@ -51,6 +45,5 @@ class ExplanationStore:
         return {"latest": dict(self.latest), "rows": [dict(row) for row in self.rows]}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """The inverse of `state_dict`."""
         self.latest = dict(state["latest"])
         self.rows = [dict(row) for row in state["rows"]]

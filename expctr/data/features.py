@@ -10,9 +10,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from expctr.data.random_draws import Ints
 from expctr.errors import UserError
 
-Ints = NDArray[np.int64]
 PADDING, UNSEEN, FIRST = 0, 1, 2
 """Index 0 pads lists, 1 stands for every value that is not in the training rows, values start at 2."""
 
@@ -43,12 +43,8 @@ class Features:
     """
 
     def __init__(self, vocabularies: Mapping[str, list[str]], lists: list[str], history: int = 0) -> None:
-        """Takes fitted vocabularies. Use `fit` to make them.
-
-        Args:
-            vocabularies: field -> its values in the order of their indices.
-            lists: the fields that hold several values per row.
-            history: length of the longest history; 0 for none.
+        """Takes what `fit` finds: each field's values in the order of their indices, the fields that hold several
+        values per row, and the length of the longest history (0 for none).
         """
         self.vocabularies = dict(vocabularies)
         self.lists = list(lists)
@@ -56,11 +52,7 @@ class Features:
 
     @classmethod
     def fit(cls, samples: pl.DataFrame, fields: Sequence[str] | None = None) -> "Features":
-        """Collects the values of the rows whose `split` is train.
-
-        Args:
-            samples: the table of `samples.make_samples`.
-            fields: the fields to keep; None keeps all.
+        """Collects the values of the training rows of `samples.make_samples`, for some fields or all.
 
         Raises:
             UserError: no such field, or the field whose vocabulary it shares is not kept.
@@ -88,11 +80,7 @@ class Features:
 
     @classmethod
     def from_state(cls, state: Mapping[str, Any]) -> "Features":
-        """Restores the features of a checkpoint.
-
-        Args:
-            state: from `state_dict`.
-        """
+        """Restores the features of a checkpoint."""
         return cls(state["vocabularies"], state["lists"], state.get("history", 0))
 
     @property
@@ -102,24 +90,18 @@ class Features:
 
     @property
     def sizes(self) -> dict[str, int]:
-        """Field -> rows of its embedding table, with those for padding and unseen values."""
         return {name: FIRST + len(self.vocabularies[_SHARES.get(name, name)]) for name in self.fields}
 
     @property
     def shares(self) -> dict[str, str]:
-        """Field -> the field whose embedding table it shares."""
         return {name: owner for name, owner in _SHARES.items() if name in self.lists}
 
     @property
     def vocabulary(self) -> Vocabulary:
-        """The fields and sizes that a CTR model is built for."""
         return Vocabulary(self.sizes, self.shares, self.history)
 
     def encode(self, samples: pl.DataFrame) -> dict[str, Tensor]:
         """Looks up the index of every value.
-
-        Args:
-            samples: rows of the table of `samples.make_samples`.
 
         Returns:
             Field -> int64 `[rows]`, or `[rows, values]` for lists, padded with 0. If `history` is above 0, also
@@ -129,22 +111,15 @@ class Features:
         encoded = {name: self._encode(name, samples[name]) for name in self.fields}
         if self.history:
             latest = samples.select(pl.col(_HISTORY, "history_liked").list.tail(self.history))
-            items = _look_up(latest[_HISTORY].explode(empty_as_null=False), _index(self.vocabularies["target"]))
+            items = _look_up(latest[_HISTORY].explode(empty_as_null=False), self.vocabularies["target"])
             marks = latest["history_liked"].explode(empty_as_null=False).to_numpy().astype(np.int64) + 1
-            lengths = latest[_HISTORY].list.len().to_numpy().astype(np.int64)
+            lengths = latest[_HISTORY].list.len().to_numpy()
             encoded[_HISTORY] = _padded(items, lengths, self.history)
             encoded["history_liked"] = _padded(marks, lengths, self.history)
         return encoded
 
     def check_same(self, other: "Features") -> None:
-        """Checks that the vocabularies of the data equal those of a checkpoint.
-
-        Args:
-            other: the features of the checkpoint.
-
-        Raises:
-            UserError: they differ. The message has the size of each field that differs.
-        """
+        """Raises UserError if the vocabularies of the data differ from those of a checkpoint (`other`)."""
         mine, theirs = self.vocabularies, other.vocabularies
         different = [
             f"{name} ({len(mine.get(name, []))} in the data, {len(theirs.get(name, []))} in the checkpoint)"
@@ -159,19 +134,18 @@ class Features:
 
     def state_dict(self) -> dict[str, Any]:
         """Plain lists and strings, for a checkpoint that is loaded with `weights_only`."""
-        vocabularies = {name: list(values) for name, values in self.vocabularies.items()}
-        return {"vocabularies": vocabularies, "lists": list(self.lists), "history": self.history}
+        return {"vocabularies": self.vocabularies, "lists": self.lists, "history": self.history}
 
     def _encode(self, name: str, values: pl.Series) -> Tensor:
-        index = _index(self.vocabularies[_SHARES.get(name, name)])
+        vocabulary = self.vocabularies[_SHARES.get(name, name)]
         if name not in self.lists:
-            return torch.from_numpy(_look_up(values, index))
-        lengths = values.list.len().fill_null(0).to_numpy().astype(np.int64)
-        found = _look_up(values.explode(empty_as_null=False, keep_nulls=False), index)
-        return _padded(found, lengths, max(1, lengths.max(initial=0)))
+            return torch.from_numpy(_look_up(values, vocabulary))
+        lengths = values.list.len().fill_null(0).to_numpy()
+        found = _look_up(values.explode(empty_as_null=False, keep_nulls=False), vocabulary)
+        return _padded(found, lengths, int(lengths.max(initial=1)))
 
 
-def _padded(values: Ints, lengths: Ints, width: int) -> Tensor:
+def _padded(values: Ints, lengths: NDArray[np.uint32], width: int) -> Tensor:
     """Rows of different lengths, concatenated in `values`, as `[rows, width]` with 0 after the end of each."""
     padded = np.full((lengths.size, width), PADDING, dtype=np.int64)
     padded[np.arange(width) < lengths[:, None]] = values
@@ -189,18 +163,9 @@ def _distinct(*columns: pl.Series) -> list[str]:
     return values.drop_nulls().unique().sort().to_list()
 
 
-def _index(values: list[str]) -> pl.DataFrame:
-    return pl.DataFrame(
-        {"value": values, "index": np.arange(FIRST, FIRST + len(values))}, schema_overrides={"value": pl.String}
-    )
-
-
-def _look_up(values: pl.Series, index: pl.DataFrame) -> Ints:
+def _look_up(values: pl.Series, vocabulary: list[str]) -> Ints:
+    index = pl.int_range(FIRST, FIRST + len(vocabulary), eager=True)
     found = (
-        _strings(values)
-        .cast(pl.String)
-        .rename("value")
-        .to_frame()
-        .join(index, on="value", how="left", maintain_order="left")
+        _strings(values).cast(pl.String).replace_strict(pl.Series(vocabulary, dtype=pl.String), index, default=UNSEEN)
     )
-    return found["index"].fill_null(UNSEEN).to_numpy().copy()
+    return found.to_numpy().copy()

@@ -23,7 +23,7 @@ def load_interactions(
         sources: ratings tables by split, or one table under an empty name.
         titled: ids of the items that have a title.
         options: how samples are made.
-        summary: gets the counts; updated in place.
+        summary: gets the counts.
 
     Returns:
         `user` and `item` (categorical), `rating`, `timestamp`, `split` (position in `SPLITS`), `tie` and `draw`: two
@@ -33,8 +33,7 @@ def load_interactions(
         DataError: a bad row, a row without a timestamp, or no row is left.
     """
     dropped = Counter[str]()
-    events = _read(sources, options, dropped, summary)
-    events = _clean(events, titled, options, dropped, summary)
+    events = _clean(_read(sources, options, dropped, summary), titled, options, dropped, summary)
     summary.dropped = dict(dropped)
     tie = mix(draws_of_ids(events["user"], options.seed) ^ mix(draws_of_ids(events["item"], options.seed)))
     time = ["timestamp"] if options.order == "time" else []
@@ -45,16 +44,9 @@ def load_interactions(
 def user_ratings(
     user: str, tables: RawTables, options: SampleOptions, splits: Mapping[str, RawTable] | None = None
 ) -> pl.DataFrame:
-    """The ratings of one user, by the rules of `make_samples` but without its minimum counts.
+    """One user's ratings (`item`, `title`, `liked`), oldest first, as in `make_samples` but without minimum counts.
 
-    Args:
-        user: the id.
-        tables: see `make_samples`.
-        options: see `make_samples`.
-        splits: see `make_samples`; only train is read, because histories hold training rows only.
-
-    Returns:
-        `item`, `title`, `liked`, oldest first; empty if the user has no ratings.
+    Of `splits` only train is read, because histories hold training rows only.
 
     Raises:
         DataError: a bad row of the user, or no rating of an item with a title.
@@ -71,13 +63,7 @@ def user_ratings(
 
 
 def titled_items(tables: RawTables, options: SampleOptions, dropped: Counter[str]) -> pl.DataFrame:
-    """The items that have a title, one row per item.
-
-    Args:
-        tables: the raw tables.
-        options: for `on_bad_row`.
-        dropped: number of skipped rows by reason; updated in place.
-    """
+    """The items that have a title, one row per item. Adds the number of skipped rows by reason to `dropped`."""
     items = tables.items.collect_unique("item", options.on_bad_row, dropped)
     return items.filter(pl.col("title").fill_null("") != "")
 
@@ -99,8 +85,7 @@ def _read(
         frame = table.collect([*ids, "rating", "timestamp"], options.on_bad_row, skipped)
         dropped.update(skipped)
         summary.rows += frame.height + skipped.total()
-        rank = SPLITS.index(name) if name else 0
-        frames.append(frame.with_columns(pl.lit(rank, pl.Int8).alias("split")))
+        frames.append(frame.with_columns(split=pl.lit(SPLITS.index(name) if name else 0, pl.Int8)))
     events = pl.concat(frames)
     untimed = events["timestamp"].null_count()
     if options.order == "time" and untimed:
@@ -148,10 +133,7 @@ def _is_superseded(events: pl.DataFrame) -> pl.Series:
     pair = id_codes(events["user"]) << 32 | id_codes(events["item"])
     ordered = np.sort(pair)  # finds the few repeated pairs in a fraction of the memory of a table of all pairs
     repeated = pl.Series(ordered[1:][ordered[1:] == ordered[:-1]])
-    pairs = pl.Series(pair)
-    is_repeated = pairs.is_in(repeated.implode())
-    again = events.select("split", "timestamp", pair=pairs, row=pl.int_range(pl.len())).filter(is_repeated)
-    latest = again.sort("split", "timestamp", "row").unique("pair", keep="last")["row"]
-    flags = is_repeated.to_numpy().copy()
-    flags[latest.to_numpy()] = False
-    return pl.Series(flags)
+    rows = events.select("split", "timestamp", pair=pl.Series(pair), row=pl.int_range(pl.len()))
+    is_repeated = rows["pair"].is_in(repeated.implode())
+    latest = rows.filter(is_repeated).sort("split", "timestamp", "row").unique("pair", keep="last")["row"]
+    return is_repeated.scatter(latest, False)

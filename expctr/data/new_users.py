@@ -1,7 +1,6 @@
 """People who are not in the ratings, from a CSV of titles, as rows for `expctr predict`."""
 
 import csv
-from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -48,18 +47,15 @@ def read_new_users(path: Path) -> list[NewUser]:
 
 
 def new_user_samples(users: Sequence[NewUser], catalogue: Catalogue, like: pl.DataFrame) -> pl.DataFrame:
-    """Turns new users into rows of the table of `make_samples`. A title that is not in the catalogue is a new item.
+    """Turns new users into rows of the table of `make_samples`, with the columns of `like`.
 
-    Args:
-        users: rows of the CSV. Disliked titles count as later than liked ones.
-        catalogue: the items of the dataset.
-        like: a table of `make_samples`, for its columns.
+    A title that is not in the catalogue is a new item. Disliked titles count as later than liked ones.
     """
     rows = []
     for text, _, target_id in users:
         found = (catalogue.matches(BY_ID + target_id) if target_id else []) or catalogue.matches(text.target)
         target = found[0] if len(found) == 1 else Item("", text.target)
-        history = find_history(text.liked, True, catalogue) + find_history(text.disliked, False, catalogue)
+        history = find_history(text.liked, text.disliked, catalogue)
         rows.append(with_history(target_columns(target, catalogue), history))
     return as_samples(rows, like)
 
@@ -68,16 +64,14 @@ def _rows(path: Path) -> Iterator[NewUser]:
     with path.open(encoding="utf-8-sig", newline="") as file:
         rows = csv.DictReader(file, strict=True)  # otherwise an unclosed quote swallows the rows below it
         header = rows.fieldnames or []
-        missing = [name for name in _COLUMNS if name not in header]
-        if missing:
+        if missing := [name for name in _COLUMNS if name not in header]:
             raise DataError(
                 f"missing column, {path}, row 1, column {missing[0]}. Fix: start with the header {','.join(_COLUMNS)}"
             )
-        for name, count in Counter(header).items():
-            if count > 1:
-                raise DataError(
-                    f"two columns of one name, {path}, row 1, column {name}. Fix: delete or rename one of them"
-                )
+        if twice := [name for name in header if header.count(name) > 1]:
+            raise DataError(
+                f"two columns of one name, {path}, row 1, column {twice[0]}. Fix: delete or rename one of them"
+            )
         for row in rows:
             place = f"{path}, row {rows.line_num}, column"
             if None in row:
@@ -91,8 +85,5 @@ def _rows(path: Path) -> Iterator[NewUser]:
             target = row["target_title"].strip()
             if not target:
                 raise DataError(f"no title, {place} target_title. Fix: write the title of the target")
-            yield NewUser(
-                SampleText(target, split_titles(row["liked_titles"]), split_titles(row["disliked_titles"])),
-                row.get("user", ""),
-                row.get("target", ""),
-            )
+            text = SampleText(target, split_titles(row["liked_titles"]), split_titles(row["disliked_titles"]))
+            yield NewUser(text, row.get("user", ""), row.get("target", ""))

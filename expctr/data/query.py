@@ -14,6 +14,7 @@ from expctr.data.sample_rows import (
     split_titles,
     target_columns,
     with_history,
+    without_each,
 )
 from expctr.errors import UserError
 
@@ -30,10 +31,10 @@ class Query:
 
     Attributes:
         user: the id; empty for a person given by titles.
-        target: the item; its id is empty if it is new.
+        target: its id is empty if it is new.
         history: oldest first, without the target.
-        label: the rating of the target by the user: 1 liked, 0 disliked, None unknown.
-        split: the split of the sample with this user and target; empty if there is none.
+        label: 1 if the user liked the target, 0 if not, None unknown.
+        split: of the sample with this user and target; empty if there is none.
         rows: rows of the table of `make_samples`: the query, then the query without each entry of the history.
         notes: remarks for the reader of the answer.
     """
@@ -61,8 +62,8 @@ def make_query(
 
     Args:
         data: the dataset, after `setup`.
-        user: an id in the ratings.
-        liked: instead of a user: titles that a person likes, oldest first, as a list or separated by `|`.
+        user: an id in the ratings; or instead of a user:
+        liked: titles that a person likes, oldest first, as a list or separated by `|`.
         disliked: titles that this person dislikes.
         target: a title or the id of an item.
 
@@ -89,11 +90,14 @@ def make_query(
             history, label, split = _history_of(row), row["label"], row["split"]
             notes.append(f"user {user} and this target are {_SPLITS[split]}; the history is the one before the target")
         else:
-            row |= {"user": user, **_user_columns(user, data)}
-            history = [HistoryEntry(Item(i, title), liked) for i, title, liked in _ratings(user, data).iter_rows()]
-    ratings_of_target = [entry for entry in history if entry.item == item]
-    if ratings_of_target:
-        label = int(ratings_of_target[-1].liked)
+            others = next(data.samples.filter(user=user).head(1).iter_rows(named=True), {})
+            row |= {"user": user} | {name: value for name, value in others.items() if name.startswith("user_")}
+            history = [HistoryEntry(Item(i, title), liked) for i, title, liked in data.ratings_of(user).iter_rows()]
+            if not history:
+                hint = _ids(user, data.users())
+                raise UserError(f"--user: the ratings have no user {user!r}. Fix: give another id; {hint}")
+    if ratings_of_target := [entry.liked for entry in history if entry.item == item]:
+        label = int(ratings_of_target[-1])
         history = [entry for entry in history if entry.item != item]
         notes.append(f"the person {'liked' if label else 'disliked'} the target itself; the history leaves it out")
     if user is not None:
@@ -104,8 +108,7 @@ def make_query(
             if user is not None
             else "no history. Fix: give titles other than the target as --liked or --disliked"
         )
-    without = [[*history[:i], *history[i + 1 :]] for i in range(len(history))]
-    rows = as_samples([with_history(row, entries) for entries in (history, *without)], data.samples)
+    rows = as_samples([with_history(row, entries) for entries in without_each(history)], data.samples)
     notes += _untrained(user, item, data)
     return Query(user or "", item, history, label, split, rows, notes)
 
@@ -128,14 +131,13 @@ def _find_target(typed: str, catalogue: Catalogue, notes: list[str]) -> Item:
 
 
 def _titles(typed: Sequence[str] | str | None) -> tuple[str, ...]:
-    titles = split_titles(typed) if isinstance(typed, str) else [title.strip() for title in typed or ()]
-    return tuple(filter(None, titles))
+    return split_titles(typed) if isinstance(typed, str) else tuple(filter(None, map(str.strip, typed or ())))
 
 
 def _find_typed(
     liked: Sequence[str], disliked: Sequence[str], catalogue: Catalogue, notes: list[str]
 ) -> list[HistoryEntry]:
-    history = list(dict.fromkeys(find_history(liked, True, catalogue) + find_history(disliked, False, catalogue)))
+    history = list(dict.fromkeys(find_history(liked, disliked, catalogue)))
     for entry in history:
         if entry.liked and HistoryEntry(entry.item, False) in history:
             raise UserError(f"{entry.item.title!r} is in both --liked and --disliked. Fix: remove it from one of them")
@@ -152,19 +154,6 @@ def _history_of(row: dict[str, list[str]]) -> list[HistoryEntry]:
     titles = dict(zip(row["liked"] + row["disliked"], row["liked_titles"] + row["disliked_titles"], strict=True))
     entries = zip(row["history"], row["history_liked"], strict=True)
     return [HistoryEntry(Item(item, titles[item]), bool(liked)) for item, liked in entries]
-
-
-def _ratings(user: str, data: RatingsDataModule) -> pl.DataFrame:
-    rated = data.ratings_of(user)
-    if rated.is_empty():
-        raise UserError(f"--user: the ratings have no user {user!r}. Fix: give another id; {_ids(user, data.users())}")
-    return rated
-
-
-def _user_columns(user: str, data: RatingsDataModule) -> dict[str, object]:
-    """The user's side features, from any of their samples."""
-    row = next(data.samples.filter(user=user).head(1).iter_rows(named=True), {})
-    return {name: value for name, value in row.items() if name.startswith("user_")}
 
 
 def _untrained(user: str | None, item: Item, data: RatingsDataModule) -> list[str]:

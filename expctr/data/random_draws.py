@@ -1,7 +1,4 @@
-"""Random draws as hashes of the seed and the ids.
-
-So they depend neither on the order of the rows in a file nor on the random numbers of a library.
-"""
+"""Random draws as hashes of the seed and the ids: independent of the order of rows, and of a library's generator."""
 
 import hashlib
 
@@ -19,14 +16,7 @@ def id_codes(ids: pl.Series) -> Ints:
 
 
 def draws_of_ids(ids: pl.Series, seed: int) -> Draws:
-    """A draw per row, from the seed and the id.
-
-    Each id is hashed once, and not by polars, whose hashes change from version to version.
-
-    Args:
-        ids: a categorical column.
-        seed: of the draws.
-    """
+    """A draw per row of a categorical column. Not by polars, whose hashes change from version to version."""
     unique, codes = ids.unique(), id_codes(ids)
     digests = (hashlib.blake2b(f"{seed}/{i}".encode(), digest_size=8).digest() for i in unique.cast(pl.String))
     table = np.zeros(1 + codes.max(initial=0), dtype=np.uint64)

@@ -20,16 +20,15 @@ def split_titles(typed: str) -> tuple[str, ...]:
     return tuple(title for part in typed.split("|") if (title := part.strip()))
 
 
-def find_history(titles: Sequence[str], liked: bool, catalogue: Catalogue) -> list[HistoryEntry]:
-    """Finds the items of typed titles. A title that is not the title of exactly one item becomes a new item.
+def find_history(liked: Sequence[str], disliked: Sequence[str], catalogue: Catalogue) -> list[HistoryEntry]:
+    """Finds the items of typed titles. A title that is not the title of exactly one item becomes a new item."""
+    found = [(title, i < len(liked), catalogue.matches(title)) for i, title in enumerate([*liked, *disliked])]
+    return [HistoryEntry(items[0] if len(items) == 1 else Item("", title), mark) for title, mark, items in found]
 
-    Args:
-        titles: oldest first.
-        liked: whether the person liked them.
-        catalogue: the items of the dataset.
-    """
-    found = [(title, catalogue.matches(title)) for title in titles]
-    return [HistoryEntry(items[0] if len(items) == 1 else Item("", title), liked) for title, items in found]
+
+def without_each(history: list[HistoryEntry]) -> list[list[HistoryEntry]]:
+    """The history, then the history without each of its entries."""
+    return [history, *([*history[:i], *history[i + 1 :]] for i in range(len(history)))]
 
 
 def target_columns(target: Item, catalogue: Catalogue) -> dict[str, Any]:
@@ -39,14 +38,11 @@ def target_columns(target: Item, catalogue: Catalogue) -> dict[str, Any]:
 
 def with_history(row: Mapping[str, Any], history: Sequence[HistoryEntry]) -> dict[str, Any]:
     """The row of a sample with another history, oldest first."""
-    lists: dict[str, Any] = {
-        "history": [entry.item.id for entry in history],
-        "history_liked": [entry.liked for entry in history],
-    }
-    for name, liked in (("liked", True), ("disliked", False)):
-        items = [entry.item for entry in history if entry.liked is liked]
-        lists |= {name: [item.id for item in items], f"{name}_titles": [item.title for item in items]}
-    return {**row, **lists}
+    changed = dict(row, history=[item.id for item, _ in history], history_liked=[liked for _, liked in history])
+    for name, kind in (("liked", True), ("disliked", False)):
+        items = [item for item, liked in history if liked is kind]
+        changed |= {name: [item.id for item in items], f"{name}_titles": [item.title for item in items]}
+    return changed
 
 
 def as_samples(rows: Sequence[Mapping[str, Any]], like: pl.DataFrame) -> pl.DataFrame:

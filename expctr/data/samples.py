@@ -26,9 +26,9 @@ def make_samples(
 
     Args:
         tables: the raw tables.
-        options: how to draw. With `splits`, those in `IGNORED_WITH_SPLITS` have no effect.
+        options: how to draw.
         splits: ratings tables named train, val and test, in place of `tables.interactions`. All their rows are targets,
-            and histories hold earlier rows of train only.
+            and histories hold earlier rows of train only. `IGNORED_WITH_SPLITS` have no effect.
 
     Returns:
         One row per sample, in the order train, val, test, and what became of the raw rows. Columns: `sample` int64 from
@@ -39,7 +39,10 @@ def make_samples(
     Raises:
         DataError: a bad row (`on_bad_row: error`), no timestamps to order by, or a split without samples.
     """
-    summary, side_dropped = DataSummary(rule=_rule(options)), Counter[str]()
+    sign = ">=" if options.threshold_op == "ge" else ">"
+    zeros = "" if options.zero_ratings == "keep" else ", zeros dropped"
+    summary = DataSummary(rule=f"liked when rating {sign} {options.threshold:g}{zeros}")
+    side_dropped = Counter[str]()
     items = titled_items(tables, options, side_dropped)
     sources = splits or {"": tables.interactions}
     events = load_interactions(sources, items["item"], options, summary)
@@ -72,32 +75,24 @@ def make_samples(
     summary.count_samples(samples)
     for name, share in zip(SPLITS, options.fractions, strict=True):
         if not summary.splits[name]["samples"] and (splits or share):
-            raise DataError(_empty_split(name, samples.height, summary, own=bool(splits)))
+            raise _empty_split(name, samples.height, summary, own=bool(splits))
     return samples, summary
 
 
-def _rule(options: SampleOptions) -> str:
-    sign = ">=" if options.threshold_op == "ge" else ">"
-    zeros = "" if options.zero_ratings == "keep" else ", zeros dropped"
-    return f"liked when rating {sign} {options.threshold:g}{zeros}"
-
-
-def _empty_split(name: str, samples: int, summary: DataSummary, own: bool) -> str:
+def _empty_split(name: str, samples: int, summary: DataSummary, own: bool) -> DataError:
     reasons = "; ".join(f"{reason}: {count:,}" for reason, count in summary.samples_dropped.items())
-    fix = "raise data.samples.targets_per_user or the share in data.samples.fractions, or lower "
+    fix = "raise data.samples.targets_per_user or the share in data.samples.fractions"
     if own:
-        fix = f"check that the users of data.splits.{name} have earlier rows in data.splits.train, or lower "
-    return (
+        fix = f"check that the users of data.splits.{name} have earlier rows in data.splits.train"
+    return DataError(
         f"the {name} split is empty: {samples} samples from {summary.users} users in all"
-        f"{f', not used: {reasons}' if reasons else ''}. Fix: {fix}data.samples.min_ratings or data.samples.min_history"
+        f"{f', not used: {reasons}' if reasons else ''}. Fix: {fix}, or lower data.samples.min_ratings or "
+        "data.samples.min_history"
     )
 
 
 def _history_lengths(events: pl.DataFrame) -> tuple[Ints, Ints]:
-    """Per interaction, the number of training interactions of its user before it, and where these start.
-
-    A start is a position among the training interactions of the whole table.
-    """
+    """Per interaction, how many training interactions its user has before it, and where among all these start."""
     user = events["user"].to_physical().to_numpy()
     usable = events["split"].to_numpy() == 0
     before = np.cumsum(usable) - usable
@@ -153,8 +148,7 @@ def _histories(
 ) -> tuple[pl.DataFrame, int]:
     """The history entries of all targets, oldest first: `sample` (position in `rows`) and `row` of events.
 
-    An entry that is itself a target of a later split is withheld, because a training history would reveal its label.
-    Also returns the number of such entries.
+    Entries that are targets of a later split are withheld, because they would reveal its labels, and counted.
     """
     count = np.minimum(lengths[rows], longest)
     last = starts[rows] + lengths[rows]

@@ -18,18 +18,15 @@ class DataSummary:
 
     Attributes:
         rule: the labelling rule in words.
-        rows: rows read.
-        dropped: rating rows not used, by reason.
+        rows: rating rows read; the sum of `interactions` and of those `dropped`, by reason.
         side_dropped: rows of the item and user files not used, by reason.
-        interactions: rows left; together with `dropped` they sum to `rows`.
-        users: users with interactions left.
-        items: items with interactions left.
+        interactions: rows left, of so many `users` and `items`.
         untitled: share of the rated items that have no title.
         samples_dropped: targets not used, by reason.
         withheld: history entries left out because they are targets of a later split.
         splits: by split, `samples`, `base_rate`, `entropy` (nats; the LogLoss of the best constant), `users`,
             `warm_users` (share of the samples whose user has training samples).
-        history: quantiles of the history length over all samples, by name.
+        history: quantiles of the history length over all samples.
     """
 
     rule: str = ""
@@ -59,20 +56,23 @@ class DataSummary:
                 "users": rows["user"].n_unique(),
                 "warm_users": float(rows["user"].is_in(trained).mean() or 0.0),  # type: ignore[arg-type]
             }
-        length = samples["liked"].list.len().cast(pl.Int64) + samples["disliked"].list.len().cast(pl.Int64)
+        length = samples["history"].list.len()
         names = {"min": 0.0, "25%": 0.25, "median": 0.5, "75%": 0.75, "max": 1.0}
         self.history = {name: float(length.quantile(q) or 0.0) for name, q in names.items()}
 
 
 def summary_tables(summary: DataSummary) -> Group:
-    """The summary as two tables for a rich console: raw rows, and samples by split."""
+    """The summary as two tables for a rich console: raw rows, and samples by split.
+
+    A reason holds the name of a file, which can be anything: it is printed without markup and escape sequences.
+    """
     rows = Table(title="Rows", title_justify="left", show_header=False)
     rows.add_row("read", f"{summary.rows:,}")
     for reason, count in summary.dropped.items():
-        rows.add_row(_plain(f"dropped: {reason}"), f"{count:,}", f"{count / max(summary.rows, 1):.2%}")
+        rows.add_row(Text(printable(f"dropped: {reason}")), f"{count:,}", f"{count / max(summary.rows, 1):.2%}")
     rows.add_row("kept", f"{summary.interactions:,}", f"{summary.interactions / max(summary.rows, 1):.2%}")
     for reason, count in summary.side_dropped.items():
-        rows.add_row(_plain(f"not used: {reason}"), f"{count:,}")
+        rows.add_row(Text(printable(f"not used: {reason}")), f"{count:,}")
     rows.add_row("users, items", f"{summary.users:,}, {summary.items:,}")
     rows.add_row("rated items without a title", f"{summary.untitled:.2%}")
 
@@ -88,8 +88,3 @@ def summary_tables(summary: DataSummary) -> Group:
         notes.append(f"history entries withheld: {summary.withheld:,} (targets of a later split)")
     splits.caption, splits.caption_justify = "\n".join(notes), "left"
     return Group(rows, splits)
-
-
-def _plain(reason: str) -> Text:
-    """Text without markup and escape sequences: a reason holds the name of a file, which can be anything."""
-    return Text(printable(reason))

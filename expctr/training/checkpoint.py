@@ -48,7 +48,6 @@ class RunCheckpoint(Checkpoint):
     def on_train_batch_end(
         self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """Save in mid-epoch."""
         done = batch_idx + 1
         if done == trainer.num_training_batches:
             return
@@ -122,22 +121,16 @@ class RunCheckpoint(Checkpoint):
 
 
 def checkpoint_folder(trainer: L.Trainer) -> Path:
-    """Where a run keeps its checkpoints."""
     return Path(trainer.default_root_dir) / "checkpoints"
 
 
 def checkpoints(folder: Path) -> list[Path]:
     """A run's finished checkpoints, oldest first."""
-    found = [(place, path) for path in folder.glob("*.ckpt") if (place := position(path))]
-    return [path for _, path in sorted(found)]
+    return sorted(filter(position, folder.glob("*.ckpt")), key=lambda path: position(path) or (0, 0))
 
 
 def fault(path: Path) -> str | None:
-    """What is wrong with a checkpoint: cut short, damaged, or none of expctr's; None where all is well.
-
-    Args:
-        path: a file, or the folder of a sharded one.
-    """
+    """What is wrong with a checkpoint (a file, or a sharded one's folder); None where all is well."""
     plain = path / "meta.pt" if path.is_dir() else path
     try:
         with zipfile.ZipFile(plain) as archive:

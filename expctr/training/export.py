@@ -39,7 +39,7 @@ class Exporter(Callback):
         model: the run's module.
         out: a new folder, or an empty one.
         merged: also write the language model with the adapter merged into its weights.
-        config: the run's config, which is copied if it exists.
+        config: is copied if it exists.
 
     Raises:
         UserError: the folder is not empty, or there is nothing to write.
@@ -55,7 +55,6 @@ class Exporter(Callback):
         self.model, self.out, self.merged, self.config = model, out, merged, config
 
     def on_predict_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Write."""
         features: Features = trainer.datamodule.features  # type: ignore[attr-defined]
         write(self.model, features, self.out, self.merged)
         if rank() == 0 and self.config.exists():
@@ -64,14 +63,7 @@ class Exporter(Callback):
 
 
 def write(module: ExpCTRModule | CTRModule | TALLRecModule, features: Features, out: Path, merged: bool) -> None:
-    """Write a trained module. All ranks have to call this, and rank 0 writes.
-
-    Args:
-        module: the module with the trained weights.
-        features: the data's vocabularies.
-        out: the folder.
-        merged: also write the language model with the adapter merged into its weights.
-    """
+    """Write a trained module, and the data's vocabularies. All ranks have to call this, and rank 0 writes."""
     lines: list[str] = []
     if isinstance(module, ScoringModule):
         module.best.restore()  # a checkpoint holds both the last weights and the best ones
@@ -227,10 +219,7 @@ def _encoder(encoder: SentenceEncoder) -> dict[str, Any]:
 
 def _vocabulary(features: Features) -> dict[str, Any]:
     """Each field's values and their indices."""
-    values = {
-        name: dict(zip(names, range(FIRST, FIRST + len(names)), strict=True))
-        for name, names in features.vocabularies.items()
-    }
+    values = {name: {v: i for i, v in enumerate(names, FIRST)} for name, names in features.vocabularies.items()}
     return {"values": values, "shares": features.shares, "lists": features.lists, "history": features.history}
 
 

@@ -12,31 +12,28 @@ MAY_CHANGE = {f"data.init_args.{name}" for name in ("path", "cache_dir", "eval_b
 
 
 def select_checkpoint(command: str, ckpt_path: str | None, run: Path) -> Path | None:
-    """The checkpoint that a command loads.
+    """The checkpoint that a command loads; `None` where `fit` starts from the beginning.
 
     Args:
         command: `fit`, or a command that reads a trained run.
-        ckpt_path: the option: a path, `last` for the run's newest, or `None`. Only `fit` needs no checkpoint then.
+        ckpt_path: the option: a path, or `last` or `None` for the run's newest.
         run: the run's folder.
-
-    Returns:
-        `None` where `fit` starts from the beginning.
 
     Raises:
         UserError: `fit` would overwrite a run, or the checkpoint is missing or damaged.
     """
     folder = run / "checkpoints"
-    found = checkpoints(folder)
+    found, newest = checkpoints(folder), ckpt_path in (None, "last")
     if command == "fit" and found and ckpt_path is None:
         raise UserError(
             f"{run} holds a run, last saved as {found[-1].stem}: resume it with --ckpt_path last, or choose another "
             "folder with --trainer.default_root_dir"
         )
-    if command == "fit" and not found and ckpt_path in (None, "last"):
-        return None
-    if not found and ckpt_path in (None, "last"):
+    if newest and not found:
+        if command == "fit":
+            return None
         raise UserError(f"there is no checkpoint in {folder}: run expctr fit with the same config first")
-    path = found[-1] if ckpt_path in (None, "last") else Path(str(ckpt_path))
+    path = found[-1] if newest else Path(str(ckpt_path))
     if not path.exists():
         raise UserError(f"ckpt_path: there is no {path}; --ckpt_path last selects the run's newest checkpoint")
     if reason := fault(path):
@@ -47,11 +44,7 @@ def select_checkpoint(command: str, ckpt_path: str | None, run: Path) -> Path | 
 
 
 def check_same_options(now: Mapping[str, Any], then: Mapping[str, Any]) -> None:
-    """Refuse options of model and data that differ from those a run was made with.
-
-    Args:
-        now: the config of the command.
-        then: the run's config.
+    """Refuse a command's options of model and data that differ from those in the run's config.
 
     Raises:
         UserError: naming up to three of them.
@@ -64,15 +57,7 @@ def check_same_options(now: Mapping[str, Any], then: Mapping[str, Any]) -> None:
 
 
 def check_sharding(checkpoint: Path, sharded: bool) -> None:
-    """Refuse a checkpoint of a sharded run without sharding, and the other way round.
-
-    Args:
-        checkpoint: a sharded run's is a folder, others are files.
-        sharded: whether the trainer's strategy shards.
-
-    Raises:
-        UserError: they do not match.
-    """
+    """Raises UserError for a sharded run's checkpoint (a folder) without sharding, or another (a file) with it."""
     if checkpoint.is_dir() != sharded:
         fix = "remove the sharding strategy" if sharded else "add --config fsdp"
         made = "without sharding" if sharded else "with sharding"

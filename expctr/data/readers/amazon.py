@@ -7,7 +7,7 @@ from pathlib import Path
 
 import polars as pl
 
-from expctr.data.readers.bad_rows import NO_ID, NUL, mark
+from expctr.data.readers.bad_rows import bad_ids, mark
 from expctr.data.readers.base import RawTable, RawTables
 from expctr.data.readers.files import find_layout
 from expctr.data.readers.json_lines import read_json_lines
@@ -35,11 +35,8 @@ def read(folder: Path, category: str | None = None) -> RawTables:
     Items have `brand` (the author, for Books of 2018) and `categories` (list). There is no file about users.
 
     Args:
-        folder: the folder with the reviews and the metadata.
+        folder: with the reviews and the metadata.
         category: as in the file names; by default the only category in the folder, else Books.
-
-    Raises:
-        DataError: no such files. The message lists the patterns and the folder's content.
     """
     if category is None:
         names = {path.name.removeprefix("meta_").split(".json")[0] for path in folder.glob("meta_*.json*")}
@@ -54,11 +51,7 @@ def read(folder: Path, category: str | None = None) -> RawTables:
 
 
 def read_interactions(path: Path) -> RawTable:
-    """Reads one file of reviews, or a CSV of ratings.
-
-    Raises:
-        DataError: no such file, or a CSV without the required columns.
-    """
+    """Reads one file of reviews, or a CSV of ratings."""
     if ".json" not in path.name:
         return read_ratings(path, low=1, high=5)
     frame = read_json_lines(path, _REVIEWS).frame.with_columns(_without_nul("review"))
@@ -70,22 +63,14 @@ def _read_meta(path: Path) -> RawTable:
     title = pl.col("title").str.replace_many(_ENTITIES).str.replace_all(r"\s+", " ").str.strip_chars()
     scraped = pl.col("title").str.contains(r"^var |<\w+[^>]*>")  # scripts and tags in the titles of 2018
     names = pl.col("categories").str.extract_all(r'"(?:[^"\\]|\\.)*"')  # a list of strings; in 2014 a list of lists
-    names = names.list.eval(pl.element().str.strip_chars('"').str.replace_many(_ENTITIES)).list.unique(
-        maintain_order=True
+    names = names.list.eval(pl.element().str.strip_chars('"').str.replace_many(_ENTITIES))
+    names = names.list.unique(maintain_order=True)
+    frame = mark(frame, *bad_ids("item")).with_columns(
+        pl.when((title != "") & ~scraped).then(title).alias("title"),
+        pl.col("brand").str.replace_many(_ENTITIES).str.strip_chars().replace("", None),
+        names.fill_null(pl.lit([], pl.List(pl.String))).alias("categories"),
     )
-    frame = mark(
-        frame,
-        (pl.col("item").fill_null("") == "", NO_ID, "item"),
-        (pl.col("item").str.contains("\0", literal=True), NUL, "item"),
-    )
-    return RawTable(
-        frame.with_columns(
-            pl.when((title != "") & ~scraped).then(title).alias("title"),
-            pl.col("brand").str.replace_many(_ENTITIES).str.strip_chars().replace("", None),
-            names.fill_null(pl.lit([], pl.List(pl.String))).alias("categories"),
-        ),
-        path,
-    )
+    return RawTable(frame, path)
 
 
 def _without_nul(*names: str) -> pl.Expr:

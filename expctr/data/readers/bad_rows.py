@@ -1,7 +1,6 @@
 """What can be wrong with a row of a raw file, how to fix it, and how readers mark such a row.
 
-A reader does not raise at a bad row. It marks the row, so that `RawTable.collect` can either raise the first bad row or
-count and skip all of them.
+A marked row lets `RawTable.collect` either raise the first bad row or count and skip all of them.
 """
 
 from typing import Literal
@@ -35,13 +34,14 @@ def marked(problem: str) -> pl.Expr:
     return pl.lit(problem, PROBLEM)
 
 
-def mark(frame: pl.LazyFrame, *checks: tuple[pl.Expr, str, str]) -> pl.LazyFrame:
-    """Marks the rows that fail a check, unless they are marked already.
+def bad_ids(*names: str) -> list[tuple[pl.Expr, str, str]]:
+    """The checks of id columns for `mark`."""
+    empty = [(pl.col(name).fill_null("") == "", NO_ID, name) for name in names]
+    return empty + [(pl.col(name).str.contains("\0", literal=True), NUL, name) for name in names]
 
-    Args:
-        frame: has the columns `problem` and `column`.
-        checks: condition that is true for a bad row, problem, name of the column. The first failed check counts.
-    """
+
+def mark(frame: pl.LazyFrame, *checks: tuple[pl.Expr, str, str]) -> pl.LazyFrame:
+    """Marks the rows that fail a check (condition, problem, column), unless marked already; the first one counts."""
     problems = [pl.when(bad).then(marked(problem)) for bad, problem, _ in checks]
     columns = [pl.when(bad).then(pl.lit(column)) for bad, _, column in checks]
     return frame.with_columns(

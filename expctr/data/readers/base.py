@@ -10,8 +10,6 @@ import polars as pl
 from expctr.data.errors import DataError
 from expctr.data.readers.bad_rows import FIXES, OnBadRow
 
-_ABOUT_ROW = ("row", "line", "problem", "column")
-
 
 @dataclass(frozen=True)
 class RawTable:
@@ -27,12 +25,7 @@ class RawTable:
     path: Path
 
     def collect(self, columns: Sequence[str | pl.Expr], on_bad_row: OnBadRow, dropped: Counter[str]) -> pl.DataFrame:
-        """Reads some columns of the good rows.
-
-        Args:
-            columns: the columns to read.
-            on_bad_row: raise at the first bad row, or skip all bad rows.
-            dropped: number of skipped rows by reason; updated in place.
+        """Reads some columns of the good rows, and adds the number of skipped rows by reason to `dropped`.
 
         Raises:
             DataError: a row is bad and `on_bad_row` is `error`, or the file has no rows.
@@ -53,15 +46,8 @@ class RawTable:
         return frame.filter(pl.col("problem").is_null()).drop("problem")
 
     def collect_unique(self, key: str, on_bad_row: OnBadRow, dropped: Counter[str]) -> pl.DataFrame:
-        """Reads all columns of the good rows of a small table. Keeps the first row per key.
-
-        Args:
-            key: name of the id column.
-            on_bad_row: see `collect`.
-            dropped: see `collect`; counts repeated keys, too.
-        """
-        columns = [name for name in self.frame.collect_schema().names() if name not in _ABOUT_ROW]
-        frame = self.collect(columns, on_bad_row, dropped)
+        """Collects all columns of a small table. Keeps the first row per key, and counts the others as dropped."""
+        frame = self.collect([pl.exclude("row", "line", "problem", "column")], on_bad_row, dropped)
         unique = frame.unique(key, keep="first", maintain_order=True)
         if frame.height > unique.height:
             dropped[f"{self.path.name}: {key} listed twice"] += frame.height - unique.height
@@ -93,5 +79,4 @@ class RawTables:
 
     @property
     def files(self) -> list[Path]:
-        """The raw files."""
         return [table.path for table in (self.interactions, self.items, self.users) if table is not None]

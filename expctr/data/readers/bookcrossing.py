@@ -36,33 +36,19 @@ def read(folder: Path) -> RawTables:
 
     Items have `author`, `year` (int) and `publisher`. Users, if there is a file about them, have `age` (int) and
     `country`.
-
-    Raises:
-        DataError: no known layout, or a file without the expected columns.
     """
     _, files = find_layout(folder, LAYOUTS)
     items = read_delimited(files[1], _ITEMS, ("item", "title"), encoding="latin-1", replace=_REPAIRS)
-    text = [
-        pl.col(c).str.replace_many(_ENTITIES).str.strip_chars().replace("", None)
-        for c in ("title", "author", "publisher")
-    ]
+    text = pl.col("title", "author", "publisher").str.replace_many(_ENTITIES).str.strip_chars().replace("", None)
     year = pl.col("year").cast(pl.Int32, strict=False)  # 0 means unknown, and some years are in the future
-    items_frame = items.frame.with_columns(
-        pl.col("item").str.to_uppercase(), *text, pl.when(year.is_between(1400, 2030)).then(year).alias("year")
-    )
-    return RawTables(
-        read_interactions(files[0]),
-        RawTable(items_frame, files[1]),
-        _read_users(files[2]) if len(files) > 2 else None,
-    )
+    year = pl.when(year.is_between(1400, 2030)).then(year)
+    frame = items.frame.with_columns(pl.col("item").str.to_uppercase(), text, year.alias("year"))
+    users = _read_users(files[2]) if len(files) > 2 else None
+    return RawTables(read_interactions(files[0]), RawTable(frame, files[1]), users)
 
 
 def read_interactions(path: Path) -> RawTable:
-    """Reads one ratings file. ISBNs become upper case, because the files differ in the check digit `x`.
-
-    Raises:
-        DataError: see `read_delimited`.
-    """
+    """Reads one ratings file. ISBNs become upper case, because the files differ in the check digit `x`."""
     table = read_ratings(path, low=0, high=10, encoding="latin-1")
     return RawTable(table.frame.with_columns(pl.col("item").str.to_uppercase()), path)
 
@@ -71,10 +57,6 @@ def _read_users(path: Path) -> RawTable:
     table = read_delimited(path, _USERS, ("user",), encoding="latin-1")
     age = pl.col("age").cast(pl.Float64, strict=False).cast(pl.Int32, strict=False)  # some copies write 34.0
     country = pl.col("location").str.split(",").list.last().str.strip_chars(' \\"').str.to_lowercase()
-    return RawTable(
-        table.frame.with_columns(
-            pl.when(age.is_between(5, 100)).then(age).alias("age"),
-            pl.when(~country.is_in(["", "n/a", "null"])).then(country).alias("country"),
-        ).drop("location"),
-        path,
-    )
+    age = pl.when(age.is_between(5, 100)).then(age)
+    country = pl.when(~country.is_in(["", "n/a", "null"])).then(country)
+    return RawTable(table.frame.with_columns(age.alias("age"), country.alias("country")).drop("location"), path)

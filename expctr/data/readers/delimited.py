@@ -9,6 +9,7 @@ import csv
 import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Literal
 
@@ -39,24 +40,22 @@ def read_delimited(
     The delimiter is the one that splits the header (or the first lines) into the required columns. Values may be quoted
     if the delimiter is `,` or `;`. With `;` a backslash escapes, as in the original BookCrossing files.
 
-    `encoding: latin-1` means that the dataset was published in that encoding. People convert such files, so a file that
-    is valid UTF-8 is read as UTF-8. In a `utf-8` layout, and in a file with the byte order mark of UTF-8, lines that
-    are not UTF-8 are bad rows. A file without a header has as many columns as most of its first lines.
+    A file without a header has as many columns as most of its first lines.
 
     Args:
         path: the file.
         headers: column -> the headers that are accepted for it, in lower case and without punctuation.
         required: the columns that must be in the file; other columns are null if they are missing.
         order: the columns in the order of the file, for a layout without a header.
-        encoding: the encoding in which the dataset was published.
+        encoding: in which the dataset was published. People convert such files, so one that is valid UTF-8 is read as
+            UTF-8. With `utf-8`, or the byte order mark of UTF-8, lines that are not UTF-8 are bad rows.
         replace: regular expression -> replacement in each raw line, before it is split.
 
     Returns:
         A table with the columns in `headers` and `order`.
 
     Raises:
-        DataError: no such file, or no delimiter splits the first line into the required columns, or a column is there
-            twice.
+        DataError: no such file, no delimiter splits the first line into the required columns, or a column is repeated.
     """
     lines, head, undecodable = _read_lines(path, encoding)
     delimiter, fields = _detect_columns(path, head["line"].to_list(), headers, required, order)
@@ -71,19 +70,15 @@ def read_delimited(
         lambda batch: _split_lines(batch, delimiter, width), return_dtype=values, is_elementwise=True
     )
     value = [pl.col("values").struct.field(str(i)) for i in range(width + 1)]
-    line, bad = pl.col("line"), "[\0\ufffd]" if undecodable else "\0"
-    problem = (
-        pl.when(value[0].is_null())
-        .then(marked(BAD_CSV))
-        .when(value[width - 1].is_null())
-        .then(marked(TOO_FEW))
-        .when(value[width].is_not_null())
-        .then(marked(TOO_MANY))
-        .when(line.str.contains("\0", literal=True))
-        .then(marked(NUL))
-        .when(line.str.contains("\ufffd", literal=True) if undecodable else False)
-        .then(marked(UNDECODABLE))
-    )
+    bad = "[\0\ufffd]" if undecodable else "\0"
+    checks = {
+        BAD_CSV: value[0].is_null(),
+        TOO_FEW: value[width - 1].is_null(),
+        TOO_MANY: value[width].is_not_null(),
+        NUL: pl.col("line").str.contains("\0", literal=True),
+        UNDECODABLE: pl.col("line").str.contains("\ufffd", literal=True) if undecodable else pl.lit(False),
+    }
+    problem = pl.coalesce(pl.when(failed).then(marked(name)) for name, failed in checks.items())
     column = pl.coalesce(
         pl.when(value[0].is_null()).then(pl.lit("all")),
         *(pl.when(v.is_null() | v.str.contains(bad)).then(pl.lit(f[:60])) for v, f in zip(value, fields, strict=False)),
@@ -129,12 +124,10 @@ def _read_lines(path: Path, encoding: str) -> tuple[pl.LazyFrame, pl.DataFrame, 
 
 
 def _is_utf8(path: Path) -> bool:
-    decoder = codecs.getincrementaldecoder("utf-8")()
     with path.open("rb") as file:
         try:
-            while chunk := file.read(1 << 22):
-                decoder.decode(chunk)
-            decoder.decode(b"", final=True)
+            for _ in codecs.iterdecode(iter(partial(file.read, 1 << 22), b""), "utf-8"):
+                pass
         except UnicodeDecodeError:
             return False
     return True
@@ -152,15 +145,12 @@ def _detect_columns(
         widths = {d: Counter(len(_split_line(line, d)) for line in head).most_common(1)[0] for d in _DELIMITERS}
         least = max(2, len(required))
         delimiter, (width, _) = max(widths.items(), key=lambda by: (by[1][0] >= least, by[1][1] * (by[1][0] - 1)))
-        extra = range(len(order), width)
-        fields = [*order[:width], *(f"column {i + 1}" for i in extra)]
+        fields = [*order[:width], *(f"column {i + 1}" for i in range(len(order), width))]
         known = width >= least
     else:
-        splits = {
-            d: [field.strip() for field in _split_line(head[0], d, _MAX_COLUMNS)[: _MAX_COLUMNS + 1]]
-            for d in _DELIMITERS
-        }
+        splits = {d: _split_line(head[0], d, _MAX_COLUMNS)[: _MAX_COLUMNS + 1] for d in _DELIMITERS}
         delimiter, fields = max(splits.items(), key=lambda split: len(_positions(split[1], headers, ())))
+        fields = [field.strip() for field in fields]
         place = _positions(fields, headers, ())
         known = place.keys() >= set(required) and len(fields) > 1 and "\0" not in head[0]
         plain = [plain_header(field) for field in fields]
@@ -198,12 +188,9 @@ def _split_lines(lines: pl.Series, delimiter: str, width: int) -> pl.Series:
     if not (delimiter in _QUOTING and lines.str.contains(r'["\\]').any()):
         parts = lines.str.splitn(delimiter, width + 1)
         return parts.struct.rename_fields([str(i) for i in range(width + 1)])
-    rows: list[list[str | None]] = []
-    for line in lines:
-        fields: list[str | None] = [*_split_line(line, delimiter, width)]
-        rows.append((fields + [None] * (width + 1))[: width + 1])
+    rows = ([*_split_line(line, delimiter, width), *[None] * (width + 1)][: width + 1] for line in lines)
     schema = {str(i): pl.String for i in range(width + 1)}
-    return pl.DataFrame(rows, schema=schema, orient="row").to_struct(lines.name)
+    return pl.DataFrame([*rows], schema=schema, orient="row").to_struct(lines.name)
 
 
 def _split_line(line: str, delimiter: str, most: int = -1) -> list[str]:

@@ -16,7 +16,7 @@ def find_layout(folder: Path, layouts: Mapping[str, Sequence[str]]) -> tuple[str
         layouts: layout name -> file name patterns; a pattern that ends in `?` is optional.
 
     Returns:
-        The name of the layout, and its files in the order of the patterns, without optional files that are missing.
+        The name of the layout, and the files that exist, in the order of the patterns.
 
     Raises:
         DataError: no such folder, or no layout is complete. The message lists the patterns and the folder's content.
@@ -43,11 +43,7 @@ def find_layout(folder: Path, layouts: Mapping[str, Sequence[str]]) -> tuple[str
 
 
 def check_file(path: Path) -> None:
-    """Checks that a file can be read.
-
-    Raises:
-        DataError: it is missing, not a file, or not readable.
-    """
+    """Raises DataError if a file is missing, not a file, or not readable."""
     try:
         if path.is_file():
             path.open("rb").close()

@@ -35,11 +35,7 @@ def read_json_lines(path: Path, keys: Mapping[str, Sequence[str]]) -> RawTable:
             value.
 
     Returns:
-        A table of string columns. A value that is not a string becomes its JSON text, half of a surrogate pair a NUL
-        byte.
-
-    Raises:
-        DataError: no such file.
+        A table of strings. Other values become their JSON text, and half of a surrogate pair a NUL byte.
     """
     check_file(path)
     schema: dict[str, pl.DataType] = {"row": pl.UInt32(), "problem": PROBLEM}

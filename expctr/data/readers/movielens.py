@@ -5,6 +5,7 @@ column of its own, as in RecBole's files. Otherwise titles stay as they are ("Am
 """
 
 from pathlib import Path
+from typing import Literal
 
 import polars as pl
 
@@ -31,12 +32,7 @@ _ITEMS = {
     "year": ("releaseyear",),
     "genres": ("class", "genres", "genre"),
 }
-_USERS = {
-    "user": ("userid",),
-    "age": ("age",),
-    "gender": ("gender",),
-    "occupation": ("occupation",),
-}
+_USERS = {"user": ("userid",), "age": ("age",), "gender": ("gender",), "occupation": ("occupation",)}
 _NO_TITLE = ("unknown", "unkonwn", "")  # movie 267 of ML-100K, in GroupLens' and in RecBole's spelling
 _NO_GENRE = ("unknown", "unkonwn", "(no genres listed)", "")
 _YEAR = r"\s*\((\d{4})(?:[-–—]\s*(?:\d{4})?)?\)\s*(?:\(V\))?$"  # "(1995)", "(1995) (V)", "(2006-2007)", "(2006–)"
@@ -47,40 +43,30 @@ def read(folder: Path) -> RawTables:
 
     Items have `year` (int) and `genres` (list). Users, if there is a file about them, have `age` (int), `gender` and
     `occupation`.
-
-    Raises:
-        DataError: no known layout, or a file without the expected columns.
     """
     layout, files = find_layout(folder, LAYOUTS)
     dat = layout in ("ML-100K", "ML-1M")
-    ratings = read_interactions(files[0])
+    encoding: Literal["utf-8", "latin-1"] = "latin-1" if dat else "utf-8"
     if layout == "ML-100K":
         items = _read_u_item(files[1])
     else:
         order = ("item", "title", "genres") if dat else ()
-        items = read_delimited(files[1], _ITEMS, ("item", "title"), order, "latin-1" if dat else "utf-8")
-    orders = {
-        "ML-100K": ("user", "age", "gender", "occupation"),
-        "ML-1M": ("user", "gender", "age", "occupation"),
-    }
+        items = read_delimited(files[1], _ITEMS, ("item", "title"), order, encoding)
+    orders = {"ML-100K": ("user", "age", "gender", "occupation"), "ML-1M": ("user", "gender", "age", "occupation")}
     users = None
-    if len(files) > 2:
-        table = read_delimited(files[2], _USERS, ("user",), orders.get(layout, ()), "latin-1" if dat else "utf-8")
-        users = RawTable(table.frame.with_columns(pl.col("age").cast(pl.Int32, strict=False)), table.path)
-    return RawTables(ratings, _typed_items(items, " " if layout == "RecBole" else "|"), users)
+    for path in files[2:]:
+        frame = read_delimited(path, _USERS, ("user",), orders.get(layout, ()), encoding).frame
+        users = RawTable(frame.with_columns(pl.col("age").cast(pl.Int32, strict=False)), path)
+    return RawTables(read_interactions(files[0]), _typed_items(items, " " if layout == "RecBole" else "|"), users)
 
 
 def read_interactions(path: Path) -> RawTable:
-    """Reads one ratings file in any of the layouts.
-
-    Raises:
-        DataError: see `read_delimited`.
-    """
+    """Reads one ratings file in any of the layouts."""
     return read_ratings(path, low=0.5, high=5.0)
 
 
 def _read_u_item(path: Path) -> RawTable:
-    """Reads `u.item`. Its columns 6 to 24 are 0 or 1 per genre; they become one string, as in the other layouts."""
+    """Reads `u.item`, whose columns 6 to 24 are 0 or 1 per genre. They become one string, as in other layouts."""
     order = ("item", "title", "date", "video", "url", *GENRES_100K)
     table = read_delimited(path, {}, order, order, "latin-1")
     flags = [pl.when(pl.col(genre) == "1").then(pl.lit(genre)) for genre in GENRES_100K]
@@ -91,13 +77,8 @@ def _read_u_item(path: Path) -> RawTable:
 def _typed_items(table: RawTable, separator: str) -> RawTable:
     title = pl.col("title").str.strip_chars()
     year = pl.coalesce(title.str.extract(_YEAR), pl.col("year")).cast(pl.Int32, strict=False)
-    genres = pl.col("genres").str.split(separator)
-    genres = genres.list.filter(~pl.element().is_in(_NO_GENRE))
+    genres = pl.col("genres").str.split(separator).list.filter(~pl.element().is_in(_NO_GENRE))
     genres = pl.when(pl.col("genres").is_in(_NO_GENRE)).then(pl.lit([], pl.List(pl.String))).otherwise(genres)
     name = title.str.replace(_YEAR, "").str.strip_chars()
-    return RawTable(
-        table.frame.with_columns(
-            pl.when(~name.is_in(_NO_TITLE)).then(name).alias("title"), year.alias("year"), genres.alias("genres")
-        ),
-        table.path,
-    )
+    title = pl.when(~name.is_in(_NO_TITLE)).then(name)
+    return RawTable(table.frame.with_columns(title=title, year=year, genres=genres), table.path)

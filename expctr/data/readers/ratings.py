@@ -5,7 +5,7 @@ from typing import Literal
 
 import polars as pl
 
-from expctr.data.readers.bad_rows import BAD_TIME, NO_ID, NOT_A_NUMBER, NUL, OUT_OF_RANGE, mark
+from expctr.data.readers.bad_rows import BAD_TIME, NOT_A_NUMBER, OUT_OF_RANGE, bad_ids, mark
 from expctr.data.readers.base import RawTable
 from expctr.data.readers.delimited import plain_header, read_delimited
 from expctr.data.readers.files import check_file
@@ -24,14 +24,7 @@ _MILLISECONDS = 10**11  # a larger timestamp is in milliseconds (Amazon 2023); i
 def read_ratings(path: Path, low: float, high: float, encoding: Literal["utf-8", "latin-1"] = "utf-8") -> RawTable:
     """Reads a delimited file with the columns user, item, rating and perhaps timestamp, with or without a header.
 
-    Args:
-        path: the file.
-        low: the lowest rating of the scale.
-        high: the highest rating of the scale.
-        encoding: see `read_delimited`.
-
-    Raises:
-        DataError: see `read_delimited`.
+    Ratings go from `low` to `high`. For `encoding` and errors see `read_delimited`.
     """
     check_file(path)
     with path.open(encoding="utf-8-sig", errors="replace") as file:
@@ -43,20 +36,13 @@ def read_ratings(path: Path, low: float, high: float, encoding: Literal["utf-8",
 
 
 def typed_ratings(frame: pl.LazyFrame, low: float, high: float) -> pl.LazyFrame:
-    """Converts the columns of a ratings table to their types, and marks the rows that are not ratings.
-
-    Args:
-        frame: string columns `user`, `item`, `rating`, `timestamp`, perhaps `review`, and `problem` and `column`.
-        low: the lowest rating of the scale.
-        high: the highest rating of the scale.
-    """
+    """Converts the string columns `rating` and `timestamp`, and marks the rows that are not ratings."""
     rating = pl.col("rating").cast(pl.Float32, strict=False)
     time = pl.col("timestamp").cast(pl.Float64, strict=False).cast(pl.Int64, strict=False)  # infinity becomes null
     time = pl.when(time > _MILLISECONDS).then(time // 1000).otherwise(time)
     frame = mark(
         frame,
-        *((pl.col(name).fill_null("") == "", NO_ID, name) for name in ("user", "item")),
-        *((pl.col(name).str.contains("\0", literal=True), NUL, name) for name in ("user", "item")),
+        *bad_ids("user", "item"),
         (rating.is_null() | rating.is_nan(), NOT_A_NUMBER, "rating"),
         (~rating.is_between(low, high), OUT_OF_RANGE, "rating"),
         (time.is_null() & (pl.col("timestamp").fill_null("") != ""), BAD_TIME, "timestamp"),
