@@ -4,6 +4,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import replace
 from functools import partial
+from importlib.resources import files
 from pathlib import Path
 from shutil import copyfile
 from typing import Any
@@ -87,7 +88,7 @@ def write(module: ExpCTRModule | CTRModule | TALLRecModule, features: Features, 
         lines.append(f"ctr: {module.name}")
     if (out / "ctr").exists() and rank() == 0:
         _write_json(_vocabulary(features), out / "vocabulary.json")
-        (out / "ctr" / "README.md").write_text(CTR_README, encoding="utf-8")
+        (out / "ctr" / "README.md").write_text(_card("ctr"), encoding="utf-8")
     rank_zero_info("\n".join([f"exported to {out}", *(f"  {line}" for line in lines)]))
 
 
@@ -103,6 +104,11 @@ def _whole(weight: Tensor) -> Tensor:
     """A copy on the CPU, gathered from all ranks where it is sharded."""
     weight = weight.full_tensor() if isinstance(weight, DTensor) else weight
     return weight.detach().to("cpu", copy=True).contiguous()
+
+
+def _card(name: str) -> str:
+    """The text of a README, from the folder `cards`."""
+    return (files("expctr") / "training" / "cards" / f"{name}.md").read_text(encoding="utf-8")
 
 
 def _write_json(content: object, path: Path) -> None:
@@ -128,14 +134,17 @@ def _write_language_model(model: LanguageModel, out: Path, merged: bool, respons
     model.peft.save_pretrained(str(folder), state_dict=weights, save_embedding_layers=False)
     base = options.path + (f" ({options.gguf_file})" if options.gguf_file else "")
     trained = f"{str(model.causal.dtype).removeprefix('torch.')}{', in 4 or 8 bits' if model.quantized else ''}"
-    about = ADAPTER_README.format(base=base, revision=options.revision or "the default", trained=trained)
-    (folder / "README.md").write_text(about + (RESPONSE if response_only else EVERY_TOKEN), encoding="utf-8")
+    about = _card("adapter").format(base=base, revision=options.revision or "the default", trained=trained)
+    (folder / "README.md").write_text(
+        about + _card("response_only" if response_only else "every_token"), encoding="utf-8"
+    )
     lines = ["adapter: PEFT's format"]
     if merged:
         lines.append("merged: the language model in float32, with the adapter in its weights")
         _merge(model, folder, out / "merged")
         if response_only:
-            (out / "merged" / "README.md").write_text(f"# NOT the model that was trained\n{RESPONSE}", encoding="utf-8")
+            card = "# NOT the model that was trained\n" + _card("response_only")
+            (out / "merged" / "README.md").write_text(card, encoding="utf-8")
     if response_only:
         lines.append(
             "WARNING: the adapter was trained with llm.adapter_scope: response. Merged, or loaded with PEFT as usual, "
@@ -151,41 +160,6 @@ def _merge(model: LanguageModel, adapter: Path, out: Path) -> None:
     base = load_base(replace(model.options, dtype="float32", quantization="none"))
     PeftModel.from_pretrained(base, adapter).merge_and_unload().save_pretrained(out)
     model.tokenizer.save_pretrained(out)
-
-
-ADAPTER_README = """\
----
-library_name: peft
----
-# A LoRA adapter trained by expctr
-
-Base: `{base}`, revision: {revision}, computed in {trained} during training. The prompt templates are `prompts` in
-`../config.yaml`; each prompt is one user message in the base's own chat template.
-"""
-
-EVERY_TOKEN = """
-The adapter acts on every token, as is usual in PEFT:
-
-```python
-model = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(BASE), "adapter")
-```
-"""
-
-RESPONSE = """
-## The adapter acts from the prompt's last token on
-
-It was trained with `llm.adapter_scope: response`: keys and values of all prompt tokens but the last come from the base
-without the adapter. **If the adapter is active throughout, as is usual in PEFT, or merged into the base's weights, it
-also acts on the prompt: that is another model, which was never trained.** The exact use, for one prompt `ids` of shape
-`[1, tokens]`:
-
-```python
-model = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(BASE), "adapter")
-with torch.no_grad(), model.disable_adapter():
-    cache = model(input_ids=ids[:, :-1], use_cache=True).past_key_values
-model.generate(input_ids=ids, attention_mask=torch.ones_like(ids), past_key_values=cache, do_sample=False)
-```
-"""
 
 
 # --- the CTR models
@@ -221,37 +195,3 @@ def _vocabulary(features: Features) -> dict[str, Any]:
     """Each field's values and their indices."""
     values = {name: {v: i for i, v in enumerate(names, FIRST)} for name, names in features.vocabularies.items()}
     return {"values": values, "shares": features.shares, "lists": features.lists, "history": features.history}
-
-
-CTR_README = """\
-# A click model trained by expctr
-
-`model.safetensors` holds the weights, `model.json` describes them, and `../vocabulary.json` maps values to indices. No
-file needs expctr.
-
-**From values to indices.** `values` in `vocabulary.json` maps each field's values (as strings) to indices. Index 0 is
-padding, index 1 is any value that is not in the map. Integers (years, ages) are rounded down to a multiple of five:
-1997 is `"1995"`. Fields in `lists` hold several values per row; fields in `shares` (`liked`, `disliked`) use another
-field's map.
-
-**From indices to vectors.** `tables` in `model.json` names each embedding table: the weight `N.TABLE.weight` of model
-N. Its fields are in the order in which the model reads them. An index i of 1 or more is the row `start` + i. If `size`
-(the number of indices) is larger than `rows` (the number of rows), an i of 2 or more is first replaced by 2 + ((i times
-2654435761) mod 2^32) mod (rows - 2). Padding has no vector. A field's vector is the mean over its values, or 0 where it
-has none.
-
-**The models.** There are `models` cross-fitted models, with names that begin with 0., 1., ...; the logit is the mean of
-their logits, and the click probability is its sigmoid. `class` names the model, and `options` are its options; the
-others have the defaults of `expctr/ctr/zoo`, as in `config.yaml`. In DeepFM, for example, a row of the table `fields`
-is a field's vector and, last, its first-order weight. The logit is
-
-    sum of first-order weights + FM(vectors) + last(tower(vectors side by side))
-    FM(v) = half the sum over (sum of v)^2 - sum of v^2
-
-where `deep.layers.K.x` are the tower's layers, each followed by a ReLU, and `last.x` is the last layer.
-
-**Explanations.** If `text` is not null, the model reads the explanation's vector z: the last hidden states of
-`encoder`, averaged over the tokens and not normalised, minus `text_mean` if `centred`. An empty explanation has z = 0.
-z is scaled to a root mean square of 1 (0 stays 0). The weight named `z` adds it to the output of the layer `x` beside
-it: x(hidden) + z @ weight.T.
-"""

@@ -44,13 +44,16 @@ def select_checkpoint(command: str, ckpt_path: str | None, run: Path) -> Path | 
 
 
 def check_same_options(now: Mapping[str, Any], then: Mapping[str, Any]) -> None:
-    """Refuse a command's options of model and data that differ from those in the run's config.
+    """Refuse a command's options of model, data and rewards that differ from those in the run's config.
 
     Raises:
         UserError: naming up to three of them.
     """
     parts = ("seed_everything", "model", "data")
     changes = [change for part in parts for change in _changes(now.get(part), then.get(part), part)]
+    for stage in ("lc", "ic"):
+        options, made = (config.get("stages", {}).get(stage, {}) for config in (now, then))
+        changes += _changes({"rewards": options.get("rewards")}, made, f"stages.{stage}")
     if changes:
         listed = "; ".join(changes[:3]) + ("; ..." if changes[3:] else "")
         raise UserError(f"{listed}: give the run's value, or choose another --trainer.default_root_dir")

@@ -192,10 +192,10 @@ def test_a_run_keeps_its_options(run: Path, world: World, command: str, refused:
 # --- what it says of a run that went wrong
 
 SPOILT: dict[str, tuple[int, int, str, str]] = {
-    "adapter": (0, 3, "lc, epoch 1 of 9, batch 4: the policy's log-probability is nan or infinite", "Lower ppo.lr"),
-    "critic": (0, 3, "lc, epoch 1 of 9, batch 4: PPO's return is nan or infinite", "Lower ppo.lr"),
-    "score": (0, 3, "lc, epoch 1 of 9, batch 4: s_u is nan or infinite", "Load the base in float32"),
-    "ctr": (4, 3, "ic1, epoch 5 of 9, batch 4: s_r is nan or infinite", "Lower the CTR model's learning rate"),
+    "adapter": (0, 3, "lc, epoch 1 of 9, batch 4: the policy's log-probability is NaN or infinite", "Lower ppo.lr"),
+    "critic": (0, 3, "lc, epoch 1 of 9, batch 4: PPO's return is NaN or infinite", "Lower ppo.lr"),
+    "score": (0, 3, "lc, epoch 1 of 9, batch 4: s_u is NaN or infinite", "Load the base in float32"),
+    "ctr": (4, 3, "ic1, epoch 5 of 9, batch 4: s_r is NaN or infinite", "Lower the CTR model's learning rate"),
     "all texts": (0, 3, "lc, epoch 1 of 9, batch 4: all 7 explanations are empty", "chat template"),
 }
 
@@ -226,7 +226,7 @@ def test_after_a_spoilt_ctr_step_the_run_goes_on_to_the_same_end(run: Path, worl
     options = world.options("spoilt-ctr-step")
     outcome = expctr("fit", *options, *poison(2, 2, "ctr"))
     assert outcome.code == 2
-    assert "error: ctr1, epoch 3 of 9, batch 3: the CTR loss is nan or infinite in 12 of 12 rows" in outcome.output
+    assert "error: ctr1, epoch 3 of 9, batch 3: the CTR loss is NaN or infinite in 12 of 12 rows" in outcome.output
     expctr("fit", *options, "--ckpt_path=last").ok()
     assert last(curves(world.folder / "spoilt-ctr-step")) == last(curves(run))
 

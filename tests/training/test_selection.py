@@ -78,6 +78,17 @@ def test_options_of_the_model_and_the_data_must_be_the_runs() -> None:
         check_same_options(config(seed_everything=2, model={"a": 1}, data=other), config(model={"a": 2}))
 
 
+def test_a_resumed_run_keeps_its_rewards() -> None:
+    def stages(lc: object, epochs: int = 1) -> dict[str, Any]:
+        return {"stages": {"lc": {"epochs": epochs, "rewards": lc}, "ic": {"rewards": None}}}
+
+    brier = [{"class_path": "expctr.LCAlignment", "init_args": {"metric": "brier"}}]
+    check_same_options(config(**stages(None, epochs=2)), config(**stages(None)))  # the scheduler compares epochs
+    check_same_options(config(**stages(brier)), config(stages={"lc_epochs": 2}))  # a run of 0.1.0 has none
+    with pytest.raises(UserError, match=r"^stages\.lc\.rewards is .*brier.* and the run was made with None: give"):
+        check_same_options(config(**stages(brier)), config(**stages(None)))
+
+
 @pytest.mark.parametrize(("sharded", "fix"), [(True, "remove the sharding strategy"), (False, "add --config fsdp")])
 def test_a_sharded_checkpoint_needs_sharding_and_another_refuses_it(sharded: bool, fix: str, tmp_path: Path) -> None:
     folder, file = tmp_path / "sharded.ckpt", tmp_path / "plain.ckpt"
