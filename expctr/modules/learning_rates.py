@@ -1,4 +1,4 @@
-"""Rates and the like of a resumed run."""
+"""Learning rates and other optimizer options of a resumed run: as the config has them now."""
 
 import lightning as L
 from torch.optim.lr_scheduler import LambdaLR
