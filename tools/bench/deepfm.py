@@ -82,7 +82,7 @@ def fit_command(fields: list[str] | None) -> list[str]:
         "trainer.default_root_dir": FOLDER / ("fit" if fields else "fit-histories"),
     }
     options |= {f"data.splits.{split}": FOLDER / f"{split}.csv" for split in SPLITS}
-    worker = [sys.executable, "-m", "tools.bench.fit_worker", "EpochTurns"]
+    worker = [sys.executable, "-m", "tools.bench.callbacks", "EpochTurns"]
     return [*worker, *(f"--{name}={value}" for name, value in options.items())]
 
 

@@ -107,7 +107,7 @@ def fit_command(scope: str, passes: int, folder: Path) -> list[object]:
         "data.init_args.path": RATINGS,
         "data.init_args.rollout_batch_size": BATCH,
     }
-    worker = [sys.executable, "-m", "tools.bench.fit_worker", "BatchTurns"]
+    worker = [sys.executable, "-m", "tools.bench.callbacks", "BatchTurns"]
     return [*worker, *(f"--{name}={value}" for name, value in options.items())]
 
 
