@@ -11,7 +11,6 @@ metrics with their intervals over the test users), `sweep.md` and `sweep.png`.
 keeps the config's value, so all points are tested on the same rows.
 """
 
-import argparse
 import json
 import os
 import sys
@@ -21,7 +20,7 @@ from pathlib import Path
 from statistics import fmean, stdev
 from typing import Any, NamedTuple
 
-from tools.configs import check_same, resolve, split_arguments
+from tools import configs
 from tools.plots import figure, save
 from tools.runs import arguments, expctr, markdown_table, run_all, start, table
 
@@ -45,13 +44,17 @@ class Point(NamedTuple):
 
 def main(args: Sequence[str] | None = None) -> None:
     """Run the points that are missing, then write the table and the figure."""
-    own, further = parse(args)
-    options = [*(f"--config={config}" for config in own.config), *further]
-    config = resolve(options)
+    parser = arguments(__doc__, "runs/sweep", seeds=None, jobs=1)
+    parser.add_argument("--beta", type=float, nargs="*", default=[0.01, 0.05, 0.1, 0.5], help="default: the paper's")
+    parser.add_argument("--delta", type=float, nargs="*", default=[0.5, 1.0, 2.0, 5.0], help="default: the paper's")
+    own, options = configs.parse(parser, args)
+    if not own.beta and not own.delta:
+        parser.error("neither --beta nor --delta has a value: there is nothing to sweep")
+    config = configs.resolve(options)
     base = Point(*values_of(config), int(config["seed_everything"]))
     seeds = list(dict.fromkeys(own.seeds or [base.seed]))
     points = grid(base, own.beta, own.delta, seeds)
-    check_same(config, own.out / "base.yaml")
+    configs.check_same(config, own.out / "base.yaml")
     failures = run(points, options, own.out, own.jobs, config["stages"])
     results = [(point, found) for point in points if (found := read_table(own.out / point.name))]
     failed = [{"run": name, "error": error} for name, error in failures.items()]
@@ -73,20 +76,6 @@ def main(args: Sequence[str] | None = None) -> None:
         print(f"failed: {failure['run']}: {failure['error']}", file=sys.stderr)
     if failed:
         raise SystemExit(1)
-
-
-def parse(args: Sequence[str] | None) -> tuple[argparse.Namespace, list[str]]:
-    """Return the tool's own arguments, and the options of `expctr` after `--`."""
-    words, further = split_arguments(args)
-    parser = arguments(__doc__, "runs/sweep")
-    parser.set_defaults(seeds=None, jobs=1)
-    parser.add_argument("--config", action="append", required=True, help="as for expctr; later ones override")
-    parser.add_argument("--beta", type=float, nargs="*", default=[0.01, 0.05, 0.1, 0.5], help="default: the paper's")
-    parser.add_argument("--delta", type=float, nargs="*", default=[0.5, 1.0, 2.0, 5.0], help="default: the paper's")
-    own = parser.parse_args(words)
-    if not own.beta and not own.delta:
-        parser.error("neither --beta nor --delta has a value: there is nothing to sweep")
-    return own, further
 
 
 # --- which points
@@ -114,26 +103,22 @@ def grid(base: Point, betas: list[float], deltas: list[float], seeds: list[int])
 
 def run(points: list[Point], options: list[str], out: Path, jobs: int, stages: dict[str, Any]) -> dict[str, str]:
     """Fit and test the points without a table, and return why points failed."""
-    missing = [point for point in points if read_table(out / point.name) is None]
-    # the processes share the cores
-    threads = int(os.environ.get("OMP_NUM_THREADS", max(1, (os.cpu_count() or 1) // jobs)))
-    works = {point.name: partial(play, point, options, out, threads) for point in missing}
-    return run_all(works, jobs, "points", lambda name: share_done(out / name, stages))
+    threads = int(os.environ.get("OMP_NUM_THREADS", max(1, (os.cpu_count() or 1) // jobs)))  # they share the cores
+    epochs = stages["lc"]["epochs"] + stages["rounds"] * stages["ic"]["epochs"]
 
+    def play(point: Point) -> None:
+        own = [f"{OPTIONS[name]}={getattr(point, name):.12g}" for name in OPTIONS]
+        for command in ("fit", "test"):
+            line = [*options, *own, f"--seed_everything={point.seed}", "--ckpt_path=last"]
+            expctr(command, out / point.name, *line, threads=threads)
 
-def play(point: Point, options: list[str], out: Path, threads: int) -> None:
-    """Fit, from the last checkpoint if there is one, and test."""
-    own = [f"{OPTIONS[name]}={getattr(point, name):.12g}" for name in OPTIONS]
-    for command in ("fit", "test"):
-        line = [*options, *own, f"--seed_everything={point.seed}", "--ckpt_path=last"]
-        expctr(command, out / point.name, *line, threads=threads)
+    def share_done(name: str) -> float:
+        """By the policy's epochs that have written their explanations."""
+        done = sum(1 for stage in ("lc", "ic*") for _ in (out / name).glob(f"explanations/*-{stage}.parquet"))
+        return 0.95 * done / max(1, epochs)  # the rest is the test; CTR epochs are short
 
-
-def share_done(folder: Path, stages: dict[str, Any]) -> float:
-    """Return how much of a point is done, by the policy's epochs that have written their explanations."""
-    total = stages["lc"]["epochs"] + stages["rounds"] * stages["ic"]["epochs"]
-    done = len([*folder.glob("explanations/*-lc.parquet"), *folder.glob("explanations/*-ic*.parquet")])
-    return 0.95 * done / max(1, total)  # the rest is the test; CTR epochs are short
+    missing = {point.name: partial(play, point) for point in points if read_table(out / point.name) is None}
+    return run_all(missing, jobs, "points", share_done)
 
 
 def read_table(folder: Path) -> dict[str, Any] | None:

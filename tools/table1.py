@@ -29,11 +29,11 @@ from torch import Tensor
 
 from expctr.ctr.zoo import ZOO
 from expctr.evaluation.table import PAPER
-from expctr.metrics import bootstrap, ctr_metrics, paired_p_value
+from expctr.metrics import bootstrap, ctr_metrics, estimate, paired_p_value
 from expctr.systems import AUG, LLM, METRICS
-from tools.configs import check_same, resolve, split_arguments, write_yaml
+from tools import configs
 from tools.plots import figure, save
-from tools.runs import Job, arguments, fit_and_test, markdown_table, run_all, seconds, start, table
+from tools.runs import Job, arguments, fit_and_test, markdown_table, report_failures, run_all, seconds, start, table
 
 CONFIGS = {name: Path(__file__).parents[1] / "configs" / f"{name}.yaml" for name in ("baseline", "icl", "tallrec")}
 ID_MODELS = tuple(ZOO)
@@ -59,13 +59,11 @@ class Row(NamedTuple):
     """Time of fit and test, mean over seeds."""
 
     def mean(self, metric: str) -> float:
-        """Return the mean over the seeds."""
         return sum(self.values[metric]) / len(self.values[metric])
 
     def interval(self, metric: str) -> tuple[float, float]:
         """Return bounds that hold 95% of the draws."""
-        bounds = torch.tensor([0.025, 0.975], dtype=torch.float64)
-        low, high = self.draws[:, list(METRICS).index(metric)].nanquantile(bounds).tolist()
+        _, low, high = estimate(self.mean(metric), self.draws[:, list(METRICS).index(metric)])
         return low, high
 
 
@@ -74,9 +72,9 @@ def main(args: Sequence[str] | None = None) -> None:
     own, options = parse(args)
     out = own.out.resolve()
     out.mkdir(parents=True, exist_ok=True)
-    config = resolve(options)
+    config = configs.resolve(options)
     baselines = {name: yaml.safe_load(path.read_text(encoding="utf-8")) for name, path in CONFIGS.items()}
-    check_same({**config, "baselines": baselines}, out / "base.yaml")
+    configs.check_same({**config, "baselines": baselines}, out / "base.yaml")
     write_overlays(config, out)
     failures: dict[str, str] = {}
     for title, jobs in plan(own, options, out).items():
@@ -87,23 +85,19 @@ def main(args: Sequence[str] | None = None) -> None:
         paper = PAPER.get(str(config["data"]["init_args"].get("paper_dataset")), {})
         write(rows, paper, own.seeds, out)
         print((out / "table1.md").read_text(encoding="utf-8"))
-    if failures:
-        raise SystemExit("\n\n".join(f"{name}: {why}" for name, why in failures.items()))
+    report_failures(failures)
 
 
 def parse(args: Sequence[str] | None) -> tuple[argparse.Namespace, list[str]]:
-    """Return the tool's own arguments, and the options of `expctr`: the configs, and what stands after `--`."""
-    words, further = split_arguments(args)
-    parser = arguments(__doc__, "runs/table1")
-    parser.set_defaults(seeds=[0])
-    parser.add_argument("--config", action="append", required=True, help="as for expctr; later ones override")
+    """Return the tool's own arguments and the options of `expctr`."""
+    parser = arguments(__doc__, "runs/table1", seeds=[0])
     parser.add_argument("--rows", nargs="+", choices=ROWS, default=list(ROWS), help="default: all")
     parser.add_argument("--tallrec_lr", type=float, help="TALLRec's learning rate; default: its own, for large models")
     parser.add_argument("--explained", action="store_true", help="also train each ID model with the explanations")
-    own = parser.parse_args(words)
+    own, options = configs.parse(parser, args)
     if own.explained and "ExpCTR" not in own.rows:
         parser.error("--explained needs ExpCTR among the rows: it writes the explanations")
-    return own, [*(f"--config={Path(config).resolve()}" for config in own.config), *further]
+    return own, options
 
 
 def write_overlays(config: dict[str, Any], out: Path) -> None:
@@ -117,11 +111,11 @@ def write_overlays(config: dict[str, Any], out: Path) -> None:
     trainer = {"accelerator": config["trainer"]["accelerator"], "enable_progress_bar": False}
     base = {name: value for name, value in explainer["llm"].items() if not name.startswith(("lora", "adapter"))}
     explaining = {"llm": base, "prompts": explainer["prompts"], "lc": explainer["lc"]}
-    write_yaml(out / "data.yaml", {"data": data, "trainer": trainer})
-    write_yaml(out / "llm.yaml", {"model": {"init_args": explaining}})
     dropout = model["ctr"]["init_args"]["options"]["text_dropout"]
     explained = {"encoder": model["encoder"], "options": {"text_dropout": dropout}}
-    write_yaml(out / "explained.yaml", {"model": {"class_path": "ExplainedCTRModule", "init_args": explained}})
+    configs.write_yaml(out / "data.yaml", {"data": data, "trainer": trainer})
+    configs.write_yaml(out / "llm.yaml", {"model": {"init_args": explaining}})
+    configs.write_yaml(out / "explained.yaml", {"model": {"class_path": "ExplainedCTRModule", "init_args": explained}})
 
 
 def plan(own: argparse.Namespace, options: list[str], out: Path) -> dict[str, dict[str, Job]]:
@@ -135,11 +129,9 @@ def plan(own: argparse.Namespace, options: list[str], out: Path) -> dict[str, di
                 line = [*options, "--trainer.enable_progress_bar=false"]
             else:
                 line = [f"--config={CONFIGS.get(row.lower(), CONFIGS['baseline'])}", f"--config={out / 'data.yaml'}"]
-                line += [f"--model.backbone={row}"] if row in ID_MODELS else []
-                line += [f"--config={out / 'llm.yaml'}"] if row in ("TALLRec", "ICL") else []
-                line += (
-                    [f"--model.options.lr={own.tallrec_lr}"] if row == "TALLRec" and own.tallrec_lr is not None else []
-                )
+                line += [f"--model.backbone={row}" if row in ID_MODELS else f"--config={out / 'llm.yaml'}"]
+                if row == "TALLRec" and own.tallrec_lr is not None:
+                    line.append(f"--model.options.lr={own.tallrec_lr}")
             first[folder.name] = partial(fit_and_test, folder, *line, f"--seed_everything={seed}")
             if own.explained and row in ID_MODELS:
                 more = [f"--config={out / 'explained.yaml'}", f"--model.explanations={out / f'ExpCTR-{seed}'}"]
@@ -244,42 +236,35 @@ def write(rows: dict[str, Row], paper: Mapping[str, Sequence[float]], seeds: Seq
 
 def markdown(rows: dict[str, Row], paper: Mapping[str, Sequence[float]], compared: dict[str, Any], seeds: int) -> str:
     """Return the tables: ours, ours by warm and cold users and items, and the paper's."""
-    means = {name: {metric: row.mean(metric) for metric in METRICS} for name, row in rows.items()}
-    marks = marked(means)
+    marks = marked({name: {metric: row.mean(metric) for metric in METRICS} for name, row in rows.items()})
     cells = {
         name: [
-            "{} ({:.3f}–{:.3f})".format(mark(f"{row.mean(metric):.4f}", marks[metric], name), *row.interval(metric))
+            "{} ({:.3f}–{:.3f})".format(mark(row.mean(metric), marks[metric], name), *row.interval(metric))
             for metric in METRICS
         ]
         for name, row in rows.items()
     }
-    lines = [*markdown_table(["", *HEADINGS], cells), ""]
-    lines.append(
-        f"Means over {seeds} seed{'s' if seeds > 1 else ''}, with 95% bootstrap intervals over the test users. "
-        "**Best of all**, <u>best baseline</u>."
-    )
+    over = f"{seeds} seed{'s' if seeds > 1 else ''}, with 95% bootstrap intervals over the test users"
+    lines = [*markdown_table(["", *HEADINGS], cells), "", f"Means over {over}. **Best of all**, <u>best baseline</u>."]
     if compared:
         differences = ", ".join(
             f"{heading.split()[0]} {compared['difference'][metric]:+.4f} (p = {compared['p'][metric]:.3f})"
             for metric, heading in zip(METRICS, HEADINGS, strict=True)
         )
-        baseline = compared["baseline"]
-        lines += ["", f"ExpCTR-Aug minus {baseline}, by a paired bootstrap over the test users: {differences}."]
+        pair = f"ExpCTR-Aug minus {compared['baseline']}"
+        lines += ["", f"{pair}, by a paired bootstrap over the test users: {differences}."]
     by_slice = {
         name: [f"{fmean(row.slices[part]):.4f}" if row.slices.get(part) else "-" for part in SLICES]
         for name, row in rows.items()
     }
     sizes = next((row.sizes for row in rows.values()), {})
-    lines += [
-        "",
-        "AUC by whether the training rows contain the user or item (warm) or not (cold), with numbers of test rows:",
-        "",
-    ]
+    warm = "AUC by whether the training rows contain the user or item (warm) or not (cold), with numbers of test rows:"
+    lines += ["", warm, ""]
     lines += [*markdown_table(["", *(f"{part} ({sizes.get(part, 0)})" for part in SLICES)], by_slice), ""]
     if paper:
         best = marked({name: dict(zip(METRICS, values, strict=False)) for name, values in paper.items()})
         theirs = {
-            name: [mark(f"{value:.4f}", best[metric], name) for metric, value in zip(METRICS, values, strict=False)]
+            name: [mark(value, best[metric], name) for metric, value in zip(METRICS, values, strict=False)]
             for name, values in paper.items()
         }
         lines += ["The paper's results, on its own data:", "", *markdown_table(["", *HEADINGS[:4]], theirs), ""]
@@ -299,9 +284,9 @@ def marked(rows: dict[str, dict[str, float]]) -> dict[str, tuple[str, str]]:
     return found
 
 
-def mark(text: str, best: tuple[str, str], name: str) -> str:
-    """Make the best of all bold, and underline the best baseline."""
-    text = f"<u>{text}</u>" if name == best[1] and is_baseline(name) else text
+def mark(value: float, best: tuple[str, str], name: str) -> str:
+    """Return a value, bold if it is the best of all, underlined if it is the best baseline."""
+    text = f"<u>{value:.4f}</u>" if name == best[1] and is_baseline(name) else f"{value:.4f}"
     return f"**{text}**" if name == best[0] else text
 
 

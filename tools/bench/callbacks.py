@@ -11,7 +11,7 @@ import lightning as L
 import numpy as np
 import torch
 
-from tools.bench.turns import Turn, channel, peak_gb
+from tools.bench.turns import Turn, channel, memory_gb
 
 
 class EpochTurns(Turn, L.Callback):
@@ -37,7 +37,7 @@ class BatchTurns(Turn, L.Callback):
 
         def memory(command: str) -> float:
             trainer.logger.experiment.flush()  # type: ignore[union-attr]
-            return peak_gb()
+            return memory_gb()
 
         if not self.wait(memory):
             raise SystemExit

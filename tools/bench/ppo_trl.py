@@ -24,7 +24,7 @@ from expctr.data.batches import Nouns, SampleText
 from expctr.llm.loading import resolve_dtype
 from expctr.llm.prefill import pad_left
 from expctr.llm.prompts import PromptOptions, Prompts
-from tools.bench.turns import ROOT, Turn, channel, peak_gb
+from tools.bench.turns import ROOT, Turn, channel, memory_gb
 
 PASSES, MINIBATCH = 2, 8
 
@@ -37,7 +37,7 @@ class Turns(Turn, TrainerCallback):
 
     def on_step_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         """Wait if the next step begins with a rollout."""
-        if state.global_step % self._every == 0 and not self.wait(lambda command: peak_gb()):
+        if state.global_step % self._every == 0 and not self.wait(lambda command: memory_gb()):
             raise SystemExit
 
 

@@ -66,9 +66,14 @@ class Worker:
         raise RuntimeError(f"{self.name} ended; its last output: {said[-1]}")
 
 
+def fit_worker(callback: str, options: Mapping[str, object]) -> list[object]:
+    """Return the command of `expctr fit` as a worker, with a class of callbacks.py that takes the turns."""
+    return [sys.executable, "-m", "tools.bench.callbacks", callback, *(f"--{n}={v}" for n, v in options.items())]
+
+
 @cache
 def channel() -> Callable[[Any], None]:
-    """Return a function that answers on standard output; from the first call on, other output goes to standard error."""
+    """Return a function that answers on standard output; all other output goes to standard error."""
     out = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)
     return lambda value: print(json.dumps(value), file=out, flush=True)
@@ -105,10 +110,10 @@ def install(packages: Sequence[str], folder: Path) -> None:
         stamp.write_text("\n".join(packages))
 
 
-def peak_gb() -> float:
-    """Return the peak memory of this process in GiB.
+def memory_gb(kind: str = "VmHWM") -> float:
+    """Return the peak memory of this process in GiB; with VmRSS what it holds now.
 
     `getrusage` would be wrong: there, a process inherits the peak of the process that started it.
     """
     status = Path("/proc/self/status").read_text()
-    return int(status.split("VmHWM:")[1].split()[0]) / 2**20
+    return int(status.split(f"{kind}:")[1].split()[0]) / 2**20
