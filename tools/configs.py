@@ -62,7 +62,6 @@ def check_same(config: dict[str, Any], path: Path) -> None:
 
 
 def write_yaml(path: Path, content: dict[str, Any]) -> None:
-    """Write a config."""
     path.write_text(yaml.safe_dump(content, sort_keys=False), encoding="utf-8")
 
 

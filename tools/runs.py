@@ -194,7 +194,6 @@ def start(main: Job) -> None:
 
 
 def last_words(output: str, code: int) -> str:
-    """Return why a command failed, in one line."""
     if code < 0:
         return f"killed by {signal.Signals(-code).name}"
     lines = [line.strip() for line in output.splitlines() if line.strip()]
@@ -232,7 +231,6 @@ def _curves(folder: Path) -> Curves:
 
 
 def mean_and_spread(values: Sequence[float]) -> str:
-    """Return the mean and half the range as text."""
     return f"{fmean(values):.3f} ± {(max(values) - min(values)) / 2:.3f}"
 
 

@@ -7,11 +7,10 @@ The config is one that trains ExpCTR. All rows use its data; TALLRec and ICL als
 take their own settings from `configs/baseline.yaml`. `--explained` adds rows: each ID model trained again with the
 explanations that ExpCTR wrote with the same seed.
 
-Each row and seed is a run folder of its own, `OUT/ROW-SEED`, made by `expctr fit` and `expctr test`. Run the same
-command again to fill in what is missing. `OUT` gets `table1.json`, `table1.md` and `table1.png`. A seed sets
-`seed_everything` and leaves `data.samples.seed` as it is, so that all runs are tested on the same rows. A metric is the
-mean over seeds. Its interval is a bootstrap over the users of those rows, each drawn with all their rows, and two
-systems are compared on the same draws. So intervals and p-values describe other test users, not other trainings.
+Each row and seed is a run folder, `OUT/ROW-SEED`. Run the same command again to fill in what is missing. `OUT` gets
+`table1.json`, `table1.md` and `table1.png`. A seed sets `seed_everything` and leaves `data.samples.seed` as it is, so
+all runs are tested on the same rows. Metrics are means over seeds. Intervals and p-values are of a bootstrap over the
+test users, the same draws for all systems, so they describe other test users, not other trainings.
 """
 
 import argparse
@@ -89,7 +88,6 @@ def main(args: Sequence[str] | None = None) -> None:
 
 
 def parse(args: Sequence[str] | None) -> tuple[argparse.Namespace, list[str]]:
-    """Return the tool's own arguments and the options of `expctr`."""
     parser = arguments(__doc__, "runs/table1", seeds=[0])
     parser.add_argument("--rows", nargs="+", choices=ROWS, default=list(ROWS), help="default: all")
     parser.add_argument("--tallrec_lr", type=float, help="TALLRec's learning rate; default: its own, for large models")
@@ -210,7 +208,6 @@ def compare(rows: dict[str, Row]) -> dict[str, Any]:
 
 
 def write(rows: dict[str, Row], paper: Mapping[str, Sequence[float]], seeds: Sequence[int], out: Path) -> None:
-    """Write `table1.json`, `table1.md` and `table1.png`."""
     compared = compare(rows)
     content = {
         "seeds": list(seeds),

@@ -33,8 +33,6 @@ class BatchTurns(Turn, L.Callback):
     """Takes turns by rollout batch with its whole update, and ends the process if nothing more comes."""
 
     def on_train_batch_start(self, trainer: L.Trainer, *_: Any) -> None:
-        """Wait."""
-
         def memory(command: str) -> float:
             trainer.logger.experiment.flush()  # type: ignore[union-attr]
             return memory_gb()
@@ -47,7 +45,6 @@ class StopAfterFirstStep(L.Callback):
     """Ends the process without an error after the first batch, before a checkpoint is saved."""
 
     def on_train_batch_end(self, *args: Any) -> None:
-        """End the process."""
         os._exit(0)
 
 

@@ -1,14 +1,12 @@
 """An epoch of DeepFM over MovieLens-100K: ours against RecBole, FuxiCTR, deepctr-torch and torch-rechub.
 
+    python -m tools.bench.deepfm [--epochs N] [--threads N]
+
 All have the same rows (80,000, 10,000 and 10,000 random ratings, without the few of a film without a title), fields,
 sizes, Adam, dropout, batch size, loss and threads, but their own loader and training loop, each in its own process.
-The processes take turns by epoch, so that other load on the machine affects all of them alike. Ours is `expctr fit
---config configs/baseline.yaml --model.backbone DeepFM` with its curves and checkpoints. Nobody validates.
-
-The last line is JSON: `vs_fastest_peer` is the fastest peer's median epoch divided by ours; `auc` and `peer_auc` (of
-the same peer) are on the test rows, after all epochs.
-
-    python -m tools.bench.deepfm [--epochs N] [--threads N]
+They take turns by epoch. Ours is `expctr fit --config configs/baseline.yaml --model.backbone DeepFM` with its curves
+and checkpoints. Nobody validates. The last line is JSON: `vs_fastest_peer` is the fastest peer's median epoch divided
+by ours; `auc` and `peer_auc` (of the same peer) are on the test rows, after all epochs.
 """
 
 import json
@@ -37,7 +35,6 @@ SPLITS = ("train", "val", "test")
 
 
 def auc(worker: Worker) -> float:
-    """Return the AUC of a system on the test rows."""
     path = FOLDER / f"{worker.name}.npz"
     worker.query(str(path))
     score, label = (torch.from_numpy(np.load(path)[name]).float() for name in ("score", "label"))
@@ -98,7 +95,6 @@ def install_peers() -> Path:
 
 
 def main() -> None:
-    """Prepare, take turns, print."""
     parser = script(__doc__)
     parser.add_argument("--epochs", type=int, default=15, help="timed epochs per system")
     parser.add_argument("--threads", type=int, default=1, help="threads of each system; only one works at a time")
@@ -132,7 +128,6 @@ def main() -> None:
 
 
 def report(workers: dict[str, Worker], aucs: dict[str, float], absent: dict[str, str], epochs: int) -> None:
-    """Print the table and the line of JSON."""
     epoch = {name: median(worker.seconds) for name, worker in workers.items()}
     rows = {}
     for name in sorted(epoch, key=epoch.__getitem__):

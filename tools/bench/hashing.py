@@ -18,7 +18,6 @@ CONFIG = ROOT / "configs" / "baseline.yaml"
 
 
 def main() -> None:
-    """Run what is missing, print the table and the line of JSON."""
     parser = arguments(__doc__, "runs/hashing")
     parser.add_argument("--ratings", type=Path, default=Path(".data/ml-100k"))
     parser.add_argument("--targets", type=int, default=40, help="maximum of targets per user")

@@ -3,13 +3,11 @@
     python -m tools.bench.learning                          # both worlds, three seeds, in runs/learning
     python -m tools.bench.learning --worlds easy --seeds 0
 
-Each run uses the real command line with learning.yaml. All runs share one pretrained model; a seed means another world,
-other first weights and other draws. Run the same command again to resume. The last line is JSON: means over the seeds
-of the easy world, and those of the other world under `harder`.
-
-Controls in the easy world: with the ratings of all targets permuted, AUC stays at 0.50; with a KL penalty of 1000
-nothing changes; with the explanations of other rows ExpCTR-Aug is no better than the CTR model without text; with
-random IC rewards ExpCTR-Aug does not improve.
+A run is the real command line with learning.yaml. All share one pretrained model; a seed means another world, other
+first weights and other draws. Run the same command again to resume. The last line is JSON: means over the seeds of the
+easy world, and those of the other world under `harder`. Controls in the easy world: with permuted ratings AUC stays at
+0.50; with a KL penalty of 1000 nothing changes; with the explanations of other rows ExpCTR-Aug is no better than the
+CTR model without text; with random IC rewards it does not improve.
 """
 
 import json
@@ -77,7 +75,6 @@ def prepare(out: Path, rules: Sequence[Rule], seeds: Sequence[int]) -> None:
 
 
 def options(out: Path, rule: Rule, seed: int, kind: str = PLAIN) -> list[str]:
-    """Return the options of a run in a world."""
     return [
         f"--config={FILE}",
         f"--seed_everything={seed}",
@@ -123,7 +120,6 @@ def still(out: Path, rule: Rule, seed: int) -> None:
 
 
 def shuffle(out: Path, rule: Rule, seed: int) -> None:
-    """Train all stages on permuted ratings."""
     fit_and_test(out / f"{rule}-{seed}" / SHUFFLED / "run", *options(out, rule, seed, SHUFFLED), "--stages.rounds=1")
 
 
@@ -193,7 +189,6 @@ def stages(folder: Path) -> Table:
 
 
 def main() -> None:
-    """Run what is missing, print the tables and the line of JSON."""
     parser = arguments(__doc__, "runs/learning")
     parser.add_argument("--worlds", nargs="+", choices=get_args(Rule), default=list(get_args(Rule)))
     own = parser.parse_args()

@@ -2,13 +2,12 @@
 
     python -m tools.bench.memory [--only NAME ...] [--folder DIR] [--kernels]
 
-Short runs of `expctr fit` on this processor, each in its own process, with a random Llama that is large enough to
-dominate, on MovieLens-100K (downloaded into .data unless it is there). The kernel's peak of resident memory is reset
-before each phase of a step and read after it. The memory that the process held right before loading the base is
-subtracted; a run with the shipped nano comes first, so that this includes the libraries. malloc is set to return freed
-memory, and oneDNN to keep one compiled kernel and not a thousand (--kernels keeps the default: some 50 MB more in
-bfloat16). The forecast is that of `plan --processor` with the same options and the longest prompt of the run. The last
-line is JSON: `worst`, the largest error of a run's highest phase, and `worst_phase`, that of any phase.
+Short runs of `expctr fit` on this processor with a random Llama, each in its own process, on MovieLens-100K. The peak
+of resident memory is reset before each phase of a step and read after it, less what the process held right before
+loading the base; a run with the shipped nano comes first, so this includes the libraries. malloc is set to return freed
+memory, and oneDNN to keep one compiled kernel (--kernels keeps its default: some 50 MB more in bfloat16). The forecast
+is that of `plan --processor` with the same options and the run's longest prompt. The last line is JSON: `worst`, the
+largest error of a run's highest phase, and `worst_phase`, that of any phase.
 """
 
 import contextlib
@@ -153,7 +152,6 @@ def run(folder: Path, name: str) -> None:
 
 
 def main() -> None:
-    """Run the shapes, print the table."""
     parser = script(__doc__)
     parser.add_argument("--only", nargs="*", choices=list(SHAPES), default=list(SHAPES))
     parser.add_argument("--folder", type=Path, default=ROOT / ".cache" / "bench-memory")

@@ -4,20 +4,18 @@ The ratings have MovieLens' layout. A title such as "amber comedy oslo" has thre
 studio (in the column `genres`, which no prompt shows) is an id that only the CTR model reads. A target is liked with
 the probability
 
-    1/2 + RULE * rule + studio * (STUDIO + TOWN * town)        rule, studio, town = +-1
+    1/2 + RULE * rule + studio * (STUDIO + TOWN * town)        rule, studio, town = +-1, drawn independently
 
 - `easy`: rule is +1 for six of the twelve kinds of film, which everyone likes;
 - `harder`: rule is +1 if the target is of the same kind as most liked titles of the history;
 - studio is +1 for half of the studios: their films are liked more in northern towns (town +1), less in southern ones.
 
-The three are drawn independently of each other and of everything else. Without the studio, the best guess from the
-prompt is 1/2 +- RULE in any town. So the town does not help the LC reward, and the CTR model does not see it in its
-ids. An explanation that names the town tells the CTR model what it misses, and the IC reward has to find that. Every
-film is rated once, so no id of a user or a film can be learnt, and the best AUCs are known (`bounds`).
+Without the studio, the best guess from the prompt is 1/2 +- RULE in any town, so the town does not help the LC reward;
+the CTR model does not see it in its ids. An explanation that names the town tells the CTR model what it misses, and the
+IC reward has to find that. Every film is rated once, so nothing can be learnt of an id of a user or a film.
 
-The language model's opinions name a random trait of the target, or the match with the history, before the verdict, and
-a random trait after it; what they name is true. The verdict is a prejudice: it favours warm colours, which mean nothing
-here.
+The language model's opinions name a random true trait before the verdict and another one after it. The verdict is a
+prejudice: it favours warm colours, which mean nothing here.
 """
 
 # ruff: noqa: SIM905  (word lists read as text)
@@ -72,7 +70,6 @@ class Film(NamedTuple):
 
 
 def film(rng: random.Random, kind: str) -> Film:
-    """Return a random film of a kind."""
     return Film(rng.choice(COLOURS), kind, rng.choice(TOWNS), rng.choice(STUDIOS))
 
 
@@ -84,12 +81,10 @@ class World(NamedTuple):
 
     @property
     def pleasing(self) -> set[str]:
-        """The kinds that everyone likes."""
         return set(random.Random(f"{self.seed} kinds").sample(KINDS, len(KINDS) // 2))
 
     @property
     def good(self) -> set[str]:
-        """The good studios."""
         return set(random.Random(f"{self.seed} studios").sample(STUDIOS, len(STUDIOS) // 2))
 
     def holds(self, kind: str, liked: Sequence[str]) -> bool:
@@ -99,7 +94,6 @@ class World(NamedTuple):
         return bool(liked) and kind == max(sorted(set(liked)), key=liked.count)
 
     def chance(self, holds: bool, studio: str, town: str) -> float:
-        """Return the probability of a like."""
         rule, made, place = (1 if yes else -1 for yes in (holds, studio in self.good, town in NORTHERN))
         return 0.5 + RULE * rule + made * (STUDIO + TOWN * place)
 

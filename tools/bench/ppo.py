@@ -1,13 +1,10 @@
 """PPO on SmolLM2-135M: `expctr fit` against TRL's RLOOTrainer, and against our own adapter_scope: all.
 
-MovieLens-100K prompts, 64 new tokens each (the end-of-sequence token is one that the model never generates, so all
-systems generate equally many), LoRA r 16 on all linear layers, rollout batches of 32, minibatches of 8, the LC reward
-by the same frozen model. Each system is its own process with two threads. They take turns by rollout batch; the first
-batch of each does not count.
-
     python -m tools.bench.ppo [--batches N] [--threads N] [--only NAME ...]
 
-The last line is JSON:
+MovieLens-100K prompts, 64 new tokens each (the end-of-sequence token is one that the model never generates), LoRA r 16
+on all linear layers, rollout batches of 32, minibatches of 8, the LC reward by the same frozen model. Each system has
+its own process. They take turns by rollout batch; the first batch of each does not count. The last line is JSON:
 
 - `vs_trl`: samples per second with adapter_scope: response, divided by TRL's;
 - `vs_trl_all_scope`: the same with adapter_scope: all, the fair comparison, as TRL's adapter acts on the prompt too;
@@ -15,8 +12,6 @@ The last line is JSON:
 - `peak_gb`, `trl_peak_gb`: peak memory of the processes;
 - `of_matmul_rate`: share of this machine's matrix-multiply rate that each part of a batch reaches;
 - `flop_of_all_scope_...`: FLOP of adapter_scope: all divided by those of response, the gain in matrix products alone.
-
-A number is missing if --only leaves out a system that it needs.
 """
 
 import json
@@ -154,7 +149,6 @@ def work(prompt: float, passes: int, scope: str = "response") -> dict[str, float
 
 
 def main() -> None:
-    """Prepare, take turns, print."""
     parser = script(__doc__)
     parser.add_argument("--batches", type=int, default=3, help="timed rollout batches per system")
     parser.add_argument("--threads", type=int, default=2, help="threads of each system; only one works at a time")
@@ -181,7 +175,6 @@ def main() -> None:
 
 
 def report(times: dict[str, list[float]], peak: dict[str, float], prompt: float, rate: float, batches: int) -> None:
-    """Print the tables and the line of JSON."""
     speed = {name: BATCH / median(seconds) for name, seconds in times.items()}
     rows = {
         name: [f"{median(s):.1f}", f"{min(s):.1f}", f"{max(s):.1f}", f"{speed[name]:.2f}", f"{peak[name]:.2f}"]

@@ -2,11 +2,10 @@
 
     python -m tools.bench.ppo_growth [--threads N]
 
-SmolLM2-135M with adapter_scope: response, as in ppo.py, which makes the model. The default batch has 32 rows, prompts
-of 160 tokens, 64 new tokens and two passes; one size is varied at a time. A line in the tokens is fitted to all points.
-Draws `growth.png`. The last line is JSON: `fit` in milliseconds per token, `worst` the fit's largest relative error,
-and `growth_mb` the growth of the process over the last 40 of 50 small batches: the median of the last ten minus that of
-the second ten, because single batches hold 75 MB more until the next one.
+SmolLM2-135M with adapter_scope: response, as in ppo.py. One size is varied at a time, a line in the tokens is fitted to
+all points, and `growth.png` is drawn. The last line is JSON: `fit` in milliseconds per token, `worst` the fit's largest
+relative error, and `growth_mb` the growth of the process over the last 40 of 50 small batches: a median of ten minus
+another, because single batches hold 75 MB more until the next one.
 """
 
 import json
@@ -50,7 +49,6 @@ SMALL, STEPS, WARM = Size(8, 100, 16, 1), 50, 10
 
 
 def explainer() -> PPOExplainerModule:
-    """Return the module of configs/smollm2.yaml."""
     module = PPOExplainerModule(
         LLMOptions(str(MODEL), adapter_scope="response"),
         lc=LCOptions(score="logit", include_title=True),
@@ -80,7 +78,6 @@ def batch(module: PPOExplainerModule, optimizer: LightningOptimizer, size: Size,
 
 
 def main() -> None:
-    """Measure, fit, draw, print."""
     parser = script(__doc__)
     parser.add_argument("--threads", type=int, default=2)
     asked = parser.parse_args()

@@ -36,13 +36,11 @@ class Turns(Turn, TrainerCallback):
         self._every = every
 
     def on_step_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        """Wait if the next step begins with a rollout."""
         if state.global_step % self._every == 0 and not self.wait(lambda command: memory_gb()):
             raise SystemExit
 
 
 def main() -> None:
-    """Set up and train."""
     channel()
     folder, batch, tokens = sys.argv[1], int(sys.argv[3]), int(sys.argv[4])
     rows = json.loads(Path(sys.argv[2]).read_text())

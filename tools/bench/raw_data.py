@@ -2,11 +2,10 @@
 
     python -m tools.bench.raw_data    # 2, 5, 10 and 20 million rows; files in runs/raw_data, made once
 
-The files look like MovieLens-20M: 138,493 users in order, most with tens of ratings and few with thousands, 27,278
-movies of which few are rated often, half stars, seconds. Fewer rows mean fewer users. Each preparation runs in its own
-process with an empty cache. Its seconds are those of `MovieLensDataModule.setup`, without imports. Memory is the peak
-of the process, with imports. The cached start is timed in another process, on the largest file. The slope is that of
-log seconds over log rows: 1 is linear. The last line is JSON.
+The files look like MovieLens-20M; fewer rows mean fewer users. Each preparation runs in its own process with an empty
+cache. Seconds are those of `MovieLensDataModule.setup`, without imports; memory is the peak of the process. The cached
+start is timed in another process, on the largest file. The slope is that of log seconds over log rows: 1 is linear. The
+last line is JSON.
 """
 
 import argparse
@@ -78,7 +77,6 @@ def child(folder: Path, cache: Path) -> None:
 
 
 def prepare(folder: Path, cache: Path) -> dict[str, Any]:
-    """Run `child` in its own process."""
     line = [sys.executable, "-m", "tools.bench.raw_data", "--child", str(folder.resolve()), str(cache)]
     done = subprocess.run(line, capture_output=True, text=True, check=False, cwd=ROOT)
     if done.returncode:
@@ -88,7 +86,6 @@ def prepare(folder: Path, cache: Path) -> dict[str, Any]:
 
 
 def main() -> None:
-    """Generate, prepare, print the table and the line of JSON."""
     parser = script(__doc__)
     parser.add_argument("--millions", nargs="+", type=int, default=[2, 5, 10, 20])
     parser.add_argument("--out", type=Path, default=Path("runs/raw_data"))

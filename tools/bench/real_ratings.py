@@ -62,7 +62,6 @@ def rows(folder: Path) -> dict[str, dict[str, dict[str, float]]]:
 
 
 def main() -> None:
-    """Run what is missing, print and write the table, and print the line of JSON."""
     parser = runs.arguments(__doc__, "runs/real_ratings")
     parser.add_argument("--targets", type=int, default=10, help="targets per user (943 users)")
     asked = parser.parse_args()

@@ -47,13 +47,11 @@ class Worker:
         self.seconds.append(float(self.query("go")))
 
     def query(self, command: str) -> Any:
-        """Send a command and return the answer."""
         assert self._process.stdin is not None
         print(command, file=self._process.stdin, flush=True)
         return self._answer()
 
     def end(self) -> None:
-        """End the process."""
         assert self._process.stdin is not None
         self._process.stdin.close()
         self._process.wait()

@@ -34,7 +34,6 @@ ROLLOUTS, EVERY, BATCHES = 256, 10, 150
 
 
 def play(out: Path, name: str, seed: int) -> None:
-    """Train the LC stage with one baseline, and test."""
     chosen = BASELINES[name]
     prompts = ROLLOUTS // int(str(chosen.get("rollout.group_size", 1)))
     args = [
@@ -64,7 +63,6 @@ def plot(out: Path, curves: dict[str, list[list[tuple[int, float]]]], bound: flo
 
 
 def main() -> None:
-    """Run what is missing, print the table and the line of JSON, draw the figure."""
     parser = arguments(__doc__, "runs/variance")
     parser.add_argument("--baselines", nargs="+", choices=list(BASELINES), default=list(BASELINES))
     asked = parser.parse_args()

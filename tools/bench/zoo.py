@@ -51,7 +51,6 @@ def cost(items: int, max_rows: int | None, steps: int, threads: int) -> tuple[fl
 
 
 def main() -> None:
-    """Measure, print the table and the line of JSON."""
     parser = script(__doc__)
     parser.add_argument("--items", nargs="+", type=int, default=[10_000, 100_000, 1_000_000, 10_000_000])
     parser.add_argument("--max_rows", type=int, default=100_000)

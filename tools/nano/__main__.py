@@ -22,7 +22,6 @@ from tools.nano.train import train
 
 
 def main(args: Sequence[str] | None = None) -> None:
-    """Train, save and check, or only check."""
     nano = Path(__file__).parents[2] / "expctr" / "nano"
     parser = argparse.ArgumentParser(
         "python -m tools.nano", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter

@@ -38,7 +38,6 @@ def movielens(folder: Path, per_user: int = 4) -> list[tuple[str, int, SampleTex
 
 
 def auc(scores: Tensor, labels: Tensor) -> float:
-    """Return the area under the ROC curve."""
     return float(binary_auroc(scores, labels))
 
 
@@ -80,7 +79,6 @@ def quality(nano: Nano, texts: Sequence[SampleText], sample: bool) -> tuple[dict
 
 
 def report(name: str, **values: float) -> None:
-    """Print one line of results."""
     print(f"{name}: " + ", ".join(f"{k.replace('_', ' ')} {v:.3f}" for k, v in values.items()), flush=True)
 
 

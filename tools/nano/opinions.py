@@ -60,7 +60,6 @@ def balance(text: SampleText) -> int:
 
 
 def sigmoid(x: float) -> float:
-    """Return the logistic function of x."""
     return 1 / (1 + math.exp(-x))
 
 

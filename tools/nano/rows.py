@@ -75,7 +75,6 @@ def varied(rng: random.Random) -> PromptOptions:
 
 
 def cost(example: Example) -> int:
-    """Return how many tokens an example takes in a row."""
     return len(example.prompt) + sum(len(answer) - 1 for answer in example.answers)
 
 
@@ -141,7 +140,6 @@ class Steps(Dataset[Rows]):
         return Example(prompt, [self.ids("Yes." if rng.random() < yes else "No.")], yes)
 
     def ids(self, answer: str) -> list[int]:
-        """Return the tokens of an answer and its end."""
         return [*self.tokenizer(answer).input_ids, self.end]
 
     def pack(self, packed: Sequence[Sequence[Example]], length: int) -> Rows:

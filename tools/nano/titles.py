@@ -32,7 +32,6 @@ MARKED = ('"{}"', "({})", "[{}]", "'{}'", "*{}*", "{},", "{}:", "{} -")
 
 
 def syllables(rng: random.Random) -> str:
-    """Return a word without a meaning."""
     return "".join(
         rng.choice(ONSETS) * (i > 0 or rng.random() < 0.8) + rng.choice(NUCLEI) + rng.choice(CODAS)
         for i in range(rng.choices((1, 2, 3, 4), (2, 5, 3, 1))[0])

@@ -57,7 +57,6 @@ HISTORY = 5
 
 
 def save(name: str, model: nn.Module, tensors: dict[str, Tensor], **about: str) -> None:
-    """Write one model's file."""
     for key, tensor in model.state_dict().items():
         if "embedding_table" not in key and not key.endswith("num_batches_tracked"):
             tensors[f"model.{key}"] = tensor
