@@ -154,7 +154,6 @@ def run_all(
 
 
 def in_parallel(jobs: Mapping[str, Job], workers: int, title: str) -> None:
-    """Do all jobs, some at a time, and end the program if any failed."""
     report_failures(run_all(jobs, workers, title))
 
 

@@ -17,6 +17,7 @@ import argparse
 import json
 from collections.abc import Mapping, Sequence
 from functools import partial
+from itertools import product
 from pathlib import Path
 from statistics import fmean
 from typing import Any, NamedTuple
@@ -58,7 +59,7 @@ class Row(NamedTuple):
     """Time of fit and test, mean over seeds."""
 
     def mean(self, metric: str) -> float:
-        return sum(self.values[metric]) / len(self.values[metric])
+        return fmean(self.values[metric])
 
     def interval(self, metric: str) -> tuple[float, float]:
         """Return bounds that hold 95% of the draws."""
@@ -120,24 +121,22 @@ def plan(own: argparse.Namespace, options: list[str], out: Path) -> dict[str, di
     """Return the runs in groups; each group needs the one before it."""
     first: dict[str, Job] = {}
     second: dict[str, Job] = {}
-    for seed in own.seeds:
-        for row in own.rows:
-            folder = out / f"{row}-{seed}"
-            if row == "ExpCTR":
-                line = [*options, "--trainer.enable_progress_bar=false"]
-            else:
-                line = [f"--config={CONFIGS.get(row.lower(), CONFIGS['baseline'])}", f"--config={out / 'data.yaml'}"]
-                line += [f"--model.backbone={row}" if row in ID_MODELS else f"--config={out / 'llm.yaml'}"]
-                if row == "TALLRec" and own.tallrec_lr is not None:
-                    line.append(f"--model.options.lr={own.tallrec_lr}")
-            first[folder.name] = partial(fit_and_test, folder, *line, f"--seed_everything={seed}")
-            if own.explained and row in ID_MODELS:
-                more = [f"--config={out / 'explained.yaml'}", f"--model.explanations={out / f'ExpCTR-{seed}'}"]
-                folder = out / f"{row}-explained-{seed}"
-                second[folder.name] = partial(fit_and_test, folder, *line, *more, f"--seed_everything={seed}")
-    # the longest runs start first, so that all cores are busy until the end
-    ordered = dict(sorted(first.items(), key=lambda job: not job[0].startswith(("ExpCTR", "TALLRec", "ICL"))))
-    return {"rows": ordered, "with explanations": second}
+    rows = sorted(own.rows, key=ID_MODELS.__contains__)  # the longest runs start first, to keep all cores busy
+    for row, seed in product(rows, own.seeds):
+        name = f"{row}-{seed}"
+        if row == "ExpCTR":
+            line = [*options, "--trainer.enable_progress_bar=false"]
+        else:
+            line = [f"--config={CONFIGS.get(row.lower(), CONFIGS['baseline'])}", f"--config={out / 'data.yaml'}"]
+            line += [f"--model.backbone={row}" if row in ID_MODELS else f"--config={out / 'llm.yaml'}"]
+        if row == "TALLRec" and own.tallrec_lr is not None:
+            line.append(f"--model.options.lr={own.tallrec_lr}")
+        first[name] = partial(fit_and_test, out / name, *line, f"--seed_everything={seed}")
+        if own.explained and row in ID_MODELS:
+            name = f"{row}-explained-{seed}"
+            line += [f"--config={out / 'explained.yaml'}", f"--model.explanations={out / f'ExpCTR-{seed}'}"]
+            second[name] = partial(fit_and_test, out / name, *line, f"--seed_everything={seed}")
+    return {"rows": first, "with explanations": second}
 
 
 # --- what came out
@@ -153,38 +152,32 @@ def gather(rows: Sequence[str], seeds: Sequence[int], out: Path, explained: bool
     folders = {system: [out / f"{run}-{seed}" for seed in seeds] for system, (run, _) in systems.items()}
     there = {name: runs for name, runs in folders.items() if all((run / "scores.parquet").exists() for run in runs)}
     files = {run: pl.read_parquet(run / "scores.parquet") for runs in there.values() for run in runs}
-    if old := [run.name for run, frame in files.items() if "user" not in frame.columns]:
+    if old := ", ".join(run.name for run, frame in files.items() if "user" not in frame.columns):
         raise SystemExit(
-            f"{out}: the scores.parquet of {', '.join(old)} has no column user, which the intervals need: an older "
-            "version made it. Fix: test each of these again, expctr test --config RUN/config.yaml"
+            f"{out}: the scores.parquet of {old} has no column user, which the intervals need: an older version made "
+            "it. Fix: test each of these again, expctr test --config RUN/config.yaml"
         )
     tested = {run: frame.select("sample", "user", "label") for run, frame in files.items()}
-    first = next(iter(tested.values()), pl.DataFrame())
-    if other := [run.name for run, frame in tested.items() if not frame.equals(first)]:
-        names = ", ".join(other)
-        raise SystemExit(f"{out}: {names} were tested on different rows than the first. Fix: use another --out")
+    first = next(iter(tested.values()), None)
+    if other := ", ".join(run.name for run, frame in tested.items() if not frame.equals(first)):
+        raise SystemExit(f"{out}: {other} were tested on different rows than the first. Fix: use another --out")
     return {name: read(systems[name][1], {run: files[run] for run in runs}) for name, runs in there.items()}
 
 
 def read(system: str, runs: Mapping[Path, pl.DataFrame]) -> Row:
     """Return a system's row from its runs' folders and scores."""
-    folders, frames = list(runs), list(runs.values())
+    frames = list(runs.values())
     labels, users = frames[0]["label"].to_torch().float(), frames[0]["user"].rank("dense").to_torch()
     scores = [frame[system].to_torch() for frame in frames]
     metrics = [ctr_metrics(values, labels) for values in scores]
-    slices: dict[str, list[float]] = {}
-    sizes: dict[str, int] = {}
-    for folder in folders:
-        for name, part in table(folder)["slices"].items():
-            value = part["systems"][system]["auc"]["value"]  # None if all labels of the slice are equal
-            slices.setdefault(name, []).extend([] if value is None else [value])
-            sizes[name] = part["rows"]
+    found = [table(folder)["slices"] for folder in runs]
+    slices = {name: [one[name]["systems"][system]["auc"]["value"] for one in found] for name in found[0]}
     return Row(
         {metric: [one[metric] for one in metrics] for metric in METRICS},
         torch.stack([bootstrap(values, labels, users) for values in scores]).mean(0),
-        slices,
-        sizes,
-        sum(map(seconds, folders)) / len(folders),
+        {name: [value for value in values if value is not None] for name, values in slices.items()},  # of two classes
+        {name: part["rows"] for name, part in found[0].items()},
+        fmean(map(seconds, runs)),
     )
 
 
@@ -209,29 +202,21 @@ def compare(rows: dict[str, Row]) -> dict[str, Any]:
 
 def write(rows: dict[str, Row], paper: Mapping[str, Sequence[float]], seeds: Sequence[int], out: Path) -> None:
     compared = compare(rows)
-    content = {
-        "seeds": list(seeds),
-        "rows": {
-            name: {
-                "metrics": {
-                    metric: {"mean": row.mean(metric), "interval": row.interval(metric), "seeds": row.values[metric]}
-                    for metric in METRICS
-                },
-                "slices": row.slices,
-                "rows": row.sizes,
-                "seconds": row.seconds,
-            }
-            for name, row in rows.items()
-        },
-        "compared": compared,
-        "paper": {name: dict(zip(METRICS, values, strict=False)) for name, values in paper.items()},
-    }
+    published = {name: dict(zip(METRICS, values, strict=False)) for name, values in paper.items()}
+    written: dict[str, Any] = {}
+    for name, row in rows.items():
+        metrics = {
+            metric: {"mean": row.mean(metric), "interval": row.interval(metric), "seeds": row.values[metric]}
+            for metric in METRICS
+        }
+        written[name] = {"metrics": metrics, "slices": row.slices, "rows": row.sizes, "seconds": row.seconds}
+    content = {"seeds": list(seeds), "rows": written, "compared": compared, "paper": published}
     (out / "table1.json").write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-    (out / "table1.md").write_text(markdown(rows, paper, compared, len(seeds)), encoding="utf-8")
+    (out / "table1.md").write_text(markdown(rows, published, compared, len(seeds)), encoding="utf-8")
     draw(rows, paper, out / "table1.png")
 
 
-def markdown(rows: dict[str, Row], paper: Mapping[str, Sequence[float]], compared: dict[str, Any], seeds: int) -> str:
+def markdown(rows: dict[str, Row], paper: dict[str, dict[str, float]], compared: dict[str, Any], seeds: int) -> str:
     """Return the tables: ours, ours by warm and cold users and items, and the paper's."""
     marks = marked({name: {metric: row.mean(metric) for metric in METRICS} for name, row in rows.items()})
     cells = {
@@ -245,8 +230,8 @@ def markdown(rows: dict[str, Row], paper: Mapping[str, Sequence[float]], compare
     lines = [*markdown_table(["", *HEADINGS], cells), "", f"Means over {over}. **Best of all**, <u>best baseline</u>."]
     if compared:
         differences = ", ".join(
-            f"{heading.split()[0]} {compared['difference'][metric]:+.4f} (p = {compared['p'][metric]:.3f})"
-            for metric, heading in zip(METRICS, HEADINGS, strict=True)
+            f"{METRICS[metric].name} {difference:+.4f} (p = {compared['p'][metric]:.3f})"
+            for metric, difference in compared["difference"].items()
         )
         pair = f"ExpCTR-Aug minus {compared['baseline']}"
         lines += ["", f"{pair}, by a paired bootstrap over the test users: {differences}."]
@@ -259,11 +244,8 @@ def markdown(rows: dict[str, Row], paper: Mapping[str, Sequence[float]], compare
     lines += ["", warm, ""]
     lines += [*markdown_table(["", *(f"{part} ({sizes.get(part, 0)})" for part in SLICES)], by_slice), ""]
     if paper:
-        best = marked({name: dict(zip(METRICS, values, strict=False)) for name, values in paper.items()})
-        theirs = {
-            name: [mark(value, best[metric], name) for metric, value in zip(METRICS, values, strict=False)]
-            for name, values in paper.items()
-        }
+        best = marked(paper)
+        theirs = {name: [mark(row[metric], best[metric], name) for metric in row] for name, row in paper.items()}
         lines += ["The paper's results, on its own data:", "", *markdown_table(["", *HEADINGS[:4]], theirs), ""]
     return "\n".join(lines)
 
@@ -271,13 +253,10 @@ def markdown(rows: dict[str, Row], paper: Mapping[str, Sequence[float]], compare
 def marked(rows: dict[str, dict[str, float]]) -> dict[str, tuple[str, str]]:
     """Return the best of all and the best baseline by metric."""
     found = {}
-    for metric in METRICS:
-        known = {name: row[metric] for name, row in rows.items() if metric in row}
-        baselines = {name: value for name, value in known.items() if is_baseline(name)}
-        choose = max if METRICS[metric].higher_is_better else min
-        if known:
-            best = choose(known, key=known.__getitem__)
-            found[metric] = best, choose(baselines, key=baselines.__getitem__) if baselines else best
+    for metric in next(iter(rows.values())):
+        choose = partial(max if METRICS[metric].higher_is_better else min, key=lambda name: rows[name][metric])
+        best = choose(rows)
+        found[metric] = best, choose(filter(is_baseline, rows), default=best)
     return found
 
 
@@ -295,8 +274,7 @@ def draw(rows: dict[str, Row], paper: Mapping[str, Sequence[float]], path: Path)
     for axes, metric, heading in zip(panels, ("auc", "logloss"), HEADINGS, strict=False):
         means = [rows[name].mean(metric) for name in names]
         bounds = [rows[name].interval(metric) for name in names]
-        errors = [[m - low for m, (low, _) in zip(means, bounds, strict=True)]]
-        errors.append([high - m for m, (_, high) in zip(means, bounds, strict=True)])
+        errors = [[abs(mean - pair[end]) for mean, pair in zip(means, bounds, strict=True)] for end in (0, 1)]
         axes.errorbar(means, range(len(names)), xerr=errors, fmt="o", capsize=2, label="here, 95% interval")
         there = [(paper[name][list(METRICS).index(metric)], y) for y, name in enumerate(names) if name in paper]
         if there:

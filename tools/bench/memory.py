@@ -106,11 +106,11 @@ def run(folder: Path, name: str) -> None:
     """Fit, and print as JSON what each phase held and what the plan forecasts. Runs in its own process."""
     from expctr.__main__ import main
     from expctr.llm.model import LanguageModel
-    from expctr.modules import explainer
+    from expctr.rl import policy
     from expctr.stopwatch import Stopwatch
 
     peaks, before, longest = defaultdict[str, float](float), [0.0], [0]
-    load, timed, generate = LanguageModel.load, Stopwatch.__call__, explainer.generate
+    load, timed, generate = LanguageModel.load, Stopwatch.__call__, policy.generate
 
     def loaded(*a: Any, **k: Any) -> LanguageModel:
         before[0] = memory_gb("VmRSS")
@@ -138,7 +138,7 @@ def run(folder: Path, name: str) -> None:
 
     LanguageModel.load = loaded  # type: ignore[method-assign]
     Stopwatch.__call__ = watched  # type: ignore[method-assign]
-    explainer.generate = generated
+    policy.generate = generated
     with contextlib.redirect_stdout(sys.stderr):
         main(["fit", *options(folder, name, nano=True)])
         gc.collect()
