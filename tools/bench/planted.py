@@ -175,7 +175,7 @@ PREJUDICE = 0.7
 
 def opinion(rng: random.Random, target: Film, match: bool) -> tuple[str, bool]:
     """Return a sentence, and whether its verdict is positive."""
-    said = {"colour": target.colour, "kind": target.kind, "town": target.town, "match": _match(target.kind, match)}
+    said = target._asdict() | {"match": _match(target.kind, match)}
     before, after = (rng.choices(list(odds), list(odds.values()))[0] for odds in (BEFORE, AFTER))
     enjoys = (rng.random() < PREJUDICE) == (target.colour in WARM)
     verdict = f"{rng.choice(('surely', 'likely'))} {rng.choice(('enjoy', 'love') if enjoys else ('dislike', 'hate'))}"
