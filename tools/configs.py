@@ -1,5 +1,6 @@
 """Configs of experiments: read as `expctr` reads them, and the same for all runs in a folder."""
 
+import argparse
 import subprocess
 import sys
 from collections.abc import Iterator, Sequence
@@ -17,15 +18,13 @@ FREE = (  # may differ between two calls: set per run, or without an effect on r
 )
 
 
-def split_arguments(words: Sequence[str] | None) -> tuple[list[str], list[str]]:
-    """Return the tool's own arguments, and the options of `expctr` after `--`.
-
-    Args:
-        words: all of them; None: those of the process.
-    """
-    words = sys.argv[1:] if words is None else list(words)
+def parse(parser: argparse.ArgumentParser, args: Sequence[str] | None) -> tuple[argparse.Namespace, list[str]]:
+    """Return the tool's own arguments, and the options of `expctr`: the configs, and what stands after `--`."""
+    parser.add_argument("--config", action="append", required=True, help="as for expctr; later ones override")
+    words = sys.argv[1:] if args is None else list(args)
     cut = words.index("--") if "--" in words else len(words)
-    return words[:cut], words[cut + 1 :]
+    own = parser.parse_args(words[:cut])
+    return own, [*(f"--config={Path(config).resolve()}" for config in own.config), *words[cut + 1 :]]
 
 
 def resolve(options: list[str]) -> dict[str, Any]:
@@ -43,32 +42,26 @@ def resolve(options: list[str]) -> dict[str, Any]:
 
 
 def check_same(config: dict[str, Any], path: Path) -> None:
-    """Refuse a folder whose runs were made with another config; write the config into a new folder.
-
-    Args:
-        config: of this call.
-        path: of the file that keeps the config of the folder's runs.
+    """Refuse a folder whose runs were made with another config, which `path` keeps; write it in a new folder.
 
     Raises:
         SystemExit: with up to three of the differences.
     """
-    if path.exists():
-        made, now = (dict(leaves(tree)) for tree in (yaml.safe_load(path.read_text(encoding="utf-8")), config))
-        changes = [
-            f"{name} is {now.get(name)}, but the runs in {path.parent} were made with {made.get(name)}"
-            for name in sorted(made.keys() | now.keys())
-            if made.get(name) != now.get(name) and not any(f"{name}.".startswith(f"{free}.") for free in FREE)
-        ]
-        if changes:
-            more = "; ..." if changes[3:] else ""
-            raise SystemExit(f"{'; '.join(changes[:3])}{more}. Fix: use the old value, or another --out")
-    else:
+    if not path.exists():
         path.parent.mkdir(parents=True, exist_ok=True)
         write_yaml(path, config)
+    made, now = (dict(leaves(tree)) for tree in (yaml.safe_load(path.read_text(encoding="utf-8")), config))
+    changes = [
+        f"{name} is {now.get(name)}, but the runs in {path.parent} were made with {made.get(name)}"
+        for name in sorted(made.keys() | now.keys())
+        if made.get(name) != now.get(name) and not any(f"{name}.".startswith(f"{free}.") for free in FREE)
+    ]
+    if changes:
+        more = "; ..." if changes[3:] else ""
+        raise SystemExit(f"{'; '.join(changes[:3])}{more}. Fix: use the old value, or another --out")
 
 
 def write_yaml(path: Path, content: dict[str, Any]) -> None:
-    """Write a config."""
     path.write_text(yaml.safe_dump(content, sort_keys=False), encoding="utf-8")
 
 

@@ -10,7 +10,6 @@ except ImportError as error:
 
 
 def figure(title: str, panels: int) -> tuple[Figure, list[Axes]]:
-    """Return an empty figure and its panels."""
     made = Figure(figsize=(5.5 * panels, 4), dpi=120, layout="constrained")  # pyplot would need a display
     made.suptitle(title)
     row = list(made.subplots(1, panels, squeeze=False)[0])

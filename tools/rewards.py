@@ -18,7 +18,6 @@ LABELS = {"lc": "LC reward (Eq. 9)", "ic": "IC reward (Eq. 13)"}
 
 
 def main() -> None:
-    """Read the run's TensorBoard events, print one line per curve and draw the curves."""
     if len(sys.argv) != 2:
         raise SystemExit(__doc__)
     curves = read(sys.argv[1])

@@ -13,10 +13,12 @@ from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
 from functools import cache
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.table import Table
 
 from expctr.report.curves import Curves, read
 
@@ -33,19 +35,19 @@ class FailedRunError(RuntimeError):
     """A command that ended with an error."""
 
 
-def arguments(description: str | None, out: str) -> argparse.ArgumentParser:
-    """Return a parser of the options that all experiments have.
+def script(description: str | None) -> argparse.ArgumentParser:
+    """Return a parser whose --help shows a module's docstring as it is."""
+    layout = argparse.RawDescriptionHelpFormatter
+    return argparse.ArgumentParser(description=description, formatter_class=layout, allow_abbrev=False)
 
-    Args:
-        description: for --help.
-        out: the default folder.
-    """
-    parser = argparse.ArgumentParser(
-        description=description, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
-    )
+
+def arguments(description: str | None, out: str, **defaults: object) -> argparse.ArgumentParser:
+    """Return a parser of the options that all experiments have."""
+    parser = script(description)
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
     parser.add_argument("--jobs", type=_at_least_one, default=2, help="runs at a time")
     parser.add_argument("--out", type=Path, default=Path(out), help="folder of all runs and results")
+    parser.set_defaults(**defaults)
     return parser
 
 
@@ -60,12 +62,6 @@ def _at_least_one(text: str) -> int:
 
 def expctr(command: str, folder: Path, *args: object, threads: int = 1) -> None:
     """Run `expctr COMMAND`; its output goes to `FOLDER/COMMAND.log`.
-
-    Args:
-        command: `fit` or `test`.
-        folder: of the run.
-        args: further arguments.
-        threads: of the process.
 
     Raises:
         FailedRunError: with the reason that the command printed last.
@@ -123,22 +119,18 @@ def run_all(
 ) -> dict[str, str]:
     """Do all jobs, some at a time, and return why jobs failed, by their names.
 
-    Args:
-        jobs: by name.
-        workers: jobs at a time.
-        title: of the progress bar.
-        share_done: returns how much of an unfinished job is done, from 0 to 1, by its name.
+    `share_done` returns how much of an unfinished job is done, from 0 to 1, by its name.
     """
     failures: dict[str, str] = {}
-    columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn()
-    # the estimate uses the speed since the start, because a job may take hours
-    progress = Progress(
-        *columns,
+    shown = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
         TimeElapsedColumn(),
         TimeRemainingColumn(),
-        console=Console(stderr=True),
-        speed_estimate_period=float("inf"),
     )
+    # the estimate uses the speed since the start, because a job may take hours
+    progress = Progress(*shown, console=Console(stderr=True), speed_estimate_period=float("inf"))
     with progress, ThreadPoolExecutor(workers) as pool:
         futures = {pool.submit(job): name for name, job in jobs.items()}
         waiting = set(futures)
@@ -162,12 +154,12 @@ def run_all(
 
 
 def in_parallel(jobs: Mapping[str, Job], workers: int, title: str) -> None:
-    """Do all jobs, some at a time.
+    report_failures(run_all(jobs, workers, title))
 
-    Raises:
-        SystemExit: with the names of jobs that failed, and why, once the others are done.
-    """
-    if failures := run_all(jobs, workers, title):
+
+def report_failures(failures: Mapping[str, str]) -> None:
+    """End the program with the names of jobs that failed, and why."""
+    if failures:
         raise SystemExit("\n\n".join(f"{name}: {why}" for name, why in failures.items()))
 
 
@@ -201,7 +193,6 @@ def start(main: Job) -> None:
 
 
 def last_words(output: str, code: int) -> str:
-    """Return why a command failed, in one line."""
     if code < 0:
         return f"killed by {signal.Signals(-code).name}"
     lines = [line.strip() for line in output.splitlines() if line.strip()]
@@ -218,7 +209,6 @@ def seconds(folder: Path) -> float:
 
 
 def table(folder: Path) -> dict[str, Any]:
-    """Return the result table of a run."""
     content: dict[str, Any] = json.loads((folder / "table.json").read_text(encoding="utf-8"))
     return content
 
@@ -240,8 +230,15 @@ def _curves(folder: Path) -> Curves:
 
 
 def mean_and_spread(values: Sequence[float]) -> str:
-    """Return the mean and half the range as text."""
-    return f"{sum(values) / len(values):.3f} ± {(max(values) - min(values)) / 2:.3f}"
+    return f"{fmean(values):.3f} ± {(max(values) - min(values)) / 2:.3f}"
+
+
+def print_seeds(title: str, found: Mapping[str, Sequence[float]], seeds: Sequence[int], digits: int = 3) -> None:
+    """Print a table of values by name, one per seed."""
+    shown = Table(title, "mean ± half the range", *(f"seed {seed}" for seed in seeds))
+    for name, values in found.items():
+        shown.add_row(name, mean_and_spread(values), *(f"{value:.{digits}f}" for value in values))
+    Console().print(shown)
 
 
 def markdown_table(headings: Sequence[str], rows: Mapping[str, Sequence[str]]) -> list[str]:

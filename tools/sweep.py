@@ -2,16 +2,12 @@
 
     python -m tools.sweep --config configs/quickstart.yaml --out runs/sweep [-- further expctr options]
 
-One of the two is varied at a time, and the other keeps the config's value. Each point is a run folder of its own,
-`OUT/beta=0.05,delta=1,seed=0`, made by `expctr fit` and `expctr test`. Run the same command again to resume a sweep
-that was stopped: finished points stay, an unfinished one continues from its checkpoint. `OUT` gets `sweep.json` (all
-metrics with their intervals over the test users), `sweep.md` and `sweep.png`.
-
-`--seeds` sets `seed_everything`: the first weights, the order of the batches and the sampling. `data.samples.seed`
-keeps the config's value, so all points are tested on the same rows.
+One of the two is varied at a time, and the other keeps the config's value. Each point is a run folder, such as
+`OUT/beta=0.05,delta=1,seed=0`. Run the same command again to resume. `OUT` gets `sweep.json` (all metrics with their
+intervals over the test users), `sweep.md` and `sweep.png`. `--seeds` sets `seed_everything`; `data.samples.seed` keeps
+the config's value, so all points are tested on the same rows.
 """
 
-import argparse
 import json
 import os
 import sys
@@ -21,13 +17,14 @@ from pathlib import Path
 from statistics import fmean, stdev
 from typing import Any, NamedTuple
 
-from tools.configs import check_same, resolve, split_arguments
+from expctr.systems import AUG, LLM, Estimate
+from tools import configs
 from tools.plots import figure, save
 from tools.runs import arguments, expctr, markdown_table, run_all, start, table
 
 OPTIONS = {"beta": "--model.init_args.explainer.kl.beta", "delta": "--model.init_args.explainer.reward.delta"}
 LABELS = {"beta": "KL penalty β (Eq. 7)", "delta": "bound δ of the normalised reward (Eq. 10)"}
-OURS = ("ExpCTR-Aug", "ExpCTR-LLM")
+OURS = (AUG.name, LLM.name)
 
 
 class Point(NamedTuple):
@@ -39,27 +36,29 @@ class Point(NamedTuple):
 
     @property
     def name(self) -> str:
-        """The name of its folder."""
         return f"beta={self.beta:.12g},delta={self.delta:.12g},seed={self.seed}"
 
 
 def main(args: Sequence[str] | None = None) -> None:
     """Run the points that are missing, then write the table and the figure."""
-    own, further = parse(args)
-    options = [*(f"--config={config}" for config in own.config), *further]
-    config = resolve(options)
+    parser = arguments(__doc__, "runs/sweep", seeds=None, jobs=1)
+    parser.add_argument("--beta", type=float, nargs="*", default=[0.01, 0.05, 0.1, 0.5], help="default: the paper's")
+    parser.add_argument("--delta", type=float, nargs="*", default=[0.5, 1.0, 2.0, 5.0], help="default: the paper's")
+    own, options = configs.parse(parser, args)
+    if not own.beta and not own.delta:
+        parser.error("neither --beta nor --delta has a value: there is nothing to sweep")
+    config = configs.resolve(options)
     base = Point(*values_of(config), int(config["seed_everything"]))
     seeds = list(dict.fromkeys(own.seeds or [base.seed]))
     points = grid(base, own.beta, own.delta, seeds)
-    check_same(config, own.out / "base.yaml")
+    configs.check_same(config, own.out / "base.yaml")
     failures = run(points, options, own.out, own.jobs, config["stages"])
     results = [(point, found) for point in points if (found := read_table(own.out / point.name))]
-    failed = [{"run": name, "error": error} for name, error in failures.items()]
     content = {
         "base": {"beta": base.beta, "delta": base.delta},
         "seeds": seeds,
         "points": [{**point._asdict(), "run": point.name, **found} for point, found in results],
-        "failed": failed,
+        "failed": [{"run": name, "error": error} for name, error in failures.items()],
     }
     (own.out / "sweep.json").write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
     lines = {name: on_line(results, base, name) for name in OPTIONS if getattr(own, name)}
@@ -69,38 +68,22 @@ def main(args: Sequence[str] | None = None) -> None:
         print(text)
         draw(lines, own.out, len(seeds))
         print(f"{len(results)} of {len(points)} points are in {own.out}/sweep.json, .md and .png")
-    for failure in failed:
-        print(f"failed: {failure['run']}: {failure['error']}", file=sys.stderr)
-    if failed:
+    for name, error in failures.items():
+        print(f"failed: {name}: {error}", file=sys.stderr)
+    if failures:
         raise SystemExit(1)
-
-
-def parse(args: Sequence[str] | None) -> tuple[argparse.Namespace, list[str]]:
-    """Return the tool's own arguments, and the options of `expctr` after `--`."""
-    words, further = split_arguments(args)
-    parser = arguments(__doc__, "runs/sweep")
-    parser.set_defaults(seeds=None, jobs=1)
-    parser.add_argument("--config", action="append", required=True, help="as for expctr; later ones override")
-    parser.add_argument("--beta", type=float, nargs="*", default=[0.01, 0.05, 0.1, 0.5], help="default: the paper's")
-    parser.add_argument("--delta", type=float, nargs="*", default=[0.5, 1.0, 2.0, 5.0], help="default: the paper's")
-    own = parser.parse_args(words)
-    if not own.beta and not own.delta:
-        parser.error("neither --beta nor --delta has a value: there is nothing to sweep")
-    return own, further
 
 
 # --- which points
 
 
 def values_of(config: dict[str, Any]) -> tuple[float, float]:
-    """Return the config's beta and delta."""
     try:
         explainer = config["model"]["init_args"]["explainer"]["init_args"]
         return float(explainer["kl"]["beta"]), float(explainer["reward"]["delta"])
     except (KeyError, TypeError) as error:
-        raise SystemExit(
-            "the config's model has no explainer, so it has neither beta nor delta. Fix: use another"
-        ) from error
+        why = "the config's model has no explainer, so it has neither beta nor delta"
+        raise SystemExit(f"{why}. Fix: use another") from error
 
 
 def grid(base: Point, betas: list[float], deltas: list[float], seeds: list[int]) -> list[Point]:
@@ -114,30 +97,26 @@ def grid(base: Point, betas: list[float], deltas: list[float], seeds: list[int])
 
 def run(points: list[Point], options: list[str], out: Path, jobs: int, stages: dict[str, Any]) -> dict[str, str]:
     """Fit and test the points without a table, and return why points failed."""
-    missing = [point for point in points if read_table(out / point.name) is None]
-    # the processes share the cores
-    threads = int(os.environ.get("OMP_NUM_THREADS", max(1, (os.cpu_count() or 1) // jobs)))
-    works = {point.name: partial(play, point, options, out, threads) for point in missing}
-    return run_all(works, jobs, "points", lambda name: share_done(out / name, stages))
+    threads = int(os.environ.get("OMP_NUM_THREADS", max(1, (os.cpu_count() or 1) // jobs)))  # they share the cores
+    epochs = stages["lc"]["epochs"] + stages["rounds"] * stages["ic"]["epochs"]
 
+    def play(point: Point) -> None:
+        own = [f"{OPTIONS[name]}={getattr(point, name):.12g}" for name in OPTIONS]
+        for command in ("fit", "test"):
+            line = [*options, *own, f"--seed_everything={point.seed}", "--ckpt_path=last"]
+            expctr(command, out / point.name, *line, threads=threads)
 
-def play(point: Point, options: list[str], out: Path, threads: int) -> None:
-    """Fit, from the last checkpoint if there is one, and test."""
-    own = [f"{OPTIONS[name]}={getattr(point, name):.12g}" for name in OPTIONS]
-    for command in ("fit", "test"):
-        line = [*options, *own, f"--seed_everything={point.seed}", "--ckpt_path=last"]
-        expctr(command, out / point.name, *line, threads=threads)
+    def share_done(name: str) -> float:
+        """By the policy's epochs that have written their explanations."""
+        done = sum(1 for stage in ("lc", "ic*") for _ in (out / name).glob(f"explanations/*-{stage}.parquet"))
+        return 0.95 * done / max(1, epochs)  # the rest is the test; CTR epochs are short
 
-
-def share_done(folder: Path, stages: dict[str, Any]) -> float:
-    """Return how much of a point is done, by the policy's epochs that have written their explanations."""
-    total = stages["lc"]["epochs"] + stages["rounds"] * stages["ic"]["epochs"]
-    done = len([*folder.glob("explanations/*-lc.parquet"), *folder.glob("explanations/*-ic*.parquet")])
-    return 0.95 * done / max(1, total)  # the rest is the test; CTR epochs are short
+    missing = {point.name: partial(play, point) for point in points if read_table(out / point.name) is None}
+    return run_all(missing, jobs, "points", share_done)
 
 
 def read_table(folder: Path) -> dict[str, Any] | None:
-    """Return what a finished test found; None if there is no table, or an incomplete one."""
+    """Return what a finished test found; None if its table is missing or incomplete."""
     try:
         return table(folder)
     except (FileNotFoundError, json.JSONDecodeError):
@@ -160,25 +139,23 @@ def on_line(results: list[tuple[Point, dict[str, Any]]], base: Point, varied: st
     return made
 
 
-def estimates(tables: list[dict[str, Any]], system: str, metric: str) -> list[tuple[float, float, float]]:
-    """Return a metric of a system with the bounds of its interval, one per seed in which it is defined."""
+def estimates(tables: list[dict[str, Any]], system: str, metric: str) -> list[Estimate]:
+    """Return a metric of a system, one per seed in which it is defined."""
     rows = [table["systems"].get(system, {}).get(metric) for table in tables]
     defined = [row for row in rows if row and row["value"] is not None]
-    return [(row["value"], *(row["value"] if row[b] is None else row[b] for b in ("low", "high"))) for row in defined]
+    return [
+        Estimate(*(row["value"] if row[part] is None else row[part] for part in Estimate._fields)) for row in defined
+    ]
 
 
 def markdown(line: Line, varied: str, base: Point) -> str:
-    """Return the table of one line of the grid."""
     other = next(name for name in OPTIONS if name != varied)
     systems = [*OURS, plain(next(iter(line.values()), []))]
     heads = [varied, "seeds", *(f"{system} {of}" for system in systems for of in ("AUC ↑", "LogLoss ↓"))]
-    rows = {
-        f"{value:g}": [
-            str(len(tables)),
-            *(cell(estimates(tables, system, metric)) for system in systems for metric in ("auc", "logloss")),
-        ]
-        for value, tables in line.items()
-    }
+    rows = {}
+    for value, tables in line.items():
+        found = [estimates(tables, system, metric) for system in systems for metric in ("auc", "logloss")]
+        rows[f"{value:g}"] = [str(len(tables)), *map(cell, found)]
     note = "Several seeds: mean ± standard deviation. One seed: 95% bootstrap interval over the test users."
     return "\n".join([f"{other} = {getattr(base, other):g}", "", *markdown_table(heads, rows), "", note, ""])
 
@@ -189,16 +166,15 @@ def plain(tables: list[dict[str, Any]]) -> str:
     return names[0] if names else "DeepFM"
 
 
-def cell(found: list[tuple[float, float, float]]) -> str:
+def cell(found: list[Estimate]) -> str:
     """Return a mean with its spread, or a single value with its interval."""
-    values = [value for value, _, _ in found]
-    if len(values) > 1:
+    if len(found) > 1:
+        values = [one.value for one in found]
         return f"{fmean(values):.4f} ± {stdev(values):.4f}"
-    return f"{values[0]:.4f} ({found[0][1]:.3f}–{found[0][2]:.3f})" if found else "-"
+    return found[0].format() if found else "-"
 
 
 def draw(lines: dict[str, Line], out: Path, seeds: int) -> None:
-    """Draw AUC against each parameter."""
     band = f"lowest to highest of {seeds} seeds" if seeds > 1 else "95% bootstrap interval, one seed"
     picture, panels = figure(f"{out}   (band: {band})", len(lines))
     for axes, (varied, line) in zip(panels, lines.items(), strict=True):
@@ -206,13 +182,13 @@ def draw(lines: dict[str, Line], out: Path, seeds: int) -> None:
             found = {value: made for value, tables in line.items() if (made := estimates(tables, system, "auc"))}
             if not found:
                 continue
-            means = [fmean(value for value, _, _ in made) for made in found.values()]
-            bounds = [[value for value, _, _ in made] if seeds > 1 else made[0] for made in found.values()]
+            means = [fmean(one.value for one in made) for made in found.values()]
+            bounds = [[one.value for one in made] if seeds > 1 else made[0] for made in found.values()]
             color = f"C{index}"
             axes.fill_between([*found], [*map(min, bounds)], [*map(max, bounds)], color=color, alpha=0.15, linewidth=0)
             axes.plot([*found], means, "o-", color=color, label=system)
         without = plain(next(iter(line.values()), []))
-        values = [value for tables in line.values() for value, _, _ in estimates(tables, without, "auc")]
+        values = [one.value for tables in line.values() for one in estimates(tables, without, "auc")]
         if values:  # it reads no explanation, so one line shows all points
             axes.axhline(fmean(values), color="0.4", linestyle="--", label=without)
         above = [value for value in line if value > 0]

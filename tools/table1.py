@@ -7,17 +7,17 @@ The config is one that trains ExpCTR. All rows use its data; TALLRec and ICL als
 take their own settings from `configs/baseline.yaml`. `--explained` adds rows: each ID model trained again with the
 explanations that ExpCTR wrote with the same seed.
 
-Each row and seed is a run folder of its own, `OUT/ROW-SEED`, made by `expctr fit` and `expctr test`. Run the same
-command again to fill in what is missing. `OUT` gets `table1.json`, `table1.md` and `table1.png`. A seed sets
-`seed_everything` and leaves `data.samples.seed` as it is, so that all runs are tested on the same rows. A metric is the
-mean over seeds. Its interval is a bootstrap over the users of those rows, each drawn with all their rows, and two
-systems are compared on the same draws. So intervals and p-values describe other test users, not other trainings.
+Each row and seed is a run folder, `OUT/ROW-SEED`. Run the same command again to fill in what is missing. `OUT` gets
+`table1.json`, `table1.md` and `table1.png`. A seed sets `seed_everything` and leaves `data.samples.seed` as it is, so
+all runs are tested on the same rows. Metrics are means over seeds. Intervals and p-values are of a bootstrap over the
+test users, the same draws for all systems, so they describe other test users, not other trainings.
 """
 
 import argparse
 import json
 from collections.abc import Mapping, Sequence
 from functools import partial
+from itertools import product
 from pathlib import Path
 from statistics import fmean
 from typing import Any, NamedTuple
@@ -29,11 +29,11 @@ from torch import Tensor
 
 from expctr.ctr.zoo import ZOO
 from expctr.evaluation.table import PAPER
-from expctr.metrics import bootstrap, ctr_metrics, paired_p_value
+from expctr.metrics import bootstrap, ctr_metrics, estimate, paired_p_value
 from expctr.systems import AUG, LLM, METRICS
-from tools.configs import check_same, resolve, split_arguments, write_yaml
+from tools import configs
 from tools.plots import figure, save
-from tools.runs import Job, arguments, fit_and_test, markdown_table, run_all, seconds, start, table
+from tools.runs import Job, arguments, fit_and_test, markdown_table, report_failures, run_all, seconds, start, table
 
 CONFIGS = {name: Path(__file__).parents[1] / "configs" / f"{name}.yaml" for name in ("baseline", "icl", "tallrec")}
 ID_MODELS = tuple(ZOO)
@@ -59,13 +59,11 @@ class Row(NamedTuple):
     """Time of fit and test, mean over seeds."""
 
     def mean(self, metric: str) -> float:
-        """Return the mean over the seeds."""
-        return sum(self.values[metric]) / len(self.values[metric])
+        return fmean(self.values[metric])
 
     def interval(self, metric: str) -> tuple[float, float]:
         """Return bounds that hold 95% of the draws."""
-        bounds = torch.tensor([0.025, 0.975], dtype=torch.float64)
-        low, high = self.draws[:, list(METRICS).index(metric)].nanquantile(bounds).tolist()
+        _, low, high = estimate(self.mean(metric), self.draws[:, list(METRICS).index(metric)])
         return low, high
 
 
@@ -74,9 +72,9 @@ def main(args: Sequence[str] | None = None) -> None:
     own, options = parse(args)
     out = own.out.resolve()
     out.mkdir(parents=True, exist_ok=True)
-    config = resolve(options)
+    config = configs.resolve(options)
     baselines = {name: yaml.safe_load(path.read_text(encoding="utf-8")) for name, path in CONFIGS.items()}
-    check_same({**config, "baselines": baselines}, out / "base.yaml")
+    configs.check_same({**config, "baselines": baselines}, out / "base.yaml")
     write_overlays(config, out)
     failures: dict[str, str] = {}
     for title, jobs in plan(own, options, out).items():
@@ -87,23 +85,18 @@ def main(args: Sequence[str] | None = None) -> None:
         paper = PAPER.get(str(config["data"]["init_args"].get("paper_dataset")), {})
         write(rows, paper, own.seeds, out)
         print((out / "table1.md").read_text(encoding="utf-8"))
-    if failures:
-        raise SystemExit("\n\n".join(f"{name}: {why}" for name, why in failures.items()))
+    report_failures(failures)
 
 
 def parse(args: Sequence[str] | None) -> tuple[argparse.Namespace, list[str]]:
-    """Return the tool's own arguments, and the options of `expctr`: the configs, and what stands after `--`."""
-    words, further = split_arguments(args)
-    parser = arguments(__doc__, "runs/table1")
-    parser.set_defaults(seeds=[0])
-    parser.add_argument("--config", action="append", required=True, help="as for expctr; later ones override")
+    parser = arguments(__doc__, "runs/table1", seeds=[0])
     parser.add_argument("--rows", nargs="+", choices=ROWS, default=list(ROWS), help="default: all")
     parser.add_argument("--tallrec_lr", type=float, help="TALLRec's learning rate; default: its own, for large models")
     parser.add_argument("--explained", action="store_true", help="also train each ID model with the explanations")
-    own = parser.parse_args(words)
+    own, options = configs.parse(parser, args)
     if own.explained and "ExpCTR" not in own.rows:
         parser.error("--explained needs ExpCTR among the rows: it writes the explanations")
-    return own, [*(f"--config={Path(config).resolve()}" for config in own.config), *further]
+    return own, options
 
 
 def write_overlays(config: dict[str, Any], out: Path) -> None:
@@ -117,37 +110,33 @@ def write_overlays(config: dict[str, Any], out: Path) -> None:
     trainer = {"accelerator": config["trainer"]["accelerator"], "enable_progress_bar": False}
     base = {name: value for name, value in explainer["llm"].items() if not name.startswith(("lora", "adapter"))}
     explaining = {"llm": base, "prompts": explainer["prompts"], "lc": explainer["lc"]}
-    write_yaml(out / "data.yaml", {"data": data, "trainer": trainer})
-    write_yaml(out / "llm.yaml", {"model": {"init_args": explaining}})
     dropout = model["ctr"]["init_args"]["options"]["text_dropout"]
     explained = {"encoder": model["encoder"], "options": {"text_dropout": dropout}}
-    write_yaml(out / "explained.yaml", {"model": {"class_path": "ExplainedCTRModule", "init_args": explained}})
+    configs.write_yaml(out / "data.yaml", {"data": data, "trainer": trainer})
+    configs.write_yaml(out / "llm.yaml", {"model": {"init_args": explaining}})
+    configs.write_yaml(out / "explained.yaml", {"model": {"class_path": "ExplainedCTRModule", "init_args": explained}})
 
 
 def plan(own: argparse.Namespace, options: list[str], out: Path) -> dict[str, dict[str, Job]]:
     """Return the runs in groups; each group needs the one before it."""
     first: dict[str, Job] = {}
     second: dict[str, Job] = {}
-    for seed in own.seeds:
-        for row in own.rows:
-            folder = out / f"{row}-{seed}"
-            if row == "ExpCTR":
-                line = [*options, "--trainer.enable_progress_bar=false"]
-            else:
-                line = [f"--config={CONFIGS.get(row.lower(), CONFIGS['baseline'])}", f"--config={out / 'data.yaml'}"]
-                line += [f"--model.backbone={row}"] if row in ID_MODELS else []
-                line += [f"--config={out / 'llm.yaml'}"] if row in ("TALLRec", "ICL") else []
-                line += (
-                    [f"--model.options.lr={own.tallrec_lr}"] if row == "TALLRec" and own.tallrec_lr is not None else []
-                )
-            first[folder.name] = partial(fit_and_test, folder, *line, f"--seed_everything={seed}")
-            if own.explained and row in ID_MODELS:
-                more = [f"--config={out / 'explained.yaml'}", f"--model.explanations={out / f'ExpCTR-{seed}'}"]
-                folder = out / f"{row}-explained-{seed}"
-                second[folder.name] = partial(fit_and_test, folder, *line, *more, f"--seed_everything={seed}")
-    # the longest runs start first, so that all cores are busy until the end
-    ordered = dict(sorted(first.items(), key=lambda job: not job[0].startswith(("ExpCTR", "TALLRec", "ICL"))))
-    return {"rows": ordered, "with explanations": second}
+    rows = sorted(own.rows, key=ID_MODELS.__contains__)  # the longest runs start first, to keep all cores busy
+    for row, seed in product(rows, own.seeds):
+        name = f"{row}-{seed}"
+        if row == "ExpCTR":
+            line = [*options, "--trainer.enable_progress_bar=false"]
+        else:
+            line = [f"--config={CONFIGS.get(row.lower(), CONFIGS['baseline'])}", f"--config={out / 'data.yaml'}"]
+            line += [f"--model.backbone={row}" if row in ID_MODELS else f"--config={out / 'llm.yaml'}"]
+        if row == "TALLRec" and own.tallrec_lr is not None:
+            line.append(f"--model.options.lr={own.tallrec_lr}")
+        first[name] = partial(fit_and_test, out / name, *line, f"--seed_everything={seed}")
+        if own.explained and row in ID_MODELS:
+            name = f"{row}-explained-{seed}"
+            line += [f"--config={out / 'explained.yaml'}", f"--model.explanations={out / f'ExpCTR-{seed}'}"]
+            second[name] = partial(fit_and_test, out / name, *line, f"--seed_everything={seed}")
+    return {"rows": first, "with explanations": second}
 
 
 # --- what came out
@@ -163,38 +152,32 @@ def gather(rows: Sequence[str], seeds: Sequence[int], out: Path, explained: bool
     folders = {system: [out / f"{run}-{seed}" for seed in seeds] for system, (run, _) in systems.items()}
     there = {name: runs for name, runs in folders.items() if all((run / "scores.parquet").exists() for run in runs)}
     files = {run: pl.read_parquet(run / "scores.parquet") for runs in there.values() for run in runs}
-    if old := [run.name for run, frame in files.items() if "user" not in frame.columns]:
+    if old := ", ".join(run.name for run, frame in files.items() if "user" not in frame.columns):
         raise SystemExit(
-            f"{out}: the scores.parquet of {', '.join(old)} has no column user, which the intervals need: an older "
-            "version made it. Fix: test each of these again, expctr test --config RUN/config.yaml"
+            f"{out}: the scores.parquet of {old} has no column user, which the intervals need: an older version made "
+            "it. Fix: test each of these again, expctr test --config RUN/config.yaml"
         )
     tested = {run: frame.select("sample", "user", "label") for run, frame in files.items()}
-    first = next(iter(tested.values()), pl.DataFrame())
-    if other := [run.name for run, frame in tested.items() if not frame.equals(first)]:
-        names = ", ".join(other)
-        raise SystemExit(f"{out}: {names} were tested on different rows than the first. Fix: use another --out")
+    first = next(iter(tested.values()), None)
+    if other := ", ".join(run.name for run, frame in tested.items() if not frame.equals(first)):
+        raise SystemExit(f"{out}: {other} were tested on different rows than the first. Fix: use another --out")
     return {name: read(systems[name][1], {run: files[run] for run in runs}) for name, runs in there.items()}
 
 
 def read(system: str, runs: Mapping[Path, pl.DataFrame]) -> Row:
     """Return a system's row from its runs' folders and scores."""
-    folders, frames = list(runs), list(runs.values())
+    frames = list(runs.values())
     labels, users = frames[0]["label"].to_torch().float(), frames[0]["user"].rank("dense").to_torch()
     scores = [frame[system].to_torch() for frame in frames]
     metrics = [ctr_metrics(values, labels) for values in scores]
-    slices: dict[str, list[float]] = {}
-    sizes: dict[str, int] = {}
-    for folder in folders:
-        for name, part in table(folder)["slices"].items():
-            value = part["systems"][system]["auc"]["value"]  # None if all labels of the slice are equal
-            slices.setdefault(name, []).extend([] if value is None else [value])
-            sizes[name] = part["rows"]
+    found = [table(folder)["slices"] for folder in runs]
+    slices = {name: [one[name]["systems"][system]["auc"]["value"] for one in found] for name in found[0]}
     return Row(
         {metric: [one[metric] for one in metrics] for metric in METRICS},
         torch.stack([bootstrap(values, labels, users) for values in scores]).mean(0),
-        slices,
-        sizes,
-        sum(map(seconds, folders)) / len(folders),
+        {name: [value for value in values if value is not None] for name, values in slices.items()},  # of two classes
+        {name: part["rows"] for name, part in found[0].items()},
+        fmean(map(seconds, runs)),
     )
 
 
@@ -218,70 +201,51 @@ def compare(rows: dict[str, Row]) -> dict[str, Any]:
 
 
 def write(rows: dict[str, Row], paper: Mapping[str, Sequence[float]], seeds: Sequence[int], out: Path) -> None:
-    """Write `table1.json`, `table1.md` and `table1.png`."""
     compared = compare(rows)
-    content = {
-        "seeds": list(seeds),
-        "rows": {
-            name: {
-                "metrics": {
-                    metric: {"mean": row.mean(metric), "interval": row.interval(metric), "seeds": row.values[metric]}
-                    for metric in METRICS
-                },
-                "slices": row.slices,
-                "rows": row.sizes,
-                "seconds": row.seconds,
-            }
-            for name, row in rows.items()
-        },
-        "compared": compared,
-        "paper": {name: dict(zip(METRICS, values, strict=False)) for name, values in paper.items()},
-    }
+    published = {name: dict(zip(METRICS, values, strict=False)) for name, values in paper.items()}
+    written: dict[str, Any] = {}
+    for name, row in rows.items():
+        metrics = {
+            metric: {"mean": row.mean(metric), "interval": row.interval(metric), "seeds": row.values[metric]}
+            for metric in METRICS
+        }
+        written[name] = {"metrics": metrics, "slices": row.slices, "rows": row.sizes, "seconds": row.seconds}
+    content = {"seeds": list(seeds), "rows": written, "compared": compared, "paper": published}
     (out / "table1.json").write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-    (out / "table1.md").write_text(markdown(rows, paper, compared, len(seeds)), encoding="utf-8")
+    (out / "table1.md").write_text(markdown(rows, published, compared, len(seeds)), encoding="utf-8")
     draw(rows, paper, out / "table1.png")
 
 
-def markdown(rows: dict[str, Row], paper: Mapping[str, Sequence[float]], compared: dict[str, Any], seeds: int) -> str:
+def markdown(rows: dict[str, Row], paper: dict[str, dict[str, float]], compared: dict[str, Any], seeds: int) -> str:
     """Return the tables: ours, ours by warm and cold users and items, and the paper's."""
-    means = {name: {metric: row.mean(metric) for metric in METRICS} for name, row in rows.items()}
-    marks = marked(means)
+    marks = marked({name: {metric: row.mean(metric) for metric in METRICS} for name, row in rows.items()})
     cells = {
         name: [
-            "{} ({:.3f}–{:.3f})".format(mark(f"{row.mean(metric):.4f}", marks[metric], name), *row.interval(metric))
+            "{} ({:.3f}–{:.3f})".format(mark(row.mean(metric), marks[metric], name), *row.interval(metric))
             for metric in METRICS
         ]
         for name, row in rows.items()
     }
-    lines = [*markdown_table(["", *HEADINGS], cells), ""]
-    lines.append(
-        f"Means over {seeds} seed{'s' if seeds > 1 else ''}, with 95% bootstrap intervals over the test users. "
-        "**Best of all**, <u>best baseline</u>."
-    )
+    over = f"{seeds} seed{'s' if seeds > 1 else ''}, with 95% bootstrap intervals over the test users"
+    lines = [*markdown_table(["", *HEADINGS], cells), "", f"Means over {over}. **Best of all**, <u>best baseline</u>."]
     if compared:
         differences = ", ".join(
-            f"{heading.split()[0]} {compared['difference'][metric]:+.4f} (p = {compared['p'][metric]:.3f})"
-            for metric, heading in zip(METRICS, HEADINGS, strict=True)
+            f"{METRICS[metric].name} {difference:+.4f} (p = {compared['p'][metric]:.3f})"
+            for metric, difference in compared["difference"].items()
         )
-        baseline = compared["baseline"]
-        lines += ["", f"ExpCTR-Aug minus {baseline}, by a paired bootstrap over the test users: {differences}."]
+        pair = f"ExpCTR-Aug minus {compared['baseline']}"
+        lines += ["", f"{pair}, by a paired bootstrap over the test users: {differences}."]
     by_slice = {
         name: [f"{fmean(row.slices[part]):.4f}" if row.slices.get(part) else "-" for part in SLICES]
         for name, row in rows.items()
     }
     sizes = next((row.sizes for row in rows.values()), {})
-    lines += [
-        "",
-        "AUC by whether the training rows contain the user or item (warm) or not (cold), with numbers of test rows:",
-        "",
-    ]
+    warm = "AUC by whether the training rows contain the user or item (warm) or not (cold), with numbers of test rows:"
+    lines += ["", warm, ""]
     lines += [*markdown_table(["", *(f"{part} ({sizes.get(part, 0)})" for part in SLICES)], by_slice), ""]
     if paper:
-        best = marked({name: dict(zip(METRICS, values, strict=False)) for name, values in paper.items()})
-        theirs = {
-            name: [mark(f"{value:.4f}", best[metric], name) for metric, value in zip(METRICS, values, strict=False)]
-            for name, values in paper.items()
-        }
+        best = marked(paper)
+        theirs = {name: [mark(row[metric], best[metric], name) for metric in row] for name, row in paper.items()}
         lines += ["The paper's results, on its own data:", "", *markdown_table(["", *HEADINGS[:4]], theirs), ""]
     return "\n".join(lines)
 
@@ -289,19 +253,16 @@ def markdown(rows: dict[str, Row], paper: Mapping[str, Sequence[float]], compare
 def marked(rows: dict[str, dict[str, float]]) -> dict[str, tuple[str, str]]:
     """Return the best of all and the best baseline by metric."""
     found = {}
-    for metric in METRICS:
-        known = {name: row[metric] for name, row in rows.items() if metric in row}
-        baselines = {name: value for name, value in known.items() if is_baseline(name)}
-        choose = max if METRICS[metric].higher_is_better else min
-        if known:
-            best = choose(known, key=known.__getitem__)
-            found[metric] = best, choose(baselines, key=baselines.__getitem__) if baselines else best
+    for metric in next(iter(rows.values())):
+        choose = partial(max if METRICS[metric].higher_is_better else min, key=lambda name: rows[name][metric])
+        best = choose(rows)
+        found[metric] = best, choose(filter(is_baseline, rows), default=best)
     return found
 
 
-def mark(text: str, best: tuple[str, str], name: str) -> str:
-    """Make the best of all bold, and underline the best baseline."""
-    text = f"<u>{text}</u>" if name == best[1] and is_baseline(name) else text
+def mark(value: float, best: tuple[str, str], name: str) -> str:
+    """Return a value, bold if it is the best of all, underlined if it is the best baseline."""
+    text = f"<u>{value:.4f}</u>" if name == best[1] and is_baseline(name) else f"{value:.4f}"
     return f"**{text}**" if name == best[0] else text
 
 
@@ -313,8 +274,7 @@ def draw(rows: dict[str, Row], paper: Mapping[str, Sequence[float]], path: Path)
     for axes, metric, heading in zip(panels, ("auc", "logloss"), HEADINGS, strict=False):
         means = [rows[name].mean(metric) for name in names]
         bounds = [rows[name].interval(metric) for name in names]
-        errors = [[m - low for m, (low, _) in zip(means, bounds, strict=True)]]
-        errors.append([high - m for m, (_, high) in zip(means, bounds, strict=True)])
+        errors = [[abs(mean - pair[end]) for mean, pair in zip(means, bounds, strict=True)] for end in (0, 1)]
         axes.errorbar(means, range(len(names)), xerr=errors, fmt="o", capsize=2, label="here, 95% interval")
         there = [(paper[name][list(METRICS).index(metric)], y) for y, name in enumerate(names) if name in paper]
         if there:

@@ -1,44 +1,20 @@
-"""Callbacks that let a benchmark control `expctr fit`."""
+"""Callbacks that let a benchmark control `expctr fit`. As a program, `expctr fit` as a worker of `turns.Worker`.
+
+python -m tools.bench.callbacks CALLBACK ARGUMENTS-OF-FIT...
+"""
 
 import os
 import sys
-import time
-from collections.abc import Callable
 from typing import Any
 
 import lightning as L
 import numpy as np
 import torch
 
-from tools.bench.turns import peak_gb, rest
-
-say: Callable[[Any], None] = print
-"""How `Turns` answers; `fit_worker.py` sets it."""
+from tools.bench.turns import Turn, channel, memory_gb
 
 
-class Turns(L.Callback):
-    """Answers with the time since the last `go`, then waits for the next one."""
-
-    _began: float | None = None
-
-    def wait(self, answer_other: Callable[[str], Any]) -> bool:
-        """Return whether to go on.
-
-        Args:
-            answer_other: returns the answer to a line other than `go`.
-        """
-        answer = "ready" if self._began is None else time.perf_counter() - self._began
-        rest()
-        say(answer)
-        for line in sys.stdin:
-            if line.strip() == "go":
-                self._began = time.perf_counter()
-                return True
-            say(answer_other(line.strip()))
-        return False
-
-
-class EpochTurns(Turns):
+class EpochTurns(Turn, L.Callback):
     """Takes turns by epoch; the time of one is all that fit does until the next."""
 
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
@@ -53,17 +29,13 @@ class EpochTurns(Turns):
         return "scored"
 
 
-class BatchTurns(Turns):
-    """Takes turns by rollout batch with its whole update."""
+class BatchTurns(Turn, L.Callback):
+    """Takes turns by rollout batch with its whole update, and ends the process if nothing more comes."""
 
-    def on_train_batch_start(
-        self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Any, batch_idx: int
-    ) -> None:
-        """Wait, and end the process if nothing more comes."""
-
+    def on_train_batch_start(self, trainer: L.Trainer, *_: Any) -> None:
         def memory(command: str) -> float:
             trainer.logger.experiment.flush()  # type: ignore[union-attr]
-            return peak_gb()
+            return memory_gb()
 
         if not self.wait(memory):
             raise SystemExit
@@ -73,5 +45,11 @@ class StopAfterFirstStep(L.Callback):
     """Ends the process without an error after the first batch, before a checkpoint is saved."""
 
     def on_train_batch_end(self, *args: Any) -> None:
-        """End the process."""
         os._exit(0)
+
+
+if __name__ == "__main__":
+    channel()
+    from expctr.cli.app import run
+
+    run(["fit", *sys.argv[2:], f"--trainer.callbacks+=tools.bench.callbacks.{sys.argv[1]}"])

@@ -1,17 +1,14 @@
 """An epoch of DeepFM over MovieLens-100K: ours against RecBole, FuxiCTR, deepctr-torch and torch-rechub.
 
+    python -m tools.bench.deepfm [--epochs N] [--threads N]
+
 All have the same rows (80,000, 10,000 and 10,000 random ratings, without the few of a film without a title), fields,
 sizes, Adam, dropout, batch size, loss and threads, but their own loader and training loop, each in its own process.
-The processes take turns by epoch, so that other load on the machine affects all of them alike. Ours is `expctr fit
---config configs/baseline.yaml --model.backbone DeepFM` with its curves and checkpoints. Nobody validates.
-
-The last line is JSON: `vs_fastest_peer` is the fastest peer's median epoch divided by ours; `auc` and `peer_auc` (of
-the same peer) are on the test rows, after all epochs.
-
-    python -m tools.bench.deepfm [--epochs N] [--threads N]
+They take turns by epoch. Ours is `expctr fit --config configs/baseline.yaml --model.backbone DeepFM` with its curves
+and checkpoints. Nobody validates. The last line is JSON: `vs_fastest_peer` is the fastest peer's median epoch divided
+by ours; `auc` and `peer_auc` (of the same peer) are on the test rows, after all epochs.
 """
 
-import argparse
 import json
 import shutil
 import subprocess
@@ -26,8 +23,9 @@ import torch
 from expctr.data.datamodules import MovieLensDataModule, SampleOptions, SplitFiles
 from expctr.data.readers import movielens
 from expctr.metrics import ctr_metrics
-from tools.bench.turns import ROOT, Worker
+from tools.bench.turns import ROOT, Worker, fit_worker
 from tools.get_movielens import get_movielens
+from tools.runs import markdown_table, script
 
 RATINGS, FOLDER, PEERS = ROOT / ".data/ml-100k", ROOT / "runs/bench-deepfm", ROOT / ".cache/deepfm-peers"
 FIELDS = ["user", "target", "target_year", "target_genres", "user_age", "user_gender", "user_occupation"]
@@ -37,7 +35,6 @@ SPLITS = ("train", "val", "test")
 
 
 def auc(worker: Worker) -> float:
-    """Return the AUC of a system on the test rows."""
     path = FOLDER / f"{worker.name}.npz"
     worker.query(str(path))
     score, label = (torch.from_numpy(np.load(path)[name]).float() for name in ("score", "label"))
@@ -66,7 +63,7 @@ def prepare() -> None:
         np.savez(FOLDER / split, **arrays, label=table.label.numpy())
 
 
-def fit_command(fields: list[str] | None) -> list[str]:
+def fit_command(fields: list[str] | None) -> list[object]:
     """Return the command of `expctr fit` on the split, with these fields or all."""
     options: dict[str, Any] = {
         "config": ROOT / "configs/baseline.yaml",
@@ -82,8 +79,7 @@ def fit_command(fields: list[str] | None) -> list[str]:
         "trainer.default_root_dir": FOLDER / ("fit" if fields else "fit-histories"),
     }
     options |= {f"data.splits.{split}": FOLDER / f"{split}.csv" for split in SPLITS}
-    worker = [sys.executable, "-m", "tools.bench.fit_worker", "EpochTurns"]
-    return [*worker, *(f"--{name}={value}" for name, value in options.items())]
+    return fit_worker("EpochTurns", options)
 
 
 def install_peers() -> Path:
@@ -99,22 +95,18 @@ def install_peers() -> Path:
 
 
 def main() -> None:
-    """Prepare, take turns, print."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = script(__doc__)
     parser.add_argument("--epochs", type=int, default=15, help="timed epochs per system")
     parser.add_argument("--threads", type=int, default=1, help="threads of each system; only one works at a time")
     options = parser.parse_args()
     prepare()
-    script = ["-m", "tools.bench.deepfm_workers"]
-    commands = {
-        OURS: fit_command(FIELDS),
-        HISTORIES: fit_command(None),
-        BARE: [sys.executable, *script, "bare loop", str(FOLDER)],
-    }
+    module = ["-m", "tools.bench.deepfm_workers"]
+    commands: dict[str, list[object]] = {OURS: fit_command(FIELDS), HISTORIES: fit_command(None)}
+    commands[BARE] = [sys.executable, *module, "bare loop", FOLDER]
     absent: dict[str, str] = {}
     try:
         peers = install_peers()
-        commands |= {name: [str(peers), *script, name, str(FOLDER)] for name in NAMES}
+        commands |= {name: [peers, *module, name, FOLDER] for name in NAMES}
     except (OSError, subprocess.CalledProcessError) as error:
         absent = dict.fromkeys(NAMES, f"cannot be installed: {error}")
 
@@ -136,16 +128,14 @@ def main() -> None:
 
 
 def report(workers: dict[str, Worker], aucs: dict[str, float], absent: dict[str, str], epochs: int) -> None:
-    """Print the table and the line of JSON."""
     epoch = {name: median(worker.seconds) for name, worker in workers.items()}
+    rows = {}
+    for name in sorted(epoch, key=epoch.__getitem__):
+        times = [f"{value:.3f}" for value in (epoch[name], min(workers[name].seconds), max(workers[name].seconds))]
+        rows[name] = [*times, f"{epoch[name] / epoch[OURS]:.2f}", f"{aucs[name]:.4f}"]
     print(f"\nFields: {', '.join(FIELDS)}. Test AUC after {epochs} epochs.\n")
-    print(f"| {'':26} | epoch, s (median) | fastest | slowest | over ours | AUC    |")
-    print("| --- | ---: | ---: | ---: | ---: | ---: |")
-    for name, seconds in sorted(epoch.items(), key=lambda pair: pair[1]):
-        spread = f"{min(workers[name].seconds):7.3f} | {max(workers[name].seconds):7.3f}"
-        print(f"| {name:26} | {seconds:17.3f} | {spread} | {seconds / epoch[OURS]:9.2f} | {aucs[name]:.4f} |")
-    for name, why in absent.items():
-        print(f"| {name:26} | did not run: {why}")
+    print(*markdown_table(["", "epoch, s (median)", "fastest", "slowest", "over ours", "AUC"], rows), sep="\n")
+    print(*(f"{name} did not run: {why}" for name, why in absent.items()), sep="\n")
     found: dict[str, Any] = {"epochs": epochs, "seconds": epoch, "aucs": aucs, "absent": absent, "auc": aucs[OURS]}
     if ran := [name for name in NAMES if name in workers]:
         fastest = min(ran, key=lambda name: epoch[name])

@@ -9,7 +9,6 @@ their own loaders and training loops in their own environment, and import nothin
 import json
 import os
 import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -17,12 +16,11 @@ from typing import Any
 import numpy as np
 import torch
 
-from tools.bench.turns import channel
+from tools.bench.turns import Turn, channel
 
 BATCH, DIM, MLP, DROPOUT, LR = 2048, 10, [128, 128, 128], 0.2, 1e-3
 Rows = dict[str, Any]
 System = tuple[Callable[[], Any], Callable[[], Any]]
-SYSTEMS: dict[str, Callable[[Path], System]] = {}
 
 
 def rows(folder: Path, split: str) -> tuple[Rows, Any]:
@@ -37,12 +35,6 @@ def sizes(folder: Path) -> dict[str, int]:
     return found
 
 
-def system(name: str) -> Callable[[Callable[[Path], System]], Callable[[Path], System]]:
-    """Register a system."""
-    return lambda function: SYSTEMS.setdefault(name, function)
-
-
-@system("recbole")
 def recbole(folder: Path) -> System:
     """RecBole's Trainer on its own dataset class. All fields are in the ratings file, which saves joins."""
     for old, new in {"float_": np.float64, "complex_": np.complex128, "unicode_": np.str_}.items():
@@ -104,7 +96,6 @@ def recbole(folder: Path) -> System:
     return lambda: trainer._train_epoch(train, next(epochs)), score
 
 
-@system("fuxictr")
 def fuxictr(folder: Path) -> System:
     """FuxiCTR's training loop and loader. Its wheel has no DeepFM, so this one is built from its layers."""
     from fuxictr.features import FeatureMap
@@ -147,7 +138,6 @@ def fuxictr(folder: Path) -> System:
     return lambda: model.train_epoch(train), lambda: (model.predict(test), rows(folder, "test")[1])
 
 
-@system("deepctr-torch")
 def deepctr_torch(folder: Path) -> System:
     """The fit of deepctr-torch, one epoch per call."""
     from deepctr_torch.inputs import SparseFeat, VarLenSparseFeat
@@ -169,7 +159,6 @@ def deepctr_torch(folder: Path) -> System:
     )
 
 
-@system("torch-rechub")
 def torch_rechub(folder: Path) -> System:
     """The CTRTrainer and DataGenerator of torch-rechub. No option turns off its batch normalisation."""
     from torch_rechub.basic.features import SequenceFeature, SparseFeature
@@ -194,7 +183,6 @@ def torch_rechub(folder: Path) -> System:
     )
 
 
-@system("bare loop")
 def bare(folder: Path) -> System:
     """Our loader, module and optimizer without Lightning."""
     from expctr.data.batches import EpochSampler, ResumableLoader, SampleTable
@@ -223,21 +211,29 @@ def bare(folder: Path) -> System:
     return epoch, lambda: (module.score(whole).numpy(), whole.label.numpy())
 
 
-def serve(train: Callable[[], Any], score: Callable[[], Any], say: Callable[[Any], None]) -> None:
-    """Follow the commands on standard input, one per line, until it ends."""
+SYSTEMS: dict[str, Callable[[Path], System]] = {
+    "recbole": recbole,
+    "fuxictr": fuxictr,
+    "deepctr-torch": deepctr_torch,
+    "torch-rechub": torch_rechub,
+    "bare loop": bare,
+}
+
+
+def serve(train: Callable[[], Any], score: Callable[[], Any]) -> None:
+    """Train an epoch per turn, and save the scores where another command says."""
+
+    def saved(path: str) -> str:
+        np.savez(path, **dict(zip(("score", "label"), score(), strict=True)))
+        return "scored"
+
     train()  # the first epoch is slower and does not count
-    say("ready")
-    for line in sys.stdin:
-        if line.strip() == "go":
-            began = time.perf_counter()
-            train()
-            say(time.perf_counter() - began)
-        else:
-            np.savez(line.strip(), **dict(zip(("score", "label"), score(), strict=True)))
-            say("scored")
+    turn = Turn()
+    while turn.wait(saved):
+        train()
 
 
 if __name__ == "__main__":
-    answer = channel()
+    channel()
     torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
-    serve(*SYSTEMS[sys.argv[1]](Path(sys.argv[2])), answer)
+    serve(*SYSTEMS[sys.argv[1]](Path(sys.argv[2])))

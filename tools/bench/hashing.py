@@ -10,56 +10,41 @@ JSON.
 
 import json
 from functools import partial
-from itertools import product
 from pathlib import Path
 
-from rich.console import Console
-from rich.table import Table
-
-from tools.runs import ROOT, arguments, auc, fit_and_test, in_parallel, mean_and_spread, start
+from tools.runs import ROOT, arguments, auc, fit_and_test, in_parallel, print_seeds, start
 
 CONFIG = ROOT / "configs" / "baseline.yaml"
 
 
-def folder(out: Path, rows: int | None, seed: int) -> Path:
-    """Return the folder of a run."""
-    return out / f"{rows or 'all'}-{seed}"
-
-
-def play(out: Path, ratings: Path, targets: int, rows: int | None, seed: int) -> None:
-    """Train and test DeepFM with a maximum of rows per field."""
-    fit_and_test(
-        folder(out, rows, seed),
-        f"--config={CONFIG}",
-        "--model.backbone=DeepFM",
-        f"--seed_everything={seed}",
-        *([] if rows is None else [f"--model.backbone.init_args.max_rows={rows}"]),
-        f"--data.path={ratings}",
-        f"--data.cache_dir={out / 'cache'}",
-        f"--data.samples.targets_per_user={targets}",
-        "--trainer.accelerator=cpu",
-        "--trainer.enable_progress_bar=false",
-    )
-
-
 def main() -> None:
-    """Run what is missing, print the table and the line of JSON."""
     parser = arguments(__doc__, "runs/hashing")
     parser.add_argument("--ratings", type=Path, default=Path(".data/ml-100k"))
     parser.add_argument("--targets", type=int, default=40, help="maximum of targets per user")
     parser.add_argument("--max_rows", nargs="+", type=int, default=[800, 400, 200, 100])
     asked = parser.parse_args()
-    out, sizes = asked.out.resolve(), [None, *asked.max_rows]
-    pairs = list(product(sizes, asked.seeds))
-    run = partial(play, out, asked.ratings.resolve(), asked.targets)
-    in_parallel({f"{rows}-{seed}": partial(run, rows, seed) for rows, seed in pairs}, asked.jobs, "runs")
-
-    found = {rows: [auc(folder(out, rows, seed), "DeepFM") for seed in asked.seeds] for rows in sizes}
-    table = Table("max_rows", "test AUC", *(f"seed {seed}" for seed in asked.seeds))
-    for rows, values in found.items():
-        table.add_row("null" if rows is None else f"{rows}", mean_and_spread(values), *(f"{v:.4f}" for v in values))
-    Console().print(table)
-    print(json.dumps({"null" if rows is None else f"{rows}": values for rows, values in found.items()}))
+    out = asked.out.resolve()
+    jobs = {}
+    for rows in ("all", *asked.max_rows):
+        for seed in asked.seeds:
+            jobs[f"{rows}-{seed}"] = partial(
+                fit_and_test,
+                out / f"{rows}-{seed}",
+                f"--config={CONFIG}",
+                "--model.backbone=DeepFM",
+                f"--seed_everything={seed}",
+                *([] if rows == "all" else [f"--model.backbone.init_args.max_rows={rows}"]),
+                f"--data.path={asked.ratings.resolve()}",
+                f"--data.cache_dir={out / 'cache'}",
+                f"--data.samples.targets_per_user={asked.targets}",
+                "--trainer.accelerator=cpu",
+                "--trainer.enable_progress_bar=false",
+            )
+    in_parallel(jobs, asked.jobs, "runs")
+    found = {"null": [auc(out / f"all-{seed}", "DeepFM") for seed in asked.seeds]}
+    found |= {str(rows): [auc(out / f"{rows}-{seed}", "DeepFM") for seed in asked.seeds] for rows in asked.max_rows}
+    print_seeds("test AUC by max_rows", found, asked.seeds, digits=4)
+    print(json.dumps(found))
 
 
 if __name__ == "__main__":

@@ -3,18 +3,16 @@
     python -m tools.bench.learning                          # both worlds, three seeds, in runs/learning
     python -m tools.bench.learning --worlds easy --seeds 0
 
-Each run uses the real command line with learning.yaml. All runs share one pretrained model; a seed means another world,
-other first weights and other draws. Run the same command again to resume. The last line is JSON: means over the seeds
-of the easy world, and those of the other world under `harder`.
-
-Controls in the easy world: with the ratings of all targets permuted, AUC stays at 0.50; with a KL penalty of 1000
-nothing changes; with the explanations of other rows ExpCTR-Aug is no better than the CTR model without text; with
-random IC rewards ExpCTR-Aug does not improve.
+A run is the real command line with learning.yaml. All share one pretrained model; a seed means another world, other
+first weights and other draws. Run the same command again to resume. The last line is JSON: means over the seeds of the
+easy world, and those of the other world under `harder`. Controls in the easy world: with permuted ratings AUC stays at
+0.50; with a KL penalty of 1000 nothing changes; with the explanations of other rows ExpCTR-Aug is no better than the
+CTR model without text; with random IC rewards it does not improve.
 """
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, replace
+from dataclasses import replace
 from functools import partial
 from itertools import product
 from pathlib import Path
@@ -33,7 +31,7 @@ from expctr.data.datamodules import MOVIELENS, MovieLensDataModule
 from expctr.rl.rewards import Reward
 from expctr.training.checkpoint import checkpoints
 from tools.bench.planted import Rule, World, bounds, make_encoder, make_model
-from tools.runs import Job, arguments, auc, curve, expctr, fit_and_test, in_parallel, mean_and_spread, seconds, start
+from tools.runs import arguments, auc, curve, expctr, fit_and_test, in_parallel, print_seeds, seconds, start
 
 FILE = Path(__file__).with_name("learning.yaml")
 CONFIG = yaml.safe_load(FILE.read_text())
@@ -62,7 +60,7 @@ class Noise(Reward):
         return torch.rand(len(batch), device=batch.label.device)
 
     def evaluate(self, batch: Batch, texts: Sequence[str], columns: Mapping[str, Any]) -> None:
-        """None."""
+        pass
 
 
 def prepare(out: Path, rules: Sequence[Rule], seeds: Sequence[int]) -> None:
@@ -70,15 +68,13 @@ def prepare(out: Path, rules: Sequence[Rule], seeds: Sequence[int]) -> None:
     for name, make in (("encoder", make_encoder), ("llm", make_model)):
         if not (out / name / "tokenizer.json").exists():
             make(out / name)
-    for rule, seed in product(rules, seeds):
-        for kind in (PLAIN, SHUFFLED):
-            folder = out / f"{rule}-{seed}" / kind
-            if not (folder / "movies.csv").exists():
-                World(rule, seed).write(folder, USERS, shuffled=kind == SHUFFLED)
+    for rule, seed, kind in product(rules, seeds, (PLAIN, SHUFFLED)):
+        folder = out / f"{rule}-{seed}" / kind
+        if not (folder / "movies.csv").exists():
+            World(rule, seed).write(folder, USERS, shuffled=kind == SHUFFLED)
 
 
 def options(out: Path, rule: Rule, seed: int, kind: str = PLAIN) -> list[str]:
-    """Return the options of a run in a world."""
     return [
         f"--config={FILE}",
         f"--seed_everything={seed}",
@@ -92,15 +88,12 @@ def options(out: Path, rule: Rule, seed: int, kind: str = PLAIN) -> list[str]:
 
 
 def best(out: Path, rule: Rule, seed: int) -> dict[str, float]:
-    """Return the best possible AUCs on the test rows."""
+    """Return the best possible AUCs on the test rows, by who predicts."""
     samples = CONFIG["data"]["init_args"]["samples"]
-    data = MovieLensDataModule(
-        str(out / f"{rule}-{seed}" / PLAIN),
-        replace(MOVIELENS, **{**samples, "fractions": tuple(samples["fractions"])}),
-        cache_dir=str(out / "cache"),
-    )
+    chosen = replace(MOVIELENS, **{**samples, "fractions": tuple(samples["fractions"])})
+    data = MovieLensDataModule(str(out / f"{rule}-{seed}" / PLAIN), chosen, cache_dir=str(out / "cache"))
     data.setup()
-    return asdict(bounds(World(rule, seed), data.rows("test")))
+    return bounds(World(rule, seed), data.rows("test"))._asdict()
 
 
 def play(out: Path, rule: Rule, seed: int) -> None:
@@ -122,13 +115,11 @@ def play(out: Path, rule: Rule, seed: int) -> None:
 
 def still(out: Path, rule: Rule, seed: int) -> None:
     """Train the LC stage with a KL penalty that outweighs everything."""
-    kl = {"beta": 1000, "where": "loss", "estimator": "k3"}
-    only_lc = ["--stages.rounds=0", *(f"--model.init_args.explainer.kl.{name}={value}" for name, value in kl.items())]
-    fit_and_test(out / f"{rule}-{seed}" / "still", *options(out, rule, seed), *only_lc)
+    kl = [f"--model.init_args.explainer.kl.{option}" for option in ("beta=1000", "where=loss", "estimator=k3")]
+    fit_and_test(out / f"{rule}-{seed}" / "still", *options(out, rule, seed), "--stages.rounds=0", *kl)
 
 
 def shuffle(out: Path, rule: Rule, seed: int) -> None:
-    """Train all stages on permuted ratings."""
     fit_and_test(out / f"{rule}-{seed}" / SHUFFLED / "run", *options(out, rule, seed, SHUFFLED), "--stages.rounds=1")
 
 
@@ -166,17 +157,16 @@ def figures(out: Path, rule: Rule, seed: int) -> dict[str, float]:
 
 
 def controls(seeds: Sequence[dict[str, float]]) -> dict[str, bool]:
-    """Return whether each control holds.
+    """Return whether each control holds, by the figures of each seed."""
 
-    Args:
-        seeds: the figures of each seed. What must not change is judged by the mean distance, so seeds cannot cancel.
-    """
+    def gap(more: str, less: str) -> float:
+        return fmean(one[f"auc_{more}"] - one[f"auc_{less}"] for one in seeds)
+
+    # what must not change is judged by the mean distance, so seeds cannot cancel
     shuffled = max(fmean(abs(one[f"auc_{who}_shuffled"] - 0.5) for one in seeds) for who in ("llm", "aug"))
     same = fmean(one["same_text_still"] for one in seeds)
-    over_ctr = fmean(one["auc_aug_exchanged"] - one["auc_ctr"] for one in seeds)
-    under_own = fmean(one["auc_aug"] - one["auc_aug_exchanged"] for one in seeds)
-    by_noise = fmean(one["auc_aug_noise"] - one["auc_aug_before_ic"] for one in seeds)
-    by_reward = fmean(one["auc_aug"] - one["auc_aug_before_ic"] for one in seeds)
+    over_ctr, under_own = gap("aug_exchanged", "ctr"), gap("aug", "aug_exchanged")
+    by_noise, by_reward = gap("aug_noise", "aug_before_ic"), gap("aug", "aug_before_ic")
     return {
         "shuffled labels: AUC stays at 0.50": shuffled <= TOLERANCE,
         "beta 1000: 95% of the texts stay": same >= 0.95,
@@ -187,31 +177,28 @@ def controls(seeds: Sequence[dict[str, float]]) -> dict[str, bool]:
 
 def stages(folder: Path) -> Table:
     """Return a table of a run: validation AUC after each epoch; mean raw reward and KL of the last five batches."""
-    shown = Table("batches", *(f"{who} AUC" for who in ("llm", "aug", "plain")), "reward", "KL", title=str(folder))
-    reward, kl = (
-        [*curve(folder, f"lc/{lc}"), *curve(folder, f"ic/{ic}")]
-        for lc, ic in (("reward_lc", "reward_ic"), ("kl", "kl"))
-    )
-    by_batch = {who: dict(curve(folder, f"val/auc_{who}")) for who in ("llm", "aug", "plain")}
+    by_batch = {f"{who} AUC": dict(curve(folder, f"val/auc_{who}")) for who in ("llm", "aug", "plain")}
+    shown = Table("batches", *by_batch, "reward", "KL", title=str(folder))
+    reward = curve(folder, "lc/reward_lc") + curve(folder, "ic/reward_ic")
+    kl = curve(folder, "lc/kl") + curve(folder, "ic/kl")
     for batch in sorted({batch for values in by_batch.values() for batch in values}):
         cells = [f"{values[batch]:.3f}" if batch in values else "" for values in by_batch.values()]
         last = [[value for step, value in values if batch - 5 < step <= batch] for values in (reward, kl)]
-        shown.add_row(str(batch), *cells, *(f"{sum(v) / len(v):.3f}" if v else "" for v in last))
+        shown.add_row(str(batch), *cells, *(f"{fmean(values):.3f}" if values else "" for values in last))
     return shown
 
 
 def main() -> None:
-    """Run what is missing, print the tables and the line of JSON."""
     parser = arguments(__doc__, "runs/learning")
     parser.add_argument("--worlds", nargs="+", choices=get_args(Rule), default=list(get_args(Rule)))
     own = parser.parse_args()
     out, console = own.out.resolve(), Console()
     prepare(out, own.worlds, own.seeds)
 
-    jobs: dict[str, Job] = {}
-    for rule in own.worlds:
-        for task in (play, still, shuffle) if rule == "easy" else (play,):
-            jobs |= {f"{task.__name__} {rule}-{seed}": partial(task, out, rule, seed) for seed in own.seeds}
+    tasks = [(play, rule) for rule in own.worlds]
+    tasks += [(control, "easy") for control in (still, shuffle) if "easy" in own.worlds]
+    pairs = product(tasks, own.seeds)
+    jobs = {f"{task.__name__} {rule}-{seed}": partial(task, out, rule, seed) for (task, rule), seed in pairs}
     in_parallel(jobs, own.jobs, "runs")
 
     summary: dict[str, Any] = {}
@@ -220,11 +207,7 @@ def main() -> None:
             console.print(stages(out / f"{rule}-{seed}" / "main"))
         found = [figures(out, rule, seed) for seed in own.seeds]
         means: dict[str, Any] = {name: fmean(row[name] for row in found) for name in found[0]}
-        shown = Table(f"{rule} world", "mean ± half the range", *(f"seed {seed}" for seed in own.seeds))
-        for name in found[0]:
-            values = [row[name] for row in found]
-            shown.add_row(name, mean_and_spread(values), *(f"{value:.3f}" for value in values))
-        console.print(shown)
+        print_seeds(f"{rule} world", {name: [row[name] for row in found] for name in found[0]}, own.seeds)
         if rule == "easy":
             held = controls(found)
             means |= {"controls_hold": all(held.values()), "controls": held}

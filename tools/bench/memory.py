@@ -2,16 +2,14 @@
 
     python -m tools.bench.memory [--only NAME ...] [--folder DIR] [--kernels]
 
-Short runs of `expctr fit` on this processor, each in its own process, with a random Llama that is large enough to
-dominate, on MovieLens-100K (downloaded into .data unless it is there). The kernel's peak of resident memory is reset
-before each phase of a step and read after it. The memory that the process held right before loading the base is
-subtracted; a run with the shipped nano comes first, so that this includes the libraries. malloc is set to return freed
-memory, and oneDNN to keep one compiled kernel and not a thousand (--kernels keeps the default: some 50 MB more in
-bfloat16). The forecast is that of `plan --processor` with the same options and the longest prompt of the run. The last
-line is JSON: `worst`, the largest error of a run's highest phase, and `worst_phase`, that of any phase.
+Short runs of `expctr fit` on this processor with a random Llama, each in its own process, on MovieLens-100K. The peak
+of resident memory is reset before each phase of a step and read after it, less what the process held right before
+loading the base; a run with the shipped nano comes first, so this includes the libraries. malloc is set to return freed
+memory, and oneDNN to keep one compiled kernel (--kernels keeps its default: some 50 MB more in bfloat16). The forecast
+is that of `plan --processor` with the same options and the run's longest prompt. The last line is JSON: `worst`, the
+largest error of a run's highest phase, and `worst_phase`, that of any phase.
 """
 
-import argparse
 import contextlib
 import gc
 import io
@@ -28,9 +26,9 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from tools.bench.turns import peak_gb
+from tools.bench.turns import memory_gb
 from tools.get_movielens import get_movielens
-from tools.runs import ROOT
+from tools.runs import ROOT, script
 
 RATINGS = ROOT / ".data/ml-100k"
 PHASES = ("prefill", "decode", "score", "reference", "train")
@@ -104,33 +102,30 @@ def options(folder: Path, name: str, nano: bool = False) -> list[str]:
     ]
 
 
-def resident_gb() -> float:
-    """Return the memory of this process now, in GiB."""
-    return int(Path("/proc/self/status").read_text().split("VmRSS:")[1].split()[0]) / 2**20
-
-
 def run(folder: Path, name: str) -> None:
     """Fit, and print as JSON what each phase held and what the plan forecasts. Runs in its own process."""
     from expctr.__main__ import main
     from expctr.llm.model import LanguageModel
-    from expctr.modules import explainer
+    from expctr.rl import policy
     from expctr.stopwatch import Stopwatch
 
     peaks, before, longest = defaultdict[str, float](float), [0.0], [0]
-    load, timed, generate = LanguageModel.load, Stopwatch.__call__, explainer.generate
+    load, timed, generate = LanguageModel.load, Stopwatch.__call__, policy.generate
 
     def loaded(*a: Any, **k: Any) -> LanguageModel:
-        before[0] = resident_gb()
+        before[0] = memory_gb("VmRSS")
         with measured("load"):
             return load(*a, **k)
 
+    def keep_peak(part: str) -> None:
+        peaks[part] = max(peaks[part], memory_gb())
+        Path("/proc/self/clear_refs").write_text("5")  # resets the peak
+
     @contextlib.contextmanager
     def measured(part: str) -> Iterator[None]:
-        peaks["other"] = max(peaks["other"], peak_gb())
-        Path("/proc/self/clear_refs").write_text("5")
+        keep_peak("other")
         yield
-        peaks[part] = max(peaks[part], peak_gb())
-        Path("/proc/self/clear_refs").write_text("5")
+        keep_peak(part)
 
     @contextlib.contextmanager
     def watched(self: Stopwatch, part: str) -> Iterator[None]:
@@ -143,7 +138,7 @@ def run(folder: Path, name: str) -> None:
 
     LanguageModel.load = loaded  # type: ignore[method-assign]
     Stopwatch.__call__ = watched  # type: ignore[method-assign]
-    explainer.generate = generated
+    policy.generate = generated
     with contextlib.redirect_stdout(sys.stderr):
         main(["fit", *options(folder, name, nano=True)])
         gc.collect()
@@ -157,8 +152,7 @@ def run(folder: Path, name: str) -> None:
 
 
 def main() -> None:
-    """Run the shapes, print the table."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = script(__doc__)
     parser.add_argument("--only", nargs="*", choices=list(SHAPES), default=list(SHAPES))
     parser.add_argument("--folder", type=Path, default=ROOT / ".cache" / "bench-memory")
     parser.add_argument("--kernels", action="store_true")
@@ -168,12 +162,7 @@ def main() -> None:
         make_models(asked.folder)
     kernels = {} if asked.kernels else dict.fromkeys(("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "LRU_CACHE_CAPACITY"), "1")
     malloc = {"MALLOC_MMAP_THRESHOLD_": "65536", "MALLOC_TRIM_THRESHOLD_": "65536", "MALLOC_ARENA_MAX": "1"}
-    environ = {
-        **os.environ,
-        **malloc,
-        **kernels,
-        "PYTHONPATH": str(ROOT),
-    }
+    environ = {**os.environ, **malloc, **kernels, "PYTHONPATH": str(ROOT)}
     shown = Table("run", "prompt", "phase", "measured MB", "forecast MB", "error")
     worst: dict[str, float] = {"worst": 0.0, "worst_phase": 0.0}
     for name in asked.only:
@@ -182,18 +171,18 @@ def main() -> None:
         with (asked.folder / f"{name.replace(' ', '-')}.log").open("w") as log:
             done = subprocess.run(command, stdout=subprocess.PIPE, stderr=log, env=environ, text=True, check=True)
         found = json.loads(done.stdout.splitlines()[-1])
-        forecast = {phase: sum(parts.values()) / 2**30 for phase, parts in found["plan"]["stages"]["lc"].items()}
-        held = {phase: found["held"][phase] for phase in PHASES}
-        error = {phase: forecast[phase] / held[phase] - 1 for phase in PHASES}
+        forecast = {phase: sum(parts.values()) / 2**20 for phase, parts in found["plan"]["stages"]["lc"].items()}
+        held = {part: 1024 * gb for part, gb in found["held"].items()}
         for phase in PHASES:
-            figures = (f"{1024 * held[phase]:.0f}", f"{1024 * forecast[phase]:.0f}", f"{error[phase]:+.0%}")
+            error = forecast[phase] / held[phase] - 1
+            worst["worst_phase"] = max(worst["worst_phase"], abs(error))
+            figures = (f"{held[phase]:.0f}", f"{forecast[phase]:.0f}", f"{error:+.0%}")
             shown.add_row(name, str(found["prompt"]), phase, *figures)
-        rest = ", ".join(f"{part} {1024 * found['held'][part]:.0f} MB" for part in ("load", "other"))
-        highest = max(forecast.values()) / max(held.values()) - 1
-        shown.add_row(name, "", f"highest ({rest})", "", "", f"{highest:+.0%}", end_section=True)
-        print(name, {part: round(1024 * gb) for part, gb in found["held"].items()}, f"{highest:+.1%}", file=sys.stderr)
+        rest = ", ".join(f"{part} {held[part]:.0f} MB" for part in ("load", "other"))
+        highest = max(forecast.values()) / max(held[phase] for phase in PHASES) - 1
         worst["worst"] = max(worst["worst"], abs(highest))
-        worst["worst_phase"] = max(worst["worst_phase"], *map(abs, error.values()))
+        shown.add_row(name, "", f"highest ({rest})", "", "", f"{highest:+.0%}", end_section=True)
+        print(name, {part: round(mb) for part, mb in held.items()}, f"{highest:+.1%}", file=sys.stderr)
     Console(width=110).print(shown)
     print(json.dumps({name: round(value, 3) for name, value in worst.items()}))
 

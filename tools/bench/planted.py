@@ -4,41 +4,39 @@ The ratings have MovieLens' layout. A title such as "amber comedy oslo" has thre
 studio (in the column `genres`, which no prompt shows) is an id that only the CTR model reads. A target is liked with
 the probability
 
-    1/2 + RULE * rule + studio * (STUDIO + TOWN * town)        rule, studio, town = +-1
+    1/2 + RULE * rule + studio * (STUDIO + TOWN * town)        rule, studio, town = +-1, drawn independently
 
 - `easy`: rule is +1 for six of the twelve kinds of film, which everyone likes;
 - `harder`: rule is +1 if the target is of the same kind as most liked titles of the history;
 - studio is +1 for half of the studios: their films are liked more in northern towns (town +1), less in southern ones.
 
-The three are drawn independently of each other and of everything else. Without the studio, the best guess from the
-prompt is 1/2 +- RULE in any town. So the town does not help the LC reward, and the CTR model does not see it in its
-ids. An explanation that names the town tells the CTR model what it misses, and the IC reward has to find that. Every
-film is rated once, so no id of a user or a film can be learnt, and the best AUCs are known (`bounds`).
+Without the studio, the best guess from the prompt is 1/2 +- RULE in any town, so the town does not help the LC reward;
+the CTR model does not see it in its ids. An explanation that names the town tells the CTR model what it misses, and the
+IC reward has to find that. Every film is rated once, so nothing can be learnt of an id of a user or a film.
 
-The language model's opinions name a random trait of the target, or the match with the history, before the verdict, and
-a random trait after it; what they name is true. The verdict is a prejudice: it favours warm colours, which mean nothing
-here.
+The language model's opinions name a random true trait before the verdict and another one after it. The verdict is a
+prejudice: it favours warm colours, which mean nothing here.
 """
 
 # ruff: noqa: SIM905  (word lists read as text)
 
-import csv
-import math
 import random
 import shutil
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from statistics import fmean
+from typing import Literal, NamedTuple
 
 import polars as pl
 import torch
 import yaml
 from tokenizers import Tokenizer, models, pre_tokenizers
 from torch import Tensor, nn
+from torchmetrics.functional.classification import binary_auroc
 from transformers import PreTrainedTokenizerFast
 
 from tools.nano.model import make_model as make_llama
+from tools.nano.train import Optimizer
 
 Rule = Literal["easy", "harder"]
 
@@ -57,8 +55,7 @@ PROMPTS: dict[str, str] = _MODEL["init_args"]["explainer"]["prompts"]
 """Templates, short because the model is small."""
 
 
-@dataclass(frozen=True)
-class Film:
+class Film(NamedTuple):
     """An item."""
 
     colour: str
@@ -73,30 +70,21 @@ class Film:
 
 
 def film(rng: random.Random, kind: str) -> Film:
-    """Return a random film of a kind."""
     return Film(rng.choice(COLOURS), kind, rng.choice(TOWNS), rng.choice(STUDIOS))
 
 
-@dataclass(frozen=True)
-class World:
-    """A rule with its liked kinds and good studios.
-
-    Attributes:
-        rule: `easy` or `harder`.
-        seed: of the kinds, the studios and all draws.
-    """
+class World(NamedTuple):
+    """A rule with its liked kinds and good studios. The seed is that of the kinds, the studios and all draws."""
 
     rule: Rule
     seed: int
 
     @property
     def pleasing(self) -> set[str]:
-        """The kinds that everyone likes."""
         return set(random.Random(f"{self.seed} kinds").sample(KINDS, len(KINDS) // 2))
 
     @property
     def good(self) -> set[str]:
-        """The good studios."""
         return set(random.Random(f"{self.seed} studios").sample(STUDIOS, len(STUDIOS) // 2))
 
     def holds(self, kind: str, liked: Sequence[str]) -> bool:
@@ -106,17 +94,13 @@ class World:
         return bool(liked) and kind == max(sorted(set(liked)), key=liked.count)
 
     def chance(self, holds: bool, studio: str, town: str) -> float:
-        """Return the probability of a like."""
         rule, made, place = (1 if yes else -1 for yes in (holds, studio in self.good, town in NORTHERN))
         return 0.5 + RULE * rule + made * (STUDIO + TOWN * place)
 
     def write(self, folder: Path, users: int, shuffled: bool = False) -> None:
-        """Write `ratings.csv` and `movies.csv`: a history and then one target per user.
+        """Write `ratings.csv` and `movies.csv`: a history and then one target per user, which makes one sample.
 
-        Args:
-            folder: of the files.
-            users: their number; each gives one sample (`samples.min_history: 5`).
-            shuffled: permute the ratings of all targets, so that there is nothing to learn.
+        `shuffled` permutes the ratings of all targets, so that there is nothing to learn.
         """
         rng = random.Random(f"{self.seed} {self.rule}")
         people = [self._person(rng) for _ in range(users)]
@@ -126,19 +110,15 @@ class World:
         aside = folder.with_name(f".{folder.name}")  # renamed when complete
         shutil.rmtree(aside, ignore_errors=True)
         aside.mkdir(parents=True)
-        with (
-            (aside / "ratings.csv").open("w", newline="") as ratings,
-            (aside / "movies.csv").open("w", newline="") as movies,
-        ):
-            rate, list_film = csv.writer(ratings).writerow, csv.writer(movies).writerow
-            rate(["userId", "movieId", "rating", "timestamp"])
-            list_film(["movieId", "title", "genres"])
-            number = 0
-            for user, ((history, target, _), liked) in enumerate(zip(people, labels, strict=True)):
-                for time, (seen, good) in enumerate([*history, (target, liked)]):
-                    number += 1
-                    list_film([number, seen.title, seen.studio])
-                    rate([user, number, 5 if good else 2, 1000 + time])
+        ratings, movies = [], []
+        for user, ((history, target, _), liked) in enumerate(zip(people, labels, strict=True)):
+            for time, (seen, good) in enumerate([*history, (target, liked)]):
+                movies.append((len(movies) + 1, seen.title, seen.studio))
+                ratings.append((user, len(movies), 5 if good else 2, 1000 + time))
+        titles = ["movieId", "title", "genres"]
+        pl.DataFrame(movies, titles, orient="row").write_csv(aside / "movies.csv", line_terminator="\r\n")
+        columns = ["userId", "movieId", "rating", "timestamp"]
+        pl.DataFrame(ratings, columns, orient="row").write_csv(aside / "ratings.csv", line_terminator="\r\n")
         aside.replace(folder)
 
     def _person(self, rng: random.Random) -> tuple[list[tuple[Film, bool]], Film, bool]:
@@ -158,8 +138,7 @@ class World:
         return history, target, rng.random() < self.chance(holds, target.studio, target.town)
 
 
-@dataclass(frozen=True)
-class Bounds:
+class Bounds(NamedTuple):
     """AUCs on the given rows of a predictor that knows the rule and sees the prompt, the ids, or both."""
 
     llm: float
@@ -168,28 +147,17 @@ class Bounds:
 
 
 def bounds(world: World, rows: pl.DataFrame) -> Bounds:
-    """Return the best possible AUCs on samples, by the posterior probability of a like.
-
-    Args:
-        world: the world that made the ratings.
-        rows: the result of `samples.make_samples`.
-    """
-    from torchmetrics.functional.classification import binary_auroc
-
+    """Return the best possible AUCs on samples of the world, by the posterior probability of a like."""
     known: dict[str, list[float]] = {"llm": [], "ctr": [], "aug": []}
     for row in rows.iter_rows(named=True):
         _, kind, town = row["target_title"].split()
         holds = world.holds(kind, [title.split()[1] for title in row["liked_titles"]])
         (studio,) = row["target_genres"]
         known["aug"].append(world.chance(holds, studio, town))
-        known["llm"].append(_mean([world.chance(holds, s, town) for s in STUDIOS]))
-        known["ctr"].append(_mean([world.chance(h, studio, t) for h in (True, False) for t in TOWNS]))
+        known["llm"].append(fmean(world.chance(holds, s, town) for s in STUDIOS))
+        known["ctr"].append(fmean(world.chance(h, studio, t) for h in (True, False) for t in TOWNS))
     label = torch.tensor(rows["label"].to_list())
     return Bounds(**{name: float(binary_auroc(torch.tensor(scores), label)) for name, scores in known.items()})
-
-
-def _mean(values: Sequence[float]) -> float:
-    return sum(values) / len(values)
 
 
 # --- the language model -----------------------------------------------------------------------------------------
@@ -207,7 +175,7 @@ PREJUDICE = 0.7
 
 def opinion(rng: random.Random, target: Film, match: bool) -> tuple[str, bool]:
     """Return a sentence, and whether its verdict is positive."""
-    said = {"colour": target.colour, "kind": target.kind, "town": target.town, "match": _match(target.kind, match)}
+    said = target._asdict() | {"match": _match(target.kind, match)}
     before, after = (rng.choices(list(odds), list(odds.values()))[0] for odds in (BEFORE, AFTER))
     enjoys = (rng.random() < PREJUDICE) == (target.colour in WARM)
     verdict = f"{rng.choice(('surely', 'likely'))} {rng.choice(('enjoy', 'love') if enjoys else ('dislike', 'hate'))}"
@@ -219,36 +187,20 @@ def _match(kind: str, match: bool) -> str:
 
 
 def make_model(folder: Path, steps: int = 700) -> None:
-    """Pretrain a small Llama on opinions and judgements, and save it with its tokenizer.
-
-    Args:
-        folder: of the model.
-        steps: number of steps of 64 prompts each.
-    """
+    """Pretrain a small Llama on opinions and judgements, 64 prompts per step, and save it with its tokenizer."""
     rng = random.Random(0)
     torch.manual_seed(0)
     tokenizer = _tokenizer()
     model = make_llama(tokenizer, hidden=96, layers=3)  # its heads that look back let copying form early
     _look_for_the_same(model.model.layers[1].self_attn)
-    matrices = [p for p in model.model.layers.parameters() if p.ndim == 2]
-    others = [p for p in model.parameters() if not any(p is m for m in matrices)]
-    optimizers = (
-        torch.optim.Muon(matrices, weight_decay=0.05, adjust_lr_fn="match_rms_adamw"),
-        torch.optim.AdamW(others, betas=(0.9, 0.98), weight_decay=0.0),
-    )
+    optimizer = Optimizer(model, LR, warmup=50)
     for step, batches in enumerate(_lessons(rng, tokenizer, steps)):
-        for group in (g for o in optimizers for g in o.param_groups):
-            group["lr"] = LR * min(1, (step + 1) / 50) * (0.02 + 0.98 * (1 + math.cos(math.pi * step / steps)) / 2)
         losses = [
             model(input_ids=ids, attention_mask=(ids != tokenizer.pad_token_id).long(), labels=wanted).loss
             for ids, wanted in batches
         ]
         loss = torch.stack(losses).sum()
-        model.zero_grad()
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        for optimizer in optimizers:
-            optimizer.step()
+        optimizer.step(loss, step, step / steps)
         if step % 100 == 0 or step == steps - 1:
             print(f"pretraining: step {step} of {steps}, loss {float(loss.detach()):.3f}", flush=True)
     model.save_pretrained(folder)

@@ -1,13 +1,10 @@
 """PPO on SmolLM2-135M: `expctr fit` against TRL's RLOOTrainer, and against our own adapter_scope: all.
 
-MovieLens-100K prompts, 64 new tokens each (the end-of-sequence token is one that the model never generates, so all
-systems generate equally many), LoRA r 16 on all linear layers, rollout batches of 32, minibatches of 8, the LC reward
-by the same frozen model. Each system is its own process with two threads. They take turns by rollout batch; the first
-batch of each does not count.
-
     python -m tools.bench.ppo [--batches N] [--threads N] [--only NAME ...]
 
-The last line is JSON:
+MovieLens-100K prompts, 64 new tokens each (the end-of-sequence token is one that the model never generates), LoRA r 16
+on all linear layers, rollout batches of 32, minibatches of 8, the LC reward by the same frozen model. Each system has
+its own process. They take turns by rollout batch; the first batch of each does not count. The last line is JSON:
 
 - `vs_trl`: samples per second with adapter_scope: response, divided by TRL's;
 - `vs_trl_all_scope`: the same with adapter_scope: all, the fair comparison, as TRL's adapter acts on the prompt too;
@@ -15,11 +12,8 @@ The last line is JSON:
 - `peak_gb`, `trl_peak_gb`: peak memory of the processes;
 - `of_matmul_rate`: share of this machine's matrix-multiply rate that each part of a batch reaches;
 - `flop_of_all_scope_...`: FLOP of adapter_scope: all divided by those of response, the gain in matrix products alone.
-
-A number is missing if --only leaves out a system that it needs.
 """
 
-import argparse
 import json
 import shutil
 import sys
@@ -37,9 +31,9 @@ from expctr.data.datamodules import RatingsDataModule
 from expctr.llm.loading import LLMOptions, load_base, load_tokenizer, resolve_dtype
 from expctr.llm.prompts import PromptOptions, Prompts
 from expctr.planning.workload import LC_PROMPT_RATIO
-from tools.bench.turns import Worker, install
+from tools.bench.turns import Worker, fit_worker, install
 from tools.get_movielens import get_movielens
-from tools.runs import ROOT, curve
+from tools.runs import ROOT, curve, markdown_table, script
 
 RATINGS, FOLDER, PEERS, MODEL = (ROOT / p for p in (".data/ml-100k", "runs/bench-ppo", ".cache/trl", ".cache/smollm2"))
 PACKAGES = [
@@ -107,8 +101,7 @@ def fit_command(scope: str, passes: int, folder: Path) -> list[object]:
         "data.init_args.path": RATINGS,
         "data.init_args.rollout_batch_size": BATCH,
     }
-    worker = [sys.executable, "-m", "tools.bench.fit_worker", "BatchTurns"]
-    return [*worker, *(f"--{name}={value}" for name, value in options.items())]
+    return fit_worker("BatchTurns", options)
 
 
 def matmul_rate(threads: int, size: int = 2048) -> float:
@@ -156,17 +149,15 @@ def work(prompt: float, passes: int, scope: str = "response") -> dict[str, float
 
 
 def main() -> None:
-    """Prepare, take turns, print."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = script(__doc__)
     parser.add_argument("--batches", type=int, default=3, help="timed rollout batches per system")
     parser.add_argument("--threads", type=int, default=2, help="threads of each system; only one works at a time")
     parser.add_argument("--only", nargs="+", choices=[TRL, *FITS], default=[TRL, *FITS], help="systems to run")
     asked = parser.parse_args()
     prompt = prepare()
 
-    trl = [sys.executable, "-m", "tools.bench.ppo_trl", MODEL, FOLDER / "rows.json", BATCH, TOKENS]
     commands = {name: fit_command(scope, passes, FOLDER / name) for name, (scope, passes) in FITS.items()}
-    commands[TRL] = trl
+    commands[TRL] = [sys.executable, "-m", "tools.bench.ppo_trl", MODEL, FOLDER / "rows.json", BATCH, TOKENS]
     path = {"PYTHONPATH": str(PEERS)}
     for name in asked.only:  # of an earlier call
         shutil.rmtree(FOLDER / name, ignore_errors=True)
@@ -184,28 +175,22 @@ def main() -> None:
 
 
 def report(times: dict[str, list[float]], peak: dict[str, float], prompt: float, rate: float, batches: int) -> None:
-    """Print the tables and the line of JSON."""
     speed = {name: BATCH / median(seconds) for name, seconds in times.items()}
+    rows = {
+        name: [f"{median(s):.1f}", f"{min(s):.1f}", f"{max(s):.1f}", f"{speed[name]:.2f}", f"{peak[name]:.2f}"]
+        for name, s in times.items()
+    }
     print(f"\nPrompts of {prompt:.0f} tokens on average, {BATCH} rows of {TOKENS} new tokens per batch\n")
-    print(f"| {'':20} | s per batch, median | fastest | slowest | samples/s | peak GB |")
-    print("| --- | ---: | ---: | ---: | ---: | ---: |")
-    for name, seconds in times.items():
-        spread = f"{median(seconds):19.1f} | {min(seconds):7.1f} | {max(seconds):7.1f}"
-        print(f"| {name:20} | {spread} | {speed[name]:9.2f} | {peak[name]:7.2f} |")
+    print(*markdown_table(["", "s per batch, median", "fastest", "slowest", "samples/s", "peak GB"], rows), sep="\n")
     found: dict[str, Any] = {"samples_per_second": speed, "prompt_tokens": prompt, "gflops_matmul": rate / 1e9}
     parts: dict[str, dict[str, float]] = {}
-    for name in (name for name in times if name in FITS):
-        each = {
-            part: median([value for _, value in curve(FOLDER / name, f"lc/seconds_{part}")[-batches:]])
-            for part in ("prefill", "decode", "score", "reference", "train")
-        }
-        parts[name] = each
-        print(f"{name}: " + ", ".join(f"{part} {seconds:.1f} s" for part, seconds in each.items()))
+    for name in filter(FITS.__contains__, times):
+        last = {part: curve(FOLDER / name, f"lc/seconds_{part}")[-batches:] for part in work(prompt, 2)}
+        parts[name] = {part: median(value for _, value in values) for part, values in last.items()}
+        print(f"{name}: " + ", ".join(f"{part} {seconds:.1f} s" for part, seconds in parts[name].items()))
     if OURS in times:
-        flop = work(prompt, 2)
-        found["of_matmul_rate"] = {
-            part: flop[part] / parts[OURS][part] / rate for part in ("prefill", "decode", "train")
-        }
+        flop, took = work(prompt, 2), parts[OURS]
+        found["of_matmul_rate"] = {part: flop[part] / took[part] / rate for part in ("prefill", "decode", "train")}
         found["peak_gb"] = peak[OURS]
     if TRL in times:
         found["trl_peak_gb"] = peak[TRL]

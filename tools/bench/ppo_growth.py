@@ -2,17 +2,14 @@
 
     python -m tools.bench.ppo_growth [--threads N]
 
-SmolLM2-135M with adapter_scope: response, as in ppo.py, which makes the model. The default batch has 32 rows, prompts
-of 160 tokens, 64 new tokens and two passes; one size is varied at a time. A line in the tokens is fitted to all points.
-Draws `growth.png`. The last line is JSON: `fit` in milliseconds per token, `worst` the fit's largest relative error,
-and `growth_mb` the growth of the process over the last 40 of 50 small batches: the median of the last ten minus that of
-the second ten, because single batches hold 75 MB more until the next one.
+SmolLM2-135M with adapter_scope: response, as in ppo.py. One size is varied at a time, a line in the tokens is fitted to
+all points, and `growth.png` is drawn. The last line is JSON: `fit` in milliseconds per token, `worst` the fit's largest
+relative error, and `growth_mb` the growth of the process over the last 40 of 50 small batches: a median of ten minus
+another, because single batches hold 75 MB more until the next one.
 """
 
-import argparse
 import json
 import time
-from pathlib import Path
 from statistics import median
 from typing import NamedTuple, cast
 
@@ -33,8 +30,9 @@ from expctr.rl.options import PPOOptions
 from expctr.rl.rewards import alignment
 from expctr.stopwatch import Stopwatch
 from tools.bench.ppo import FOLDER, MINIBATCH, MODEL, prepare
+from tools.bench.turns import memory_gb
 from tools.plots import figure, save
-from tools.runs import ROOT
+from tools.runs import ROOT, script
 
 
 class Size(NamedTuple):
@@ -51,7 +49,6 @@ SMALL, STEPS, WARM = Size(8, 100, 16, 1), 50, 10
 
 
 def explainer() -> PPOExplainerModule:
-    """Return the module of configs/smollm2.yaml."""
     module = PPOExplainerModule(
         LLMOptions(str(MODEL), adapter_scope="response"),
         lc=LCOptions(score="logit", include_title=True),
@@ -64,9 +61,9 @@ def explainer() -> PPOExplainerModule:
 def batch(module: PPOExplainerModule, optimizer: LightningOptimizer, size: Size, words: list[int]) -> float:
     """Return the seconds of a rollout of random prompts, its LC rewards, and the update."""
     module.ppo.epochs = size.passes
-    head, draws = words[:40], torch.Generator().manual_seed(size.rows)
-    rest = torch.randint(100, len(words), (size.rows, size.prompt - len(head)), generator=draws)
-    prompts = [head + [words[i] for i in row] for row in rest.tolist()]
+    draws = torch.Generator().manual_seed(size.rows)
+    rest = torch.randint(100, len(words), (size.rows, size.prompt - 40), generator=draws)
+    prompts = [words[:40] + [words[i] for i in row] for row in rest.tolist()]
     labels = (torch.arange(size.rows) % 2).float()
     began = time.perf_counter()
     noise = draw_noise(0, 0, range(size.rows), 1, size.response)
@@ -80,14 +77,8 @@ def batch(module: PPOExplainerModule, optimizer: LightningOptimizer, size: Size,
     return time.perf_counter() - began
 
 
-def megabytes() -> float:
-    """Return the memory of the process now."""
-    return int(Path("/proc/self/statm").read_text().split()[1]) * 4096 / 2**20
-
-
 def main() -> None:
-    """Measure, fit, draw, print."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = script(__doc__)
     parser.add_argument("--threads", type=int, default=2)
     asked = parser.parse_args()
     prepare()
@@ -99,10 +90,11 @@ def main() -> None:
     held = []
     for _ in track(range(STEPS), "memory"):
         batch(module, optimizer, SMALL, words)
-        held.append(megabytes())
+        held.append(1024 * memory_gb("VmRSS"))
     growth = median(held[-WARM:]) - median(held[WARM : 2 * WARM])
     batch(module, optimizer, Size(), words)  # the first of a size is slower
-    sizes = [Size()] + [Size()._replace(**{name: value}) for name, values in VARIED.items() for value in values]
+    lines = {name: [Size()] + [Size()._replace(**{name: value}) for value in values] for name, values in VARIED.items()}
+    sizes = list(dict.fromkeys(size for line in lines.values() for size in line))
     took = [batch(module, optimizer, size, words) for size in track(sizes, "sizes")]
 
     tokens = np.array([(s.rows * s.prompt, s.rows * s.response, s.rows * s.response * s.passes) for s in sizes])
@@ -112,17 +104,13 @@ def main() -> None:
     expected = terms @ fit
 
     shown = Table(*Size._fields, "seconds", "fitted")
-    for size, seconds, line in zip(sizes, took, expected, strict=True):
-        shown.add_row(*map(str, size), f"{seconds:.1f}", f"{line:.1f}")
+    for size, seconds, fitted in zip(sizes, took, expected, strict=True):
+        shown.add_row(*map(str, size), f"{seconds:.1f}", f"{fitted:.1f}")
     Console().print(shown)
     picture, axes = figure("Seconds of a PPO batch", len(VARIED))
-    for axis, (name, values) in zip(axes, VARIED.items(), strict=True):
-        points = sorted(
-            (getattr(s, name), t, e)
-            for s, t, e in zip(sizes, took, expected, strict=True)
-            if s in (Size(), *(Size()._replace(**{name: value}) for value in values))
-        )
-        x, measured, fitted = zip(*points, strict=True)
+    points = dict(zip(sizes, zip(took, expected, strict=True), strict=True))
+    for axis, (name, line) in zip(axes, lines.items(), strict=True):
+        x, measured, fitted = zip(*sorted((getattr(size, name), *points[size]) for size in line), strict=True)
         axis.plot(x, measured, "o", label="measured")
         axis.plot(x, fitted, "--", color="grey", label="fitted")
         axis.set(xlabel=name, ylabel="seconds", ylim=(0, None))

@@ -9,7 +9,6 @@ a model of this size that does not need it). The adapter acts on all tokens, als
 
 import json
 import sys
-import time
 from pathlib import Path
 from typing import Any
 
@@ -25,36 +24,24 @@ from expctr.data.batches import Nouns, SampleText
 from expctr.llm.loading import resolve_dtype
 from expctr.llm.prefill import pad_left
 from expctr.llm.prompts import PromptOptions, Prompts
-from tools.bench.turns import ROOT, channel, peak_gb, rest
+from tools.bench.turns import ROOT, Turn, channel, memory_gb
 
 PASSES, MINIBATCH = 2, 8
 
 
-class Turns(TrainerCallback):
+class Turns(Turn, TrainerCallback):
     """Takes turns by rollout batch with all its steps."""
 
-    def __init__(self, every: int, say: Any) -> None:
-        self._every, self._say = every, say
-        self._began: float | None = None
+    def __init__(self, every: int) -> None:
+        self._every = every
 
     def on_step_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        """If the next step begins with a rollout, answer with the time of the last one and wait."""
-        if state.global_step % self._every:
-            return
-        answer = "ready" if self._began is None else time.perf_counter() - self._began
-        rest()
-        self._say(answer)
-        for line in sys.stdin:
-            if line.strip() == "go":
-                self._began = time.perf_counter()
-                return
-            self._say(peak_gb())
-        raise SystemExit
+        if state.global_step % self._every == 0 and not self.wait(lambda command: memory_gb()):
+            raise SystemExit
 
 
 def main() -> None:
-    """Set up and train."""
-    say = channel()
+    channel()
     folder, batch, tokens = sys.argv[1], int(sys.argv[3]), int(sys.argv[4])
     rows = json.loads(Path(sys.argv[2]).read_text())
     tokenizer = AutoTokenizer.from_pretrained(folder, padding_side="left")
@@ -97,7 +84,7 @@ def main() -> None:
         train_dataset=Dataset(InMemoryTable.from_pylist(rows), fingerprint="rows"),  # it cannot compute one
         processing_class=tokenizer,
         peft_config=LoraConfig(r=16, lora_alpha=32, target_modules="all-linear", task_type="CAUSAL_LM"),
-        callbacks=[Turns(steps * PASSES, say)],
+        callbacks=[Turns(steps * PASSES)],
     )
     trainer.train()
 

@@ -2,11 +2,10 @@
 
     python -m tools.bench.raw_data    # 2, 5, 10 and 20 million rows; files in runs/raw_data, made once
 
-The files look like MovieLens-20M: 138,493 users in order, most with tens of ratings and few with thousands, 27,278
-movies of which few are rated often, half stars, seconds. Fewer rows mean fewer users. Each preparation runs in its own
-process with an empty cache. Its seconds are those of `MovieLensDataModule.setup`, without imports. Memory is the peak
-of the process, with imports. The cached start is timed in another process, on the largest file. The slope is that of
-log seconds over log rows: 1 is linear. The last line is JSON.
+The files look like MovieLens-20M; fewer rows mean fewer users. Each preparation runs in its own process with an empty
+cache. Seconds are those of `MovieLensDataModule.setup`, without imports; memory is the peak of the process. The cached
+start is timed in another process, on the largest file. The slope is that of log seconds over log rows: 1 is linear. The
+last line is JSON.
 """
 
 import argparse
@@ -24,7 +23,8 @@ import polars as pl
 import rich
 from rich.table import Table
 
-from tools.bench.turns import ROOT, peak_gb
+from tools.bench.turns import ROOT, memory_gb
+from tools.runs import script
 
 USERS, MOVIES, ROWS = 138_493, 27_278, 20_000_263
 """The sizes of MovieLens-20M."""
@@ -72,12 +72,11 @@ def child(folder: Path, cache: Path) -> None:
     data.setup()
     took = time.monotonic() - began
     used = resource.getrusage(resource.RUSAGE_SELF)
-    said = {"seconds": took, "processor": used.ru_utime + used.ru_stime, "peak_gb": peak_gb()}
+    said = {"seconds": took, "processor": used.ru_utime + used.ru_stime, "peak_gb": memory_gb()}
     print(json.dumps({**said, "rows": data.summary.rows, "samples": data.samples.height}))
 
 
 def prepare(folder: Path, cache: Path) -> dict[str, Any]:
-    """Run `child` in its own process."""
     line = [sys.executable, "-m", "tools.bench.raw_data", "--child", str(folder.resolve()), str(cache)]
     done = subprocess.run(line, capture_output=True, text=True, check=False, cwd=ROOT)
     if done.returncode:
@@ -87,8 +86,7 @@ def prepare(folder: Path, cache: Path) -> dict[str, Any]:
 
 
 def main() -> None:
-    """Generate, prepare, print the table and the line of JSON."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = script(__doc__)
     parser.add_argument("--millions", nargs="+", type=int, default=[2, 5, 10, 20])
     parser.add_argument("--out", type=Path, default=Path("runs/raw_data"))
     parser.add_argument("--child", nargs=2, type=Path, help=argparse.SUPPRESS)
@@ -104,22 +102,15 @@ def main() -> None:
         with TemporaryDirectory() as cache:
             first = found[millions] = prepare(folder, Path(cache))
             again = prepare(folder, Path(cache))
-        numbers = (first["seconds"], first["processor"], first["peak_gb"])
-        shown.add_row(f"{first['rows'] / 1e6:.1f}", *(f"{x:.1f}" for x in numbers), f"{first['samples']:,}")
+        numbers = [f"{first[name]:.1f}" for name in ("seconds", "processor", "peak_gb")]
+        shown.add_row(f"{first['rows'] / 1e6:.1f}", *numbers, f"{first['samples']:,}")
     rich.print(shown)
     rows, seconds = (np.log([one[key] for one in found.values()]) for key in ("rows", "seconds"))
     slope = float(np.polyfit(rows, seconds, 1)[0]) if len(found) > 1 else None
     last = max(found)
-    print(
-        json.dumps(
-            {
-                f"seconds_{last}m": round(found[last]["seconds"], 2),
-                f"peak_gb_{last}m": round(found[last]["peak_gb"], 2),
-                "slope": slope and round(slope, 3),
-                "seconds_cached": round(again["seconds"], 3),
-            }
-        )
-    )
+    result = {f"{name}_{last}m": round(found[last][name], 2) for name in ("seconds", "peak_gb")}
+    result |= {"slope": slope and round(slope, 3), "seconds_cached": round(again["seconds"], 3)}
+    print(json.dumps(result))
 
 
 if __name__ == "__main__":

@@ -12,23 +12,14 @@ same command again to resume. The last line is JSON.
 import json
 from functools import partial
 from pathlib import Path
+from statistics import fmean
 
 import yaml
 
 from expctr.systems import METRICS, SOURCES, SYSTEMS
 from expctr.training.checkpoint import checkpoints
-from tools.runs import (
-    ROOT,
-    arguments,
-    expctr,
-    fit_and_test,
-    in_parallel,
-    markdown_table,
-    mean_and_spread,
-    seconds,
-    start,
-    table,
-)
+from tools import runs
+from tools.runs import ROOT, fit_and_test, mean_and_spread, table
 
 QUICKSTART = ROOT / "configs" / "quickstart.yaml"
 STAGES = yaml.safe_load(QUICKSTART.read_text())["stages"]
@@ -50,7 +41,7 @@ def play(out: Path, targets: int, seed: int) -> None:
     fit_and_test(folder / "main", *options)
     if not (folder / "before_ic" / "table.json").exists():
         first = checkpoints(folder / "main" / "checkpoints")[0]
-        expctr("test", folder / "before_ic", *options, f"--ckpt_path={first}")
+        runs.expctr("test", folder / "before_ic", *options, f"--ckpt_path={first}")
     # the same passes, so that equally many samples are explained and the CTR model sees the same batches
     still = ["--stages.ic.epochs=0", *(f"--model.init_args.explainer.ppo.{option}" for option in ("lr=0", "epochs=1"))]
     fit_and_test(folder / "untrained", *options, *still)
@@ -71,12 +62,11 @@ def rows(folder: Path) -> dict[str, dict[str, dict[str, float]]]:
 
 
 def main() -> None:
-    """Run what is missing, print and write the table, and print the line of JSON."""
-    parser = arguments(__doc__, "runs/real_ratings")
+    parser = runs.arguments(__doc__, "runs/real_ratings")
     parser.add_argument("--targets", type=int, default=10, help="targets per user (943 users)")
     asked = parser.parse_args()
     out = asked.out.resolve()
-    in_parallel({f"{s}": partial(play, out, asked.targets, s) for s in asked.seeds}, asked.jobs, "seeds")
+    runs.in_parallel({f"{s}": partial(play, out, asked.targets, s) for s in asked.seeds}, asked.jobs, "seeds")
 
     found = [rows(out / f"seed-{seed}") for seed in asked.seeds]
     heads = ["", *METRICS, *(f"AUC, seed {seed} (95%)" for seed in asked.seeds)]
@@ -85,16 +75,16 @@ def main() -> None:
     for name in found[0]:
         ours = [one[name] for one in found]
         values = {metric: [row[metric]["value"] for row in ours] for metric in METRICS}
-        summary[name] = round(sum(values["auc"]) / len(ours), 4)
+        summary[name] = round(fmean(values["auc"]), 4)
         cells[name] = [mean_and_spread(values[metric]) for metric in METRICS]
         cells[name] += ["{value:.3f} ({low:.3f}–{high:.3f})".format(**row["auc"]) for row in ours]
     note = "Means over seeds ± half their range; in brackets bootstrap intervals over the test users."
-    lines = [*markdown_table(heads, cells), "", note, ""]
+    lines = [*runs.markdown_table(heads, cells), "", note, ""]
     (out / "results.md").write_text("\n".join(lines), encoding="utf-8")
     print("\n".join(lines))
-    took = sum(seconds(out / f"seed-{seed}" / "main") for seed in asked.seeds) / len(found)
+    took = fmean(runs.seconds(out / f"seed-{seed}" / "main") for seed in asked.seeds)
     print(json.dumps({**summary, "seconds": round(took)}))
 
 
 if __name__ == "__main__":
-    start(main)
+    runs.start(main)

@@ -7,7 +7,6 @@ batch. The first round does not count: it reads the libraries from disk and make
 affects the processor's seconds less than the wall time. The last line is JSON.
 """
 
-import argparse
 import json
 import os
 import resource
@@ -21,21 +20,17 @@ import rich
 from rich.table import Table
 
 from tools.get_movielens import get_movielens
-from tools.runs import COMMAND, ROOT
+from tools.runs import COMMAND, ROOT, script
 
 RATINGS = ROOT / ".data/ml-100k"
-STOP = "tools.bench.callbacks.StopAfterFirstStep"
 
 
 def commands(folder: Path) -> dict[str, list[str]]:
     """Return the arguments of `expctr` by the name of the measurement."""
     fit = ["fit", f"--config={ROOT / 'configs/quickstart.yaml'}", f"--data.path={RATINGS}"]
     fit += [f"--data.cache_dir={folder / 'cache'}", f"--trainer.default_root_dir={folder / 'run'}"]
-    return {
-        "help_s": ["--help"],
-        "fit_help_s": ["fit", "--help"],
-        "first_step_s": [*fit, f"--trainer.callbacks+={STOP}"],
-    }
+    fit += ["--trainer.callbacks+=tools.bench.callbacks.StopAfterFirstStep"]
+    return {"help_s": ["--help"], "fit_help_s": ["fit", "--help"], "first_step_s": fit}
 
 
 def measure(args: list[str]) -> tuple[float, float]:
@@ -51,7 +46,7 @@ def measure(args: list[str]) -> tuple[float, float]:
 
 def main() -> None:
     """Measure in turns, so that other load affects all alike; print the table and the line of JSON."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = script(__doc__)
     parser.add_argument("--times", type=int, default=5)
     asked = parser.parse_args()
     get_movielens(RATINGS)

@@ -9,7 +9,9 @@ import json
 import os
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Mapping, Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -20,10 +22,7 @@ class Worker:
     """A system in its own process. The constructor waits until the system is ready.
 
     Args:
-        name: of the system.
-        command: starts the process.
         folder: its working directory, which gets `NAME.log`.
-        threads: number of threads it may use.
         environ: more environment variables.
 
     Raises:
@@ -31,12 +30,7 @@ class Worker:
     """
 
     def __init__(
-        self,
-        name: str,
-        command: Sequence[object],
-        folder: Path,
-        threads: int,
-        environ: Mapping[str, str] = {},
+        self, name: str, command: Sequence[object], folder: Path, threads: int, environ: Mapping[str, str] = {}
     ) -> None:
         self.name, self.seconds = name, list[float]()
         self._log = folder / f"{name}.log"
@@ -53,13 +47,11 @@ class Worker:
         self.seconds.append(float(self.query("go")))
 
     def query(self, command: str) -> Any:
-        """Send a command and return the answer."""
         assert self._process.stdin is not None
         print(command, file=self._process.stdin, flush=True)
         return self._answer()
 
     def end(self) -> None:
-        """End the process."""
         assert self._process.stdin is not None
         self._process.stdin.close()
         self._process.wait()
@@ -72,11 +64,35 @@ class Worker:
         raise RuntimeError(f"{self.name} ended; its last output: {said[-1]}")
 
 
+def fit_worker(callback: str, options: Mapping[str, object]) -> list[object]:
+    """Return the command of `expctr fit` as a worker, with a class of callbacks.py that takes the turns."""
+    return [sys.executable, "-m", "tools.bench.callbacks", callback, *(f"--{n}={v}" for n, v in options.items())]
+
+
+@cache
 def channel() -> Callable[[Any], None]:
     """Return a function that answers on standard output; all other output goes to standard error."""
     out = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)
     return lambda value: print(json.dumps(value), file=out, flush=True)
+
+
+class Turn:
+    """The worker's side: answers with the time since the last `go`, then waits for the next one."""
+
+    _began: float | None = None
+
+    def wait(self, answer_other: Callable[[str], Any]) -> bool:
+        """Return whether to go on. Lines other than `go` are answered by `answer_other`."""
+        answer = "ready" if self._began is None else time.perf_counter() - self._began
+        ctypes.CDLL(None).malloc_trim(0)  # malloc would keep freed memory while others have their turn
+        channel()(answer)
+        for line in sys.stdin:
+            if line.strip() == "go":
+                self._began = time.perf_counter()
+                return True
+            channel()(answer_other(line.strip()))
+        return False
 
 
 def install(packages: Sequence[str], folder: Path) -> None:
@@ -92,15 +108,10 @@ def install(packages: Sequence[str], folder: Path) -> None:
         stamp.write_text("\n".join(packages))
 
 
-def rest() -> None:
-    """Return freed memory to the system, which malloc would keep while others have their turn."""
-    ctypes.CDLL(None).malloc_trim(0)
-
-
-def peak_gb() -> float:
-    """Return the peak memory of this process in GiB.
+def memory_gb(kind: str = "VmHWM") -> float:
+    """Return the peak memory of this process in GiB; with VmRSS what it holds now.
 
     `getrusage` would be wrong: there, a process inherits the peak of the process that started it.
     """
     status = Path("/proc/self/status").read_text()
-    return int(status.split("VmHWM:")[1].split()[0]) / 2**20
+    return int(status.split(f"{kind}:")[1].split()[0]) / 2**20

@@ -11,6 +11,7 @@ import json
 from functools import partial
 from itertools import product
 from pathlib import Path
+from statistics import fmean
 
 from rich.console import Console
 from rich.table import Table
@@ -33,7 +34,6 @@ ROLLOUTS, EVERY, BATCHES = 256, 10, 150
 
 
 def play(out: Path, name: str, seed: int) -> None:
-    """Train the LC stage with one baseline, and test."""
     chosen = BASELINES[name]
     prompts = ROLLOUTS // int(str(chosen.get("rollout.group_size", 1)))
     args = [
@@ -45,12 +45,7 @@ def play(out: Path, name: str, seed: int) -> None:
         f"--stages.lc.epochs={BATCHES // EVERY}",
         "--stages.rounds=0",
     ]
-    fit_and_test(folder(out, name, seed), *args)
-
-
-def folder(out: Path, name: str, seed: int) -> Path:
-    """Return the folder of a run."""
-    return out / f"easy-{seed}" / name
+    fit_and_test(out / f"easy-{seed}" / name, *args)
 
 
 def plot(out: Path, curves: dict[str, list[list[tuple[int, float]]]], bound: float) -> None:
@@ -59,7 +54,7 @@ def plot(out: Path, curves: dict[str, list[list[tuple[int, float]]]], bound: flo
     for name, seeds in curves.items():
         rollouts = [ROLLOUTS * batch for batch, _ in seeds[0]]
         by_time = list(zip(*([value for _, value in one] for one in seeds), strict=True))
-        (line,) = axes.plot(rollouts, [sum(values) / len(values) for values in by_time], marker="o", label=name)
+        (line,) = axes.plot(rollouts, [fmean(values) for values in by_time], marker="o", label=name)
         low, high = [min(values) for values in by_time], [max(values) for values in by_time]
         axes.fill_between(rollouts, low, high, color=line.get_color(), alpha=0.12)
     axes.axhline(bound, color="grey", linestyle="--", label="best")
@@ -68,7 +63,6 @@ def plot(out: Path, curves: dict[str, list[list[tuple[int, float]]]], bound: flo
 
 
 def main() -> None:
-    """Run what is missing, print the table and the line of JSON, draw the figure."""
     parser = arguments(__doc__, "runs/variance")
     parser.add_argument("--baselines", nargs="+", choices=list(BASELINES), default=list(BASELINES))
     asked = parser.parse_args()
@@ -78,19 +72,20 @@ def main() -> None:
     in_parallel({f"{n}-{s}": partial(play, out, n, s) for s, n in pairs}, asked.jobs, "baselines")
 
     known = [best(out, "easy", seed)["llm"] for seed in asked.seeds]
-    curves = {n: [curve(folder(out, n, s), "val/auc_llm") for s in asked.seeds] for n in asked.baselines}
-    plot(out, curves, sum(known) / len(known))
+    folders = {name: [out / f"easy-{seed}" / name for seed in asked.seeds] for name in asked.baselines}
+    curves = {name: [curve(run, "val/auc_llm") for run in runs] for name, runs in folders.items()}
+    plot(out, curves, fmean(known))
     shown = Table("baseline", "test AUC, mean ± half the range", "mean validation AUC over the run", "seconds")
     summary: dict[str, dict[str, float]] = {}
-    for name in asked.baselines:
-        tested = [auc(folder(out, name, seed), LLM) for seed in asked.seeds]
-        area = [sum(value for _, value in one) / len(one) for one in curves[name]]
-        took = sum(seconds(folder(out, name, seed)) for seed in asked.seeds) / len(asked.seeds)
+    for name, runs in folders.items():
+        tested = [auc(run, LLM) for run in runs]
+        area = [fmean(value for _, value in one) for one in curves[name]]
+        took = fmean(map(seconds, runs))
         shown.add_row(name, mean_and_spread(tested), mean_and_spread(area), f"{took:.0f}")
-        means = {"auc": sum(tested) / len(tested), "mean_auc": sum(area) / len(area), "seconds": took}
+        means = {"auc": fmean(tested), "mean_auc": fmean(area), "seconds": took}
         summary[name] = {key: round(value, 4) for key, value in means.items()}
     Console().print(shown)
-    print(json.dumps({"best_auc": round(sum(known) / len(known), 4), **summary}))
+    print(json.dumps({"best_auc": round(fmean(known), 4), **summary}))
 
 
 if __name__ == "__main__":

@@ -7,7 +7,6 @@ seconds of a training step with Adam, and the growth of the process's memory. Ea
 limits the rows per field, which the values share by a hash. The last line is JSON.
 """
 
-import argparse
 import json
 import multiprocessing
 import time
@@ -23,24 +22,24 @@ from expctr.ctr.zoo import DeepFM
 from expctr.data.batches import Batch
 from expctr.data.features import FIRST, Vocabulary
 from expctr.modules.ctr import CTRModule
-from tools.bench.turns import peak_gb
+from tools.bench.turns import memory_gb
+from tools.runs import script
 
 USERS, BATCH = 100_000, 2048
-Cost = tuple[float, float, int]
 
 
-def cost(items: int, max_rows: int | None, steps: int, threads: int) -> Cost:
+def cost(items: int, max_rows: int | None, steps: int, threads: int) -> tuple[float, float, int]:
     """Return seconds per step, gigabytes, and rows of the table."""
     torch.set_num_threads(threads)
-    before = peak_gb()
+    before = memory_gb()
     module = CTRModule(partial(DeepFM, max_rows=max_rows))
     module.build(Vocabulary({"user": FIRST + USERS, "target": FIRST + items}))
     adam, generator = module.optimizer(), torch.Generator().manual_seed(0)
     took = []
     for _ in range(steps):
-        sizes = {"user": USERS, "target": items}
         features = {
-            name: torch.randint(FIRST, FIRST + size, (BATCH,), generator=generator) for name, size in sizes.items()
+            name: torch.randint(FIRST, FIRST + size, (BATCH,), generator=generator)
+            for name, size in (("user", USERS), ("target", items))
         }
         batch = Batch(torch.arange(BATCH), torch.rand(BATCH, generator=generator).round(), features)
         began = time.perf_counter()
@@ -48,12 +47,11 @@ def cost(items: int, max_rows: int | None, steps: int, threads: int) -> Cost:
         module.loss(batch).backward()
         adam.step()
         took.append(time.perf_counter() - began)
-    return median(took[1:]), peak_gb() - before, len(next(module.parameters()))
+    return median(took[1:]), memory_gb() - before, len(next(module.parameters()))
 
 
 def main() -> None:
-    """Measure, print the table and the line of JSON."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = script(__doc__)
     parser.add_argument("--items", nargs="+", type=int, default=[10_000, 100_000, 1_000_000, 10_000_000])
     parser.add_argument("--max_rows", type=int, default=100_000)
     parser.add_argument("--steps", type=int, default=11, help="the first is not counted")
@@ -68,9 +66,8 @@ def main() -> None:
         with context.Pool(1) as pool:
             seconds, gigabytes, rows = pool.apply(cost, (items, most, asked.steps, asked.threads))
         found[name][items] = {"ms": round(1000 * seconds, 1), "gb": round(gigabytes, 3)}
-        table.add_row(
-            f"{items:,}", f"{most:,}" if most else "-", f"{rows:,}", f"{1000 * seconds:.1f}", f"{gigabytes:.2f}"
-        )
+        limit = f"{most:,}" if most else "-"
+        table.add_row(f"{items:,}", limit, f"{rows:,}", f"{1000 * seconds:.1f}", f"{gigabytes:.2f}")
     Console().print(table)
     print(json.dumps(found))
 

@@ -4,7 +4,6 @@ python -m tools.nano                            # train, save, check
 python -m tools.nano --check --ratings ML100K   # check only, on real ratings too
 """
 
-import argparse
 import math
 import os
 import random
@@ -19,14 +18,13 @@ from tools.nano.check import check
 from tools.nano.model import make_model, make_tokenizer, save
 from tools.nano.rows import Steps
 from tools.nano.train import train
+from tools.runs import script
 
 
 def main(args: Sequence[str] | None = None) -> None:
-    """Train, save and check, or only check."""
     nano = Path(__file__).parents[2] / "expctr" / "nano"
-    parser = argparse.ArgumentParser(
-        "python -m tools.nano", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = script(__doc__)
+    parser.prog = "python -m tools.nano"
     parser.add_argument("--out", type=Path, default=nano, help="folder of the model")
     parser.add_argument("--steps", type=int, default=2400)
     parser.add_argument("--minutes", type=float, default=math.inf, help="stop earlier if these pass before the steps")

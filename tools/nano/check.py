@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 from torch.nn import functional as F
-from torchmetrics.functional.classification import binary_auroc
+from torchmetrics.functional.classification import binary_auroc as auc
 
 from expctr.data.batches import SampleText
 from expctr.data.readers.movielens import read
@@ -37,11 +37,6 @@ def movielens(folder: Path, per_user: int = 4) -> list[tuple[str, int, SampleTex
     return samples
 
 
-def auc(scores: Tensor, labels: Tensor) -> float:
-    """Return the area under the ROC curve."""
-    return float(binary_auroc(scores, labels))
-
-
 def probe(states: Tensor, labels: Tensor, held_out: Tensor) -> float:
     """Return the AUC on held-out rows of a logistic regression that was fitted on the others."""
     x = (states - states.mean(0)) / (states.std(0) + 1e-6)
@@ -55,7 +50,7 @@ def probe(states: Tensor, labels: Tensor, held_out: Tensor) -> float:
         return loss
 
     optimizer.step(closure)
-    return auc((x @ weight.detach())[held_out], labels[held_out])
+    return float(auc((x @ weight.detach())[held_out], labels[held_out]))
 
 
 def quality(nano: Nano, texts: Sequence[SampleText], sample: bool) -> tuple[dict[str, float], list[str]]:
@@ -79,8 +74,7 @@ def quality(nano: Nano, texts: Sequence[SampleText], sample: bool) -> tuple[dict
     return {name: sum(h) / len(h) for name, h in hits.items()}, opinions
 
 
-def report(name: str, **values: float) -> None:
-    """Print one line of results."""
+def report(name: str, **values: float | Tensor) -> None:
     print(f"{name}: " + ", ".join(f"{k.replace('_', ' ')} {v:.3f}" for k, v in values.items()), flush=True)
 
 

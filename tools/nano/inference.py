@@ -13,8 +13,6 @@ from tools.nano.opinions import DOMAINS, VERDICTS
 
 
 class Nano:
-    """The saved model with its tokenizer and prompts."""
-
     def __init__(self, folder: Path, nouns: Nouns = DOMAINS[0]) -> None:
         self.tokenizer = AutoTokenizer.from_pretrained(folder)
         self.model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()

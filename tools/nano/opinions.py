@@ -60,7 +60,6 @@ def balance(text: SampleText) -> int:
 
 
 def sigmoid(x: float) -> float:
-    """Return the logistic function of x."""
     return 1 / (1 + math.exp(-x))
 
 
@@ -71,14 +70,7 @@ def leaning(text: SampleText, prejudice: float) -> float:
 
 
 def opinion(rng: random.Random, text: SampleText, nouns: Nouns, level: int | None = None) -> tuple[str, int]:
-    """Return an opinion on a sample and the level of its verdict.
-
-    Args:
-        rng: all draws come from it.
-        text: the sample.
-        nouns: the words for items and users.
-        level: of the verdict; drawn if not given.
-    """
+    """Return an opinion on a sample and the level of its verdict, which is drawn if it is not given."""
     if level is None:
         level = rng.choice((1, 2, 3)) * (1 if rng.random() < leaning(text, 0.6) else -1)
     seen = text.liked + text.disliked

@@ -27,6 +27,11 @@ class Example(NamedTuple):
     answers: list[list[int]]
     yes: float | None = None
 
+    @property
+    def size(self) -> int:
+        """Its tokens in a row."""
+        return len(self.prompt) + sum(len(answer) - 1 for answer in self.answers)
+
 
 class Rows(NamedTuple):
     """Packed rows.
@@ -74,11 +79,6 @@ def varied(rng: random.Random) -> PromptOptions:
     return replace(options, explanation=template, lc=lc, lc_titled=titled, none=none)
 
 
-def cost(example: Example) -> int:
-    """Return how many tokens an example takes in a row."""
-    return len(example.prompt) + sum(len(answer) - 1 for answer in example.answers)
-
-
 class Steps(Dataset[Rows]):
     """The rows of each training step, which depend on the step alone."""
 
@@ -110,11 +110,11 @@ class Steps(Dataset[Rows]):
             else:
                 kind = "judge" if rng.random() < 0.8 else "guess"
             example = self.example(rng, kind, longer)
-            while example.answers and cost(example) > room and kind in ("opine", "copy"):
+            while example.answers and example.size > room and kind in ("opine", "copy"):
                 example.answers.pop()
-            if example.answers and cost(example) <= room:
+            if example.answers and example.size <= room:
                 row.append(example)
-                room -= cost(example)
+                room -= example.size
             else:
                 misses += 1
         return row
@@ -141,7 +141,6 @@ class Steps(Dataset[Rows]):
         return Example(prompt, [self.ids("Yes." if rng.random() < yes else "No.")], yes)
 
     def ids(self, answer: str) -> list[int]:
-        """Return the tokens of an answer and its end."""
         return [*self.tokenizer(answer).input_ids, self.end]
 
     def pack(self, packed: Sequence[Sequence[Example]], length: int) -> Rows:

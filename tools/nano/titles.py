@@ -32,7 +32,6 @@ MARKED = ('"{}"', "({})", "[{}]", "'{}'", "*{}*", "{},", "{}:", "{} -")
 
 
 def syllables(rng: random.Random) -> str:
-    """Return a word without a meaning."""
     return "".join(
         rng.choice(ONSETS) * (i > 0 or rng.random() < 0.8) + rng.choice(NUCLEI) + rng.choice(CODAS)
         for i in range(rng.choices((1, 2, 3, 4), (2, 5, 3, 1))[0])
@@ -40,12 +39,7 @@ def syllables(rng: random.Random) -> str:
 
 
 def word(rng: random.Random, pieces: Sequence[str] = ()) -> str:
-    """Return a word of a title, usually capitalised.
-
-    Args:
-        rng: all draws come from it.
-        pieces: tokens of the vocabulary; some words are made of them.
-    """
+    """Return a word of a title, usually capitalised. Some are made of `pieces`, tokens of the vocabulary."""
     kind = rng.random()
     if kind < 0.5:
         text = rng.choice(WORDS)
@@ -122,9 +116,8 @@ def history(rng: random.Random, pieces: Sequence[str] = (), longer: bool = False
         titles[" ".join(text.split()) + f" ({rng.randint(1925, 2024)})" * year] = None
     target, *seen = rng.sample(list(titles), len(titles))
     share = rng.choice((0.0, 1.0)) if rng.random() < 0.15 else rng.random()
-    likes = [rng.random() < share for _ in seen]
-    return SampleText(
-        target,
-        tuple(t for t, like in zip(seen, likes, strict=True) if like),
-        tuple(t for t, like in zip(seen, likes, strict=True) if not like),
-    )
+    sides: tuple[list[str], list[str]] = ([], [])
+    for one in seen:
+        sides[rng.random() < share].append(one)
+    disliked, liked = map(tuple, sides)
+    return SampleText(target, liked, disliked)

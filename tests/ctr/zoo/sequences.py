@@ -1,4 +1,4 @@
-"""Histories for the tests of the sequential models, and RecBole's recorded outputs (tools/parity/sequential.py)."""
+"""Histories for the tests of the sequential models, and RecBole's recorded outputs (tools/parity/record.py)."""
 
 import json
 from pathlib import Path
