@@ -7,7 +7,7 @@ bash tools/setup.sh
 .venv/bin/expctr fit --config configs/quickstart.yaml --ckpt_path last "$@"
 .venv/bin/expctr test --config configs/quickstart.yaml --results.examples 3 "$@"
 echo "Raw rewards:"
-.venv/bin/python -m tools.rewards runs/quickstart
+.venv/bin/python -m tools.reward_curves runs/quickstart
 .venv/bin/expctr report runs/quickstart
 echo "The whole script took $((SECONDS / 60)):$(printf %02d $((SECONDS % 60))) minutes."
 cat <<'DONE'

@@ -23,15 +23,15 @@ from expctr.cli.parser import Parser, explain_error
 from expctr.data.datamodules import RatingsDataModule
 from expctr.errors import UserError
 from expctr.evaluation.alarms import Alarms
-from expctr.evaluation.results import ResultWriter
+from expctr.evaluation.result_writer import ResultWriter
 from expctr.modules.expctr import ExpCTRModule
 from expctr.training.checkpoint import RunCheckpoint, checkpoint_folder, checkpoints
+from expctr.training.fsdp import ShardedStrategy
 from expctr.training.lock import hold
 from expctr.training.progress import StageProgressBar
 from expctr.training.scheduler import StageScheduler
 from expctr.training.selection import check_same_options, check_sharding, select_checkpoint
 from expctr.training.signals import Stopped
-from expctr.training.strategy import ShardedStrategy
 
 CALLBACKS = {"stages": StageScheduler, "checkpoint": RunCheckpoint, "results": ResultWriter, "alarms": Alarms}
 """Callbacks of every run, by the name of their options."""

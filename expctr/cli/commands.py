@@ -11,7 +11,7 @@ from expctr.data.datamodules import RatingsDataModule
 from expctr.data.query import make_query
 from expctr.errors import UserError
 from expctr.evaluation.explain import ExplanationPrinter
-from expctr.evaluation.results import ResultWriter
+from expctr.evaluation.result_writer import ResultWriter
 from expctr.modules.expctr import ExpCTRModule
 from expctr.training.export import Exporter
 from expctr.training.scheduler import StageScheduler

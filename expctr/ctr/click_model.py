@@ -12,7 +12,7 @@ from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.fsdp import fully_shard, register_fsdp_forward_method
 from torch.nn import functional as F
 
-from expctr.ctr.best_weights import FULL, BestWeights, Monitor
+from expctr.ctr.early_stopping import FULL, BestWeights, Monitor
 from expctr.ctr.zoo import CTRBackbone
 from expctr.data.batches import Batch
 from expctr.data.features import Vocabulary

@@ -8,13 +8,13 @@ import torch
 from lightning.pytorch.trainer.states import TrainerFn
 from torch import Tensor
 
-from expctr.ctr.best_weights import BestWeights, Monitor
+from expctr.ctr.early_stopping import BestWeights, Monitor
 from expctr.data.batches import Batch, BatchSpec
 from expctr.data.features import Features
 from expctr.distributed import all_gather_rows
 from expctr.metrics import ctr_metrics
 from expctr.modules.checks import section
-from expctr.modules.learning_rates import follow_options
+from expctr.modules.resume import follow_options
 
 
 class ScoringModule(L.LightningModule, ABC):

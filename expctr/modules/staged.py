@@ -21,7 +21,7 @@ from expctr.errors import BadRunError, UserError
 from expctr.llm.sharding.fsdp import unsharded
 from expctr.metrics import ctr_metrics
 from expctr.modules.checks import check_precision, section
-from expctr.modules.learning_rates import follow_options
+from expctr.modules.resume import follow_options
 from expctr.nan_guard import describe_rows
 from expctr.rl.rewards import ICAlignment, LCAlignment, Reward, Scorers
 from expctr.seeding import reseed, seed_of

@@ -12,7 +12,7 @@ from expctr.errors import UserError
 from expctr.modules.staged import StagedModule
 from expctr.rl.rewards import ICAlignment, LCAlignment, Reward
 from expctr.stages.plan import make_plan
-from expctr.training.strategy import ShardedStrategy
+from expctr.training.fsdp import ShardedStrategy
 
 
 @dataclass

@@ -318,7 +318,7 @@ def test_the_packaged_configs_merge_with_their_overlays(name: str, printed: Call
     names = (name, "plus", "qlora", "fsdp")
     own, plus, qlora, _ = (yaml.safe_load((CONFIGS / f"{file}.yaml").read_text()) for file in names)
     merged = yaml.safe_load(printed("fit", *(f"--config={file}" for file in names), "--print_config"))
-    assert merged["trainer"]["strategy"]["class_path"] == "expctr.training.strategy.ShardedStrategy"
+    assert merged["trainer"]["strategy"]["class_path"] == "expctr.training.fsdp.ShardedStrategy"
     assert merged["trainer"]["default_root_dir"] == own["trainer"]["default_root_dir"]
     (reward,), (changed,) = merged["stages"]["ic"]["rewards"], plus["stages"]["ic"]["rewards"]
     assert reward["class_path"].endswith(changed["class_path"])

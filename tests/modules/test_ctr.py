@@ -12,8 +12,8 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
-from expctr.ctr.best_weights import BestWeights, Monitor
 from expctr.ctr.click_model import CTROptions
+from expctr.ctr.early_stopping import BestWeights, Monitor
 from expctr.ctr.zoo import DCN, FM, AutoInt, CTRBackbone, DeepFM, xDeepFM
 from expctr.data.batches import Batch
 from expctr.data.features import Vocabulary

@@ -9,7 +9,7 @@ from expctr.ctr.click_model import CTROptions
 from expctr.ctr.encoder import EncoderOptions
 from expctr.data.datamodules import MovieLensDataModule
 from expctr.evaluation.alarms import Alarms
-from expctr.evaluation.results import ResultWriter
+from expctr.evaluation.result_writer import ResultWriter
 from expctr.llm.loading import LLMOptions
 from expctr.llm.prompts import PromptOptions
 from expctr.llm.rollout import RolloutOptions

@@ -10,7 +10,7 @@ import torch
 from lightning.pytorch.trainer.states import TrainerFn
 from torch import Tensor, nn
 
-from expctr.ctr.best_weights import BestWeights, Monitor
+from expctr.ctr.early_stopping import BestWeights, Monitor
 from expctr.data.batches import Batch, BatchSpec, Nouns
 from expctr.llm.loading import LLMOptions
 from expctr.llm.model import LanguageModel

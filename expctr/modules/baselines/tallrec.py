@@ -24,7 +24,7 @@ from lightning.pytorch.core.optimizer import LightningOptimizer
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import LRScheduler
 
-from expctr.ctr.best_weights import BestWeights, Monitor
+from expctr.ctr.early_stopping import BestWeights, Monitor
 from expctr.data.batches import Batch, BatchSpec, Nouns
 from expctr.errors import UserError, check_range
 from expctr.llm.loading import LLMOptions

@@ -1,7 +1,7 @@
 """Did the rewards rise? Prints the mean raw reward in the first and the last tenth of each stage of a run, and draws
 the curves into `RUN_FOLDER/rewards.png` (Figure 3).
 
-    python -m tools.rewards RUN_FOLDER
+    python -m tools.reward_curves RUN_FOLDER
 """
 
 import sys

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 from torch.optim.lr_scheduler import LambdaLR
 
-from expctr.modules.learning_rates import follow_options
+from expctr.modules.resume import follow_options
 
 
 def made(lr: float, decay: float) -> tuple[torch.optim.AdamW, LambdaLR]:

@@ -1,6 +1,6 @@
 """How long raw ratings take to become samples, with the code of `expctr prepare`, on generated files.
 
-    python -m tools.bench.raw_data    # 2, 5, 10 and 20 million rows; files in runs/raw_data, made once
+    python -m tools.bench.prepare    # 2, 5, 10 and 20 million rows; files in runs/raw_data, made once
 
 The files look like MovieLens-20M; fewer rows mean fewer users. Each preparation runs in its own process with an empty
 cache. Seconds are those of `MovieLensDataModule.setup`, without imports; memory is the peak of the process. The cached
@@ -77,7 +77,7 @@ def child(folder: Path, cache: Path) -> None:
 
 
 def prepare(folder: Path, cache: Path) -> dict[str, Any]:
-    line = [sys.executable, "-m", "tools.bench.raw_data", "--child", str(folder.resolve()), str(cache)]
+    line = [sys.executable, "-m", "tools.bench.prepare", "--child", str(folder.resolve()), str(cache)]
     done = subprocess.run(line, capture_output=True, text=True, check=False, cwd=ROOT)
     if done.returncode:
         raise SystemExit(f"{folder}: exit code {done.returncode}\n{done.stderr[-2000:]}")

@@ -7,7 +7,7 @@ from pictures import BLUE, ORANGE, colours
 from running import World
 from torch.utils.tensorboard import SummaryWriter
 
-from tools import rewards
+from tools import reward_curves
 
 
 @pytest.fixture
@@ -28,8 +28,8 @@ def events(tmp_path: Path) -> Path:
 
 
 def draw(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("sys.argv", ["rewards.py", str(run)])
-    rewards.main()
+    monkeypatch.setattr("sys.argv", ["reward_curves", str(run)])
+    reward_curves.main()
 
 
 def test_rewards_are_summarised_and_drawn(
@@ -40,11 +40,11 @@ def test_rewards_are_summarised_and_drawn(
         "lc/reward_lc   0.400 -> 0.600   (first and last tenth of 20 rollout batches)",
         "ic/reward_ic   0.310 -> 0.480   (first and last tenth of 8 rollout batches)",
     ]
-    assert {BLUE, ORANGE} < colours(events / "rewards.png")
+    assert {BLUE, ORANGE} < colours(events / "reward_curves.png")
 
 
 def test_stages_are_found_by_what_they_logged(events: Path) -> None:
-    assert [(name, steps[0], steps[-1]) for name, steps in rewards.stages(rewards.read(str(events)))] == [
+    assert [(name, steps[0], steps[-1]) for name, steps in reward_curves.stages(reward_curves.read(str(events)))] == [
         ("LC", 1, 20),
         ("CTR 1", 21, 30),
         ("IC 1", 31, 34),
@@ -54,13 +54,19 @@ def test_stages_are_found_by_what_they_logged(events: Path) -> None:
 
 
 def test_smoothing_keeps_a_level_and_removes_noise() -> None:
-    assert rewards.smooth([0.5] * 7, 2) == [0.5] * 7
-    assert rewards.smooth([0.0, 3.0, 0.0, 3.0], 1) == [1.5, 1.0, 2.0, 1.5]
+    assert reward_curves.smooth([0.5] * 7, 2) == [0.5] * 7
+    assert reward_curves.smooth([0.0, 3.0, 0.0, 3.0], 1) == [1.5, 1.0, 2.0, 1.5]
 
 
 def test_a_run_of_the_command_line_has_all_its_stages(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     options = world.options("one")
     run = world.once("one", ["fit", *options], ["test", *options])
     draw(run, monkeypatch)
-    assert [name for name, _ in rewards.stages(rewards.read(str(run)))] == ["LC", "CTR 1", "IC 1", "CTR 2", "IC 2"]
-    assert {BLUE, ORANGE} < colours(run / "rewards.png")
+    assert [name for name, _ in reward_curves.stages(reward_curves.read(str(run)))] == [
+        "LC",
+        "CTR 1",
+        "IC 1",
+        "CTR 2",
+        "IC 2",
+    ]
+    assert {BLUE, ORANGE} < colours(run / "reward_curves.png")
