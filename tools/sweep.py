@@ -18,7 +18,7 @@ from statistics import fmean, stdev
 from typing import Any, NamedTuple
 
 from expctr.systems import AUG, LLM, Estimate
-from tools import configs
+from tools import run_options
 from tools.plots import figure, save
 from tools.runs import arguments, expctr, markdown_table, run_all, start, table
 
@@ -44,14 +44,14 @@ def main(args: Sequence[str] | None = None) -> None:
     parser = arguments(__doc__, "runs/sweep", seeds=None, jobs=1)
     parser.add_argument("--beta", type=float, nargs="*", default=[0.01, 0.05, 0.1, 0.5], help="default: the paper's")
     parser.add_argument("--delta", type=float, nargs="*", default=[0.5, 1.0, 2.0, 5.0], help="default: the paper's")
-    own, options = configs.parse(parser, args)
+    own, options = run_options.parse(parser, args)
     if not own.beta and not own.delta:
         parser.error("neither --beta nor --delta has a value: there is nothing to sweep")
-    config = configs.resolve(options)
+    config = run_options.resolve(options)
     base = Point(*values_of(config), int(config["seed_everything"]))
     seeds = list(dict.fromkeys(own.seeds or [base.seed]))
     points = grid(base, own.beta, own.delta, seeds)
-    configs.check_same(config, own.out / "base.yaml")
+    run_options.check_same(config, own.out / "base.yaml")
     failures = run(points, options, own.out, own.jobs, config["stages"])
     results = [(point, found) for point in points if (found := read_table(own.out / point.name))]
     content = {

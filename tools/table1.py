@@ -31,7 +31,7 @@ from expctr.ctr.zoo import ZOO
 from expctr.evaluation.table import PAPER
 from expctr.metrics import bootstrap, ctr_metrics, estimate, paired_p_value
 from expctr.systems import AUG, LLM, METRICS
-from tools import configs
+from tools import run_options
 from tools.plots import figure, save
 from tools.runs import Job, arguments, fit_and_test, markdown_table, report_failures, run_all, seconds, start, table
 
@@ -72,9 +72,9 @@ def main(args: Sequence[str] | None = None) -> None:
     own, options = parse(args)
     out = own.out.resolve()
     out.mkdir(parents=True, exist_ok=True)
-    config = configs.resolve(options)
+    config = run_options.resolve(options)
     baselines = {name: yaml.safe_load(path.read_text(encoding="utf-8")) for name, path in CONFIGS.items()}
-    configs.check_same({**config, "baselines": baselines}, out / "base.yaml")
+    run_options.check_same({**config, "baselines": baselines}, out / "base.yaml")
     write_overlays(config, out)
     failures: dict[str, str] = {}
     for title, jobs in plan(own, options, out).items():
@@ -93,7 +93,7 @@ def parse(args: Sequence[str] | None) -> tuple[argparse.Namespace, list[str]]:
     parser.add_argument("--rows", nargs="+", choices=ROWS, default=list(ROWS), help="default: all")
     parser.add_argument("--tallrec_lr", type=float, help="TALLRec's learning rate; default: its own, for large models")
     parser.add_argument("--explained", action="store_true", help="also train each ID model with the explanations")
-    own, options = configs.parse(parser, args)
+    own, options = run_options.parse(parser, args)
     if own.explained and "ExpCTR" not in own.rows:
         parser.error("--explained needs ExpCTR among the rows: it writes the explanations")
     return own, options
@@ -112,9 +112,11 @@ def write_overlays(config: dict[str, Any], out: Path) -> None:
     explaining = {"llm": base, "prompts": explainer["prompts"], "lc": explainer["lc"]}
     dropout = model["ctr"]["init_args"]["options"]["text_dropout"]
     explained = {"encoder": model["encoder"], "options": {"text_dropout": dropout}}
-    configs.write_yaml(out / "data.yaml", {"data": data, "trainer": trainer})
-    configs.write_yaml(out / "llm.yaml", {"model": {"init_args": explaining}})
-    configs.write_yaml(out / "explained.yaml", {"model": {"class_path": "ExplainedCTRModule", "init_args": explained}})
+    run_options.write_yaml(out / "data.yaml", {"data": data, "trainer": trainer})
+    run_options.write_yaml(out / "llm.yaml", {"model": {"init_args": explaining}})
+    run_options.write_yaml(
+        out / "explained.yaml", {"model": {"class_path": "ExplainedCTRModule", "init_args": explained}}
+    )
 
 
 def plan(own: argparse.Namespace, options: list[str], out: Path) -> dict[str, dict[str, Job]]:

@@ -195,7 +195,7 @@ SPOILT: dict[str, tuple[int, int, str, str]] = {
     "adapter": (0, 3, "lc, epoch 1 of 9, batch 4: the policy's log-probability is NaN or infinite", "Lower ppo.lr"),
     "critic": (0, 3, "lc, epoch 1 of 9, batch 4: PPO's return is NaN or infinite", "Lower ppo.lr"),
     "score": (0, 3, "lc, epoch 1 of 9, batch 4: s_u is NaN or infinite", "Load the base in float32"),
-    "ctr": (4, 3, "ic1, epoch 5 of 9, batch 4: s_r is NaN or infinite", "Lower the CTR model's learning rate"),
+    "ctr": (4, 3, "ic1, epoch 5 of 9, batch 4: s_r is NaN or infinite", "Lower the learning rate of the CTR model"),
     "all texts": (0, 3, "lc, epoch 1 of 9, batch 4: all 7 explanations are empty", "chat template"),
 }
 

@@ -40,7 +40,7 @@ def test_rewards_are_summarised_and_drawn(
         "lc/reward_lc   0.400 -> 0.600   (first and last tenth of 20 rollout batches)",
         "ic/reward_ic   0.310 -> 0.480   (first and last tenth of 8 rollout batches)",
     ]
-    assert {BLUE, ORANGE} < colours(events / "reward_curves.png")
+    assert {BLUE, ORANGE} < colours(events / "rewards.png")
 
 
 def test_stages_are_found_by_what_they_logged(events: Path) -> None:
@@ -69,4 +69,4 @@ def test_a_run_of_the_command_line_has_all_its_stages(world: World, monkeypatch:
         "CTR 2",
         "IC 2",
     ]
-    assert {BLUE, ORANGE} < colours(run / "reward_curves.png")
+    assert {BLUE, ORANGE} < colours(run / "rewards.png")
