@@ -40,8 +40,9 @@ class NaNGuard:
         if all(empty):
             raise BadRunError(
                 f"{self.place}: all {len(empty)} explanations are empty. Either the base ends its answer at once "
-                "(check its chat template and its end-of-sequence token), or rollout.max_new_tokens is too low for a "
-                "word, or the adapter has diverged (lower ppo.lr, raise kl.beta)"
+                "(check its chat template and its end-of-sequence token), or "
+                "model.explainer.rollout.max_new_tokens is too low for a "
+                "word, or the adapter has diverged (lower model.explainer.ppo.lr, raise model.explainer.kl.beta)"
             )
         return sum(empty) / len(empty)
 

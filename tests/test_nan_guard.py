@@ -42,7 +42,9 @@ def test_a_gradient_norm_that_is_no_number_ends_the_run() -> None:
 
 def test_another_precision_than_the_models_own_is_refused() -> None:
     check_precision(cast(L.Trainer, SimpleNamespace(precision="32-true")))
-    with pytest.raises(UserError, match=r"precision must be 32-true \(it is bf16-mixed\): .* llm\.dtype"):
+    with pytest.raises(
+        UserError, match=r"precision must be 32-true \(it is bf16-mixed\): .* model\.explainer\.llm\.dtype"
+    ):
         check_precision(cast(L.Trainer, SimpleNamespace(precision="bf16-mixed")))
 
 

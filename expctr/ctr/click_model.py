@@ -21,7 +21,7 @@ from expctr.errors import check_range
 from expctr.nan_guard import NaNGuard
 from expctr.seeding import initial_weights
 
-TOO_FAST = "Lower the learning rate of the CTR model (options.lr)"
+TOO_FAST = "Lower the learning rate of the CTR model (model.ctr.options.lr; model.options.lr where it trains alone)"
 """What to do if a CTR model's numbers are NaN or infinite."""
 
 MakeBackbone = Callable[[Vocabulary, int], CTRBackbone]

@@ -88,9 +88,13 @@ class Prompts:
     def __init__(self, tokenizer: PreTrainedTokenizerBase, options: PromptOptions, nouns: Nouns) -> None:
         self.tokenizer, self.options, self.nouns = tokenizer, options, nouns
         self.cut = {"titles": 0, "history_titles": 0}
-        """Number of titles cut, and of history titles dropped, since the reader last reset them to 0."""
+        """Number of titles cut, and of history titles dropped, since `reset_counts`."""
         self._titles: dict[str, tuple[str, bool]] = {}
         self._control = ControlTokens(tokenizer)
+
+    def reset_counts(self) -> None:
+        """Set `cut` to 0. The names stay, so that all ranks add up the same ones."""
+        self.cut.update(dict.fromkeys(self.cut, 0))
 
     def explanation(self, texts: Sequence[SampleText]) -> list[list[int]]:
         """Token ids of prompts that ask for an explanation."""

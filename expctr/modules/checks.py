@@ -10,17 +10,20 @@ from expctr.errors import UserError
 
 
 def check_precision(trainer: L.Trainer) -> None:
-    """Refuse a precision of Lightning's beside the language model's own.
+    """Refuse a `trainer.precision` other than 32-true.
 
     Raises:
-        UserError: it is another than float32.
+        UserError: the precision is another.
     """
     if trainer.precision != "32-true":
-        raise UserError(f"trainer.precision must be 32-true (it is {trainer.precision}): the base's own is llm.dtype")
+        raise UserError(
+            f"trainer.precision must be 32-true (it is {trainer.precision}): the base's precision is set by "
+            "model.explainer.llm.dtype"
+        )
 
 
 def check_weights(module: nn.Module, found: Mapping[str, tuple[int, ...]]) -> None:
-    """Refuse a checkpoint of another model, which would else be loaded in part and without a word.
+    """Refuse a checkpoint of another model, which would otherwise be loaded in part, without an error.
 
     Args:
         module: with the trained weights that are to be loaded.
@@ -39,7 +42,7 @@ def check_weights(module: nn.Module, found: Mapping[str, tuple[int, ...]]) -> No
         more = f" (and {len(wrong) - 1} more)" if wrong[1:] else ""
         raise UserError(
             f"the checkpoint is of another model: it {wrong[0]}{more}. Give the options of the run that made it, or a "
-            "checkpoint of this one's"
+            "checkpoint of this run"
         )
 
 
@@ -47,7 +50,7 @@ def section(checkpoint: Mapping[str, Any], name: str, module: nn.Module) -> Any:
     """A part of a checkpoint, if that is this module's.
 
     Raises:
-        UserError: another class of module made it, or another model; a sharded one's weights its strategy checks.
+        UserError: another class of module made it, or another model. Sharded weights are checked by the strategy.
     """
     if name not in checkpoint:
         raise UserError(f"the checkpoint is not of a {type(module).__name__}: give the config that made it")

@@ -50,7 +50,7 @@ class PPOExplainerModule(Policy, StagedModule):
         """Without a `StageScheduler`, train the LC stage for the trainer's epochs, with the LC reward."""
         if not len(self.plan):
             epochs = self.trainer.max_epochs if self.trainer.state.fn == TrainerFn.FITTING else 1
-            self.follow(make_plan(max(1, epochs or 1), 0, 0, 0), {"lc": [LCAlignment()]})
+            self.set_plan(make_plan(max(1, epochs or 1), 0, 0, 0), {"lc": [LCAlignment()]})
         super().setup(stage)
 
     def build_models(self) -> None:

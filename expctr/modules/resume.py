@@ -4,10 +4,10 @@ import lightning as L
 from torch.optim.lr_scheduler import LambdaLR
 
 
-def follow_options(trainer: L.Trainer) -> None:
+def use_current_options(trainer: L.Trainer) -> None:
     """Learning rates, decay and the like as the options have them now; a checkpoint brings those it was made with.
 
-    A diverged run is to be gone on with at a lower rate. Moments and the place in the schedule are the checkpoint's.
+    So a diverged run can resume at a lower rate. Moments and the place in the schedule are the checkpoint's.
     """
     for optimizer in trainer.optimizers:
         for group in optimizer.param_groups:

@@ -14,7 +14,7 @@ from expctr.data.features import Features
 from expctr.distributed import all_gather_rows
 from expctr.metrics import ctr_metrics
 from expctr.modules.checks import section
-from expctr.modules.resume import follow_options
+from expctr.modules.resume import use_current_options
 
 
 class ScoringModule(L.LightningModule, ABC):
@@ -63,8 +63,8 @@ class ScoringModule(L.LightningModule, ABC):
             self.trainer.should_stop |= self.best.update(metrics[self.monitor])
 
     def on_train_start(self) -> None:
-        """A run that had stopped early and is resumed stays as it is."""
-        follow_options(self.trainer)
+        """Use the options as they are now. A run that stopped early trains no further."""
+        use_current_options(self.trainer)
         self.trainer.should_stop |= self.best.stopped
 
     def on_train_end(self) -> None:
@@ -72,7 +72,7 @@ class ScoringModule(L.LightningModule, ABC):
         self.best.restore()
 
     def on_validation_start(self) -> None:
-        """As `on_test_start`, where validation is all there is."""
+        """Before `expctr validate`: restore the best weights."""
         if self.trainer.state.fn == TrainerFn.VALIDATING:
             self.best.restore()
 

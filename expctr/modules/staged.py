@@ -21,7 +21,7 @@ from expctr.errors import BadRunError, UserError
 from expctr.llm.sharding.fsdp import unsharded
 from expctr.metrics import ctr_metrics
 from expctr.modules.checks import check_precision, section
-from expctr.modules.resume import follow_options
+from expctr.modules.resume import use_current_options
 from expctr.nan_guard import describe_rows
 from expctr.rl.rewards import ICAlignment, LCAlignment, Reward, Scorers
 from expctr.seeding import reseed, seed_of
@@ -63,7 +63,7 @@ class StagedModule(L.LightningModule):
 
     # --- set-up
 
-    def follow(self, plan: Plan, rewards: Mapping[StageKind, Sequence[Reward]]) -> None:
+    def set_plan(self, plan: Plan, rewards: Mapping[StageKind, Sequence[Reward]]) -> None:
         """Train by a plan, as far as this module has its stages.
 
         Args:
@@ -171,9 +171,9 @@ class StagedModule(L.LightningModule):
             raise UserError(f"a rollout batch of {fewest} rows for {ranks} ranks: raise data.rollout_batch_size")
 
     def on_train_start(self) -> None:
-        """Continue with the options as they are now; at the start of a run, measure whether the LC scorer can see."""
-        follow_options(self.trainer)
-        if not self.batches:  # sharded, a checkpoint is restored after `on_fit_start`
+        """Continue with the options as they are now; at a run's start, test the LC scorer."""
+        use_current_options(self.trainer)
+        if not self.batches:  # not in `on_fit_start`: sharded, a checkpoint is restored after it
             self._measure_gap()
 
     def _measure_gap(self) -> None:
@@ -196,7 +196,7 @@ class StagedModule(L.LightningModule):
     def training_step(self, batch: Batch, batch_idx: int) -> None:
         """One batch of the stage whose turn it is."""
         entry = self.entry
-        reseed(self.models.seed, entry.epoch, batch_idx, rank())  # so that no generator's state is in a checkpoint
+        reseed(self.models.seed, entry.seed_epoch, batch_idx, rank())  # so that no generator's state is in a checkpoint
         stats = self.stage.step(batch, Place(entry, len(self.plan), self.trainer.current_epoch, batch_idx))
         self.models.batches += 1
         self._log({f"{entry.stage}/{name}": value for name, value in stats.items()})
@@ -204,7 +204,7 @@ class StagedModule(L.LightningModule):
     def on_train_epoch_end(self) -> None:
         """Write the epoch's explanations to the run folder."""
         if rank() == 0:
-            self.store.flush(self.folder / "explanations", f"{self.entry.epoch:03d}-{self.entry.name}")
+            self.store.flush(self.folder / "explanations", f"{self.entry.seed_epoch:03d}-{self.entry.name}")
         self.store.rows = []
 
     def on_train_end(self) -> None:
@@ -243,7 +243,7 @@ class StagedModule(L.LightningModule):
         if "s_u" in columns:
             self._log({"val/s_u_above_half": _share_above_half(columns["s_u"])})
         fitting = self.trainer.state.fn == TrainerFn.FITTING and not self.trainer.sanity_checking
-        if fitting and self.stage.done(metrics, entry := self.entry):
+        if fitting and self.stage.end_epoch(metrics, entry := self.entry):
             self.plan.stop(entry)
             self._set_length()
 
@@ -379,12 +379,12 @@ def _skip_idle_epochs(checkpoint: Mapping[str, Any], plan: Plan) -> None:
     """Versions before 0.2 let the epochs pass idly that were left of a CTR stage which had stopped early."""
     entry = plan.at(checkpoint["loops"]["fit_loop"]["epoch_progress"]["current"]["processed"])
     if checkpoint["expctr"].get("stopped_in") == entry.iteration and entry.stage == "ctr":
-        plan.stopped[entry.name] = entry.step
+        plan.stopped[entry.name] = entry.stage_epoch
 
 
 def prime(optimizer: torch.optim.Optimizer) -> None:
-    """Give an optimizer whose stage has not begun its moments now, with step 0: to save an optimizer without moments,
-    torch makes a dummy step, so that saving would change training.
+    """Create an optimizer's moments now, at step 0. To save an optimizer without moments, torch makes a dummy step, so
+    saving would change training.
     """
     for group in optimizer.param_groups:
         for parameter in filter(lambda p: p.requires_grad, group["params"]):

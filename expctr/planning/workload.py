@@ -94,7 +94,7 @@ def estimate_workload(
     found: dict[str, Workload] = {}
     for entry in plan:
         stage = Workload(len(ctr), len(ctr)) if entry.stage == "ctr" else epoch
-        if entry.stage == "ctr" and entry.step == 0:  # the validation rows are explained once
+        if entry.stage == "ctr" and entry.stage_epoch == 0:  # the validation rows are explained once
             stage += (prefill + decode) * val
         found[entry.stage] = found.get(entry.stage, Workload()) + stage
     # explanations of the policy and of the untrained model, and the question without an explanation

@@ -123,6 +123,6 @@ def explained_variance(values: Tensor, returns: Tensor, mask: Tensor) -> Tensor:
 
 
 def adapt_beta(beta: float, kl: float, target: float, horizon: float) -> float:
-    """The next KL penalty (Ziegler et al. 2019, Eq. 4): up by at most 20% of 1/horizon where the KL is over target."""
+    """The next KL penalty (Ziegler et al. 2019, Eq. 4): up where the KL is over target, by at most 20%/horizon."""
     error = max(-0.2, min(0.2, kl / target - 1))
     return beta * (1 + error / horizon)

@@ -1,16 +1,18 @@
-"""Normalised rewards (Eq. 10): tensors in, tensors out.
+"""Normalised rewards (Eq. 10): pure functions, and the class that applies them with a run's options.
 
 Means and deviations are taken over the rollout batch of all ranks, so that a run on two devices equals a run on one.
 """
 
-from typing import Literal, NamedTuple
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from expctr.distributed import all_mean_std, all_sum
+from expctr.llm.rollout import Rollout, RolloutOptions
+from expctr.rl.options import Norm, PPOOptions, RewardOptions
 
-Norm = Literal["batch", "group", "running", "none"]
 EPS = 1e-6
 
 
@@ -106,3 +108,63 @@ def all_equal(
     else:
         mean = all_mean_std(rewards, counted)[0]
     return not int(all_sum(((rewards[counted] - mean).abs() > EPS).sum()))
+
+
+class Normaliser:
+    """Eq. 10 with a run's options; it remembers the moments that `norm: running` needs.
+
+    Args:
+        reward: how rewards are normalised.
+        rollout: how responses are sampled.
+        ppo: whose advantages may be compared within the prompt.
+    """
+
+    def __init__(self, reward: RewardOptions, rollout: RolloutOptions, ppo: PPOOptions) -> None:
+        self.options, self.rollout, self.ppo = reward, rollout, ppo
+        self.running: dict[str, Moments] = {}
+        """Moments of each reward so far, by its name."""
+
+    def __call__(self, rewards: Tensor, labels: Tensor, name: str) -> tuple[Tensor, Tensor]:
+        """The rewards within +-delta, and which of them were clipped, both `[rows]`.
+
+        Args:
+            rewards: `[rows]`.
+            labels: `[rows]`.
+            name: of the reward.
+        """
+        if self.options.norm == "running":
+            self.running[name] = self.running.get(name, Moments()).updated(rewards)
+        return normalise(
+            rewards,
+            self.options.norm,
+            self.options.delta,
+            labels=labels if self.options.baseline == "label" else None,
+            group_size=self.rollout.group_size,
+            running=self.running.get(name),
+        )
+
+    def nothing_to_learn(self, rewards: Sequence[Tensor], labels: Tensor, rollout: Rollout) -> bool:
+        """Is every raw reward equal to what Eq. 10 and the advantages compare it with?
+
+        That is the mean of the batch, of the label (`baseline: label`), or of the prompt (`norm: group`,
+        `advantage: group`).
+
+        Args:
+            rewards: `[rows]` each.
+            labels: `[rows]`.
+            rollout: what was rewarded; a truncated response may be penalised, or not count.
+        """
+        penalised = [rollout.truncated.float()] if self.rollout.truncated == "penalise" else []
+        by_label = labels if self.options.baseline == "label" else None
+        in_groups = "group" in (self.options.norm, self.ppo.advantage)
+        group_size = self.rollout.group_size if in_groups else None
+        counted = ~rollout.truncated if self.rollout.truncated == "mask" else None
+        return all(all_equal(values, by_label, group_size, counted) for values in [*rewards, *penalised])
+
+    def state_dict(self) -> dict[str, Any]:
+        """Plain numbers."""
+        return {name: tuple(moments) for name, moments in self.running.items()}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """The inverse of `state_dict`."""
+        self.running = {name: Moments(*moments) for name, moments in state.items()}

@@ -6,7 +6,8 @@ from typing import Literal
 
 from expctr.errors import check_range
 from expctr.rl.losses import Estimator
-from expctr.rl.normalise import Norm
+
+Norm = Literal["batch", "group", "running", "none"]
 
 
 @dataclass
@@ -40,7 +41,7 @@ class KLOptions:
     estimator: Estimator = "k1"
     """k1: log ratio; k2: half its square; k3: exp(-k1) - 1 + k1."""
     target: float | None = None
-    """Adapt beta towards this KL per response, in nats; none: beta stays as it is."""
+    """Adapt beta towards this KL per response, in nats; null: beta stays as it is."""
     horizon: float = 20.0
     """Rollout batches over which an adapted beta moves by at most 20%."""
 
@@ -69,7 +70,7 @@ class PPOOptions:
     minibatch_size: int = 32
     """Rows per optimizer step, over all ranks."""
     micro_batch_size: int | None = None
-    """Rows per forward and backward pass on a rank; none: the whole minibatch. Fewer rows need less memory and less
+    """Rows per forward and backward pass on a rank; null: the whole minibatch. Fewer rows need less memory and less
     padding, since rows are sorted by length. Results do not depend on it."""
     gradient_checkpointing: bool = False
     """Compute the decoder's layers again in the backward pass. This saves memory and costs a second forward pass.
@@ -101,7 +102,7 @@ class PPOOptions:
         if self.epochs < 1 or self.minibatch_size < 1:
             raise ValueError("ppo.epochs and ppo.minibatch_size must be at least 1")
         if self.micro_batch_size is not None and self.micro_batch_size < 1:
-            raise ValueError(f"ppo.micro_batch_size is {self.micro_batch_size}: it must be at least 1, or none")
+            raise ValueError(f"ppo.micro_batch_size is {self.micro_batch_size}: it must be at least 1, or null")
         check_range("ppo", self, gamma=(0, 1), lam=(0, 1), warmup=(0, 1), final_lr=(0, 1))
         check_range("ppo", self, lr=(0, inf), clip=(0, inf), value_clip=(0, inf), grad_clip=(0, inf))
         check_range("ppo", self, vf_coef=(0, inf), entropy_coef=(0, inf))

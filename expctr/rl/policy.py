@@ -14,7 +14,7 @@ from expctr.llm.model import LanguageModel
 from expctr.llm.prompts import PromptOptions, Prompts
 from expctr.llm.rollout import Rollout, RolloutOptions, decode_texts, draw_noise, generate
 from expctr.llm.yes_no import DirectQuestion, LCOptions, LCScorer
-from expctr.rl.normalise import Moments, all_equal, normalise
+from expctr.rl.normalise import Normaliser
 from expctr.rl.options import KLOptions, PPOOptions, RewardOptions
 from expctr.rl.update import PPOUpdate
 from expctr.stopwatch import Stopwatch
@@ -54,8 +54,7 @@ class Policy(nn.Module):
         if needs_groups and rollout.group_size == 1:
             raise ValueError(f"{' and '.join(needs_groups)}: group needs rollout.group_size of at least 2")
         self.built = False
-        self.running: dict[str, Moments] = {}
-        """Moments of each reward so far, by name; for `reward.norm: running`."""
+        self.normaliser = Normaliser(reward, rollout, ppo)
 
     def build(
         self, nouns: Nouns, seed: int = 0, mesh: DeviceMesh | None = None, device: torch.device | None = None
@@ -82,9 +81,9 @@ class Policy(nn.Module):
         """AdamW with the betas and epsilon that the field uses for PPO on language models."""
         return torch.optim.AdamW(self.update.trained, lr=self.ppo.lr, betas=(0.9, 0.95), eps=1e-5, weight_decay=0.0)
 
-    def steps(self, rows: int) -> int:
-        """Optimizer steps per rollout batch of so many rows over all ranks."""
-        rows *= self.rollout_options.group_size
+    def steps(self, prompts: int) -> int:
+        """Optimizer steps per rollout batch of so many prompts over all ranks."""
+        rows = prompts * self.rollout_options.group_size
         return self.ppo.epochs * -(-rows // self.ppo.minibatch_size)
 
     def explain(
@@ -115,50 +114,12 @@ class Policy(nn.Module):
         options = self.rollout_options
         return draw_noise(seed, epoch, samples, repeats or options.group_size, options.max_new_tokens, batch)
 
-    def normalised(self, rewards: Tensor, labels: Tensor, name: str = "lc") -> tuple[Tensor, Tensor]:
-        """Eq. 10 with the options: the rewards within +-delta, and which were clipped, both `[rows]`.
-
-        Args:
-            rewards: `[rows]`.
-            labels: `[rows]`.
-            name: of the reward; `norm: running` keeps moments of each.
-        """
-        options = self.reward
-        if options.norm == "running":
-            self.running[name] = self.running.get(name, Moments()).updated(rewards)
-        return normalise(
-            rewards,
-            options.norm,
-            options.delta,
-            labels=labels if options.baseline == "label" else None,
-            group_size=self.rollout_options.group_size,
-            running=self.running.get(name),
-        )
-
-    def nothing_to_learn(self, rewards: Sequence[Tensor], labels: Tensor, rollout: Rollout) -> bool:
-        """Is every raw reward equal to what Eq. 10 and the advantages compare it with?
-
-        That is the mean of the batch, of the label (`baseline: label`), or of the prompt (`norm: group`,
-        `advantage: group`).
-
-        Args:
-            rewards: `[rows]` each.
-            labels: `[rows]`.
-            rollout: what was rewarded; a truncated response may be penalised, or not count.
-        """
-        penalised = [rollout.truncated.float()] if self.rollout_options.truncated == "penalise" else []
-        by_label = labels if self.reward.baseline == "label" else None
-        in_groups = "group" in (self.reward.norm, self.ppo.advantage)
-        group_size = self.rollout_options.group_size if in_groups else None
-        counted = ~rollout.truncated if self.rollout_options.truncated == "mask" else None
-        return all(all_equal(values, by_label, group_size, counted) for values in [*rewards, *penalised])
-
     def extra_state(self) -> dict[str, Any]:
         """What a checkpoint needs besides weights, as plain numbers."""
-        return {"beta": self.update.beta, "running": {name: tuple(value) for name, value in self.running.items()}}
+        return {"beta": self.update.beta, "running": self.normaliser.state_dict()}
 
     def load_extra_state(self, state: dict[str, Any]) -> None:
         """The inverse of `extra_state`."""
         if self.kl.target is not None:  # otherwise the option says what beta is
             self.update.beta = state["beta"]
-        self.running = {name: Moments(*value) for name, value in state["running"].items()}
+        self.normaliser.load_state_dict(state["running"])

@@ -37,7 +37,7 @@ class Scorers:
 
 
 class Reward(ABC):
-    """Scores explanations; PPO raises the weighted sum of a stage's normalised rewards (Eq. 10, 14, 16).
+    """Scores explanations; PPO maximises the weighted sum of a stage's normalised rewards (Eq. 10, 14, 16).
 
     A subclass sets `name` and defines `score`. List it in the config, under `stages.lc.rewards` or `stages.ic.rewards`,
     by its `class_path`. It then has its own curves in TensorBoard (`reward_NAME`) and its own column in the tables of
@@ -97,7 +97,7 @@ class LCAlignment(Reward):
     """
 
     name = "lc"
-    fix = "Load the base in float32 (llm.dtype)"
+    fix = "Load the base in float32 (model.explainer.llm.dtype)"
 
     def __init__(self, weight: float = 1.0, metric: Metric = "mae") -> None:
         super().__init__(weight)
@@ -110,11 +110,14 @@ class LCAlignment(Reward):
     def score(self, batch: Batch, texts: Sequence[str]) -> Tensor:
         """Eq. 9 of the scores s_u."""
         self.columns = {"s_u": self._scorer.scores(batch.texts, texts)}
-        return alignment(self.columns["s_u"], batch.label, self.metric)
+        return self._reward(self.columns, batch.label)
 
     def evaluate(self, batch: Batch, texts: Sequence[str], columns: Mapping[str, Any]) -> Tensor | None:
         """Eq. 9 of the scores s_u that are there."""
-        return alignment(columns["s_u"], batch.label, self.metric) if "s_u" in columns else None
+        return self._reward(columns, batch.label) if "s_u" in columns else None
+
+    def _reward(self, columns: Mapping[str, Tensor], labels: Tensor) -> Tensor:
+        return alignment(columns["s_u"], labels, self.metric)
 
 
 class ICAlignment(Reward):
@@ -141,23 +144,27 @@ class ICAlignment(Reward):
             UserError: there is none.
         """
         if scorers.ctr is None or scorers.encoder is None:
-            raise UserError("ICAlignment needs a CTR model: list it under stages.ic.rewards of an ExpCTRModule")
+            raise UserError(
+                "ICAlignment needs a CTR model: list ICAlignment under stages.ic.rewards of an ExpCTRModule"
+            )
         self._ctr, self._encoder = scorers.ctr, scorers.encoder
 
     def score(self, batch: Batch, texts: Sequence[str]) -> Tensor:
         """Eq. 13 of the scores s_r and, at z = 0, s_0; by the cross-fitted model that never saw the row."""
         vectors = self._encoder.vectors(texts, batch.label.device)
         scores = {"s_r": self._ctr.score(batch, vectors, heldout=True), "s_0": self._ctr.score(batch, heldout=True)}
-        gain = text_gain(scores["s_r"], scores["s_0"], batch.label, self.delta)
-        self.columns = {**scores, "text_gain": gain}
-        return alignment(scores["s_r"], batch.label, self.metric) + gain
+        self.columns = {**scores, "text_gain": self._gain(scores, batch.label)}
+        return self._reward(scores, batch.label)
 
     def evaluate(self, batch: Batch, texts: Sequence[str], columns: Mapping[str, Any]) -> Tensor | None:
         """Eq. 13 of the scores that are there."""
-        if "s_r" not in columns or "s_0" not in columns:
-            return None
-        gain = text_gain(columns["s_r"], columns["s_0"], batch.label, self.delta)
-        return alignment(columns["s_r"], batch.label, self.metric) + gain
+        return self._reward(columns, batch.label) if {"s_r", "s_0"} <= columns.keys() else None
+
+    def _reward(self, columns: Mapping[str, Tensor], labels: Tensor) -> Tensor:
+        return alignment(columns["s_r"], labels, self.metric) + self._gain(columns, labels)
+
+    def _gain(self, columns: Mapping[str, Tensor], labels: Tensor) -> Tensor:
+        return text_gain(columns["s_r"], columns["s_0"], labels, self.delta)
 
 
 class LengthPenalty(Reward):

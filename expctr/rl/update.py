@@ -22,7 +22,10 @@ from expctr.rl.normalise import mean_by_prompt
 from expctr.rl.options import KLOptions, PPOOptions
 from expctr.stopwatch import Stopwatch
 
-DIVERGED = "Lower ppo.lr or reward.delta, or load the base in float32 (llm.dtype)"
+DIVERGED = (
+    "Lower model.explainer.ppo.lr or model.explainer.reward.delta, or load the base in float32 "
+    "(model.explainer.llm.dtype)"
+)
 """What to do if the policy's own numbers are NaN or infinite."""
 _SUMS = ("tokens", "clip_fraction", "approx_kl", "ratio", "policy_loss", "value_loss")
 
@@ -37,10 +40,12 @@ class Trajectory(NamedTuple):
     hidden: Tensor
     """States of the frozen base, which the critic reads, `[rows, response, hidden]`; width 0 without a critic."""
     values: Tensor
+    """The critic's; 0 without a critic."""
     advantages: Tensor
     """Whitened."""
     returns: Tensor
-    weight: Tensor
+    """Advantages before whitening, plus values."""
+    counted: Tensor
     """bool: the tokens that are learnt from."""
 
 
@@ -103,20 +108,21 @@ class PPOUpdate:
         # 1. log-probabilities of policy and base, the KL penalty, values, advantages
         with watch("reference"), torch.no_grad(), unsharded(self.model):
             trajectory = self.trajectory(rollout, rewards)
-        guard.check("PPO's return", trajectory.returns, DIVERGED)  # whitened, one bad row would spoil all
-        steps: list[Tensor] = []  # the sums of `losses`, one row per optimizer step
+        # not the advantages: whitening spreads one bad row over all
+        guard.check("PPO's return", trajectory.returns, DIVERGED)
+        steps: list[Tensor] = []  # the sums of `micro_batch_loss`, one row per optimizer step
         norms: list[float] = []
         with watch("train"):
             for _ in range(self.options.epochs):
                 for minibatch in self.minibatches(rollout.response_mask.sum(1).cpu(), generator):
-                    tokens = float(all_sum(trajectory.weight[torch.cat(minibatch)].sum())) or 1.0
+                    tokens = float(all_sum(trajectory.counted[torch.cat(minibatch)].sum())) or 1.0
                     scale = world_size() / tokens  # sharded gradients are averaged over ranks
                     optimizer.zero_grad()
                     sums = torch.zeros(len(_SUMS), device=rewards.device)
                     bad = torch.zeros(len(rollout), dtype=torch.bool, device=rewards.device)
                     for rows in minibatch:
                         # 2. the clipped surrogate, the critic's loss
-                        loss, parts, bad_rows = self.losses(rollout, trajectory, rows)
+                        loss, parts, bad_rows = self.micro_batch_loss(rollout, trajectory, rows)
                         # 3. gradients
                         backward(loss * scale)
                         sums += parts
@@ -132,11 +138,11 @@ class PPOUpdate:
     def trajectory(self, rollout: Rollout, rewards: Tensor) -> Trajectory:
         """Rewards, values and advantages of each token."""
         options, mask = self.options, rollout.response_mask
-        weight = mask
+        counted = mask
         if self.sampling.truncated == "penalise":
             rewards = rewards - self.delta * rollout.truncated
         elif self.sampling.truncated == "mask":
-            weight = mask & ~rollout.truncated[:, None]
+            counted = mask & ~rollout.truncated[:, None]
         ref_logprobs, hidden = self._score(rollout, adapter=False)
         old_logprobs = rollout.logprobs
         if self.model.quantized or self.model.causal.dtype != torch.float32:
@@ -151,8 +157,8 @@ class PPOUpdate:
         if options.advantage == "group":
             mean = mean_by_prompt(per_token.sum(1), self.sampling.group_size)
             advantages = (advantages - mean[:, None]) * mask
-        whitened = losses.whiten(advantages, weight)
-        return Trajectory(old_logprobs, ref_logprobs, hidden, values, whitened, returns, weight)
+        whitened = losses.whiten(advantages, counted)
+        return Trajectory(old_logprobs, ref_logprobs, hidden, values, whitened, returns, counted)
 
     def _score(self, rollout: Rollout, adapter: bool) -> tuple[Tensor, Tensor]:
         """Log-probabilities `[rows, response]`, and hidden states for the critic; in parts of similar length."""
@@ -191,7 +197,7 @@ class PPOUpdate:
             minibatches.append(micro + [here[:0]] * (-(-most // size) - len(micro)))
         return minibatches
 
-    def losses(self, rollout: Rollout, trajectory: Trajectory, rows: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def micro_batch_loss(self, rollout: Rollout, trajectory: Trajectory, rows: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """The loss of a micro-batch, summed over tokens.
 
         Args:
@@ -207,13 +213,13 @@ class PPOUpdate:
         part = rollout.select(rows)
         width = part.response_ids.shape[1]
         here = Trajectory(*(column[rows, :width] for column in trajectory))
-        mask = here.weight & (not idle)
+        mask = here.counted & (not idle)
         with_entropy = options.entropy_coef > 0
         with recompute_activations(self.model) if options.gradient_checkpointing else nullcontext():
             scores = score_responses(self.model, part, True, self.sampling.temperature, with_entropy)
         policy = losses.policy_loss(scores.logprobs, here.old_logprobs, here.advantages, mask, options.clip)
         loss, critic_loss = policy.loss, torch.zeros_like(policy.loss)
-        checked = (scores.logprobs - here.old_logprobs).exp()  # the sum of all that must be finite
+        checked = (scores.logprobs - here.old_logprobs).exp()  # not finite where any of these is not
         if self.kl.where == "loss":
             kl = losses.kl_estimate(scores.logprobs, here.ref_logprobs, self.kl.estimator)
             loss = loss + self.beta * (kl * mask).sum()

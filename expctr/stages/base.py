@@ -19,13 +19,13 @@ class Place(NamedTuple):
     entry: PlanEntry
     epochs: int
     """How many the plan has."""
-    epoch: int
-    """The trainer's, from 0."""
+    trainer_epoch: int
+    """From 0."""
     batch: int
     """Of this epoch, from 0."""
 
     def __str__(self) -> str:
-        return f"{self.entry.name}, epoch {self.epoch + 1} of {self.epochs}, batch {self.batch + 1}"
+        return f"{self.entry.name}, epoch {self.trainer_epoch + 1} of {self.epochs}, batch {self.batch + 1}"
 
     def guard(self, batch: Batch, texts: Sequence[str] = ()) -> NaNGuard:
         """A check of the batch's numbers that says where training is."""
@@ -65,11 +65,11 @@ class Stage(ABC):
     def validate(self, batch: Batch, entry: PlanEntry) -> dict[str, Any]:
         """Columns of one batch of the validation split, a value per row."""
 
-    def done(self, metrics: Mapping[str, Mapping[str, float]], entry: PlanEntry) -> bool:
-        """Is the stage over, by the metrics of the validation at the end of an epoch? By default never early.
+    def end_epoch(self, metrics: Mapping[str, Mapping[str, float]], entry: PlanEntry) -> bool:
+        """Take note of the validation at the end of an epoch; returns whether the stage ends early. By default never.
 
         Args:
-            metrics: of each system, by its short name and the metric's.
+            metrics: of each system, by its key and the metric's.
             entry: the epoch.
         """
         return False

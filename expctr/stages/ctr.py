@@ -37,7 +37,7 @@ class CTRStage(Stage):
 
     def train_batches(self, entry: PlanEntry) -> BatchSpec:
         """The training rows, without titles."""
-        return BatchSpec(self.models.data.ctr_batch_size, epoch=entry.epoch)
+        return BatchSpec(self.models.data.ctr_batch_size, epoch=entry.seed_epoch)
 
     def val_batches(self, entry: PlanEntry) -> BatchSpec:
         """The validation split, with titles while explanations of it are written.
@@ -50,11 +50,12 @@ class CTRStage(Stage):
         """A step of the CTR model with text (Eq. 15), and of the one without."""
         store = self.models.store
         stats: dict[str, float] = {}
-        if place.entry.step == 0 and place.batch == 0:
+        if place.entry.stage_epoch == 0 and place.batch == 0:
             stats["explained"] = self._start()
-        # balanced rollout batches leave more liked rows unexplained: z = 0 would come to mean that
+        # rows without an explanation are left out: with balanced rollouts more of them are liked, and the model would
+        # learn that z = 0 means liked
         known = [sample in store.latest for sample in batch.sample.tolist()]
-        explained = torch.tensor(known, dtype=torch.bool, device=batch.label.device)  # a rank may have no rows
+        explained = torch.tensor(known, dtype=torch.bool, device=batch.label.device)  # also where a rank has no rows
         read = batch.select(explained) if store.latest else batch  # before any policy stage, no row is explained
         if int(all_sum(torch.tensor(len(read), device=batch.label.device))):
             vectors = self.models.latest_vectors(read.sample)
@@ -92,14 +93,16 @@ class CTRStage(Stage):
         """The scores with and without explanations."""
         columns: dict[str, Any] = {}
         if self._writes(entry):
-            columns["sampled"] = self.models.sample(batch, entry.epoch)
+            columns["sampled"] = self.models.sample_explanations(batch, entry.seed_epoch)
             vectors = self.encoder.vectors(columns["sampled"], batch.label.device)
         else:
             vectors = self.models.latest_vectors(batch.sample)
         return columns | {"s_r": self.ctr.score(batch, vectors), "s_plain": self.plain.score(batch)}
 
-    def done(self, metrics: Mapping[str, Mapping[str, float]], entry: PlanEntry) -> bool:
-        """Have both models stopped improving? At the end of the stage both return to their best weights."""
+    def end_epoch(self, metrics: Mapping[str, Mapping[str, float]], entry: PlanEntry) -> bool:
+        """Record the validation; returns whether both models have stopped improving. At the stage's end both return to
+        their best weights.
+        """
         monitor = self.ctr.options.monitor
         stopped = self.ctr.best.update(metrics[AUG.key][monitor])
         if entry.iteration == 1:
@@ -112,4 +115,4 @@ class CTRStage(Stage):
 
     def _writes(self, entry: PlanEntry) -> bool:
         """Are explanations of the validation rows sampled in this epoch?"""
-        return entry.step == 0 and bool(self.models.store.latest)
+        return entry.stage_epoch == 0 and bool(self.models.store.latest)

@@ -58,7 +58,7 @@ class Models:
         return self.plain.name if self.plain is not None else PLAIN.name
 
     def forget_vectors(self) -> None:
-        """Encode anew: explanations were added, or the encoder's mean has changed."""
+        """Drop the cached vectors: explanations were added, or the encoder's mean has changed."""
         self._vectors = None
 
     def latest_vectors(self, samples: Tensor) -> Tensor:
@@ -69,7 +69,7 @@ class Models:
             self._vectors = self.encoder.vectors(self.store.texts(everyone), samples.device)
         return self._vectors[samples]
 
-    def sample(self, batch: Batch, epoch: int) -> list[str]:
+    def sample_explanations(self, batch: Batch, epoch: int) -> list[str]:
         """One sampled explanation per row."""
         with unsharded(self.policy.model):
             if not len(batch):  # a rank may have none of the last rows
@@ -83,8 +83,8 @@ class Models:
         """Greedy explanations, by the policy or the untrained base, and their scores.
 
         Returns:
-            The columns `text` and `s_u`; once the CTR model is trained, `s_r`, too; of the policy's explanations also
-            `s_0` and `s_plain`. And the rollout, which may be reused when the same rows are explained again.
+            Columns: `text` and `s_u`; with a trained CTR model also `s_r`, and, for the policy, `s_0` and `s_plain`.
+            Then the rollout, which can be reused when the same rows are explained again.
         """
         texts: list[str] = []
         with unsharded(self.policy.model):

@@ -13,13 +13,12 @@ class PlanEntry(NamedTuple):
     stage: StageKind
     iteration: int
     """0 for the LC stage, then 1, 2, ... for each round of CTR and IC."""
-    step: int
+    stage_epoch: int
     """Which epoch of its stage, from 0."""
     last: bool
     """Is it the last epoch that its stage may take?"""
-    epoch: int
-    """Which epoch of the whole plan, from 0. It seeds what is drawn in this epoch, so that an earlier stage that stops
-    early changes nothing."""
+    seed_epoch: int
+    """Which epoch of the whole plan, from 0, as if no stage stopped early. It seeds what is drawn in this epoch."""
 
     @property
     def name(self) -> str:
@@ -37,11 +36,11 @@ class Plan(Sequence[PlanEntry]):
     def __init__(self, entries: Iterable[PlanEntry] = ()) -> None:
         self.full = list(entries)
         self.stopped: dict[str, int] = {}
-        """Epochs that each stage took which stopped early, by its name."""
+        """Number of epochs of each stage that stopped early, by the stage's name."""
 
     @property
     def _entries(self) -> list[PlanEntry]:
-        return [entry for entry in self.full if entry.step < self.stopped.get(entry.name, len(self.full))]
+        return [entry for entry in self.full if entry.stage_epoch < self.stopped.get(entry.name, len(self.full))]
 
     @overload
     def __getitem__(self, index: int) -> PlanEntry: ...
@@ -60,8 +59,8 @@ class Plan(Sequence[PlanEntry]):
         return self[min(epoch, len(self) - 1)]
 
     def stop(self, entry: PlanEntry) -> None:
-        """End the stage of an entry with it."""
-        self.stopped[entry.name] = entry.step + 1
+        """End the entry's stage after this epoch."""
+        self.stopped[entry.name] = entry.stage_epoch + 1
 
     def policy_epochs(self) -> list[int]:
         """Epochs of each LC and IC stage, in order."""
@@ -71,11 +70,11 @@ class Plan(Sequence[PlanEntry]):
 
 def make_plan(lc_epochs: int, rounds: int, ctr_epochs: int, ic_epochs: int) -> Plan:
     """LC, then CTR and IC in each round."""
-    stages: list[tuple[StageKind, int, int]] = [("lc", 0, lc_epochs)]
+    lengths: list[tuple[StageKind, int, int]] = [("lc", 0, lc_epochs)]
     for iteration in range(1, rounds + 1):
-        stages += [("ctr", iteration, ctr_epochs), ("ic", iteration, ic_epochs)]
-    epochs = [(stage, turn, step, step == count - 1) for stage, turn, count in stages for step in range(count)]
-    return Plan(PlanEntry(*where, epoch) for epoch, where in enumerate(epochs))
+        lengths += [("ctr", iteration, ctr_epochs), ("ic", iteration, ic_epochs)]
+    epochs = [(stage, iteration, i, i == length - 1) for stage, iteration, length in lengths for i in range(length)]
+    return Plan(PlanEntry(*epoch, seed_epoch) for seed_epoch, epoch in enumerate(epochs))
 
 
 def lr_factor(step: int, stages: Sequence[int], warmup: int, final: float) -> float:
@@ -92,4 +91,4 @@ def lr_factor(step: int, stages: Sequence[int], warmup: int, final: float) -> fl
         if place < length:
             return min(1.0, (step + 1) / warmup) * (1 - (1 - final) * place / max(1, length - 1))
         place -= length
-    return final  # asked for once more, after the last step
+    return final  # LambdaLR calls this once more after the last step

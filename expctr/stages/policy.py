@@ -1,7 +1,7 @@
 """A stage in which the policy learns: LC and IC are two settings of it, which differ in their rewards."""
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, cast
 
 import lightning as L
@@ -12,7 +12,9 @@ from torch.optim.lr_scheduler import LRScheduler
 from expctr.data.batches import Batch, BatchSpec
 from expctr.distributed import all_gather_objects, all_mean_std, all_sum
 from expctr.errors import UserError
+from expctr.llm.rollout import Rollout
 from expctr.llm.sharding.fsdp import unsharded
+from expctr.nan_guard import NaNGuard
 from expctr.rl.rewards import Reward
 from expctr.rl.update import DIVERGED
 from expctr.seeding import seed_of
@@ -37,7 +39,7 @@ class PolicyStage(Stage):
 
     def train_batches(self, entry: PlanEntry) -> BatchSpec:
         """Rollout batches, with titles."""
-        return self.models.data.rollout_spec(entry.epoch)
+        return self.models.data.rollout_spec(entry.seed_epoch)
 
     def val_batches(self, entry: PlanEntry) -> BatchSpec:
         """The validation split, with titles."""
@@ -45,9 +47,8 @@ class PolicyStage(Stage):
 
     def step(self, batch: Batch, place: Place) -> dict[str, float]:
         """One rollout batch: explanations, their rewards, one PPO update (Eq. 7)."""
-        policy, seed, epoch, watch = self.policy, self.models.seed, place.entry.epoch, Stopwatch()
-        cut = policy.prompts.cut
-        cut.update(dict.fromkeys(cut, 0))  # not cleared: all ranks add up the same names, whatever each of them cut
+        policy, seed, epoch, watch = self.policy, self.models.seed, place.entry.seed_epoch, Stopwatch()
+        policy.prompts.reset_counts()
         with watch("all"):
             with unsharded(policy.model):
                 # 1. prompts -> explanations, sampled with noise that depends on the row and the epoch alone
@@ -56,50 +57,34 @@ class PolicyStage(Stage):
                 batch = batch.repeat(policy.rollout_options.group_size)
                 guard = place.guard(batch, texts)
                 guard.check("the policy's log-probability", rollout.logprobs, DIVERGED)
-                stats = {"empty": guard.share_empty()}
+                empty = guard.share_empty()
                 # 2. explanations -> rewards (Eq. 9, 13)
                 with watch("score"):
-                    raw = {reward.name: reward.score(batch, texts) for reward in self.rewards}
-            for reward in self.rewards:
-                for name, values in {**reward.columns, f"reward {reward.name}": raw[reward.name]}.items():
-                    _check_rows(values, len(batch), name)
-                    guard.check(name, values, reward.fix)
-            # 3. normalised, clipped, weighted (Eq. 10)
-            total = torch.zeros_like(batch.label)
-            for reward in self.rewards:
-                normalised, clipped = policy.normalised(raw[reward.name], batch.label, reward.name)
-                if reward.weight:
-                    total = total + reward.weight * normalised
-                stats |= _describe(f"reward_{reward.name}", raw[reward.name], normalised, clipped)
+                    rewards = {reward.name: reward.score(batch, texts) for reward in self.rewards}
+            self._check(rewards, guard)
+            # 3. normalised, clipped, weighted and summed (Eq. 10)
+            total, stats = self._combine(rewards, batch.label)
             # 4. advantages, losses, optimizer steps
-            used = [raw[reward.name] for reward in self.rewards if reward.weight]
-            if policy.nothing_to_learn(used, batch.label, rollout):
+            used = [rewards[reward.name] for reward in self.rewards if reward.weight]
+            if policy.normaliser.nothing_to_learn(used, batch.label, rollout):
                 self._skip(place)
             else:
                 order = torch.Generator().manual_seed(seed_of(seed, epoch, place.batch))
                 backward = self.loop.manual_backward
                 stats |= policy.update(rollout, total, self.optimizers[0], backward, order, watch, guard)
-        # 5. what is logged and kept
-        scores = {name: values for reward in self.rewards for name, values in reward.columns.items()}
-        mean, std = all_mean_std(total)
-        stats |= {"reward_normalised": float(mean), "reward_normalised_std": float(std)}
-        stats |= {f"{name}_mean": float(all_mean_std(values)[0]) for name, values in scores.items()}
-        stats |= {"skipped_updates": float(self.models.skipped_updates), "lr": self._next_lr(len(batch))}
-        stats |= {f"cut_{what}": self._sum(count) for what, count in cut.items()}
-        stats |= {f"seconds_{part}": seconds for part, seconds in watch.seconds.items()}
-        stats["samples_per_second"] = self._sum(len(batch)) / watch.seconds["all"]
-        stats["tokens_per_second"] = float(all_sum(rollout.response_mask.sum())) / watch.seconds["all"]
-        columns = scores | {f"reward_{name}": values for name, values in raw.items()}
-        self._record(place, batch, texts, columns | {"label": batch.label.int(), "reward_normalised": total})
-        return stats
+            # 5. the learning rate
+            stats["lr"] = self._advance_schedule(len(batch))
+        # 6. what is kept and logged
+        self._record(place, batch, texts, rewards, total)
+        return stats | {"empty": empty} | self._describe(rollout, watch)
 
     def validate(self, batch: Batch, entry: PlanEntry) -> dict[str, Any]:
         """Greedy explanations and their scores."""
         return self.models.explain(batch)[0]
 
     def _skip(self, place: Place) -> None:
-        """No update, not even by the KL penalty: whitened, what is left would be as large as a step that something was
-        learnt from. The learning rate moves on as if there had been an update.
+        """Make no update, not even for the KL penalty: whitening would blow it up to the size of a real step. The
+        learning rate moves on as if there had been an update.
         """
         if not self.models.skipped_updates:
             self.loop.print(
@@ -108,8 +93,8 @@ class PolicyStage(Stage):
             )
         self.models.skipped_updates += 1
 
-    def _next_lr(self, rows: int) -> float:
-        """The learning rate of this batch's first step; moves the schedule past its steps."""
+    def _advance_schedule(self, rows: int) -> float:
+        """Move the learning rate past this batch's steps; returns that of its first step."""
         schedule = cast(LRScheduler, self.loop.lr_schedulers())
         rate = float(schedule.get_last_lr()[0])
         prompts = int(self._sum(rows // self.policy.rollout_options.group_size))
@@ -119,40 +104,58 @@ class PolicyStage(Stage):
                 schedule.step()
         return rate
 
-    def _record(self, place: Place, batch: Batch, texts: Sequence[str], columns: dict[str, Tensor]) -> None:
+    def _check(self, rewards: Mapping[str, Tensor], guard: NaNGuard) -> None:
+        """End the run at a reward, or a score behind it, that is NaN or infinite or has another shape than `[rows]`."""
+        for reward in self.rewards:
+            for name, values in {**reward.columns, f"reward {reward.name}": rewards[reward.name]}.items():
+                if values.shape != (len(guard.samples),):
+                    raise UserError(
+                        f"{name} has the shape {list(values.shape)} for {len(guard.samples)} explanations: "
+                        "Reward.score must return one number per explanation, [rows]"
+                    )
+                guard.check(name, values, reward.fix)
+
+    def _combine(self, rewards: Mapping[str, Tensor], labels: Tensor) -> tuple[Tensor, dict[str, float]]:
+        """The weighted sum of the normalised rewards, `[rows]`, and means and deviations over all ranks."""
+        total, stats = torch.zeros_like(labels), {}
+        for reward in self.rewards:
+            raw, name = rewards[reward.name], f"reward_{reward.name}"
+            normalised, clipped = self.policy.normaliser(raw, labels, reward.name)
+            if reward.weight:
+                total = total + reward.weight * normalised
+            for column, values in reward.columns.items():
+                stats[f"{column}_mean"] = _mean_std(values)[0]
+            stats[name], stats[f"{name}_std"] = _mean_std(raw)
+            stats[f"{name}_normalised"], stats[f"{name}_clipped"] = _mean_std(normalised)[0], _mean_std(clipped)[0]
+        stats["reward_normalised"], stats["reward_normalised_std"] = _mean_std(total)
+        return total, stats
+
+    def _record(
+        self, place: Place, batch: Batch, texts: Sequence[str], rewards: Mapping[str, Tensor], total: Tensor
+    ) -> None:
         """Keep the explanations of all ranks, with their scores and rewards."""
-        values = {name: column.tolist() for name, column in columns.items()}
-        entry = place.entry
-        for samples, written, rows in all_gather_objects((batch.sample.tolist(), texts, values)):
-            self.models.store.add(
-                samples,
-                written,
-                stage=entry.stage,
-                iteration=entry.iteration,
-                epoch=entry.epoch,
-                batch=self.models.batches,
-                **rows,
-            )
+        columns = {name: values for reward in self.rewards for name, values in reward.columns.items()}
+        columns |= {f"reward_{name}": values for name, values in rewards.items()}
+        columns |= {"label": batch.label.int(), "reward_normalised": total}
+        rows = {name: column.tolist() for name, column in columns.items()}
+        where = {"stage": place.entry.stage, "iteration": place.entry.iteration, "epoch": place.entry.seed_epoch}
+        for samples, written, values in all_gather_objects((batch.sample.tolist(), texts, rows)):
+            self.models.store.add(samples, written, **where, batch=self.models.batches, **values)
         self.models.forget_vectors()
+
+    def _describe(self, rollout: Rollout, watch: Stopwatch) -> dict[str, float]:
+        """Counts and speed over all ranks."""
+        stats = {"skipped_updates": float(self.models.skipped_updates)}
+        stats |= {f"cut_{what}": self._sum(count) for what, count in self.policy.prompts.cut.items()}
+        stats |= {f"seconds_{part}": seconds for part, seconds in watch.seconds.items()}
+        stats["samples_per_second"] = self._sum(len(rollout)) / watch.seconds["all"]
+        stats["tokens_per_second"] = float(all_sum(rollout.response_mask.sum())) / watch.seconds["all"]
+        return stats
 
     def _sum(self, count: int) -> float:
         return float(all_sum(torch.tensor(count, device=self.loop.device)))
 
 
-def _check_rows(values: Tensor, rows: int, name: str) -> None:
-    if values.shape != (rows,):
-        raise UserError(
-            f"{name} has the shape {list(values.shape)} for {rows} explanations: Reward.score must return one number "
-            "per explanation, [rows]"
-        )
-
-
-def _describe(name: str, raw: Tensor, normalised: Tensor, clipped: Tensor) -> dict[str, float]:
-    """Means and deviations of a reward over all ranks."""
-    mean, std = all_mean_std(raw)
-    return {
-        name: float(mean),
-        f"{name}_std": float(std),
-        f"{name}_normalised": float(all_mean_std(normalised)[0]),
-        f"{name}_clipped": float(all_mean_std(clipped.float())[0]),
-    }
+def _mean_std(values: Tensor) -> tuple[float, float]:
+    mean, std = all_mean_std(values.float())
+    return float(mean), float(std)

@@ -12,4 +12,4 @@ class StageProgressBar(RichProgressBar):
         module = self.trainer.lightning_module
         if not isinstance(module, StagedModule):
             return super()._get_train_description(current_epoch)
-        return f"{module.entry.name} {module.entry.step + 1} ({current_epoch + 1}/{len(module.plan)})"
+        return f"{module.entry.name} {module.entry.stage_epoch + 1} ({current_epoch + 1}/{len(module.plan)})"

@@ -69,7 +69,7 @@ class StageScheduler(Callback):
         """Give the plan and the rewards to a module that takes them."""
         if not isinstance(pl_module, StagedModule):
             return
-        pl_module.follow(self.plan, {"lc": self.lc_rewards, "ic": self.ic_rewards})
+        pl_module.set_plan(self.plan, {"lc": self.lc_rewards, "ic": self.ic_rewards})
         if stage == "fit":
             self._check(trainer)
 
@@ -91,7 +91,7 @@ class StageScheduler(Callback):
             (every == 1, every, f"check_val_every_n_epoch must be 1: {early}"),
             (each_epoch, interval, f"val_check_interval must be 1.0: {early}"),
             (part != 0 or not ctr, part, f"limit_val_batches must not be 0: {early}"),
-            (unset, epochs, "max_epochs must be -1: see stages.*"),
+            (unset, epochs, "max_epochs must be -1: stages.*.epochs and stages.rounds set the length of the run"),
             (ranks == 1 or sharded, ranks, "devices must be 1 without sharding: add --config configs/fsdp.yaml"),
         ]
         for kept, value, rule in rules:

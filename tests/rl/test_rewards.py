@@ -140,7 +140,7 @@ def test_the_ic_reward_adds_what_the_text_changed(delta: str, gains: tuple[float
 
 
 def test_the_ic_reward_without_a_ctr_model_is_refused() -> None:
-    with pytest.raises(UserError, match=r"ICAlignment needs a CTR model: list it under stages\.ic\.rewards"):
+    with pytest.raises(UserError, match=r"ICAlignment needs a CTR model: list ICAlignment under stages\.ic\.rewards"):
         ICAlignment().attach(Scorers(Judge()))
 
 

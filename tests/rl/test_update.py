@@ -295,7 +295,7 @@ def test_a_rewarded_token_grows_likely(build: Build, samples: list[SampleText], 
     for step in range(40):
         rollout = roll(module, batch, epoch=step)
         rewards = (rollout.response_ids[:, 0] < half).float()
-        update(module, rollout, module.normalised(rewards, rewards)[0], optimizer)
+        update(module, rollout, module.normaliser(rewards, rewards, "lc")[0], optimizer)
     assert before < 0.7
     assert probability() > before + 0.15
 
@@ -449,7 +449,7 @@ def test_the_running_norm_is_over_all_rewards_so_far(build: Build, tmp_path: Pat
             torch.save(module.extra_state(), tmp_path / "state.pt")
             module = build(reward=RewardOptions(norm="running", delta=100.0))
             module.load_extra_state(torch.load(tmp_path / "state.pt", weights_only=True))
-        values = module.normalised(batch, torch.zeros(6))[0]
+        values = module.normaliser(batch, torch.zeros(6), "lc")[0]
         so_far = batches[: i + 1].flatten()
         restored = values * so_far.std(correction=0) + so_far.mean()
         torch.testing.assert_close(restored, batch, atol=1e-4, rtol=0)
@@ -459,7 +459,7 @@ def test_the_running_norm_keeps_each_components_own_statistics() -> None:
     """LC rewards of 0 and 1, IC rewards of 10 and 30: means 0.5 and 20, deviations 0.5 and 10."""
     module = Policy(reward=RewardOptions(norm="running", delta=5.0))
     for component, rewards in (("lc", [0.0, 1.0]), ("ic", [10.0, 30.0])):
-        values, _ = module.normalised(torch.tensor(rewards), torch.zeros(2), component)
+        values, _ = module.normaliser(torch.tensor(rewards), torch.zeros(2), component)
         torch.testing.assert_close(values, torch.tensor([-1.0, 1.0]), atol=1e-4, rtol=0)
 
 
@@ -528,7 +528,9 @@ def test_a_gradient_that_is_no_number_stops_before_the_step(build: Build, sample
     module = build()
     before = weights(module)
     rewards = [1.0, math.nan, 0.0, -1.0, math.inf]
-    with pytest.raises(BadRunError, match=r'in 2 of 5 rows \(sample 1 "text 1", sample 4 "text 4"\)\. Lower ppo\.lr'):
+    with pytest.raises(
+        BadRunError, match=r'in 2 of 5 rows \(sample 1 "text 1", sample 4 "text 4"\)\. Lower model\.explainer\.ppo\.lr'
+    ):
         update(module, roll(module, samples), rewards)
     assert_same(weights(module), before, atol=0)
 
@@ -562,7 +564,7 @@ def test_where_there_is_nothing_to_learn(build: Build, samples: list[SampleText]
     same, by_label, in_pairs = torch.full((4,), 0.5), 0.2 + 0.6 * labels, torch.tensor([0.8, 0.8, 0.2, 0.2])
 
     def nothing(*components: Tensor, **options: Any) -> bool:
-        return Policy(**options).nothing_to_learn(components, labels, rollout)
+        return Policy(**options).normaliser.nothing_to_learn(components, labels, rollout)
 
     pairs = RolloutOptions(group_size=2)
     assert nothing(same)

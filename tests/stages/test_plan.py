@@ -9,8 +9,8 @@ def test_the_plan_is_the_papers_order() -> None:
     plan = make_plan(lc_epochs=2, rounds=2, ctr_epochs=3, ic_epochs=1)
     names = ["lc", "lc", "ctr1", "ctr1", "ctr1", "ic1", "ctr2", "ctr2", "ctr2", "ic2"]
     assert [entry.name for entry in plan] == names
-    assert [entry.step for entry in plan] == [0, 1, 0, 1, 2, 0, 0, 1, 2, 0]
-    assert [entry.epoch for entry in plan] == list(range(10))
+    assert [entry.stage_epoch for entry in plan] == [0, 1, 0, 1, 2, 0, 0, 1, 2, 0]
+    assert [entry.seed_epoch for entry in plan] == list(range(10))
     assert [i for i, entry in enumerate(plan) if entry.last] == [1, 4, 5, 8, 9]
     assert plan[0] == PlanEntry("lc", 0, 0, False, 0)
     assert plan[5] == PlanEntry("ic", 1, 0, True, 5)
@@ -28,7 +28,7 @@ def test_a_stage_that_stops_early_takes_its_other_epochs_out_and_no_later_entry_
     plan.stop(plan.at(2))  # the second epoch of ctr1
     assert [entry.name for entry in plan] == ["lc", "ctr1", "ctr1", "ic1", *["ctr2"] * 5, "ic2"]
     assert plan.at(3) == after  # the entry that seeds the epoch is the one that it would have been
-    assert after.epoch == 6
+    assert after.seed_epoch == 6
     plan.stop(plan.at(4))
     assert [entry.name for entry in plan] == ["lc", "ctr1", "ctr1", "ic1", "ctr2", "ic2"]
     assert len(plan.full) == 13

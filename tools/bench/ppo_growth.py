@@ -70,7 +70,7 @@ def batch(module: PPOExplainerModule, optimizer: LightningOptimizer, size: Size,
     rollout = generate(module.model, prompts, RolloutOptions(max_new_tokens=size.response), noise)
     written = decode_texts(module.model, rollout)
     scores = module.lc_scorer.scores([SampleText("Emma")] * size.rows, written)
-    total, _ = module.normalised(alignment(scores, labels, "mae"), labels)
+    total, _ = module.normaliser(alignment(scores, labels, "mae"), labels, "lc")
     guard = NaNGuard("bench", range(size.rows), written)
     order = torch.Generator().manual_seed(0)
     module.update(rollout, total, optimizer, lambda loss: cast(None, loss.backward()), order, Stopwatch(), guard)
