@@ -97,14 +97,7 @@ class CTRBackbone(nn.Module):
         raise NotImplementedError
 
     def penalty(self, features: Mapping[str, Tensor]) -> Tensor | None:
-        """What training adds to each row's loss: a regularisation or an auxiliary loss.
-
-        Args:
-            features: of training rows, as `forward` takes them.
-
-        Returns:
-            `[batch]`, or a scalar `[]` for all rows; `None` if there is nothing to add.
-        """
+        """What training adds to each row's loss, for instance a regularisation: `[batch]`, or `[]` for all rows."""
         return None
 
 
@@ -115,8 +108,7 @@ class DeepBackbone(CTRBackbone):
     and passes `text` to the latter two. The explanation then joins where `fuse` says.
 
     Args:
-        vocabulary: sizes of the data's fields.
-        text_dim: length of the explanation's vector z; 0 makes a model without text.
+        embedding_dim: length of each field's embedding.
         mlp: widths of the deep tower's hidden layers.
         dropout: dropout before each layer of the deep tower.
         fuse: where the explanation joins: at the deep tower's input, or at its last hidden layer.
@@ -126,13 +118,14 @@ class DeepBackbone(CTRBackbone):
         self,
         vocabulary: Vocabulary,
         text_dim: int = 0,
+        embedding_dim: int = 10,
         mlp: tuple[int, ...] = (128, 128, 128),
         dropout: float = 0.2,
         fuse: Fuse = "input",
         **kwargs: Any,
     ) -> None:
         super().__init__(vocabulary, text_dim, **kwargs)
-        self.mlp, self.dropout, self.fuse = mlp, dropout, fuse
+        self.embedding_dim, self.mlp, self.dropout, self.fuse = embedding_dim, mlp, dropout, fuse
         self.check(dropout=(0, 1))
 
     def tower(

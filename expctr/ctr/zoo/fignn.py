@@ -18,12 +18,7 @@ from expctr.errors import UserError
 
 
 class GraphLayer(nn.Module):
-    """A step of message passing: each field receives the weighted states of the others, through matrices per field.
-
-    Args:
-        fields: number of fields.
-        dim: length of a state.
-    """
+    """A step of message passing: each field receives the weighted states of the others, through matrices per field."""
 
     def __init__(self, fields: int, dim: int) -> None:
         super().__init__()
@@ -91,7 +86,6 @@ class FiGNN(CTRBackbone):
         self.text = self.text_logit()
 
     def logits(self, features: Mapping[str, Tensor], text: Tensor | None) -> Tensor:
-        """See `CTRBackbone.forward`."""
         fields: Tensor = self.fields(features)
         projected = self.drop(self.project(fields))
         attended, _ = self.attention(projected, projected, projected)
@@ -107,11 +101,7 @@ class FiGNN(CTRBackbone):
     def edges(self, states: Tensor) -> Tensor:
         """The weight of the message to each node (row) from each other (column); 0 from itself.
 
-        Args:
-            states: `[batch, fields, attention_dim]`.
-
-        Returns:
-            `[batch, fields, fields]`; each row has the sum 1.
+        `[batch, fields, attention_dim]` -> `[batch, fields, fields]`; each row has the sum 1.
         """
         source, other = self.edge.weight.view(2, -1)  # a product with each pair's concatenation
         scores = F.leaky_relu((states @ source)[:, :, None] + (states @ other)[:, None, :], 0.01)
