@@ -41,7 +41,6 @@ class ScoringModule(L.LightningModule, ABC):
         """Click probabilities, `[batch]`, without gradient."""
 
     def setup(self, stage: str) -> None:
-        """Say which batches it wants."""
         self.trainer.datamodule.request(self.train_batches, self.val_batches)  # type: ignore[attr-defined]
 
     def train_batches(self) -> BatchSpec:
@@ -49,7 +48,6 @@ class ScoringModule(L.LightningModule, ABC):
         return BatchSpec(self.trainer.datamodule.ctr_batch_size, epoch=self.current_epoch)  # type: ignore[attr-defined]
 
     def val_batches(self) -> BatchSpec:
-        """The validation split, likewise."""
         return BatchSpec(self.trainer.datamodule.ctr_batch_size)  # type: ignore[attr-defined]
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
@@ -87,12 +85,9 @@ class ScoringModule(L.LightningModule, ABC):
         return {"score": scores, "label": labels}
 
     def on_test_epoch_end(self) -> None:
-        """Log the metrics."""
         self._log_metrics("test")
 
-    def on_predict_start(self) -> None:
-        """As `on_test_start`."""
-        self.best.restore()
+    on_predict_start = on_test_start
 
     def predict_step(self, batch: Batch, batch_idx: int) -> dict[str, Tensor]:
         """`sample` ids and click probabilities `score`, both `[batch]`."""
@@ -104,7 +99,6 @@ class ScoringModule(L.LightningModule, ABC):
         checkpoint["ctr_best"] = self.best.state_dict()
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Continue with the best weights so far, if the data are the same."""
         self.trainer.datamodule.features.check_same(Features.from_state(checkpoint["features"]))  # type: ignore[attr-defined]
         self.best.load_state_dict(section(checkpoint, "ctr_best", self))
 
