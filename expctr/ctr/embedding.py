@@ -63,20 +63,15 @@ class FieldEmbeddings(nn.Module):
         self._size = {name: sizes[shares.get(name, name)] for name in self.names}
         self._known: dict[tuple[tuple[int, ...], torch.device], _Columns] = {}
         self.weight = nn.Parameter(torch.empty(start, dim))
-        self.reset_parameters()
-
-    def reset_parameters(self) -> None:
-        """Draw the table from Xavier's normal distribution, as RecBole does."""
-        nn.init.xavier_normal_(self.weight)
+        nn.init.xavier_normal_(self.weight)  # as in RecBole
         with torch.no_grad():
             self.weight[PADDING].zero_()
 
     def layout(self) -> dict[str, dict[str, int]]:
         """Where each field's rows are, for readers of the table that do not use this class.
 
-        Returns:
-            By field: `size`, its number of indices; `rows`, the number of rows that these share; and `start`: an index
-            i of 1 or more (hashed first, where `size` is above `rows`) reads the row `start` + i.
+        By field: `size`, its number of indices; `rows`, the number of rows that these share; and `start`: an index i of
+        1 or more (hashed first, where `size` is above `rows`) reads the row `start` + i.
         """
         return {
             name: {"start": self._start[name], "size": size, "rows": min(size, self.max_rows or size)}

@@ -152,13 +152,10 @@ class SentenceEncoder:
         for length, rows in sorted(buckets.items(), reverse=True):  # longest first, to run out of memory at once
             for start in range(0, len(rows), self.options.batch_size):
                 chosen = rows[start : start + self.options.batch_size]
-                padded_ids = torch.zeros(len(chosen), length, dtype=torch.long)
-                mask = torch.zeros_like(padded_ids)
-                for line, row in enumerate(chosen):
-                    padded_ids[line, : len(tokens[row])] = torch.tensor(tokens[row])
-                    mask[line, : len(tokens[row])] = 1
-                out = model({"input_ids": padded_ids.to(device), "attention_mask": mask.to(device)})
-                yield chosen, [tokens[row] for row in chosen], out
+                lines = [tokens[row] for row in chosen]
+                padded_ids = torch.tensor([ids + [0] * (length - len(ids)) for ids in lines])
+                mask = (torch.arange(length) < torch.tensor([[len(ids)] for ids in lines])).long()
+                yield chosen, lines, model({"input_ids": padded_ids.to(device), "attention_mask": mask.to(device)})
 
     @contextmanager
     def _database(self) -> Iterator[sqlite3.Connection]:

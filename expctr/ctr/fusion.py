@@ -40,12 +40,7 @@ class FusedLinear(nn.Module):
     """A linear layer over the concatenation of a hidden vector x and the explanation's z (Eq. 12).
 
     It is computed as the sum W_x x + b + W_z z, which is the same map. With z = 0 the last term is exactly 0.
-
-    Args:
-        width: length of x.
-        out: length of the output.
-        text_dim: length of z; 0 makes a plain linear layer.
-        dropout: dropout on x and z.
+    A `text_dim` of 0 makes a plain linear layer. Both x and z have dropout.
     """
 
     def __init__(self, width: int, out: int, text_dim: int = 0, dropout: float = 0.0) -> None:

@@ -65,17 +65,13 @@ class ScoringModule(L.LightningModule, ABC):
         follow_options(self.trainer)
         self.trainer.should_stop |= self.best.stopped
 
-    def on_train_end(self) -> None:
-        """Keep the best weights, not the last."""
-        self.best.restore()
-
     def on_validation_start(self) -> None:
         """As `on_test_start`, where validation is all there is."""
         if self.trainer.state.fn == TrainerFn.VALIDATING:
             self.best.restore()
 
     def on_test_start(self) -> None:
-        """A checkpoint holds the last weights and the best ones."""
+        """Go back to the best weights: the model, like a checkpoint, also holds the last ones."""
         self.best.restore()
 
     def test_step(self, batch: Batch, batch_idx: int) -> dict[str, Tensor]:
@@ -87,7 +83,7 @@ class ScoringModule(L.LightningModule, ABC):
     def on_test_epoch_end(self) -> None:
         self._log_metrics("test")
 
-    on_predict_start = on_test_start
+    on_train_end = on_predict_start = on_test_start
 
     def predict_step(self, batch: Batch, batch_idx: int) -> dict[str, Tensor]:
         """`sample` ids and click probabilities `score`, both `[batch]`."""

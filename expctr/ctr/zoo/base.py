@@ -44,12 +44,9 @@ class CTRBackbone(nn.Module):
     def embeddings(
         self, dim: int, fields: Collection[str] | None = None, *, first_order: bool = False
     ) -> FieldEmbeddings:
-        """Field embeddings.
+        """Embeddings of length `dim` for the named fields, or for all.
 
-        Args:
-            dim: length of a vector.
-            fields: names of the fields; `None` for all.
-            first_order: add a last column, the field's first-order weight, so that one lookup reads both.
+        `first_order` adds a last column, the field's first-order weight, so that one lookup reads both.
         """
         if dim < 1:
             raise UserError(f"{type(self).__name__}.embedding_dim must be at least 1")
@@ -59,11 +56,7 @@ class CTRBackbone(nn.Module):
         return FieldEmbeddings(sizes, shares, dim + first_order, self.oov_rate, self.max_rows)
 
     def need_history(self) -> int:
-        """The length of the longest history in order.
-
-        Raises:
-            UserError: the data have no histories in order.
-        """
+        """The length of the longest history in order; a `UserError` if the data have none."""
         if not self.vocabulary.history or "target" not in self.vocabulary.sizes:
             raise UserError(
                 f"{type(self).__name__} reads histories in their order, and the data have none: data.fields must hold "
@@ -76,14 +69,11 @@ class CTRBackbone(nn.Module):
         return TextLogit(self.text_dim)
 
     def forward(self, features: Mapping[str, Tensor], text: Tensor | None = None) -> Tensor:
-        """The click's logit.
+        """The click's logit, `[batch]`.
 
         Args:
             features: int64 `[batch]` or `[batch, values]`, by field.
             text: float `[batch, text_dim]`; `None` means z = 0.
-
-        Returns:
-            `[batch]`.
 
         Raises:
             ValueError: the length of `text` is not the one that the model was built for.

@@ -22,14 +22,9 @@ class AUGRU(nn.Module):
         self.x, self.h = linear(dim, 3 * dim), linear(dim, 3 * dim)
 
     def forward(self, inputs: Tensor, attention: Tensor) -> Tensor:
-        """The last state.
+        """The last state: `[batch, history, dim]` and `[batch, history]` -> `[batch, dim]`.
 
-        Args:
-            inputs: `[batch, history, dim]`.
-            attention: from 0, which keeps the state, to 1, a full step; 0 at padding, `[batch, history]`.
-
-        Returns:
-            `[batch, dim]`; zeros where all attention is 0.
+        Attention goes from 0, which keeps the state (at padding, for instance), to 1, a full step.
         """
         projected, state = self.x(inputs), torch.zeros_like(inputs[:, 0])
         for step in range(inputs.shape[1]):
@@ -94,16 +89,14 @@ class DIEN(InterestBackbone):
         return FIRST + other
 
     def auxiliary_loss(self, features: Mapping[str, Tensor], negatives: Tensor) -> Tensor:
-        """How well each interest tells the next item from a random one (the paper's L_aux).
+        """How well each interest tells the next item from a random one (the paper's L_aux), `[batch]`.
+
+        It is 0 for a history without a next item. Its mean over the rows of all ranks is the mean over all their steps.
 
         Args:
             features: as `forward` takes them.
             negatives: another item for each item of the history, `[batch, history]`. It gets the mark of the item that
                 it replaces, since marks alone could tell them apart otherwise.
-
-        Returns:
-            `[batch]`, 0 for a history without a next item. The mean over the rows of all ranks is the mean over all
-            their steps.
         """
         items, _ = self.past(self.fields, features)
         others, _ = self.past(self.fields, {**features, "history": negatives})

@@ -18,10 +18,6 @@ class TargetAttention(nn.Module):
     """Scores each item of a history against the target, by a small network over both, their difference and product.
 
     As in RecBole, the scores are divided by the square root of the vectors' length.
-
-    Args:
-        dim: length of an item's vector.
-        hidden: widths of the network's hidden layers, whose activation is a sigmoid.
     """
 
     def __init__(self, dim: int, hidden: tuple[int, ...]) -> None:

@@ -64,8 +64,7 @@ class FiGNN(CTRBackbone):
         super().__init__(vocabulary, text_dim, **kwargs)
         self.attention_dim, self.layers, self.heads = attention_dim, layers, heads
         self.dropout, self.attention_dropout = dropout, attention_dropout
-        self.check(attention_dim=(1, inf), layers=(1, inf), heads=(1, inf))
-        self.check(dropout=(0, 1), attention_dropout=(0, 1))
+        self.check(attention_dim=(1, inf), layers=(1, inf), heads=(1, inf), dropout=(0, 1), attention_dropout=(0, 1))
         if attention_dim % heads:
             raise UserError(f"FiGNN.heads must divide attention_dim: {heads} heads, length {attention_dim}")
         self.fields = self.embeddings(embedding_dim)

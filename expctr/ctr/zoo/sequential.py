@@ -133,15 +133,10 @@ class TransformerBackbone(SequentialBackbone):
                 nn.init.zeros_(parameter)
 
     def encode(self, vectors: Tensor, lengths: Tensor | None = None) -> Tensor:
-        """Every position's state.
+        """Every position's state, `[batch, positions, embedding_dim]`; there may be fewer positions than the model has.
 
-        Args:
-            vectors: `[batch, positions, embedding_dim]`, or fewer positions.
-            lengths: `[batch]`, at least 1: each position sees the first `lengths` ones. With `None`, each position sees
-                itself and those before it, so that padding does not change the state of the last item.
-
-        Returns:
-            `[batch, positions, embedding_dim]`.
+        With `lengths` (`[batch]`, at least 1), each position sees the first `lengths` ones. Without, each position sees
+        itself and those before it, so that padding does not change the state of the last item.
         """
         at = torch.arange(vectors.shape[1], device=vectors.device)
         causal = at > at[:, None] if lengths is None else None
