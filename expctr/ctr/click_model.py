@@ -80,8 +80,7 @@ class ClickModel(nn.Module):
         `text_dim` is the length of the text vectors z, 0 for a model without text. `seed` is that of the initial
         weights, and of dropout where the module trains alone.
         """
-        self._seed = seed
-        self._built_for = vocabulary, text_dim
+        self._seed, self._built_for = seed, (vocabulary, text_dim)
         self.backbones.extend(self._fresh())
         self.name = type(self.backbones[0]).__name__  # sharding gives each another class
 
@@ -110,7 +109,6 @@ class ClickModel(nn.Module):
                 values.copy_(statistics[name])
 
     def optimizer(self) -> torch.optim.Adam:
-        """One Adam over all models."""
         return torch.optim.Adam(self.parameters(), self.options.lr, weight_decay=self.options.weight_decay, fused=True)
 
     def gradients(self) -> list[Tensor]:

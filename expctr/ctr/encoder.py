@@ -64,8 +64,7 @@ class SentenceEncoder:
     loaded at the first use. Several processes may share a cache folder.
     """
 
-    _STEP = 16
-    """Padded lengths are multiples of this many tokens."""
+    _STEP = 16  # padded lengths are multiples of this many tokens
 
     def __init__(self, options: EncoderOptions) -> None:
         self.options = options
@@ -75,7 +74,6 @@ class SentenceEncoder:
 
     @property
     def dim(self) -> int:
-        """The length of a vector."""
         dim = self._model.get_embedding_dimension()
         assert dim is not None  # the pooling layer states it
         return dim

@@ -74,6 +74,8 @@ class ScoringModule(L.LightningModule, ABC):
         """Go back to the best weights: the model, like a checkpoint, also holds the last ones."""
         self.best.restore()
 
+    on_train_end = on_predict_start = on_test_start
+
     def test_step(self, batch: Batch, batch_idx: int) -> dict[str, Tensor]:
         """As `validation_step`; returns `score` and `label`, both `[batch]`."""
         self.validation_step(batch, batch_idx)
@@ -82,8 +84,6 @@ class ScoringModule(L.LightningModule, ABC):
 
     def on_test_epoch_end(self) -> None:
         self._log_metrics("test")
-
-    on_train_end = on_predict_start = on_test_start
 
     def predict_step(self, batch: Batch, batch_idx: int) -> dict[str, Tensor]:
         """`sample` ids and click probabilities `score`, both `[batch]`."""

@@ -37,8 +37,7 @@ class GraphLayer(nn.Module):
 class FiGNN(CTRBackbone):
     """Fields are the nodes of a complete graph whose edges are attention weights; a GRU cell updates their states.
 
-    The architecture is the paper's, as RecBole implements it. There is no deep tower, so the explanation joins the
-    logit.
+    The architecture is the paper's, as RecBole implements it. Without a deep tower, the explanation joins the logit.
 
     Args:
         embedding_dim: length of each field's embedding.

@@ -81,8 +81,7 @@ class TransformerBackbone(SequentialBackbone):
         init_std: standard deviation of the initial weights and vectors.
     """
 
-    more_positions = 0
-    """Number of positions beyond those of the longest history."""
+    more_positions = 0  # beyond those of the longest history
 
     def __init__(
         self,

@@ -48,7 +48,6 @@ class CIN(nn.Module):
 
     @property
     def out(self) -> int:
-        """The length of the output."""
         return sum(self.sizes) if self.direct else sum(self.sizes[:-1]) // 2 + self.sizes[-1]
 
     def forward(self, fields: Tensor) -> Tensor:
