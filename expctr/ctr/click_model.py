@@ -57,60 +57,43 @@ _SMALLEST = Vocabulary({"user": 3, "target": 3}, history=1)
 
 
 class ClickModel(nn.Module):
-    """Any model of the zoo, trained by binary cross-entropy.
+    """Any model of the zoo, trained by binary cross-entropy."""
 
-    Args:
-        backbone: the model, one of `expctr.ctr.zoo`.
-        options: how it is trained.
-    """
+    name = ""
+    """What the built model is called."""
 
     def __init__(self, backbone: MakeBackbone, options: CTROptions = DEFAULTS) -> None:
         super().__init__()
         self.backbone, self.options = backbone, options
         self.backbones = nn.ModuleList()
         self.best = BestWeights(self.backbones, options.monitor, options.patience)
-        self._built_for, self._name = (Vocabulary({}), 0), ""
         with torch.random.fork_rng(devices=[]):
             backbone(_SMALLEST, 0)  # refuses wrong options now, before the data are read
 
     @property
     def built(self) -> bool:
-        """Has `build` been called?"""
         return len(self.backbones) > 0
-
-    @property
-    def name(self) -> str:
-        """What the built model is called."""
-        return self._name
 
     def build(self, vocabulary: Vocabulary, text_dim: int = 0, seed: int = 0) -> None:
         """Make the model (all `crossfit` of them).
 
-        Args:
-            vocabulary: the data's.
-            text_dim: length of the text vectors z; 0 for a model without text.
-            seed: of the initial weights, and of dropout where the module trains alone.
+        `text_dim` is the length of the text vectors z, 0 for a model without text. `seed` is that of the initial
+        weights, and of dropout where the module trains alone.
         """
-        self._seed = seed
-        self._built_for = vocabulary, text_dim
+        self._seed, self._built_for = seed, (vocabulary, text_dim)
         self.backbones.extend(self._fresh())
-        self._name = type(self.backbones[0]).__name__  # sharding gives each another class
+        self.name = type(self.backbones[0]).__name__  # sharding gives each another class
 
     def _fresh(self) -> list[CTRBackbone]:
-        models: list[CTRBackbone] = []
+        models = []
         for fold in range(self.options.crossfit):
             with initial_weights(self._seed + fold):
                 models.append(self.backbone(*self._built_for))
         return models
 
     def reset(self, optimizer: torch.optim.Optimizer | None = None) -> None:
-        """Return to the initial weights, for a stage that starts over; forgets the best ones too.
-
-        Args:
-            optimizer: the one whose moments and step counts are set to zero.
-        """
-        fresh = nn.ModuleList(self._fresh()).state_dict()
-        set_model_state_dict(self.backbones, fresh, options=FULL)
+        """Return to the initial weights, for a stage that starts over; forget the best ones and Adam's moments."""
+        set_model_state_dict(self.backbones, nn.ModuleList(self._fresh()).state_dict(), options=FULL)
         self.best.forget()
         for state in optimizer.state.values() if optimizer else ():
             for value in state.values():
@@ -121,17 +104,14 @@ class ClickModel(nn.Module):
         return {name: values.clone() for name, values in self.backbones.named_buffers()}
 
     def load_statistics(self, statistics: Mapping[str, Tensor]) -> None:
-        """The inverse of `statistics`."""
         for name, values in self.backbones.named_buffers():
             if name in statistics:
                 values.copy_(statistics[name])
 
     def optimizer(self) -> torch.optim.Adam:
-        """One Adam over all models."""
         return torch.optim.Adam(self.parameters(), self.options.lr, weight_decay=self.options.weight_decay, fused=True)
 
     def gradients(self) -> list[Tensor]:
-        """Of all parameters that have one."""
         return [p.grad for p in self.parameters() if p.grad is not None]
 
     def shard(self, mesh: DeviceMesh) -> None:
@@ -147,8 +127,7 @@ class ClickModel(nn.Module):
 
     def logits(self, features: Mapping[str, Tensor], text: Tensor | None = None) -> Tensor:
         """The click's logit `[batch]`, the mean over the cross-fitted models; arguments as for `CTRBackbone`."""
-        mean: Tensor = self(features, text).mean(0)
-        return mean
+        return torch.mean(self(features, text), 0)
 
     def loss(self, batch: Batch, text: Tensor | None = None, guard: NaNGuard | None = None) -> Tensor:
         """Binary cross-entropy, averaged over the rows of all ranks and summed over the cross-fitted models.
@@ -159,9 +138,6 @@ class ClickModel(nn.Module):
             batch: training rows.
             text: their text vectors, `[batch, text_dim]`; `None` stands for z = 0.
             guard: knows the rows; without one, a loss that is NaN or infinite is returned as it is.
-
-        Returns:
-            A scalar to call `backward` on.
 
         Raises:
             BadRunError: a row's loss is NaN or infinite.
@@ -187,15 +163,12 @@ class ClickModel(nn.Module):
 
     @torch.no_grad()
     def score(self, batch: Batch, text: Tensor | None = None, *, heldout: bool = False) -> Tensor:
-        """The click's probability, s_r of Eq. 12, always without dropout.
+        """The click's probability `[batch]`, s_r of Eq. 12, always without dropout.
 
         Args:
             batch: any rows.
             text: their text vectors, `[batch, text_dim]`; `None` stands for z = 0, which gives s_0 of Eq. 13.
             heldout: the rows are training rows: score each with the cross-fitted model that was not trained on it.
-
-        Returns:
-            `[batch]`.
         """
         training = self.training
         self.eval()

@@ -15,10 +15,7 @@ FULL = StateDictOptions(full_state_dict=True)
 class BestWeights:
     """The weights at the best validation so far, and how long ago that was.
 
-    Args:
-        modules: whose weights to keep.
-        monitor: validation metric that is watched.
-        patience: validations without improvement until it is time to stop.
+    `patience` is the number of validations without improvement until it is time to stop.
     """
 
     def __init__(self, modules: nn.Module, monitor: Monitor, patience: int) -> None:
@@ -50,7 +47,6 @@ class BestWeights:
 
     @property
     def stopped(self) -> bool:
-        """Was it time to stop at the last validation?"""
         return self._waited >= self._patience
 
     def state_dict(self) -> dict[str, Any]:
@@ -58,5 +54,4 @@ class BestWeights:
         return {"best": self._best, "waited": self._waited, "weights": dict(self._weights)}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Continue where `state_dict` was taken."""
         self._best, self._waited, self._weights = state["best"], state["waited"], dict(state["weights"])

@@ -63,20 +63,15 @@ class FieldEmbeddings(nn.Module):
         self._size = {name: sizes[shares.get(name, name)] for name in self.names}
         self._known: dict[tuple[tuple[int, ...], torch.device], _Columns] = {}
         self.weight = nn.Parameter(torch.empty(start, dim))
-        self.reset_parameters()
-
-    def reset_parameters(self) -> None:
-        """Draw the table from Xavier's normal distribution, as RecBole does."""
-        nn.init.xavier_normal_(self.weight)
+        nn.init.xavier_normal_(self.weight)  # as in RecBole
         with torch.no_grad():
             self.weight[PADDING].zero_()
 
     def layout(self) -> dict[str, dict[str, int]]:
         """Where each field's rows are, for readers of the table that do not use this class.
 
-        Returns:
-            By field: `size`, its number of indices; `rows`, the number of rows that these share; and `start`: an index
-            i of 1 or more (hashed first, where `size` is above `rows`) reads the row `start` + i.
+        By field: `size`, its number of indices; `rows`, the number of rows that these share; and `start`: an index i of
+        1 or more (hashed first, where `size` is above `rows`) reads the row `start` + i.
         """
         return {
             name: {"start": self._start[name], "size": size, "rows": min(size, self.max_rows or size)}
@@ -84,13 +79,10 @@ class FieldEmbeddings(nn.Module):
         }
 
     def forward(self, features: Mapping[str, Tensor]) -> Tensor:
-        """Look up and pool.
+        """Look up and pool: `[batch, fields, dim]`, fields in the order of `names`.
 
         Args:
             features: int64 `[batch]`, or `[batch, values]` with 0 as padding, for every field; others are ignored.
-
-        Returns:
-            `[batch, fields, dim]`, fields in the order of `names`.
 
         Raises:
             KeyError: a field is missing.
@@ -114,14 +106,7 @@ class FieldEmbeddings(nn.Module):
         return (summed / count.clamp_min(1)).view(len(index), len(self.names), dim)
 
     def look_up(self, name: str, index: Tensor) -> Tensor:
-        """Vectors of one field's values, without pooling.
-
-        Args:
-            name: the field.
-            index: int64 `[...]`, 0 as padding.
-
-        Returns:
-            `[..., dim]`, zeros at padding.
+        """Vectors of one field's values, without pooling; int64 `[...]` -> `[..., dim]`, zeros at padding (index 0).
 
         Raises:
             IndexError: an index lies outside the field's table.
@@ -134,21 +119,18 @@ class FieldEmbeddings(nn.Module):
         return F.embedding(rows, self.weight, padding_idx=PADDING)
 
     def _hide(self, index: Tensor) -> Tensor:
-        """Replace some values by the OOV index, while training."""
         if not self.training or self.oov_rate == 0:
             return index
         hidden = (torch.rand(index.shape, device=index.device) < self.oov_rate) & (index != PADDING)
         return index.masked_fill(hidden, UNSEEN)
 
     def _hashed(self, index: Tensor, size: Tensor | int) -> Tensor:
-        """The row of each value in its field's table, where the field has `size` indices."""
         if self.max_rows is None:
             return index
         spread = FIRST + (index * _PRIME & 0xFFFFFFFF) % (self.max_rows - FIRST)
         return torch.where((index >= FIRST) & (size > self.max_rows), spread, index)
 
     def _columns(self, widths: tuple[int, ...], device: torch.device) -> "_Columns":
-        """The field of each column of a batch, where field i has `widths[i]` columns."""
         if (widths, device) not in self._known:
             field = torch.arange(len(widths)).repeat_interleave(torch.tensor(widths))
             start, size = (torch.tensor([of[name] for name in self.names])[field] for of in (self._start, self._size))
@@ -167,20 +149,13 @@ class FieldEmbeddings(nn.Module):
 class _Columns(NamedTuple):
     """The columns of a batch's fields, side by side; each tensor is `[columns]`."""
 
-    field: Tensor
-    """The number of its field."""
-    start: Tensor
-    """What is added to an index to get its row in the table."""
-    size: Tensor
-    """The number of indices of its field."""
+    field: Tensor  # the number of its field
+    start: Tensor  # what is added to an index to get its row in the table
+    size: Tensor  # the number of indices of its field
 
 
 class HistoryVectors(nn.Module):
-    """A history in its order: each item's vector, plus a mark that says whether it was liked (zeros at first).
-
-    Args:
-        dim: length of the vectors.
-    """
+    """A history in its order: each item's vector, plus a mark that says whether it was liked (zeros at first)."""
 
     def __init__(self, dim: int) -> None:
         super().__init__()
@@ -188,15 +163,12 @@ class HistoryVectors(nn.Module):
         nn.init.zeros_(self.marks.weight)
 
     def forward(self, fields: FieldEmbeddings, features: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
-        """Look up the items and add their marks.
+        """Vectors `[batch, history, dim]`, zeros at padding, and the lengths `[batch]`.
 
         Args:
             fields: holds the items' vectors, as its field `target`.
             features: with `history` (items, oldest first, padded with 0 at the end) and `history_liked` (1 for
                 disliked, 2 for liked), int64 `[batch, history]`.
-
-        Returns:
-            Vectors `[batch, history, dim]`, zeros at padding, and the lengths `[batch]`.
         """
         items = features["history"]
         return fields.look_up("target", items) + self.marks(features["history_liked"]), (items != PADDING).sum(1)

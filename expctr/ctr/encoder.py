@@ -64,8 +64,7 @@ class SentenceEncoder:
     loaded at the first use. Several processes may share a cache folder.
     """
 
-    _STEP = 16
-    """Padded lengths are multiples of this many tokens."""
+    _STEP = 16  # padded lengths are multiples of this many tokens
 
     def __init__(self, options: EncoderOptions) -> None:
         self.options = options
@@ -75,30 +74,19 @@ class SentenceEncoder:
 
     @property
     def dim(self) -> int:
-        """The length of a vector."""
         dim = self._model.get_embedding_dimension()
         assert dim is not None  # the pooling layer states it
         return dim
 
     def centre(self, texts: Sequence[str], device: torch.device | str = "cpu") -> None:
-        """Set `mean` to the mean vector of `texts`; it stays as it is where all of them are blank.
-
-        Args:
-            texts: the training explanations; blank ones do not count.
-            device: where to encode, and where `mean` lies.
-        """
+        """Set `mean` to the mean vector of the texts that are not blank; without any, it stays as it is."""
         if written := [text for text in texts if text.strip()]:
             self.mean = self.encode(written, device).double().mean(0).float()
 
     def vectors(self, texts: Sequence[str], device: torch.device | str = "cpu") -> Tensor:
-        """The vectors z of explanations (Eq. 11), minus `mean`.
+        """The vectors z of explanations (Eq. 11), minus `mean`: float32 `[len(texts), dim]`, on `device`.
 
-        Args:
-            texts: explanations; a blank one has z = 0, centred or not.
-            device: where to encode, and where the result lies.
-
-        Returns:
-            float32 `[len(texts), dim]`.
+        A blank text has z = 0, centred or not.
         """
         vectors = self.encode(texts, device)
         written = torch.tensor([bool(text.strip()) for text in texts], device=vectors.device)
@@ -106,15 +94,7 @@ class SentenceEncoder:
 
     @torch.no_grad()
     def encode(self, texts: Sequence[str], device: torch.device | str = "cpu") -> Tensor:
-        """Encode texts, or read their vectors from the cache.
-
-        Args:
-            texts: any strings; a repeated one is encoded once.
-            device: where to encode, and where the result lies.
-
-        Returns:
-            float32 `[len(texts), dim]`.
-        """
+        """Encode texts, or read their vectors from the cache: float32 `[len(texts), dim]`, on `device`."""
         keys = [hashlib.sha256(text.encode("utf-8", "surrogatepass")).digest() for text in texts]
         wanted = {key: text for key, text in zip(keys, texts, strict=True) if text.strip()}
         found = {key: self._memory[key] for key in wanted if key in self._memory}
@@ -124,20 +104,17 @@ class SentenceEncoder:
             made = dict(zip(fresh, vectors.cpu(), strict=True))
             self._write(made)
             found |= made
-        self._remember(found)
+        self._memory |= found
+        while len(self._memory) > self.options.memory:
+            del self._memory[next(iter(self._memory))]
         empty = torch.zeros(self.dim)
         return torch.stack([found.get(key, empty) for key in keys]).to(device) if keys else empty.new_zeros(0, self.dim)
 
     @torch.no_grad()
     def token_vectors(self, texts: Sequence[str], device: torch.device | str = "cpu") -> list[Tensor]:
-        """The last hidden layer at each token of a text, without the tokens that the tokenizer adds; on the CPU.
+        """The last hidden layer at each token of a text, without the tokens that the tokenizer adds.
 
-        Args:
-            texts: any strings; long ones are truncated as in `encode`.
-            device: where to encode.
-
-        Returns:
-            float32 `[tokens, dim]` per text.
+        float32 `[tokens, dim]` per text, on the CPU; long texts are truncated as in `encode`.
         """
         added = set(self._tokenizer.all_special_ids)
         vectors = [torch.zeros(0, self.dim)] * len(texts)
@@ -148,7 +125,6 @@ class SentenceEncoder:
         return vectors
 
     def _encode(self, texts: list[str], device: torch.device | str) -> Tensor:
-        """Encode without the cache; `[texts, dim]`, 0 for a text without content."""
         vectors = torch.zeros(len(texts), self.dim, device=device)
         for rows, _, out in self._batches(texts, device):
             vectors[rows] = out["sentence_embedding"].float()
@@ -174,18 +150,10 @@ class SentenceEncoder:
         for length, rows in sorted(buckets.items(), reverse=True):  # longest first, to run out of memory at once
             for start in range(0, len(rows), self.options.batch_size):
                 chosen = rows[start : start + self.options.batch_size]
-                padded_ids = torch.zeros(len(chosen), length, dtype=torch.long)
-                mask = torch.zeros_like(padded_ids)
-                for line, row in enumerate(chosen):
-                    padded_ids[line, : len(tokens[row])] = torch.tensor(tokens[row])
-                    mask[line, : len(tokens[row])] = 1
-                out = model({"input_ids": padded_ids.to(device), "attention_mask": mask.to(device)})
-                yield chosen, [tokens[row] for row in chosen], out
-
-    def _remember(self, vectors: dict[bytes, Tensor]) -> None:
-        self._memory |= vectors
-        while len(self._memory) > self.options.memory:
-            del self._memory[next(iter(self._memory))]
+                lines = [tokens[row] for row in chosen]
+                padded_ids = torch.tensor([ids + [0] * (length - len(ids)) for ids in lines])
+                mask = (torch.arange(length) < torch.tensor([[len(ids)] for ids in lines])).long()
+                yield chosen, lines, model({"input_ids": padded_ids.to(device), "attention_mask": mask.to(device)})
 
     @contextmanager
     def _database(self) -> Iterator[sqlite3.Connection]:

@@ -25,9 +25,7 @@ def check_precision(trainer: L.Trainer) -> None:
 def check_weights(module: nn.Module, found: Mapping[str, tuple[int, ...]]) -> None:
     """Refuse a checkpoint of another model, which would otherwise be loaded in part, without an error.
 
-    Args:
-        module: with the trained weights that are to be loaded.
-        found: the checkpoint's weights, name to shape.
+    `found` holds the shapes of the checkpoint's weights by name.
 
     Raises:
         UserError: naming a weight that it lacks, has in another shape, or should not have.

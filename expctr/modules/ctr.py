@@ -44,7 +44,6 @@ class CTRModule(ClickModel, ScoringModule):
                 self.shard(self.device_mesh["data_parallel"])
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
-        """`optimizer`."""
         return self.optimizer()
 
     def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
@@ -56,7 +55,6 @@ class CTRModule(ClickModel, ScoringModule):
         return None
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
-        """One batch."""
         guard = NaNGuard(f"epoch {self.current_epoch + 1}, batch {batch_idx + 1}", batch.sample.tolist())
         loss = self.loss(batch, self.text(batch), guard)
         mean = all_sum(loss) / (world_size() * self.options.crossfit)
@@ -69,7 +67,6 @@ class CTRModule(ClickModel, ScoringModule):
         guard.check_gradients("the CTR model's gradient norm", self.gradients(), TOO_FAST)
 
     def row_scores(self, batch: Batch) -> Tensor:
-        """`score`, with the rows' text vectors where there are any."""
         return self.score(batch, self.text(batch))
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
@@ -78,7 +75,6 @@ class CTRModule(ClickModel, ScoringModule):
         checkpoint["ctr_statistics"] = self.statistics()
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """The inverse of `on_save_checkpoint`."""
         super().on_load_checkpoint(checkpoint)
         self.load_statistics(checkpoint.get("ctr_statistics", {}))  # checkpoints of 0.1.0 have none
 

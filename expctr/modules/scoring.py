@@ -41,7 +41,6 @@ class ScoringModule(L.LightningModule, ABC):
         """Click probabilities, `[batch]`, without gradient."""
 
     def setup(self, stage: str) -> None:
-        """Say which batches it wants."""
         self.trainer.datamodule.request(self.train_batches, self.val_batches)  # type: ignore[attr-defined]
 
     def train_batches(self) -> BatchSpec:
@@ -49,7 +48,6 @@ class ScoringModule(L.LightningModule, ABC):
         return BatchSpec(self.trainer.datamodule.ctr_batch_size, epoch=self.current_epoch)  # type: ignore[attr-defined]
 
     def val_batches(self) -> BatchSpec:
-        """The validation split, likewise."""
         return BatchSpec(self.trainer.datamodule.ctr_batch_size)  # type: ignore[attr-defined]
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
@@ -67,18 +65,16 @@ class ScoringModule(L.LightningModule, ABC):
         use_current_options(self.trainer)
         self.trainer.should_stop |= self.best.stopped
 
-    def on_train_end(self) -> None:
-        """Keep the best weights, not the last."""
-        self.best.restore()
-
     def on_validation_start(self) -> None:
         """Before `expctr validate`: restore the best weights."""
         if self.trainer.state.fn == TrainerFn.VALIDATING:
             self.best.restore()
 
     def on_test_start(self) -> None:
-        """A checkpoint holds the last weights and the best ones."""
+        """Go back to the best weights: the model, like a checkpoint, also holds the last ones."""
         self.best.restore()
+
+    on_train_end = on_predict_start = on_test_start
 
     def test_step(self, batch: Batch, batch_idx: int) -> dict[str, Tensor]:
         """As `validation_step`; returns `score` and `label`, both `[batch]`."""
@@ -87,12 +83,7 @@ class ScoringModule(L.LightningModule, ABC):
         return {"score": scores, "label": labels}
 
     def on_test_epoch_end(self) -> None:
-        """Log the metrics."""
         self._log_metrics("test")
-
-    def on_predict_start(self) -> None:
-        """As `on_test_start`."""
-        self.best.restore()
 
     def predict_step(self, batch: Batch, batch_idx: int) -> dict[str, Tensor]:
         """`sample` ids and click probabilities `score`, both `[batch]`."""
@@ -104,7 +95,6 @@ class ScoringModule(L.LightningModule, ABC):
         checkpoint["ctr_best"] = self.best.state_dict()
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Continue with the best weights so far, if the data are the same."""
         self.trainer.datamodule.features.check_same(Features.from_state(checkpoint["features"]))  # type: ignore[attr-defined]
         self.best.load_state_dict(section(checkpoint, "ctr_best", self))
 

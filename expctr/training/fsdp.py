@@ -6,11 +6,7 @@ from typing import Any
 import torch
 from lightning.pytorch.strategies import ModelParallelStrategy
 from torch.distributed.checkpoint.metadata import TensorStorageMetadata
-from torch.distributed.checkpoint.state_dict import (
-    StateDictOptions,
-    get_optimizer_state_dict,
-    set_optimizer_state_dict,
-)
+from torch.distributed.checkpoint.state_dict import StateDictOptions, get_optimizer_state_dict, set_optimizer_state_dict
 from torch.distributed.checkpoint.state_dict_loader import load
 
 from expctr.modules.checks import check_weights
@@ -24,15 +20,10 @@ class ShardedStrategy(ModelParallelStrategy):
 
     The stock checkpoint filtered to the adapter cannot be loaded, and the stock consolidated one resumes silently wrong
     on another number of ranks.
-
-    Args:
-        data_parallel_size: how many ranks share the weights and the rows.
     """
 
     def __init__(self, data_parallel_size: int) -> None:
-        super().__init__(
-            data_parallel_size=data_parallel_size, tensor_parallel_size=1, save_distributed_checkpoint=True
-        )
+        super().__init__(data_parallel_size, tensor_parallel_size=1, save_distributed_checkpoint=True)
 
     def lightning_module_state_dict(self) -> dict[str, Any]:
         """The trained weights, each rank its shard."""

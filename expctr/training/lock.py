@@ -15,9 +15,6 @@ def hold(folder: Path) -> FileLock:
     The lock is the operating system's, so that a killed run leaves none; the file `.lock` in the folder, which stays,
     says who holds it.
 
-    Args:
-        folder: the run's.
-
     Raises:
         UserError: another process holds it.
     """

@@ -14,11 +14,7 @@ LISTENED = (signal.SIGUSR1, signal.SIGINT, signal.SIGTERM)
 
 
 class Stopped(KeyboardInterrupt):
-    """A fit that was asked to stop, and has saved.
-
-    Args:
-        number: of the signal that asked.
-    """
+    """A fit that was asked to stop by a signal, and has saved."""
 
     def __init__(self, number: signal.Signals) -> None:
         super().__init__()
@@ -42,11 +38,7 @@ class Signals:
                 signal.signal(number, self._keep)
 
     def look(self, device: torch.device) -> signal.Signals | None:
-        """The strongest signal that any rank got; all ranks call it together.
-
-        Args:
-            device: where the ranks can add up.
-        """
+        """The strongest signal that any rank got; all ranks call it together, with a device where they can add up."""
         self._seen = list(self._came)
         came = all_sum(torch.tensor(self._seen, device=device)).tolist()
         return next((number for number, times in zip(LISTENED[::-1], came[::-1], strict=True) if times), None)

@@ -22,7 +22,6 @@ class AutoInt(DeepBackbone):
     first-order weights, and a single ReLU after all attention layers, where the paper has one in each.
 
     Args:
-        embedding_dim: length of each field's embedding.
         mlp: widths of the deep tower's hidden layers.
         attention_dim: length of a field's vector in the attention layers.
         layers: number of attention layers.
@@ -36,7 +35,6 @@ class AutoInt(DeepBackbone):
         self,
         vocabulary: Vocabulary,
         text_dim: int = 0,
-        embedding_dim: int = 10,
         mlp: tuple[int, ...] = (128, 128),
         attention_dim: int = 16,
         layers: int = 3,
@@ -45,27 +43,26 @@ class AutoInt(DeepBackbone):
         residual: bool = False,
         **kwargs: Any,
     ) -> None:
-        super().__init__(vocabulary, text_dim, mlp, **kwargs)
+        super().__init__(vocabulary, text_dim, mlp=mlp, **kwargs)
         self.attention_dim, self.layers, self.heads = attention_dim, layers, heads
         self.attention_dropout = attention_dropout
         self.check(attention_dim=(1, inf), layers=(0, inf), heads=(1, inf), attention_dropout=(0, 1))
         if attention_dim % heads:
             raise UserError(f"AutoInt.heads must divide attention_dim: {heads} heads, length {attention_dim}")
-        self.fields = self.embeddings(embedding_dim, first_order=True)
+        self.fields = self.embeddings(self.embedding_dim, first_order=True)
         count = len(self.fields.names)
-        self.project = linear(embedding_dim, attention_dim)
+        self.project = linear(self.embedding_dim, attention_dim)
         self.attention = nn.ModuleList(
             SelfAttention(attention_dim, heads, attention_dropout, batch_first=True) for _ in range(layers)
         )
         for layer in self.attention:
             nn.init.xavier_normal_(cast("SelfAttention", layer).out_proj.weight)
-        self.residual = linear(embedding_dim, attention_dim) if residual else None
+        self.residual = linear(self.embedding_dim, attention_dim) if residual else None
         self.attended = linear(count * attention_dim, 1)
-        self.deep = self.tower(count * embedding_dim)
+        self.deep = self.tower(count * self.embedding_dim)
         self.last = self.head(mlp[-1])  # also holds the first-order part's bias
 
     def logits(self, features: Mapping[str, Tensor], text: Tensor | None) -> Tensor:
-        """See `CTRBackbone.forward`."""
         fields: Tensor = self.fields(features)
         first_order, vectors = fields[..., -1].sum(1), fields[..., :-1]
         crossed = self.project(vectors)

@@ -44,12 +44,9 @@ class CTRBackbone(nn.Module):
     def embeddings(
         self, dim: int, fields: Collection[str] | None = None, *, first_order: bool = False
     ) -> FieldEmbeddings:
-        """Field embeddings.
+        """Embeddings of length `dim` for the named fields, or for all.
 
-        Args:
-            dim: length of a vector.
-            fields: names of the fields; `None` for all.
-            first_order: add a last column, the field's first-order weight, so that one lookup reads both.
+        `first_order` adds a last column, the field's first-order weight, so that one lookup reads both.
         """
         if dim < 1:
             raise UserError(f"{type(self).__name__}.embedding_dim must be at least 1")
@@ -59,11 +56,7 @@ class CTRBackbone(nn.Module):
         return FieldEmbeddings(sizes, shares, dim + first_order, self.oov_rate, self.max_rows)
 
     def need_history(self) -> int:
-        """The length of the longest history in order.
-
-        Raises:
-            UserError: the data have no histories in order.
-        """
+        """The length of the longest history in order; a `UserError` if the data have none."""
         if not self.vocabulary.history or "target" not in self.vocabulary.sizes:
             raise UserError(
                 f"{type(self).__name__} reads histories in their order, and the data have none: data.fields must hold "
@@ -76,14 +69,11 @@ class CTRBackbone(nn.Module):
         return TextLogit(self.text_dim)
 
     def forward(self, features: Mapping[str, Tensor], text: Tensor | None = None) -> Tensor:
-        """The click's logit.
+        """The click's logit, `[batch]`.
 
         Args:
             features: int64 `[batch]` or `[batch, values]`, by field.
             text: float `[batch, text_dim]`; `None` means z = 0.
-
-        Returns:
-            `[batch]`.
 
         Raises:
             ValueError: the length of `text` is not the one that the model was built for.
@@ -97,14 +87,7 @@ class CTRBackbone(nn.Module):
         raise NotImplementedError
 
     def penalty(self, features: Mapping[str, Tensor]) -> Tensor | None:
-        """What training adds to each row's loss: a regularisation or an auxiliary loss.
-
-        Args:
-            features: of training rows, as `forward` takes them.
-
-        Returns:
-            `[batch]`, or a scalar `[]` for all rows; `None` if there is nothing to add.
-        """
+        """What training adds to each row's loss, for instance a regularisation: `[batch]`, or `[]` for all rows."""
         return None
 
 
@@ -115,8 +98,7 @@ class DeepBackbone(CTRBackbone):
     and passes `text` to the latter two. The explanation then joins where `fuse` says.
 
     Args:
-        vocabulary: sizes of the data's fields.
-        text_dim: length of the explanation's vector z; 0 makes a model without text.
+        embedding_dim: length of each field's embedding.
         mlp: widths of the deep tower's hidden layers.
         dropout: dropout before each layer of the deep tower.
         fuse: where the explanation joins: at the deep tower's input, or at its last hidden layer.
@@ -126,13 +108,14 @@ class DeepBackbone(CTRBackbone):
         self,
         vocabulary: Vocabulary,
         text_dim: int = 0,
+        embedding_dim: int = 10,
         mlp: tuple[int, ...] = (128, 128, 128),
         dropout: float = 0.2,
         fuse: Fuse = "input",
         **kwargs: Any,
     ) -> None:
         super().__init__(vocabulary, text_dim, **kwargs)
-        self.mlp, self.dropout, self.fuse = mlp, dropout, fuse
+        self.embedding_dim, self.mlp, self.dropout, self.fuse = embedding_dim, mlp, dropout, fuse
         self.check(dropout=(0, 1))
 
     def tower(

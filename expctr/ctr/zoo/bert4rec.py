@@ -49,11 +49,9 @@ class BERT4Rec(TransformerBackbone):
         self.start(self.out)
 
     def logits(self, features: Mapping[str, Tensor], text: Tensor | None) -> Tensor:
-        """See `CTRBackbone.forward`."""
         return super().logits(features, text) + self.item_bias.look_up("target", features["target"]).squeeze(-1)
 
     def state(self, vectors: Tensor, lengths: Tensor, features: Mapping[str, Tensor]) -> Tensor:
-        """See `SequentialBackbone.state`."""
         rows = torch.arange(len(vectors), device=vectors.device)
         masked = torch.cat([vectors, torch.zeros_like(vectors[:, :1])], dim=1)
         masked[rows, lengths] = self.mask

@@ -65,7 +65,6 @@ class Caser(SequentialBackbone):
             nn.init.zeros_(layer.bias)
 
     def state(self, vectors: Tensor, lengths: Tensor, features: Mapping[str, Tensor]) -> Tensor:
-        """See `SequentialBackbone.state`."""
         in_time = vectors.transpose(1, 2)  # [batch, embedding_dim, history]
         found = [self.vertical(vectors).flatten(1), *(F.relu(conv(in_time)).amax(2) for conv in self.horizontal)]
         sequence = F.relu(self.join(self.drop(torch.cat(found, dim=1))))

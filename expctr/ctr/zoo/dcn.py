@@ -17,7 +17,6 @@ class DCN(DeepBackbone):
     From the paper: the network. From RecBole: the penalty on the cross weights.
 
     Args:
-        embedding_dim: length of each field's embedding.
         mlp: widths of the deep tower's hidden layers.
         cross_layers: number of cross layers.
         reg_weight: weight of the norms of the cross weights in the loss.
@@ -27,18 +26,16 @@ class DCN(DeepBackbone):
         self,
         vocabulary: Vocabulary,
         text_dim: int = 0,
-        embedding_dim: int = 10,
         mlp: tuple[int, ...] = (256, 256, 256),
         cross_layers: int = 6,
         reg_weight: float = 2.0,
         **kwargs: Any,
     ) -> None:
-        super().__init__(vocabulary, text_dim, mlp, **kwargs)
-        self.reg_weight = reg_weight
-        self.cross_layers = cross_layers
+        super().__init__(vocabulary, text_dim, mlp=mlp, **kwargs)
+        self.cross_layers, self.reg_weight = cross_layers, reg_weight
         self.check(cross_layers=(1, inf), reg_weight=(0, inf))
-        self.fields = self.embeddings(embedding_dim)
-        width = len(self.fields.names) * embedding_dim
+        self.fields = self.embeddings(self.embedding_dim)
+        width = len(self.fields.names) * self.embedding_dim
         self.cross_weight = nn.Parameter(torch.randn(cross_layers, width))
         self.cross_bias = nn.Parameter(torch.zeros(cross_layers, width))
         self.deep = self.tower(width, batch_norm=True)
@@ -52,12 +49,9 @@ class DCN(DeepBackbone):
         return crossed
 
     def logits(self, features: Mapping[str, Tensor], text: Tensor | None) -> Tensor:
-        """See `CTRBackbone.forward`."""
         x = self.fields(features).flatten(1)
-        logit: Tensor = self.last(torch.cat([self.cross(x), self.deep(x, text)], 1), text).squeeze(-1)
-        return logit
+        return torch.squeeze(self.last(torch.cat([self.cross(x), self.deep(x, text)], 1), text), -1)
 
     def penalty(self, features: Mapping[str, Tensor]) -> Tensor:
         """`reg_weight` times the norms of the layers' cross weights, `[]`."""
-        norms: Tensor = torch.linalg.vector_norm(self.cross_weight, dim=1)
-        return self.reg_weight * norms.sum()
+        return self.reg_weight * torch.sum(torch.linalg.vector_norm(self.cross_weight, dim=1))

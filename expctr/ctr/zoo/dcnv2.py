@@ -15,12 +15,7 @@ from expctr.data.features import Vocabulary
 
 
 class Cross(nn.Module):
-    """Cross layers with one matrix each: x_0 * (W x_l + b) + x_l.
-
-    Args:
-        width: length of x.
-        layers: number of layers.
-    """
+    """Cross layers with one matrix each: x_0 * (W x_l + b) + x_l."""
 
     def __init__(self, width: int, layers: int) -> None:
         super().__init__()
@@ -36,16 +31,13 @@ class Cross(nn.Module):
 
     def norm(self) -> Tensor:
         """The sum of the norms of the layers' matrices, `[]`."""
-        norms: Tensor = torch.linalg.vector_norm(self.weight, dim=(1, 2))
-        return norms.sum()
+        return torch.sum(torch.linalg.vector_norm(self.weight, dim=(1, 2)))
 
 
 class MixedCross(nn.Module):
     """Cross layers of gated experts of low rank: expert i computes x_0 * (U_i tanh(C_i tanh(V_i x_l)) + b).
 
     Args:
-        width: length of x.
-        layers: number of layers.
         experts: number of experts per layer; all layers share the gates, as in RecBole.
         rank: rank of the experts' matrices.
     """
@@ -103,7 +95,7 @@ class DCNv2(DeepBackbone):
         reg_weight: float = 2.0,
         **kwargs: Any,
     ) -> None:
-        super().__init__(vocabulary, text_dim, mlp, **kwargs)
+        super().__init__(vocabulary, text_dim, embedding_dim, mlp, **kwargs)
         self.stacked, self.reg_weight = structure == "stacked", reg_weight
         self.cross_layers, self.experts, self.rank = cross_layers, experts, rank
         self.check(cross_layers=(1, inf), experts=(0, inf), rank=(1, inf), reg_weight=(0, inf))
@@ -114,12 +106,10 @@ class DCNv2(DeepBackbone):
         self.last = self.head(mlp[-1] + (0 if self.stacked else width))
 
     def logits(self, features: Mapping[str, Tensor], text: Tensor | None) -> Tensor:
-        """See `CTRBackbone.forward`."""
         x = self.fields(features).flatten(1)
         crossed = self.cross(x)
         hidden = self.deep(crossed, text) if self.stacked else torch.cat([crossed, self.deep(x, text)], 1)
-        logit: Tensor = self.last(hidden, text).squeeze(-1)
-        return logit
+        return torch.squeeze(self.last(hidden, text), -1)
 
     def penalty(self, features: Mapping[str, Tensor]) -> Tensor:
         """`reg_weight` times the norms of the cross matrices, `[]`."""

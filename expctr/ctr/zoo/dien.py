@@ -15,25 +15,16 @@ from expctr.distributed import all_sum
 
 
 class AUGRU(nn.Module):
-    """A GRU whose update gate is scaled by attention: an item without attention leaves the state unchanged.
-
-    Args:
-        dim: length of inputs and states.
-    """
+    """A GRU whose update gate is scaled by attention: an item without attention leaves the state unchanged."""
 
     def __init__(self, dim: int) -> None:
         super().__init__()
         self.x, self.h = linear(dim, 3 * dim), linear(dim, 3 * dim)
 
     def forward(self, inputs: Tensor, attention: Tensor) -> Tensor:
-        """The last state.
+        """The last state: `[batch, history, dim]` and `[batch, history]` -> `[batch, dim]`.
 
-        Args:
-            inputs: `[batch, history, dim]`.
-            attention: from 0, which keeps the state, to 1, a full step; 0 at padding, `[batch, history]`.
-
-        Returns:
-            `[batch, dim]`; zeros where all attention is 0.
+        Attention goes from 0, which keeps the state (at padding, for instance), to 1, a full step.
         """
         projected, state = self.x(inputs), torch.zeros_like(inputs[:, 0])
         for step in range(inputs.shape[1]):
@@ -56,42 +47,24 @@ class DIEN(InterestBackbone):
     x * sigmoid(x) as "Dice".
 
     Args:
-        embedding_dim: length of each field's embedding.
-        mlp: widths of the hidden layers, of the deep tower and of the attention's network.
-        dropout: dropout before each layer of the deep tower.
         alpha: weight of the auxiliary loss.
     """
 
-    def __init__(
-        self,
-        vocabulary: Vocabulary,
-        text_dim: int = 0,
-        embedding_dim: int = 10,
-        mlp: tuple[int, ...] = (256, 256, 256),
-        dropout: float = 0.0,
-        alpha: float = 1.0,
-        **kwargs: Any,
-    ) -> None:
-        super().__init__(vocabulary, text_dim, embedding_dim, mlp=mlp, dropout=dropout, **kwargs)
+    def __init__(self, vocabulary: Vocabulary, text_dim: int = 0, alpha: float = 1.0, **kwargs: Any) -> None:
+        super().__init__(vocabulary, text_dim, **kwargs)
         self.alpha = alpha
         self.check(alpha=(0, inf))
-        self.extractor = nn.GRU(embedding_dim, embedding_dim, batch_first=True)
-        self.attention = TargetAttention(embedding_dim, mlp)
+        self.extractor = nn.GRU(self.embedding_dim, self.embedding_dim, batch_first=True)
+        self.attention = TargetAttention(self.embedding_dim, self.mlp)
         self.attention.score[-1].bias.requires_grad_(False)  # added to all scores before a softmax
-        self.evolution = AUGRU(embedding_dim)
-        self.deep = self.tower((2 + len(self.others)) * embedding_dim, activation=F.silu, batch_norm=True)
-        self.last = self.head(mlp[-1])
+        self.evolution = AUGRU(self.embedding_dim)
+        self.deep = self.tower((2 + len(self.others)) * self.embedding_dim, activation=F.silu, batch_norm=True)
+        self.last = self.head(self.mlp[-1])
 
     def interest(self, target: Tensor, items: Tensor, lengths: Tensor) -> Tensor:
-        """The interest after the last item.
+        """The interest after the last item, zeros for an empty history.
 
-        Args:
-            target: `[batch, dim]`.
-            items: oldest first, `[batch, history, dim]`.
-            lengths: of the histories, `[batch]`; the rest is padding.
-
-        Returns:
-            `[batch, dim]`; zeros for an empty history.
+        `[batch, dim]`, `[batch, history, dim]` (oldest first) and the lengths `[batch]` -> `[batch, dim]`.
         """
         interests, _ = self.extractor(items)
         there = torch.arange(items.shape[1], device=lengths.device) < lengths[:, None]
@@ -100,11 +73,9 @@ class DIEN(InterestBackbone):
         return last
 
     def logits(self, features: Mapping[str, Tensor], text: Tensor | None) -> Tensor:
-        """See `CTRBackbone.forward`."""
         target, others = self.vectors(features)
         evolved = self.interest(target, *self.past(self.fields, features))
-        logit: Tensor = self.last(self.deep(torch.cat([evolved, target, others], 1), text), text).squeeze(-1)
-        return logit
+        return torch.squeeze(self.last(self.deep(torch.cat([evolved, target, others], 1), text), text), -1)
 
     def penalty(self, features: Mapping[str, Tensor]) -> Tensor:
         """`alpha` times the auxiliary loss, with negatives drawn from torch's global generator, `[batch]`."""
@@ -118,16 +89,14 @@ class DIEN(InterestBackbone):
         return FIRST + other
 
     def auxiliary_loss(self, features: Mapping[str, Tensor], negatives: Tensor) -> Tensor:
-        """How well each interest tells the next item from a random one (the paper's L_aux).
+        """How well each interest tells the next item from a random one (the paper's L_aux), `[batch]`.
+
+        It is 0 for a history without a next item. Its mean over the rows of all ranks is the mean over all their steps.
 
         Args:
             features: as `forward` takes them.
             negatives: another item for each item of the history, `[batch, history]`. It gets the mark of the item that
                 it replaces, since marks alone could tell them apart otherwise.
-
-        Returns:
-            `[batch]`, 0 for a history without a next item. The mean over the rows of all ranks is the mean over all
-            their steps.
         """
         items, _ = self.past(self.fields, features)
         others, _ = self.past(self.fields, {**features, "history": negatives})

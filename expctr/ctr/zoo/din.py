@@ -18,10 +18,6 @@ class TargetAttention(nn.Module):
     """Scores each item of a history against the target, by a small network over both, their difference and product.
 
     As in RecBole, the scores are divided by the square root of the vectors' length.
-
-    Args:
-        dim: length of an item's vector.
-        hidden: widths of the network's hidden layers, whose activation is a sigmoid.
     """
 
     def __init__(self, dim: int, hidden: tuple[int, ...]) -> None:
@@ -45,16 +41,23 @@ class InterestBackbone(DeepBackbone):
     The fields `liked` and `disliked` are left out, since the history holds the same items.
 
     Args:
-        embedding_dim: length of each field's embedding.
+        mlp: widths of the hidden layers, of the deep tower and of the attention's network.
+        dropout: dropout before each layer of the deep tower.
     """
 
-    def __init__(self, vocabulary: Vocabulary, text_dim: int, embedding_dim: int, **kwargs: Any) -> None:
-        super().__init__(vocabulary, text_dim, **kwargs)
+    def __init__(
+        self,
+        vocabulary: Vocabulary,
+        text_dim: int = 0,
+        mlp: tuple[int, ...] = (256, 256, 256),
+        dropout: float = 0.0,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(vocabulary, text_dim, mlp=mlp, dropout=dropout, **kwargs)
         self.need_history()
-        self.embedding_dim = embedding_dim
-        self.fields = self.embeddings(embedding_dim, self.vocabulary.sizes.keys() - {"liked", "disliked"})
+        self.fields = self.embeddings(self.embedding_dim, self.vocabulary.sizes.keys() - {"liked", "disliked"})
         self.others = [i for i, name in enumerate(self.fields.names) if name != "target"]
-        self.past = HistoryVectors(embedding_dim)
+        self.past = HistoryVectors(self.embedding_dim)
 
     def vectors(self, features: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
         """The target's vector `[batch, dim]`, and the other fields' vectors side by side, `[batch, others * dim]`."""
@@ -68,36 +71,21 @@ class DIN(InterestBackbone):
     From the paper: the attention, whose weights are not normalised. From RecBole: the product of history and target as
     a further input of the tower; batch normalisation in the tower; and x * sigmoid(x) as "Dice", with a fixed slope of
     0. RecBole leaves the other fields out; here every model reads them.
-
-    Args:
-        embedding_dim: length of each field's embedding.
-        mlp: widths of the hidden layers, of the deep tower and of the attention's network.
-        dropout: dropout before each layer of the deep tower.
     """
 
-    def __init__(
-        self,
-        vocabulary: Vocabulary,
-        text_dim: int = 0,
-        embedding_dim: int = 10,
-        mlp: tuple[int, ...] = (256, 256, 256),
-        dropout: float = 0.0,
-        **kwargs: Any,
-    ) -> None:
-        super().__init__(vocabulary, text_dim, embedding_dim, mlp=mlp, dropout=dropout, **kwargs)
-        self.attention = TargetAttention(embedding_dim, mlp)
-        self.deep = self.tower((3 + len(self.others)) * embedding_dim, activation=F.silu, batch_norm=True)
-        self.last = self.head(mlp[-1])
+    def __init__(self, vocabulary: Vocabulary, text_dim: int = 0, **kwargs: Any) -> None:
+        super().__init__(vocabulary, text_dim, **kwargs)
+        self.attention = TargetAttention(self.embedding_dim, self.mlp)
+        self.deep = self.tower((3 + len(self.others)) * self.embedding_dim, activation=F.silu, batch_norm=True)
+        self.last = self.head(self.mlp[-1])
 
     def interest(self, target: Tensor, items: Tensor) -> Tensor:
         """The weighted sum of the history, `[batch, dim]`; the vectors of padding are zeros."""
         return torch.einsum("bh,bhd->bd", self.attention(target, items), items)
 
     def logits(self, features: Mapping[str, Tensor], text: Tensor | None) -> Tensor:
-        """See `CTRBackbone.forward`."""
         target, others = self.vectors(features)
         items, _ = self.past(self.fields, features)
         interest = self.interest(target, items)
         hidden = self.deep(torch.cat([interest, target, interest * target, others], 1), text)
-        logit: Tensor = self.last(hidden, text).squeeze(-1)
-        return logit
+        return torch.squeeze(self.last(hidden, text), -1)

@@ -22,7 +22,6 @@ class DSSM(DeepBackbone):
     RecBole: the cosine as a logit, and batch normalisation.
 
     Args:
-        embedding_dim: length of each field's embedding.
         mlp: widths of the hidden layers of each tower.
         dropout: dropout before each layer of the towers.
     """
@@ -31,28 +30,23 @@ class DSSM(DeepBackbone):
         self,
         vocabulary: Vocabulary,
         text_dim: int = 0,
-        embedding_dim: int = 10,
         mlp: tuple[int, ...] = (256, 256, 256),
         dropout: float = 0.3,
         **kwargs: Any,
     ) -> None:
-        super().__init__(vocabulary, text_dim, mlp, dropout, **kwargs)
-        self.fields = self.embeddings(embedding_dim)
+        super().__init__(vocabulary, text_dim, mlp=mlp, dropout=dropout, **kwargs)
+        self.fields = self.embeddings(self.embedding_dim)
         names = self.fields.names
-        sides = (
-            [i for i, name in enumerate(names) if not name.startswith("target")],
-            [i for i, name in enumerate(names) if name.startswith("target")],
-        )
-        if not all(sides):
+        self.user_fields = [i for i, name in enumerate(names) if not name.startswith("target")]
+        self.item_fields = [i for i, name in enumerate(names) if name.startswith("target")]
+        if not self.user_fields or not self.item_fields:
             raise UserError(f"DSSM needs a field of the user and one of the item; data.fields has {', '.join(names)}")
-        self.user_fields, self.item_fields = sides
         place = 0 if self.fuse == "input" else -1
-        user, item = (len(side) * embedding_dim for side in sides)
+        user, item = (len(side) * self.embedding_dim for side in (self.user_fields, self.item_fields))
         self.user = DeepTower(user, mlp, dropout, text_dim, activation=torch.tanh, batch_norm=True, text_layer=place)
         self.item = DeepTower(item, mlp, dropout, activation=torch.tanh, batch_norm=True)
 
     def logits(self, features: Mapping[str, Tensor], text: Tensor | None) -> Tensor:
-        """See `CTRBackbone.forward`."""
         fields: Tensor = self.fields(features)
         user = self.user(fields[:, self.user_fields].flatten(1), text)
         item = self.item(fields[:, self.item_fields].flatten(1), None)

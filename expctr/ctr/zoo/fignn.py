@@ -18,12 +18,7 @@ from expctr.errors import UserError
 
 
 class GraphLayer(nn.Module):
-    """A step of message passing: each field receives the weighted states of the others, through matrices per field.
-
-    Args:
-        fields: number of fields.
-        dim: length of a state.
-    """
+    """A step of message passing: each field receives the weighted states of the others, through matrices per field."""
 
     def __init__(self, fields: int, dim: int) -> None:
         super().__init__()
@@ -42,8 +37,7 @@ class GraphLayer(nn.Module):
 class FiGNN(CTRBackbone):
     """Fields are the nodes of a complete graph whose edges are attention weights; a GRU cell updates their states.
 
-    The architecture is the paper's, as RecBole implements it. There is no deep tower, so the explanation joins the
-    logit.
+    The architecture is the paper's, as RecBole implements it. Without a deep tower, the explanation joins the logit.
 
     Args:
         embedding_dim: length of each field's embedding.
@@ -69,8 +63,7 @@ class FiGNN(CTRBackbone):
         super().__init__(vocabulary, text_dim, **kwargs)
         self.attention_dim, self.layers, self.heads = attention_dim, layers, heads
         self.dropout, self.attention_dropout = dropout, attention_dropout
-        self.check(attention_dim=(1, inf), layers=(1, inf), heads=(1, inf))
-        self.check(dropout=(0, 1), attention_dropout=(0, 1))
+        self.check(attention_dim=(1, inf), layers=(1, inf), heads=(1, inf), dropout=(0, 1), attention_dropout=(0, 1))
         if attention_dim % heads:
             raise UserError(f"FiGNN.heads must divide attention_dim: {heads} heads, length {attention_dim}")
         self.fields = self.embeddings(embedding_dim)
@@ -91,7 +84,6 @@ class FiGNN(CTRBackbone):
         self.text = self.text_logit()
 
     def logits(self, features: Mapping[str, Tensor], text: Tensor | None) -> Tensor:
-        """See `CTRBackbone.forward`."""
         fields: Tensor = self.fields(features)
         projected = self.drop(self.project(fields))
         attended, _ = self.attention(projected, projected, projected)
@@ -107,11 +99,7 @@ class FiGNN(CTRBackbone):
     def edges(self, states: Tensor) -> Tensor:
         """The weight of the message to each node (row) from each other (column); 0 from itself.
 
-        Args:
-            states: `[batch, fields, attention_dim]`.
-
-        Returns:
-            `[batch, fields, fields]`; each row has the sum 1.
+        `[batch, fields, attention_dim]` -> `[batch, fields, fields]`; each row has the sum 1.
         """
         source, other = self.edge.weight.view(2, -1)  # a product with each pair's concatenation
         scores = F.leaky_relu((states @ source)[:, :, None] + (states @ other)[:, None, :], 0.01)

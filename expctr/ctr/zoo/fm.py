@@ -23,7 +23,6 @@ class FM(CTRBackbone):
         self.text = self.text_logit()
 
     def logits(self, features: Mapping[str, Tensor], text: Tensor | None) -> Tensor:
-        """See `CTRBackbone.forward`."""
         fields: Tensor = self.fields(features)
         logit: Tensor = self.text(fields[..., -1].sum(1) + pairwise_interactions(fields[..., :-1]), text)
         return logit

@@ -47,7 +47,6 @@ class GRU4Rec(SequentialBackbone):
             nn.init.xavier_uniform_(weight)
 
     def state(self, vectors: Tensor, lengths: Tensor, features: Mapping[str, Tensor]) -> Tensor:
-        """See `SequentialBackbone.state`."""
         # Without biases, a zero state stays zero over padding: an empty history's first state is that before any item.
         hidden: Tensor = self.gru(self.enter(vectors))[0]
         state: Tensor = self.out(at_last(hidden, lengths))

@@ -7,7 +7,7 @@ hold them load. `tests/invariants/test_every_weight_matters.py` looks for such w
 
 from collections.abc import Callable, Sequence
 from itertools import pairwise
-from typing import cast
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -31,26 +31,13 @@ class SelfAttention(nn.MultiheadAttention):
     """`torch.nn.MultiheadAttention` of a sequence to itself, with the keys' bias frozen.
 
     The keys' bias b adds q . b to all scores of a query q, and the softmax over these scores takes it off again. It is
-    the middle third of `in_proj_bias`, whose gradient is exactly 0 there.
-
-    It is to be made with `batch_first=True`.
+    the middle third of `in_proj_bias`, whose gradient is exactly 0 there. To be made with `batch_first=True`.
     """
 
-    def forward(
-        self,
-        query: Tensor,
-        key: Tensor,
-        value: Tensor,
-        key_padding_mask: Tensor | None = None,
-        need_weights: bool = False,
-        attn_mask: Tensor | None = None,
-        average_attn_weights: bool = True,
-        is_causal: bool = False,
-    ) -> tuple[Tensor, None]:
-        """As torch's, without the attention weights; `key` and `value` must be `query`.
+    def forward(self, query: Tensor, *same: Any, **masks: Any) -> tuple[Tensor, None]:
+        """As torch's, without the attention weights: `[batch, length, dim]`, and nothing.
 
-        Returns:
-            `[batch, length, dim]`, and nothing.
+        Key and value (`same`) must be `query`; masks are given by name.
         """
         x = query.transpose(0, 1)
         of_query, of_key, of_value = self.in_proj_bias.chunk(3)
@@ -59,10 +46,7 @@ class SelfAttention(nn.MultiheadAttention):
             torch.cat([of_query, of_key.detach(), of_value]),
             *(None, None, False, self.dropout, self.out_proj.weight, self.out_proj.bias),
             training=self.training,
-            key_padding_mask=key_padding_mask,
-            need_weights=False,
-            attn_mask=attn_mask,
-            is_causal=is_causal,
+            **{**masks, "need_weights": False},
         )
         return out.transpose(0, 1), None
 
@@ -97,15 +81,8 @@ class BatchNorm(nn.BatchNorm1d):
 class DeepTower(nn.Module):
     """The deep part of a CTR model: dropout, linear layer, activation, for each hidden layer (RecBole's order).
 
-    Args:
-        width: length of the input.
-        hidden: widths of the hidden layers.
-        dropout: dropout before each layer.
-        text_dim: length of the z that joins the tower; 0 where none does.
-        activation: after each layer.
-        batch_norm: normalise between a layer and its activation. The layer's bias is then frozen at 0, since the
-            normalisation subtracts it.
-        text_layer: index of the layer that z joins.
+    With `batch_norm`, a layer's bias is frozen at 0, since the normalisation between it and its activation subtracts
+    it. z joins the layer with the index `text_layer`; none if `text_dim` is 0.
 
     Raises:
         UserError: `hidden` names no layer, or one without units.
@@ -125,11 +102,10 @@ class DeepTower(nn.Module):
         super().__init__()
         if not hidden or min(hidden) < 1:
             raise UserError(f"mlp must name the width of one hidden layer or more, not {list(hidden)}")
-        widths = [width, *hidden]
         joins = range(len(hidden))[text_layer]
         self.layers = nn.ModuleList(
             FusedLinear(before, after, text_dim if level == joins else 0, dropout)
-            for level, (before, after) in enumerate(pairwise(widths))
+            for level, (before, after) in enumerate(pairwise([width, *hidden]))
         )
         self.norms = nn.ModuleList(BatchNorm(size) if batch_norm else nn.Identity() for size in hidden)
         for layer in self.layers:

@@ -18,7 +18,6 @@ class PNN(DeepBackbone):
     paper sums all outer products first; and the penalty.
 
     Args:
-        embedding_dim: length of each field's embedding.
         mlp: widths of the deep tower's hidden layers.
         dropout: dropout before each layer of the deep tower.
         inner: use the pairs' inner products.
@@ -30,7 +29,6 @@ class PNN(DeepBackbone):
         self,
         vocabulary: Vocabulary,
         text_dim: int = 0,
-        embedding_dim: int = 10,
         mlp: tuple[int, ...] = (128, 256, 128),
         dropout: float = 0.0,
         inner: bool = True,
@@ -38,21 +36,20 @@ class PNN(DeepBackbone):
         reg_weight: float = 0.0,
         **kwargs: Any,
     ) -> None:
-        super().__init__(vocabulary, text_dim, mlp, dropout, **kwargs)
+        super().__init__(vocabulary, text_dim, mlp=mlp, dropout=dropout, **kwargs)
         self.inner, self.reg_weight = inner, reg_weight
         self.check(reg_weight=(0, inf))
-        self.fields = self.embeddings(embedding_dim)
+        self.fields = self.embeddings(self.embedding_dim)
         count = len(self.fields.names)
         self.first, self.second = torch.triu_indices(count, count, offset=1).tolist()
         pairs = len(self.first)
-        self.kernel = nn.Parameter(torch.empty(embedding_dim, pairs, embedding_dim)) if outer else None
+        self.kernel = nn.Parameter(torch.empty(self.embedding_dim, pairs, self.embedding_dim)) if outer else None
         if self.kernel is not None:
             nn.init.xavier_uniform_(self.kernel)
-        self.deep = self.tower(count * embedding_dim + pairs * (inner + outer))
+        self.deep = self.tower(count * self.embedding_dim + pairs * (inner + outer))
         self.last = self.head(mlp[-1])
 
     def logits(self, features: Mapping[str, Tensor], text: Tensor | None) -> Tensor:
-        """See `CTRBackbone.forward`."""
         fields: Tensor = self.fields(features)
         first, second = fields[:, self.first], fields[:, self.second]
         parts = [fields.flatten(1)]
@@ -60,8 +57,7 @@ class PNN(DeepBackbone):
             parts.append((first * second).sum(-1))
         if self.kernel is not None:
             parts.append(torch.einsum("bpe,dpe,bpd->bp", first, self.kernel, second))
-        logit: Tensor = self.last(self.deep(torch.cat(parts, 1), text), text).squeeze(-1)
-        return logit
+        return torch.squeeze(self.last(self.deep(torch.cat(parts, 1), text), text), -1)
 
     def penalty(self, features: Mapping[str, Tensor]) -> Tensor | None:
         """`reg_weight` times the norms of the tower's matrices, `[]`."""

@@ -18,5 +18,4 @@ class SASRec(TransformerBackbone):
     """
 
     def state(self, vectors: Tensor, lengths: Tensor, features: Mapping[str, Tensor]) -> Tensor:
-        """See `SequentialBackbone.state`."""
         return at_last(self.encode(vectors), lengths)

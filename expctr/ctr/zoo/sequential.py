@@ -28,12 +28,7 @@ def start_normal(table: FieldEmbeddings, std: float) -> None:
 def at_last(states: Tensor, lengths: Tensor) -> Tensor:
     """The state at each history's last item; for an empty history, the one at the first position.
 
-    Args:
-        states: `[batch, history, dim]`.
-        lengths: `[batch]`.
-
-    Returns:
-        `[batch, dim]`.
+    `[batch, history, dim]` and `[batch]` -> `[batch, dim]`.
     """
     return states[torch.arange(len(states), device=states.device), (lengths - 1).clamp_min(0)]
 
@@ -56,22 +51,18 @@ class SequentialBackbone(CTRBackbone):
         self.text = self.text_logit()
 
     def logits(self, features: Mapping[str, Tensor], text: Tensor | None) -> Tensor:
-        """See `CTRBackbone.forward`."""
         target = self.items.look_up("target", features["target"])
         vectors, lengths = self.past(self.items, features)
         logit: Tensor = self.text((self.state(vectors, lengths, features) * target).sum(-1), text)
         return logit
 
     def state(self, vectors: Tensor, lengths: Tensor, features: Mapping[str, Tensor]) -> Tensor:
-        """What a subclass implements: the history in one vector.
+        """What a subclass implements: the history in one vector, `[batch, embedding_dim]`.
 
         Args:
             vectors: of the items, oldest first, `[batch, history, embedding_dim]`; zeros at padding, which comes last.
             lengths: of the histories, `[batch]`; 0 is possible.
             features: as `forward` takes them.
-
-        Returns:
-            `[batch, embedding_dim]`.
         """
         raise NotImplementedError
 
@@ -90,8 +81,7 @@ class TransformerBackbone(SequentialBackbone):
         init_std: standard deviation of the initial weights and vectors.
     """
 
-    more_positions = 0
-    """Number of positions beyond those of the longest history."""
+    more_positions = 0  # beyond those of the longest history
 
     def __init__(
         self,
@@ -125,15 +115,8 @@ class TransformerBackbone(SequentialBackbone):
 
     def _layer(self) -> nn.TransformerEncoderLayer:
         # torch's layer has one dropout more than BERT's, and one rate for all of them
-        layer = nn.TransformerEncoderLayer(
-            self.embedding_dim,
-            self.heads,
-            self.inner,
-            self.dropout,
-            self.activation,
-            self.layer_norm_eps,
-            batch_first=True,
-        )
+        sizes = self.embedding_dim, self.heads, self.inner
+        layer = nn.TransformerEncoderLayer(*sizes, self.dropout, self.activation, self.layer_norm_eps, batch_first=True)
         layer.dropout.p = 0.0
         with torch.random.fork_rng(devices=[]):  # `start` draws its weights
             layer.self_attn = SelfAttention(self.embedding_dim, self.heads, self.attention_dropout, batch_first=True)
@@ -149,15 +132,10 @@ class TransformerBackbone(SequentialBackbone):
                 nn.init.zeros_(parameter)
 
     def encode(self, vectors: Tensor, lengths: Tensor | None = None) -> Tensor:
-        """Every position's state.
+        """Every position's state, `[batch, positions, embedding_dim]`; there may be fewer positions than the model has.
 
-        Args:
-            vectors: `[batch, positions, embedding_dim]`, or fewer positions.
-            lengths: `[batch]`, at least 1: each position sees the first `lengths` ones. With `None`, each position sees
-                itself and those before it, so that padding does not change the state of the last item.
-
-        Returns:
-            `[batch, positions, embedding_dim]`.
+        With `lengths` (`[batch]`, at least 1), each position sees the first `lengths` ones. Without, each position sees
+        itself and those before it, so that padding does not change the state of the last item.
         """
         at = torch.arange(vectors.shape[1], device=vectors.device)
         causal = at > at[:, None] if lengths is None else None

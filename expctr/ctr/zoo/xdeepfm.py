@@ -48,7 +48,6 @@ class CIN(nn.Module):
 
     @property
     def out(self) -> int:
-        """The length of the output."""
         return sum(self.sizes) if self.direct else sum(self.sizes[:-1]) // 2 + self.sizes[-1]
 
     def forward(self, fields: Tensor) -> Tensor:
@@ -72,7 +71,6 @@ class xDeepFM(DeepBackbone):  # noqa: N801  the paper's name
     The architecture is the paper's. From RecBole: a ReLU after the deep tower's logit, and the penalty.
 
     Args:
-        embedding_dim: length of each field's embedding.
         cin: number of maps per layer of the interaction network.
         direct: see `CIN`.
         reg_weight: weight of the norms of all matrices but the embeddings in the loss.
@@ -82,7 +80,6 @@ class xDeepFM(DeepBackbone):  # noqa: N801  the paper's name
         self,
         vocabulary: Vocabulary,
         text_dim: int = 0,
-        embedding_dim: int = 10,
         cin: tuple[int, ...] = (100, 100, 100),
         direct: bool = False,
         reg_weight: float = 5e-4,
@@ -91,14 +88,13 @@ class xDeepFM(DeepBackbone):  # noqa: N801  the paper's name
         super().__init__(vocabulary, text_dim, **kwargs)
         self.reg_weight = reg_weight
         self.check(reg_weight=(0, inf))
-        self.fields = self.embeddings(embedding_dim, first_order=True)
+        self.fields = self.embeddings(self.embedding_dim, first_order=True)
         count, place = len(self.fields.names), 0 if self.fuse == "input" else -1
-        self.deep = DeepTower(count * embedding_dim, (*self.mlp, 1), self.dropout, text_dim, text_layer=place)
+        self.deep = DeepTower(count * self.embedding_dim, (*self.mlp, 1), self.dropout, text_dim, text_layer=place)
         self.cin = CIN(count, cin, direct)
         self.cin_logit = linear(self.cin.out, 1)  # holds the model's bias
 
     def logits(self, features: Mapping[str, Tensor], text: Tensor | None) -> Tensor:
-        """See `CTRBackbone.forward`."""
         fields: Tensor = self.fields(features)
         first_order, vectors = fields[..., -1].sum(1), fields[..., :-1]
         both: Tensor = self.cin_logit(self.cin(vectors)) + self.deep(vectors.flatten(1), text)
