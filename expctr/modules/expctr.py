@@ -38,7 +38,7 @@ class ExpCTRModule(StagedModule):
         Raises:
             UserError: no `StageScheduler` has given a plan.
         """
-        if not len(self.plan):
+        if not self.scheduled:
             raise UserError("ExpCTRModule trains by a plan of stages: add StageScheduler() to the trainer's callbacks")
         super().setup(stage)
 

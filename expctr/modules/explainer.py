@@ -1,7 +1,5 @@
 """The policy as a LightningModule: it trains the LC stage alone, or is a part of ExpCTR."""
 
-from lightning.pytorch.trainer.states import TrainerFn
-
 from expctr.llm.loading import LLMOptions
 from expctr.llm.prompts import PromptOptions
 from expctr.llm.rollout import RolloutOptions
@@ -13,6 +11,9 @@ from expctr.rl.policy import Policy
 from expctr.rl.rewards import LCAlignment
 from expctr.stages.models import Models
 from expctr.stages.plan import make_plan
+
+_ENDLESS = 1000
+"""Epochs of a plan where the trainer sets no limit."""
 
 
 class PPOExplainerModule(Policy, StagedModule):
@@ -48,9 +49,9 @@ class PPOExplainerModule(Policy, StagedModule):
 
     def setup(self, stage: str) -> None:
         """Without a `StageScheduler`, train the LC stage for the trainer's epochs, with the LC reward."""
-        if not len(self.plan):
-            epochs = self.trainer.max_epochs if self.trainer.state.fn == TrainerFn.FITTING else 1
-            self.set_plan(make_plan(max(1, epochs or 1), 0, 0, 0), {"lc": [LCAlignment()]})
+        if not self.scheduled:
+            epochs = self.trainer.max_epochs or 0
+            self.set_plan(make_plan(epochs if epochs > 0 else _ENDLESS, 0, 0, 0), {"lc": [LCAlignment()]})
         super().setup(stage)
 
     def build_models(self) -> None:

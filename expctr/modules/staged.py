@@ -55,6 +55,8 @@ class StagedModule(L.LightningModule):
         self.automatic_optimization = False
         self.strict_loading = False  # checkpoints hold no base weights
         self.plan = Plan()
+        self.scheduled = False
+        """Has a scheduler given the plan?"""
         self.rewards: dict[StageKind, Sequence[Reward]] = {}
         """Rewards of the LC and the IC stage."""
         self.evaluated: dict[str, list[Any]] = {}
@@ -71,6 +73,8 @@ class StagedModule(L.LightningModule):
             rewards: of the LC and the IC stage.
         """
         self.plan = Plan(entry for entry in plan.full if entry.stage in self.kinds)
+        if not self.plan:
+            raise UserError(f"the plan has no stage of {type(self).__name__}, which has {', '.join(self.kinds)}")
         self.rewards = {stage: found for stage, found in rewards.items() if stage in self.kinds}
 
     @property
@@ -83,11 +87,10 @@ class StagedModule(L.LightningModule):
         """The stage whose turn it is."""
         return self._stages[self.entry.stage]
 
-    @property
-    def all_rewards(self) -> list[Reward]:
-        """Of all stages, each name once."""
+    def all_rewards(self, stage: StageKind = "lc") -> list[Reward]:
+        """Of all stages, each name once: a stage's own ones before those of the others."""
         found: dict[str, Reward] = {}
-        for reward in chain(*self.rewards.values()):
+        for reward in chain(self.rewards.get(stage, ()), *self.rewards.values()):
             found.setdefault(reward.name, reward)
         return list(found.values())
 
@@ -113,6 +116,8 @@ class StagedModule(L.LightningModule):
 
     def setup(self, stage: str) -> None:
         """Make the stages, and say which batches they want."""
+        if not isinstance(getattr(self.trainer, "datamodule", None), RatingsDataModule):
+            raise UserError(f"{type(self).__name__} needs a data module of expctr, such as MovieLensDataModule")
         self.models.data = self.data
         self._stages: dict[StageKind, Stage] = {
             kind: PolicyStage(self, self.models, rewards) for kind, rewards in self.rewards.items()
@@ -129,15 +134,19 @@ class StagedModule(L.LightningModule):
         return BatchSpec(self.data.eval_batch_size, titles=True)
 
     def _set_length(self) -> None:
-        """Let the trainer end with the plan."""
-        self.trainer.fit_loop.max_epochs = len(self.plan)
+        """Let the trainer end with a scheduler's plan."""
+        if self.scheduled:
+            self.trainer.fit_loop.max_epochs = len(self.plan)
+
+    def teardown(self, stage: str) -> None:
+        """The next run has a plan of its own."""
+        self.scheduled = False
 
     def configure_model(self) -> None:
         """Load the base, build the CTR models, and give them to the rewards; only once."""
         check_precision(self.trainer)
-        if self.models.policy.built:
-            return
-        self.build_models()
+        if not self.models.policy.built:
+            self.build_models()
         scorers = Scorers(self.models.policy.lc_scorer, self.models.ctr, self.models.encoder)
         for rewards in self.rewards.values():
             for reward in rewards:
@@ -218,12 +227,11 @@ class StagedModule(L.LightningModule):
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         """As the stage validates; greedy explanations get their rewards, too."""
-        if self.trainer.state.fn == TrainerFn.FITTING:
-            columns = self.stage.validate(batch, self.entry)
-        else:
-            columns, _ = self.models.explain(batch)
+        fitting = self.trainer.state.fn == TrainerFn.FITTING
+        columns = self.stage.validate(batch, self.entry) if fitting else self.models.explain(batch)[0]
         if "text" in columns:
-            columns |= reward_columns(self.all_rewards, batch, columns)
+            rewards = self.all_rewards(self.entry.stage) if fitting else self.all_rewards()
+            columns |= reward_columns(rewards, batch, columns)
         self._keep(batch, columns)
 
     def on_validation_epoch_end(self) -> None:
@@ -249,7 +257,7 @@ class StagedModule(L.LightningModule):
 
     def test_step(self, batch: Batch, batch_idx: int) -> None:
         """Everything that the table shows of one batch."""
-        self._keep(batch, self.models.compare(batch, self.all_rewards))
+        self._keep(batch, self.models.compare(batch, self.all_rewards()))
 
     def on_test_epoch_end(self) -> None:
         """Gather the rows, and score each with the explanation of another row (its own, if there is no other)."""

@@ -1,5 +1,6 @@
 """Rewards of explanations: the paper's two (Eq. 9 and 13), and the class that your own ones extend."""
 
+import sys
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -57,7 +58,7 @@ class Reward(ABC):
     def __init__(self, weight: float = 1.0) -> None:
         self.weight = weight
         self.columns = {}
-        check_range(f"rewards.{type(self).__name__}", self, weight=(0, inf))
+        check_range(f"rewards.{type(self).__name__}", self, weight=(0, sys.float_info.max))
 
     def attach(self, scorers: Scorers) -> None:  # noqa: B027  (most rewards need no model)
         """Take the models that `score` needs, once they are loaded."""
@@ -85,7 +86,32 @@ class Reward(ABC):
         Returns:
             Raw rewards, `[rows]`; none where a score that they need is missing.
         """
-        return self.score(batch, texts)
+        return score_rows(self, batch, texts)
+
+
+def score_rows(reward: Reward, batch: Batch, texts: Sequence[str]) -> Tensor:
+    """`Reward.score`, as float32.
+
+    Raises:
+        UserError: it is not one number per explanation on the batch's device.
+    """
+    try:
+        values = reward.score(batch, texts)
+    except Exception as error:
+        error.add_note(f"in the reward {reward.name}")
+        raise
+    for name, column in {f"reward {reward.name}": values, **reward.columns}.items():
+        if not isinstance(column, Tensor) or column.shape != (len(texts),) or column.device != batch.label.device:
+            found = (
+                f"shape {list(column.shape)} on {column.device}"
+                if isinstance(column, Tensor)
+                else type(column).__name__
+            )
+            raise UserError(
+                f"{name} is of {found}, for {len(texts)} explanations: Reward.score must return one number per "
+                f"explanation, a tensor [rows] on {batch.label.device}"
+            )
+    return values.detach().float()
 
 
 class LCAlignment(Reward):

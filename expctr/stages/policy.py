@@ -11,11 +11,10 @@ from torch.optim.lr_scheduler import LRScheduler
 
 from expctr.data.batches import Batch, BatchSpec
 from expctr.distributed import all_gather_objects, all_mean_std, all_sum
-from expctr.errors import UserError
 from expctr.llm.rollout import Rollout
 from expctr.llm.sharding.fsdp import unsharded
 from expctr.nan_guard import NaNGuard
-from expctr.rl.rewards import Reward
+from expctr.rl.rewards import Reward, score_rows
 from expctr.rl.update import DIVERGED
 from expctr.seeding import seed_of
 from expctr.stages.base import Place, Stage
@@ -60,7 +59,7 @@ class PolicyStage(Stage):
                 empty = guard.share_empty()
                 # 2. explanations -> rewards (Eq. 9, 13)
                 with watch("score"):
-                    rewards = {reward.name: reward.score(batch, texts) for reward in self.rewards}
+                    rewards = {reward.name: score_rows(reward, batch, texts) for reward in self.rewards}
             self._check(rewards, guard)
             # 3. normalised, clipped, weighted and summed (Eq. 10)
             total, stats = self._combine(rewards, batch.label)
@@ -105,14 +104,9 @@ class PolicyStage(Stage):
         return rate
 
     def _check(self, rewards: Mapping[str, Tensor], guard: NaNGuard) -> None:
-        """End the run at a reward, or a score behind it, that is NaN or infinite or has another shape than `[rows]`."""
+        """End the run at a reward, or a score behind it, that is NaN or infinite."""
         for reward in self.rewards:
             for name, values in {**reward.columns, f"reward {reward.name}": rewards[reward.name]}.items():
-                if values.shape != (len(guard.samples),):
-                    raise UserError(
-                        f"{name} has the shape {list(values.shape)} for {len(guard.samples)} explanations: "
-                        "Reward.score must return one number per explanation, [rows]"
-                    )
                 guard.check(name, values, reward.fix)
 
     def _combine(self, rewards: Mapping[str, Tensor], labels: Tensor) -> tuple[Tensor, dict[str, float]]:

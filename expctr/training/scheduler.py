@@ -1,5 +1,6 @@
 """The plan of stages (paper 4.3.2): LC, then CTR and IC in turn."""
 
+import re
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -60,6 +61,9 @@ class StageScheduler(Callback):
             raise ValueError("stages: the IC reward needs a CTR model: give ctr.epochs of at least 1")
         self.lc_rewards = _checked("stages.lc.rewards", [LCAlignment()] if lc.rewards is None else lc.rewards)
         self.ic_rewards = _checked("stages.ic.rewards", [ICAlignment()] if ic.rewards is None else ic.rewards)
+        kinds = {reward.name: type(reward) for reward in self.lc_rewards}
+        if other := [r for r in self.ic_rewards if kinds.get(r.name, type(r)) is not type(r)]:
+            raise ValueError(f"stages: different rewards of the LC and the IC stage are both called {other[0].name}")
         if any(isinstance(reward, ICAlignment) for reward in self.lc_rewards):
             raise ValueError(
                 "stages.lc.rewards: ICAlignment needs a trained CTR model: list it under stages.ic.rewards"
@@ -69,6 +73,7 @@ class StageScheduler(Callback):
         """Give the plan and the rewards to a module that takes them."""
         if not isinstance(pl_module, StagedModule):
             return
+        pl_module.scheduled = True
         pl_module.set_plan(self.plan, {"lc": self.lc_rewards, "ic": self.ic_rewards})
         if stage == "fit":
             self._check(trainer)
@@ -113,14 +118,20 @@ class StageScheduler(Callback):
 
 
 def _checked(option: str, rewards: Sequence[Reward]) -> list[Reward]:
-    """The rewards, if each has a name of its own."""
+    """The rewards, if all of them are complete and each has a name of its own."""
     if not rewards:
         raise ValueError(f"{option} is empty: list at least one reward, such as LCAlignment")
-    if unnamed := [type(reward).__name__ for reward in rewards if not isinstance(getattr(reward, "name", None), str)]:
-        raise ValueError(f"{option}: {unnamed[0]} has no name: set `name` in the class")
+    for reward in rewards:
+        kind = type(reward).__name__
+        if not {"weight", "columns"} <= vars(reward).keys():
+            raise ValueError(f"{option}: the __init__ of {kind} must call super().__init__(weight)")
+        if not re.fullmatch(r"[A-Za-z]\w*", getattr(reward, "name", "")) or reward.name == "normalised":
+            raise ValueError(f"{option}: {kind} needs a `name` of letters, digits and _ (and not `normalised`)")
     (name, count), *_ = Counter(reward.name for reward in rewards).most_common(1)
     if count > 1:
         raise ValueError(f"{option}: {count} rewards are called {name}; their curves and columns need different names")
+    if not any(reward.weight for reward in rewards):
+        raise ValueError(f"{option}: all weights are 0, so nothing would be learnt; give one reward a weight above 0")
     return list(rewards)
 
 

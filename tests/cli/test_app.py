@@ -192,8 +192,13 @@ def test_a_run_keeps_its_options(run: Path, world: World, command: str, refused:
 # --- what it says of a run that went wrong
 
 SPOILT: dict[str, tuple[int, int, str, str]] = {
-    "adapter": (0, 3, "lc, epoch 1 of 9, batch 4: the policy's log-probability is NaN or infinite", "Lower ppo.lr"),
-    "critic": (0, 3, "lc, epoch 1 of 9, batch 4: PPO's return is NaN or infinite", "Lower ppo.lr"),
+    "adapter": (
+        0,
+        3,
+        "lc, epoch 1 of 9, batch 4: the policy's log-probability is NaN or infinite",
+        "Lower model.explainer.ppo.lr",
+    ),
+    "critic": (0, 3, "lc, epoch 1 of 9, batch 4: PPO's return is NaN or infinite", "Lower model.explainer.ppo.lr"),
     "score": (0, 3, "lc, epoch 1 of 9, batch 4: s_u is NaN or infinite", "Load the base in float32"),
     "ctr": (4, 3, "ic1, epoch 5 of 9, batch 4: s_r is NaN or infinite", "Lower the learning rate of the CTR model"),
     "all texts": (0, 3, "lc, epoch 1 of 9, batch 4: all 7 explanations are empty", "chat template"),
@@ -493,7 +498,8 @@ def test_predict_on_people_no_vocabulary_knows(run: Path, world: World, tmp_path
 
 def test_deepfm_alone_trains_stops_early_resumes_and_tests(world: World) -> None:
     options = [
-        f"--config={CONFIGS / 'baselines' / 'deepfm.yaml'}",
+        f"--config={CONFIGS / 'baseline.yaml'}",
+        "--model.backbone=DeepFM",
         f"--data.init_args.path={world.folder / 'movielens'}",
         f"--data.init_args.cache_dir={world.folder / 'cache'}",
         "--data.init_args.ctr_batch_size=16",
