@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from expctr.rl.rewards import Reward as Reward
     from expctr.training.scheduler import StageScheduler as StageScheduler
 
-__version__ = "0.1.0"
+__version__ = "0.2.0.dev0"
 
 _MODULES = {
     "data.datamodules": ("AmazonBooksDataModule", "BookCrossingDataModule", "MovieLensDataModule"),

@@ -67,10 +67,10 @@ def _run(given: list[str]) -> None:
     silence_libraries()
     gc.disable()  # imports make many objects that are never freed: looking through them takes a fifth of the time
     if given[0] == "explain":
-        from expctr.cli.explain_untrained import can_answer
         from expctr.cli.explain_untrained import main as explain
+        from expctr.cli.explain_untrained import needs_no_config
 
-        if can_answer(given[1:]):
+        if needs_no_config(given[1:]):
             explain(given[1:])
             gc.enable()
             return

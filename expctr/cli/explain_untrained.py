@@ -19,7 +19,7 @@ NOTE = (
 OPTIONS = {"--target", "--liked", "--disliked", "--json"}
 
 
-def can_answer(args: Sequence[str]) -> bool:
+def needs_no_config(args: Sequence[str]) -> bool:
     """Whether `expctr explain` with these options needs no config."""
     return {arg.partition("=")[0] for arg in args if arg.startswith("-")} <= OPTIONS
 

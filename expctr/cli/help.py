@@ -33,7 +33,7 @@ _HELP = re.compile(rf"--((?:\w+\.)*(?:{'|'.join(CHOICES)}))\.help(?:=(.*))?")
 
 
 def print_class_help(args: Sequence[str]) -> bool:
-    """Answer the first `.help` option of `CHOICES` among the arguments; return whether there was one."""
+    """Print the help that the first `.help` option asks for; return whether there was one."""
     for place, arg in enumerate(args):
         if match := _HELP.fullmatch(arg):
             option = match[1].replace("init_args.", "")

@@ -1,4 +1,4 @@
-"""The LightningDataModules: a reader, its defaults and its nouns; everything else they share."""
+"""Each data module names a reader, its defaults and its nouns; `RatingsDataModule` does the rest."""
 
 from collections import Counter
 from collections.abc import Callable
@@ -37,7 +37,7 @@ MOVIELENS = SampleOptions(threshold=4, threshold_op="ge", max_samples=20_000)
 """Rating >= 4 is inferred: it gives 56% likes, and > 4 gives 28%, which the paper's Table 1 excludes."""
 
 BOOKCROSSING = SampleOptions(threshold=5, threshold_op="ge", zero_ratings="keep", order="shuffle", max_samples=40_000)
-"""Inferred: zeros as dislikes give 52-53% likes, and only so are there 40,000 users with two ratings; no timestamps."""
+"""Inferred. Zeros as dislikes give 52-53% likes; only then are there 40,000 users with two ratings. No timestamps."""
 
 AMAZON = SampleOptions(threshold=4, threshold_op="gt", max_samples=20_000)
 """Rating > 4 is inferred: it gives 56% likes in Books, and >= 4 gives 81%, which Table 1 excludes."""
@@ -255,7 +255,7 @@ class RatingsDataModule(L.LightningDataModule):
         return cached_samples(files, self.options, self._make, self.cache_dir)
 
     def _make(self) -> tuple[pl.DataFrame, DataSummary]:
-        """Opens the files itself: one that is not UTF-8 is in memory from then on."""
+        """Reads the files only when samples must be made: a file that is not UTF-8 is held in memory."""
         return make_samples(self.read(), self.options, self._own_splits())
 
 

@@ -15,7 +15,7 @@ from expctr.modules.staged import StagedModule
 
 
 class ModelOutputs(NamedTuple):
-    """What needs the models."""
+    """Scores and counterfactuals, which only the models can give."""
 
     scores: dict[str, list[list[float]]]
     """s_r by the keys of `systems.ABLATIONS`, one or several lists each; empty without a trained CTR model."""

@@ -23,7 +23,9 @@ SCORES = tuple(system.column for system in (LLM, AUG, AUG_NO_TEXT, PLAIN))
 
 
 class ExplanationPrinter(Callback):
-    """Prints the answer to a question whose rows were predicted: the first as asked, each other one title shorter.
+    """Prints the explanation of a `Query`.
+
+    Its first predicted row is the choice itself; each further row leaves out one title of the history.
 
     Args:
         question: with the rows to predict.

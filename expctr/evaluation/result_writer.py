@@ -122,7 +122,10 @@ class ResultWriter(Callback):
         _write_table(trainer, columns, scores, [*names.values()], sources, assessment)
 
     def on_predict_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Write `predictions.parquet`, one row per sample: ids, explanation, s_u and s_r, or ids and score."""
+        """Write `predictions.parquet`, one row per sample.
+
+        Its columns are ids, explanation, s_u, s_r, s_0 and s_plain, or ids and score.
+        """
         if isinstance(pl_module, ScoringModule):
             frame = self._gather()
         elif isinstance(pl_module, StagedModule):

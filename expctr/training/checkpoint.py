@@ -28,7 +28,7 @@ class RunCheckpoint(Checkpoint):
 
     SIGINT (Ctrl-C) and SIGTERM save after the batch under way and end the run; SIGUSR1 saves and goes on. What comes
     while the epoch's last batch or its validation is under way waits for the validation's end: an epoch half
-    validated is no place to go on from.
+    validated is no place to resume from.
 
     Args:
         every_n_batches: how often within an epoch; 0 for epochs' ends only.
@@ -51,22 +51,22 @@ class RunCheckpoint(Checkpoint):
         done = batch_idx + 1
         if done == trainer.num_training_batches:
             return
-        asked = self._signals.look(pl_module.device)
-        if asked or (self.every_n_batches and done % self.every_n_batches == 0):
+        signalled = self._signals.look(pl_module.device)
+        if signalled or (self.every_n_batches and done % self.every_n_batches == 0):
             self.save(trainer, trainer.current_epoch, done)
-            self._answer(asked)
+            self._answer(signalled)
 
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Save after the epoch's validation."""
-        asked = self._signals.look(pl_module.device)
+        signalled = self._signals.look(pl_module.device)
         self.save(trainer, trainer.current_epoch + 1, 0)
-        self._answer(asked)
+        self._answer(signalled)
 
-    def _answer(self, asked: signal.Signals | None) -> None:
-        """Stop, where that was asked for, now that all is saved."""
+    def _answer(self, signalled: signal.Signals | None) -> None:
+        """Stop if the signal asks for it, now that all is saved."""
         self._signals.done()
-        if asked in (signal.SIGINT, signal.SIGTERM):
-            raise Stopped(asked)
+        if signalled in (signal.SIGINT, signal.SIGTERM):
+            raise Stopped(signalled)
 
     def on_fit_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Save where there was nothing to train: a test asks for a checkpoint all the same."""
@@ -74,20 +74,20 @@ class RunCheckpoint(Checkpoint):
             self.save(trainer, 0, 0)
 
     def on_exception(self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException) -> None:
-        """Say how to go on, where one can."""
+        """Say how to resume, where one can."""
         found = checkpoints(checkpoint_folder(trainer))
         if trainer.state.fn != "fit" or not found:
             return
         if isinstance(exception, BadRunError):  # the same options would end the same way
             older = f", or from {found[0].name} if that ends the same way," if found[1:] else ""
             exception.add_note(
-                f"{found[-1].name} is from before that: go on from it{older} with other options, by --ckpt_path "
-                f"{found[-1]} and another --trainer.default_root_dir"
+                f"{found[-1].name} was saved before the failure. Fix: resume from it{older} with other options: "
+                f"--ckpt_path {found[-1]} and another --trainer.default_root_dir"
             )
         elif isinstance(exception, UserError) and isinstance(exception.__cause__, (OSError, CheckpointException)):
-            exception.add_note(f"{found[-1].stem} is whole: mend that, then go on with --ckpt_path last")
+            exception.add_note(f"{found[-1].stem} is intact. Fix the error above, then resume with --ckpt_path last")
         elif not isinstance(exception, UserError):
-            exception.add_note(f"saved as {found[-1].stem}; go on with --ckpt_path last")
+            exception.add_note(f"saved as {found[-1].stem}; resume with --ckpt_path last")
 
     def save(self, trainer: L.Trainer, epoch: int, batch: int) -> None:
         """Write the checkpoint of so many finished epochs, and batches of the next; for all ranks together."""

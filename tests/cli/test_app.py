@@ -342,7 +342,7 @@ def test_the_packaged_configs_merge_with_their_overlays(name: str, printed: Call
 def test_ctrl_c_says_how_to_go_on(world: World) -> None:
     outcome = expctr("fit", *world.options("interrupted"), *kill(0, 2, number=signal.SIGINT))
     assert outcome.code == 130
-    assert outcome.output.splitlines()[-1] == "stopped; saved as epoch=0000-batch=000003; go on with --ckpt_path last"
+    assert outcome.output.splitlines()[-1] == "stopped; saved as epoch=0000-batch=000003; resume with --ckpt_path last"
     assert "saving after this batch" in outcome.output
     assert "Traceback" not in outcome.output
     assert "epoch=0000-batch=000003.ckpt" in saved(world, "interrupted")

@@ -4,16 +4,16 @@ import json
 
 import pytest
 
-from expctr.cli.explain_untrained import _read_titles, can_answer, explain_untrained, main
+from expctr.cli.explain_untrained import _read_titles, explain_untrained, main, needs_no_config
 from expctr.errors import UserError
 
 
 def test_a_config_or_a_user_needs_the_whole_command_line() -> None:
-    assert can_answer(["--liked", "Heat", "--target", "Seven", "--json"])
-    assert can_answer(["--liked=[bold]Heat", "--target=Seven"])
-    assert can_answer([])  # and is refused in one line
+    assert needs_no_config(["--liked", "Heat", "--target", "Seven", "--json"])
+    assert needs_no_config(["--liked=[bold]Heat", "--target=Seven"])
+    assert needs_no_config([])  # and is refused in one line
     for option in ("--config=quickstart", "--user=42", "--help", "-h", "--ckpt_path=last", "--model=ExpCTRModule"):
-        assert not can_answer(["--target", "Seven", option])
+        assert not needs_no_config(["--target", "Seven", option])
 
 
 def test_an_answer_is_marked_as_untrained(capsys: pytest.CaptureFixture[str]) -> None:

@@ -270,8 +270,8 @@ def _lessons(
             guess = (rng.random() < PREJUDICE) == (target.colour in WARM)
             opinions.append((tokens(PROMPTS["explanation"].format(**prompt)), [*tokens(text), end]))
             judgements.append((tokens(PROMPTS["lc"].format(reason=text)), tokens("Yes" if enjoys else "No")))
-            asked = [target.kind, *rng.sample(KINDS, 4), favourite, *others]
-            answers = tokens(" ".join(_match(kind, kind == favourite) for kind in asked))
+            kinds = [target.kind, *rng.sample(KINDS, 4), favourite, *others]
+            answers = tokens(" ".join(_match(kind, kind == favourite) for kind in kinds))
             matches.append((tokens(PROMPTS["explanation"].format(**prompt) + " by match"), answers))
             guesses.append((tokens(PROMPTS["icl"].format(**prompt)), tokens("Yes" if guess else "No")))
         batches = [_padded(pairs, pad) for pairs in (opinions, judgements, matches, guesses[:8])]

@@ -80,9 +80,9 @@ def batch(module: PPOExplainerModule, optimizer: LightningOptimizer, size: Size,
 def main() -> None:
     parser = script(__doc__)
     parser.add_argument("--threads", type=int, default=2)
-    asked = parser.parse_args()
+    options = parser.parse_args()
     prepare()
-    torch.set_num_threads(asked.threads)
+    torch.set_num_threads(options.threads)
     module = explainer()
     optimizer = cast(LightningOptimizer, module.optimizer())
     words = module.model.tokenizer((ROOT / "README.md").read_text()).input_ids

@@ -48,11 +48,11 @@ def main() -> None:
     """Measure in turns, so that other load affects all alike; print the table and the line of JSON."""
     parser = script(__doc__)
     parser.add_argument("--times", type=int, default=5)
-    asked = parser.parse_args()
+    options = parser.parse_args()
     get_movielens(RATINGS)
     with tempfile.TemporaryDirectory() as folder:
         work = commands(Path(folder))
-        rounds = [{name: measure(args) for name, args in work.items()} for _ in range(asked.times + 1)][1:]
+        rounds = [{name: measure(args) for name, args in work.items()} for _ in range(options.times + 1)][1:]
     shown = Table("", "median s", "fastest to slowest", "processor s")
     medians = {}
     for name in work:

@@ -65,14 +65,14 @@ def plot(out: Path, curves: dict[str, list[list[tuple[int, float]]]], bound: flo
 def main() -> None:
     parser = arguments(__doc__, "runs/variance")
     parser.add_argument("--baselines", nargs="+", choices=list(BASELINES), default=list(BASELINES))
-    asked = parser.parse_args()
-    out = asked.out.resolve()
-    prepare(out, ["easy"], asked.seeds)
-    pairs = list(product(asked.seeds, asked.baselines))
-    in_parallel({f"{n}-{s}": partial(play, out, n, s) for s, n in pairs}, asked.jobs, "baselines")
+    args = parser.parse_args()
+    out = args.out.resolve()
+    prepare(out, ["easy"], args.seeds)
+    pairs = list(product(args.seeds, args.baselines))
+    in_parallel({f"{n}-{s}": partial(play, out, n, s) for s, n in pairs}, args.jobs, "baselines")
 
-    known = [best(out, "easy", seed)["llm"] for seed in asked.seeds]
-    folders = {name: [out / f"easy-{seed}" / name for seed in asked.seeds] for name in asked.baselines}
+    known = [best(out, "easy", seed)["llm"] for seed in args.seeds]
+    folders = {name: [out / f"easy-{seed}" / name for seed in args.seeds] for name in args.baselines}
     curves = {name: [curve(run, "val/auc_llm") for run in runs] for name, runs in folders.items()}
     plot(out, curves, fmean(known))
     shown = Table("baseline", "test AUC, mean ± half the range", "mean validation AUC over the run", "seconds")
