@@ -76,6 +76,9 @@ def explain_error(message: str) -> str:
         option = ".".join(re.findall(r"[\w.]+", match["path"]))
         known = ", ".join(chosen.__name__ for chosen in CHOICES.get(option.rpartition(".")[2], ()))
         return f"{option}: there is no class {match['name']}" + (f"; known classes: {known}" if known else "")
+    if "are required: backbone" in message:
+        names = ", ".join(kind.__name__ for kind in CHOICES.get("backbone", ()))
+        return f"no CTR model is named: give --model.backbone NAME (--model.ctr.backbone in ExpCTR); there are {names}"
     if re.match(r"the following arguments are required: \w+\.(model|data)", message):
         return "there is no model or no data: give --config NAME_OR_FILE; expctr configs lists the packaged configs"
     return message

@@ -339,6 +339,16 @@ def test_the_packaged_configs_merge_with_their_overlays(name: str, printed: Call
     assert merged["data"]["init_args"]["balance_rollouts"]
 
 
+@pytest.mark.parametrize(
+    "name", ["quickstart", "smollm2", "movielens", "amazon", "bookcrossing", "icl", "tallrec", "baseline"]
+)
+def test_the_packaged_configs_make_a_model_and_its_data(name: str, tmp_path: Path, refused: Refused) -> None:
+    """They get as far as the files, which are not there."""
+    own = ["--model.backbone=DIN"] if name == "baseline" else []
+    line = refused("prepare", f"--config={name}", *own, f"--data.path={tmp_path / 'none'}")
+    assert str(tmp_path / "none") in line
+
+
 def test_ctrl_c_says_how_to_go_on(world: World) -> None:
     outcome = expctr("fit", *world.options("interrupted"), *kill(0, 2, number=signal.SIGINT))
     assert outcome.code == 130
@@ -398,7 +408,7 @@ def test_test_prints_and_writes_the_table(run: Path, world: World) -> None:
         "(paper)",
         "before:",
         "after:",
-        "name the target's title",
+        "Name the target's title",
     ):
         assert word in outcome.output
     table = json.loads((run / "table.json").read_text())

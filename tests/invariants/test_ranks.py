@@ -62,7 +62,7 @@ def test_a_run_goes_on_from_any_number_of_ranks(one: Path, world: World) -> None
     assert_tables_agree(run, one)
     refused = expctr("test", *options)
     assert refused.code == 2
-    assert "configs/fsdp.yaml" in refused.output
+    assert "--config fsdp" in refused.output
 
 
 def test_other_ways_through_a_step_agree_too(world: World) -> None:

@@ -50,12 +50,12 @@ class Wrong(Reward):
 
     name = "wrong"
 
-    def __init__(self, answer: Tensor) -> None:
+    def __init__(self, answer: Any) -> None:
         super().__init__()
         self.answer = answer
 
     def score(self, batch: Batch, texts: Sequence[str]) -> Tensor:
-        return self.answer
+        return self.answer  # type: ignore[no-any-return]
 
 
 class Epochs(Callback):
@@ -153,16 +153,53 @@ def test_rewards_of_ones_own_have_columns_and_a_weight_of_0_changes_nothing(worl
 @pytest.mark.parametrize(
     ("answer", "error", "message"),
     [
-        (torch.ones(3), UserError, r"reward wrong has the shape \[3\] for 12 explanations: Reward\.score must return"),
+        (torch.ones(3), UserError, r"reward wrong is of shape \[3\] on cpu, for 12 explanations: Reward\.score must"),
+        (torch.ones(12, device="meta"), UserError, r"reward wrong is of shape \[12\] on meta, for 12 explanations"),
+        ([1.0] * 12, UserError, r"reward wrong is of list, for 12 explanations"),
         (torch.full((12,), float("nan")), BadRunError, r"reward wrong is NaN or infinite in 12 of 12 rows.*Check the"),
     ],
 )
 def test_a_reward_that_returns_something_else_is_refused(
-    world: World, tmp_path: Path, answer: Tensor, error: type[Exception], message: str
+    world: World, tmp_path: Path, answer: Any, error: type[Exception], message: str
 ) -> None:
     schedule = StageScheduler(PolicyStageOptions(1, [Wrong(answer)]))
     with pytest.raises(error, match=message):
         trainer(tmp_path, schedule, num_sanity_val_steps=0).fit(explainer(world), datamodule=data(world))
+
+
+class Words(Reward):
+    """Whole numbers, as one might write them."""
+
+    name = "words"
+
+    def score(self, batch: Batch, texts: Sequence[str]) -> Tensor:
+        return torch.tensor([len(text.split()) for text in texts])
+
+
+def test_each_run_of_one_module_has_its_own_plan_and_rewards(world: World, tmp_path: Path) -> None:
+    module, watch = explainer(world), Epochs()
+    trainer(tmp_path / "a").validate(module, data(world), verbose=False)
+    trainer(tmp_path / "b", watch, max_epochs=2).fit(module, data(world))
+    assert len(watch.trained) == 6
+    trainer(tmp_path / "c", watch, max_epochs=0).fit(module, data(world))
+    assert len(watch.trained) == 6
+    trainer(tmp_path / "d", watch, max_epochs=-1, max_steps=2).fit(module, data(world))
+    assert len(watch.trained) > 6
+    schedule = StageScheduler(PolicyStageOptions(1, [LCAlignment(), Words(0.5)]))
+    trainer(tmp_path / "e", schedule, watch).fit(module, data(world))
+    frame = pl.read_parquet(tmp_path / "e" / "explanations" / "000-lc.parquet")
+    assert frame["reward_words"].to_list() == [float(len(text.split())) for text in frame["text"]]
+
+
+def test_a_plan_without_a_stage_of_the_module_is_refused(world: World, tmp_path: Path) -> None:
+    schedule = StageScheduler(PolicyStageOptions(0))
+    with pytest.raises(UserError, match="the plan has no stage of PPOExplainerModule, which has lc"):
+        trainer(tmp_path, schedule).fit(explainer(world), data(world))
+
+
+def test_another_data_module_is_refused(world: World, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="PPOExplainerModule needs a data module of expctr"):
+        trainer(tmp_path).fit(explainer(world), train_dataloaders=[1, 2])
 
 
 def test_expctr_without_a_plan_is_refused(world: World, tmp_path: Path) -> None:

@@ -1,10 +1,13 @@
 """The scheduler of stages, and what contradicts a plan."""
 
+from collections.abc import Sequence
 from typing import Any, cast
 
 import lightning as L
 import pytest
+from torch import Tensor
 
+from expctr.data.batches import Batch
 from expctr.errors import UserError
 from expctr.modules.explainer import PPOExplainerModule
 from expctr.modules.staged import StagedModule
@@ -34,12 +37,32 @@ def test_contradictions_are_refused(numbers: tuple[int, int, int, int], message:
         scheduler(*numbers)
 
 
+class Bare(Reward):
+    """Has no more than it must."""
+
+    def score(self, batch: Batch, texts: Sequence[str]) -> Tensor:
+        return batch.label
+
+
+class Named(Bare):
+    """Is called as its maker says."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__()
+        self.name = name
+
+
 @pytest.mark.parametrize(
     ("rewards", "message"),
     [
         ([], r"stages\.lc\.rewards is empty"),
         ([LCAlignment(), LengthPenalty(), LCAlignment(0.5)], r"stages\.lc\.rewards: 2 rewards are called lc"),
         ([ICAlignment()], r"stages\.lc\.rewards: ICAlignment needs a trained CTR model"),
+        ([LCAlignment(0), LengthPenalty(0)], r"stages\.lc\.rewards: all weights are 0"),
+        ([Named("normalised")], r"stages\.lc\.rewards: Named needs a `name`"),
+        ([Named("a/b c")], r"stages\.lc\.rewards: Named needs a `name`"),
+        ([Bare.__new__(Bare)], r"stages\.lc\.rewards: the __init__ of Bare must call super"),
+        ([Named("ic")], r"stages: different rewards of the LC and the IC stage are both called ic"),
     ],
 )
 def test_rewards_that_contradict_each_other_are_refused(rewards: list[Reward], message: str) -> None:
@@ -54,7 +77,7 @@ def test_another_plan_than_the_checkpoints_is_named() -> None:
         scheduler(2, 1, 3, 4).load_state_dict(saved)
 
 
-class Bare(StagedModule):
+class AllStages(StagedModule):
     """All stages and no models, which are tested elsewhere."""
 
     kinds = ("lc", "ctr", "ic")
@@ -66,11 +89,11 @@ def trainer(**options: Any) -> L.Trainer:
 
 
 def test_the_scheduler_gives_the_module_its_plan_and_rewards() -> None:
-    made, module = scheduler(2, 1, 3, 2), Bare()
+    made, module = scheduler(2, 1, 3, 2), AllStages()
     made.setup(trainer(), module, "fit")
     assert list(module.plan) == list(made.plan)
     assert module.rewards == {"lc": made.lc_rewards, "ic": made.ic_rewards}
-    other = Bare()
+    other = AllStages()
     made.setup(trainer(check_val_every_n_epoch=2), other, "test")  # no training, so nothing to refuse
     assert list(other.plan) == list(made.plan)
 
@@ -83,7 +106,7 @@ def test_a_module_gets_the_stages_that_it_has() -> None:
 
 
 def test_two_runs_do_not_share_a_plan() -> None:
-    made, one, other = scheduler(1, 1, 3, 1), Bare(), Bare()
+    made, one, other = scheduler(1, 1, 3, 1), AllStages(), AllStages()
     made.setup(trainer(), one, "fit")
     one.plan.stop(one.plan.at(1))
     made.setup(trainer(), other, "fit")
@@ -104,11 +127,11 @@ def test_two_runs_do_not_share_a_plan() -> None:
 )
 def test_options_that_would_train_something_else_are_refused(options: dict[str, Any], said: str) -> None:
     with pytest.raises(UserError, match=said):
-        StageScheduler().setup(trainer(**options), Bare(), "fit")
+        StageScheduler().setup(trainer(**options), AllStages(), "fit")
 
 
 def test_only_a_ctr_stage_needs_validations() -> None:
-    scheduler(lc_epochs=1, rounds=0).setup(trainer(limit_val_batches=0), Bare(), "fit")
+    scheduler(lc_epochs=1, rounds=0).setup(trainer(limit_val_batches=0), AllStages(), "fit")
 
 
 def test_another_module_is_left_alone() -> None:
