@@ -1,6 +1,5 @@
 """Rewards of explanations: the paper's two (Eq. 9 and 13), and the class that your own ones extend."""
 
-import sys
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -58,7 +57,9 @@ class Reward(ABC):
     def __init__(self, weight: float = 1.0) -> None:
         self.weight = weight
         self.columns = {}
-        check_range(f"rewards.{type(self).__name__}", self, weight=(0, sys.float_info.max))
+        check_range(f"rewards.{type(self).__name__}", self, weight=(0, inf))
+        if weight == inf:
+            raise UserError(f"rewards.{type(self).__name__}.weight must be finite")
 
     def attach(self, scorers: Scorers) -> None:  # noqa: B027  (most rewards need no model)
         """Take the models that `score` needs, once they are loaded."""

@@ -79,6 +79,7 @@ def test_a_group_of_one_is_refused(values: dict[str, Any], message: str) -> None
         (KLOptions, {"beta": -1}, r"kl\.beta must be at least 0, not -1"),
         (KLOptions, {"beta": 0, "target": 1.0}, r"kl\.target adapts kl\.beta by a factor"),
         (LCAlignment, {"weight": -0.5}, r"rewards\.LCAlignment\.weight must be at least 0, not -0\.5"),
+        (LCAlignment, {"weight": float("inf")}, r"rewards\.LCAlignment\.weight must be finite"),
         (LengthPenalty, {"limit": -1}, r"rewards\.LengthPenalty\.limit must be at least 0, not -1"),
         (PPOOptions, {"lr": float("nan")}, r"ppo\.lr must be at least 0, not nan"),
         (PPOOptions, {"lam": 1.5}, r"ppo\.lam must be from 0 to 1, not 1\.5"),
