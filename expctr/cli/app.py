@@ -93,6 +93,8 @@ class ExpCTRCLI(LightningCLI):
             "max_epochs": -1,  # the plan of stages sets it
         }
         parser.set_defaults({f"trainer.{name}": value for name, value in defaults.items()})
+        rewards = {"lc": "expctr.LCAlignment", "ic": "expctr.ICAlignment"}  # explicit, so that rewards+ adds to them
+        parser.set_defaults({f"stages.{stage}.rewards": [{"class_path": path}] for stage, path in rewards.items()})
 
     def before_instantiate_classes(self) -> None:
         """Choose the checkpoint, and refuse to overwrite a run."""

@@ -349,6 +349,17 @@ def test_the_packaged_configs_make_a_model_and_its_data(name: str, tmp_path: Pat
     assert str(tmp_path / "none") in line
 
 
+def test_a_plus_adds_a_reward_to_the_papers(printed: Callable[..., str]) -> None:
+    line = ["--config=movielens", "--stages.lc.rewards+=LengthPenalty", "--stages.lc.rewards.limit=3"]
+    stages = yaml.safe_load(printed("fit", *line, "--print_config"))["stages"]
+    assert [reward["class_path"] for reward in stages["lc"]["rewards"]] == [
+        "expctr.LCAlignment",
+        "expctr.LengthPenalty",
+    ]
+    assert stages["lc"]["rewards"][1]["init_args"]["limit"] == 3
+    assert [reward["class_path"] for reward in stages["ic"]["rewards"]] == ["expctr.ICAlignment"]
+
+
 def test_ctrl_c_says_how_to_go_on(world: World) -> None:
     outcome = expctr("fit", *world.options("interrupted"), *kill(0, 2, number=signal.SIGINT))
     assert outcome.code == 130
