@@ -159,8 +159,7 @@ class StagedModule(L.LightningModule):
     def configure_optimizers(self) -> Any:
         """AdamW for the policy with its schedule, Adam for each CTR model."""
         policy = self.models.policy
-        click_models = [model for model in (self.models.ctr, self.models.plain) if model is not None]
-        optimizers = [policy.optimizer(), *(model.optimizer() for model in click_models)]
+        optimizers = [policy.optimizer(), *(model.optimizer() for model in self.models.click_models)]
         for optimizer in optimizers:
             prime(optimizer)
         sizes, limit = self.data.rollout_batches(), self.trainer.limit_train_batches
@@ -347,12 +346,11 @@ class StagedModule(L.LightningModule):
         trained = {name for name, parameter in self.named_parameters() if parameter.requires_grad}
         checkpoint["state_dict"] = {k: v for k, v in checkpoint["state_dict"].items() if k in trained}
         checkpoint["features"] = self.data.features.state_dict()
-        click_models = [model for model in (models.ctr, models.plain) if model is not None]
         checkpoint["expctr"] = {
             "explainer": models.policy.extra_state(),
             "store": models.store.state_dict(),
-            "best": [model.best.state_dict() for model in click_models],
-            "statistics": [model.statistics() for model in click_models],
+            "best": [model.best.state_dict() for model in models.click_models],
+            "statistics": [model.statistics() for model in models.click_models],
             "ctr_trained": models.ctr_trained,
             "stopped": dict(self.plan.stopped),
             "batches": models.batches,
@@ -367,10 +365,9 @@ class StagedModule(L.LightningModule):
         state = section(checkpoint, "expctr", self)
         models.policy.load_extra_state(state["explainer"])
         models.store.load_state_dict(state["store"])
-        click_models = [model for model in (models.ctr, models.plain) if model is not None]
-        for model, best in zip(click_models, state["best"], strict=True):
+        for model, best in zip(models.click_models, state["best"], strict=True):
             model.best.load_state_dict(best)
-        for model, statistics in zip(click_models, state.get("statistics", ({}, {})), strict=False):
+        for model, statistics in zip(models.click_models, state.get("statistics", ({}, {})), strict=False):
             model.load_statistics(statistics)
         models.ctr_trained, models.batches = state["ctr_trained"], state["batches"]
         models.skipped_updates = state.get("skipped_updates", 0)  # checkpoints of 0.1.0 have none

@@ -53,6 +53,11 @@ class Models:
         return int(self.data.seed)
 
     @property
+    def click_models(self) -> list[ClickModel]:
+        """With text, then without, as far as there are any."""
+        return [model for model in (self.ctr, self.plain) if model is not None]
+
+    @property
     def plain_name(self) -> str:
         """What the CTR model without text is called in the table."""
         return self.plain.name if self.plain is not None else PLAIN.name

@@ -8,6 +8,7 @@ from bitsandbytes.functional import dequantize_4bit
 from bitsandbytes.nn import Linear4bit, Linear8bitLt
 from conftest import make_llm, stir_adapter
 from llama_cpp_file import write_gguf
+from plain_forward import TEXT, load, logits, plain_logits
 from torch import Tensor, nn
 from transformers import (
     AutoModelForCausalLM,
@@ -22,26 +23,6 @@ from expctr.errors import UserError
 from expctr.llm.kv_cache import keys_and_values
 from expctr.llm.loading import LLMOptions, load_base, load_tokenizer, resolve_dtype
 from expctr.llm.model import LanguageModel
-
-TEXT = "The liked books: none. Considering the preference of the customer,"
-
-
-def load(folder: Path, **options: object) -> LanguageModel:
-    settings: dict[str, object] = {"dtype": "float32", "lora_r": 4, **options}
-    return LanguageModel.load(LLMOptions(path=str(folder), **settings))  # type: ignore[arg-type]
-
-
-def logits(model: LanguageModel, adapter: bool = False) -> Tensor:
-    ids = torch.tensor([model.tokenizer(TEXT).input_ids])
-    return model.logits(model.hidden(ids, torch.ones_like(ids), adapter))
-
-
-def plain_logits(folder: Path) -> Tensor:
-    tokenizer = AutoTokenizer.from_pretrained(folder)
-    with torch.no_grad():
-        result = AutoModelForCausalLM.from_pretrained(folder)(**tokenizer(TEXT, return_tensors="pt")).logits
-    assert isinstance(result, Tensor)
-    return result
 
 
 @pytest.fixture(scope="module")

@@ -5,10 +5,9 @@ from pathlib import Path
 import pytest
 import torch
 from conftest import stir_adapter
+from plain_forward import TEXT, load, logits, plain_logits
 from torch import Tensor
 from transformers import (
-    AutoModelForCausalLM,
-    AutoTokenizer,
     Gemma2Config,
     Gemma2ForCausalLM,
     GPT2Config,
@@ -19,26 +18,6 @@ from expctr.errors import UserError
 from expctr.llm.critic import ValueHead
 from expctr.llm.loading import LLMOptions, load_tokenizer
 from expctr.llm.model import LanguageModel
-
-TEXT = "The liked books: none. Considering the preference of the customer,"
-
-
-def load(folder: Path, **options: object) -> LanguageModel:
-    settings: dict[str, object] = {"dtype": "float32", "lora_r": 4, **options}
-    return LanguageModel.load(LLMOptions(path=str(folder), **settings))  # type: ignore[arg-type]
-
-
-def logits(model: LanguageModel, adapter: bool = False) -> Tensor:
-    ids = torch.tensor([model.tokenizer(TEXT).input_ids])
-    return model.logits(model.hidden(ids, torch.ones_like(ids), adapter))
-
-
-def plain_logits(folder: Path) -> Tensor:
-    tokenizer = AutoTokenizer.from_pretrained(folder)
-    with torch.no_grad():
-        result = AutoModelForCausalLM.from_pretrained(folder)(**tokenizer(TEXT, return_tensors="pt")).logits
-    assert isinstance(result, Tensor)
-    return result
 
 
 def test_a_folder_loads_and_says_what_it_says_in_transformers(any_llm_folder: Path) -> None:
