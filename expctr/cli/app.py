@@ -17,11 +17,10 @@ from lightning.pytorch.loggers import TensorBoardLogger
 
 from expctr.cli.commands import Trainer
 from expctr.cli.configs import find_config
-from expctr.cli.errors import exit_with_error
 from expctr.cli.help import print_class_help
 from expctr.cli.parser import Parser, explain_error
 from expctr.data.datamodules import RatingsDataModule
-from expctr.errors import UserError
+from expctr.errors import UserError, exit_with_error
 from expctr.evaluation.alarms import Alarms
 from expctr.evaluation.result_writer import ResultWriter
 from expctr.modules.expctr import ExpCTRModule

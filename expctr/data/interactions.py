@@ -7,11 +7,11 @@ from dataclasses import replace
 import numpy as np
 import polars as pl
 
-from expctr.data.errors import DataError
 from expctr.data.options import SPLITS, SampleOptions
 from expctr.data.random_draws import draws_of_ids, id_codes, mix
 from expctr.data.readers.base import RawTable, RawTables
 from expctr.data.summary import DataSummary
+from expctr.errors import DataError
 
 
 def load_interactions(

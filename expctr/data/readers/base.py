@@ -7,8 +7,8 @@ from pathlib import Path
 
 import polars as pl
 
-from expctr.data.errors import DataError
 from expctr.data.readers.bad_rows import FIXES, OnBadRow
+from expctr.errors import DataError
 
 
 @dataclass(frozen=True)

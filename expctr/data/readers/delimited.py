@@ -15,10 +15,10 @@ from typing import Literal
 
 import polars as pl
 
-from expctr.data.errors import DataError
 from expctr.data.readers.bad_rows import BAD_CSV, NUL, TOO_FEW, TOO_MANY, UNDECODABLE, marked
 from expctr.data.readers.base import RawTable
 from expctr.data.readers.files import check_file
+from expctr.errors import DataError
 
 _DELIMITERS = ("::", "\t", ";", ",", "|")
 _QUOTING = (";", ",")

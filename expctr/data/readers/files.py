@@ -5,7 +5,7 @@ import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from expctr.data.errors import DataError
+from expctr.errors import DataError
 
 
 def find_layout(folder: Path, layouts: Mapping[str, Sequence[str]]) -> tuple[str, list[Path]]:

@@ -17,10 +17,10 @@ from typing import BinaryIO, cast
 import polars as pl
 from polars.io.plugins import register_io_source
 
-from expctr.data.errors import DataError
 from expctr.data.readers.bad_rows import NOT_JSON, PROBLEM, UNDECODABLE
 from expctr.data.readers.base import RawTable
 from expctr.data.readers.files import check_file
+from expctr.errors import DataError
 
 _CHUNK = 1 << 25  # bytes
 _SURROGATE = re.compile("[\ud800-\udfff]")  # half of a character, which polars would read as a NUL byte
