@@ -59,7 +59,9 @@ def count_pass(
     return Workload(tokens=tokens, flops=2 * multiplications)
 
 
-def count_phases(blueprint: Blueprint, explainer: PPOExplainerModule, prompt: int, response: int) -> dict[str, Workload]:
+def count_phases(
+    blueprint: Blueprint, explainer: PPOExplainerModule, prompt: int, response: int
+) -> dict[str, Workload]:
     """Count one response's passes by phase of a step; `train` has all epochs of PPO, `reference` the policy's own too.
 
     `prompt` and `response` are numbers of tokens.
