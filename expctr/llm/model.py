@@ -63,7 +63,7 @@ class LanguageModel(nn.Module):
         Raises:
             UserError: the base cannot be loaded, or is not supported.
         """
-        from expctr.llm.adapters import add_adapter  # not at the top: it imports peft, which --help can do without
+        from expctr.llm.lora import add_adapter  # not at the top: it imports peft, which --help can do without
 
         try:
             tokenizer = load_tokenizer(options)
