@@ -17,7 +17,7 @@ from statistics import fmean
 from typing import Any
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import MofNCompleteColumn, Progress, TimeElapsedColumn
 from rich.table import Table
 
 from expctr.report.curves import Curves, read
@@ -122,13 +122,7 @@ def run_all(
     `share_done` returns how much of an unfinished job is done, from 0 to 1, by its name.
     """
     failures: dict[str, str] = {}
-    shown = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeElapsedColumn(),
-        TimeRemainingColumn(),
-    )
+    shown = *Progress.get_default_columns(), MofNCompleteColumn(), TimeElapsedColumn()
     # the estimate uses the speed since the start, because a job may take hours
     progress = Progress(*shown, console=Console(stderr=True), speed_estimate_period=float("inf"))
     with progress, ThreadPoolExecutor(workers) as pool:

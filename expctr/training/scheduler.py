@@ -81,12 +81,8 @@ class StageScheduler(Callback):
     def _check(self, trainer: L.Trainer) -> None:
         """Refuse options that would silently train something else than the plan."""
         options, ranks = vars(trainer), trainer.world_size
-        interval, every, part = (
-            options.get("val_check_interval"),
-            trainer.check_val_every_n_epoch,
-            trainer.limit_val_batches,
-        )
-        epochs = trainer.fit_loop.max_epochs
+        every, interval = trainer.check_val_every_n_epoch, options.get("val_check_interval")
+        part, epochs = trainer.limit_val_batches, trainer.fit_loop.max_epochs
         each_epoch = isinstance(interval, float) and interval == 1  # Lightning takes the integer for every batch
         ctr = any(entry.stage == "ctr" for entry in self.plan)
         sharded = isinstance(trainer.strategy, ShardedStrategy)

@@ -3,9 +3,9 @@
     python -m tools.get_movielens .data/ml-100k # once
     python -m tools.bench.hashing               # three seeds, in runs/hashing
 
-943 users and 1,682 films share the rows by a hash. `vocabulary.py` measures what sharing saves in seconds and memory with
-ten million values. All runs are tested on the same rows; a seed draws other first weights and batches. The last line
-is JSON.
+943 users and 1,682 films share the rows by a hash. `vocabulary.py` measures what sharing saves in seconds and memory
+with ten million values. All runs are tested on the same rows; a seed draws other first weights and batches. The last
+line is JSON.
 """
 
 import json
