@@ -1,4 +1,4 @@
-"""Configs of experiments: read as `expctr` reads them, and the same for all runs in a folder."""
+"""Options of experiments' runs: read as `expctr` reads them, and the same for all runs in a folder."""
 
 import argparse
 import subprocess

@@ -20,7 +20,7 @@ from rich.console import Console
 from rich.progress import MofNCompleteColumn, Progress, TimeElapsedColumn
 from rich.table import Table
 
-from expctr.report.curves import Curves, read
+from expctr.report.curves import Curves, read_events
 
 ROOT = Path(__file__).parents[1]
 COMMAND = [sys.executable, "-m", "expctr"]
@@ -220,7 +220,7 @@ def curve(folder: Path, tag: str) -> list[tuple[int, float]]:
 
 @cache
 def _curves(folder: Path) -> Curves:
-    return read(str(folder))  # takes seconds per run, and callers need many curves of a run
+    return read_events(folder).curves  # takes seconds per run, and callers need many curves of a run
 
 
 def mean_and_spread(values: Sequence[float]) -> str:

@@ -1,4 +1,4 @@
-"""The command line: `expctr COMMAND --config NAME_OR_FILE [--config OVERLAY] [--option value]`."""
+"""The command-line application: `expctr COMMAND --config NAME_OR_FILE [--config OVERLAY] [--option value]`."""
 
 import signal
 import sys

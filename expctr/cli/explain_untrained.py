@@ -1,4 +1,4 @@
-"""`expctr explain` without a config: the shipped nano model answers at once, untrained."""
+"""`expctr explain` with the untrained model that ships with the package, which needs no config."""
 
 import argparse
 import json

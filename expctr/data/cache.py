@@ -1,4 +1,4 @@
-"""Keeps the finished samples and their summary in a cache folder."""
+"""A cache of the finished samples and their summary, in a folder."""
 
 import hashlib
 import json

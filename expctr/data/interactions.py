@@ -1,4 +1,4 @@
-"""All ratings of a dataset in one table, cleaned and sorted by user and time; and the ratings of one user."""
+"""The interactions of a dataset: all ratings in one table, cleaned and sorted by user and time; or one user's."""
 
 from collections import Counter
 from collections.abc import Mapping

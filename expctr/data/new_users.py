@@ -1,4 +1,4 @@
-"""People who are not in the ratings, from a CSV of titles, as rows for `expctr predict`."""
+"""New users, who are not in the ratings: from a CSV of titles to rows for `expctr predict`."""
 
 import csv
 from collections.abc import Iterator, Sequence

@@ -1,4 +1,4 @@
-"""From interactions to samples: a target, the items before it, a label, a split (paper, section 5.1.1).
+"""Samples from interactions: a target, the items before it, a label, a split (paper, section 5.1.1).
 
 Interactions are sorted by user and time once. A history is then a range of rows that ends before its target, so nothing
 at or after the target can be in it.

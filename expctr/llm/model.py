@@ -1,4 +1,4 @@
-"""One base model in memory, in four roles: policy, reference, LC scorer, and trunk of the critic.
+"""The language model: one base in memory, in four roles (policy, reference, LC scorer, and trunk of the critic).
 
 With the adapter on, it is the policy. With the adapter off, it is the reference pi_init, the LC scorer, and what the
 critic reads. Base weights are never written: merging and unmerging an adapter would round the base, and so change the

@@ -1,4 +1,4 @@
-"""The language model without weights: its memory, measured by running the real code on tensors without storage."""
+"""Blueprint of the language model without weights: its memory, measured by the real code on tensors without storage."""
 
 from collections import Counter
 from collections.abc import Callable, Iterator

@@ -1,4 +1,4 @@
-"""Estimate the steps, tokens and FLOPs of a run by stage, if every prompt and every response has its maximum length."""
+"""Workload of a run: steps, tokens and FLOPs by stage, if every prompt and every response has its maximum length."""
 
 from collections.abc import Sequence
 from typing import NamedTuple, Self

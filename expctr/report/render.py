@@ -1,4 +1,4 @@
-"""`expctr report RUN [RUN ...]`: the results of runs as one HTML file that needs nothing else."""
+"""Renders the report, `expctr report RUN [RUN ...]`: the results of runs as one HTML file that needs nothing else."""
 
 import argparse
 import base64

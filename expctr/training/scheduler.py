@@ -1,4 +1,4 @@
-"""The plan of stages (paper 4.3.2): LC, then CTR and IC in turn."""
+"""The scheduler of the stages (paper 4.3.2): LC, then CTR and IC in turn."""
 
 import re
 from collections import Counter

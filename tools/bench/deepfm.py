@@ -1,4 +1,4 @@
-"""An epoch of DeepFM over MovieLens-100K: ours against RecBole, FuxiCTR, deepctr-torch and torch-rechub.
+"""DeepFM over MovieLens-100K, seconds per epoch: ours against RecBole, FuxiCTR, deepctr-torch and torch-rechub.
 
     python -m tools.bench.deepfm [--epochs N] [--threads N]
 

@@ -1,4 +1,4 @@
-"""What shared rows cost in AUC: DeepFM on MovieLens-100K with fewer and fewer rows per field (`max_rows`).
+"""Hashing of rows and its cost in AUC: DeepFM on MovieLens-100K with fewer and fewer rows per field (`max_rows`).
 
     python -m tools.get_movielens .data/ml-100k # once
     python -m tools.bench.hashing               # three seeds, in runs/hashing

@@ -1,4 +1,4 @@
-"""Does ExpCTR learn? Runs in planted worlds (planted.py) with known best AUCs, and controls that must not learn.
+"""Is ExpCTR learning? Runs in planted worlds (planted.py) with known best AUCs, and controls that must not learn.
 
     python -m tools.bench.learning                          # both worlds, three seeds, in runs/learning
     python -m tools.bench.learning --worlds easy --seeds 0

@@ -1,4 +1,4 @@
-"""How a PPO batch's seconds grow with rows, prompt, response and passes, and whether its memory stays flat.
+"""Growth of a PPO batch's seconds with rows, prompt, response and passes, and whether its memory stays flat.
 
     python -m tools.bench.ppo_growth [--threads N]
 

@@ -1,4 +1,4 @@
-"""What a CTR model's tables cost as the vocabulary grows to ten million items, with one row per value or shared rows.
+"""A vocabulary of up to ten million items: what a CTR model's tables cost, with one row per value or shared rows.
 
     python -m tools.bench.vocabulary
 

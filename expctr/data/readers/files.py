@@ -1,4 +1,4 @@
-"""Finds the raw files of a dataset and checks that they can be read."""
+"""Finds the raw files of a dataset, and checks that they can be read."""
 
 import fnmatch
 import os

@@ -1,4 +1,4 @@
-"""Reads a file of JSON objects, one per line, in chunks. Gzip files are read as they are.
+"""Reads JSON lines: one object per line, in chunks. Gzip files are read as they are.
 
 Lines may also be Python literals, as in the Amazon metadata of 2014; a literal is parsed, never evaluated as code.
 """
