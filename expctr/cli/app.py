@@ -27,8 +27,7 @@ from expctr.modules.expctr import ExpCTRModule
 from expctr.training.checkpoint import RunCheckpoint, checkpoint_folder, checkpoints
 from expctr.training.fsdp import ShardedStrategy
 from expctr.training.lock import hold
-from expctr.training.progress import StageProgressBar
-from expctr.training.scheduler import StageScheduler
+from expctr.training.scheduler import StageProgressBar, StageScheduler
 from expctr.training.selection import check_same_options, check_sharding, select_checkpoint
 from expctr.training.signals import Stopped
 

@@ -1,4 +1,4 @@
-"""The scheduler of the stages (paper 4.3.2): LC, then CTR and IC in turn."""
+"""The scheduler of the stages (paper 4.3.2), LC, then CTR and IC in turn; and a progress bar that names them."""
 
 import re
 from collections import Counter
@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import lightning as L
-from lightning.pytorch.callbacks import Callback
+from lightning.pytorch.callbacks import Callback, RichProgressBar
 
 from expctr.errors import UserError
 from expctr.modules.staged import StagedModule
@@ -111,6 +111,16 @@ class StageScheduler(Callback):
                 f"the checkpoint was made with the stages {_summary(state_dict['plan'])}, but the config says "
                 f"{_summary(ours)}: give the same stages.* options, or start a run in another folder"
             )
+
+
+class StageProgressBar(RichProgressBar):
+    """Rich's bar with an ETA, the stage, and the epoch of the plan."""
+
+    def _get_train_description(self, current_epoch: int) -> str:
+        module = self.trainer.lightning_module
+        if not isinstance(module, StagedModule):
+            return super()._get_train_description(current_epoch)
+        return f"{module.entry.name} {module.entry.stage_epoch + 1} ({current_epoch + 1}/{len(module.plan)})"
 
 
 def _checked(option: str, rewards: Sequence[Reward]) -> list[Reward]:

@@ -177,10 +177,7 @@ def torch_rechub(folder: Path) -> Peer:
     model = DeepFM(features, features, {"dims": MLP, "dropout": DROPOUT, "activation": "relu"})
     trainer = CTRTrainer(model, optimizer_params={"lr": LR, "weight_decay": 0.0}, model_path=str(folder))
     train, _, test = DataGenerator(*parts["train"]).generate_dataloader(*parts["val"], *parts["test"], batch_size=BATCH)
-    return (
-        lambda: trainer.train_one_epoch(train),
-        lambda: (np.array(trainer.predict(model, test)), parts["test"][1]),
-    )
+    return lambda: trainer.train_one_epoch(train), lambda: (np.array(trainer.predict(model, test)), parts["test"][1])
 
 
 PEERS: dict[str, Callable[[Path], Peer]] = {

@@ -134,11 +134,7 @@ def _is_utf8(path: Path) -> bool:
 
 
 def _detect_columns(
-    path: Path,
-    head: Sequence[str],
-    headers: Mapping[str, Sequence[str]],
-    required: Sequence[str],
-    order: Sequence[str],
+    path: Path, head: Sequence[str], headers: Mapping[str, Sequence[str]], required: Sequence[str], order: Sequence[str]
 ) -> tuple[str, list[str]]:
     """The delimiter, and the names of the file's columns: its header, or `order` if it has none."""
     if order:
