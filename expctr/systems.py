@@ -51,6 +51,11 @@ class Metric(NamedTuple):
         """The name with an arrow that points to better values."""
         return f"{self.name} {'↑' if self.higher_is_better else '↓'}"
 
+    @property
+    def better(self) -> str:
+        """Which values are better: higher or lower."""
+        return "higher" if self.higher_is_better else "lower"
+
 
 _METRICS = (
     Metric("auc", "AUC", higher_is_better=True),
@@ -60,8 +65,8 @@ _METRICS = (
     Metric("ece", "ECE"),
 )
 METRICS = {metric.key: metric for metric in _METRICS}
-"""By key, in the order of the paper's Table 1; `expctr.metrics.ctr_metrics` defines those after RMSE. The paper names MSE
-in its text only."""
+"""By key, in the order of the paper's Table 1, which ends with RMSE. The paper names MSE in its text only;
+`expctr.metrics.ctr_metrics` defines the others."""
 
 FURTHER = ("gauc", "ne", "ece")
 """Group AUC, normalised entropy and expected calibration error, which the console shows in a table of their own."""
@@ -109,10 +114,12 @@ class Comparison(NamedTuple):
     """What tells the two apart, as in "0.512 before training, 0.603 after training"."""
 
 
+_SENTENCES = ("without sentences", "with sentences")
 _TRAINING = ("before training", "after training")
 _OTHER_ROW = ("with another row's sentence", "with its own sentence")
 _NO_TEXT = ("without a sentence", "with its own sentence")
 GAINS = {
+    "aug_plain": Comparison("CTR model trained with sentences, and trained without", PLAIN, AUG, _SENTENCES),
     "llm_training": Comparison("Language model's verdict, before and after training", LLM_UNTRAINED, LLM, _TRAINING),
     "aug_training": Comparison("CTR model, on sentences from before and after training", AUG_UNTRAINED, AUG, _TRAINING),
     "aug_text": Comparison("CTR model, with and without a sentence", AUG_NO_TEXT, AUG, _NO_TEXT),

@@ -23,6 +23,7 @@ from expctr.errors import UserError, check_range
 from expctr.evaluation.assessment import Assessment, assess, query_models
 from expctr.evaluation.examples import before_and_after, markdown_table, print_examples
 from expctr.evaluation.table import ResultTable, validation_table
+from expctr.evaluation.temperature import fit_temperatures
 from expctr.modules.scoring import ScoringModule
 from expctr.modules.staged import StagedModule
 from expctr.systems import PLAIN, SOURCES, SYSTEMS
@@ -37,10 +38,12 @@ class ResultWriter(Callback):
         examples: number of explanations to show.
         counterfactual_rows: number of test rows whose prompts are changed and explained again, to see whether the
             explanation follows (about twelve explanations per row); 0 for none.
+        temperature: whether a test also reports LogLoss and ECE after a temperature: one number per system, with the
+            lowest LogLoss on the validation rows, which are explained and scored for it.
     """
 
-    def __init__(self, examples: int = 8, counterfactual_rows: int = 64) -> None:
-        self.examples, self.counterfactual_rows = examples, counterfactual_rows
+    def __init__(self, examples: int = 8, counterfactual_rows: int = 64, temperature: bool = False) -> None:
+        self.examples, self.counterfactual_rows, self.temperature = examples, counterfactual_rows, temperature
         check_range("results", self, examples=(0, inf), counterfactual_rows=(0, inf))
         self._scored: list[pl.DataFrame] = []
 
@@ -91,11 +94,12 @@ class ResultWriter(Callback):
     def on_test_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Write and print the result table; write the explanations."""
         if isinstance(pl_module, ScoringModule):
-            rows = self._gather()
+            rows, fitted = self._gather(), self._temperatures(trainer, pl_module)
             if trainer.is_global_zero:
                 scores = {pl_module.name: _tensor(rows["score"].to_list())}
                 columns = rows.to_dict(as_series=False)
-                _write_table(trainer, columns, scores, systems=[pl_module.name])
+                temperatures = {pl_module.name: fitted["score"]} if fitted else {}
+                _write_table(trainer, columns, scores, systems=[pl_module.name], temperatures=temperatures)
         elif isinstance(pl_module, StagedModule):
             self._write_explained(trainer, pl_module)
 
@@ -103,6 +107,7 @@ class ResultWriter(Callback):
         columns, texts = module.evaluated, _texts(module, "test")
         prompts = [module.models.policy.prompts.shown(texts[sample]) for sample in columns["sample"]]
         outputs = query_models(module, prompts, self.counterfactual_rows)  # on all ranks: models may be sharded
+        fitted = self._temperatures(trainer, module)
         if not trainer.is_global_zero:
             return
         assessment = assess(module, prompts, outputs)
@@ -119,7 +124,12 @@ class ResultWriter(Callback):
         sources = {source.name: _tensor(columns[source.column]) for source in SOURCES if source.column in columns}
         if unfinished := _unfinished(trainer, module):
             console.print(unfinished)
-        _write_table(trainer, columns, scores, [*names.values()], sources, assessment)
+        temperatures = {name: fitted[column] for column, name in names.items() if column in fitted}
+        plain = module.models.plain_name
+        _write_table(trainer, columns, scores, [*names.values()], sources, assessment, temperatures, plain)
+
+    def _temperatures(self, trainer: L.Trainer, module: ScoringModule | StagedModule) -> dict[str, float]:
+        return fit_temperatures(trainer, module) if self.temperature else {}
 
     def on_predict_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Write `predictions.parquet`, one row per sample.
@@ -181,11 +191,13 @@ def _write_table(
     systems: list[str],
     sources: Mapping[str, Tensor] = {},
     assessment: Assessment | None = None,
+    temperatures: Mapping[str, float] = {},
+    plain: str = PLAIN.name,
 ) -> None:
     """Print the table; write it (`table.json`, `table.md`) and each row's scores (`scores.parquet`).
 
     `systems` are the table's rows; one without scores shows dashes. `sources` are scores of trained models on other
-    explanations.
+    explanations, `temperatures` those of the systems, and `plain` is what the CTR model without text is called.
     """
     data, folder = _data(trainer), _folder(trainer)
     samples, labels = columns["sample"], _tensor(columns["label"])
@@ -200,6 +212,8 @@ def _write_table(
         users=users.rank("dense").to_torch(),
         sources=sources,
         slices={name: rows[place] for name, rows in data.slices("test").items()},
+        temperatures=temperatures,
+        plain=plain,
     )
     if assessment is not None:
         table = replace(table, quality=assessment.quality, audit=assessment.audit, notes=assessment.notes)

@@ -13,6 +13,7 @@ from expctr.errors import UserError
 from expctr.llm.sharding.fsdp import unsharded
 from expctr.modules.scoring import ScoringModule
 from expctr.modules.staged import StagedModule
+from expctr.systems import SYSTEMS
 
 
 def fit_temperatures(trainer: L.Trainer, module: ScoringModule | StagedModule) -> dict[str, float]:
@@ -51,4 +52,5 @@ def _columns(module: ScoringModule | StagedModule, batch: Batch) -> dict[str, li
             icl = module.models.policy.direct.scores(batch.texts)
         scores = module.models.explain(batch)[0] | {"s_icl": icl}
     found = {"sample": batch.sample, "label": batch.label, **scores}
-    return {name: values.tolist() for name, values in found.items() if isinstance(values, torch.Tensor)}
+    names = ("sample", "label", "score", *(system.column for system in SYSTEMS))
+    return {name: found[name].tolist() for name in names if name in found}
