@@ -27,4 +27,7 @@ def test_keys_and_names_are_unique() -> None:
 
 
 def test_arrows_point_to_better_values() -> None:
-    assert [metric.heading for metric in METRICS.values()] == ["AUC ↑", "LogLoss ↓", "MAE ↓", "RMSE ↓", "MSE ↓"]
+    assert [metric.heading for metric in METRICS.values()] == [
+        *("AUC ↑", "LogLoss ↓", "MAE ↓", "RMSE ↓", "MSE ↓", "GAUC ↑", "NE ↓", "ECE ↓")
+    ]
+    assert (METRICS["auc"].better, METRICS["ece"].better) == ("higher", "lower")
