@@ -96,6 +96,19 @@ AUG = System("aug", "ExpCTR-Aug", "s_r", "CTR model with the explanation")
 SYSTEMS = (ICL, PLAIN, LLM, AUG)
 """The rows of a result table."""
 
+TITLE = System("title", "DeepFM + title", "s_title", "CTR model with the target's title in place of the explanation")
+UNTRAINED_TEXT = System(
+    "untrained_text", "DeepFM + untrained sentences", "s_untrained_text", "CTR model trained on untrained explanations"
+)
+COMPARISONS = (TITLE, UNTRAINED_TEXT)
+"""Models that are trained at test, to compare with; the table shows those that were."""
+
+
+def of_backbone(system: System, backbone: str) -> str:
+    """The name of a system in a run with another CTR model than the default one."""
+    return system.name.replace(PLAIN.name, backbone)
+
+
 LLM_UNTRAINED = System("llm_untrained", "ExpCTR-LLM, untrained", "s_u_untrained")
 AUG_UNTRAINED = System("aug_untrained", "ExpCTR-Aug, explanations of the untrained model", "s_r_untrained")
 AUG_OTHER_ROW = System("aug_other_row", "ExpCTR-Aug, explanations of other rows", "s_r_exchanged")
@@ -115,11 +128,17 @@ class Comparison(NamedTuple):
 
 
 _SENTENCES = ("without sentences", "with sentences")
+_TITLES = ("with titles", "with sentences")
+_UNTRAINED = ("on untrained sentences", "on trained ones")
 _TRAINING = ("before training", "after training")
 _OTHER_ROW = ("with another row's sentence", "with its own sentence")
 _NO_TEXT = ("without a sentence", "with its own sentence")
 GAINS = {
     "aug_plain": Comparison("CTR model trained with sentences, and trained without", PLAIN, AUG, _SENTENCES),
+    "aug_title": Comparison("CTR model trained with sentences, and with titles in their place", TITLE, AUG, _TITLES),
+    "aug_untrained_text": Comparison(
+        "CTR model trained on untrained sentences, and on trained ones", UNTRAINED_TEXT, AUG, _UNTRAINED
+    ),
     "llm_training": Comparison("Language model's verdict, before and after training", LLM_UNTRAINED, LLM, _TRAINING),
     "aug_training": Comparison("CTR model, on sentences from before and after training", AUG_UNTRAINED, AUG, _TRAINING),
     "aug_text": Comparison("CTR model, with and without a sentence", AUG_NO_TEXT, AUG, _NO_TEXT),

@@ -21,12 +21,13 @@ from expctr.data.datamodules import RatingsDataModule
 from expctr.distributed import all_gather_objects
 from expctr.errors import UserError, check_range
 from expctr.evaluation.assessment import Assessment, assess, query_models
+from expctr.evaluation.comparison_models import comparison_scores
 from expctr.evaluation.examples import before_and_after, markdown_table, print_examples
 from expctr.evaluation.table import ResultTable, validation_table
 from expctr.evaluation.temperature import fit_temperatures
 from expctr.modules.scoring import ScoringModule
 from expctr.modules.staged import StagedModule
-from expctr.systems import PLAIN, SOURCES, SYSTEMS
+from expctr.systems import COMPARISONS, PLAIN, SOURCES, SYSTEMS, of_backbone
 from expctr.training.checkpoint import position
 from expctr.untrusted import printable
 
@@ -38,12 +39,22 @@ class ResultWriter(Callback):
         examples: number of explanations to show.
         counterfactual_rows: number of test rows whose prompts are changed and explained again, to see whether the
             explanation follows (about twelve explanations per row); 0 for none.
+        untrained_model: after a test, train one more CTR model, on sentences of the untrained language model, to see
+            what its training was worth. The sentences of all rows are sampled first, which takes about as long as an
+            epoch of the LC stage without its updates.
         temperature: whether a test also reports LogLoss and ECE after a temperature: one number per system, with the
             lowest LogLoss on the validation rows, which are explained and scored for it.
     """
 
-    def __init__(self, examples: int = 8, counterfactual_rows: int = 64, temperature: bool = False) -> None:
-        self.examples, self.counterfactual_rows, self.temperature = examples, counterfactual_rows, temperature
+    def __init__(
+        self,
+        examples: int = 8,
+        counterfactual_rows: int = 64,
+        untrained_model: bool = False,
+        temperature: bool = False,
+    ) -> None:
+        self.examples, self.counterfactual_rows = examples, counterfactual_rows
+        self.untrained_model, self.temperature = untrained_model, temperature
         check_range("results", self, examples=(0, inf), counterfactual_rows=(0, inf))
         self._scored: list[pl.DataFrame] = []
 
@@ -108,6 +119,8 @@ class ResultWriter(Callback):
         prompts = [module.models.policy.prompts.shown(texts[sample]) for sample in columns["sample"]]
         outputs = query_models(module, prompts, self.counterfactual_rows)  # on all ranks: models may be sharded
         fitted = self._temperatures(trainer, module)
+        if module.models.ctr_trained:
+            columns |= comparison_scores(module, self.untrained_model)
         if not trainer.is_global_zero:
             return
         assessment = assess(module, prompts, outputs)
@@ -119,14 +132,15 @@ class ResultWriter(Callback):
         pl.DataFrame(examples).write_parquet(folder / "examples.parquet")
         _latest_explanations(module).write_parquet(folder / "latest.parquet")
         print_examples(examples, console)
-        names = {system.column: system.name for system in SYSTEMS} | {PLAIN.column: module.models.plain_name}
+        backbone = module.models.plain_name
+        shown = (*SYSTEMS, *(system for system in COMPARISONS if system.column in columns))
+        names = {system.column: of_backbone(system, backbone) for system in shown}
         scores = {name: _tensor(columns[column]) for column, name in names.items() if column in columns}
         sources = {source.name: _tensor(columns[source.column]) for source in SOURCES if source.column in columns}
         if unfinished := _unfinished(trainer, module):
             console.print(unfinished)
         temperatures = {name: fitted[column] for column, name in names.items() if column in fitted}
-        plain = module.models.plain_name
-        _write_table(trainer, columns, scores, [*names.values()], sources, assessment, temperatures, plain)
+        _write_table(trainer, columns, scores, [*names.values()], sources, assessment, temperatures, backbone)
 
     def _temperatures(self, trainer: L.Trainer, module: ScoringModule | StagedModule) -> dict[str, float]:
         return fit_temperatures(trainer, module) if self.temperature else {}
@@ -192,12 +206,12 @@ def _write_table(
     sources: Mapping[str, Tensor] = {},
     assessment: Assessment | None = None,
     temperatures: Mapping[str, float] = {},
-    plain: str = PLAIN.name,
+    backbone: str = PLAIN.name,
 ) -> None:
     """Print the table; write it (`table.json`, `table.md`) and each row's scores (`scores.parquet`).
 
     `systems` are the table's rows; one without scores shows dashes. `sources` are scores of trained models on other
-    explanations, `temperatures` those of the systems, and `plain` is what the CTR model without text is called.
+    explanations, `temperatures` those of the systems, and `backbone` is the CTR model's name.
     """
     data, folder = _data(trainer), _folder(trainer)
     samples, labels = columns["sample"], _tensor(columns["label"])
@@ -213,7 +227,7 @@ def _write_table(
         sources=sources,
         slices={name: rows[place] for name, rows in data.slices("test").items()},
         temperatures=temperatures,
-        plain=plain,
+        backbone=backbone,
     )
     if assessment is not None:
         table = replace(table, quality=assessment.quality, audit=assessment.audit, notes=assessment.notes)

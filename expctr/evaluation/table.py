@@ -17,7 +17,18 @@ from torch import Tensor
 
 from expctr import metrics
 from expctr.evaluation import audit, quality
-from expctr.systems import FEWEST_OF_A_LABEL, FEWEST_ROWS, FURTHER, GAINS, METRICS, PLAIN, SYSTEMS, Bin, Estimate
+from expctr.systems import (
+    FEWEST_OF_A_LABEL,
+    FEWEST_ROWS,
+    FURTHER,
+    GAINS,
+    METRICS,
+    PLAIN,
+    SYSTEMS,
+    Bin,
+    Estimate,
+    of_backbone,
+)
 
 PAPER: dict[str, dict[str, list[float]]] = json.loads(Path(__file__).with_name("paper.json").read_text("utf-8"))
 """The paper's Table 1, by dataset and system: AUC, LogLoss, MAE, RMSE."""
@@ -104,7 +115,7 @@ class ResultTable:
         sources: Mapping[str, Tensor] = {},
         slices: Mapping[str, Tensor] = {},
         temperatures: Mapping[str, float] = {},
-        plain: str = PLAIN.name,
+        backbone: str = PLAIN.name,
         resamples: int = 1000,
         seed: int = 0,
     ) -> "ResultTable":
@@ -120,7 +131,7 @@ class ResultTable:
             sources: scores of trained models that read other explanations than their own, by name.
             slices: by name, which rows are in the slice, bool `[rows]`; an empty one is left out.
             temperatures: by system, as `metrics.fit_temperature` finds them on other rows.
-            plain: what the CTR model without text is called.
+            backbone: the CTR model's name, which is in the names of those that are made of it.
             resamples: of the bootstrap.
             seed: of the bootstrap. All systems are resampled alike.
         """
@@ -152,7 +163,7 @@ class ResultTable:
         found = {name: metrics.with_intervals(values[name], draws[name]) for name in everything}
         gains = {}
         for key, (_, first, second, _) in GAINS.items():
-            a, b = (plain if system == PLAIN else system.name for system in (first, second))
+            a, b = of_backbone(first, backbone), of_backbone(second, backbone)
             if {a, b} <= everything.keys():
                 differences = {metric: values[b][metric] - values[a][metric] for metric in METRICS}
                 gains[key] = Gain(a, b, metrics.with_intervals(differences, draws[b] - draws[a]))

@@ -97,12 +97,16 @@ def _sentences(run: Run) -> Answer:
     if not found:
         why = "table.json does not compare the CTR model with sentences and the one without."
     titled = [c._replace(title=f"{c.metric.name}, {c.metric.better} is better") for c in found]
+    if title := compared(run, "aug_title"):
+        titled.append(title)
     question = "With sentences against without: are click predictions better?"
     return Answer(question, word[0].upper() + word[1:], why, titled, [], [])
 
 
 def _training(run: Run) -> Answer:
-    verdict, ctr, text = (compared(run, key) for key in ("llm_training", "aug_training", "aug_text"))
+    verdict, text = (compared(run, key) for key in ("llm_training", "aug_text"))
+    # a CTR model that has learnt from untrained sentences is the fairer opponent, where it was trained
+    ctr = compared(run, "aug_untrained_text") or compared(run, "aug_training")
     found = [comparison.finding for comparison in (verdict, ctr) if comparison]
     if not found:
         word, why = "Unknown", "table.json has no comparison of the explanations before and after training."

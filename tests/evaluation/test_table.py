@@ -178,7 +178,7 @@ def test_a_temperature_stands_beside_the_raw_scores(tmp_path: Path):
 def test_the_model_without_text_is_compared_by_whatever_name_it_has():
     scores, labels = scored()
     given = {"DIN": scores / 2, AUG.name: scores}
-    gain = ResultTable.from_scores(given, labels, 0.6, plain="DIN", resamples=50).gains["aug_plain"]
+    gain = ResultTable.from_scores(given, labels, 0.6, backbone="DIN", resamples=50).gains["aug_plain"]
     assert (gain.first, gain.second) == ("DIN", AUG.name)
     assert (
         gain.metrics["logloss"].value

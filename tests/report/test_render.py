@@ -187,6 +187,20 @@ def test_a_slice_that_is_too_small_has_its_count_and_no_auc(tmp_path: Path) -> N
     assert (users.about, users.svg) == ("80 rows, too few for an AUC", "")
 
 
+def test_a_ctr_model_that_has_learnt_from_untrained_sentences_is_the_opponent_where_there_is_one() -> None:
+    assert first_word(0.1, 0.1) == "Yes"
+    run = Run("run", Path(), table=compared(llm_training=0.1, aug_training=0.1, aug_untrained_text=0.0))
+    answer = headline(run)[1]
+    assert answer.word == "Partly"
+    assert answer.comparisons[1].sentence.startswith("No difference shown: 0.5000 on untrained sentences, 0.6000 on")
+
+
+def test_titles_in_place_of_sentences_stand_beside_the_first_answer() -> None:
+    answer = headline(Run("run", Path(), table=compared(aug_plain=0.1, aug_title=0.0)))[0]
+    assert answer.word == "Better"
+    assert [c.finding for c in answer.comparisons] == ["better", "unclear"]
+
+
 def faithful(own_row: float, agreement: float = 0.9, reason: float | None = None) -> Any:
     """The answer on faithfulness, of a gain over another row's sentence, an agreement, and a gain of the reasons."""
     audit: dict[str, Any] = {"agreement": {"share": measured(agreement, 0.05), "chance": 0.5}}
