@@ -59,9 +59,14 @@ class ResultWriter(Callback):
         self._scored: list[pl.DataFrame] = []
 
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
-        """Refuse a test without rows, which Lightning would skip without a message."""
+        """Refuse a test without the rows that it needs: without test rows, Lightning would skip it silently."""
         if stage == "test" and not len(_data(trainer).table("test")):
             raise UserError("there are no test rows. Fix: set the last share of data.samples.fractions above 0")
+        if stage == "test" and self.temperature and not len(_data(trainer).table("val")):
+            raise UserError(
+                "results.temperature is fitted on validation rows, and there are none. Fix: set the middle share of "
+                "data.samples.fractions above 0, or results.temperature to false"
+            )
 
     def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Describe the data, once a checkpoint, if any, is known to fit them."""

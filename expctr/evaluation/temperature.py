@@ -9,7 +9,6 @@ import torch
 from expctr import metrics
 from expctr.data.batches import Batch
 from expctr.distributed import all_gather_objects
-from expctr.errors import UserError
 from expctr.llm.sharding.fsdp import unsharded
 from expctr.modules.scoring import ScoringModule
 from expctr.modules.staged import StagedModule
@@ -21,23 +20,15 @@ def fit_temperatures(trainer: L.Trainer, module: ScoringModule | StagedModule) -
 
     The validation rows are scored here with the weights that the test uses. Scores that training has logged would not
     do: the CTR stage validates on sampled explanations, and with other weights than those it ends with. All ranks call
-    this, share the rows (`trainer.limit_val_batches` of them), and get the same result.
-
-    Raises:
-        UserError: there are no validation rows.
+    this, share the rows (those of `trainer.limit_val_batches`, at least one batch), and get the same result.
     """
     loader, limit = trainer.datamodule.val_dataloader(), trainer.limit_val_batches  # type: ignore[attr-defined]
-    batches = limit if isinstance(limit, int) else int(limit * len(loader))
+    batches = max(1, limit if isinstance(limit, int) else int(limit * len(loader)))
     parts = [_columns(module, batch.to(module.device)) for batch in islice(loader, batches)]
     ranks: list[list[dict[str, list[Any]]]] = all_gather_objects(parts)
     gathered = [part for rank in ranks for part in rank]
-    rows = {name: [value for part in gathered for value in part[name]] for name in (gathered or [{"sample": []}])[0]}
-    order = sorted(range(len(rows["sample"])), key=rows.pop("sample").__getitem__)  # the same sums on all ranks
-    if not order:
-        raise UserError(
-            "results.temperature needs validation rows. Fix: give data.samples.fractions a middle share above 0, and "
-            "trainer.limit_val_batches a value above 0"
-        )
+    rows = {name: [value for part in gathered for value in part[name]] for name in gathered[0]}
+    order = sorted(range(len(rows["sample"])), key=rows.pop("sample").__getitem__)  # for the same sums on all ranks
     values = {name: torch.tensor(column, dtype=torch.float64)[order] for name, column in rows.items()}
     labels = values.pop("label")
     return {name: metrics.fit_temperature(scores, labels) for name, scores in values.items()}

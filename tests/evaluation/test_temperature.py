@@ -12,6 +12,7 @@ from expctr import metrics
 from expctr.data.batches import Batch
 from expctr.errors import UserError
 from expctr.evaluation import temperature
+from expctr.evaluation.result_writer import ResultWriter
 from expctr.evaluation.temperature import fit_temperatures
 from expctr.modules.scoring import ScoringModule
 
@@ -65,7 +66,12 @@ def test_a_module_that_explains_is_scored_on_new_explanations() -> None:
     assert fit_temperatures(trainer(loader), module) == {"s_icl": 1, "s_u": pytest.approx(3.169925, rel=1e-5)}
 
 
-def test_without_validation_rows_the_fix_is_named() -> None:
-    for given in (trainer([]), trainer(batches([0, 1]), limit=0)):
-        with pytest.raises(UserError, match=r"results.temperature needs validation rows. Fix: give data.samples"):
-            fit_temperatures(given, Given())
+def test_a_test_without_validation_rows_is_refused_at_its_start() -> None:
+    tables = {"test": [0], "val": []}
+    given: Any = SimpleNamespace(datamodule=SimpleNamespace(table=tables.__getitem__))
+    module: Any = None
+    ResultWriter().setup(given, module, "test")
+    with pytest.raises(
+        UserError, match=r"results.temperature is fitted on validation rows.* Fix: set the middle share"
+    ):
+        ResultWriter(temperature=True).setup(given, module, "test")
