@@ -125,7 +125,10 @@ class ResultWriter(Callback):
         outputs = query_models(module, prompts, self.counterfactual_rows)  # on all ranks: models may be sharded
         fitted = self._temperatures(trainer, module)
         if module.models.ctr_trained:
-            columns |= comparison_scores(module, self.untrained_model)
+            compared = comparison_scores(module, self.untrained_model)
+            columns |= {column: scores.test for column, scores in compared.items()}
+            if self.temperature:
+                fitted |= {column: scores.temperature for column, scores in compared.items()}
         if not trainer.is_global_zero:
             return
         assessment = assess(module, prompts, outputs)
