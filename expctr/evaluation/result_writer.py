@@ -23,8 +23,10 @@ from expctr.errors import UserError, check_range
 from expctr.evaluation.assessment import Assessment, assess, query_models
 from expctr.evaluation.comparison_models import comparison_scores
 from expctr.evaluation.examples import before_and_after, markdown_table, print_examples
+from expctr.evaluation.simple_baselines import simple_scores
 from expctr.evaluation.table import ResultTable, validation_table
 from expctr.evaluation.temperature import fit_temperatures
+from expctr.metrics import fit_temperature
 from expctr.modules.scoring import ScoringModule
 from expctr.modules.staged import StagedModule
 from expctr.systems import COMPARISONS, PLAIN, SOURCES, SYSTEMS, of_backbone
@@ -218,13 +220,20 @@ def _write_table(
 ) -> None:
     """Print the table; write it (`table.json`, `table.md`) and each row's scores (`scores.parquet`).
 
-    `systems` are the table's rows; one without scores shows dashes. `sources` are scores of trained models on other
-    explanations, `temperatures` those of the systems, and `backbone` is the CTR model's name.
+    `systems` are the table's rows below the simple baselines; one without scores shows dashes. `sources` are scores of
+    trained models on other explanations, `temperatures` those of the systems, and `backbone` is the CTR model's name.
     """
     data, folder = _data(trainer), _folder(trainer)
     samples, labels = columns["sample"], _tensor(columns["label"])
     place = torch.tensor(samples) - data.table("test").sample[0]
     users = data.rows("test")["user"][place.tolist()]
+    counted = simple_scores(data.samples)  # of all splits
+    if temperatures:
+        val = data.table("val")
+        fitted = {name: fit_temperature(values[val.sample], val.label) for name, values in counted.items()}
+        temperatures = fitted | dict(temperatures)
+    simple = {name: values[samples] for name, values in counted.items()}
+    scores, systems = simple | dict(scores), [*simple, *systems]
     table = ResultTable.from_scores(
         scores,
         labels,

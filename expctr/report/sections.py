@@ -9,7 +9,7 @@ from expctr.report import figures
 from expctr.report.browser import LETTERS
 from expctr.report.figures import Figure, Line, Mark, Row
 from expctr.report.run import Run, bins, estimate, number, points, section
-from expctr.systems import ABLATIONS, FEWEST_ROWS, MEASURES, METRICS, SYSTEMS, Estimate, Measure
+from expctr.systems import ABLATIONS, COMPARISONS, FEWEST_ROWS, MEASURES, METRICS, SIMPLE, SYSTEMS, Estimate, Measure
 
 
 def _marks(runs: Sequence[Run], key: str, *path: str) -> list[Mark]:
@@ -43,7 +43,7 @@ def metric_figures(runs: Sequence[Run]) -> list[Figure]:
 
 def metric_table(runs: Sequence[Run]) -> dict[str, Any]:
     """Each system's metrics with intervals and the paper's values, one row per run; without columns of no number."""
-    abouts = {system.name: system.heading for system in SYSTEMS}
+    abouts = {system.name: system.heading for system in (*SIMPLE, *SYSTEMS, *COMPARISONS)}
     columns = [("systems", key, metric.heading) for key, metric in METRICS.items()]
     columns += [("temperature", "t", "T")]
     columns += [("temperature", key, f"{METRICS[key].heading} at T") for key in ("logloss", "ece")]
