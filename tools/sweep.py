@@ -1,4 +1,4 @@
-"""How much do the KL penalty beta and the reward bound delta matter? Trains and tests a grid of runs (Figure 4).
+"""A sweep of the KL penalty beta and the reward bound delta: trains and tests a grid of runs (Figure 4).
 
     python -m tools.sweep --config configs/quickstart.yaml --out runs/sweep [-- further expctr options]
 

@@ -1,4 +1,4 @@
-"""Each data module names a reader, its defaults and its nouns; `RatingsDataModule` does the rest."""
+"""The data modules: each names a reader, its defaults and its nouns; `RatingsDataModule` does the rest."""
 
 from collections import Counter
 from collections.abc import Callable

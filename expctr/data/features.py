@@ -1,4 +1,4 @@
-"""The fields of the CTR models: vocabularies fitted on training rows, and samples as index tensors."""
+"""Features of the CTR models: vocabularies fitted on training rows, and samples as index tensors."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field

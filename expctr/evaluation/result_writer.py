@@ -1,4 +1,4 @@
-"""`ResultWriter`: writes the results of validation, test and predict into the run's folder."""
+"""The result writer: writes the results of validation, test and predict into the run's folder."""
 
 import json
 from collections.abc import Mapping

@@ -1,4 +1,4 @@
-"""What all modules share whose output is one click probability per row: validation, test, prediction."""
+"""Scoring module: validation, test and prediction of all modules whose output is one click probability per row."""
 
 import math
 from abc import ABC, abstractmethod

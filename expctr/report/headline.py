@@ -1,4 +1,4 @@
-"""The report's first screen: whether sentences pay, whether training helped, and whether the explanations are faithful.
+"""The report's headline: whether sentences pay, whether training helped, and whether the explanations are faithful.
 
 All numbers are read from table.json. The words follow from their intervals.
 """
@@ -95,7 +95,7 @@ def _sentences(run: Run) -> Answer:
     plain = section(run.table, "gains", "aug_plain").get("first")
     why = f"{AUG.name} reads a sentence beside each row's fields; {plain} sees the same fields alone."
     if not found:
-        why = "table.json does not compare the CTR model with sentences and the one without."
+        why = "table.json does not compare the CTR model with sentences and the one without: older versions did not."
     titled = [c._replace(title=f"{c.metric.name}, {c.metric.better} is better") for c in found]
     if title := compared(run, "aug_title"):
         titled.append(title)

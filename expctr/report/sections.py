@@ -213,16 +213,17 @@ def data(run: Run) -> dict[str, Any]:
 
 def differences(runs: Sequence[Run]) -> list[tuple[str, list[str]]]:
     """The options whose values differ between the runs."""
-    flat = [dict(_flat(run.config)) for run in runs]
+    flat = [dict(flatten(run.config)) for run in runs]
     names = dict.fromkeys(name for options in flat for name in options)
     values = [(name, [str(options.get(name, "–")) for options in flat]) for name in names]
     return [(name, found) for name, found in values if len({*found}) > 1]
 
 
-def _flat(tree: object, name: str = "") -> Iterable[tuple[str, object]]:
+def flatten(tree: object, name: str = "") -> Iterable[tuple[str, object]]:
+    """The values of a config, with their dotted names."""
     if isinstance(tree, Mapping) and tree:
         for key, value in tree.items():
-            yield from _flat(value, f"{name}.{key}" if name else str(key))
+            yield from flatten(value, f"{name}.{key}" if name else str(key))
     elif name:
         yield name, tree
 

@@ -342,6 +342,19 @@ def test_the_packaged_configs_merge_with_their_overlays(name: str, printed: Call
     assert own["data"]["init_args"].get("history_counts", False) == (name in ("smollm2", "quickstart"))
 
 
+def test_the_papers_configs_differ_in_folder_and_data_alone(printed: Callable[..., str]) -> None:
+    """movielens.yaml lists the paper's values; the other two leave them to the defaults."""
+    movielens, *others = (
+        yaml.safe_load(printed("fit", f"--config={name}", "--print_config"))
+        for name in ("movielens", "amazon", "bookcrossing")
+    )
+    for other in others:
+        assert {key for key in movielens if movielens[key] != other[key]} == {"data", "trainer"}
+        assert {key for key, value in movielens["trainer"].items() if value != other["trainer"][key]} == {
+            "default_root_dir"
+        }
+
+
 @pytest.mark.parametrize(
     "name", ["quickstart", "smollm2", "movielens", "amazon", "bookcrossing", "icl", "tallrec", "baseline"]
 )

@@ -8,11 +8,11 @@ import pytest
 from polars.testing import assert_frame_equal
 from tiny import make_tables
 
-from expctr.data.errors import DataError
 from expctr.data.features import Features
 from expctr.data.options import SampleOptions
 from expctr.data.readers.base import RawTable
 from expctr.data.samples import make_samples
+from expctr.errors import DataError
 
 Rating = tuple[str, str, float, int | None]
 
