@@ -51,13 +51,28 @@ class Metric(NamedTuple):
         """The name with an arrow that points to better values."""
         return f"{self.name} {'↑' if self.higher_is_better else '↓'}"
 
+    @property
+    def better(self) -> str:
+        """Which values are better: higher or lower."""
+        return "higher" if self.higher_is_better else "lower"
 
-METRICS = {"auc": Metric("auc", "AUC", higher_is_better=True)}
-METRICS |= {name.lower(): Metric(name.lower(), name) for name in ("LogLoss", "MAE", "RMSE", "MSE")}
-"""By key, in the order of the paper's Table 1. The paper names MSE in its text only."""
 
-ECE = Metric("ece", "ECE")
-"""Expected calibration error: in table.json under `calibration`, without an interval."""
+_METRICS = (
+    Metric("auc", "AUC", higher_is_better=True),
+    *(Metric(name.lower(), name) for name in ("LogLoss", "MAE", "RMSE", "MSE")),
+    Metric("gauc", "GAUC", higher_is_better=True),
+    Metric("ne", "NE"),
+    Metric("ece", "ECE"),
+)
+METRICS = {metric.key: metric for metric in _METRICS}
+"""By key, in the order of the paper's Table 1, which ends with RMSE. The paper names MSE in its text only;
+`expctr.metrics.ctr_metrics` defines the others."""
+
+FURTHER = ("gauc", "ne", "ece")
+"""Group AUC, normalised entropy and expected calibration error, which the console shows in a table of their own."""
+
+FEWEST_ROWS, FEWEST_OF_A_LABEL = 50, 10
+"""A slice of the test rows with fewer has no metrics: they would be chance."""
 
 
 class System(NamedTuple):
@@ -119,10 +134,18 @@ class Comparison(NamedTuple):
     """What tells the two apart, as in "0.512 before training, 0.603 after training"."""
 
 
+_SENTENCES = ("without sentences", "with sentences")
+_TITLES = ("with titles", "with sentences")
+_UNTRAINED = ("on untrained sentences", "on trained ones")
 _TRAINING = ("before training", "after training")
 _OTHER_ROW = ("with another row's sentence", "with its own sentence")
 _NO_TEXT = ("without a sentence", "with its own sentence")
 GAINS = {
+    "aug_plain": Comparison("CTR model trained with sentences, and trained without", PLAIN, AUG, _SENTENCES),
+    "aug_title": Comparison("CTR model trained with sentences, and with titles in their place", TITLE, AUG, _TITLES),
+    "aug_untrained_text": Comparison(
+        "CTR model trained on untrained sentences, and on trained ones", UNTRAINED_TEXT, AUG, _UNTRAINED
+    ),
     "llm_training": Comparison("Language model's verdict, before and after training", LLM_UNTRAINED, LLM, _TRAINING),
     "aug_training": Comparison("CTR model, on sentences from before and after training", AUG_UNTRAINED, AUG, _TRAINING),
     "aug_text": Comparison("CTR model, with and without a sentence", AUG_NO_TEXT, AUG, _NO_TEXT),

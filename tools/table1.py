@@ -176,13 +176,15 @@ def read(system: str, runs: Mapping[Path, pl.DataFrame]) -> Row:
     frames = list(runs.values())
     labels, users = frames[0]["label"].to_torch().float(), frames[0]["user"].rank("dense").to_torch()
     scores = [frame[system].to_torch() for frame in frames]
-    metrics = [ctr_metrics(values, labels) for values in scores]
+    metrics = [ctr_metrics(values, labels, users) for values in scores]
     found = [table(folder)["slices"] for folder in runs]
-    slices = {name: [one[name]["systems"][system]["auc"]["value"] for one in found] for name in found[0]}
+    slices = {
+        name: [one[name]["systems"].get(system, {}).get("auc", {}).get("value") for one in found] for name in found[0]
+    }
     return Row(
         {metric: [one[metric] for one in metrics] for metric in METRICS},
         torch.stack([bootstrap(values, labels, users) for values in scores]).mean(0),
-        {name: [value for value in values if value is not None] for name, values in slices.items()},  # of two classes
+        {name: [value for value in values if value is not None] for name, values in slices.items()},  # of enough rows
         {name: part["rows"] for name, part in found[0].items()},
         fmean(map(seconds, runs)),
     )

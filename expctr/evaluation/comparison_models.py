@@ -5,6 +5,7 @@ language model.
 """
 
 from collections.abc import Callable
+from typing import NamedTuple
 
 import torch
 from rich.progress import track
@@ -13,7 +14,7 @@ from torch import Tensor
 from expctr.ctr.click_model import ClickModel
 from expctr.data.batches import EpochSampler, SampleTable
 from expctr.distributed import rank, world_size
-from expctr.metrics import ctr_metrics
+from expctr.metrics import ctr_metrics, fit_temperature
 from expctr.modules.staged import StagedModule
 from expctr.seeding import reseed
 from expctr.systems import TITLE, UNTRAINED_TEXT
@@ -22,7 +23,16 @@ Vectors = Callable[[int], Tensor]
 """Epoch -> the vectors of a split's texts, `[rows, dim]`."""
 
 
-def comparison_scores(module: StagedModule, untrained: bool) -> dict[str, list[float]]:
+class Scores(NamedTuple):
+    """What a comparison model says of the test rows."""
+
+    test: list[float]
+    """Click probabilities."""
+    temperature: float
+    """With the lowest LogLoss on the validation rows."""
+
+
+def comparison_scores(module: StagedModule, untrained: bool) -> dict[str, Scores]:
     """Train the comparison models of a finished run, and score the test rows; all ranks call it alike.
 
     Args:
@@ -30,7 +40,7 @@ def comparison_scores(module: StagedModule, untrained: bool) -> dict[str, list[f
         untrained: also train on sentences of the untrained language model, which are sampled for all rows first.
 
     Returns:
-        Click probabilities by the systems' columns.
+        By the systems' columns.
     """
     tables = {split: module.data.table(split) for split in ("train", "val", "test")}
     titles = {split: [[row.target] for row in table.texts] for split, table in tables.items()}
@@ -90,8 +100,8 @@ def mean_score(model: ClickModel, table: SampleTable, vectors: Tensor) -> Tensor
     return torch.stack([model.score(batch, draw) for draw in vectors]).mean(0).cpu()
 
 
-def _scores(module: StagedModule, tables: dict[str, SampleTable], texts: dict[str, list[list[str]]]) -> list[float]:
-    """Scores of the test rows by a model that reads these texts, one or several per row."""
+def _scores(module: StagedModule, tables: dict[str, SampleTable], texts: dict[str, list[list[str]]]) -> Scores:
+    """Scores by a model that reads these texts, one or several per row."""
     ctr, encoder, device = module.models.ctr, module.models.encoder, module.device
     assert ctr is not None
     assert encoder is not None
@@ -116,8 +126,8 @@ def _scores(module: StagedModule, tables: dict[str, SampleTable], texts: dict[st
             sum(entry.stage == "ctr" and entry.iteration == 1 for entry in module.plan.full),
             module.models.seed,
         )
-        scores: list[float] = mean_score(model, tables["test"], all_vectors("test")).tolist()
-    return scores
+        val, test = (mean_score(model, tables[split], all_vectors(split)) for split in ("val", "test"))
+    return Scores(test.tolist(), fit_temperature(val, tables["val"].label))
 
 
 def _untrained_texts(module: StagedModule, split: str, table: SampleTable) -> list[list[str]]:

@@ -9,7 +9,7 @@ import torch
 from running import World, curves
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from expctr.metrics import bootstrap, ctr_metrics, with_intervals
+from expctr.metrics import apply_temperature, bootstrap, ctr_metrics, with_intervals
 from expctr.systems import GAINS, SIMPLE, SOURCES
 
 POLICY = (
@@ -110,7 +110,7 @@ def test_scores_say_whose_rows_they_are_in_the_other_files_words(run: Path) -> N
     assert table["users"] == scores["user"].n_unique()
     numbers = scores["user"].rank("dense").to_torch()
     given = scores["ExpCTR-Aug"].to_torch(), scores["label"].to_torch()
-    drawn = with_intervals(ctr_metrics(*given), bootstrap(*given, numbers))
+    drawn = with_intervals(ctr_metrics(*given, numbers), bootstrap(*given, numbers))
     found = table["systems"]["ExpCTR-Aug"]["logloss"]
     assert [found[part] for part in ("value", "low", "high")] == pytest.approx(drawn["logloss"])
 
@@ -144,10 +144,23 @@ def test_the_table_says_where_the_gain_comes_from(run: Path) -> None:
         assert values[source.name] == pytest.approx(found["auc"])
         assert f"- {source.name}: {found['auc']:.4f} (" in (run / "table.md").read_text()
     values |= {name: row["auc"]["value"] for name, row in table["systems"].items()}
-    assert list(table["gains"]) == list(GAINS)
+    assert list(table["gains"]) == [key for key in GAINS if key != "aug_untrained_text"]  # whose model is an option
     for gain in table["gains"].values():
         assert gain["auc"]["value"] == values[gain["second"]] - values[gain["first"]]
+    assert (table["gains"]["aug_plain"]["first"], table["gains"]["aug_plain"]["second"]) == ("DeepFM", "ExpCTR-Aug")
     assert table["gains"]["aug_text"]["auc"] == table["audit"]["gain"]["total"]  # one quantity, one number
+
+
+def test_every_system_has_a_temperature_of_the_validation_rows(run: Path) -> None:
+    """Which leaves the order of its scores, and so their AUC, as they are."""
+    scores, table = pl.read_parquet(run / "scores.parquet"), json.loads((run / "table.json").read_text())
+    assert set(table["temperature"]) == set(table["systems"])
+    labels = scores["label"].to_torch()
+    for name, row in table["temperature"].items():
+        after = ctr_metrics(apply_temperature(scores[name].to_torch(), row["t"]), labels)
+        for metric in ("logloss", "ece"):
+            assert row[metric]["value"] == pytest.approx(after[metric])
+    assert len({row["t"] for row in table["temperature"].values()}) > 1
 
 
 def test_the_table_holds_what_the_sentences_are_worth(run: Path) -> None:
