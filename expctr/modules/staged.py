@@ -21,7 +21,7 @@ from expctr.errors import BadRunError, UserError
 from expctr.llm.sharding.fsdp import unsharded
 from expctr.metrics import ctr_metrics
 from expctr.modules.checks import check_precision, section
-from expctr.modules.resume import use_current_options
+from expctr.modules.resume import group_options, split_critic, use_current_options
 from expctr.nan_guard import describe_rows
 from expctr.rl.rewards import ICAlignment, LCAlignment, Reward, Scorers
 from expctr.seeding import reseed, seed_of
@@ -162,6 +162,7 @@ class StagedModule(L.LightningModule):
         optimizers = [policy.optimizer(), *(model.optimizer() for model in self.models.click_models)]
         for optimizer in optimizers:
             prime(optimizer)
+        self._optimizer_options = group_options(optimizers)
         sizes, limit = self.data.rollout_batches(), self.trainer.limit_train_batches
         used = sizes[: limit if isinstance(limit, int) else int(limit * len(sizes))]
         stages = [epochs * sum(map(policy.steps, used)) for epochs in self.plan.policy_epochs()]
@@ -180,7 +181,7 @@ class StagedModule(L.LightningModule):
 
     def on_train_start(self) -> None:
         """Continue with the options as they are now; at a run's start, test the LC scorer."""
-        use_current_options(self.trainer)
+        use_current_options(self.trainer, self._optimizer_options)
         if not self.batches:  # not in `on_fit_start`: sharded, a checkpoint is restored after it
             self._measure_gap()
 
@@ -377,6 +378,8 @@ class StagedModule(L.LightningModule):
         self.plan.stopped = dict(state.get("stopped", {}))
         if self.trainer.state.fn == TrainerFn.FITTING:
             _skip_idle_epochs(checkpoint, self.plan)
+            if "optimizer_states" in checkpoint:  # sharded states are loaded by the strategy
+                split_critic(checkpoint, sum(p.requires_grad for p in models.policy.model.parameters()))
             self._set_length()
 
 

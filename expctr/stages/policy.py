@@ -70,7 +70,7 @@ class PolicyStage(Stage):
             else:
                 order = torch.Generator().manual_seed(seed_of(seed, epoch, place.batch))
                 backward = self.loop.manual_backward
-                stats |= policy.update(rollout, total, self.optimizers[0], backward, order, watch, guard)
+                stats |= policy.update(rollout, total, batch.label, self.optimizers[0], backward, order, watch, guard)
             # 5. the learning rate
             stats["lr"] = self._advance_schedule(len(batch))
         # 6. what is kept and logged

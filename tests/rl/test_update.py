@@ -77,6 +77,7 @@ def update(
     return module.update(
         rollout,
         torch.as_tensor(rewards),
+        torch.arange(len(rollout)) % 2.0,
         cast(LightningOptimizer, optimizer or module.optimizer()),
         backward,
         torch.Generator().manual_seed(0),
