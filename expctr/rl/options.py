@@ -8,6 +8,7 @@ from expctr.errors import check_range
 from expctr.rl.losses import Estimator
 
 Norm = Literal["batch", "group", "running", "none"]
+Baseline = Literal["batch", "label", "reference", "prompt"]
 
 
 @dataclass
