@@ -59,23 +59,27 @@ class StagedModule(L.LightningModule):
         """Has a scheduler given the plan?"""
         self.rewards: dict[StageKind, Sequence[Reward]] = {}
         """Rewards of the LC and the IC stage."""
+        self.explanations = 1
+        """Per row, which the CTR stage learns from."""
         self.evaluated: dict[str, list[Any]] = {}
         """Columns of the last validation, test or prediction, by name, in the order of the samples."""
         self._columns: list[dict[str, Any]] = []
 
     # --- set-up
 
-    def set_plan(self, plan: Plan, rewards: Mapping[StageKind, Sequence[Reward]]) -> None:
+    def set_plan(self, plan: Plan, rewards: Mapping[StageKind, Sequence[Reward]], explanations: int = 1) -> None:
         """Train by a plan, as far as this module has its stages.
 
         Args:
             plan: all epochs.
             rewards: of the LC and the IC stage.
+            explanations: per row, which the CTR stage learns from.
         """
         self.plan = Plan(entry for entry in plan.full if entry.stage in self.kinds)
         if not self.plan:
             raise UserError(f"the plan has no stage of {type(self).__name__}, which has {', '.join(self.kinds)}")
         self.rewards = {stage: found for stage, found in rewards.items() if stage in self.kinds}
+        self.explanations = explanations
 
     @property
     def entry(self) -> PlanEntry:
@@ -123,7 +127,7 @@ class StagedModule(L.LightningModule):
             kind: PolicyStage(self, self.models, rewards) for kind, rewards in self.rewards.items()
         }
         if "ctr" in self.kinds:
-            self._stages["ctr"] = CTRStage(self, self.models)
+            self._stages["ctr"] = CTRStage(self, self.models, self.explanations)
         self.data.request(lambda: self.stage.train_batches(self.entry), self._val_batches)
         if stage == "fit":
             self._set_length()
@@ -237,9 +241,9 @@ class StagedModule(L.LightningModule):
     def on_validation_epoch_end(self) -> None:
         """Metrics of the whole split; early stopping."""
         self.evaluated = columns = self._gather()
-        written = columns.pop("sampled", columns.get("text"))
-        if written is not None:
-            self.store.latest.update(zip(columns["sample"], written, strict=True))
+        written = columns.pop("sampled", None) or [[text] for text in columns.get("text", ())]
+        if written:
+            self.store.keep(columns["sample"], written)
             self.models.forget_vectors()
         labels, metrics = torch.tensor(columns.get("label", [])), {}
         for system in (LLM, AUG, PLAIN):
@@ -322,7 +326,7 @@ class StagedModule(L.LightningModule):
 
     def _check_finite(self, columns: Mapping[str, list[Any]]) -> None:
         """Name the rows whose scores are NaN or infinite, which no metric could."""
-        texts = columns.get("sampled") or columns.get("text") or self.store.texts(columns["sample"])
+        texts = columns.get("text") or self.store.texts(columns["sample"])
         for name in sorted(name for name in columns if name.startswith("s_")):
             bad = [i for i, value in enumerate(columns[name]) if not math.isfinite(value)]
             if bad:

@@ -1,5 +1,6 @@
 """The plan of stages (paper 4.3.2): LC, then CTR and IC in turn."""
 
+import math
 import re
 from collections import Counter
 from collections.abc import Sequence
@@ -9,7 +10,7 @@ from typing import Any
 import lightning as L
 from lightning.pytorch.callbacks import Callback
 
-from expctr.errors import UserError
+from expctr.errors import UserError, check_range
 from expctr.modules.staged import StagedModule
 from expctr.rl.rewards import ICAlignment, LCAlignment, Reward
 from expctr.stages.plan import make_plan
@@ -33,6 +34,13 @@ class CTRStageOptions:
 
     epochs: int = 50
     """Passes over the training samples, at most; it stops early on the validation split."""
+    explanations: int = 1
+    """Explanations per sample that it learns from. 1: the latest one that the policy wrote while it was trained. More:
+    the stage's first epoch samples so many from the policy as it is, each epoch then reads another one, and validation
+    takes the mean score. One fixed explanation per sample is learnt by heart."""
+
+    def __post_init__(self) -> None:
+        check_range("stages.ctr", self, explanations=(1, math.inf))
 
 
 class StageScheduler(Callback):
@@ -55,6 +63,7 @@ class StageScheduler(Callback):
         if min(lc.epochs, rounds, ctr.epochs, ic.epochs) < 0:
             raise ValueError("stages: numbers of epochs and rounds cannot be negative")
         self.plan = make_plan(lc.epochs, rounds, ctr.epochs, ic.epochs)
+        self.explanations = ctr.explanations
         if not self.plan:
             raise ValueError("stages: the plan is empty; give lc.epochs, or rounds with ctr.epochs or ic.epochs")
         if self.plan[0].stage == "ic" or (rounds and ic.epochs and not ctr.epochs):
@@ -74,7 +83,7 @@ class StageScheduler(Callback):
         if not isinstance(pl_module, StagedModule):
             return
         pl_module.scheduled = True
-        pl_module.set_plan(self.plan, {"lc": self.lc_rewards, "ic": self.ic_rewards})
+        pl_module.set_plan(self.plan, {"lc": self.lc_rewards, "ic": self.ic_rewards}, self.explanations)
         if stage == "fit":
             self._check(trainer)
 

@@ -24,6 +24,8 @@ from expctr.modules.expctr import ExpCTRModule
 from expctr.modules.explainer import PPOExplainerModule
 from expctr.modules.staged import prime
 from expctr.rl.options import PPOOptions
+from expctr.stages.ctr import CTRStage
+from expctr.stages.models import Models
 from expctr.training.checkpoint import RunCheckpoint, checkpoints
 from expctr.training.scheduler import CTRStageOptions, PolicyStageOptions, StageScheduler
 
@@ -73,7 +75,7 @@ class Watch(Callback):
 class Run:
     """A fit in this process."""
 
-    def __init__(self, world: World, folder: Path, **watch: bool) -> None:
+    def __init__(self, world: World, folder: Path, explanations: int = 1, **watch: bool) -> None:
         llm = LLMOptions(path=str(world.folder / "llm"), dtype="float32", lora_r=2)
         self.module = ExpCTRModule(
             PPOExplainerModule(
@@ -95,7 +97,7 @@ class Run:
         )
         self.watch = Watch(**watch)
         self.folder = folder
-        scheduler = StageScheduler(PolicyStageOptions(1), 1, CTRStageOptions(2), PolicyStageOptions(1))
+        scheduler = StageScheduler(PolicyStageOptions(1), 1, CTRStageOptions(2, explanations), PolicyStageOptions(1))
         self.trainer = L.Trainer(
             accelerator="cpu",
             default_root_dir=folder,
@@ -175,6 +177,40 @@ def test_the_ctr_stage_validates_on_explanations_sampled_once_as_those_were_that
     assert first != greedy
     assert second == first
     assert after != first
+
+
+def test_the_ctr_stage_samples_several_explanations_of_each_row_and_scores_by_all_of_them(
+    world: World, tmp_path: Path
+) -> None:
+    run = Run(world, tmp_path, explanations=3)
+    store, models = run.module.store, run.module.models
+    explained = [s for split in ("train", "val") for s in run.data.table(split).sample.tolist()]
+    assert {len(store.draws[sample]) for sample in explained} == {3}
+    assert any(len(set(store.draws[sample])) > 1 for sample in explained)
+    table = run.data.table("val")
+    stage = CTRStage(run.module, models, explanations=3)
+    columns = stage.validate(table, run.module.plan[2])  # the stage's second epoch reads what the first one wrote
+    texts = [store.draws[sample] for sample in table.sample.tolist()]
+    each = [run.module.ctr.score(table, models.encoder.vectors([t[i] for t in texts])) for i in range(3)]
+    assert torch.allclose(columns["s_r"], torch.stack(each).mean(0))
+
+
+def test_the_untrained_model_explains_each_row_once_whatever_the_policy_learnt(run: Run) -> None:
+    models, batch = run.module.models, run.data.table("train").batch(range(6))
+    first = models.untrained_texts(batch)
+    assert run.module.store.untrained == {s: [t] for s, t in zip(batch.sample.tolist(), first, strict=True)}
+    more = models.untrained_explanations(batch.repeat(1), count=2)
+    assert [texts[0] for texts in more] == first
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(models, "sample_explanations", None)
+        assert models.untrained_explanations(batch, count=2) == more
+    untrained = PPOExplainerModule(
+        run.module.explainer.llm, rollout=RolloutOptions(max_new_tokens=5), lc=LCOptions(score="logit")
+    )
+    untrained.build(run.data.nouns)
+    fresh = Models(untrained)
+    fresh.data = run.data
+    assert fresh.untrained_texts(batch) == first
 
 
 def test_a_held_out_row_whose_score_is_no_number_is_named(run: Run) -> None:
