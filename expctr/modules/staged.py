@@ -151,7 +151,8 @@ class StagedModule(L.LightningModule):
         check_precision(self.trainer)
         if not self.models.policy.built:
             self.build_models()
-        scorers = Scorers(self.models.policy.lc_scorer, self.models.ctr, self.models.encoder)
+        models = self.models
+        scorers = Scorers(models.policy.lc_scorer, models.ctr, models.encoder, models.untrained_texts)
         for rewards in self.rewards.values():
             for reward in rewards:
                 reward.attach(scorers)
@@ -354,6 +355,7 @@ class StagedModule(L.LightningModule):
         checkpoint["expctr"] = {
             "explainer": models.policy.extra_state(),
             "store": models.store.state_dict(),
+            "rewards": {stage: {r.name: r.state_dict() for r in found} for stage, found in self.rewards.items()},
             "best": [model.best.state_dict() for model in models.click_models],
             "statistics": [model.statistics() for model in models.click_models],
             "ctr_trained": models.ctr_trained,
@@ -370,6 +372,10 @@ class StagedModule(L.LightningModule):
         state = section(checkpoint, "expctr", self)
         models.policy.load_extra_state(state["explainer"])
         models.store.load_state_dict(state["store"])
+        for stage, rewards in self.rewards.items():
+            kept = state.get("rewards", {}).get(stage, {})  # older checkpoints have none
+            for reward in rewards:
+                reward.load_state_dict(kept.get(reward.name, {}))
         for model, best in zip(models.click_models, state["best"], strict=True):
             model.best.load_state_dict(best)
         for model, statistics in zip(models.click_models, state.get("statistics", ({}, {})), strict=False):

@@ -40,7 +40,8 @@ def subtract_baseline(
     group_size: int = 1,
     reference: Tensor | None = None,
 ) -> Tensor:
-    """Rewards less a baseline that the row's own explanation does not change, so that the policy gradient stays unbiased.
+    """Rewards less a baseline that no action of the row changes, so that the policy gradient stays unbiased (up to the
+    share of a row in its label's mean).
 
     Args:
         rewards: `[batch]`.

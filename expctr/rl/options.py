@@ -106,10 +106,10 @@ class PPOOptions:
         if self.micro_batch_size is not None and self.micro_batch_size < 1:
             raise ValueError(f"ppo.micro_batch_size is {self.micro_batch_size}: it must be at least 1, or null")
         check_range("ppo", self, gamma=(0, 1), lam=(0, 1), warmup=(0, 1), final_lr=(0, 1))
-        check_range("ppo", self, lr=(0, inf), critic_lr=(0, inf), clip=(0, inf), value_clip=(0, inf), grad_clip=(0, inf))
-        check_range("ppo", self, vf_coef=(0, inf), entropy_coef=(0, inf))
+        check_range("ppo", self, lr=(0, inf), critic_lr=(0, inf), clip=(0, inf), grad_clip=(0, inf))
+        check_range("ppo", self, value_clip=(0, inf), vf_coef=(0, inf), entropy_coef=(0, inf))
         if self.critic_label and self.advantage != "gae":
             raise ValueError(
-                f"ppo.critic_label needs a critic, and ppo.advantage: {self.advantage} has none. Fix: set ppo.advantage: "
-                "gae, or ppo.critic_label: false"
+                f"ppo.critic_label needs a critic, and ppo.advantage: {self.advantage} has none. Fix: set ppo.advantage to "
+                "gae, or ppo.critic_label to false"
             )

@@ -81,8 +81,8 @@ class Policy(nn.Module):
         """AdamW with the betas and epsilon that the field uses for PPO on language models; one group of parameters for
         the adapter, and one for the critic.
         """
-        adapter = {"params": [p for p in self.model.parameters() if p.requires_grad]}
-        critic = {"params": list(self.value_head.parameters()), "lr": self.ppo.critic_lr}
+        adapter: dict[str, Any] = {"params": [p for p in self.model.parameters() if p.requires_grad]}
+        critic: dict[str, Any] = {"params": list(self.value_head.parameters()), "lr": self.ppo.critic_lr}
         return torch.optim.AdamW([adapter, critic], lr=self.ppo.lr, betas=(0.9, 0.95), eps=1e-5, weight_decay=0.0)
 
     def steps(self, prompts: int) -> int:

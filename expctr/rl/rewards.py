@@ -13,6 +13,7 @@ from expctr.ctr.encoder import SentenceEncoder
 from expctr.data.batches import Batch
 from expctr.distributed import all_gather_objects
 from expctr.errors import UserError, check_range
+from expctr.llm.sharding.fsdp import unsharded
 from expctr.llm.yes_no import LCScorer
 from expctr.rl.normalise import EPS
 from expctr.rl.options import Baseline
@@ -69,8 +70,8 @@ class Reward(ABC):
             raise UserError(f"rewards.{type(self).__name__}.weight must be finite")
         if baseline == "reference" and type(self).reference is Reward.reference:
             raise UserError(
-                f"rewards.{type(self).__name__}.baseline: this reward has no reference. Fix: set baseline to batch, label "
-                "or prompt, or define the method `reference`"
+                f"rewards.{type(self).__name__}.baseline: this reward has no reference. Fix: set baseline to batch, "
+                "label or prompt, or define the method `reference`"
             )
 
     def attach(self, scorers: Scorers) -> None:  # noqa: B027  (most rewards need no model)
@@ -132,17 +133,31 @@ def score_rows(reward: Reward, batch: Batch, texts: Sequence[str]) -> Tensor:
         error.add_note(f"in the reward {reward.name}")
         raise
     for name, column in {f"reward {reward.name}": values, **reward.columns}.items():
-        if not isinstance(column, Tensor) or column.shape != (len(texts),) or column.device != batch.label.device:
-            found = (
-                f"shape {list(column.shape)} on {column.device}"
-                if isinstance(column, Tensor)
-                else type(column).__name__
-            )
-            raise UserError(
-                f"{name} is of {found}, for {len(texts)} explanations: Reward.score must return one number per "
-                f"explanation, a tensor [rows] on {batch.label.device}"
-            )
+        _check_rows(name, column, batch, "score")
     return values.detach().float()
+
+
+def reference_rows(reward: Reward, batch: Batch) -> Tensor:
+    """`Reward.reference`, as float32.
+
+    Raises:
+        UserError: it is not one number per row on the batch's device.
+    """
+    values = reward.reference(batch)
+    _check_rows(f"the reference of reward {reward.name}", values, batch, "reference")
+    return values.detach().float()
+
+
+def _check_rows(name: str, values: object, batch: Batch, method: str) -> None:
+    rows, device = len(batch), batch.label.device
+    if not isinstance(values, Tensor) or values.shape != (rows,) or values.device != device:
+        found = (
+            f"shape {list(values.shape)} on {values.device}" if isinstance(values, Tensor) else type(values).__name__
+        )
+        raise UserError(
+            f"{name} is of {found}, for {rows} explanations: Reward.{method} must return one number per explanation, a "
+            f"tensor [rows] on {device}"
+        )
 
 
 class LCAlignment(Reward):
@@ -174,11 +189,14 @@ class LCAlignment(Reward):
 
     def reference(self, batch: Batch) -> Tensor:
         """Eq. 9 of the untrained model's explanations, each sampled and scored once; all ranks keep all scores."""
-        samples, seen = batch.sample.tolist(), set(self._untrained_scores)
-        new = [sample not in seen and not seen.add(sample) for sample in samples]  # type: ignore[func-returns-value]
-        rows = batch.select(torch.tensor(new, dtype=torch.bool, device=batch.label.device))
         assert self._untrained_texts is not None
-        scores = self._scorer.scores(rows.texts, self._untrained_texts(rows))
+        samples = batch.sample.tolist()
+        first = {sample: i for i, sample in reversed([*enumerate(samples)])}  # of several responses to a prompt
+        new = [sample not in self._untrained_scores and first[sample] == i for i, sample in enumerate(samples)]
+        rows = batch.select(torch.tensor(new, dtype=torch.bool, device=batch.label.device))
+        texts = self._untrained_texts(rows)
+        with unsharded(self._scorer.model):
+            scores = self._scorer.scores(rows.texts, texts)
         for scored in all_gather_objects(dict(zip(rows.sample.tolist(), scores.tolist(), strict=True))):
             self._untrained_scores |= scored
         kept = torch.tensor([self._untrained_scores[sample] for sample in samples], device=batch.label.device)
@@ -186,11 +204,11 @@ class LCAlignment(Reward):
 
     def state_dict(self) -> dict[str, Any]:
         """The scores of the untrained model's explanations, by sample."""
-        return dict(self._untrained_scores)
+        return {"untrained_scores": dict(self._untrained_scores)}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """The inverse of `state_dict`."""
-        self._untrained_scores = dict(state)
+        self._untrained_scores = dict(state.get("untrained_scores", {}))
 
     def evaluate(self, batch: Batch, texts: Sequence[str], columns: Mapping[str, Any]) -> Tensor | None:
         """Eq. 9 of the scores s_u that are there."""

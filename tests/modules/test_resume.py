@@ -32,7 +32,7 @@ def test_rates_follow_the_options() -> None:
     optimizer.load_state_dict(old.state_dict())
     schedule.load_state_dict(old_schedule.state_dict())
     trainer: Any = SimpleNamespace(optimizers=[optimizer], lr_scheduler_configs=[SimpleNamespace(scheduler=schedule)])
-    use_current_options(trainer)
+    use_current_options(trainer, [[optimizer.defaults]])
     (group,) = optimizer.param_groups
     assert (group["lr"], group["weight_decay"]) == (pytest.approx(1e-4 / 4), 0.0)
     assert schedule.get_last_lr() == [pytest.approx(1e-4 / 4)]
@@ -46,5 +46,5 @@ def test_the_same_options_change_nothing() -> None:
     step(optimizer, schedule)
     before = {**optimizer.param_groups[0]}
     trainer: Any = SimpleNamespace(optimizers=[optimizer], lr_scheduler_configs=[SimpleNamespace(scheduler=schedule)])
-    use_current_options(trainer)
+    use_current_options(trainer, [[optimizer.defaults]])
     assert optimizer.param_groups[0] == before
