@@ -110,6 +110,6 @@ class PPOOptions:
         check_range("ppo", self, value_clip=(0, inf), vf_coef=(0, inf), entropy_coef=(0, inf))
         if self.critic_label and self.advantage != "gae":
             raise ValueError(
-                f"ppo.critic_label needs a critic, and ppo.advantage: {self.advantage} has none. Fix: set ppo.advantage to "
-                "gae, or ppo.critic_label to false"
+                f"ppo.critic_label needs a critic, and ppo.advantage: {self.advantage} has none. Fix: set "
+                "ppo.advantage to gae, or ppo.critic_label to false"
             )

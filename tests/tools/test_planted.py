@@ -136,7 +136,7 @@ def test_each_control_can_fail_and_seeds_do_not_cancel() -> None:
 @pytest.mark.slow
 def test_the_lc_stage_finds_the_rule(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A short form of tools/bench/learning.py: the easy world, fewer rows, a base trained for half as long."""
-    monkeypatch.setattr(learning, "USERS", 4000)
+    monkeypatch.setitem(learning.USERS, "easy", 4000)
     planted.make_model(tmp_path / "llm", steps=350)
     learning.prepare(tmp_path, ["easy"], [0])
     run = tmp_path / "run"

@@ -196,7 +196,7 @@ def _match(kind: str, match: bool) -> str:
 
 
 def make_model(folder: Path, steps: int = 700, verdict_first: bool = False) -> None:
-    """Pretrain a small Llama on opinions and judgements, 64 prompts per step (32 of the long opinions that begin with
+    """Pretrain a small Llama on opinions and judgements, 64 prompts per step (16 of the long opinions that begin with
     their verdict), and save it with its tokenizer.
     """
     rng = random.Random(0)
@@ -269,7 +269,7 @@ def _lessons(
     end, pad, like = int(tokenizer.eos_token_id), int(tokenizer.pad_token_id), torch.tensor(tokens("like unlike"))
     for _ in range(steps):
         opinions, judgements, guesses, matches = [], [], [], []
-        for _ in range(32 if verdict_first else 64):
+        for _ in range(16 if verdict_first else 64):
             favourite, *others = rng.sample(KINDS, 3)
             match = rng.random() < 0.5
             target = film(rng, favourite if match else rng.choice([k for k in KINDS if k != favourite]))
