@@ -81,6 +81,19 @@ AUG = System("aug", "ExpCTR-Aug", "s_r", "CTR model with the explanation")
 SYSTEMS = (ICL, PLAIN, LLM, AUG)
 """The rows of a result table."""
 
+TITLE = System("title", "DeepFM + title", "s_title", "CTR model with the target's title in place of the explanation")
+UNTRAINED_TEXT = System(
+    "untrained_text", "DeepFM + untrained sentences", "s_untrained_text", "CTR model trained on untrained explanations"
+)
+COMPARISONS = (TITLE, UNTRAINED_TEXT)
+"""Models that are trained at test, to compare with; the table shows those that were."""
+
+
+def of_backbone(system: System, backbone: str) -> str:
+    """The name of a system in a run with another CTR model than the default one."""
+    return system.name.replace(PLAIN.name, backbone)
+
+
 LLM_UNTRAINED = System("llm_untrained", "ExpCTR-LLM, untrained", "s_u_untrained")
 AUG_UNTRAINED = System("aug_untrained", "ExpCTR-Aug, explanations of the untrained model", "s_r_untrained")
 AUG_OTHER_ROW = System("aug_other_row", "ExpCTR-Aug, explanations of other rows", "s_r_exchanged")

@@ -21,11 +21,12 @@ from expctr.data.datamodules import RatingsDataModule
 from expctr.distributed import all_gather_objects
 from expctr.errors import UserError, check_range
 from expctr.evaluation.assessment import Assessment, assess, query_models
+from expctr.evaluation.comparison_models import comparison_scores
 from expctr.evaluation.examples import before_and_after, markdown_table, print_examples
 from expctr.evaluation.table import ResultTable, validation_table
 from expctr.modules.scoring import ScoringModule
 from expctr.modules.staged import StagedModule
-from expctr.systems import PLAIN, SOURCES, SYSTEMS
+from expctr.systems import COMPARISONS, SOURCES, SYSTEMS, of_backbone
 from expctr.training.checkpoint import position
 from expctr.untrusted import printable
 
@@ -37,10 +38,14 @@ class ResultWriter(Callback):
         examples: number of explanations to show.
         counterfactual_rows: number of test rows whose prompts are changed and explained again, to see whether the
             explanation follows (about twelve explanations per row); 0 for none.
+        untrained_model: after a test, train one more CTR model, on sentences of the untrained language model, to see
+            what its training was worth. The sentences of all rows are sampled first, which takes about as long as an
+            epoch of the LC stage without its updates.
     """
 
-    def __init__(self, examples: int = 8, counterfactual_rows: int = 64) -> None:
+    def __init__(self, examples: int = 8, counterfactual_rows: int = 64, untrained_model: bool = False) -> None:
         self.examples, self.counterfactual_rows = examples, counterfactual_rows
+        self.untrained_model = untrained_model
         check_range("results", self, examples=(0, inf), counterfactual_rows=(0, inf))
         self._scored: list[pl.DataFrame] = []
 
@@ -103,6 +108,8 @@ class ResultWriter(Callback):
         columns, texts = module.evaluated, _texts(module, "test")
         prompts = [module.models.policy.prompts.shown(texts[sample]) for sample in columns["sample"]]
         outputs = query_models(module, prompts, self.counterfactual_rows)  # on all ranks: models may be sharded
+        if module.models.ctr_trained:
+            columns |= comparison_scores(module, self.untrained_model)
         if not trainer.is_global_zero:
             return
         assessment = assess(module, prompts, outputs)
@@ -114,7 +121,9 @@ class ResultWriter(Callback):
         pl.DataFrame(examples).write_parquet(folder / "examples.parquet")
         _latest_explanations(module).write_parquet(folder / "latest.parquet")
         print_examples(examples, console)
-        names = {system.column: system.name for system in SYSTEMS} | {PLAIN.column: module.models.plain_name}
+        backbone = module.models.plain_name
+        shown = (*SYSTEMS, *(system for system in COMPARISONS if system.column in columns))
+        names = {system.column: of_backbone(system, backbone) for system in shown}
         scores = {name: _tensor(columns[column]) for column, name in names.items() if column in columns}
         sources = {source.name: _tensor(columns[source.column]) for source in SOURCES if source.column in columns}
         if unfinished := _unfinished(trainer, module):
