@@ -14,8 +14,8 @@ TOKENS, ROWS, BATCHES, LR = 80, 64, 25, 3e-3
 def share_learnt(lam: float, seed: int = 0) -> float:
     """Probability of the right verdict after PPO with a critic; 0.5 before.
 
-    A row is of one of two kinds. The first token is right or wrong for its kind, and decides whether the user's choice is
-    met (in 3 of 4 rows) or not; the other tokens are drawn from four. The critic sees kind, verdict and position.
+    A row is of one of two kinds. The first token is right or wrong for its kind, and a right one is rewarded in 3 of 4
+    rows, a wrong one in the others; the other tokens are drawn from four. The critic sees kind, verdict and position.
     """
     draw, mask = torch.Generator().manual_seed(seed), torch.ones(ROWS, TOKENS)
     torch.manual_seed(seed)
