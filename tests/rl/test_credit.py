@@ -11,17 +11,19 @@ from expctr.rl.normalise import normalise
 TOKENS, ROWS, BATCHES, LR = 80, 64, 25, 3e-3
 
 
-def share_learnt(lam: float, seed: int = 0) -> float:
+def share_learnt(lam: float, seed: int = 0, critic_lr: float = 1e-4, critic_label: bool = False) -> float:
     """Probability of the right verdict after PPO with a critic; 0.5 before.
 
-    A row is of one of two kinds. The first token is right or wrong for its kind, and a right one is rewarded in 3 of 4
-    rows, a wrong one in the others; the other tokens are drawn from four. The critic sees kind, verdict and position.
+    A row is of one of two kinds, and its label agrees with the kind in 3 of 4 rows. The first token is the verdict; the
+    reward is 1 if it agrees with the label. The other tokens are drawn from four. The critic sees kind, verdict and
+    position, and the label if `critic_label`.
     """
     draw, mask = torch.Generator().manual_seed(seed), torch.ones(ROWS, TOKENS)
     torch.manual_seed(seed)
     policy = nn.Sequential(nn.Linear(16, 32), nn.Tanh(), nn.Linear(32, 4))  # all tokens share its weights
-    critic, states = ValueHead(16, width=32, seed=seed), torch.randn(2, 3, TOKENS, 16, generator=draw)
-    groups = [{"params": policy.parameters(), "lr": LR}, {"params": critic.parameters(), "lr": 1e-4}]
+    critic = ValueHead(16, width=32, seed=seed, reads_label=critic_label)
+    states = torch.randn(2, 3, TOKENS, 16, generator=draw)
+    groups = [{"params": policy.parameters(), "lr": LR}, {"params": critic.parameters(), "lr": critic_lr}]
     optimizer = torch.optim.AdamW(groups, weight_decay=0.0)
     before = states[:, 2, 0]  # the state before the verdict does not hold it
 
@@ -38,18 +40,19 @@ def share_learnt(lam: float, seed: int = 0) -> float:
 
     for _ in range(BATCHES):
         kinds = torch.randint(2, (ROWS,), generator=draw)
+        labels = torch.where(torch.rand(ROWS, generator=draw) < 0.75, kinds, 1 - kinds)
+        told = labels.float()[:, None].expand(ROWS, TOKENS)
         with torch.no_grad():
             first = sample(policy(before)[kinds, :2])[:, None]
             hidden = torch.cat([before[kinds, None], states[kinds, first[:, 0], 1:]], 1)
             tokens = torch.cat([first, sample(policy(hidden[:, 1:]))], 1)
-            old, values = logprobs(hidden, tokens), critic(hidden)
-        met = torch.rand(ROWS, generator=draw) < 0.75
-        rewards = normalise(((first[:, 0] == kinds) == met).float())[0]
+            old, values = logprobs(hidden, tokens), critic(hidden, told)
+        rewards = normalise((first[:, 0] == labels).float())[0]
         advantages = losses.gae(losses.token_rewards(rewards, mask * 0, mask, 0.0), values, mask, 1.0, lam)
         returns, whitened = advantages + values, losses.whiten(advantages, mask)
         for _ in range(2):
             loss = losses.policy_loss(logprobs(hidden, tokens), old, whitened, mask, 0.2).loss
-            loss = loss + 0.1 * losses.value_loss(critic(hidden), values, returns, mask, 0.2)
+            loss = loss + 0.1 * losses.value_loss(critic(hidden, told), values, returns, mask, 0.2)
             optimizer.zero_grad()
             (loss / mask.sum()).backward()
             optimizer.step()
@@ -57,6 +60,7 @@ def share_learnt(lam: float, seed: int = 0) -> float:
 
 
 @pytest.mark.parametrize("seed", [0, 1])
-def test_with_lambda_1_an_early_verdict_is_learnt_and_with_less_it_is_chance(seed: int) -> None:
-    assert share_learnt(1.0, seed) > 0.7
-    assert share_learnt(0.95, seed) < 0.6
+def test_an_early_verdict_is_learnt_with_lambda_1_long_before_it_is_with_less(seed: int) -> None:
+    learnt = share_learnt(1.0, seed)
+    assert learnt > 0.8
+    assert learnt > share_learnt(0.95, seed) + 0.15
