@@ -63,7 +63,7 @@ class ScoringModule(L.LightningModule, ABC):
 
     def on_train_start(self) -> None:
         """Use the options as they are now. A run that stopped early trains no further."""
-        use_current_options(self.trainer)
+        use_current_options(self.trainer, [[optimizer.defaults] for optimizer in self.trainer.optimizers])
         self.trainer.should_stop |= self.best.stopped
 
     def on_validation_start(self) -> None:

@@ -21,7 +21,7 @@ from expctr.errors import BadRunError, UserError
 from expctr.llm.sharding.fsdp import unsharded
 from expctr.metrics import ctr_metrics
 from expctr.modules.checks import check_precision, section
-from expctr.modules.resume import use_current_options
+from expctr.modules.resume import group_options, split_critic, use_current_options
 from expctr.nan_guard import describe_rows
 from expctr.rl.rewards import ICAlignment, LCAlignment, Reward, Scorers
 from expctr.seeding import reseed, seed_of
@@ -151,7 +151,8 @@ class StagedModule(L.LightningModule):
         check_precision(self.trainer)
         if not self.models.policy.built:
             self.build_models()
-        scorers = Scorers(self.models.policy.lc_scorer, self.models.ctr, self.models.encoder)
+        models = self.models
+        scorers = Scorers(models.policy.lc_scorer, models.ctr, models.encoder, models.untrained_texts)
         for rewards in self.rewards.values():
             for reward in rewards:
                 reward.attach(scorers)
@@ -166,6 +167,7 @@ class StagedModule(L.LightningModule):
         optimizers = [policy.optimizer(), *(model.optimizer() for model in self.models.click_models)]
         for optimizer in optimizers:
             prime(optimizer)
+        self._optimizer_options = group_options(optimizers)
         sizes, limit = self.data.rollout_batches(), self.trainer.limit_train_batches
         used = sizes[: limit if isinstance(limit, int) else int(limit * len(sizes))]
         stages = [epochs * sum(map(policy.steps, used)) for epochs in self.plan.policy_epochs()]
@@ -184,7 +186,7 @@ class StagedModule(L.LightningModule):
 
     def on_train_start(self) -> None:
         """Continue with the options as they are now; at a run's start, test the LC scorer."""
-        use_current_options(self.trainer)
+        use_current_options(self.trainer, self._optimizer_options)
         if not self.batches:  # not in `on_fit_start`: sharded, a checkpoint is restored after it
             self._measure_gap()
 
@@ -353,6 +355,7 @@ class StagedModule(L.LightningModule):
         checkpoint["expctr"] = {
             "explainer": models.policy.extra_state(),
             "store": models.store.state_dict(),
+            "rewards": {stage: {r.name: r.state_dict() for r in found} for stage, found in self.rewards.items()},
             "best": [model.best.state_dict() for model in models.click_models],
             "statistics": [model.statistics() for model in models.click_models],
             "ctr_trained": models.ctr_trained,
@@ -369,6 +372,10 @@ class StagedModule(L.LightningModule):
         state = section(checkpoint, "expctr", self)
         models.policy.load_extra_state(state["explainer"])
         models.store.load_state_dict(state["store"])
+        for stage, rewards in self.rewards.items():
+            kept = state.get("rewards", {}).get(stage, {})  # older checkpoints have none
+            for reward in rewards:
+                reward.load_state_dict(kept.get(reward.name, {}))
         for model, best in zip(models.click_models, state["best"], strict=True):
             model.best.load_state_dict(best)
         for model, statistics in zip(models.click_models, state.get("statistics", ({}, {})), strict=False):
@@ -381,6 +388,8 @@ class StagedModule(L.LightningModule):
         self.plan.stopped = dict(state.get("stopped", {}))
         if self.trainer.state.fn == TrainerFn.FITTING:
             _skip_idle_epochs(checkpoint, self.plan)
+            if "optimizer_states" in checkpoint:  # sharded states are loaded by the strategy
+                split_critic(checkpoint, sum(p.requires_grad for p in models.policy.model.parameters()))
             self._set_length()
 
 

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import lightning as L
+import polars as pl
 import pytest
 import torch
 from lightning.pytorch.callbacks import Callback
@@ -24,6 +25,7 @@ from expctr.modules.expctr import ExpCTRModule
 from expctr.modules.explainer import PPOExplainerModule
 from expctr.modules.staged import prime
 from expctr.rl.options import PPOOptions
+from expctr.rl.rewards import ICAlignment, LCAlignment, Reward
 from expctr.stages.ctr import CTRStage
 from expctr.stages.models import Models
 from expctr.training.checkpoint import RunCheckpoint, checkpoints
@@ -75,7 +77,14 @@ class Watch(Callback):
 class Run:
     """A fit in this process."""
 
-    def __init__(self, world: World, folder: Path, explanations: int = 1, **watch: bool) -> None:
+    def __init__(
+        self,
+        world: World,
+        folder: Path,
+        explanations: int = 1,
+        rewards: tuple[list[Reward] | None, list[Reward] | None] = (None, None),
+        **watch: bool,
+    ) -> None:
         llm = LLMOptions(path=str(world.folder / "llm"), dtype="float32", lora_r=2)
         self.module = ExpCTRModule(
             PPOExplainerModule(
@@ -97,7 +106,8 @@ class Run:
         )
         self.watch = Watch(**watch)
         self.folder = folder
-        scheduler = StageScheduler(PolicyStageOptions(1), 1, CTRStageOptions(2, explanations), PolicyStageOptions(1))
+        lc, ic = (PolicyStageOptions(1, listed) for listed in rewards)
+        scheduler = StageScheduler(lc, 1, CTRStageOptions(2, explanations), ic)
         self.trainer = L.Trainer(
             accelerator="cpu",
             default_root_dir=folder,
@@ -150,6 +160,25 @@ def test_checkpoints_hold_what_was_trained_and_load_as_plain_tensors(run: Run) -
         assert saved["features"] == run.data.features.state_dict()
         written = saved["expctr"]["store"]["latest"]
         assert set(run.data.table("train").sample.tolist()) <= set(written)
+
+
+def test_references_are_of_the_row_and_kept_in_checkpoints(world: World, tmp_path: Path) -> None:
+    again = LCAlignment(0.5, baseline="reference")
+    lc, ic = LCAlignment(baseline="reference"), ICAlignment(delta="signed", baseline="reference")
+    run = Run(world, tmp_path, rewards=([lc], [again, ic]))
+    models, train = run.module.models, run.data.table("train")
+    written = [models.store.untrained[sample][0] for sample in train.sample.tolist()]
+    scores = models.policy.lc_scorer.scores(train.texts, written)
+    expected = dict(zip(train.sample.tolist(), (1 - (train.label - scores).abs()).tolist(), strict=True))
+    for name in ("000-lc", "003-ic1"):
+        rows = pl.read_parquet(tmp_path / "explanations" / f"{name}.parquet")
+        for sample, reference in rows.select("sample", "reference_lc").iter_rows():
+            assert reference == pytest.approx(expected[sample], abs=1e-5)
+    gain = rows["reward_ic"] - rows["reference_ic"]  # of s_r over s_0, twice: once of Eq. 9 and once of the last term
+    assert gain.to_list() == pytest.approx((2 * rows["text_gain"]).to_list(), abs=1e-5)
+    saved = torch.load(checkpoints(tmp_path / "checkpoints")[-1], weights_only=True)["expctr"]["rewards"]
+    assert saved["lc"]["lc"] == lc.state_dict()
+    assert saved["ic"] == {"lc": again.state_dict(), "ic": {}}
 
 
 def test_the_score_at_z_0_is_the_score_of_a_model_without_text(run: Run) -> None:

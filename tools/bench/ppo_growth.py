@@ -19,6 +19,7 @@ from lightning.pytorch.core.optimizer import LightningOptimizer
 from rich.console import Console
 from rich.progress import track
 from rich.table import Table
+from torch import Tensor
 
 from expctr.data.batches import Nouns, SampleText
 from expctr.llm.loading import LLMOptions
@@ -69,11 +70,15 @@ def batch(module: PPOExplainerModule, optimizer: LightningOptimizer, size: Size,
     rollout = generate(module.model, prompts, RolloutOptions(max_new_tokens=size.response), noise)
     written = decode_texts(module.model, rollout)
     scores = module.lc_scorer.scores([SampleText("Emma")] * size.rows, written)
-    total, _ = module.normaliser(alignment(scores, labels, "mae"), labels, "lc")
+    total, _ = module.normaliser(alignment(scores, labels, "mae"), "lc")
     guard = NaNGuard("bench", range(size.rows), written)
     order = torch.Generator().manual_seed(0)
-    module.update(rollout, total, optimizer, lambda loss: cast(None, loss.backward()), order, Stopwatch(), guard)
+    module.update(rollout, total, labels, optimizer, _backward, order, Stopwatch(), guard)
     return time.perf_counter() - began
+
+
+def _backward(loss: Tensor) -> None:
+    loss.backward()  # type: ignore[no-untyped-call]
 
 
 def main() -> None:
