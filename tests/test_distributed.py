@@ -37,14 +37,15 @@ def share(batch: Batch, text: Tensor, rank: int, ranks: int) -> tuple[Batch, Ten
 
 def train(rank: int, ranks: int) -> dict[str, Tensor]:
     found = {}
-    for model in (DeepFM, DCN):
-        out = train_one(partial(model, mlp=(8, 4), dropout=0.0, oov_rate=0.0), rank, ranks)
+    for model, bottleneck in ((DeepFM, 2), (DCN, None)):
+        options = CTROptions(crossfit=2, lr=1e-2, text_bottleneck=bottleneck)
+        out = train_one(partial(model, mlp=(8, 4), dropout=0.0, oov_rate=0.0), options, rank, ranks)
         found |= {f"{model.__name__} {name}": values for name, values in out.items()}
     return found
 
 
-def train_one(backbone: MakeBackbone, rank: int, ranks: int) -> dict[str, Tensor]:
-    module = CTRModule(backbone, CTROptions(crossfit=2, lr=1e-2))
+def train_one(backbone: MakeBackbone, options: CTROptions, rank: int, ranks: int) -> dict[str, Tensor]:
+    module = CTRModule(backbone, options)
     module.build(Vocabulary({"user": 9, "target": 9}), text_dim=4)
     if ranks > 1:
         module.shard(init_device_mesh("cpu", (ranks,)))

@@ -13,11 +13,12 @@ from torch.distributed.fsdp import fully_shard, register_fsdp_forward_method
 from torch.nn import functional as F
 
 from expctr.ctr.early_stopping import FULL, BestWeights, Monitor
+from expctr.ctr.fusion import narrow_text
 from expctr.ctr.zoo import CTRBackbone
 from expctr.data.batches import Batch
 from expctr.data.features import Vocabulary
 from expctr.distributed import all_sum, world_size
-from expctr.errors import check_range
+from expctr.errors import UserError, check_range
 from expctr.nan_guard import NaNGuard
 from expctr.seeding import initial_weights
 
@@ -39,6 +40,11 @@ class CTROptions:
     """Adam's L2 penalty."""
     text_dropout: float = 0.0
     """Share of training rows whose explanation is hidden (z = 0), so that the score without one is in distribution."""
+    text_bottleneck: int | None = None
+    """Length of a learnt projection of z that joins the model in place of z, best about that of an id's embedding. The
+    weights of all of z, which has hundreds of numbers, overfit on a few thousand rows. null: no projection."""
+    text_bottleneck_dropout: float = 0.0
+    """Dropout of the projected vector, in place of the dropout of the layer that it joins."""
     crossfit: int = 1
     """Models trained, each on all rows but its own share. A training row is then scored by the one that never saw it.
     1 trains a single model on all rows."""
@@ -48,8 +54,14 @@ class CTROptions:
     """Validations without improvement until training stops; the best weights are restored."""
 
     def __post_init__(self) -> None:
-        check_range("ctr.options", self, lr=(0, math.inf), weight_decay=(0, math.inf), text_dropout=(0, 1))
-        check_range("ctr.options", self, crossfit=(1, math.inf), patience=(1, math.inf))
+        shares = dict.fromkeys(("text_dropout", "text_bottleneck_dropout"), (0, 1))
+        counts = dict.fromkeys(("text_bottleneck", "crossfit", "patience"), (1, math.inf))
+        check_range("ctr.options", self, lr=(0, math.inf), weight_decay=(0, math.inf), **shares, **counts)
+        if self.text_bottleneck_dropout and self.text_bottleneck is None:
+            raise UserError(
+                "ctr.options.text_bottleneck_dropout has no effect without a bottleneck. Fix: set "
+                "ctr.options.text_bottleneck, or leave ctr.options.text_bottleneck_dropout at 0"
+            )
 
 
 DEFAULTS = CTROptions()
@@ -89,6 +101,8 @@ class ClickModel(nn.Module):
         for fold in range(self.options.crossfit):
             with initial_weights(self._seed + fold):
                 models.append(self.backbone(*self._built_for))
+                if self.options.text_bottleneck is not None:
+                    narrow_text(models[-1], self.options.text_bottleneck, self.options.text_bottleneck_dropout)
         return models
 
     def reset(self, optimizer: torch.optim.Optimizer | None = None) -> None:

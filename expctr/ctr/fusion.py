@@ -1,7 +1,7 @@
 """Fusion of text: how an explanation's vector z enters a CTR model (Eq. 12).
 
 A model built with text is exactly the model without text where z = 0, bit for bit, and its other parameters have the
-names and shapes of that model's.
+names and shapes of that model's. This also holds with a bottleneck.
 """
 
 from typing import Literal
@@ -28,11 +28,26 @@ class TextLinear(nn.Linear):
 
     def __init__(self, text_dim: int, out: int, dropout: float = 0.0) -> None:
         super().__init__(text_dim, out, bias=False)
+        self.bottleneck: nn.Linear | None = None
         self.dropout = Dropout(dropout)
+
+    def narrow(self, size: int, dropout: float) -> None:
+        """Let z pass a bottleneck: W_z z becomes W_z W_b z, where W_b z has the length `size`.
+
+        The layer then overfits less, since the rank of the map is at most `size`. `dropout` acts on W_b z, and no
+        longer on z. Both matrices are drawn anew.
+        """
+        self.bottleneck = nn.Linear(self.in_features, size, bias=False)
+        self.in_features, self.weight = size, nn.Parameter(torch.empty(self.out_features, size))
+        self.dropout = Dropout(dropout)
+        nn.init.xavier_normal_(self.bottleneck.weight)
+        nn.init.xavier_normal_(self.weight)
 
     def forward(self, text: Tensor) -> Tensor:
         """`[batch, text_dim]` -> `[batch, out]`."""
         scaled = F.normalize(text, dim=-1) * text.shape[-1] ** 0.5
+        if self.bottleneck is not None:
+            scaled = self.bottleneck(scaled)
         return super().forward(self.dropout(scaled))
 
 
@@ -73,3 +88,10 @@ class TextLogit(nn.Module):
         """The logit `[batch]` without text, and `[batch, text_dim]` -> the logit `[batch]`; `None` means z = 0."""
         with_bias = logit + self.bias
         return with_bias if self.z is None or text is None else with_bias + self.z(text).squeeze(-1)
+
+
+def narrow_text(model: nn.Module, size: int, dropout: float) -> None:
+    """Give a model a bottleneck of `size` numbers where z joins it (`TextLinear.narrow`); none if it reads no text."""
+    for layer in model.modules():
+        if isinstance(layer, TextLinear):
+            layer.narrow(size, dropout)

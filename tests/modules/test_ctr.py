@@ -1,6 +1,7 @@
 """The CTR module: what it learns from, what it must not see, and that it repeats itself exactly."""
 
 import dataclasses
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
@@ -281,15 +282,29 @@ def test_it_trains_alone_stops_early_and_keeps_the_best(tmp_path: Path):
     assert ctr_metrics(scores, rows(300, 2).label)["auc"] == pytest.approx(tested["test/auc"])
 
 
+class Reader(CTRModule):
+    """DeepFM over text vectors of a narrow bottleneck, which tell the label."""
+
+    def __init__(self) -> None:
+        super().__init__(DeepFM, CTROptions(text_bottleneck=2, text_bottleneck_dropout=0.3, text_dropout=0.1))
+
+    def configure_model(self) -> None:
+        if not self.built:
+            self.build(VOCABULARY, TEXT)
+
+    def text(self, batch: Batch) -> Tensor:
+        return batch.label[:, None] + torch.arange(TEXT) + batch.sample[:, None] % 7
+
+
 @pytest.mark.filterwarnings("ignore")
-def test_a_resumed_run_equals_an_uninterrupted_one(tmp_path: Path):
-    whole = DeepFMTextModule()
+@pytest.mark.parametrize("kind", [DeepFMTextModule, Reader])
+def test_a_resumed_run_equals_an_uninterrupted_one(kind: Callable[[], CTRModule], tmp_path: Path):
+    whole, resumed = kind(), kind()
     trainer(tmp_path, epochs=4).fit(whole, datamodule=Data())
 
     first = trainer(tmp_path, epochs=2)
-    first.fit(DeepFMTextModule(), datamodule=Data())
+    first.fit(kind(), datamodule=Data())
     first.save_checkpoint(tmp_path / "half.ckpt")
-    resumed = DeepFMTextModule()
     trainer(tmp_path, epochs=4).fit(resumed, datamodule=Data(), ckpt_path=tmp_path / "half.ckpt")
     assert torch.equal(weights(resumed), weights(whole))
     assert resumed.best.state_dict()["best"] == whole.best.state_dict()["best"]

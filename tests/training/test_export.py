@@ -89,7 +89,8 @@ def deepfm(folder: Path, row: dict[str, Any], z: Tensor) -> float:
         fm = ((v.sum(0) ** 2 - (v**2).sum(0)) / 2).sum()
         hidden = v.flatten() @ own["deep.layers.0.x.weight"].T + own["deep.layers.0.x.bias"]
         if about["text"] is not None:
-            hidden = hidden + z @ own["deep.layers.0.z.weight"].T
+            bottleneck = own.get("deep.layers.0.z.bottleneck.weight")
+            hidden = hidden + (z if bottleneck is None else z @ bottleneck.T) @ own["deep.layers.0.z.weight"].T
         logits.append(first + fm + hidden.relu() @ own["last.x.weight"].T + own["last.x.bias"])
     return float(torch.stack(logits).mean().sigmoid())
 
@@ -133,9 +134,9 @@ CENTRED = "--model.init_args.encoder.centre=true"
 
 @pytest.fixture(scope="module")
 def centred(world: World) -> Path:
-    """A run with three cross-fitted models and centred text vectors."""
-    folds = "--model.init_args.ctr.init_args.options.crossfit=3"
-    options = [*world.options("centred"), CENTRED, folds, "--stages.rounds=1", "--stages.ctr.epochs=2"]
+    """A run with three cross-fitted models and centred text vectors, which pass a bottleneck."""
+    folds, narrow = (f"--model.init_args.ctr.init_args.options.{x}" for x in ("crossfit=3", "text_bottleneck=3"))
+    options = [*world.options("centred"), CENTRED, folds, narrow, "--stages.rounds=1", "--stages.ctr.epochs=2"]
     run = world.once("centred", ["fit", *options], ["test", *options])
     with world.first("centred-exported") as first:
         if first:
