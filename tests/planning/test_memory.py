@@ -77,6 +77,7 @@ def test_a_quantized_base_counts_by_its_bits(
     assert trained.total() > 0
 
 
+@pytest.mark.cli
 @pytest.mark.parametrize("attention", ["sdpa", "eager", "flash_attention_2", "grouped"])
 def test_every_attention_can_be_counted(bare: LLMOptions, attention: Any) -> None:
     """Only eager and grouped attention keep scores, which grow with the square of the length."""
