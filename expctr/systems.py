@@ -68,7 +68,7 @@ class System(NamedTuple):
     name: str
     """In table.json and scores.parquet."""
     column: str
-    """Of its scores in explanations/test.parquet."""
+    """Of its scores in explanations/test.parquet; empty where they are in scores.parquet alone."""
     heading: str = ""
     """What it is, in the report's table of metrics."""
 
@@ -80,6 +80,13 @@ LLM = System("llm", "ExpCTR-LLM", "s_u", "language model, after reading its expl
 AUG = System("aug", "ExpCTR-Aug", "s_r", "CTR model with the explanation")
 SYSTEMS = (ICL, PLAIN, LLM, AUG)
 """The rows of a result table."""
+
+SHARE = System("share", "Share liked", "", "logistic regression on the share of liked titles in the history")
+SHARE_ITEM = System(
+    "share_item", "Share + item rate", "", "the same with the target's like rate among other training rows"
+)
+SIMPLE = (SHARE, SHARE_ITEM)
+"""Baselines without a model, first in every result table: what counting alone achieves on the same rows."""
 
 TITLE = System("title", "DeepFM + title", "s_title", "CTR model with the target's title in place of the explanation")
 UNTRAINED_TEXT = System(

@@ -2,7 +2,7 @@
 
 import math
 
-from expctr.systems import ABLATIONS, GAINS, MEASURES, METRICS, SOURCES, SYSTEMS, Estimate, Measure
+from expctr.systems import ABLATIONS, GAINS, MEASURES, METRICS, SIMPLE, SOURCES, SYSTEMS, Estimate, Measure
 
 
 def test_an_estimate_has_four_decimals_and_its_bounds_three() -> None:
@@ -21,6 +21,7 @@ def test_keys_and_names_are_unique() -> None:
     known = (*SYSTEMS, *SOURCES)
     for field in ("key", "name", "column"):
         assert len({getattr(system, field) for system in known}) == len(known)
+    assert not {system.name for system in SIMPLE} & {system.name for system in known}
     assert {system for _, first, second, _ in GAINS.values() for system in (first, second)} <= {*known}
     headings = [*ABLATIONS.values(), *(measure.heading for measure in MEASURES.values())]
     assert len({*headings}) == len(headings)

@@ -1,4 +1,4 @@
-"""What models are fed: batches of samples, the order of an epoch, and a loader that can resume anywhere."""
+"""Batches of samples, their order in an epoch, and a loader that can resume anywhere."""
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field

@@ -1,4 +1,4 @@
-"""`ResultWriter`: writes the results of validation, test and predict into the run's folder."""
+"""The result writer: writes the results of validation, test and predict into the run's folder."""
 
 import json
 from collections.abc import Mapping
@@ -23,6 +23,7 @@ from expctr.errors import UserError, check_range
 from expctr.evaluation.assessment import Assessment, assess, query_models
 from expctr.evaluation.comparison_models import comparison_scores
 from expctr.evaluation.examples import before_and_after, markdown_table, print_examples
+from expctr.evaluation.simple_baselines import simple_scores
 from expctr.evaluation.table import ResultTable, validation_table
 from expctr.modules.scoring import ScoringModule
 from expctr.modules.staged import StagedModule
@@ -193,13 +194,15 @@ def _write_table(
 ) -> None:
     """Print the table; write it (`table.json`, `table.md`) and each row's scores (`scores.parquet`).
 
-    `systems` are the table's rows; one without scores shows dashes. `sources` are scores of trained models on other
-    explanations.
+    `systems` are the table's rows below the simple baselines; one without scores shows dashes. `sources` are scores of
+    trained models on other explanations.
     """
     data, folder = _data(trainer), _folder(trainer)
     samples, labels = columns["sample"], _tensor(columns["label"])
     place = torch.tensor(samples) - data.table("test").sample[0]
     users = data.rows("test")["user"][place.tolist()]
+    simple = {name: values[samples] for name, values in simple_scores(data.samples).items()}
+    scores, systems = simple | dict(scores), [*simple, *systems]
     table = ResultTable.from_scores(
         scores,
         labels,

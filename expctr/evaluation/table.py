@@ -1,4 +1,4 @@
-"""The result table: each system's metrics with intervals, beside the paper's values for the same dataset."""
+"""The table of a test: each system's metrics with intervals, beside the paper's values for the same dataset."""
 
 import json
 import math

@@ -1,4 +1,4 @@
-"""Learning rates and other optimizer options of a resumed run: as the config has them now."""
+"""Resume with the config's learning rates and other optimizer options, where they differ from the checkpoint's."""
 
 import lightning as L
 from torch.optim.lr_scheduler import LambdaLR

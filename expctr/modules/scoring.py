@@ -1,4 +1,4 @@
-"""What all modules share whose output is one click probability per row: validation, test, prediction."""
+"""Scoring module: validation, test and prediction of all modules whose output is one click probability per row."""
 
 from abc import ABC, abstractmethod
 from typing import Any

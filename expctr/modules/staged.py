@@ -1,4 +1,4 @@
-"""The LightningModule that runs stages: set-up, logging, validation, test, prediction and checkpoints."""
+"""The staged module, a LightningModule that runs stages: set-up, logging, validation, test, prediction, checkpoints."""
 
 import math
 import warnings

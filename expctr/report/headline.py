@@ -1,4 +1,4 @@
-"""The report's first screen: whether training helped, and whether the explanations are faithful to the model.
+"""The report's headline: whether training helped, and whether the explanations are faithful to the model.
 
 All numbers are read from table.json. The words follow from their intervals.
 """

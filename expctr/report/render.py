@@ -1,4 +1,4 @@
-"""`expctr report RUN [RUN ...]`: the results of runs as one HTML file that needs nothing else."""
+"""Renders the report, `expctr report RUN [RUN ...]`: the results of runs as one HTML file that needs nothing else."""
 
 import argparse
 import base64
@@ -11,7 +11,7 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
-from expctr.errors import UserError
+from expctr.errors import UserError, exit_with_error
 from expctr.report import figures, sections, training
 from expctr.report.browser import LETTERS, browser
 from expctr.report.figures import Mark, Row
@@ -56,8 +56,7 @@ def main(args: Sequence[str] | None = None) -> None:
         out = given.out or (given.runs[0] if len(runs) == 1 else Path()) / "report.html"
         write(out, render(runs, given.rows))
     except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        raise SystemExit(2) from error
+        exit_with_error(error)
     for run in runs:
         for note in run.notes:
             print(f"{run.name}: {note}", file=sys.stderr)

@@ -9,7 +9,7 @@ from expctr.report import figures
 from expctr.report.browser import LETTERS
 from expctr.report.figures import Figure, Line, Mark, Row
 from expctr.report.run import Run, bins, estimate, number, points, section
-from expctr.systems import ABLATIONS, ECE, MEASURES, METRICS, SYSTEMS, Estimate, Measure
+from expctr.systems import ABLATIONS, COMPARISONS, ECE, MEASURES, METRICS, SIMPLE, SYSTEMS, Estimate, Measure
 
 FEW = 50
 """Number of rows below which a slice's AUC is too uncertain."""
@@ -46,7 +46,7 @@ def metric_figures(runs: Sequence[Run]) -> list[Figure]:
 
 def metric_rows(runs: Sequence[Run]) -> list[dict[str, Any]]:
     """Each system's metrics with intervals and the paper's values, one row per run."""
-    rows, headings = [], {system.name: system.heading for system in SYSTEMS}
+    rows, headings = [], {system.name: system.heading for system in (*SIMPLE, *SYSTEMS, *COMPARISONS)}
     for name in _names(runs, "systems"):
         for i, run in enumerate(runs):
             metrics, paper = section(run.table, "systems").get(name), section(run.table, "paper", name)
@@ -201,16 +201,17 @@ def data(run: Run) -> dict[str, Any]:
 
 def differences(runs: Sequence[Run]) -> list[tuple[str, list[str]]]:
     """The options whose values differ between the runs."""
-    flat = [dict(_flat(run.config)) for run in runs]
+    flat = [dict(flatten(run.config)) for run in runs]
     names = dict.fromkeys(name for options in flat for name in options)
     values = [(name, [str(options.get(name, "–")) for options in flat]) for name in names]
     return [(name, found) for name, found in values if len({*found}) > 1]
 
 
-def _flat(tree: object, name: str = "") -> Iterable[tuple[str, object]]:
+def flatten(tree: object, name: str = "") -> Iterable[tuple[str, object]]:
+    """The values of a config, with their dotted names."""
     if isinstance(tree, Mapping) and tree:
         for key, value in tree.items():
-            yield from _flat(value, f"{name}.{key}" if name else str(key))
+            yield from flatten(value, f"{name}.{key}" if name else str(key))
     elif name:
         yield name, tree
 

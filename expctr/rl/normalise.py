@@ -1,4 +1,4 @@
-"""Normalised rewards (Eq. 10): pure functions, and the class that applies them with a run's options.
+"""Normalise rewards (Eq. 10): pure functions, and the class that applies them with a run's options.
 
 Means and deviations are taken over the rollout batch of all ranks, so that a run on two devices equals a run on one.
 """

@@ -1,4 +1,4 @@
-"""One PPO update on a rollout batch (Eq. 7), step by step."""
+"""The PPO update on a rollout batch (Eq. 7), step by step."""
 
 import math
 from collections.abc import Callable

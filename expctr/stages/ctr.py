@@ -1,4 +1,4 @@
-"""The stage in which the CTR model learns to use explanations, beside the same model without them (paper 4.3.2)."""
+"""The CTR stage, where the CTR model learns to use explanations, beside the same model without them (paper 4.3.2)."""
 
 from collections.abc import Mapping
 from typing import Any

@@ -1,4 +1,4 @@
-"""A stage in which the policy learns: LC and IC are two settings of it, which differ in their rewards."""
+"""The policy stage, where the policy learns: LC and IC are two settings of it, which differ in their rewards."""
 
 import warnings
 from collections.abc import Mapping, Sequence

@@ -1,4 +1,4 @@
-"""The plan of stages (paper 4.3.2): LC, then CTR and IC in turn."""
+"""The scheduler of the stages (paper 4.3.2), LC, then CTR and IC in turn; and a progress bar that names them."""
 
 import math
 import re
@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import lightning as L
-from lightning.pytorch.callbacks import Callback
+from lightning.pytorch.callbacks import Callback, RichProgressBar
 
 from expctr.errors import UserError, check_range
 from expctr.modules.staged import StagedModule
@@ -90,12 +90,8 @@ class StageScheduler(Callback):
     def _check(self, trainer: L.Trainer) -> None:
         """Refuse options that would silently train something else than the plan."""
         options, ranks = vars(trainer), trainer.world_size
-        interval, every, part = (
-            options.get("val_check_interval"),
-            trainer.check_val_every_n_epoch,
-            trainer.limit_val_batches,
-        )
-        epochs = trainer.fit_loop.max_epochs
+        every, interval = trainer.check_val_every_n_epoch, options.get("val_check_interval")
+        part, epochs = trainer.limit_val_batches, trainer.fit_loop.max_epochs
         each_epoch = isinstance(interval, float) and interval == 1  # Lightning takes the integer for every batch
         ctr = any(entry.stage == "ctr" for entry in self.plan)
         sharded = isinstance(trainer.strategy, ShardedStrategy)
@@ -124,6 +120,16 @@ class StageScheduler(Callback):
                 f"the checkpoint was made with the stages {_summary(state_dict['plan'])}, but the config says "
                 f"{_summary(ours)}: give the same stages.* options, or start a run in another folder"
             )
+
+
+class StageProgressBar(RichProgressBar):
+    """Rich's bar with an ETA, the stage, and the epoch of the plan."""
+
+    def _get_train_description(self, current_epoch: int) -> str:
+        module = self.trainer.lightning_module
+        if not isinstance(module, StagedModule):
+            return super()._get_train_description(current_epoch)
+        return f"{module.entry.name} {module.entry.stage_epoch + 1} ({current_epoch + 1}/{len(module.plan)})"
 
 
 def _checked(option: str, rewards: Sequence[Reward]) -> list[Reward]:

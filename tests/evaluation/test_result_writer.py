@@ -10,7 +10,7 @@ from running import World, curves
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from expctr.metrics import bootstrap, ctr_metrics, with_intervals
-from expctr.systems import GAINS, SOURCES
+from expctr.systems import GAINS, SIMPLE, SOURCES
 
 POLICY = (
     *("reward_normalised", "reward_normalised_std", "kl", "kl_per_token", "entropy"),
@@ -113,6 +113,20 @@ def test_scores_say_whose_rows_they_are_in_the_other_files_words(run: Path) -> N
     drawn = with_intervals(ctr_metrics(*given), bootstrap(*given, numbers))
     found = table["systems"]["ExpCTR-Aug"]["logloss"]
     assert [found[part] for part in ("value", "low", "high")] == pytest.approx(drawn["logloss"])
+
+
+def test_the_simple_baselines_are_scored_on_the_tested_rows(run: Path) -> None:
+    table, rows = json.loads((run / "table.json").read_text()), pl.read_parquet(run / "scores.parquet")
+    assert list(table["systems"])[:2] == [system.name for system in SIMPLE]
+    for system in SIMPLE:
+        found = ctr_metrics(rows[system.name].to_torch(), rows["label"].to_torch())
+        assert table["systems"][system.name]["logloss"]["value"] == pytest.approx(found["logloss"])
+        assert f"| {system.name} |" in (run / "table.md").read_text()
+    tested = pl.read_parquet(run / "explanations" / "test.parquet")
+    counts = tested.select(liked=pl.col("liked").list.len(), disliked=pl.col("disliked").list.len())
+    alike = counts.with_columns(score=rows[SIMPLE[0].name]).group_by("liked", "disliked").agg(pl.n_unique("score"))
+    assert alike.height > 3
+    assert alike["score"].unique().to_list() == [1]  # the row's own histories: rows that show the same score alike
 
 
 def test_the_table_says_where_the_gain_comes_from(run: Path) -> None:

@@ -16,9 +16,9 @@ from transformers.models.llama.modeling_llama import LlamaMLP
 
 from expctr.data.batches import Nouns, SampleText
 from expctr.errors import BadRunError
-from expctr.llm.adapters import LoraLinear
 from expctr.llm.loading import LLMOptions
 from expctr.llm.logprobs import score_responses
+from expctr.llm.lora import LoraLinear
 from expctr.llm.prompts import PromptOptions
 from expctr.llm.rollout import Rollout, RolloutOptions
 from expctr.nan_guard import NaNGuard

@@ -17,7 +17,7 @@ from torch import Tensor
 from expctr.data.datamodules import MovieLensDataModule
 from expctr.evaluation.table import ResultTable
 from expctr.metrics import bootstrap, ctr_metrics
-from expctr.systems import METRICS
+from expctr.systems import METRICS, SIMPLE
 from tools import table1
 
 ROWS = 300
@@ -165,6 +165,18 @@ def test_what_reads_our_explanations_is_no_baseline(tmp_path: Path) -> None:
     assert table1.compare(rows)["baseline"] == "FM"
 
 
+def test_the_simple_baselines_come_first_from_the_first_runs_that_have_them(tmp_path: Path) -> None:
+    counted = {system.name: scores(skill, 9) for system, skill in zip(SIMPLE, (0.3, 0.4), strict=True)}
+    made(tmp_path / "FM-0", {"FM": scores(0.1, 0)})  # of an older version
+    made(tmp_path / "DIN-0", counted | {"DIN": scores(0.2, 1)})
+    made(tmp_path / "ExpCTR-0", counted | {"ExpCTR-LLM": scores(0.2, 3), "ExpCTR-Aug": scores(0.5, 4)})
+    rows = table1.gather(["FM", "DIN", "ExpCTR"], [0], tmp_path, False)
+    assert list(rows) == [*counted, "FM", "DIN", "ExpCTR-LLM", "ExpCTR-Aug"]
+    for name, values in counted.items():
+        assert rows[name].values["auc"] == [ctr_metrics(values.double(), labels())["auc"]]
+    assert table1.compare(rows)["baseline"] == SIMPLE[1].name
+
+
 def test_explanations_need_their_writer() -> None:
     with pytest.raises(SystemExit):
         table1.parse(["--config", "c.yaml", "--rows", "FM", "--explained"])
@@ -181,9 +193,17 @@ def test_from_a_config_to_the_table(world: World, tmp_path: Path) -> None:
     done = subprocess.run(command, capture_output=True, text=True, env=environ, check=False)
     assert done.returncode == 0, done.stderr[-3000:]
     written = json.loads((tmp_path / "out" / "table1.json").read_text())
-    rows = ["FM", "FM + explanations", "ICL", "TALLRec", "ExpCTR-LLM", "ExpCTR-Aug"]
+    rows = [
+        *(system.name for system in SIMPLE),
+        "FM",
+        "FM + explanations",
+        "ICL",
+        "TALLRec",
+        "ExpCTR-LLM",
+        "ExpCTR-Aug",
+    ]
     assert list(written["rows"]) == rows
-    assert written["compared"]["baseline"] in ("FM", "ICL", "TALLRec")
+    assert written["compared"]["baseline"] in [*rows[:2], "FM", "ICL", "TALLRec"]
     assert "DIN" in table1.table(tmp_path / "out" / "ExpCTR-0")["systems"]
     scored = tmp_path / "out" / "FM-0" / "scores.parquet"
     stamp = scored.stat().st_mtime_ns

@@ -1,4 +1,4 @@
-"""Does ExpCTR learn? Runs in planted worlds (planted.py) with known best AUCs, and controls that must not learn.
+"""Is ExpCTR learning? Runs in planted worlds (planted.py) with known best AUCs, and controls that must not learn.
 
     python -m tools.bench.learning                          # both worlds, three seeds, in runs/learning
     python -m tools.bench.learning --worlds easy --seeds 0
@@ -22,8 +22,6 @@ from typing import Any, get_args
 import polars as pl
 import torch
 import yaml
-from rich.console import Console
-from rich.table import Table
 from torch import Tensor
 
 from expctr.data.batches import Batch
@@ -175,24 +173,11 @@ def controls(seeds: Sequence[dict[str, float]]) -> dict[str, bool]:
     }
 
 
-def stages(folder: Path) -> Table:
-    """Return a table of a run: validation AUC after each epoch; mean raw reward and KL of the last five batches."""
-    by_batch = {f"{who} AUC": dict(curve(folder, f"val/auc_{who}")) for who in ("llm", "aug", "plain")}
-    shown = Table("batches", *by_batch, "reward", "KL", title=str(folder))
-    reward = curve(folder, "lc/reward_lc") + curve(folder, "ic/reward_ic")
-    kl = curve(folder, "lc/kl") + curve(folder, "ic/kl")
-    for batch in sorted({batch for values in by_batch.values() for batch in values}):
-        cells = [f"{values[batch]:.3f}" if batch in values else "" for values in by_batch.values()]
-        last = [[value for step, value in values if batch - 5 < step <= batch] for values in (reward, kl)]
-        shown.add_row(str(batch), *cells, *(f"{fmean(values):.3f}" if values else "" for values in last))
-    return shown
-
-
 def main() -> None:
     parser = arguments(__doc__, "runs/learning")
     parser.add_argument("--worlds", nargs="+", choices=get_args(Rule), default=list(get_args(Rule)))
     own = parser.parse_args()
-    out, console = own.out.resolve(), Console()
+    out = own.out.resolve()
     prepare(out, own.worlds, own.seeds)
 
     tasks = [(play, rule) for rule in own.worlds]
@@ -203,8 +188,6 @@ def main() -> None:
 
     summary: dict[str, Any] = {}
     for rule in own.worlds:
-        for seed in own.seeds:
-            console.print(stages(out / f"{rule}-{seed}" / "main"))
         found = [figures(out, rule, seed) for seed in own.seeds]
         means: dict[str, Any] = {name: fmean(row[name] for row in found) for name in found[0]}
         print_seeds(f"{rule} world", {name: [row[name] for row in found] for name in found[0]}, own.seeds)

@@ -1,4 +1,4 @@
-"""Which baseline learns fastest? Test AUC of ExpCTR-LLM against rollouts, in the easy planted world (planted.py).
+"""Variance of the advantage: which baseline learns fastest in AUC per rollout, in the easy planted world (planted.py)?
 
     python -m tools.bench.variance              # three seeds, in runs/variance, with the figure variance.png
 
