@@ -1,4 +1,9 @@
-"""A random Llama of a few thousand weights, fixtures that use it, and the marker of tests that start processes."""
+"""A random Llama of a few thousand weights, fixtures that use it, and the marker of tests that start processes.
+
+torch and expctr are imported where they are used: xdist's controller, which runs no test, starts its workers sooner.
+"""
+
+from __future__ import annotations
 
 import json
 import multiprocessing
@@ -11,19 +16,16 @@ from types import CodeType, FunctionType
 from typing import TYPE_CHECKING, Any
 
 import pytest
-import torch
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
-from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
-
-from expctr.data.batches import Nouns, SampleText
-from expctr.llm.loading import LLMOptions
-from expctr.llm.model import LanguageModel
-from expctr.llm.prompts import PromptOptions, Prompts
 
 if TYPE_CHECKING:
     from running import World
 
-torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "1")))  # one is fastest for small tensors
+    from expctr.data.batches import SampleText
+    from expctr.llm.loading import LLMOptions
+    from expctr.llm.model import LanguageModel
+    from expctr.llm.prompts import Prompts
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # one thread is fastest for small tensors
 
 CHAT = (
     "{% for m in messages %}<|user|>{{ m['content'] }}{% endfor %}"
@@ -33,6 +35,12 @@ CHAT = (
 
 def make_llm(folder: Path, *, pad_is_eos: bool = False, chat: bool = True, seed: int = 0) -> Path:
     """Write a random two-layer Llama with a byte-level tokenizer in which Yes and No are single tokens."""
+    import torch
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+    from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+
+    from expctr.llm.prompts import PromptOptions
+
     options = PromptOptions()
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
@@ -71,6 +79,8 @@ def make_llm(folder: Path, *, pad_is_eos: bool = False, chat: bool = True, seed:
 
 def stir_adapter(model: LanguageModel, seed: int = 1) -> None:
     """Give the adapter random weights that change the model's output; a fresh adapter changes nothing."""
+    import torch
+
     generator = torch.Generator().manual_seed(seed)
     for name, parameter in model.named_parameters():
         if "lora_B" in name:
@@ -87,9 +97,11 @@ def any_llm_folder(request: pytest.FixtureRequest, tmp_path_factory: pytest.Temp
     return make_llm(tmp_path_factory.mktemp("llm"), pad_is_eos=request.param == "pad is eos")
 
 
-@pytest.fixture
-def bare(tmp_path: Path) -> LLMOptions:
+@pytest.fixture(scope="session")
+def bare(tmp_path_factory: pytest.TempPathFactory) -> LLMOptions:
     """Options of a small Llama without weights, whose sizes can be computed by hand."""
+    from expctr.llm.loading import LLMOptions
+
     config = {
         "model_type": "llama",
         "vocab_size": 100,
@@ -100,17 +112,23 @@ def bare(tmp_path: Path) -> LLMOptions:
         "num_key_value_heads": 2,
         "tie_word_embeddings": True,
     }
-    (tmp_path / "config.json").write_text(json.dumps(config))
-    return LLMOptions(path=str(tmp_path), lora_r=4)
+    folder = tmp_path_factory.mktemp("bare")
+    (folder / "config.json").write_text(json.dumps(config))
+    return LLMOptions(path=str(folder), lora_r=4)
 
 
 @pytest.fixture
 def model(llm_folder: Path) -> LanguageModel:
+    from expctr.llm.loading import LLMOptions
+    from expctr.llm.model import LanguageModel
+
     return LanguageModel.load(LLMOptions(path=str(llm_folder), dtype="float32", lora_r=4))
 
 
 @pytest.fixture
 def samples() -> list[SampleText]:
+    from expctr.data.batches import SampleText
+
     return [
         SampleText("Heat", ("Toy Story", "Fargo"), ("Casper",)),
         SampleText("Nikita", (), ("Casper", "Die Hard: With a Vengeance", "Se7en")),
@@ -122,11 +140,14 @@ def samples() -> list[SampleText]:
 
 @pytest.fixture
 def prompts(model: LanguageModel) -> Prompts:
+    from expctr.data.batches import Nouns
+    from expctr.llm.prompts import PromptOptions, Prompts
+
     return Prompts(model.tokenizer, PromptOptions(), Nouns("movie", "movies", "viewer", "viewing"))
 
 
 @pytest.fixture(scope="session")
-def world(tmp_path_factory: pytest.TempPathFactory) -> "World":
+def world(tmp_path_factory: pytest.TempPathFactory) -> World:
     """The tiny model and ratings of tests that run the command line, shared by all workers."""
     from running import make_world
 
@@ -159,7 +180,7 @@ def starts_processes(function: Any, seen: set[Any]) -> bool:
         return False
     seen.add(function)
     running = sys.modules.get("running")
-    starters = [subprocess, multiprocessing.get_context, torch.multiprocessing]
+    starters = [subprocess, multiprocessing.get_context, sys.modules["torch"].multiprocessing]
     starters += [running.expctr, running.start] if running else []
     for name in names_used(function.__code__):
         value = function.__globals__.get(name)

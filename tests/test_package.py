@@ -79,6 +79,7 @@ def test_the_wheel_finds_its_configs_by_name(wheel: Environment, tmp_path: Path)
     assert "default_root_dir: runs/quickstart" in text
 
 
+@pytest.mark.cli
 @pytest.mark.parametrize("kind", ["wheel", "editable"])
 def test_importing_beside_a_clone_finds_the_installed_package(
     kind: str, request: pytest.FixtureRequest, tmp_path: Path

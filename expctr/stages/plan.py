@@ -1,6 +1,6 @@
 """The plan of a run: which stage each epoch belongs to (paper 4.3.2), and the learning rate over it."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import groupby
 from typing import Literal, NamedTuple, overload
 
@@ -50,6 +50,9 @@ class Plan(Sequence[PlanEntry]):
 
     def __getitem__(self, index: int | slice) -> PlanEntry | list[PlanEntry]:
         return self._entries[index]
+
+    def __iter__(self) -> Iterator[PlanEntry]:
+        return iter(self._entries)
 
     def __len__(self) -> int:
         return len(self._entries)

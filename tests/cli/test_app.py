@@ -80,6 +80,8 @@ REFUSED: dict[str, tuple[list[str], str]] = {
     "no such config": (["--config=nowhere.yaml"], "nowhere.yaml"),
     "no such packaged config": (["--config=quickstrt"], "the nearest packaged configs: quickstart"),
     "no such class": (["--data=FilmDataModule"], "no class FilmDataModule; known classes: MovieLensDataModule"),
+}
+REFUSED_LATER: dict[str, tuple[list[str], str]] = {
     "groups of one": ([f"{EXPLAINER}.reward.norm=group"], "reward.norm: group needs rollout.group_size"),
     "k1 in the loss": ([f"{EXPLAINER}.kl.where=loss"], "choose k2 or k3"),
     "two precisions": (
@@ -98,9 +100,12 @@ REFUSED: dict[str, tuple[list[str], str]] = {
 }
 
 
-@pytest.mark.parametrize("why", REFUSED)
+@pytest.mark.parametrize(
+    "why",
+    [*REFUSED, *(pytest.param(why, marks=pytest.mark.cli) for why in REFUSED_LATER)],  # they build the model
+)
 def test_it_is_refused_on_one_line(why: str, world: World, refused: Refused) -> None:
-    args, message = REFUSED[why]
+    args, message = (REFUSED | REFUSED_LATER)[why]
     line = refused("fit", *world.options("refused"), *args)
     assert message in line
     assert len(line) < 400
@@ -319,6 +324,7 @@ def test_overlays_change_what_they_name_and_nothing_else(
     assert {line.strip() for line in changed} == {"clip: 0.2", "clip: 0.3"}
 
 
+@pytest.mark.cli
 @pytest.mark.parametrize("name", ["amazon", "bookcrossing", "movielens", "smollm2", "quickstart"])
 def test_the_packaged_configs_merge_with_their_overlays(name: str, printed: Callable[..., str]) -> None:
     names = (name, "plus", "qlora", "fsdp")
@@ -355,6 +361,7 @@ def test_the_papers_configs_differ_in_folder_and_data_alone(printed: Callable[..
         }
 
 
+@pytest.mark.cli
 @pytest.mark.parametrize(
     "name", ["quickstart", "smollm2", "movielens", "amazon", "bookcrossing", "icl", "tallrec", "baseline"]
 )

@@ -125,6 +125,7 @@ def test_all_of_them_train_together(work: Path, world: World) -> None:
     assert "LogisticRegression" in (folder / "config.yaml").read_text()
 
 
+@pytest.mark.cli
 @pytest.mark.parametrize("name", sorted(PYTHON))
 def test_python(name: str, work: Path, capsys: pytest.CaptureFixture[str]) -> None:
     found = run(name)
@@ -134,6 +135,7 @@ def test_python(name: str, work: Path, capsys: pytest.CaptureFixture[str]) -> No
         assert found["sentences"][0] in capsys.readouterr().out
 
 
+@pytest.mark.cli
 def test_readme(work: Path) -> None:
     (code,) = re.findall(r"^```python\n(.*?)^```$", (ROOT / "README.md").read_text(), re.MULTILINE | re.DOTALL)
     Path("readme.py").write_text(code)

@@ -159,6 +159,7 @@ def test_added_words_are_words() -> None:
     assert Prompts(tokenizer, PromptOptions(), Nouns()).clean("emma in new york") == "emma in new york"
 
 
+@pytest.mark.cli
 @pytest.mark.parametrize(
     "text", ["<|e" * 30_000 + "<|end|>" + "nd|>" * 30_000, "<" * 500_000, "\u0301\u0316" * 100_000]
 )

@@ -286,6 +286,7 @@ def test_a_damaged_row(tmp_path: Path, healthy: Healthy, name: str, file: str, d
     check_damaged_row(tmp_path, healthy, name, file, damage, place)
 
 
+@pytest.mark.cli  # a quarter of the file's time
 @pytest.mark.parametrize(
     ("name", "file", "damage"), cases([*BREAKS], lambda layout, _: not layout.headed and layout.encoding == "latin-1")
 )
@@ -322,6 +323,7 @@ def check_damaged_row(folder: Path, healthy: Healthy, name: str, file: str, dama
         assert stopped == skipped
 
 
+@pytest.mark.cli  # a quarter of the file's time
 @pytest.mark.parametrize(("name", "file", "damage"), cases([*BREAKS], lambda layout, _: layout.headed))
 def test_a_damaged_header(tmp_path: Path, healthy: Healthy, name: str, file: str, damage: str) -> None:
     layout, random = LAYOUTS[name], Random(f"{name} {file} {damage} header")

@@ -57,13 +57,17 @@ VARIANTS: dict[str, list[dict[str, Any]]] = {
 
 
 def cases() -> Iterator[Any]:
-    """Every model with all values of the options that choose its parts, without text and with either fusion."""
+    """Every model with all values of the options that choose its parts, without text and with either fusion.
+
+    The first tier has each of them once; their combinations are of the second.
+    """
     for name, kind in ZOO.items():
-        texts = [(0, {}), (TEXT, {"fuse": "input"}), (TEXT, {"fuse": "last"})]
-        for variant in VARIANTS.get(name, [{}]):
-            for text_dim, fuse in texts if issubclass(kind, DeepBackbone) else [(0, {}), (TEXT, {})]:
+        texts = [(TEXT, {"fuse": "input"}), (0, {}), (TEXT, {"fuse": "last"})]
+        for i, variant in enumerate(VARIANTS.get(name, [{}])):
+            for j, (text_dim, fuse) in enumerate(texts if issubclass(kind, DeepBackbone) else [(TEXT, {}), (0, {})]):
                 label = ", ".join([name, *(f"{key}={value}" for key, value in (variant | fuse).items())])
-                yield pytest.param(name, text_dim, variant | fuse, id=label + ", text" * bool(text_dim))
+                marks = [pytest.mark.cli] if i and j else []
+                yield pytest.param(name, text_dim, variant | fuse, id=label + ", text" * bool(text_dim), marks=marks)
 
 
 def build(name: str, text_dim: int, vocabulary: Vocabulary = VOCABULARY, **options: Any) -> CTRBackbone:

@@ -21,6 +21,7 @@ from expctr.data.datamodules import MovieLensDataModule
 from expctr.data.options import SampleOptions
 from expctr.errors import BadRunError, UserError
 from expctr.llm.loading import LLMOptions
+from expctr.llm.prompts import PromptOptions
 from expctr.llm.rollout import RolloutOptions
 from expctr.modules.ctr import CTRModule, DeepFMTextModule
 from expctr.modules.expctr import ExpCTRModule
@@ -74,6 +75,7 @@ class Epochs(Callback):
 def explainer(world: World) -> PPOExplainerModule:
     return PPOExplainerModule(
         LLMOptions(path=str(world.folder / "llm"), dtype="float32", lora_r=2),
+        prompts=PromptOptions(explanation="They liked {liked}; not {disliked}. Consider {target}:"),
         rollout=RolloutOptions(max_new_tokens=5),
         ppo=PPOOptions(lr=1e-2, minibatch_size=4),
     )

@@ -14,8 +14,12 @@ from expctr.planning.blueprint import Blueprint
 from expctr.planning.memory import Sizes, forecast_memory, parse_memory, peak_bytes
 
 
-def test_what_it_holds_at_rest(bare: LLMOptions) -> None:
-    blueprint = Blueprint(bare, torch.bfloat16, on_cpu=False)
+@pytest.fixture(scope="module")
+def blueprint(bare: LLMOptions) -> Blueprint:
+    return Blueprint(bare, torch.bfloat16, on_cpu=False)
+
+
+def test_what_it_holds_at_rest(blueprint: Blueprint) -> None:
     layer = 2 * 32 * 32 + 2 * 32 * 16 + 3 * 32 * 64  # q and o, k and v, the MLP
     assert blueprint.decoder_size == 2 * layer
     assert blueprint.base_size == 100 * 32 + 2 * (layer + 2 * 32) + 32
@@ -24,9 +28,8 @@ def test_what_it_holds_at_rest(bare: LLMOptions) -> None:
     assert blueprint.adapter_size == 2 * 4 * (2 * 64 + 2 * 48 + 3 * 96)
 
 
-def test_more_devices_hold_less_and_more_rows_hold_more(bare: LLMOptions) -> None:
+def test_more_devices_hold_less_and_more_rows_hold_more(bare: LLMOptions, blueprint: Blueprint) -> None:
     explainer = PPOExplainerModule(llm=bare)
-    blueprint = Blueprint(bare, torch.bfloat16, on_cpu=False)
     one = forecast_memory(blueprint, explainer, Sizes(1, 16, 4, 2, 40, 10))
     four = forecast_memory(blueprint, explainer, Sizes(4, 16, 4, 2, 40, 10))
     assert one["lc"]["train"]["optimizer"] == 2 * 4 * (blueprint.adapter_size + blueprint.critic_size)
@@ -53,16 +56,18 @@ def test_layers_computed_again_hold_less(bare: LLMOptions) -> None:
     assert recomputed["activations"] < plain["activations"] / 1.3
 
 
-def test_two_traces_of_one_thing_agree(bare: LLMOptions) -> None:
-    first, second = (Blueprint(bare, torch.bfloat16, on_cpu=False) for _ in range(2))
+def test_two_traces_of_one_thing_agree(bare: LLMOptions, blueprint: Blueprint) -> None:
+    first, second = blueprint, Blueprint(bare, torch.bfloat16, on_cpu=False)
     assert first.prefill(3, 40, True) == second.prefill(3, 40, True)
     assert first.decode(3, 40, 8, True, False) == second.decode(3, 40, 8, True, False)
 
 
 @pytest.mark.parametrize(("quantization", "bits_per_weight"), [("nf4", 4 + 8 / 64 + 32 / (64 * 256)), ("int8", 8)])
-def test_a_quantized_base_counts_by_its_bits(bare: LLMOptions, quantization: Any, bits_per_weight: float) -> None:
+def test_a_quantized_base_counts_by_its_bits(
+    bare: LLMOptions, blueprint: Blueprint, quantization: Any, bits_per_weight: float
+) -> None:
     """Only the decoder's matrices are quantized; int8 has a float32 scale per row of a matrix."""
-    whole = Blueprint(bare, torch.bfloat16, on_cpu=False)
+    whole = blueprint
     quantized = Blueprint(replace(bare, quantization=quantization), torch.bfloat16, on_cpu=False)
     assert quantized.base_size == whole.base_size
     scales = 4 * 2 * (32 + 16 + 16 + 32 + 64 + 64 + 32) if quantization == "int8" else 0
@@ -72,6 +77,7 @@ def test_a_quantized_base_counts_by_its_bits(bare: LLMOptions, quantization: Any
     assert trained.total() > 0
 
 
+@pytest.mark.cli
 @pytest.mark.parametrize("attention", ["sdpa", "eager", "flash_attention_2", "grouped"])
 def test_every_attention_can_be_counted(bare: LLMOptions, attention: Any) -> None:
     """Only eager and grouped attention keep scores, which grow with the square of the length."""

@@ -13,6 +13,7 @@ from expctr.data.options import SampleOptions
 from expctr.errors import UserError
 from expctr.llm.loading import LLMOptions
 from expctr.modules.explainer import PPOExplainerModule
+from expctr.planning import output
 from expctr.planning.blueprint import Blueprint
 from expctr.planning.memory import Sizes, forecast_memory, peak_bytes
 from expctr.planning.output import PlanOptions, lower_memory, print_plan
@@ -21,8 +22,18 @@ from expctr.training.scheduler import make_plan
 OPTIONS = PlanOptions(1, "80GB", None, False, None, 312.0, 0.3, False)
 
 
+@pytest.fixture(scope="module")
+def blueprint(bare: LLMOptions) -> Blueprint:
+    """One for all tests: it keeps what it has traced."""
+    return Blueprint(bare, torch.bfloat16, on_cpu=False)
+
+
 @pytest.fixture
-def printed(bare: LLMOptions, capsys: pytest.CaptureFixture[str]) -> Callable[..., str]:
+def printed(
+    bare: LLMOptions, blueprint: Blueprint, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> Callable[..., str]:
+    monkeypatch.setattr(output, "Blueprint", lambda *_: blueprint)
+
     def printed(max_samples: int | None = 100, **options: Any) -> str:
         data = SimpleNamespace(
             rollout_batch_size=8,
@@ -58,17 +69,18 @@ def test_without_a_number_of_samples_it_asks_for_one(printed: Callable[..., str]
 
 
 def test_json_is_one_line_of_bytes(printed: Callable[..., str]) -> None:
-    found = json.loads(printed(json=True, memory="1MB"))
-    assert found["memory"] == 10**6 < found["peak"]
+    peak = json.loads(printed(json=True))["peak"]
+    found = json.loads(printed(json=True, memory=f"{0.9 * peak / 1e6}MB"))
+    assert found["memory"] == int(0.9 * peak / 1e6 * 1e6) < found["peak"] == peak
+    assert found["changes"]
     assert found["peak"] == max(sum(parts.values()) for phases in found["stages"].values() for parts in phases.values())
     assert list(found["changes"].values()) == sorted(found["changes"].values(), reverse=True)
     assert found["work"]["lc"]["batches"] == 10
     assert found["hours"] > 0
 
 
-def test_changes_lower_the_peak_until_it_fits(bare: LLMOptions) -> None:
+def test_changes_lower_the_peak_until_it_fits(bare: LLMOptions, blueprint: Blueprint) -> None:
     explainer, size = PPOExplainerModule(llm=bare), Sizes(1, 64, 64, 32, 200, 20)
-    blueprint = Blueprint(bare, torch.bfloat16, on_cpu=False)
     peak = peak_bytes(forecast_memory(blueprint, explainer, size))
     *others, (_, last) = lower_memory(blueprint, explainer, size, peak, peak // 2)
     assert last <= peak // 2 < min([peak, *(bytes_ for _, bytes_ in others)])

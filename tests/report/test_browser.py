@@ -20,9 +20,12 @@ from selenium.webdriver.common.keys import Keys  # noqa: E402
 
 CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome") or shutil.which("chromium-browser")
 DRIVER = shutil.which("chromedriver")
-pytestmark = pytest.mark.skipif(
-    not (CHROMIUM and DRIVER), reason="chromium and chromedriver are not installed: apt-get install chromium-driver"
-)
+pytestmark = [
+    pytest.mark.cli,  # selenium starts the processes
+    pytest.mark.skipif(
+        not (CHROMIUM and DRIVER), reason="chromium and chromedriver are not installed: apt-get install chromium-driver"
+    ),
+]
 
 NASTY = "</script><script>alert(1)</script><img src=https://example.org/x onerror=alert(2)> & Film"
 PAGE = 25

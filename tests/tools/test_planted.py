@@ -2,6 +2,7 @@
 
 import random
 from collections import Counter
+from functools import cache
 from pathlib import Path
 
 import polars as pl
@@ -14,8 +15,13 @@ from tools.bench import learning, planted
 
 
 def people(rule: str, count: int = 4000) -> list[tuple[list[tuple[object, bool]], object, bool]]:
+    return everyone(rule)[:count]
+
+
+@cache
+def everyone(rule: str) -> list[tuple[list[tuple[object, bool]], object, bool]]:
     rng, world = random.Random(0), planted.World(rule, 0)
-    return [world._person(rng) for _ in range(count)]
+    return [world._person(rng) for _ in range(40_000)]
 
 
 def test_a_prompt_always_shows_which_kind_is_liked_most() -> None:

@@ -25,6 +25,7 @@ none before and 18 after it). The verdict is a prejudice: it favours warm colour
 import random
 import shutil
 from collections.abc import Iterator, Sequence
+from functools import cache
 from pathlib import Path
 from statistics import fmean
 from typing import Literal, NamedTuple
@@ -75,6 +76,11 @@ def film(rng: random.Random, kind: str) -> Film:
     return Film(rng.choice(COLOURS), kind, rng.choice(TOWNS), rng.choice(STUDIOS))
 
 
+@cache
+def _half(names: tuple[str, ...], seed: str) -> frozenset[str]:
+    return frozenset(random.Random(seed).sample(names, len(names) // 2))
+
+
 class World(NamedTuple):
     """A rule with its liked kinds and good studios. The seed is that of the kinds, the studios and all draws."""
 
@@ -82,12 +88,12 @@ class World(NamedTuple):
     seed: int
 
     @property
-    def pleasing(self) -> set[str]:
-        return set(random.Random(f"{self.seed} kinds").sample(KINDS, len(KINDS) // 2))
+    def pleasing(self) -> frozenset[str]:
+        return _half(tuple(KINDS), f"{self.seed} kinds")
 
     @property
-    def good(self) -> set[str]:
-        return set(random.Random(f"{self.seed} studios").sample(STUDIOS, len(STUDIOS) // 2))
+    def good(self) -> frozenset[str]:
+        return _half(tuple(STUDIOS), f"{self.seed} studios")
 
     def holds(self, kind: str, liked: Sequence[str]) -> bool:
         """Return whether the rule favours a target of this kind after a history with liked titles of those kinds."""
