@@ -1,4 +1,4 @@
-"""`expctr`, and `python -m expctr`."""
+"""Entry point of `expctr` and of `python -m expctr`."""
 
 import gc
 import logging

@@ -1,4 +1,4 @@
-"""Sums and gathers over all ranks; the only file that reads the world size.
+"""Distributed sums and gathers, over all ranks; the only file that reads the world size.
 
 Without a process group, each function returns the single rank's own data.
 """

@@ -1,6 +1,12 @@
-"""Errors whose messages are for users."""
+"""Errors whose messages are for users, and how the command line prints them."""
 
 from math import inf
+from typing import NoReturn
+
+from rich.console import Console
+from rich.markup import escape
+
+from expctr.untrusted import printable
 
 
 class UserError(ValueError):
@@ -8,6 +14,10 @@ class UserError(ValueError):
 
     The command line shows it without a traceback.
     """
+
+
+class DataError(UserError):
+    """Data that cannot be used. The message names the problem, the file, row and column, and how to fix it."""
 
 
 class BadRunError(UserError):
@@ -28,3 +38,10 @@ def check_range(group: str, options: object, **bounds: tuple[float, float]) -> N
         if value is not None and not low <= value <= high:  # also refuses NaN
             allowed = f"at least {low}" if high == inf else f"from {low} to {high}"
             raise UserError(f"{group}.{name} must be {allowed}, not {value}")
+
+
+def exit_with_error(error: UserError) -> NoReturn:
+    """Print an error with its notes as one line on stderr, and end the process with exit code 2."""
+    message = "; ".join([str(error), *getattr(error, "__notes__", [])])
+    Console(stderr=True).print(f"[bold red]error:[/] {escape(printable(message))}", highlight=False, soft_wrap=True)
+    raise SystemExit(2) from error

@@ -1,4 +1,4 @@
-"""Ends a run whose numbers are NaN or infinite, or whose explanations are all empty, and names the rows."""
+"""The NaN guard: ends a run whose numbers are NaN or infinite, or whose texts are all empty, and names the rows."""
 
 from collections.abc import Iterable, Sequence
 

@@ -1,4 +1,4 @@
-"""Timing of named parts, for the log."""
+"""A stopwatch for named parts, for the log."""
 
 import time
 from collections import defaultdict

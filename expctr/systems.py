@@ -51,13 +51,28 @@ class Metric(NamedTuple):
         """The name with an arrow that points to better values."""
         return f"{self.name} {'↑' if self.higher_is_better else '↓'}"
 
+    @property
+    def better(self) -> str:
+        """Which values are better: higher or lower."""
+        return "higher" if self.higher_is_better else "lower"
 
-METRICS = {"auc": Metric("auc", "AUC", higher_is_better=True)}
-METRICS |= {name.lower(): Metric(name.lower(), name) for name in ("LogLoss", "MAE", "RMSE", "MSE")}
-"""By key, in the order of the paper's Table 1. The paper names MSE in its text only."""
 
-ECE = Metric("ece", "ECE")
-"""Expected calibration error: in table.json under `calibration`, without an interval."""
+_METRICS = (
+    Metric("auc", "AUC", higher_is_better=True),
+    *(Metric(name.lower(), name) for name in ("LogLoss", "MAE", "RMSE", "MSE")),
+    Metric("gauc", "GAUC", higher_is_better=True),
+    Metric("ne", "NE"),
+    Metric("ece", "ECE"),
+)
+METRICS = {metric.key: metric for metric in _METRICS}
+"""By key, in the order of the paper's Table 1, which ends with RMSE. The paper names MSE in its text only;
+`expctr.metrics.ctr_metrics` defines the others."""
+
+FURTHER = ("gauc", "ne", "ece")
+"""Group AUC, normalised entropy and expected calibration error, which the console shows in a table of their own."""
+
+FEWEST_ROWS, FEWEST_OF_A_LABEL = 50, 10
+"""A slice of the test rows with fewer has no metrics: they would be chance."""
 
 
 class System(NamedTuple):
@@ -68,7 +83,7 @@ class System(NamedTuple):
     name: str
     """In table.json and scores.parquet."""
     column: str
-    """Of its scores in explanations/test.parquet."""
+    """Of its scores in explanations/test.parquet; empty where they are in scores.parquet alone."""
     heading: str = ""
     """What it is, in the report's table of metrics."""
 
@@ -80,6 +95,26 @@ LLM = System("llm", "ExpCTR-LLM", "s_u", "language model, after reading its expl
 AUG = System("aug", "ExpCTR-Aug", "s_r", "CTR model with the explanation")
 SYSTEMS = (ICL, PLAIN, LLM, AUG)
 """The rows of a result table."""
+
+SHARE = System("share", "Share liked", "", "logistic regression on the share of liked titles in the history")
+SHARE_ITEM = System(
+    "share_item", "Share + item rate", "", "the same with the target's like rate among other training rows"
+)
+SIMPLE = (SHARE, SHARE_ITEM)
+"""Baselines without a model, first in every result table: what counting alone achieves on the same rows."""
+
+TITLE = System("title", "DeepFM + title", "s_title", "CTR model with the target's title in place of the explanation")
+UNTRAINED_TEXT = System(
+    "untrained_text", "DeepFM + untrained sentences", "s_untrained_text", "CTR model trained on untrained explanations"
+)
+COMPARISONS = (TITLE, UNTRAINED_TEXT)
+"""Models that are trained at test, to compare with; the table shows those that were."""
+
+
+def of_backbone(system: System, backbone: str) -> str:
+    """The name of a system in a run with another CTR model than the default one."""
+    return system.name.replace(PLAIN.name, backbone)
+
 
 LLM_UNTRAINED = System("llm_untrained", "ExpCTR-LLM, untrained", "s_u_untrained")
 AUG_UNTRAINED = System("aug_untrained", "ExpCTR-Aug, explanations of the untrained model", "s_r_untrained")
@@ -99,10 +134,18 @@ class Comparison(NamedTuple):
     """What tells the two apart, as in "0.512 before training, 0.603 after training"."""
 
 
+_SENTENCES = ("without sentences", "with sentences")
+_TITLES = ("with titles", "with sentences")
+_UNTRAINED = ("on untrained sentences", "on trained ones")
 _TRAINING = ("before training", "after training")
 _OTHER_ROW = ("with another row's sentence", "with its own sentence")
 _NO_TEXT = ("without a sentence", "with its own sentence")
 GAINS = {
+    "aug_plain": Comparison("CTR model trained with sentences, and trained without", PLAIN, AUG, _SENTENCES),
+    "aug_title": Comparison("CTR model trained with sentences, and with titles in their place", TITLE, AUG, _TITLES),
+    "aug_untrained_text": Comparison(
+        "CTR model trained on untrained sentences, and on trained ones", UNTRAINED_TEXT, AUG, _UNTRAINED
+    ),
     "llm_training": Comparison("Language model's verdict, before and after training", LLM_UNTRAINED, LLM, _TRAINING),
     "aug_training": Comparison("CTR model, on sentences from before and after training", AUG_UNTRAINED, AUG, _TRAINING),
     "aug_text": Comparison("CTR model, with and without a sentence", AUG_NO_TEXT, AUG, _NO_TEXT),

@@ -1,4 +1,4 @@
-"""Cleaning of untrusted text: titles, explanations, and names in files.
+"""Untrusted text and its cleaning: titles, explanations, and names in files.
 
 Such text must not control its reader: a terminal, by control characters; a person, by invisible characters; a language
 model, by control tokens.

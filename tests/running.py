@@ -273,8 +273,11 @@ def assert_tables_agree(found: Path, expected: Path, tolerance: float = 1e-5) ->
     """Assert the same test rows and users, the same systems, and metrics within the tolerance."""
     rows = [pl.read_parquet(run / "scores.parquet", columns=["sample", "user", "label"]) for run in (found, expected)]
     assert rows[0].equals(rows[1])
-    tables = [json.loads((run / "table.json").read_text())["systems"] for run in (found, expected)]
+    whole = [json.loads((run / "table.json").read_text()) for run in (found, expected)]
+    tables = [table["systems"] for table in whole]
     assert set(tables[0]) == set(tables[1])
+    temperatures = [{name: row["t"] for name, row in table["temperature"].items()} for table in whole]
+    assert temperatures[0] == pytest.approx(temperatures[1], rel=1e-2)
     for system, metrics in tables[1].items():
         for metric, estimate in metrics.items():
             assert tables[0][system][metric] == pytest.approx(estimate, abs=tolerance), f"{metric} of {system}"

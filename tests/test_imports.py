@@ -9,7 +9,8 @@ import pytest
 import expctr
 
 ORDER: list[set[str]] = [
-    {"errors", "untrusted", "seeding", "stopwatch", "distributed"},
+    {"untrusted", "seeding", "stopwatch", "distributed"},
+    {"errors"},
     {"nan_guard"},
     {"data"},
     {"llm"},

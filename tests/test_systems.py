@@ -2,7 +2,7 @@
 
 import math
 
-from expctr.systems import ABLATIONS, GAINS, MEASURES, METRICS, SOURCES, SYSTEMS, Estimate, Measure
+from expctr.systems import ABLATIONS, COMPARISONS, GAINS, MEASURES, METRICS, SIMPLE, SOURCES, SYSTEMS, Estimate, Measure
 
 
 def test_an_estimate_has_four_decimals_and_its_bounds_three() -> None:
@@ -18,13 +18,17 @@ def test_measures_are_written_in_their_unit() -> None:
 
 
 def test_keys_and_names_are_unique() -> None:
-    known = (*SYSTEMS, *SOURCES)
+    known = (*SYSTEMS, *COMPARISONS, *SOURCES)
     for field in ("key", "name", "column"):
         assert len({getattr(system, field) for system in known}) == len(known)
+    assert not {system.name for system in SIMPLE} & {system.name for system in known}
     assert {system for _, first, second, _ in GAINS.values() for system in (first, second)} <= {*known}
     headings = [*ABLATIONS.values(), *(measure.heading for measure in MEASURES.values())]
     assert len({*headings}) == len(headings)
 
 
 def test_arrows_point_to_better_values() -> None:
-    assert [metric.heading for metric in METRICS.values()] == ["AUC ↑", "LogLoss ↓", "MAE ↓", "RMSE ↓", "MSE ↓"]
+    assert [metric.heading for metric in METRICS.values()] == [
+        *("AUC ↑", "LogLoss ↓", "MAE ↓", "RMSE ↓", "MSE ↓", "GAUC ↑", "NE ↓", "ECE ↓")
+    ]
+    assert (METRICS["auc"].better, METRICS["ece"].better) == ("higher", "lower")

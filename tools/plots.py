@@ -1,4 +1,4 @@
-"""The style of the tools' figures: panels side by side with a light grid, drawn without a display."""
+"""Plots of the tools: panels side by side with a light grid, drawn without a display."""
 
 from pathlib import Path
 

@@ -1,5 +1,6 @@
-"""Did the rewards rise? Prints the mean raw reward in the first and the last tenth of each stage of a run, and draws
-the curves into `RUN_FOLDER/rewards.png` (Figure 3).
+"""Reward curves of a run (Figure 3), drawn into `RUN_FOLDER/rewards.png`.
+
+Prints the mean raw reward in the first and the last tenth of each stage.
 
     python -m tools.reward_curves RUN_FOLDER
 """
@@ -10,7 +11,7 @@ from functools import partial
 from pathlib import Path
 from statistics import fmean
 
-from expctr.report.curves import Curves, read, smooth, stages
+from expctr.report.curves import Curves, read_events, smooth, stages
 from tools.plots import figure, save
 
 CURVES = [f"{stage}/reward_{part}" for stage in ("lc", "ic") for part in ("lc", "ic")]
@@ -20,7 +21,7 @@ LABELS = {"lc": "LC reward (Eq. 9)", "ic": "IC reward (Eq. 13)"}
 def main() -> None:
     if len(sys.argv) != 2:
         raise SystemExit(__doc__)
-    curves = read(sys.argv[1])
+    curves = read_events(sys.argv[1]).curves
     found = [name for name in CURVES if name in curves]
     if not found:
         raise SystemExit(f"{sys.argv[1]} has no reward curves. Fix: give the folder of a run that has trained")

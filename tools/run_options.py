@@ -1,14 +1,15 @@
-"""Configs of experiments: read as `expctr` reads them, and the same for all runs in a folder."""
+"""Options of experiments' runs: read as `expctr` reads them, and the same for all runs in a folder."""
 
 import argparse
 import subprocess
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import yaml  # type: ignore[import-untyped]
 
+from expctr.report.sections import flatten
 from tools.runs import COMMAND, last_words
 
 FREE = (  # may differ between two calls: set per run, or without an effect on results
@@ -50,7 +51,7 @@ def check_same(config: dict[str, Any], path: Path) -> None:
     if not path.exists():
         path.parent.mkdir(parents=True, exist_ok=True)
         write_yaml(path, config)
-    made, now = (dict(leaves(tree)) for tree in (yaml.safe_load(path.read_text(encoding="utf-8")), config))
+    made, now = (dict(flatten(tree)) for tree in (yaml.safe_load(path.read_text(encoding="utf-8")), config))
     changes = [
         f"{name} is {now.get(name)}, but the runs in {path.parent} were made with {made.get(name)}"
         for name in sorted(made.keys() | now.keys())
@@ -63,12 +64,3 @@ def check_same(config: dict[str, Any], path: Path) -> None:
 
 def write_yaml(path: Path, content: dict[str, Any]) -> None:
     path.write_text(yaml.safe_dump(content, sort_keys=False), encoding="utf-8")
-
-
-def leaves(tree: dict[str, Any], name: str = "") -> Iterator[tuple[str, Any]]:
-    """Yield a config's values with their dotted names."""
-    for key, value in tree.items():
-        if isinstance(value, dict):
-            yield from leaves(value, f"{name}{key}.")
-        else:
-            yield f"{name}{key}", value

@@ -17,10 +17,10 @@ from statistics import fmean
 from typing import Any
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import MofNCompleteColumn, Progress, TimeElapsedColumn
 from rich.table import Table
 
-from expctr.report.curves import Curves, read
+from expctr.report.curves import Curves, read_events
 
 ROOT = Path(__file__).parents[1]
 COMMAND = [sys.executable, "-m", "expctr"]
@@ -122,13 +122,7 @@ def run_all(
     `share_done` returns how much of an unfinished job is done, from 0 to 1, by its name.
     """
     failures: dict[str, str] = {}
-    shown = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeElapsedColumn(),
-        TimeRemainingColumn(),
-    )
+    shown = *Progress.get_default_columns(), MofNCompleteColumn(), TimeElapsedColumn()
     # the estimate uses the speed since the start, because a job may take hours
     progress = Progress(*shown, console=Console(stderr=True), speed_estimate_period=float("inf"))
     with progress, ThreadPoolExecutor(workers) as pool:
@@ -226,7 +220,7 @@ def curve(folder: Path, tag: str) -> list[tuple[int, float]]:
 
 @cache
 def _curves(folder: Path) -> Curves:
-    return read(str(folder))  # takes seconds per run, and callers need many curves of a run
+    return read_events(folder).curves  # takes seconds per run, and callers need many curves of a run
 
 
 def mean_and_spread(values: Sequence[float]) -> str:

@@ -1,4 +1,4 @@
-"""How much do the KL penalty beta and the reward bound delta matter? Trains and tests a grid of runs (Figure 4).
+"""A sweep of the KL penalty beta and the reward bound delta: trains and tests a grid of runs (Figure 4).
 
     python -m tools.sweep --config configs/quickstart.yaml --out runs/sweep [-- further expctr options]
 
@@ -17,7 +17,7 @@ from pathlib import Path
 from statistics import fmean, stdev
 from typing import Any, NamedTuple
 
-from expctr.systems import AUG, LLM, Estimate
+from expctr.systems import AUG, ICL, LLM, SIMPLE, Estimate
 from tools import run_options
 from tools.plots import figure, save
 from tools.runs import arguments, expctr, markdown_table, run_all, start, table
@@ -162,7 +162,8 @@ def markdown(line: Line, varied: str, base: Point) -> str:
 
 def plain(tables: list[dict[str, Any]]) -> str:
     """Return the tables' name of the CTR model without text."""
-    names = [name for table in tables for name in table["systems"] if name not in (*OURS, "ICL")]
+    others = {*OURS, *(system.name for system in (ICL, *SIMPLE))}
+    names = [name for table in tables for name in table["systems"] if name not in others]
     return names[0] if names else "DeepFM"
 
 

@@ -4,8 +4,9 @@
     python -m tools.table1 --config configs/quickstart.yaml --rows FM DCN DIN --seeds 0 1 2 -- --data.path DIR
 
 The config is one that trains ExpCTR. All rows use its data; TALLRec and ICL also use its language model. The ID models
-take their own settings from `configs/baseline.yaml`. `--explained` adds rows: each ID model trained again with the
-explanations that ExpCTR wrote with the same seed.
+take their own settings from `configs/baseline.yaml`. The first two rows, the simple baselines of `expctr test`, need no
+run of their own; their seconds are those of the run that has them. `--explained` adds rows: each ID model trained again
+with the explanations that ExpCTR wrote with the same seed.
 
 Each row and seed is a run folder, `OUT/ROW-SEED`. Run the same command again to fill in what is missing. `OUT` gets
 `table1.json`, `table1.md` and `table1.png`. A seed sets `seed_everything` and leaves `data.samples.seed` as it is, so
@@ -30,7 +31,7 @@ from torch import Tensor
 from expctr.ctr.zoo import ZOO
 from expctr.evaluation.table import PAPER
 from expctr.metrics import bootstrap, ctr_metrics, estimate, paired_p_value
-from expctr.systems import AUG, LLM, METRICS
+from expctr.systems import AUG, LLM, METRICS, SIMPLE
 from tools import run_options
 from tools.plots import figure, save
 from tools.runs import Job, arguments, fit_and_test, markdown_table, report_failures, run_all, seconds, start, table
@@ -163,7 +164,11 @@ def gather(rows: Sequence[str], seeds: Sequence[int], out: Path, explained: bool
     first = next(iter(tested.values()), None)
     if other := ", ".join(run.name for run, frame in tested.items() if not frame.equals(first)):
         raise SystemExit(f"{out}: {other} were tested on different rows than the first. Fix: use another --out")
-    return {name: read(systems[name][1], {run: files[run] for run in runs}) for name, runs in there.items()}
+    simple = [system.name for system in SIMPLE]  # the same in all runs; those of an older version lack them
+    scored = [runs for runs in there.values() if all({*simple} <= {*files[run].columns} for run in runs)]
+    found = {name: (name, runs) for name, runs in product(simple, scored[:1])}
+    found |= {name: (systems[name][1], runs) for name, runs in there.items()}
+    return {name: read(column, {run: files[run] for run in runs}) for name, (column, runs) in found.items()}
 
 
 def read(system: str, runs: Mapping[Path, pl.DataFrame]) -> Row:
@@ -171,13 +176,15 @@ def read(system: str, runs: Mapping[Path, pl.DataFrame]) -> Row:
     frames = list(runs.values())
     labels, users = frames[0]["label"].to_torch().float(), frames[0]["user"].rank("dense").to_torch()
     scores = [frame[system].to_torch() for frame in frames]
-    metrics = [ctr_metrics(values, labels) for values in scores]
+    metrics = [ctr_metrics(values, labels, users) for values in scores]
     found = [table(folder)["slices"] for folder in runs]
-    slices = {name: [one[name]["systems"][system]["auc"]["value"] for one in found] for name in found[0]}
+    slices = {
+        name: [one[name]["systems"].get(system, {}).get("auc", {}).get("value") for one in found] for name in found[0]
+    }
     return Row(
         {metric: [one[metric] for one in metrics] for metric in METRICS},
         torch.stack([bootstrap(values, labels, users) for values in scores]).mean(0),
-        {name: [value for value in values if value is not None] for name, values in slices.items()},  # of two classes
+        {name: [value for value in values if value is not None] for name, values in slices.items()},  # of enough rows
         {name: part["rows"] for name, part in found[0].items()},
         fmean(map(seconds, runs)),
     )

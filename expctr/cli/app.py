@@ -1,4 +1,4 @@
-"""The command line: `expctr COMMAND --config NAME_OR_FILE [--config OVERLAY] [--option value]`."""
+"""The command-line application: `expctr COMMAND --config NAME_OR_FILE [--config OVERLAY] [--option value]`."""
 
 import signal
 import sys
@@ -17,19 +17,17 @@ from lightning.pytorch.loggers import TensorBoardLogger
 
 from expctr.cli.commands import Trainer
 from expctr.cli.configs import find_config
-from expctr.cli.errors import exit_with_error
 from expctr.cli.help import print_class_help
 from expctr.cli.parser import Parser, explain_error
 from expctr.data.datamodules import RatingsDataModule
-from expctr.errors import UserError
+from expctr.errors import UserError, exit_with_error
 from expctr.evaluation.alarms import Alarms
 from expctr.evaluation.result_writer import ResultWriter
 from expctr.modules.expctr import ExpCTRModule
 from expctr.training.checkpoint import RunCheckpoint, checkpoint_folder, checkpoints
 from expctr.training.fsdp import ShardedStrategy
 from expctr.training.lock import hold
-from expctr.training.progress import StageProgressBar
-from expctr.training.scheduler import StageScheduler
+from expctr.training.scheduler import StageProgressBar, StageScheduler
 from expctr.training.selection import check_same_options, check_sharding, select_checkpoint
 from expctr.training.signals import Stopped
 

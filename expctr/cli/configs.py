@@ -6,8 +6,7 @@ from difflib import get_close_matches
 from pathlib import Path
 
 import expctr
-from expctr.cli.errors import exit_with_error
-from expctr.errors import UserError
+from expctr.errors import UserError, exit_with_error
 
 PACKAGE = Path(expctr.__file__).parent
 

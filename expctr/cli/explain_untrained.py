@@ -1,4 +1,4 @@
-"""`expctr explain` without a config: the shipped nano model answers at once, untrained."""
+"""`expctr explain` with the untrained model that ships with the package, which needs no config."""
 
 import argparse
 import json
@@ -7,9 +7,8 @@ from time import perf_counter
 from typing import Any
 
 from expctr.cli.configs import packaged_configs
-from expctr.cli.errors import exit_with_error
 from expctr.data.sample_rows import split_titles
-from expctr.errors import UserError
+from expctr.errors import UserError, exit_with_error
 
 NOTE = (
     "untrained: this is the shipped nano model before any training, so expect a poor answer. Next: expctr fit --config "

@@ -16,6 +16,7 @@ MOVED = {
     "stages.ic_epochs": "stages.ic.epochs",
     "model.explainer.reward.metric": "the metric of LCAlignment in stages.lc.rewards",
     "model.explainer.reward.lc_weight": "the weight of LCAlignment in stages.ic.rewards",
+    "model.explainer.reward.baseline": "the baseline of each reward in stages.lc.rewards and stages.ic.rewards",
     "model.ic.delta": "the delta of ICAlignment in stages.ic.rewards",
 }
 """Options of earlier versions, and what replaces them."""

@@ -1,4 +1,4 @@
-"""From index tensors to one vector per field."""
+"""Embedding of fields: from index tensors to one vector per field."""
 
 from collections.abc import Mapping
 from typing import NamedTuple

@@ -1,4 +1,4 @@
-"""From explanations to vectors: a frozen sentence encoder with a cache (Eq. 11)."""
+"""The sentence encoder: from explanations to vectors, by a frozen model with a cache (Eq. 11)."""
 
 import hashlib
 import sqlite3

@@ -1,4 +1,4 @@
-"""How an explanation's vector z enters a CTR model (Eq. 12).
+"""Fusion of text: how an explanation's vector z enters a CTR model (Eq. 12).
 
 A model built with text is exactly the model without text where z = 0, bit for bit, and its other parameters have the
 names and shapes of that model's. This also holds with a bottleneck.

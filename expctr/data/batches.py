@@ -1,4 +1,4 @@
-"""What models are fed: batches of samples, the order of an epoch, and a loader that can resume anywhere."""
+"""Batches of samples, their order in an epoch, and a loader that can resume anywhere."""
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -61,8 +61,9 @@ class Batch:
         return self._map(lambda values: values.to(device), self.texts)
 
     def select(self, rows: Tensor) -> "Batch":
-        """Some of the rows, by a bool mask `[batch]`, without their titles."""
-        return self._map(lambda values: values[rows], [])
+        """Some of the rows, by a bool mask `[batch]`."""
+        texts = [text for text, kept in zip(self.texts, rows.tolist(), strict=True) if kept] if self.texts else []
+        return self._map(lambda values: values[rows], texts)
 
     def repeat(self, times: int) -> "Batch":
         """Each row so many times, next to each other."""

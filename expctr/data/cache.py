@@ -1,4 +1,4 @@
-"""Keeps the finished samples and their summary in a cache folder."""
+"""A cache of the finished samples and their summary, in a folder."""
 
 import hashlib
 import json
@@ -9,9 +9,9 @@ from pathlib import Path
 
 import polars as pl
 
-from expctr.data.errors import DataError
 from expctr.data.options import SampleOptions
 from expctr.data.summary import DataSummary
+from expctr.errors import DataError
 
 _FORMAT = 5  # increase it when a reader or make_samples returns something else
 

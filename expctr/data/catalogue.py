@@ -1,4 +1,4 @@
-"""The items of a dataset, found by id or by a typed title."""
+"""The catalogue of a dataset's items, which finds them by id or by a typed title."""
 
 from difflib import get_close_matches
 from typing import Any, NamedTuple

@@ -1,4 +1,4 @@
-"""Each data module names a reader, its defaults and its nouns; `RatingsDataModule` does the rest."""
+"""The data modules: each names a reader, its defaults and its nouns; `RatingsDataModule` does the rest."""
 
 from collections import Counter
 from collections.abc import Callable
@@ -75,6 +75,8 @@ class RatingsDataModule(L.LightningDataModule):
         cache_dir: where prepared samples are kept; default `~/.cache/expctr`.
         fields: what the CTR models see, of `user`, `target`, the histories `liked` and `disliked` (as sets) and
             `history` (both in their order), and the side features `user_*` and `target_*`; null for all there are.
+        history_counts: add the fields `history_count`, `history_liked_count` and `history_liked_share`: how many titles
+            a history has, and how many and which share of them were liked. No ID can tell a model this.
     """
 
     samples: pl.DataFrame
@@ -101,6 +103,7 @@ class RatingsDataModule(L.LightningDataModule):
         seed: int = 0,
         cache_dir: str | None = None,
         fields: list[str] | None = None,
+        history_counts: bool = False,
     ) -> None:
         super().__init__()
         self.path = path
@@ -116,6 +119,7 @@ class RatingsDataModule(L.LightningDataModule):
         self.cache_dir = cache_dir
         self.paper_dataset = paper_dataset
         self.fields = fields
+        self.history_counts = history_counts
         idle = [name for name in IGNORED_WITH_SPLITS if getattr(samples, name) != getattr(SampleOptions, name)]
         if splits and idle:
             rank_zero_warn(
@@ -147,7 +151,7 @@ class RatingsDataModule(L.LightningDataModule):
             vars(self.trainer)["reload_dataloaders_every_n_epochs"] = 1  # each epoch has its own order
         if not self._tables:
             self.samples, self.summary = self._load()
-            self.features = Features.fit(self.samples, self.fields)
+            self.features = Features.fit(self.samples, self.fields, self.history_counts)
 
     def rows(self, split: str) -> pl.DataFrame:
         return self.samples.filter(split=split)

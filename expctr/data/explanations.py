@@ -8,7 +8,7 @@ import polars as pl
 
 
 class ExplanationStore:
-    """Sample -> its latest explanation, and the rows of the epoch under way.
+    """Sample -> its explanations, and the rows of the epoch under way.
 
     A finished epoch's rows go to `folder/EPOCH-STAGE.parquet`; those of the epoch under way live here and in the
     checkpoint, so that a killed run loses none and doubles none.
@@ -16,6 +16,11 @@ class ExplanationStore:
 
     def __init__(self) -> None:
         self.latest: dict[int, str] = {}
+        """The newest explanation of each sample."""
+        self.draws: dict[int, list[str]] = {}
+        """Several explanations per sample, where the CTR stage learns from more than one."""
+        self.untrained: dict[int, list[str]] = {}
+        """Explanations that the untrained model samples, as far as they were asked for."""
         self.rows: list[dict[str, Any]] = []
 
     def add(self, samples: Sequence[int], texts: Sequence[str], **columns: Any) -> None:
@@ -25,9 +30,34 @@ class ExplanationStore:
             values = {k: v[i] if isinstance(v, list) else v for k, v in columns.items()}
             self.rows.append({"sample": sample, "text": text, **values})
 
-    def texts(self, samples: Sequence[int]) -> list[str]:
-        """The latest explanation of each sample, empty where there is none yet."""
-        return [self.latest.get(sample, "") for sample in samples]
+    def keep(self, samples: Sequence[int], texts: Sequence[Sequence[str]]) -> None:
+        """Keep the sampled explanations of each sample; a single one becomes its latest."""
+        for sample, sampled in zip(samples, texts, strict=True):
+            if len(sampled) == 1:
+                self.latest[sample] = sampled[0]
+            else:
+                self.draws[sample] = list(sampled)
+
+    def __contains__(self, sample: int) -> bool:
+        """Has the sample an explanation?"""
+        return sample in self.latest or sample in self.draws
+
+    def __bool__(self) -> bool:
+        """Has any sample an explanation?"""
+        return bool(self.latest or self.draws)
+
+    def texts(self, samples: Sequence[int], draw: int = 0) -> list[str]:
+        """One explanation per sample, empty where there is none yet.
+
+        Args:
+            samples: their ids.
+            draw: which one, where a sample has several; the latest one where it has not.
+        """
+        several = [self.draws.get(sample) for sample in samples]
+        return [
+            texts[draw % len(texts)] if texts else self.latest.get(sample, "")
+            for sample, texts in zip(samples, several, strict=True)
+        ]
 
     def flush(self, folder: Path, name: str) -> Path | None:
         """Write the rows of the epoch under way to `folder/name.parquet` and begin anew."""
@@ -42,8 +72,15 @@ class ExplanationStore:
 
     def state_dict(self) -> dict[str, Any]:
         """Plain lists and dicts, so that a checkpoint loads with `weights_only`."""
-        return {"latest": dict(self.latest), "rows": [dict(row) for row in self.rows]}
+        return {
+            "latest": dict(self.latest),
+            "rows": [dict(row) for row in self.rows],
+            "draws": {sample: list(texts) for sample, texts in self.draws.items()},
+            "untrained": {sample: list(texts) for sample, texts in self.untrained.items()},
+        }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         self.latest = dict(state["latest"])
         self.rows = [dict(row) for row in state["rows"]]
+        self.draws = dict(state.get("draws", {}))  # older checkpoints have none
+        self.untrained = dict(state.get("untrained", {}))

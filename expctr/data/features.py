@@ -1,4 +1,4 @@
-"""The fields of the CTR models: vocabularies fitted on training rows, and samples as index tensors."""
+"""Features of the CTR models: vocabularies fitted on training rows, and samples as index tensors."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -18,6 +18,8 @@ PADDING, UNSEEN, FIRST = 0, 1, 2
 
 _SHARES = {"liked": "target", "disliked": "target"}
 _HISTORY = "history"
+_COUNTS = ("history_count", "history_liked_count", "history_liked_share")
+_SHARE_STEPS = 20  # the share of liked titles is rounded to a multiple of 1 / 20
 _BUCKET = 5  # width for integers (year, age): "1995" stands for 1995 to 1999
 
 
@@ -37,9 +39,9 @@ class Features:
     """Turns samples into index tensors.
 
     Fields are `user`, `target`, the histories `liked` and `disliked` (lists, which share the vocabulary of `target`),
-    and the side features `user_*` and `target_*` that have a value in some training row; or a selection of these. For
-    sequential models there is also the history in its order: `history` holds item indices as in `target`, oldest
-    first, and `history_liked` whether each was liked.
+    and the side features `user_*` and `target_*` that have a value in some training row; or a selection of these. The
+    numbers of `history_counts` may join them. For sequential models there is also the history in its order: `history`
+    holds item indices as in `target`, oldest first, and `history_liked` whether each was liked.
     """
 
     def __init__(self, vocabularies: Mapping[str, list[str]], lists: list[str], history: int = 0) -> None:
@@ -51,8 +53,13 @@ class Features:
         self.history = history
 
     @classmethod
-    def fit(cls, samples: pl.DataFrame, fields: Sequence[str] | None = None) -> "Features":
+    def fit(cls, samples: pl.DataFrame, fields: Sequence[str] | None = None, with_counts: bool = False) -> "Features":
         """Collects the values of the training rows of `samples.make_samples`, for some fields or all.
+
+        Args:
+            samples: the samples of all splits.
+            fields: names of the fields; `None` for all.
+            with_counts: add the numbers of `history_counts`.
 
         Raises:
             UserError: no such field, or the field whose vocabulary it shares is not kept.
@@ -76,7 +83,10 @@ class Features:
             )
         lists = [*_SHARES, *(c for c in vocabularies if samples[c].dtype == pl.List(pl.String))]
         longest = int(train[_HISTORY].list.len().max() or 0) if _HISTORY in kept else 0  # type: ignore[arg-type]
-        return cls({c: v for c, v in vocabularies.items() if c in kept}, [c for c in lists if c in kept], longest)
+        chosen = {c: v for c, v in vocabularies.items() if c in kept}
+        if with_counts:
+            chosen |= {name: _distinct_numbers(numbers) for name, numbers in history_counts(train).items()}
+        return cls(chosen, [c for c in lists if c in kept], longest)
 
     @classmethod
     def from_state(cls, state: Mapping[str, Any]) -> "Features":
@@ -108,7 +118,13 @@ class Features:
             `history` and `history_liked` `[rows, history]`: the latest items, padded with 0 at the end;
             `history_liked` is 2 for liked and 1 for disliked.
         """
-        encoded = {name: self._encode(name, samples[name]) for name in self.fields}
+        counts = history_counts(samples)
+        encoded = {
+            name: _nearest(counts[name], self.vocabularies[name])
+            if name in counts
+            else self._encode(name, samples[name])
+            for name in self.fields
+        }
         if self.history:
             latest = samples.select(pl.col(_HISTORY, "history_liked").list.tail(self.history))
             items = _look_up(latest[_HISTORY].explode(empty_as_null=False), self.vocabularies["target"])
@@ -129,7 +145,8 @@ class Features:
         if different:
             raise UserError(
                 f"the vocabularies of the data and of the checkpoint differ in values: {', '.join(different)}. Fix: "
-                "use the data.path and data.samples with which the checkpoint was trained"
+                "use the data.path, data.samples, data.fields and data.history_counts with which the checkpoint was "
+                "trained"
             )
 
     def state_dict(self) -> dict[str, Any]:
@@ -143,6 +160,19 @@ class Features:
         lengths = values.list.len().fill_null(0).to_numpy()
         found = _look_up(values.explode(empty_as_null=False, keep_nulls=False), vocabulary)
         return _padded(found, lengths, int(lengths.max(initial=1)))
+
+
+def history_counts(samples: pl.DataFrame) -> dict[str, pl.Series]:
+    """Numbers that describe each row's own history, as the prompt shows it; nothing of the target or of later rows.
+
+    Returns:
+        float64 `[rows]`: `history_count`, the number of its titles; `history_liked_count`, the number of liked ones;
+        `history_liked_share`, the share of liked ones in steps of 0.05, NaN for an empty history.
+    """
+    liked, disliked = (samples[name].list.len().fill_null(0).cast(pl.Float64) for name in ("liked", "disliked"))
+    count = liked + disliked
+    share = (liked / count * _SHARE_STEPS).round() / _SHARE_STEPS
+    return dict(zip(_COUNTS, (count, liked, share), strict=True))
 
 
 def _padded(values: Ints, lengths: NDArray[np.uint32], width: int) -> Tensor:
@@ -161,6 +191,25 @@ def _strings(values: pl.Series) -> pl.Series:
 def _distinct(*columns: pl.Series) -> list[str]:
     values = pl.concat([_strings(column).rename("") for column in columns])
     return values.drop_nulls().unique().sort().to_list()
+
+
+def _distinct_numbers(numbers: pl.Series) -> list[str]:
+    """In rising order; NaN is the last."""
+    return [f"{number:g}" for number in np.unique(numbers.to_numpy())]
+
+
+def _nearest(numbers: pl.Series, vocabulary: list[str]) -> Tensor:
+    """The index of the nearest known number; of two equally near ones, the lower. NaN has only itself.
+
+    Unlike ages and years, these numbers are few, so each keeps a place of its own.
+    """
+    found, known = numbers.to_numpy(), np.array(vocabulary, dtype=np.float64)
+    finite = known[~np.isnan(known)]
+    index = np.full(found.size, UNSEEN, dtype=np.int64)
+    if finite.size:
+        index = FIRST + np.searchsorted((finite[1:] + finite[:-1]) / 2, found)
+    index[np.isnan(found)] = FIRST + finite.size if finite.size < known.size else UNSEEN
+    return torch.from_numpy(index)
 
 
 def _look_up(values: pl.Series, vocabulary: list[str]) -> Ints:

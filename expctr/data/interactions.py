@@ -1,4 +1,4 @@
-"""All ratings of a dataset in one table, cleaned and sorted by user and time; and the ratings of one user."""
+"""The interactions of a dataset: all ratings in one table, cleaned and sorted by user and time; or one user's."""
 
 from collections import Counter
 from collections.abc import Mapping
@@ -7,11 +7,11 @@ from dataclasses import replace
 import numpy as np
 import polars as pl
 
-from expctr.data.errors import DataError
 from expctr.data.options import SPLITS, SampleOptions
 from expctr.data.random_draws import draws_of_ids, id_codes, mix
 from expctr.data.readers.base import RawTable, RawTables
 from expctr.data.summary import DataSummary
+from expctr.errors import DataError
 
 
 def load_interactions(

@@ -1,4 +1,4 @@
-"""People who are not in the ratings, from a CSV of titles, as rows for `expctr predict`."""
+"""New users, who are not in the ratings: from a CSV of titles to rows for `expctr predict`."""
 
 import csv
 from collections.abc import Iterator, Sequence
@@ -9,9 +9,9 @@ import polars as pl
 
 from expctr.data.batches import SampleText
 from expctr.data.catalogue import BY_ID, Catalogue, Item
-from expctr.data.errors import DataError
 from expctr.data.readers.files import check_file
 from expctr.data.sample_rows import as_samples, find_history, split_titles, target_columns, with_history
+from expctr.errors import DataError
 
 _COLUMNS = ("liked_titles", "disliked_titles", "target_title")
 

@@ -1,4 +1,4 @@
-"""How samples are made of ratings: the options under `data.samples`."""
+"""Options of the samples: how they are made of ratings (`data.samples`)."""
 
 from dataclasses import dataclass
 from math import inf, isclose

@@ -1,4 +1,4 @@
-"""One person and one target, as given to `expctr explain`, as rows for prediction."""
+"""A query of `expctr explain`: one person and one target, as rows for prediction."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass

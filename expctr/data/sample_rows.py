@@ -1,4 +1,4 @@
-"""Rows for people who are not in the ratings: typed titles as rows of the table of `make_samples`."""
+"""Sample rows for people who are not in the ratings: typed titles as rows of the table of `make_samples`."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple

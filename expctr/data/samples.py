@@ -1,4 +1,4 @@
-"""From interactions to samples: a target, the items before it, a label, a split (paper, section 5.1.1).
+"""Samples from interactions: a target, the items before it, a label, a split (paper, section 5.1.1).
 
 Interactions are sorted by user and time once. A history is then a range of rows that ends before its target, so nothing
 at or after the target can be in it.
@@ -11,12 +11,12 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
-from expctr.data.errors import DataError
 from expctr.data.interactions import is_liked, load_interactions, titled_items
 from expctr.data.options import SPLITS, SampleOptions
 from expctr.data.random_draws import Ints, draws_of_ids, redraw
 from expctr.data.readers.base import RawTable, RawTables
 from expctr.data.summary import DataSummary
+from expctr.errors import DataError
 
 
 def make_samples(

@@ -1,4 +1,4 @@
-"""What became of the raw rows: counts, base rates, history lengths. `expctr prepare` prints it."""
+"""Summary of what became of the raw rows: counts, base rates, history lengths. `expctr prepare` prints it."""
 
 from dataclasses import dataclass, field
 

@@ -1,4 +1,4 @@
-"""`Alarms`: warns of reward hacking, where a policy learns the weakness of its reward and not the task."""
+"""Alarms of reward hacking, where a policy learns the weakness of its reward and not the task."""
 
 import warnings
 from math import inf

@@ -1,4 +1,4 @@
-"""Assesses the explanations of a test: first queries the models, then measures the texts (`quality`, `audit`)."""
+"""Assessment of a test's explanations: queries the models first, then measures the texts (`quality`, `audit`)."""
 
 from collections.abc import Iterator, Sequence
 from functools import partial

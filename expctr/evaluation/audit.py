@@ -1,4 +1,4 @@
-"""Audits explanations: do reasons or verdicts help, do they follow the prompt, and do they reveal the label?
+"""Audit of explanations: do reasons or verdicts help, do they follow the prompt, and do they reveal the label?
 
 - **Ablations**: AUC and LogLoss of ExpCTR-Aug on replaced sentences. Its gain over no sentence splits into the part of
   the verdict (sentences permuted among rows with the same verdict) and the part of the reason (what that permutation

@@ -1,4 +1,4 @@
-"""Example explanations for people: a text table for TensorBoard, and sentences before and after training."""
+"""Examples of explanations for people: a text table for TensorBoard, and sentences before and after training."""
 
 from collections.abc import Mapping
 from itertools import islice

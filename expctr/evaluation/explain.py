@@ -1,4 +1,4 @@
-"""Prints one explanation, its scores and what moves them: the output of `expctr explain`."""
+"""Explain one choice: the sentence, its scores, and what moves them, as `expctr explain` prints them."""
 
 import json
 from collections.abc import Mapping, Sequence

@@ -1,4 +1,4 @@
-"""Measures explanations as texts: their diversity, the titles that they name, and whether they agree with the scores.
+"""Quality of explanations as texts: their diversity, the titles that they name, and whether they agree with the scores.
 
 `measure` returns these, each with a 95% interval over users:
 

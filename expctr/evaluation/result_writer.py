@@ -1,4 +1,4 @@
-"""`ResultWriter`: writes the results of validation, test and predict into the run's folder."""
+"""The result writer: writes the results of validation, test and predict into the run's folder."""
 
 import json
 from collections.abc import Mapping
@@ -21,11 +21,15 @@ from expctr.data.datamodules import RatingsDataModule
 from expctr.distributed import all_gather_objects
 from expctr.errors import UserError, check_range
 from expctr.evaluation.assessment import Assessment, assess, query_models
+from expctr.evaluation.comparison_models import comparison_scores
 from expctr.evaluation.examples import before_and_after, markdown_table, print_examples
+from expctr.evaluation.simple_baselines import simple_scores
 from expctr.evaluation.table import ResultTable, validation_table
+from expctr.evaluation.temperature import fit_temperatures
+from expctr.metrics import fit_temperature
 from expctr.modules.scoring import ScoringModule
 from expctr.modules.staged import StagedModule
-from expctr.systems import PLAIN, SOURCES, SYSTEMS
+from expctr.systems import COMPARISONS, PLAIN, SOURCES, SYSTEMS, of_backbone
 from expctr.training.checkpoint import position
 from expctr.untrusted import printable
 
@@ -37,17 +41,34 @@ class ResultWriter(Callback):
         examples: number of explanations to show.
         counterfactual_rows: number of test rows whose prompts are changed and explained again, to see whether the
             explanation follows (about twelve explanations per row); 0 for none.
+        untrained_model: after a test, train one more CTR model, on sentences of the untrained language model, to see
+            what its training was worth. The sentences of all rows are sampled first, which takes about as long as an
+            epoch of the LC stage without its updates.
+        temperature: whether a test also reports LogLoss and ECE after a temperature: one number per system, with the
+            lowest LogLoss on the validation rows, which are explained and scored for it.
     """
 
-    def __init__(self, examples: int = 8, counterfactual_rows: int = 64) -> None:
+    def __init__(
+        self,
+        examples: int = 8,
+        counterfactual_rows: int = 64,
+        untrained_model: bool = False,
+        temperature: bool = False,
+    ) -> None:
         self.examples, self.counterfactual_rows = examples, counterfactual_rows
+        self.untrained_model, self.temperature = untrained_model, temperature
         check_range("results", self, examples=(0, inf), counterfactual_rows=(0, inf))
         self._scored: list[pl.DataFrame] = []
 
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
-        """Refuse a test without rows, which Lightning would skip without a message."""
+        """Refuse a test without the rows that it needs: without test rows, Lightning would skip it silently."""
         if stage == "test" and not len(_data(trainer).table("test")):
             raise UserError("there are no test rows. Fix: set the last share of data.samples.fractions above 0")
+        if stage == "test" and self.temperature and not len(_data(trainer).table("val")):
+            raise UserError(
+                "results.temperature is fitted on validation rows, and there are none. Fix: set the middle share of "
+                "data.samples.fractions above 0, or results.temperature to false"
+            )
 
     def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Describe the data, once a checkpoint, if any, is known to fit them."""
@@ -91,11 +112,12 @@ class ResultWriter(Callback):
     def on_test_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Write and print the result table; write the explanations."""
         if isinstance(pl_module, ScoringModule):
-            rows = self._gather()
+            rows, fitted = self._gather(), self._temperatures(trainer, pl_module)
             if trainer.is_global_zero:
                 scores = {pl_module.name: _tensor(rows["score"].to_list())}
                 columns = rows.to_dict(as_series=False)
-                _write_table(trainer, columns, scores, systems=[pl_module.name])
+                temperatures = {pl_module.name: fitted["score"]} if fitted else {}
+                _write_table(trainer, columns, scores, systems=[pl_module.name], temperatures=temperatures)
         elif isinstance(pl_module, StagedModule):
             self._write_explained(trainer, pl_module)
 
@@ -103,6 +125,12 @@ class ResultWriter(Callback):
         columns, texts = module.evaluated, _texts(module, "test")
         prompts = [module.models.policy.prompts.shown(texts[sample]) for sample in columns["sample"]]
         outputs = query_models(module, prompts, self.counterfactual_rows)  # on all ranks: models may be sharded
+        fitted = self._temperatures(trainer, module)
+        if module.models.ctr_trained:
+            compared = comparison_scores(module, self.untrained_model)
+            columns |= {column: scores.test for column, scores in compared.items()}
+            if self.temperature:
+                fitted |= {column: scores.temperature for column, scores in compared.items()}
         if not trainer.is_global_zero:
             return
         assessment = assess(module, prompts, outputs)
@@ -114,12 +142,18 @@ class ResultWriter(Callback):
         pl.DataFrame(examples).write_parquet(folder / "examples.parquet")
         _latest_explanations(module).write_parquet(folder / "latest.parquet")
         print_examples(examples, console)
-        names = {system.column: system.name for system in SYSTEMS} | {PLAIN.column: module.models.plain_name}
+        backbone = module.models.plain_name
+        shown = (*SYSTEMS, *(system for system in COMPARISONS if system.column in columns))
+        names = {system.column: of_backbone(system, backbone) for system in shown}
         scores = {name: _tensor(columns[column]) for column, name in names.items() if column in columns}
         sources = {source.name: _tensor(columns[source.column]) for source in SOURCES if source.column in columns}
         if unfinished := _unfinished(trainer, module):
             console.print(unfinished)
-        _write_table(trainer, columns, scores, [*names.values()], sources, assessment)
+        temperatures = {name: fitted[column] for column, name in names.items() if column in fitted}
+        _write_table(trainer, columns, scores, [*names.values()], sources, assessment, temperatures, backbone)
+
+    def _temperatures(self, trainer: L.Trainer, module: ScoringModule | StagedModule) -> dict[str, float]:
+        return fit_temperatures(trainer, module) if self.temperature else {}
 
     def on_predict_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Write `predictions.parquet`, one row per sample.
@@ -181,16 +215,25 @@ def _write_table(
     systems: list[str],
     sources: Mapping[str, Tensor] = {},
     assessment: Assessment | None = None,
+    temperatures: Mapping[str, float] = {},
+    backbone: str = PLAIN.name,
 ) -> None:
     """Print the table; write it (`table.json`, `table.md`) and each row's scores (`scores.parquet`).
 
-    `systems` are the table's rows; one without scores shows dashes. `sources` are scores of trained models on other
-    explanations.
+    `systems` are the table's rows below the simple baselines; one without scores shows dashes. `sources` are scores of
+    trained models on other explanations, `temperatures` those of the systems, and `backbone` is the CTR model's name.
     """
     data, folder = _data(trainer), _folder(trainer)
     samples, labels = columns["sample"], _tensor(columns["label"])
     place = torch.tensor(samples) - data.table("test").sample[0]
     users = data.rows("test")["user"][place.tolist()]
+    counted = simple_scores(data.samples)  # of all splits
+    if temperatures:
+        val = data.table("val")
+        fitted = {name: fit_temperature(values[val.sample], val.label) for name, values in counted.items()}
+        temperatures = fitted | dict(temperatures)
+    simple = {name: values[samples] for name, values in counted.items()}
+    scores, systems = simple | dict(scores), [*simple, *systems]
     table = ResultTable.from_scores(
         scores,
         labels,
@@ -200,6 +243,8 @@ def _write_table(
         users=users.rank("dense").to_torch(),
         sources=sources,
         slices={name: rows[place] for name, rows in data.slices("test").items()},
+        temperatures=temperatures,
+        backbone=backbone,
     )
     if assessment is not None:
         table = replace(table, quality=assessment.quality, audit=assessment.audit, notes=assessment.notes)

@@ -1,4 +1,4 @@
-"""The result table: each system's metrics with intervals, beside the paper's values for the same dataset."""
+"""The table of a test: each system's metrics with intervals, beside the paper's values for the same dataset."""
 
 import json
 import math
@@ -10,25 +10,52 @@ from typing import Any, NamedTuple
 
 import torch
 from rich import box
+from rich.console import Group
 from rich.table import Column, Table
 from rich.text import Text
 from torch import Tensor
 
 from expctr import metrics
 from expctr.evaluation import audit, quality
-from expctr.systems import ECE, GAINS, METRICS, SYSTEMS, Bin, Estimate
+from expctr.systems import (
+    FEWEST_OF_A_LABEL,
+    FEWEST_ROWS,
+    FURTHER,
+    GAINS,
+    METRICS,
+    PLAIN,
+    SYSTEMS,
+    Bin,
+    Estimate,
+    of_backbone,
+)
 
 PAPER: dict[str, dict[str, list[float]]] = json.loads(Path(__file__).with_name("paper.json").read_text("utf-8"))
 """The paper's Table 1, by dataset and system: AUC, LogLoss, MAE, RMSE."""
 LEVEL = 0.95
 """Probability mass of the intervals."""
+MAIN = tuple(name for name in METRICS if name not in FURTHER)
+"""Metrics of the first table."""
+RESCALED = ("logloss", "ece")
+"""Metrics that are also shown after a temperature, which changes no ranking."""
 
 
 class Slice(NamedTuple):
     """Some of the test rows."""
 
     rows: int
+    positives: int
+    """How many of their labels are 1."""
     systems: dict[str, dict[str, Estimate]]
+    """Metrics by system; empty for a slice with too few rows or too few of a label."""
+
+
+class Rescaled(NamedTuple):
+    """A system's scores after a temperature that was fitted on validation rows."""
+
+    t: float
+    metrics: dict[str, Estimate]
+    """By the keys of `RESCALED`, for this T: its own uncertainty is not in the intervals."""
 
 
 class Gain(NamedTuple):
@@ -72,6 +99,8 @@ class ResultTable:
     calibration: dict[str, list[Bin]] = field(default_factory=dict)
     """By system, the bins of its reliability diagram."""
     roc: dict[str, Tensor] = field(default_factory=dict)
+    temperature: dict[str, Rescaled] = field(default_factory=dict)
+    """By system; empty unless `results.temperature` is on."""
 
     @classmethod
     def from_scores(
@@ -85,6 +114,8 @@ class ResultTable:
         users: Tensor | None = None,
         sources: Mapping[str, Tensor] = {},
         slices: Mapping[str, Tensor] = {},
+        temperatures: Mapping[str, float] = {},
+        backbone: str = PLAIN.name,
         resamples: int = 1000,
         seed: int = 0,
     ) -> "ResultTable":
@@ -99,6 +130,8 @@ class ResultTable:
             users: the user of each row, integers `[rows]`; `None`: every row is its own user.
             sources: scores of trained models that read other explanations than their own, by name.
             slices: by name, which rows are in the slice, bool `[rows]`; an empty one is left out.
+            temperatures: by system, as `metrics.fit_temperature` finds them on other rows.
+            backbone: the CTR model's name, which is in the names of those that are made of it.
             resamples: of the bootstrap.
             seed: of the bootstrap. All systems are resampled alike.
         """
@@ -107,16 +140,30 @@ class ResultTable:
             owners = None if users is None else users[rows]
             return metrics.bootstrap(values[rows], labels[rows], owners, resamples, seed)
 
-        def within(values: Tensor, rows: Tensor) -> dict[str, Estimate]:
-            return metrics.with_intervals(metrics.ctr_metrics(values[rows], labels[rows]), draw(values, rows))
+        def measure(values: Tensor, rows: Tensor | slice = slice(None)) -> dict[str, float]:
+            return metrics.ctr_metrics(values[rows], labels[rows], None if users is None else users[rows])
+
+        def within(rows: Tensor) -> Slice:
+            count, positives = int(rows.sum()), int(labels[rows].sum())
+            few = count < FEWEST_ROWS or min(positives, count - positives) < FEWEST_OF_A_LABEL
+            found = {
+                name: metrics.with_intervals(measure(tensor, rows), draw(tensor, rows))
+                for name, tensor in ({} if few else scores).items()
+            }
+            return Slice(count, positives, found)
+
+        def rescale(values: Tensor, t: float) -> Rescaled:
+            after = metrics.apply_temperature(values, t)
+            found = metrics.with_intervals(measure(after), draw(after))
+            return Rescaled(t, {metric: found[metric] for metric in RESCALED})
 
         everything = {**scores, **sources}
-        values = {name: metrics.ctr_metrics(tensor, labels) for name, tensor in everything.items()}
+        values = {name: measure(tensor) for name, tensor in everything.items()}
         draws = {name: draw(tensor) for name, tensor in everything.items()}
         found = {name: metrics.with_intervals(values[name], draws[name]) for name in everything}
         gains = {}
         for key, (_, first, second, _) in GAINS.items():
-            a, b = first.name, second.name
+            a, b = of_backbone(first, backbone), of_backbone(second, backbone)
             if {a, b} <= everything.keys():
                 differences = {metric: values[b][metric] - values[a][metric] for metric in METRICS}
                 gains[key] = Gain(a, b, metrics.with_intervals(differences, draws[b] - draws[a]))
@@ -130,15 +177,12 @@ class ResultTable:
             test_entropy=metrics.label_entropy(test_rate),
             systems={name: found.get(name, {}) for name in dict.fromkeys([*systems, *scores])},
             sources={name: found[name] for name in sources},
-            slices={
-                name: Slice(int(rows.sum()), {system: within(tensor, rows) for system, tensor in scores.items()})
-                for name, rows in slices.items()
-                if rows.any()
-            },
+            slices={name: within(rows) for name, rows in slices.items() if rows.any()},
             users=None if users is None else len(users.unique()),
             gains=gains,
             calibration={name: metrics.calibration(tensor, labels) for name, tensor in scores.items()},
             roc={name: metrics.roc(tensor, labels) for name, tensor in scores.items()},
+            temperature={name: rescale(scores[name], t) for name, t in temperatures.items() if name in scores},
         )
 
     @property
@@ -177,10 +221,8 @@ class ResultTable:
                 key: {"first": first, "second": second, **found} for key, (first, second, found) in self.gains.items()
             },
             **{name: found for name, found in explained.items() if found},
-            "calibration": {
-                name: {ECE.key: metrics.calibration_error(bins), "bins": bins}
-                for name, bins in self.calibration.items()
-            },
+            "temperature": {name: {"t": t, **found} for name, (t, found) in self.temperature.items()},
+            "calibration": {name: {"bins": bins} for name, bins in self.calibration.items()},
             "roc": {
                 name: dict(zip(("false_positive_rate", "true_positive_rate"), _columns(curve), strict=True))
                 for name, curve in self.roc.items()
@@ -189,23 +231,20 @@ class ResultTable:
         return {name: _json(part) for name, part in content.items()}
 
     def to_markdown(self) -> str:
-        """The table in GitHub's Markdown, with the summary below it."""
-        headings = [metric.heading for metric in METRICS.values()]
-        lines = [("", *headings), ("---", *("---:" for _ in headings)), *self._cells("{} ({}–{})")]
-        rows = ["| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines]
-        return "\n".join([*rows, "", self._note(), "", self.summary, "", *self._auc_lines(), *self.detail_lines()])
+        """The tables in GitHub's Markdown, with the summary below them."""
+        layout = "{} ({}–{})"
+        main = _markdown([METRICS[name].heading for name in MAIN], self._cells(layout))
+        further = _markdown(self._further_headings(), self._further_cells(layout))
+        notes = [self._note(), "", self.summary, "", self._further_note(), ""]
+        return "\n".join([*main, "", *further, "", *notes, *self._auc_lines(), *self.detail_lines()])
 
-    def __rich__(self) -> Table:
-        """The table for the console, at most 80 columns wide. Cells are `Text`, so that no name is read as markup."""
-        title = Text("Test results")
-        caption = Text("\n".join([f"{self._note()} {self.summary}", *self._auc_lines()]))
-        columns = Column(no_wrap=True), *(Column(metric.heading, justify="right") for metric in METRICS.values())
-        table = Table(*columns, title=title, caption=caption, box=box.SIMPLE_HEAD, padding=0, caption_justify="left")
-        for index, line in enumerate(self._cells("{}\n{}–{}")):
-            if index == len(self.systems):
-                table.add_section()
-            table.add_row(*(Text(cell) for cell in line), style="dim" if index >= len(self.systems) else "")
-        return table
+    def __rich__(self) -> Group:
+        """The tables for the console, at most 80 columns wide. Cells are `Text`, so that no name is read as markup."""
+        layout, systems = "{}\n{}–{}", len(self.systems)
+        main = _console("Test results", [METRICS[name].heading for name in MAIN], self._cells(layout), systems)
+        further = _console("Ranking per user, and calibration", self._further_headings(), self._further_cells(layout))
+        notes = [f"{self._note()} {self.summary} {self._further_note()}", *self._auc_lines()]
+        return Group(main, further, Text("\n".join(notes), style="dim italic"))
 
     def write(self, folder: Path) -> None:
         """Write `table.json` and `table.md` into `folder`."""
@@ -227,7 +266,8 @@ class ResultTable:
         slices = []
         for name, part in self.slices.items():
             found = [f"{system} {row['auc'].format()}" for system, row in part.systems.items()]
-            slices.append(f"- {name} ({part.rows:,} rows): {', '.join(found)}")
+            auc = ", ".join(found) or "too few for an AUC"
+            slices.append(f"- {name} ({part.rows:,} rows, {part.positives:,} of them positive): {auc}")
         return _sections(
             {
                 "AUC of the same models on other explanations": sources,
@@ -256,9 +296,32 @@ class ResultTable:
         rows: dict[str, Mapping[str, Estimate]] = dict(self.systems)
         rows |= {f"{name} (paper)": {m: Estimate(v) for m, v in row.items()} for name, row in self.paper.items()}
         return [
-            (name, *(row.get(metric, metrics.UNDEFINED).format(layout) for metric in METRICS))
+            (name, *(row.get(metric, metrics.UNDEFINED).format(layout) for metric in MAIN))
             for name, row in rows.items()
         ]
+
+    def _further_headings(self) -> list[str]:
+        after = ["T", *(f"{METRICS[name].heading} at T" for name in RESCALED)]
+        return [*(METRICS[name].heading for name in FURTHER), *(after if self.temperature else [])]
+
+    def _further_cells(self, layout: str) -> list[tuple[str, ...]]:
+        """The second table's lines as text."""
+        lines = []
+        for name, row in self.systems.items():
+            found = [row.get(metric, metrics.UNDEFINED) for metric in FURTHER]
+            if self.temperature:
+                t, after = self.temperature.get(name, Rescaled(math.nan, {}))
+                found += [Estimate(t), *(after.get(metric, metrics.UNDEFINED) for metric in RESCALED)]
+            lines.append((name, *(estimate.format(layout) for estimate in found)))
+        return lines
+
+    def _further_note(self) -> str:
+        after = " T is the temperature with the lowest LogLoss on the validation rows; T above 1 means too sure scores."
+        return (
+            "GAUC is the mean of the users' own AUCs, weighted by their rows, without users whose labels are all the "
+            "same. NE is LogLoss divided by that of the best constant. ECE is the expected calibration error."
+            + (after if self.temperature else "")
+        )
 
 
 def validation_table(columns: Mapping[str, Sequence[float]]) -> Table:
@@ -270,6 +333,22 @@ def validation_table(columns: Mapping[str, Sequence[float]]) -> Table:
         if system.column in columns:
             values = metrics.ctr_metrics(torch.tensor(columns[system.column], dtype=torch.float64), labels)
             table.add_row(system.name, *(f"{values[metric.key]:.4f}" for metric in shown))
+    return table
+
+
+def _markdown(headings: Sequence[str], cells: Sequence[Sequence[str]]) -> list[str]:
+    lines = [("", *headings), ("---", *("---:" for _ in headings)), *cells]
+    return ["| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines]
+
+
+def _console(title: str, headings: Sequence[str], cells: Sequence[Sequence[str]], bright: int | None = None) -> Table:
+    """A table whose lines after the first `bright` ones are set apart."""
+    columns = Column(), *(Column(heading, justify="right", min_width=6) for heading in headings)
+    table = Table(*columns, title=Text(title), box=box.SIMPLE_HEAD, padding=0)
+    for index, line in enumerate(cells):
+        if index == bright:
+            table.add_section()
+        table.add_row(*map(Text, line), style="dim" if bright is not None and index >= bright else "")
     return table
 
 

@@ -1,4 +1,4 @@
-"""Finds the titles that a sentence names, and whether its prompt contained them. Pure functions of strings.
+"""Titles in a sentence: finds them, and tells whether its prompt contained them. Pure functions of strings.
 
 A sentence names a title if it contains it as the prompt shows it, or in quotes in another usual form: without the year
 or the subtitle, with the article at the other end, in other case or punctuation. Any other text in double quotes, and

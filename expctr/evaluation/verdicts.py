@@ -1,4 +1,4 @@
-"""Finds a sentence's verdict, whether the user will like the target, with a small lexicon. Pure functions of strings.
+"""Verdicts of sentences, whether the user will like the target, found by a small lexicon. Pure functions of strings.
 
 A verdict is a modal ("will", "might", "is unlikely to", ...) followed within a few words by a word of the lexicon:
 "will surely love", "may not care for", "should be a good match". What a user liked or disliked before stands in the

@@ -1,4 +1,4 @@
-"""Caches of keys and values: one that can be extended without copying, and views of caches that share storage."""
+"""KV caches (keys and values): one that can be extended without copying, and views of caches that share storage."""
 
 from collections.abc import Iterator, Sequence
 from copy import copy

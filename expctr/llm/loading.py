@@ -1,4 +1,4 @@
-"""Load the base language model and its tokenizer: from a hub, a folder, or a GGUF file; in floats, 4 or 8 bits."""
+"""Loading of the base language model and its tokenizer from a hub, a folder, or a GGUF file; in floats, 4 or 8 bits."""
 
 import logging
 from dataclasses import dataclass

@@ -1,4 +1,4 @@
-"""One base model in memory, in four roles: policy, reference, LC scorer, and trunk of the critic.
+"""The language model: one base in memory, in four roles (policy, reference, LC scorer, and trunk of the critic).
 
 With the adapter on, it is the policy. With the adapter off, it is the reference pi_init, the LC scorer, and what the
 critic reads. Base weights are never written: merging and unmerging an adapter would round the base, and so change the
@@ -63,7 +63,7 @@ class LanguageModel(nn.Module):
         Raises:
             UserError: the base cannot be loaded, or is not supported.
         """
-        from expctr.llm.adapters import add_adapter  # not at the top: it imports peft, which --help can do without
+        from expctr.llm.lora import add_adapter  # not at the top: it imports peft, which --help can do without
 
         try:
             tokenizer = load_tokenizer(options)

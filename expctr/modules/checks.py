@@ -1,4 +1,4 @@
-"""What is refused before a run: another precision, and a checkpoint of another model."""
+"""Checks before a run: they refuse another precision, and a checkpoint of another model."""
 
 from collections.abc import Mapping
 from typing import Any

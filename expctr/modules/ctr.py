@@ -1,4 +1,4 @@
-"""A CTR model that trains alone: the ID baselines of the paper's Table 1."""
+"""The CTR model as a LightningModule of its own: the ID baselines of the paper's Table 1."""
 
 from collections.abc import Callable
 from typing import Any

@@ -1,4 +1,4 @@
-"""The policy as a LightningModule: it trains the LC stage alone, or is a part of ExpCTR."""
+"""The explainer: the policy as a LightningModule, which trains the LC stage alone, or is a part of ExpCTR."""
 
 from expctr.llm.loading import LLMOptions
 from expctr.llm.prompts import PromptOptions

@@ -1,5 +1,6 @@
-"""What all modules share whose output is one click probability per row: validation, test, prediction."""
+"""Scoring module: validation, test and prediction of all modules whose output is one click probability per row."""
 
+import math
 from abc import ABC, abstractmethod
 from typing import Any
 
@@ -62,7 +63,7 @@ class ScoringModule(L.LightningModule, ABC):
 
     def on_train_start(self) -> None:
         """Use the options as they are now. A run that stopped early trains no further."""
-        use_current_options(self.trainer)
+        use_current_options(self.trainer, [[optimizer.defaults] for optimizer in self.trainer.optimizers])
         self.trainer.should_stop |= self.best.stopped
 
     def on_validation_start(self) -> None:
@@ -102,5 +103,6 @@ class ScoringModule(L.LightningModule, ABC):
         scores, labels = (all_gather_rows(torch.cat(part)) for part in zip(*self._scored, strict=True))
         self._scored.clear()
         metrics = ctr_metrics(scores, labels)
-        self.log_dict({f"{split}/{name}": value for name, value in metrics.items()}, prog_bar=split == "val")
+        known = {f"{split}/{name}": value for name, value in metrics.items() if not math.isnan(value)}
+        self.log_dict(known, prog_bar=split == "val")
         return metrics

@@ -1,4 +1,4 @@
-"""The LightningModule that runs stages: set-up, logging, validation, test, prediction and checkpoints."""
+"""The staged module, a LightningModule that runs stages: set-up, logging, validation, test, prediction, checkpoints."""
 
 import math
 import warnings
@@ -21,7 +21,7 @@ from expctr.errors import BadRunError, UserError
 from expctr.llm.sharding.fsdp import unsharded
 from expctr.metrics import ctr_metrics
 from expctr.modules.checks import check_precision, section
-from expctr.modules.resume import use_current_options
+from expctr.modules.resume import group_options, split_critic, use_current_options
 from expctr.nan_guard import describe_rows
 from expctr.rl.rewards import ICAlignment, LCAlignment, Reward, Scorers
 from expctr.seeding import reseed, seed_of
@@ -59,23 +59,27 @@ class StagedModule(L.LightningModule):
         """Has a scheduler given the plan?"""
         self.rewards: dict[StageKind, Sequence[Reward]] = {}
         """Rewards of the LC and the IC stage."""
+        self.explanations = 1
+        """Per row, which the CTR stage learns from."""
         self.evaluated: dict[str, list[Any]] = {}
         """Columns of the last validation, test or prediction, by name, in the order of the samples."""
         self._columns: list[dict[str, Any]] = []
 
     # --- set-up
 
-    def set_plan(self, plan: Plan, rewards: Mapping[StageKind, Sequence[Reward]]) -> None:
+    def set_plan(self, plan: Plan, rewards: Mapping[StageKind, Sequence[Reward]], explanations: int = 1) -> None:
         """Train by a plan, as far as this module has its stages.
 
         Args:
             plan: all epochs.
             rewards: of the LC and the IC stage.
+            explanations: per row, which the CTR stage learns from.
         """
         self.plan = Plan(entry for entry in plan.full if entry.stage in self.kinds)
         if not self.plan:
             raise UserError(f"the plan has no stage of {type(self).__name__}, which has {', '.join(self.kinds)}")
         self.rewards = {stage: found for stage, found in rewards.items() if stage in self.kinds}
+        self.explanations = explanations
 
     @property
     def entry(self) -> PlanEntry:
@@ -123,7 +127,7 @@ class StagedModule(L.LightningModule):
             kind: PolicyStage(self, self.models, rewards) for kind, rewards in self.rewards.items()
         }
         if "ctr" in self.kinds:
-            self._stages["ctr"] = CTRStage(self, self.models)
+            self._stages["ctr"] = CTRStage(self, self.models, self.explanations)
         self.data.request(lambda: self.stage.train_batches(self.entry), self._val_batches)
         if stage == "fit":
             self._set_length()
@@ -147,7 +151,8 @@ class StagedModule(L.LightningModule):
         check_precision(self.trainer)
         if not self.models.policy.built:
             self.build_models()
-        scorers = Scorers(self.models.policy.lc_scorer, self.models.ctr, self.models.encoder)
+        models = self.models
+        scorers = Scorers(models.policy.lc_scorer, models.ctr, models.encoder, models.untrained_texts)
         for rewards in self.rewards.values():
             for reward in rewards:
                 reward.attach(scorers)
@@ -162,6 +167,7 @@ class StagedModule(L.LightningModule):
         optimizers = [policy.optimizer(), *(model.optimizer() for model in self.models.click_models)]
         for optimizer in optimizers:
             prime(optimizer)
+        self._optimizer_options = group_options(optimizers)
         sizes, limit = self.data.rollout_batches(), self.trainer.limit_train_batches
         used = sizes[: limit if isinstance(limit, int) else int(limit * len(sizes))]
         stages = [epochs * sum(map(policy.steps, used)) for epochs in self.plan.policy_epochs()]
@@ -180,7 +186,7 @@ class StagedModule(L.LightningModule):
 
     def on_train_start(self) -> None:
         """Continue with the options as they are now; at a run's start, test the LC scorer."""
-        use_current_options(self.trainer)
+        use_current_options(self.trainer, self._optimizer_options)
         if not self.batches:  # not in `on_fit_start`: sharded, a checkpoint is restored after it
             self._measure_gap()
 
@@ -236,9 +242,9 @@ class StagedModule(L.LightningModule):
     def on_validation_epoch_end(self) -> None:
         """Metrics of the whole split; early stopping."""
         self.evaluated = columns = self._gather()
-        written = columns.pop("sampled", columns.get("text"))
-        if written is not None:
-            self.store.latest.update(zip(columns["sample"], written, strict=True))
+        written = columns.pop("sampled", None) or [[text] for text in columns.get("text", ())]
+        if written:
+            self.store.keep(columns["sample"], written)
             self.models.forget_vectors()
         labels, metrics = torch.tensor(columns.get("label", [])), {}
         for system in (LLM, AUG, PLAIN):
@@ -321,7 +327,7 @@ class StagedModule(L.LightningModule):
 
     def _check_finite(self, columns: Mapping[str, list[Any]]) -> None:
         """Name the rows whose scores are NaN or infinite, which no metric could."""
-        texts = columns.get("sampled") or columns.get("text") or self.store.texts(columns["sample"])
+        texts = columns.get("text") or self.store.texts(columns["sample"])
         for name in sorted(name for name in columns if name.startswith("s_")):
             bad = [i for i, value in enumerate(columns[name]) if not math.isfinite(value)]
             if bad:
@@ -349,6 +355,7 @@ class StagedModule(L.LightningModule):
         checkpoint["expctr"] = {
             "explainer": models.policy.extra_state(),
             "store": models.store.state_dict(),
+            "rewards": {stage: {r.name: r.state_dict() for r in found} for stage, found in self.rewards.items()},
             "best": [model.best.state_dict() for model in models.click_models],
             "statistics": [model.statistics() for model in models.click_models],
             "ctr_trained": models.ctr_trained,
@@ -365,6 +372,10 @@ class StagedModule(L.LightningModule):
         state = section(checkpoint, "expctr", self)
         models.policy.load_extra_state(state["explainer"])
         models.store.load_state_dict(state["store"])
+        for stage, rewards in self.rewards.items():
+            kept = state.get("rewards", {}).get(stage, {})  # older checkpoints have none
+            for reward in rewards:
+                reward.load_state_dict(kept.get(reward.name, {}))
         for model, best in zip(models.click_models, state["best"], strict=True):
             model.best.load_state_dict(best)
         for model, statistics in zip(models.click_models, state.get("statistics", ({}, {})), strict=False):
@@ -377,6 +388,8 @@ class StagedModule(L.LightningModule):
         self.plan.stopped = dict(state.get("stopped", {}))
         if self.trainer.state.fn == TrainerFn.FITTING:
             _skip_idle_epochs(checkpoint, self.plan)
+            if "optimizer_states" in checkpoint:  # sharded states are loaded by the strategy
+                split_critic(checkpoint, sum(p.requires_grad for p in models.policy.model.parameters()))
             self._set_length()
 
 

@@ -1,4 +1,4 @@
-"""The language model without weights: its memory, measured by running the real code on tensors without storage."""
+"""Blueprint of the language model without weights: its memory, measured by the real code on tensors without storage."""
 
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -23,13 +23,13 @@ from transformers import (
 )
 
 from expctr.errors import UserError
-from expctr.llm.adapters import add_adapter
 from expctr.llm.cpu.attention import GROUPED
 from expctr.llm.critic import ValueHead
 from expctr.llm.gradient_checkpointing import recompute_activations
 from expctr.llm.kv_cache import PreallocatedLayer, share_cache
 from expctr.llm.loading import LLMOptions, hub_arguments, locate
 from expctr.llm.logprobs import score_responses
+from expctr.llm.lora import add_adapter
 from expctr.llm.model import LanguageModel
 from expctr.llm.rollout import Rollout, decode_step
 from expctr.llm.yes_no import Answers, LCOptions, score_states

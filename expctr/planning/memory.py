@@ -1,4 +1,4 @@
-"""Forecast a device's memory by stage and phase: the traced peak of each phase plus what is held at all times."""
+"""Memory of a device by stage and phase: the traced peak of each phase plus what is held at all times."""
 
 import re
 from collections import Counter

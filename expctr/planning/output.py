@@ -1,4 +1,4 @@
-"""Print the plan of a run: its memory, whether it fits, how to lower it, and its work (`expctr plan`)."""
+"""Output of `expctr plan`: a run's memory, whether it fits, how to lower it, and its work."""
 
 import json
 from collections import Counter

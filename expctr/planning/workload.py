@@ -1,4 +1,4 @@
-"""Estimate the steps, tokens and FLOPs of a run by stage, if every prompt and every response has its maximum length."""
+"""Workload of a run: steps, tokens and FLOPs by stage, if every prompt and every response has its maximum length."""
 
 from collections.abc import Sequence
 from typing import NamedTuple, Self
@@ -59,6 +59,28 @@ def count_pass(
     return Workload(tokens=tokens, flops=2 * multiplications)
 
 
+def count_phases(
+    blueprint: Blueprint, explainer: PPOExplainerModule, prompt: int, response: int
+) -> dict[str, Workload]:
+    """Count one response's passes by phase of a step; `train` has all epochs of PPO, `reference` the policy's own too.
+
+    `prompt` and `response` are numbers of tokens.
+    """
+    everywhere = explainer.llm.adapter_scope == "all"
+    new, seen = (prompt + response - 1, 0) if everywhere else (response, prompt - 1)
+    reference = count_pass(blueprint, new, seen, False, response)
+    if blueprint.bits or blueprint.model.causal.dtype.itemsize < 4:  # the policy's log-probabilities are recomputed
+        reference += count_pass(blueprint, new, seen, True, response)
+    recompute = explainer.ppo.gradient_checkpointing
+    return {
+        "prefill": count_pass(blueprint, prompt - 1, 0, everywhere, 0),
+        "decode": count_pass(blueprint, response, prompt - 1, True, response),
+        "score": count_pass(blueprint, LC_PROMPT_RATIO * response, 0, False, 1),
+        "reference": reference,
+        "train": count_pass(blueprint, new, seen, True, response, True, recompute) * explainer.ppo.epochs,
+    }
+
+
 def estimate_workload(
     blueprint: Blueprint,
     explainer: PPOExplainerModule,
@@ -71,17 +93,9 @@ def estimate_workload(
 
     `splits` are the numbers of samples in train, val and test; `ctr_batch` is the rows of a CTR models' batch.
     """
-    prompt, response, group = size.prompt_tokens, size.response_tokens, explainer.rollout_options.group_size
-    everywhere = explainer.llm.adapter_scope == "all"
-    prefill = count_pass(blueprint, prompt - 1, 0, everywhere, 0)
-    decode = count_pass(blueprint, response, prompt - 1, True, response)
-    score = count_pass(blueprint, LC_PROMPT_RATIO * response, 0, False, 1)
-    new, seen = (prompt + response - 1, 0) if everywhere else (response, prompt - 1)
-    reference = count_pass(blueprint, new, seen, False, response)
-    if blueprint.bits or blueprint.model.causal.dtype.itemsize < 4:  # the policy's log-probabilities are recomputed
-        reference += count_pass(blueprint, new, seen, True, response)
-    recompute = explainer.ppo.gradient_checkpointing
-    learn = count_pass(blueprint, new, seen, True, response, backward=True, recompute=recompute) * explainer.ppo.epochs
+    group, everywhere = explainer.rollout_options.group_size, explainer.llm.adapter_scope == "all"
+    phases = count_phases(blueprint, explainer, size.prompt_tokens, size.response_tokens)
+    prefill, decode, score, reference, learn = phases.values()
 
     train, val, test = splits
     explained = prefill + decode + score
@@ -99,7 +113,7 @@ def estimate_workload(
         found[entry.stage] = found.get(entry.stage, Workload()) + stage
     # explanations of the policy and of the untrained model, and the question without an explanation
     prompts = prefill * (2 if everywhere else 1)
-    found["test"] = (prompts + (decode + score) * 2 + count_pass(blueprint, prompt, 0, False, 1)) * test
+    found["test"] = (prompts + (decode + score) * 2 + count_pass(blueprint, size.prompt_tokens, 0, False, 1)) * test
     return found
 
 

@@ -1,1 +1,1 @@
-"""A run on one page: `expctr report`."""
+"""The report of a run on one page: `expctr report`."""

@@ -1,4 +1,4 @@
-"""The table of explanations to browse, as JSON that no title can break out of."""
+"""The report's browser of explanations: a table to filter, as JSON that no title can break out of."""
 
 import json
 from collections.abc import Sequence

@@ -1,4 +1,4 @@
-"""Reads the curves and the alarms that a run wrote for TensorBoard."""
+"""The curves and the alarms that a run wrote for TensorBoard."""
 
 from collections.abc import Sequence
 from itertools import groupby
@@ -36,11 +36,6 @@ def read_events(folder: Path | str) -> Events:
     texts = events.Tensors(_ALARMS) if _ALARMS in tags["tensors"] else []
     alarms = {(event.step, value) for event in texts for value in event.tensor_proto.string_val}
     return Events(curves, [value.decode(errors="replace") for _, value in sorted(alarms)])
-
-
-def read(folder: Path | str) -> Curves:
-    """The curves of a run."""
-    return read_events(folder).curves
 
 
 def stages(curves: Curves) -> Plan:

@@ -1,4 +1,4 @@
-"""Draws the report's figures as SVG. The style sheet sets colours and fonts.
+"""The report's figures, drawn as SVG. The style sheet sets colours and fonts.
 
 A figure is 360 units wide, so that its text is readable on a phone. Larger screens scale it up.
 """

@@ -1,4 +1,4 @@
-"""The report's first screen: whether training helped, and whether the explanations are faithful to the model.
+"""The report's headline: whether sentences pay, whether training helped, and whether the explanations are faithful.
 
 All numbers are read from table.json. The words follow from their intervals.
 """
@@ -8,30 +8,34 @@ from typing import Literal, NamedTuple
 
 from expctr.report.figures import interval
 from expctr.report.run import Run, estimate, number, section
-from expctr.systems import AUG, GAINS, LLM, Estimate
+from expctr.systems import AUG, GAINS, LLM, METRICS, Estimate, Metric
 
-Finding = Literal["higher", "lower", "unclear"]
+Finding = Literal["better", "worse", "unclear"]
 
 
-class ComparedAUC(NamedTuple):
-    """The AUC of two systems on the same test rows."""
+class Compared(NamedTuple):
+    """A metric of two systems on the same test rows."""
 
     title: str
     values: tuple[float, float]
     phrases: tuple[str, str]
     """What tells the two systems apart, such as "after training"."""
     gain: Estimate
+    """The second one's value minus the first one's."""
+    metric: Metric = METRICS["auc"]
 
     @property
     def finding(self) -> Finding:
-        """Whether the second system's AUC is higher or lower, if the interval of the difference excludes 0."""
-        return "higher" if self.gain.low > 0 else "lower" if self.gain.high < 0 else "unclear"
+        """Whether the second system is better or worse, if the interval of the difference excludes 0."""
+        if self.gain.low <= 0 <= self.gain.high or math.isnan(self.gain.low + self.gain.high):
+            return "unclear"
+        return "better" if (self.gain.low > 0) == self.metric.higher_is_better else "worse"
 
     @property
     def sentence(self) -> str:
         """The comparison in words and numbers."""
         (first, second), (a, b), difference = self.phrases, self.values, interval(self.gain, signed=True)
-        start = "No clear difference" if self.finding == "unclear" else f"AUC is {self.finding} {second}"
+        start = "No difference shown" if self.finding == "unclear" else f"{self.metric.name} is {self.finding} {second}"
         return f"{start}: {a:.4f} {first}, {b:.4f} {second}; difference {difference}."
 
 
@@ -52,50 +56,70 @@ class Fact(NamedTuple):
 
 
 class Answer(NamedTuple):
-    """The answer to one of the two questions."""
+    """The answer to one of the questions."""
 
     question: str
     word: str
-    """Yes, Partly, Mixed, No, Not shown or Unknown."""
+    """In large letters, such as Yes, Partly, Mixed, No, Not shown or Unknown."""
     why: str
     """A sentence on the reason for the word."""
-    comparisons: list[ComparedAUC]
+    comparisons: list[Compared]
     facts: list[Fact]
     cautions: list[tuple[str, str]]
     """What the word must not hide, each with its numbers."""
 
 
 def headline(run: Run) -> list[Answer]:
-    """The answers to both questions."""
-    return [_training(run), _faithfulness(run)]
+    """The answers to all questions."""
+    return [_sentences(run), _training(run), _faithfulness(run)]
 
 
-def compared(run: Run, key: str) -> ComparedAUC | None:
-    """A comparison of `GAINS`; `None` where table.json does not have it."""
+def compared(run: Run, key: str, metric: str = "auc") -> Compared | None:
+    """A comparison of `GAINS` by a metric; `None` where table.json does not have it."""
     entry = section(run.table, "gains", key)
     systems = section(run.table, "systems") | section(run.table, "sources")
-    first, second = (estimate(section(systems, str(entry.get(name))).get("auc")) for name in ("first", "second"))
-    gain = estimate(entry.get("auc"))
+    first, second = (estimate(section(systems, str(entry.get(name))).get(metric)) for name in ("first", "second"))
+    gain = estimate(entry.get(metric))
     if not (first and second and gain):
         return None
-    return ComparedAUC(GAINS[key].title, (first.value, second.value), GAINS[key].phrases, gain)
+    return Compared(GAINS[key].title, (first.value, second.value), GAINS[key].phrases, gain, METRICS[metric])
+
+
+def _sentences(run: Run) -> Answer:
+    found = [comparison for metric in ("auc", "logloss") if (comparison := compared(run, "aug_plain", metric))]
+    parts = []
+    for kind in ("better", "worse"):
+        names = [comparison.metric.name for comparison in found if comparison.finding == kind]
+        parts += [f"{kind} {names[0]}" if len(names) < len(found) else kind] if names else []
+    word = ", ".join(parts) or ("no difference shown" if found else "unknown")
+    plain = section(run.table, "gains", "aug_plain").get("first")
+    why = f"{AUG.name} reads a sentence beside each row's fields; {plain} sees the same fields alone."
+    if not found:
+        why = "table.json does not compare the CTR model with sentences and the one without: older versions did not."
+    titled = [c._replace(title=f"{c.metric.name}, {c.metric.better} is better") for c in found]
+    if title := compared(run, "aug_title"):
+        titled.append(title)
+    question = "With sentences against without: are click predictions better?"
+    return Answer(question, word[0].upper() + word[1:], why, titled, [], [])
 
 
 def _training(run: Run) -> Answer:
-    verdict, ctr, text = (compared(run, key) for key in ("llm_training", "aug_training", "aug_text"))
+    verdict, text = (compared(run, key) for key in ("llm_training", "aug_text"))
+    # a CTR model that has learnt from untrained sentences is the fairer opponent, where it was trained
+    ctr = compared(run, "aug_untrained_text") or compared(run, "aug_training")
     found = [comparison.finding for comparison in (verdict, ctr) if comparison]
     if not found:
         word, why = "Unknown", "table.json has no comparison of the explanations before and after training."
-    elif {"higher", "lower"} <= {*found}:
+    elif {"better", "worse"} <= {*found}:
         word, why = "Mixed", "One of the two predictions became better and the other one worse."
-    elif "lower" in found:
+    elif "worse" in found:
         word, why = "No", "Predictions are worse with the trained model's explanations than with the untrained model's."
-    elif found == ["higher", "higher"]:
+    elif found == ["better", "better"]:
         word, why = "Yes", "Both predictions are better with the trained model's explanations."
-    elif verdict and verdict.finding == "higher":
+    elif verdict and verdict.finding == "better":
         word, why = "Partly", "The language model's verdict on its sentence became better"
         why += "; for the CTR model, the difference may be chance." if ctr else "."
-    elif "higher" in found:
+    elif "better" in found:
         word, why = "Partly", "The CTR model became better; for the language model, the difference may be chance."
     else:
         word, why = "Not shown", "The differences between before and after training may be chance."
@@ -104,6 +128,9 @@ def _training(run: Run) -> Answer:
         logloss = estimate(section(run.table, "systems", system.name).get("logloss"))
         if logloss and logloss.low > constant:
             numbers = f"LogLoss {interval(logloss)}; a constant score has {constant:.4f}."
+            after = section(run.table, "temperature", system.name)
+            if rescaled := estimate(after.get("logloss")):
+                numbers += f" With temperature {number(after.get('t')):.2f}, it is {interval(rescaled)}."
             cautions.append((f"The scores of {system.name} are not usable as probabilities", numbers))
     return Answer("Did training help?", word, why, [c for c in (verdict, ctr, text) if c], [], cautions)
 
@@ -123,11 +150,11 @@ def _faithfulness(run: Run) -> Answer:
     ]
     if invented := estimate(section(run.table, "quality", "trained").get("invented")):
         facts.append(Fact("Sentences that name an invented title", invented))
-    used = own_row is not None and own_row.finding == "higher"
+    used = own_row is not None and own_row.finding == "better"
     if own_row is None and share is None:
         word, why = "Unknown", "table.json has no test of the CTR model on other explanations."
     elif used and agrees:
-        word = "Yes" if reason and reason.finding == "higher" else "Partly"
+        word = "Yes" if reason and reason.finding == "better" else "Partly"
         helped = "the sentence's reasons help in addition to its verdict"
         why = "The CTR model uses the sentence, and agrees with its verdict more often than by chance. "
         if word == "Yes":
@@ -146,7 +173,7 @@ def _faithfulness(run: Run) -> Answer:
     return Answer("Are the explanations faithful to the model?", word, why, comparisons, facts, [])
 
 
-def _reason(run: Run) -> ComparedAUC | None:
+def _reason(run: Run) -> Compared | None:
     """The worth of a row's own reasons, compared with those of another row that has the same verdict."""
     ablations = section(run.table, "audit", "ablations")
     other, own = (estimate(section(ablations, name).get("auc")) for name in ("shuffled within verdict", "real"))
@@ -154,4 +181,4 @@ def _reason(run: Run) -> ComparedAUC | None:
     if not (other and own and gain):
         return None
     phrases = ("with another row's reasons for the same verdict", "with its own reasons")
-    return ComparedAUC("CTR model, reasons in addition to verdicts", (other.value, own.value), phrases, gain)
+    return Compared("CTR model, reasons in addition to verdicts", (other.value, own.value), phrases, gain)

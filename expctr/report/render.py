@@ -1,4 +1,4 @@
-"""`expctr report RUN [RUN ...]`: the results of runs as one HTML file that needs nothing else."""
+"""Renders the report, `expctr report RUN [RUN ...]`: the results of runs as one HTML file that needs nothing else."""
 
 import argparse
 import base64
@@ -11,13 +11,13 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
-from expctr.errors import UserError
+from expctr.errors import UserError, exit_with_error
 from expctr.report import figures, sections, training
 from expctr.report.browser import LETTERS, browser
 from expctr.report.figures import Mark, Row
 from expctr.report.headline import Answer, headline
 from expctr.report.run import Run, read_run, section
-from expctr.systems import METRICS
+from expctr.systems import FEWEST_OF_A_LABEL, FEWEST_ROWS
 
 _SECTIONS = {
     "metrics": "Metrics",
@@ -56,8 +56,7 @@ def main(args: Sequence[str] | None = None) -> None:
         out = given.out or (given.runs[0] if len(runs) == 1 else Path()) / "report.html"
         write(out, render(runs, given.rows))
     except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        raise SystemExit(2) from error
+        exit_with_error(error)
     for run in runs:
         for note in run.notes:
             print(f"{run.name}: {note}", file=sys.stderr)
@@ -94,8 +93,7 @@ def render(runs: Sequence[Run], rows: int = 20_000) -> str:
         "over": _over(runs),
         "metrics": {
             "figures": sections.metric_figures(runs),
-            "rows": sections.metric_rows(runs),
-            "headings": [metric.heading for metric in METRICS.values()],
+            **sections.metric_table(runs),
             "about": _metrics_about(runs),
         },
         "rewards": training.reward_figures(runs),
@@ -105,7 +103,7 @@ def render(runs: Sequence[Run], rows: int = 20_000) -> str:
         "quality": sections.quality(runs),
         "browser": browser(runs, rows),
         "slices": sections.slice_figures(runs),
-        "few": sections.FEW,
+        "few": (FEWEST_ROWS, FEWEST_OF_A_LABEL),
         "signs": training.sign_figures(runs),
         "differences": sections.differences(runs),
     }
@@ -170,8 +168,10 @@ def _answer(answer: Answer, place: int) -> dict[str, Any]:
     rows = [Row(comparison.title, [Mark(comparison.gain, place)]) for comparison in answer.comparisons]
     lines = [(comparison.title, comparison.sentence) for comparison in answer.comparisons]
     lines += [*((fact.title, fact.sentence) for fact in answer.facts), *answer.cautions]
-    svg = figures.forest("Differences in AUC", rows, zero=0, signed=True, values=False)
-    return {**answer._asdict(), "lines": lines, "svg": svg}
+    several = len({comparison.metric for comparison in answer.comparisons}) > 1
+    caption = "Differences" if several else "Difference in AUC"
+    svg = figures.forest(caption, rows, zero=0, signed=True, values=False)
+    return {**answer._asdict(), "lines": lines, "svg": svg, "caption": caption}
 
 
 def _over(runs: Sequence[Run]) -> str:
@@ -187,4 +187,8 @@ def _metrics_about(runs: Sequence[Run]) -> str:
     level = next((v for run in runs if isinstance(v := run.table.get("interval_level"), float)), 0.95)
     papers = {str(run.table.get("dataset")) for run in runs if section(run.table, "paper")}
     about = f"Ranges are {level:.0%} bootstrap intervals over {_over(runs)}."
+    if any(section(run.table, "temperature") for run in runs):
+        about += (
+            " T is the temperature with the lowest LogLoss on the validation rows; above 1, scores are too extreme."
+        )
     return about + (f" The paper's values are its own results, on {' and '.join(sorted(papers))}." if papers else "")

@@ -1,4 +1,4 @@
-"""Reads a run's folder. If a file is missing, damaged or of another version, a note says so and the rest is shown."""
+"""A run's folder, read. If a file is missing, damaged or of another version, a note says so and the rest is shown."""
 
 import json
 import math

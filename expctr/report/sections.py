@@ -9,10 +9,7 @@ from expctr.report import figures
 from expctr.report.browser import LETTERS
 from expctr.report.figures import Figure, Line, Mark, Row
 from expctr.report.run import Run, bins, estimate, number, points, section
-from expctr.systems import ABLATIONS, ECE, MEASURES, METRICS, SYSTEMS, Estimate, Measure
-
-FEW = 50
-"""Number of rows below which a slice's AUC is too uncertain."""
+from expctr.systems import ABLATIONS, COMPARISONS, FEWEST_ROWS, MEASURES, METRICS, SIMPLE, SYSTEMS, Estimate, Measure
 
 
 def _marks(runs: Sequence[Run], key: str, *path: str) -> list[Mark]:
@@ -44,21 +41,32 @@ def metric_figures(runs: Sequence[Run]) -> list[Figure]:
     return figures.drawn(made)
 
 
-def metric_rows(runs: Sequence[Run]) -> list[dict[str, Any]]:
-    """Each system's metrics with intervals and the paper's values, one row per run."""
-    rows, headings = [], {system.name: system.heading for system in SYSTEMS}
-    for name in _names(runs, "systems"):
+def metric_table(runs: Sequence[Run]) -> dict[str, Any]:
+    """Each system's metrics with intervals and the paper's values, one row per run; without columns of no number."""
+    abouts = {system.name: system.heading for system in (*SIMPLE, *SYSTEMS, *COMPARISONS)}
+    columns = [("systems", key, metric.heading) for key, metric in METRICS.items()]
+    columns += [("temperature", "t", "T")]
+    columns += [("temperature", key, f"{METRICS[key].heading} at T") for key in ("logloss", "ece")]
+    names = _names(runs, "systems")
+    shown = [column for column in columns if any(_marks(runs, column[1], column[0], name) for name in names)]
+    rows = []
+    for name in names:
         for i, run in enumerate(runs):
-            metrics, paper = section(run.table, "systems").get(name), section(run.table, "paper", name)
-            if metrics is None:
+            if name not in section(run.table, "systems"):
                 continue
             cells = []
-            for metric in METRICS:
-                value = estimate(section(metrics).get(metric))
-                shown = {"value": f"{value.value:.4f}" if value else "–", "bounds": _bounds(value)}
-                cells.append({**shown, "paper": _shown(paper.get(metric), ".4f", "")})
-            rows.append({"name": name, "about": headings.get(name, ""), "run": i, "cells": cells})
-    return rows
+            for part, key, _ in shown:
+                value = estimate(section(run.table, part, name).get(key))
+                paper = section(run.table, "paper", name).get(key) if part == "systems" else None
+                cells.append(
+                    {
+                        "value": f"{value.value:.4f}" if value else "–",
+                        "bounds": _bounds(value),
+                        "paper": _shown(paper, ".4f", ""),
+                    }
+                )
+            rows.append({"name": name, "about": abouts.get(name, ""), "run": i, "cells": cells})
+    return {"headings": [heading for *_, heading in shown], "rows": rows}
 
 
 def summary(run: Run) -> str:
@@ -84,7 +92,8 @@ def squares(runs: Sequence[Run]) -> dict[str, list[Figure]]:
             entry = section(run.table, "calibration", name)
             if found := bins(entry.get("bins")):
                 diagrams.append((i, found))
-                errors.append(number(entry.get(ECE.key)))
+                new = section(run.table, "systems", name).get("ece")  # older versions wrote it beside the bins
+                errors.append(estimate(new) or estimate(entry.get("ece")) or Estimate(math.nan))
             if curve := points(section(run.table, "roc", name)):
                 lines.append(Line(curve, i))
                 aucs.append(number(section(run.table, "systems", name, "auc").get("value")))
@@ -92,7 +101,7 @@ def squares(runs: Sequence[Run]) -> dict[str, list[Figure]]:
             about = "AUC " + ", ".join(f"{value:.4f}" for value in aucs)
             made["roc"].append(Figure(name, figures.roc(f"ROC of {name}", lines), about))
         if diagrams:
-            about = f"{ECE.name} " + ", ".join(f"{error:.4f}" for error in errors)
+            about = f"{METRICS['ece'].name} " + ", ".join(error.format() for error in errors)
             made["reliability"].append(Figure(name, figures.reliability(f"Calibration of {name}", diagrams), about))
     return made if made["reliability"] else {}
 
@@ -127,17 +136,20 @@ def audit_figures(runs: Sequence[Run]) -> list[Figure]:
 
 
 def slice_figures(runs: Sequence[Run]) -> list[Figure]:
-    """AUC of each system on each slice of the test rows."""
+    """AUC of each system on each slice of the test rows; of a slice that is too small for one, only its count."""
     made = []
     for name in _names(runs, "slices"):
-        rows = _rows(runs, "auc", "slices", name, "systems")
-        counts = [number(section(run.table, "slices", name).get("rows")) for run in runs]
-        known = [count for count in counts if not math.isnan(count)]
-        about = ", ".join(f"{count:,.0f} rows" for count in dict.fromkeys(known))
-        if known and max(known) < FEW:
-            about += ", too few"
-        made.append(_forest(name.capitalize(), rows, about))
-    return figures.drawn(made)
+        parts = [section(run.table, "slices", name) for run in runs]
+        few = [number(part.get("rows")) < FEWEST_ROWS for part in parts]  # of older versions, which have an AUC
+        rows = [
+            row._replace(marks=[mark for mark in row.marks if not few[mark.series]])
+            for row in _rows(runs, "auc", "slices", name, "systems")
+        ]
+        counts = dict.fromkeys(filter(None, (_shown(part.get("rows"), ",.0f", "") for part in parts)))
+        about = ", ".join(f"{count} rows" for count in counts)
+        figure = _forest(name.capitalize(), rows, about)
+        made.append(figure if figure.svg else figure._replace(about=f"{about}, too few for an AUC"))
+    return made
 
 
 def _rows(runs: Sequence[Run], key: str, *path: str) -> list[Row]:
@@ -201,16 +213,17 @@ def data(run: Run) -> dict[str, Any]:
 
 def differences(runs: Sequence[Run]) -> list[tuple[str, list[str]]]:
     """The options whose values differ between the runs."""
-    flat = [dict(_flat(run.config)) for run in runs]
+    flat = [dict(flatten(run.config)) for run in runs]
     names = dict.fromkeys(name for options in flat for name in options)
     values = [(name, [str(options.get(name, "–")) for options in flat]) for name in names]
     return [(name, found) for name, found in values if len({*found}) > 1]
 
 
-def _flat(tree: object, name: str = "") -> Iterable[tuple[str, object]]:
+def flatten(tree: object, name: str = "") -> Iterable[tuple[str, object]]:
+    """The values of a config, with their dotted names."""
     if isinstance(tree, Mapping) and tree:
         for key, value in tree.items():
-            yield from _flat(value, f"{name}.{key}" if name else str(key))
+            yield from flatten(value, f"{name}.{key}" if name else str(key))
     elif name:
         yield name, tree
 

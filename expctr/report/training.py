@@ -69,13 +69,7 @@ def sign_figures(runs: Sequence[Run]) -> list[Figure]:
 
 
 def _stage_figure(
-    runs: Sequence[Run],
-    title: str,
-    tag: str,
-    about: str,
-    *,
-    val: str = "",
-    reference: Sequence[tuple[float, str]] = (),
+    runs: Sequence[Run], title: str, tag: str, about: str, *, val: str = "", reference: Sequence[tuple[float, str]] = ()
 ) -> Figure:
     """A curve of the LC and IC stages, and under the tag `val` its values on the validation split."""
     axis = stage_axis(runs)

@@ -1,4 +1,4 @@
-"""PPO on token sequences (Eq. 7): tensors in, tensors out.
+"""Losses of PPO on token sequences (Eq. 7): tensors in, tensors out.
 
 Everything is `[batch, response]`, right padded; `mask` is true from the first generated token up to and including the
 last (the EOS where there is one), and comes from lengths, never from a comparison with the pad token. Losses are sums

@@ -1,4 +1,4 @@
-"""Normalised rewards (Eq. 10): pure functions, and the class that applies them with a run's options.
+"""Normalise rewards (Eq. 10): pure functions, and the class that applies them with a run's options.
 
 Means and deviations are taken over the rollout batch of all ranks, so that a run on two devices equals a run on one.
 """
@@ -11,7 +11,7 @@ from torch import Tensor
 
 from expctr.distributed import all_mean_std, all_sum
 from expctr.llm.rollout import Rollout, RolloutOptions
-from expctr.rl.options import Norm, PPOOptions, RewardOptions
+from expctr.rl.options import Baseline, Norm, PPOOptions, RewardOptions
 
 EPS = 1e-6
 
@@ -32,41 +32,69 @@ class Moments(NamedTuple):
         return Moments(total, self.mean + (batch_mean - self.mean) * new / total, squares)
 
 
-def normalise(
+def subtract_baseline(
     rewards: Tensor,
-    norm: Norm = "batch",
-    delta: float = 1.0,
+    baseline: Baseline = "batch",
     *,
     labels: Tensor | None = None,
     group_size: int = 1,
-    running: Moments | None = None,
-) -> tuple[Tensor, Tensor]:
-    """Normalised and clipped rewards (Eq. 10).
+    reference: Tensor | None = None,
+) -> Tensor:
+    """Rewards less a baseline that no action of the row changes, so that the policy gradient stays unbiased (up to the
+    share of a row in its label's mean).
 
     Args:
         rewards: `[batch]`.
+        baseline: `batch`: nothing is subtracted here, since Eq. 10 subtracts the batch's mean; `label`: the mean over
+            the rows with the same label; `reference`: the reward of a reference explanation of the same row; `prompt`:
+            the mean over the other responses to the same prompt (leave-one-out; Kool et al. 2019).
+        labels: 0 or 1, `[batch]`, for `label`.
+        group_size: responses per prompt, at least 2, for `prompt`.
+        reference: `[batch]`, for `reference`.
+
+    Returns:
+        `[batch]`. Under `prompt` nothing that is added to all rewards of a prompt changes it.
+    """
+    if baseline == "label":
+        assert labels is not None
+        return rewards - mean_by_label(rewards, labels)
+    if baseline == "prompt":  # equal to r - (sum of the others) / (K - 1), and exactly 0 where all are equal
+        return (rewards - mean_by_prompt(rewards, group_size)) * (group_size / (group_size - 1))
+    if baseline == "reference":
+        assert reference is not None
+        return rewards - reference
+    return rewards
+
+
+def normalise(
+    gains: Tensor, norm: Norm = "batch", delta: float = 1.0, *, group_size: int = 1, running: Moments | None = None
+) -> tuple[Tensor, Tensor]:
+    """Normalised and clipped rewards (Eq. 10).
+
+    What is normalised is the difference from the baseline (`subtract_baseline`): its mean is subtracted, and it is
+    divided by its own deviation, over the same rows. Without its row's noise the same effect of a sentence so weighs
+    more.
+
+    Args:
+        gains: rewards less their baseline, `[batch]`.
         norm: which mean and deviation: of the rollout `batch` (the paper), of the `group` of responses to one prompt,
-            of all batches so far (`running`), or `none` (the reward as it is, clipped).
+            of all batches so far (`running`), or `none` (the gain as it is, clipped).
         delta: bound of the result.
-        labels: where given, the mean is taken per label (`[batch]`).
         group_size: responses per prompt, for `group`.
-        running: moments of all rewards so far, for `running`.
+        running: moments of all gains so far, for `running`.
 
     Returns:
         The rewards within [-delta, delta], and which of them were clipped (bool), both `[batch]`.
     """
-    mean, std = all_mean_std(rewards)
+    mean, std = all_mean_std(gains)
     if norm == "none":
         mean, std = torch.zeros_like(mean), torch.ones_like(std)
     elif norm == "running" and running is not None:
-        mean, std = rewards.new_tensor(running.mean), rewards.new_tensor((running.squares / running.number) ** 0.5)
+        mean, std = gains.new_tensor(running.mean), gains.new_tensor((running.squares / running.number) ** 0.5)
     elif norm == "group":
-        mean = mean_by_prompt(rewards, group_size)
-        std = mean_by_prompt((rewards - mean) ** 2, group_size).sqrt()
-    if labels is not None:
-        mean = mean_by_label(rewards, labels)
-        std = all_mean_std(rewards - mean)[1]
-    scaled = (rewards - mean) / (std + EPS)
+        mean = mean_by_prompt(gains, group_size)
+        std = mean_by_prompt((gains - mean) ** 2, group_size).sqrt()
+    scaled = (gains - mean) / (std + EPS)
     return scaled.clamp(-delta, delta), scaled.abs() > delta
 
 
@@ -124,42 +152,48 @@ class Normaliser:
         self.running: dict[str, Moments] = {}
         """Moments of each reward so far, by its name."""
 
-    def __call__(self, rewards: Tensor, labels: Tensor, name: str) -> tuple[Tensor, Tensor]:
+    def __call__(self, gains: Tensor, name: str) -> tuple[Tensor, Tensor]:
         """The rewards within +-delta, and which of them were clipped, both `[rows]`.
 
         Args:
-            rewards: `[rows]`.
-            labels: `[rows]`.
+            gains: rewards less their baseline, `[rows]`.
             name: of the reward.
         """
         if self.options.norm == "running":
-            self.running[name] = self.running.get(name, Moments()).updated(rewards)
+            self.running[name] = self.running.get(name, Moments()).updated(gains)
         return normalise(
-            rewards,
+            gains,
             self.options.norm,
             self.options.delta,
-            labels=labels if self.options.baseline == "label" else None,
             group_size=self.rollout.group_size,
             running=self.running.get(name),
         )
 
-    def nothing_to_learn(self, rewards: Sequence[Tensor], labels: Tensor, rollout: Rollout) -> bool:
-        """Is every raw reward equal to what Eq. 10 and the advantages compare it with?
+    def nothing_to_learn(self, gains: Sequence[tuple[Tensor, Baseline]], labels: Tensor, rollout: Rollout) -> bool:
+        """Is every raw reward equal to what its baseline, Eq. 10 and the advantages compare it with?
 
-        That is the mean of the batch, of the label (`baseline: label`), or of the prompt (`norm: group`,
-        `advantage: group`).
+        That is the mean of the batch, of the label (`baseline: label`), of the prompt (`baseline: prompt`, `norm:
+        group`, `advantage: group`), or one difference from the reference for all rows.
 
         Args:
-            rewards: `[rows]` each.
+            gains: of each reward, `[rows]`, with its baseline.
             labels: `[rows]`.
             rollout: what was rewarded; a truncated response may be penalised, or not count.
         """
-        penalised = [rollout.truncated.float()] if self.rollout.truncated == "penalise" else []
-        by_label = labels if self.options.baseline == "label" else None
         in_groups = "group" in (self.options.norm, self.ppo.advantage)
-        group_size = self.rollout.group_size if in_groups else None
         counted = ~rollout.truncated if self.rollout.truncated == "mask" else None
-        return all(all_equal(values, by_label, group_size, counted) for values in [*rewards, *penalised])
+        compared: list[tuple[Tensor, Baseline]] = list(gains)
+        if self.rollout.truncated == "penalise":
+            compared.append((rollout.truncated.float(), "batch"))
+        return all(
+            all_equal(
+                values,
+                labels if baseline == "label" else None,
+                self.rollout.group_size if in_groups or baseline == "prompt" else None,
+                counted,
+            )
+            for values, baseline in compared
+        )
 
     def state_dict(self) -> dict[str, Any]:
         """Plain numbers."""

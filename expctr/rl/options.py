@@ -8,6 +8,7 @@ from expctr.errors import check_range
 from expctr.rl.losses import Estimator
 
 Norm = Literal["batch", "group", "running", "none"]
+Baseline = Literal["batch", "label", "reference", "prompt"]
 
 
 @dataclass
@@ -19,15 +20,10 @@ class RewardOptions:
     batches so far (`running`), or `none`."""
     delta: float = 1.0
     """Bound of a normalised reward (Eq. 10)."""
-    baseline: Literal["none", "label"] = "none"
-    """`label`: the mean of Eq. 10 is taken over the rows with the same label, which removes most of the label's
-    noise."""
 
     def __post_init__(self) -> None:
         if self.delta <= 0:
             raise ValueError(f"reward.delta is {self.delta}: it must be above 0")
-        if self.baseline == "label" and self.norm != "batch":
-            raise ValueError(f"reward.baseline: label needs reward.norm: batch, not {self.norm}")
 
 
 @dataclass
@@ -64,7 +60,12 @@ class PPOOptions:
     """Proximal policy optimisation. Where the paper is silent, the defaults are those of the field."""
 
     lr: float = 1e-5
-    """Learning rate of the adapter and the critic."""
+    """Learning rate of the adapter."""
+    critic_lr: float = 1e-4
+    """Learning rate of the critic, which starts from random weights: at the adapter's it learns too slowly. Both follow
+    the same warm-up and decay."""
+    critic_label: bool = False
+    """The critic also reads the row's label. That leaves PPO unbiased, since no action changes the label."""
     epochs: int = 2
     """Passes over one rollout batch."""
     minibatch_size: int = 32
@@ -80,8 +81,9 @@ class PPOOptions:
     responses to the same prompt (rollout.group_size)."""
     gamma: float = 1.0
     """Discount per token."""
-    lam: float = 0.95
-    """Lambda of GAE."""
+    lam: float = 1.0
+    """Lambda of GAE. Below 1, little of the one reward at the end reaches a verdict that comes early, until the critic
+    has learnt to predict it: 0.95 leaves 2% after 80 tokens."""
     clip: float = 0.2
     """The ratio stays within 1 +- clip."""
     value_clip: float = 0.2
@@ -104,5 +106,10 @@ class PPOOptions:
         if self.micro_batch_size is not None and self.micro_batch_size < 1:
             raise ValueError(f"ppo.micro_batch_size is {self.micro_batch_size}: it must be at least 1, or null")
         check_range("ppo", self, gamma=(0, 1), lam=(0, 1), warmup=(0, 1), final_lr=(0, 1))
-        check_range("ppo", self, lr=(0, inf), clip=(0, inf), value_clip=(0, inf), grad_clip=(0, inf))
-        check_range("ppo", self, vf_coef=(0, inf), entropy_coef=(0, inf))
+        check_range("ppo", self, lr=(0, inf), critic_lr=(0, inf), clip=(0, inf), grad_clip=(0, inf))
+        check_range("ppo", self, value_clip=(0, inf), vf_coef=(0, inf), entropy_coef=(0, inf))
+        if self.critic_label and self.advantage != "gae":
+            raise ValueError(
+                f"ppo.critic_label needs a critic, and ppo.advantage: {self.advantage} has none. Fix: set "
+                "ppo.advantage to gae, or ppo.critic_label to false"
+            )

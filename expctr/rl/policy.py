@@ -70,7 +70,7 @@ class Policy(nn.Module):
         if self.built:
             return
         self.model = LanguageModel.load(self.llm, seed, mesh, device)
-        self.value_head = ValueHead(self.model.hidden_size, seed=seed)
+        self.value_head = ValueHead(self.model.hidden_size, seed=seed, reads_label=self.ppo.critic_label)
         self.prompts = Prompts(self.model.tokenizer, self.prompt_options, nouns)
         self.lc_scorer = LCScorer(self.model, self.prompts, self.lc)
         self.direct = DirectQuestion(self.model, self.prompts, self.lc)
@@ -78,8 +78,12 @@ class Policy(nn.Module):
         self.built = True
 
     def optimizer(self) -> torch.optim.AdamW:
-        """AdamW with the betas and epsilon that the field uses for PPO on language models."""
-        return torch.optim.AdamW(self.update.trained, lr=self.ppo.lr, betas=(0.9, 0.95), eps=1e-5, weight_decay=0.0)
+        """AdamW with the betas and epsilon that the field uses for PPO on language models; one group of parameters for
+        the adapter, and one for the critic.
+        """
+        adapter: dict[str, Any] = {"params": [p for p in self.model.parameters() if p.requires_grad]}
+        critic: dict[str, Any] = {"params": list(self.value_head.parameters()), "lr": self.ppo.critic_lr}
+        return torch.optim.AdamW([adapter, critic], lr=self.ppo.lr, betas=(0.9, 0.95), eps=1e-5, weight_decay=0.0)
 
     def steps(self, prompts: int) -> int:
         """Optimizer steps per rollout batch of so many prompts over all ranks."""

@@ -1,7 +1,7 @@
 """Rewards of explanations: the paper's two (Eq. 9 and 13), and the class that your own ones extend."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from math import inf
 from typing import Any, Literal, Protocol
@@ -11,9 +11,12 @@ from torch import Tensor
 
 from expctr.ctr.encoder import SentenceEncoder
 from expctr.data.batches import Batch
+from expctr.distributed import all_gather_objects
 from expctr.errors import UserError, check_range
+from expctr.llm.sharding.fsdp import unsharded
 from expctr.llm.yes_no import LCScorer
 from expctr.rl.normalise import EPS
+from expctr.rl.options import Baseline
 
 Metric = Literal["mae", "brier", "log"]
 Delta = Literal["abs", "signed", "relu"]
@@ -34,6 +37,8 @@ class Scorers:
     """The frozen language model."""
     ctr: ClickScorer | None = None
     encoder: SentenceEncoder | None = None
+    untrained_texts: Callable[[Batch], list[str]] | None = None
+    """An explanation of each row by the untrained model."""
 
 
 class Reward(ABC):
@@ -45,6 +50,9 @@ class Reward(ABC):
 
     Args:
         weight: factor of the normalised reward in the sum; 0 logs the reward without using it.
+        baseline: what is subtracted before Eq. 10 normalises: the mean of the rollout `batch`, of the rows with the
+            same `label`, of the other responses to the same `prompt` (needs rollout.group_size of at least 2), or the
+            reward of a `reference` explanation of the same row (needs `reference`).
     """
 
     name: str
@@ -54,12 +62,17 @@ class Reward(ABC):
     columns: dict[str, Tensor]
     """Scores behind the last rewards, `[rows]` each, by name; they are logged beside the reward."""
 
-    def __init__(self, weight: float = 1.0) -> None:
-        self.weight = weight
+    def __init__(self, weight: float = 1.0, baseline: Baseline = "batch") -> None:
+        self.weight, self.baseline = weight, baseline
         self.columns = {}
         check_range(f"rewards.{type(self).__name__}", self, weight=(0, inf))
         if weight == inf:
             raise UserError(f"rewards.{type(self).__name__}.weight must be finite")
+        if baseline == "reference" and type(self).reference is Reward.reference:
+            raise UserError(
+                f"rewards.{type(self).__name__}.baseline: this reward has no reference. Fix: set baseline to batch, "
+                "label or prompt, or define the method `reference`"
+            )
 
     def attach(self, scorers: Scorers) -> None:  # noqa: B027  (most rewards need no model)
         """Take the models that `score` needs, once they are loaded."""
@@ -75,6 +88,24 @@ class Reward(ABC):
         Returns:
             Raw rewards, `[rows]`, on the batch's device.
         """
+
+    def reference(self, batch: Batch) -> Tensor:
+        """For `baseline: reference`: a reward of the same rows that the policy's explanations do not change.
+
+        Args:
+            batch: the rows that `score` has just scored.
+
+        Returns:
+            Raw rewards, `[rows]`, on the batch's device.
+        """
+        raise NotImplementedError
+
+    def state_dict(self) -> dict[str, Any]:
+        """What a checkpoint keeps of this reward, as plain numbers; by default nothing."""
+        return {}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:  # noqa: B027
+        """The inverse of `state_dict`."""
 
     def evaluate(self, batch: Batch, texts: Sequence[str], columns: Mapping[str, Any]) -> Tensor | None:
         """The rewards of explanations of held-out rows, for the log and the tables.
@@ -102,17 +133,31 @@ def score_rows(reward: Reward, batch: Batch, texts: Sequence[str]) -> Tensor:
         error.add_note(f"in the reward {reward.name}")
         raise
     for name, column in {f"reward {reward.name}": values, **reward.columns}.items():
-        if not isinstance(column, Tensor) or column.shape != (len(texts),) or column.device != batch.label.device:
-            found = (
-                f"shape {list(column.shape)} on {column.device}"
-                if isinstance(column, Tensor)
-                else type(column).__name__
-            )
-            raise UserError(
-                f"{name} is of {found}, for {len(texts)} explanations: Reward.score must return one number per "
-                f"explanation, a tensor [rows] on {batch.label.device}"
-            )
+        _check_rows(name, column, batch, "score")
     return values.detach().float()
+
+
+def reference_rows(reward: Reward, batch: Batch) -> Tensor:
+    """`Reward.reference`, as float32.
+
+    Raises:
+        UserError: it is not one number per row on the batch's device.
+    """
+    values = reward.reference(batch)
+    _check_rows(f"the reference of reward {reward.name}", values, batch, "reference")
+    return values.detach().float()
+
+
+def _check_rows(name: str, values: object, batch: Batch, method: str) -> None:
+    rows, device = len(batch), batch.label.device
+    if not isinstance(values, Tensor) or values.shape != (rows,) or values.device != device:
+        found = (
+            f"shape {list(values.shape)} on {values.device}" if isinstance(values, Tensor) else type(values).__name__
+        )
+        raise UserError(
+            f"{name} is of {found}, for {rows} explanations: Reward.{method} must return one number per explanation, a "
+            f"tensor [rows] on {device}"
+        )
 
 
 class LCAlignment(Reward):
@@ -121,23 +166,49 @@ class LCAlignment(Reward):
     Args:
         weight: factor in the sum of rewards.
         metric: `mae`: 1 - |y - s| (Eq. 9), which favours overconfident scores; `brier` and `log`: proper scores.
+        baseline: as of `Reward`; the reference is an explanation by the untrained model, sampled once per row.
     """
 
     name = "lc"
     fix = "Load the base in float32 (model.explainer.llm.dtype)"
 
-    def __init__(self, weight: float = 1.0, metric: Metric = "mae") -> None:
-        super().__init__(weight)
+    def __init__(self, weight: float = 1.0, metric: Metric = "mae", baseline: Baseline = "batch") -> None:
+        super().__init__(weight, baseline)
         self.metric = metric
+        self._untrained_scores: dict[int, float] = {}
+        """s_u of the untrained model's explanations, by sample."""
 
     def attach(self, scorers: Scorers) -> None:
-        """Takes the frozen language model."""
-        self._scorer = scorers.lc
+        """Takes the frozen language model, and who writes the untrained model's explanations."""
+        self._scorer, self._untrained_texts = scorers.lc, scorers.untrained_texts
 
     def score(self, batch: Batch, texts: Sequence[str]) -> Tensor:
         """Eq. 9 of the scores s_u."""
         self.columns = {"s_u": self._scorer.scores(batch.texts, texts)}
         return self._reward(self.columns, batch.label)
+
+    def reference(self, batch: Batch) -> Tensor:
+        """Eq. 9 of the untrained model's explanations, each sampled and scored once; all ranks keep all scores."""
+        assert self._untrained_texts is not None
+        samples = batch.sample.tolist()
+        first = {sample: i for i, sample in reversed([*enumerate(samples)])}  # of several responses to a prompt
+        new = [sample not in self._untrained_scores and first[sample] == i for i, sample in enumerate(samples)]
+        rows = batch.select(torch.tensor(new, dtype=torch.bool, device=batch.label.device))
+        texts = self._untrained_texts(rows)
+        with unsharded(self._scorer.model):
+            scores = self._scorer.scores(rows.texts, texts)
+        for scored in all_gather_objects(dict(zip(rows.sample.tolist(), scores.tolist(), strict=True))):
+            self._untrained_scores |= scored
+        kept = torch.tensor([self._untrained_scores[sample] for sample in samples], device=batch.label.device)
+        return self._reward({"s_u": kept}, batch.label)
+
+    def state_dict(self) -> dict[str, Any]:
+        """The scores of the untrained model's explanations, by sample."""
+        return {"untrained_scores": dict(self._untrained_scores)}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """The inverse of `state_dict`."""
+        self._untrained_scores = dict(state.get("untrained_scores", {}))
 
     def evaluate(self, batch: Batch, texts: Sequence[str], columns: Mapping[str, Any]) -> Tensor | None:
         """Eq. 9 of the scores s_u that are there."""
@@ -155,13 +226,17 @@ class ICAlignment(Reward):
         metric: as of `LCAlignment`.
         delta: `abs`: |s - s0| (Eq. 13), which rewards any change of the score, even a harmful one; `signed`:
             |y - s0| - |y - s|; `relu`: the same, with harm counted as 0.
+        baseline: as of `Reward`; the reference is no explanation at all (z = 0), so that the gain is what the
+            explanation adds.
     """
 
     name = "ic"
     fix = "Lower the learning rate of the CTR model (model.ctr.options.lr)"
 
-    def __init__(self, weight: float = 1.0, metric: Metric = "mae", delta: Delta = "abs") -> None:
-        super().__init__(weight)
+    def __init__(
+        self, weight: float = 1.0, metric: Metric = "mae", delta: Delta = "abs", baseline: Baseline = "batch"
+    ) -> None:
+        super().__init__(weight, baseline)
         self.metric, self.delta = metric, delta
 
     def attach(self, scorers: Scorers) -> None:
@@ -183,6 +258,10 @@ class ICAlignment(Reward):
         self.columns = {**scores, "text_gain": self._gain(scores, batch.label)}
         return self._reward(scores, batch.label)
 
+    def reference(self, batch: Batch) -> Tensor:
+        """Eq. 13 with s_0 in place of s_r: 1 - |y - s_0|."""
+        return self._reward({"s_r": self.columns["s_0"], "s_0": self.columns["s_0"]}, batch.label)
+
     def evaluate(self, batch: Batch, texts: Sequence[str], columns: Mapping[str, Any]) -> Tensor | None:
         """Eq. 13 of the scores that are there."""
         return self._reward(columns, batch.label) if {"s_r", "s_0"} <= columns.keys() else None
@@ -200,12 +279,13 @@ class LengthPenalty(Reward):
     Args:
         weight: factor in the sum of rewards.
         limit: words that cost nothing.
+        baseline: as of `Reward`; there is no reference.
     """
 
     name = "length"
 
-    def __init__(self, weight: float = 1.0, limit: int = 30) -> None:
-        super().__init__(weight)
+    def __init__(self, weight: float = 1.0, limit: int = 30, baseline: Baseline = "batch") -> None:
+        super().__init__(weight, baseline)
         self.limit = limit
         check_range("rewards.LengthPenalty", self, limit=(0, inf))
 

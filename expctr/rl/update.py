@@ -1,4 +1,4 @@
-"""One PPO update on a rollout batch (Eq. 7), step by step."""
+"""The PPO update on a rollout batch (Eq. 7), step by step."""
 
 import math
 from collections.abc import Callable
@@ -39,6 +39,8 @@ class Trajectory(NamedTuple):
     """Of the untrained base."""
     hidden: Tensor
     """States of the frozen base, which the critic reads, `[rows, response, hidden]`; width 0 without a critic."""
+    labels: Tensor
+    """The row's label at each token, which the critic may read."""
     values: Tensor
     """The critic's; 0 without a critic."""
     advantages: Tensor
@@ -82,6 +84,7 @@ class PPOUpdate:
         self,
         rollout: Rollout,
         rewards: Tensor,
+        labels: Tensor,
         optimizer: LightningOptimizer,
         backward: Callable[[Tensor], None],
         generator: torch.Generator,
@@ -93,6 +96,7 @@ class PPOUpdate:
         Args:
             rollout: this rank's prompts and responses.
             rewards: normalised, `[rows]`.
+            labels: 0 or 1, `[rows]`.
             optimizer: of `trained`.
             backward: Lightning's `manual_backward`.
             generator: orders the minibatches; the same on all ranks.
@@ -107,7 +111,7 @@ class PPOUpdate:
         """
         # 1. log-probabilities of policy and base, the KL penalty, values, advantages
         with watch("reference"), torch.no_grad(), unsharded(self.model):
-            trajectory = self.trajectory(rollout, rewards)
+            trajectory = self.trajectory(rollout, rewards, labels)
         # not the advantages: whitening spreads one bad row over all
         guard.check("PPO's return", trajectory.returns, DIVERGED)
         steps: list[Tensor] = []  # the sums of `micro_batch_loss`, one row per optimizer step
@@ -135,7 +139,7 @@ class PPOUpdate:
             self.beta = losses.adapt_beta(self.beta, stats["kl"], self.kl.target, self.kl.horizon)
         return stats
 
-    def trajectory(self, rollout: Rollout, rewards: Tensor) -> Trajectory:
+    def trajectory(self, rollout: Rollout, rewards: Tensor, labels: Tensor) -> Trajectory:
         """Rewards, values and advantages of each token."""
         options, mask = self.options, rollout.response_mask
         counted = mask
@@ -151,14 +155,15 @@ class PPOUpdate:
         kl = losses.kl_estimate(old_logprobs, ref_logprobs, self.kl.estimator) * mask
         per_token = losses.token_rewards(rewards, kl, mask, self.beta if self.kl.where == "reward" else 0.0)
         with_critic = options.advantage == "gae"
-        values = self.critic(hidden) * mask if with_critic else torch.zeros_like(per_token)
+        labels = labels[:, None].expand_as(per_token)
+        values = self.critic(hidden, labels) * mask if with_critic else torch.zeros_like(per_token)
         advantages = losses.gae(per_token, values, mask, options.gamma, options.lam if with_critic else 1.0)
         returns = advantages + values
         if options.advantage == "group":
             mean = mean_by_prompt(per_token.sum(1), self.sampling.group_size)
             advantages = (advantages - mean[:, None]) * mask
         whitened = losses.whiten(advantages, counted)
-        return Trajectory(old_logprobs, ref_logprobs, hidden, values, whitened, returns, counted)
+        return Trajectory(old_logprobs, ref_logprobs, hidden, labels, values, whitened, returns, counted)
 
     def _score(self, rollout: Rollout, adapter: bool) -> tuple[Tensor, Tensor]:
         """Log-probabilities `[rows, response]`, and hidden states for the critic; in parts of similar length."""
@@ -227,7 +232,7 @@ class PPOUpdate:
         if with_entropy:
             loss = loss - options.entropy_coef * (scores.entropy * mask).sum()
         if options.advantage == "gae":
-            values = self.critic(here.hidden)
+            values = self.critic(here.hidden, here.labels)
             critic_loss = losses.value_loss(values, here.values, here.returns, mask, options.value_clip)
             loss = loss + options.vf_coef * critic_loss
             checked = checked + values

@@ -1,4 +1,4 @@
-"""What every stage has in common."""
+"""Base class of the stages: what every stage has in common."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from expctr.ctr.click_model import ClickModel
@@ -10,11 +11,15 @@ from expctr.ctr.encoder import SentenceEncoder
 from expctr.data.batches import Batch
 from expctr.data.datamodules import RatingsDataModule
 from expctr.data.explanations import ExplanationStore
+from expctr.distributed import all_gather_objects
 from expctr.llm.rollout import Rollout
 from expctr.llm.sharding.fsdp import unsharded
 from expctr.rl.policy import Policy
 from expctr.rl.rewards import Reward
 from expctr.systems import PLAIN
+
+_UNTRAINED = 2**32
+"""Seeds the noise of the untrained model's explanations, in place of an epoch."""
 
 
 class Models:
@@ -45,7 +50,7 @@ class Models:
         """Training batches so far, over all stages: the x of every curve."""
         self.skipped_updates = 0
         """Rollout batches so far whose rewards were all equal."""
-        self._vectors: Tensor | None = None
+        self._vectors: dict[int, Tensor] = {}
 
     @property
     def seed(self) -> int:
@@ -64,23 +69,54 @@ class Models:
 
     def forget_vectors(self) -> None:
         """Drop the cached vectors: explanations were added, or the encoder's mean has changed."""
-        self._vectors = None
+        self._vectors = {}
 
-    def latest_vectors(self, samples: Tensor) -> Tensor:
-        """Vectors of the samples' latest explanations, `[batch, dim]`; 0 where there is none."""
+    def stored_vectors(self, samples: Tensor, draw: int = 0) -> Tensor:
+        """Vectors of the samples' stored explanations, `[batch, dim]`; 0 where there is none.
+
+        Args:
+            samples: their ids, `[batch]`.
+            draw: which explanation of each, where there are several.
+        """
         assert self.encoder is not None
-        if self._vectors is None:
+        if draw not in self._vectors:
             everyone = range(self.data.samples.height)
-            self._vectors = self.encoder.vectors(self.store.texts(everyone), samples.device)
-        return self._vectors[samples]
+            self._vectors[draw] = self.encoder.vectors(self.store.texts(everyone, draw), samples.device)
+        return self._vectors[draw][samples]
 
-    def sample_explanations(self, batch: Batch, epoch: int) -> list[str]:
-        """One sampled explanation per row."""
+    def sample_explanations(self, batch: Batch, epoch: int, count: int = 1, adapter: bool = True) -> list[list[str]]:
+        """Several sampled explanations per row; each prompt is computed once.
+
+        Args:
+            batch: the rows, with titles.
+            epoch: seeds the noise, together with the sample.
+            count: explanations per row.
+            adapter: the policy, or the untrained base.
+        """
         with unsharded(self.policy.model):
             if not len(batch):  # a rank may have none of the last rows
                 return []
-            noise = self.policy.noise(self.seed, epoch, 0, batch.sample.tolist(), repeats=1)
-            return self.policy.explain(batch.texts, noise)[1]
+            noise = self.policy.noise(self.seed, epoch, 0, batch.sample.tolist(), repeats=count)
+            texts = self.policy.explain(batch.texts, noise, adapter)[1]
+        return [texts[i : i + count] for i in range(0, len(texts), count)]
+
+    def untrained_explanations(self, batch: Batch, count: int = 1) -> list[list[str]]:
+        """Several explanations per row, sampled by the untrained model; each is written once and kept.
+
+        All ranks call it alike.
+        """
+        kept, samples = self.store.untrained, batch.sample.tolist()
+        missing = [len(kept.get(sample, ())) < count for sample in samples]
+        if any(all_gather_objects(any(missing))):
+            rows = batch.select(torch.tensor(missing, dtype=torch.bool, device=batch.label.device))
+            written = self.sample_explanations(rows, _UNTRAINED, count, adapter=False)
+            for part in all_gather_objects([*zip(rows.sample.tolist(), written, strict=True)]):
+                kept.update(part)
+        return [kept[sample][:count] for sample in samples]
+
+    def untrained_texts(self, batch: Batch) -> list[str]:
+        """One explanation per row, sampled by the untrained model; see `untrained_explanations`."""
+        return [texts[0] for texts in self.untrained_explanations(batch)]
 
     def explain(
         self, batch: Batch, adapter: bool = True, earlier: Rollout | None = None

@@ -1,4 +1,4 @@
-"""A stage in which the policy learns: LC and IC are two settings of it, which differ in their rewards."""
+"""The policy stage, where the policy learns: LC and IC are two settings of it, which differ in their rewards."""
 
 import warnings
 from collections.abc import Mapping, Sequence
@@ -11,10 +11,13 @@ from torch.optim.lr_scheduler import LRScheduler
 
 from expctr.data.batches import Batch, BatchSpec
 from expctr.distributed import all_gather_objects, all_mean_std, all_sum
+from expctr.errors import UserError
 from expctr.llm.rollout import Rollout
 from expctr.llm.sharding.fsdp import unsharded
 from expctr.nan_guard import NaNGuard
-from expctr.rl.rewards import Reward, score_rows
+from expctr.rl.normalise import subtract_baseline
+from expctr.rl.policy import Policy
+from expctr.rl.rewards import Reward, reference_rows, score_rows
 from expctr.rl.update import DIVERGED
 from expctr.seeding import seed_of
 from expctr.stages.base import Place, Stage
@@ -30,11 +33,16 @@ class PolicyStage(Stage):
         loop: the LightningModule that runs it.
         models: what it trains and scores with.
         rewards: whose weighted sum the policy maximises.
+
+    Raises:
+        UserError: a reward's baseline does not go with how responses are sampled or normalised.
     """
 
     def __init__(self, loop: L.LightningModule, models: Models, rewards: Sequence[Reward]) -> None:
         super().__init__(loop, models)
         self.policy, self.rewards = models.policy, rewards
+        for reward in rewards:
+            _check_baseline(reward, self.policy)
 
     def train_batches(self, entry: PlanEntry) -> BatchSpec:
         """Rollout batches, with titles."""
@@ -60,21 +68,33 @@ class PolicyStage(Stage):
                 # 2. explanations -> rewards (Eq. 9, 13)
                 with watch("score"):
                     rewards = {reward.name: score_rows(reward, batch, texts) for reward in self.rewards}
-            self._check(rewards, guard)
-            # 3. normalised, clipped, weighted and summed (Eq. 10)
-            total, stats = self._combine(rewards, batch.label)
+            with watch("score"):
+                references = {r.name: reference_rows(r, batch) for r in self.rewards if r.baseline == "reference"}
+            self._check(rewards, references, guard)
+            # 3. less their baselines, normalised, clipped, weighted and summed (Eq. 10)
+            gains = {
+                reward.name: subtract_baseline(
+                    rewards[reward.name],
+                    reward.baseline,
+                    labels=batch.label,
+                    group_size=policy.rollout_options.group_size,
+                    reference=references.get(reward.name),
+                )
+                for reward in self.rewards
+            }
+            total, stats = self._combine(rewards, gains)
             # 4. advantages, losses, optimizer steps
-            used = [rewards[reward.name] for reward in self.rewards if reward.weight]
+            used = [(gains[reward.name], reward.baseline) for reward in self.rewards if reward.weight]
             if policy.normaliser.nothing_to_learn(used, batch.label, rollout):
                 self._skip(place)
             else:
                 order = torch.Generator().manual_seed(seed_of(seed, epoch, place.batch))
                 backward = self.loop.manual_backward
-                stats |= policy.update(rollout, total, self.optimizers[0], backward, order, watch, guard)
+                stats |= policy.update(rollout, total, batch.label, self.optimizers[0], backward, order, watch, guard)
             # 5. the learning rate
             stats["lr"] = self._advance_schedule(len(batch))
         # 6. what is kept and logged
-        self._record(place, batch, texts, rewards, total)
+        self._record(place, batch, texts, rewards, references, total)
         return stats | {"empty": empty} | self._describe(rollout, watch)
 
     def validate(self, batch: Batch, entry: PlanEntry) -> dict[str, Any]:
@@ -103,33 +123,44 @@ class PolicyStage(Stage):
                 schedule.step()
         return rate
 
-    def _check(self, rewards: Mapping[str, Tensor], guard: NaNGuard) -> None:
+    def _check(self, rewards: Mapping[str, Tensor], references: Mapping[str, Tensor], guard: NaNGuard) -> None:
         """End the run at a reward, or a score behind it, that is NaN or infinite."""
         for reward in self.rewards:
             for name, values in {**reward.columns, f"reward {reward.name}": rewards[reward.name]}.items():
                 guard.check(name, values, reward.fix)
+            if reward.name in references:
+                guard.check(f"the reference of reward {reward.name}", references[reward.name], reward.fix)
 
-    def _combine(self, rewards: Mapping[str, Tensor], labels: Tensor) -> tuple[Tensor, dict[str, float]]:
+    def _combine(self, rewards: Mapping[str, Tensor], gains: Mapping[str, Tensor]) -> tuple[Tensor, dict[str, float]]:
         """The weighted sum of the normalised rewards, `[rows]`, and means and deviations over all ranks."""
-        total, stats = torch.zeros_like(labels), {}
+        total, stats = torch.zeros_like(next(iter(gains.values()))), {}
         for reward in self.rewards:
-            raw, name = rewards[reward.name], f"reward_{reward.name}"
-            normalised, clipped = self.policy.normaliser(raw, labels, reward.name)
+            raw, gain, name = rewards[reward.name], gains[reward.name], f"reward_{reward.name}"
+            normalised, clipped = self.policy.normaliser(gain, reward.name)
             if reward.weight:
                 total = total + reward.weight * normalised
             for column, values in reward.columns.items():
                 stats[f"{column}_mean"] = _mean_std(values)[0]
             stats[name], stats[f"{name}_std"] = _mean_std(raw)
+            if reward.baseline != "batch":  # the deviation that Eq. 10 divides by, without the noise of the rows
+                stats[f"{name}_gain"], stats[f"{name}_gain_std"] = _mean_std(gain)
             stats[f"{name}_normalised"], stats[f"{name}_clipped"] = _mean_std(normalised)[0], _mean_std(clipped)[0]
         stats["reward_normalised"], stats["reward_normalised_std"] = _mean_std(total)
         return total, stats
 
     def _record(
-        self, place: Place, batch: Batch, texts: Sequence[str], rewards: Mapping[str, Tensor], total: Tensor
+        self,
+        place: Place,
+        batch: Batch,
+        texts: Sequence[str],
+        rewards: Mapping[str, Tensor],
+        references: Mapping[str, Tensor],
+        total: Tensor,
     ) -> None:
         """Keep the explanations of all ranks, with their scores and rewards."""
         columns = {name: values for reward in self.rewards for name, values in reward.columns.items()}
         columns |= {f"reward_{name}": values for name, values in rewards.items()}
+        columns |= {f"reference_{name}": values for name, values in references.items()}
         columns |= {"label": batch.label.int(), "reward_normalised": total}
         rows = {name: column.tolist() for name, column in columns.items()}
         where = {"stage": place.entry.stage, "iteration": place.entry.iteration, "epoch": place.entry.seed_epoch}
@@ -148,6 +179,20 @@ class PolicyStage(Stage):
 
     def _sum(self, count: int) -> float:
         return float(all_sum(torch.tensor(count, device=self.loop.device)))
+
+
+def _check_baseline(reward: Reward, policy: Policy) -> None:
+    option = f"rewards.{type(reward).__name__}.baseline: {reward.baseline}"
+    if reward.baseline == "prompt" and policy.rollout_options.group_size == 1:
+        raise UserError(
+            f"{option} compares responses to one prompt. Fix: set model.explainer.rollout.group_size to at least 2, or "
+            "another baseline"
+        )
+    if reward.baseline != "batch" and policy.reward.norm == "group":
+        raise UserError(
+            f"{option} has no effect with model.explainer.reward.norm: group, which compares responses to one prompt "
+            "already. Fix: set reward.norm to batch, or baseline to batch"
+        )
 
 
 def _mean_std(values: Tensor) -> tuple[float, float]:

@@ -1,4 +1,4 @@
-"""`expctr export`: the trained weights, in files that other programs read without this package."""
+"""Export of the trained weights to files that other programs read without this package (`expctr export`)."""
 
 import json
 from collections.abc import Mapping

@@ -1,4 +1,4 @@
-"""One fit at a time in a run's folder."""
+"""A lock on the run's folder: one fit at a time."""
 
 import os
 import socket

@@ -1,5 +1,6 @@
-"""The plan of stages (paper 4.3.2): LC, then CTR and IC in turn."""
+"""The scheduler of the stages (paper 4.3.2), LC, then CTR and IC in turn; and a progress bar that names them."""
 
+import math
 import re
 from collections import Counter
 from collections.abc import Sequence
@@ -7,9 +8,9 @@ from dataclasses import dataclass
 from typing import Any
 
 import lightning as L
-from lightning.pytorch.callbacks import Callback
+from lightning.pytorch.callbacks import Callback, RichProgressBar
 
-from expctr.errors import UserError
+from expctr.errors import UserError, check_range
 from expctr.modules.staged import StagedModule
 from expctr.rl.rewards import ICAlignment, LCAlignment, Reward
 from expctr.stages.plan import make_plan
@@ -33,6 +34,13 @@ class CTRStageOptions:
 
     epochs: int = 50
     """Passes over the training samples, at most; it stops early on the validation split."""
+    explanations: int = 1
+    """Explanations per sample that it learns from. 1: the latest one that the policy wrote while it was trained. More:
+    the stage's first epoch samples so many from the policy as it is, each epoch then reads another one, and validation
+    takes the mean score. One fixed explanation per sample is learnt by heart."""
+
+    def __post_init__(self) -> None:
+        check_range("stages.ctr", self, explanations=(1, math.inf))
 
 
 class StageScheduler(Callback):
@@ -55,6 +63,7 @@ class StageScheduler(Callback):
         if min(lc.epochs, rounds, ctr.epochs, ic.epochs) < 0:
             raise ValueError("stages: numbers of epochs and rounds cannot be negative")
         self.plan = make_plan(lc.epochs, rounds, ctr.epochs, ic.epochs)
+        self.explanations = ctr.explanations
         if not self.plan:
             raise ValueError("stages: the plan is empty; give lc.epochs, or rounds with ctr.epochs or ic.epochs")
         if self.plan[0].stage == "ic" or (rounds and ic.epochs and not ctr.epochs):
@@ -74,19 +83,15 @@ class StageScheduler(Callback):
         if not isinstance(pl_module, StagedModule):
             return
         pl_module.scheduled = True
-        pl_module.set_plan(self.plan, {"lc": self.lc_rewards, "ic": self.ic_rewards})
+        pl_module.set_plan(self.plan, {"lc": self.lc_rewards, "ic": self.ic_rewards}, self.explanations)
         if stage == "fit":
             self._check(trainer)
 
     def _check(self, trainer: L.Trainer) -> None:
         """Refuse options that would silently train something else than the plan."""
         options, ranks = vars(trainer), trainer.world_size
-        interval, every, part = (
-            options.get("val_check_interval"),
-            trainer.check_val_every_n_epoch,
-            trainer.limit_val_batches,
-        )
-        epochs = trainer.fit_loop.max_epochs
+        every, interval = trainer.check_val_every_n_epoch, options.get("val_check_interval")
+        part, epochs = trainer.limit_val_batches, trainer.fit_loop.max_epochs
         each_epoch = isinstance(interval, float) and interval == 1  # Lightning takes the integer for every batch
         ctr = any(entry.stage == "ctr" for entry in self.plan)
         sharded = isinstance(trainer.strategy, ShardedStrategy)
@@ -115,6 +120,16 @@ class StageScheduler(Callback):
                 f"the checkpoint was made with the stages {_summary(state_dict['plan'])}, but the config says "
                 f"{_summary(ours)}: give the same stages.* options, or start a run in another folder"
             )
+
+
+class StageProgressBar(RichProgressBar):
+    """Rich's bar with an ETA, the stage, and the epoch of the plan."""
+
+    def _get_train_description(self, current_epoch: int) -> str:
+        module = self.trainer.lightning_module
+        if not isinstance(module, StagedModule):
+            return super()._get_train_description(current_epoch)
+        return f"{module.entry.name} {module.entry.stage_epoch + 1} ({current_epoch + 1}/{len(module.plan)})"
 
 
 def _checked(option: str, rewards: Sequence[Reward]) -> list[Reward]:

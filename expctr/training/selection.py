@@ -1,4 +1,4 @@
-"""Which checkpoint a command uses, and whether it fits the command's config and strategy."""
+"""Selection of the checkpoint that a command uses, and whether it fits the command's config and strategy."""
 
 from collections.abc import Iterator, Mapping
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Reading sharded checkpoints that may come from anywhere: torch's own reader runs what a pickle in them asks for."""
+"""Loading of sharded checkpoints that may come from anywhere: torch's reader runs what a pickle in them asks for."""
 
 import io
 import pickle

@@ -1,4 +1,4 @@
-"""What a user or a cluster asks of a running fit, by a signal: save, or save and stop."""
+"""Signals to a running fit, by which a user or a cluster asks it to save, or to save and stop."""
 
 import signal
 import sys

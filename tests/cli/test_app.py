@@ -17,6 +17,7 @@ from running import LIMIT, TESTS, World, curves, expctr, last, movielens
 from expctr.cli.app import run as run_cli
 from expctr.report.render import render
 from expctr.report.run import read_run
+from expctr.systems import SIMPLE
 from expctr.training.checkpoint import checkpoints
 
 CONFIGS = TESTS.parent / "configs"
@@ -337,6 +338,21 @@ def test_the_packaged_configs_merge_with_their_overlays(name: str, printed: Call
     assert merged["data"]["init_args"]["rollout_batch_size"] == qlora["data"]["init_args"]["rollout_batch_size"]
     assert merged["data"]["init_args"]["path"] == own["data"]["init_args"]["path"]
     assert merged["data"]["init_args"]["balance_rollouts"]
+    assert merged["data"]["init_args"]["history_counts"]
+    assert own["data"]["init_args"].get("history_counts", False) == (name in ("smollm2", "quickstart"))
+
+
+def test_the_papers_configs_differ_in_folder_and_data_alone(printed: Callable[..., str]) -> None:
+    """movielens.yaml lists the paper's values; the other two leave them to the defaults."""
+    movielens, *others = (
+        yaml.safe_load(printed("fit", f"--config={name}", "--print_config"))
+        for name in ("movielens", "amazon", "bookcrossing")
+    )
+    for other in others:
+        assert {key for key in movielens if movielens[key] != other[key]} == {"data", "trainer"}
+        assert {key for key, value in movielens["trainer"].items() if value != other["trainer"][key]} == {
+            "default_root_dir"
+        }
 
 
 @pytest.mark.parametrize(
@@ -537,7 +553,8 @@ def test_deepfm_alone_trains_stops_early_resumes_and_tests(world: World) -> None
     tested = expctr("test", *options, run).ok().output
     assert "test/auc" in tested
     table = json.loads((world.folder / "deepfm" / "table.json").read_text())
-    assert list(table["systems"]) == ["DeepFM"]
+    names = [*(system.name for system in SIMPLE), "DeepFM"]
+    assert list(table["systems"]) == names
     auc = table["systems"]["DeepFM"]["auc"]
     assert auc["low"] < auc["value"] < auc["high"]
     assert "| DeepFM |" in (world.folder / "deepfm" / "table.md").read_text()
@@ -546,7 +563,7 @@ def test_deepfm_alone_trains_stops_early_resumes_and_tests(world: World) -> None
     assert rows.height == table["rows"]
     assert {"sample", "user", "target", "target_title", "score"} == set(rows.columns)
     scores = pl.read_parquet(world.folder / "deepfm" / "scores.parquet")
-    assert scores.columns == ["sample", "user", "label", "DeepFM"]
+    assert scores.columns == ["sample", "user", "label", *names]
     assert scores.select("sample", "user").equals(rows.select("sample", "user"))
     assert table["users"] == scores["user"].n_unique() < table["rows"]
     validated = expctr("validate", *options, run).ok().output

@@ -23,7 +23,7 @@ def test_options_are_named_as_they_must_be_typed(capsys: pytest.CaptureFixture[s
     assert "--model.explainer.kl.beta" in text
     assert "--model.ctr.options.lr" in text
     assert "--model.kl.beta" not in text
-    assert "Learning rate of the adapter and the critic." in " ".join(text.split())
+    assert "Learning rate of the adapter." in " ".join(text.split())
     run(["fit", "--model.help=PPOExplainerModule"])
     assert "--model.kl.beta" in capsys.readouterr().out
 

@@ -191,3 +191,17 @@ def test_a_baselines_options_come_after_its_name():
 def test_a_baseline_must_be_named():
     with pytest.raises(ArgumentError, match="required: backbone"):
         baseline()
+
+
+@pytest.mark.parametrize("name", [name for name in ZOO if name not in ("Caser", "GRU4Rec", "SASRec", "BERT4Rec")])
+def test_every_model_of_fields_reads_the_counts_of_the_history(name: str):
+    """The sequential models, which read nothing but the history and the target, see it themselves."""
+    torch.manual_seed(0)
+    counts = {"history_count": 12, "history_liked_count": 13, "history_liked_share": 23}
+    sizes = SIZES | counts
+    made = ZOO[name](Vocabulary(sizes, {"liked": "target"}, history=3), 0).eval()
+    rows = features() | {field: torch.full((6,), 2) for field in counts}
+    rows |= {"history": rows["liked"][:, :3], "history_liked": (rows["liked"][:, :3] > 0).long()}
+    before = made(rows)
+    for field in counts:
+        assert (made(rows | {field: torch.full((6,), 3)}) != before).any(), field

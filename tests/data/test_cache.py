@@ -8,10 +8,10 @@ import pytest
 
 from expctr.data.cache import cached_samples
 from expctr.data.datamodules import MovieLensDataModule
-from expctr.data.errors import DataError
 from expctr.data.options import SampleOptions
 from expctr.data.readers.base import RawTables
 from expctr.data.summary import DataSummary
+from expctr.errors import DataError
 
 SAMPLES, SUMMARY = pl.DataFrame({"sample": [0, 1], "user": ["a", "b"]}), DataSummary(rule="liked", rows=7)
 

@@ -83,3 +83,26 @@ def test_texts_and_samples_of_different_number_are_refused() -> None:
     store = ExplanationStore()
     with pytest.raises(ValueError, match="zip"):
         store.add([1, 2], ["one"])
+
+
+def test_several_explanations_take_turns_and_a_single_one_becomes_the_latest() -> None:
+    store = filled()
+    store.keep([3, 8], [["a", "b", "c"], ["d", "e", "f"]])
+    store.keep([5], [["alone"]])
+    assert [store.texts([3, 5, 8], draw) for draw in (0, 1, 4)] == [
+        ["a", "alone", "d"],
+        ["b", "alone", "e"],
+        ["b", "alone", "e"],
+    ]
+    assert store.latest == {3: "new", 5: "alone"}  # what the policy wrote last stays
+    assert [sample in store for sample in (3, 8, 9)] == [True, True, False]
+    again = ExplanationStore()
+    assert not again
+    again.load_state_dict(store.state_dict())
+    assert again.state_dict() == store.state_dict()
+
+
+def test_a_store_of_an_older_checkpoint_has_one_explanation_per_sample() -> None:
+    store = ExplanationStore()
+    store.load_state_dict({"latest": {3: "text"}, "rows": []})
+    assert store.texts([3], draw=5) == ["text"]

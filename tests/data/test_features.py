@@ -9,7 +9,7 @@ import torch
 
 from expctr.data.batches import SampleTable, SampleText
 from expctr.data.catalogue import Catalogue
-from expctr.data.features import Features, Vocabulary
+from expctr.data.features import UNSEEN, Features, Vocabulary, history_counts
 from expctr.data.new_users import NewUser, new_user_samples
 
 
@@ -130,3 +130,89 @@ def test_no_field_at_all_is_refused() -> None:
 def test_a_field_that_cannot_be_had_is_named(fields: list[str]) -> None:
     with pytest.raises(ValueError, match=f"data.fields: {fields[1]} cannot be used"):
         Features.fit(samples(), fields)
+
+
+COUNTS = ["history_count", "history_liked_count", "history_liked_share"]
+
+
+def histories(*counts: tuple[int, int], split: str = "train") -> pl.DataFrame:
+    """Rows with so many liked and so many disliked titles."""
+    one = samples().row(0, named=True)
+    rows = [one | {"split": split, "liked": ["x"] * liked, "disliked": ["z"] * disliked} for liked, disliked in counts]
+    return pl.DataFrame(rows, schema=samples().schema)
+
+
+def decoded(features: Features, rows: pl.DataFrame) -> list[tuple[str, ...]]:
+    """The numbers that stand for each row; "?" is the place of unseen values."""
+    encoded = features.encode(rows)
+    values = [["pad", "?", *features.vocabularies[name]] for name in COUNTS]
+    return [
+        tuple(of[i] for of, i in zip(values, row, strict=True))
+        for row in zip(*(encoded[c].tolist() for c in COUNTS), strict=True)
+    ]
+
+
+def test_counts_of_a_history_keep_their_values_and_shares_are_twentieths() -> None:
+    rows = histories((1, 0), (2, 1), (3, 7), (0, 2))
+    features = Features.fit(rows, with_counts=True)
+    assert decoded(features, rows) == [("1", "1", "1"), ("3", "2", "0.65"), ("10", "3", "0.3"), ("2", "0", "0")]
+    assert features.fields[-5:] == [*COUNTS, "liked", "disliked"]
+    many = histories(*((i, 50 - i) for i in range(51)), *((0, i) for i in range(51)))
+    sizes = Features.fit(many, with_counts=True).sizes
+    assert [sizes[name] for name in COUNTS] == [2 + 51, 2 + 51, 2 + 21 + 1]
+
+
+def test_a_count_without_a_training_row_is_the_nearest_one_that_has_some() -> None:
+    features = Features.fit(
+        pl.concat([histories((1, 0), (2, 2), (9, 1)), histories((5, 0), split="test")]), with_counts=True
+    )
+    assert features.vocabularies["history_count"] == ["1", "4", "10"]
+    assert decoded(features, histories((0, 2), (3, 4), (40, 0))) == [
+        ("1", "1", "0.5"),
+        ("4", "2", "0.5"),
+        ("10", "9", "1"),
+    ]
+
+
+def test_an_empty_history_has_a_share_of_its_own_or_an_unseen_one() -> None:
+    features = Features.fit(histories((1, 0), (0, 0)), with_counts=True)
+    assert decoded(features, histories((0, 0), (1, 3))) == [("0", "0", "nan"), ("1", "1", "1")]
+    without = Features.fit(histories((1, 0), (2, 2)), with_counts=True)
+    assert decoded(without, histories((0, 0))) == [("1", "1", "?")]
+    nothing = Features.fit(histories((1, 0), split="test"), with_counts=True)
+    assert [nothing.encode(histories((1, 0)))[name].item() for name in COUNTS] == [UNSEEN] * 3
+
+
+def test_counts_are_those_of_the_titles_that_the_prompt_shows() -> None:
+    table = SampleTable.from_samples(samples(), Features.fit(samples(), with_counts=True))
+    frame = samples().with_columns(disliked_titles=pl.col("disliked").list.eval(pl.element().str.to_uppercase()))
+    shown = SampleTable.from_samples(frame, Features.fit(frame)).texts
+    counts = history_counts(samples())
+    assert counts["history_count"].to_list() == [len(text.liked) + len(text.disliked) for text in shown]
+    assert counts["history_liked_count"].to_list() == [len(text.liked) for text in shown]
+    assert {*COUNTS} <= table.features.keys()
+
+
+def test_counts_join_the_chosen_fields() -> None:
+    assert Features.fit(samples(), ["target"], with_counts=True).fields == ["target", *COUNTS]
+    assert not {*COUNTS} & {*Features.fit(samples()).fields}
+
+
+def test_a_run_with_counts_refuses_data_without_and_the_other_way_round() -> None:
+    without, with_counts = (Features.fit(samples(), with_counts=counts) for counts in (False, True))
+    loaded = Features.from_state(with_counts.state_dict())
+    loaded.check_same(with_counts)
+    assert loaded.encode(samples())["history_count"].tolist() == [2, 3, 3]
+    refused = r"history_count \(0 in the data, 2 in the checkpoint\).*Fix: .*data\.history_counts with which"
+    with pytest.raises(ValueError, match=refused) as error:
+        without.check_same(loaded)
+    assert "\n" not in str(error.value)
+    with pytest.raises(ValueError, match=r"history_count \(2 in the data, 0 in the checkpoint\)"):
+        with_counts.check_same(without)
+
+
+def test_new_people_have_the_counts_of_their_titles() -> None:
+    features = Features.fit(histories((1, 0), (2, 1), (0, 1)), with_counts=True)
+    people = [NewUser(SampleText("A", ("New", "Other"), ("C",))), NewUser(SampleText("B", (), ("D",)))]
+    nothing = Catalogue(pl.DataFrame(schema={"item": pl.String, "title": pl.String}))
+    assert decoded(features, new_user_samples(people, nothing, samples())) == [("3", "2", "0.65"), ("1", "0", "0")]

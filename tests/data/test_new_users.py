@@ -8,8 +8,8 @@ from tiny import write
 
 from expctr.data.batches import SampleText
 from expctr.data.catalogue import Catalogue
-from expctr.data.errors import DataError
 from expctr.data.new_users import NewUser, new_user_samples, read_new_users
+from expctr.errors import DataError
 
 HEADER = "user,liked_titles,disliked_titles,target_title\n"
 

@@ -175,3 +175,16 @@ def test_own_splits_have_their_own_users_and_histories_of_train_alone(tmp_path: 
     assert make_query(data, user="x", target="Alien").split == twice["split"][-1] == "test"
     with pytest.raises(UserError, match=r"no user 'a'\. Fix: give another id; of 2 ids the nearest are 'x'"):
         make_query(data, user="a", target="Alien")
+
+
+def test_each_row_of_a_query_has_the_counts_of_its_own_history(tmp_path: Path) -> None:
+    data = made(tmp_path, history_counts=True)
+    query = make_query(data, liked="Heat (1986)|Nikita", disliked="Fargo", target="Alien")
+    encoded = data.features.encode(query.rows)
+    values = data.features.vocabularies
+    found = [
+        [values[name][i - 2] for i in encoded[name].tolist()]
+        for name in ("history_count", "history_liked_count", "history_liked_share")
+    ]
+    # whole, then without each of the two liked titles, then without the disliked one
+    assert found == [["3", "2", "2", "2"], ["2", "1", "1", "2"], ["0.65", "0.5", "0.5", "1"]]

@@ -8,10 +8,11 @@ import pytest
 from polars.testing import assert_frame_equal
 from tiny import make_tables
 
-from expctr.data.errors import DataError
+from expctr.data.features import Features
 from expctr.data.options import SampleOptions
 from expctr.data.readers.base import RawTable
 from expctr.data.samples import make_samples
+from expctr.errors import DataError
 
 Rating = tuple[str, str, float, int | None]
 
@@ -132,6 +133,34 @@ def test_the_target_s_rating_and_later_ratings_change_only_label_and_rating() ->
             k: v for k, v in sample.items() if k not in outcome
         }
         assert row["rating"] == 6 - sample["rating"]
+
+
+def test_the_history_s_counts_say_nothing_of_the_target_or_of_later_ratings() -> None:
+    ratings = world()
+    options = SampleOptions(split="user", targets_per_user=2)
+    samples, _ = make_samples(make_tables(ratings), options)
+    features = Features.fit(samples, ["target"], with_counts=True)
+    encoded = features.encode(samples)
+    names = ["history_count", "history_liked_count", "history_liked_share"]
+    own = {(user, item): (rating, time) for user, item, rating, time in ratings}
+    for sample in samples.iter_rows(named=True):
+        before = [own[sample["user"], item] for item in sample["history"]]
+        assert all((time or 0) <= sample["timestamp"] for _, time in before)
+        count, liked = len(before), sum(rating >= 4 for rating, _ in before)
+        expected = [count, liked, round(20 * liked / count) / 20]
+        found = [features.vocabularies[name][encoded[name][sample["sample"]] - 2] for name in names]
+        if sample["split"] == "train":
+            assert [float(value) for value in found] == expected
+    for sample in samples.head(5).iter_rows(named=True):
+        # The target's rating is inverted, and so are later ones: the counts of the row stay.
+        changed = [
+            (user, item, 6 - rating, time)
+            if user == sample["user"] and (item == sample["target"] or (time or 0) > sample["timestamp"])
+            else (user, item, rating, time)
+            for user, item, rating, time in ratings
+        ]
+        again = features.encode(make_samples(make_tables(changed), options)[0])
+        assert all(again[name][sample["sample"]] == encoded[name][sample["sample"]] for name in names)
 
 
 def test_reviews_are_the_targets_own_and_stand_in_one_column() -> None:

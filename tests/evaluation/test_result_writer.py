@@ -9,8 +9,8 @@ import torch
 from running import World, curves
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from expctr.metrics import bootstrap, ctr_metrics, with_intervals
-from expctr.systems import GAINS, SOURCES
+from expctr.metrics import apply_temperature, bootstrap, ctr_metrics, with_intervals
+from expctr.systems import GAINS, SIMPLE, SOURCES
 
 POLICY = (
     *("reward_normalised", "reward_normalised_std", "kl", "kl_per_token", "entropy"),
@@ -110,9 +110,23 @@ def test_scores_say_whose_rows_they_are_in_the_other_files_words(run: Path) -> N
     assert table["users"] == scores["user"].n_unique()
     numbers = scores["user"].rank("dense").to_torch()
     given = scores["ExpCTR-Aug"].to_torch(), scores["label"].to_torch()
-    drawn = with_intervals(ctr_metrics(*given), bootstrap(*given, numbers))
+    drawn = with_intervals(ctr_metrics(*given, numbers), bootstrap(*given, numbers))
     found = table["systems"]["ExpCTR-Aug"]["logloss"]
     assert [found[part] for part in ("value", "low", "high")] == pytest.approx(drawn["logloss"])
+
+
+def test_the_simple_baselines_are_scored_on_the_tested_rows(run: Path) -> None:
+    table, rows = json.loads((run / "table.json").read_text()), pl.read_parquet(run / "scores.parquet")
+    assert list(table["systems"])[:2] == [system.name for system in SIMPLE]
+    for system in SIMPLE:
+        found = ctr_metrics(rows[system.name].to_torch(), rows["label"].to_torch())
+        assert table["systems"][system.name]["logloss"]["value"] == pytest.approx(found["logloss"])
+        assert f"| {system.name} |" in (run / "table.md").read_text()
+    tested = pl.read_parquet(run / "explanations" / "test.parquet")
+    counts = tested.select(liked=pl.col("liked").list.len(), disliked=pl.col("disliked").list.len())
+    alike = counts.with_columns(score=rows[SIMPLE[0].name]).group_by("liked", "disliked").agg(pl.n_unique("score"))
+    assert alike.height > 3
+    assert alike["score"].unique().to_list() == [1]  # the row's own histories: rows that show the same score alike
 
 
 def test_the_table_says_where_the_gain_comes_from(run: Path) -> None:
@@ -130,10 +144,23 @@ def test_the_table_says_where_the_gain_comes_from(run: Path) -> None:
         assert values[source.name] == pytest.approx(found["auc"])
         assert f"- {source.name}: {found['auc']:.4f} (" in (run / "table.md").read_text()
     values |= {name: row["auc"]["value"] for name, row in table["systems"].items()}
-    assert list(table["gains"]) == list(GAINS)
+    assert list(table["gains"]) == [key for key in GAINS if key != "aug_untrained_text"]  # whose model is an option
     for gain in table["gains"].values():
         assert gain["auc"]["value"] == values[gain["second"]] - values[gain["first"]]
+    assert (table["gains"]["aug_plain"]["first"], table["gains"]["aug_plain"]["second"]) == ("DeepFM", "ExpCTR-Aug")
     assert table["gains"]["aug_text"]["auc"] == table["audit"]["gain"]["total"]  # one quantity, one number
+
+
+def test_every_system_has_a_temperature_of_the_validation_rows(run: Path) -> None:
+    """Which leaves the order of its scores, and so their AUC, as they are."""
+    scores, table = pl.read_parquet(run / "scores.parquet"), json.loads((run / "table.json").read_text())
+    assert set(table["temperature"]) == set(table["systems"])
+    labels = scores["label"].to_torch()
+    for name, row in table["temperature"].items():
+        after = ctr_metrics(apply_temperature(scores[name].to_torch(), row["t"]), labels)
+        for metric in ("logloss", "ece"):
+            assert row[metric]["value"] == pytest.approx(after[metric])
+    assert len({row["t"] for row in table["temperature"].values()}) > 1
 
 
 def test_the_table_holds_what_the_sentences_are_worth(run: Path) -> None:

@@ -10,8 +10,8 @@ from rich.console import Console
 from torch import Tensor
 
 from expctr.evaluation.table import PAPER, ResultTable
-from expctr.metrics import bootstrap, ctr_metrics, with_intervals
-from expctr.systems import AUG, AUG_NO_TEXT, GAINS, METRICS, SYSTEMS
+from expctr.metrics import apply_temperature, bootstrap, ctr_metrics, with_intervals
+from expctr.systems import AUG, AUG_NO_TEXT, FURTHER, GAINS, LLM, METRICS, PLAIN, SYSTEMS
 
 NAMES = tuple(system.name for system in SYSTEMS)
 
@@ -45,8 +45,12 @@ def test_systems_come_in_the_papers_order_and_further_ones_after():
 def test_numbers_and_intervals():
     result, (scores, labels) = table(), scored()
     row = result.systems["ExpCTR-LLM"]
-    assert {name: estimate.value for name, estimate in row.items()} == ctr_metrics(scores, labels)
-    assert all(estimate.low < estimate.value < estimate.high for estimate in row.values())
+    assert {name: estimate.value for name, estimate in row.items()} == pytest.approx(
+        ctr_metrics(scores, labels), nan_ok=True
+    )
+    assert all(row[name].low < row[name].value < row[name].high for name in METRICS if name not in ("gauc", "ece"))
+    assert row["ece"].low <= row["ece"].high
+    assert row["gauc"].format() == "-"  # without users
     assert result.rows == 400
     assert result.test_rate == pytest.approx(labels.mean().item())
     assert result.test_entropy <= result.constant_logloss
@@ -103,12 +107,86 @@ def test_slices_hold_the_metrics_of_their_rows_and_no_others():
     slices = {"warm users": first, "cold users": ~first, "cold items": torch.zeros(400, dtype=torch.bool)}
     result = ResultTable.from_scores({"FM": scores}, labels, 0.6, slices=slices, resamples=50)
     assert set(result.slices) == {"warm users", "cold users"}
-    rows, systems = result.slices["warm users"]
-    assert rows == 150
+    rows, positives, systems = result.slices["warm users"]
+    assert (rows, positives) == (150, int(labels[:150].sum()))
     values = {name: estimate.value for name, estimate in systems["FM"].items()}
-    assert values == ctr_metrics(scores[:150], labels[:150])
-    assert f"- warm users (150 rows): FM {values['auc']:.4f} (" in result.to_markdown()
+    assert values == pytest.approx(ctr_metrics(scores[:150], labels[:150]), nan_ok=True)
+    shown = f"- warm users (150 rows, {positives} of them positive): FM {values['auc']:.4f} ("
+    assert shown in result.to_markdown()
     assert result.to_dict()["slices"]["cold users"]["rows"] == 250
+
+
+def test_a_slice_of_few_rows_or_of_few_of_a_label_has_its_count_and_no_auc():
+    scores, labels = scored()
+    order = labels.argsort(stable=True)  # disliked rows first
+    liked, rows = int(labels.sum()), torch.zeros(400, dtype=torch.bool)
+    slices = {}
+    for name, picked in {
+        "49 rows": [*range(25), *range(376, 400)],
+        "50 rows": [*range(25), *range(375, 400)],
+        "9 disliked": [*range(9), *range(300, 400)],
+        "10 disliked": [*range(10), *range(300, 400)],
+    }.items():
+        slices[name] = rows.clone()
+        slices[name][order[picked]] = True
+    assert liked > 100
+    result = ResultTable.from_scores({"FM": scores}, labels, 0.6, slices=slices, resamples=20)
+    assert {name: part.systems != {} for name, part in result.slices.items()} == {
+        **{"49 rows": False, "50 rows": True, "9 disliked": False, "10 disliked": True}
+    }
+    assert "- 49 rows (49 rows, 24 of them positive): too few for an AUC" in result.to_markdown()
+    assert result.to_dict()["slices"]["9 disliked"] == {"rows": 109, "positives": 100, "systems": {}}
+
+
+def test_further_metrics_have_a_table_of_their_own_beside_the_constants_logloss():
+    scores, labels = scored()
+    users = torch.arange(400) // 4
+    result = ResultTable.from_scores({"FM": scores}, labels, 0.6, users=users, systems=["FM"], resamples=50)
+    found = ctr_metrics(scores, labels, users)
+    assert {name: value.value for name, value in result.systems["FM"].items()} == found
+    cells = [result.systems["FM"][name].format() for name in FURTHER]
+    assert f"| FM | {' | '.join(cells)} |" in result.to_markdown()
+    assert "|  | GAUC ↑ | NE ↓ | ECE ↓ |" in result.to_markdown()
+    assert "at T" not in result.to_markdown() + printed(result)
+    assert result.to_dict()["temperature"] == {}
+    constant = f"LogLoss of a constant score: {result.constant_logloss:.4f} for the training rows' rate"
+    assert constant in " ".join(printed(result).split())
+
+
+def test_a_temperature_stands_beside_the_raw_scores(tmp_path: Path):
+    scores, labels = scored()
+    users = torch.arange(400) // 4
+    extreme = apply_temperature(scores, 0.5)
+    result = ResultTable.from_scores(
+        {LLM.name: extreme, AUG.name: scores}, labels, 0.6, users=users, temperatures={LLM.name: 2.0}, resamples=50
+    )
+    assert list(result.temperature) == [LLM.name]
+    t, after = result.temperature[LLM.name]
+    assert t == 2
+    assert [*after["logloss"]] == pytest.approx([*result.systems[AUG.name]["logloss"]], abs=1e-5)  # the way back
+    assert after["ece"].value < result.systems[LLM.name]["ece"].value
+    shown = [after[name].format() for name in ("logloss", "ece")]
+    line = next(line for line in result.to_markdown().splitlines() if "2.0000" in line)
+    assert line.split(" | ")[-3:] == ["2.0000", shown[0], f"{shown[1]} |"]
+    assert not any("…" in line for line in printed(result).splitlines())
+    result.write(tmp_path)
+    found = json.loads((tmp_path / "table.json").read_text())["temperature"]
+    assert found[LLM.name]["t"] == 2
+    assert found[LLM.name]["logloss"]["value"] == after["logloss"].value
+
+
+def test_the_model_without_text_is_compared_by_whatever_name_it_has():
+    scores, labels = scored()
+    given = {"DIN": scores / 2, AUG.name: scores}
+    gain = ResultTable.from_scores(given, labels, 0.6, backbone="DIN", resamples=50).gains["aug_plain"]
+    assert (gain.first, gain.second) == ("DIN", AUG.name)
+    assert (
+        gain.metrics["logloss"].value
+        == ctr_metrics(scores, labels)["logloss"] - ctr_metrics(scores / 2, labels)["logloss"]
+    )
+    assert "aug_plain" not in ResultTable.from_scores(given, labels, 0.6, resamples=50).gains
+    given = {PLAIN.name: scores / 2, AUG.name: scores}
+    assert "aug_plain" in ResultTable.from_scores(given, labels, 0.6, resamples=50).gains
 
 
 def test_intervals_are_over_users_where_these_are_known():
@@ -123,7 +201,7 @@ def test_intervals_are_over_users_where_these_are_known():
         (result.slices["warm users"].systems["FM"], scores, 160),
     ):
         part = values[:rows], labels[:rows]
-        assert row == with_intervals(ctr_metrics(*part), bootstrap(*part, users[:rows], n=50))
+        assert row == with_intervals(ctr_metrics(*part, users[:rows]), bootstrap(*part, users[:rows], n=50))
     assert result.to_dict()["users"] == 50
     assert "over the test users." in result.to_markdown()
     assert "400 test rows of 50 users, " in result.to_markdown()
@@ -165,7 +243,7 @@ def test_gains_are_paired_over_the_same_users(tmp_path: Path):
     draws = bootstrap(scores, labels, users, n=50) - bootstrap(weak, labels, users, n=50)
     for i, metric in enumerate(METRICS):
         value, low, high = result.gains["aug_text"].metrics[metric]
-        assert value == ctr_metrics(scores, labels)[metric] - ctr_metrics(weak, labels)[metric]
+        assert value == ctr_metrics(scores, labels, users)[metric] - ctr_metrics(weak, labels, users)[metric]
         assert [low, high] == pytest.approx(draws[:, i].nanquantile(torch.tensor([0.025, 0.975]).double()).tolist())
     result.write(tmp_path)
     found = json.loads((tmp_path / "table.json").read_text())["gains"]["aug_text"]
@@ -185,7 +263,7 @@ def test_calibration_and_roc_are_in_the_json_and_lists_of_numbers_on_one_line(tm
         bins = read["calibration"][name]["bins"]
         assert sum(part["rows"] for part in bins) == 400
         error = sum(part["rows"] * abs(part["score"] - part["rate"]["value"]) for part in bins) / 400
-        assert read["calibration"][name]["ece"] == pytest.approx(error)
+        assert read["systems"][name]["ece"]["value"] == pytest.approx(error)
         curve = read["roc"][name]
         assert (curve["false_positive_rate"][0], curve["true_positive_rate"][-1]) == (0, 1)
     assert "DeepFM" not in read["calibration"]

@@ -9,10 +9,10 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from expctr.data.errors import DataError
 from expctr.data.new_users import read_new_users
 from expctr.data.readers import amazon, movielens
 from expctr.data.summary import DataSummary, summary_tables
+from expctr.errors import DataError
 
 GOOD = b'{"reviewerID": "A", "asin": "B", "overall": 5.0, "unixReviewTime": 1}\n'
 DEEP = b"[" * 100_000

@@ -16,11 +16,11 @@ from threading import Thread
 
 import pytest
 
-from expctr.data.errors import DataError
 from expctr.data.new_users import read_new_users
 from expctr.data.readers import amazon, bookcrossing, movielens
 from expctr.data.readers.bad_rows import OnBadRow
 from expctr.data.readers.base import RawTable, RawTables
+from expctr.errors import DataError
 
 MODES: tuple[OnBadRow, OnBadRow] = ("error", "skip")
 LIMIT = 20  # seconds for one case, which takes some milliseconds

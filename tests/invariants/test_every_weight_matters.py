@@ -177,6 +177,11 @@ def test_every_weight_of_the_critic_matters():
     hidden = torch.randn(32, 7, 6, generator=torch.Generator().manual_seed(5), dtype=torch.float64)
     # without its forward, which casts to float32
     check(lambda: ValueHead(6, width=5).double(), lambda head: head.layers(hidden).sum(-1))
+    norm_and_first, labels = slice(0, 2), torch.arange(32.0, dtype=torch.float64)[:, None, None] % 2
+    check(
+        lambda: ValueHead(6, width=5, reads_label=True).double(),
+        lambda head: head.layers[2:](head.layers[norm_and_first](hidden) + head.label(labels)).sum(-1),
+    )
 
 
 class Useless(nn.Module):

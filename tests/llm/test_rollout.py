@@ -11,10 +11,10 @@ from transformers import AutoModelForCausalLM
 
 from expctr.data.batches import Nouns, SampleText
 from expctr.llm import rollout as module
-from expctr.llm.adapters import LoraLinear
 from expctr.llm.kv_cache import keys_and_values
 from expctr.llm.loading import LLMOptions
 from expctr.llm.logprobs import score_responses
+from expctr.llm.lora import LoraLinear
 from expctr.llm.model import LanguageModel
 from expctr.llm.prefill import pad_left
 from expctr.llm.prompts import PromptOptions, Prompts

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import lightning as L
+import polars as pl
 import pytest
 import torch
 from lightning.pytorch.callbacks import Callback
@@ -24,6 +25,9 @@ from expctr.modules.expctr import ExpCTRModule
 from expctr.modules.explainer import PPOExplainerModule
 from expctr.modules.staged import prime
 from expctr.rl.options import PPOOptions
+from expctr.rl.rewards import ICAlignment, LCAlignment, Reward
+from expctr.stages.ctr import CTRStage
+from expctr.stages.models import Models
 from expctr.training.checkpoint import RunCheckpoint, checkpoints
 from expctr.training.scheduler import CTRStageOptions, PolicyStageOptions, StageScheduler
 
@@ -73,7 +77,14 @@ class Watch(Callback):
 class Run:
     """A fit in this process."""
 
-    def __init__(self, world: World, folder: Path, **watch: bool) -> None:
+    def __init__(
+        self,
+        world: World,
+        folder: Path,
+        explanations: int = 1,
+        rewards: tuple[list[Reward] | None, list[Reward] | None] = (None, None),
+        **watch: bool,
+    ) -> None:
         llm = LLMOptions(path=str(world.folder / "llm"), dtype="float32", lora_r=2)
         self.module = ExpCTRModule(
             PPOExplainerModule(
@@ -95,7 +106,8 @@ class Run:
         )
         self.watch = Watch(**watch)
         self.folder = folder
-        scheduler = StageScheduler(PolicyStageOptions(1), 1, CTRStageOptions(2), PolicyStageOptions(1))
+        lc, ic = (PolicyStageOptions(1, listed) for listed in rewards)
+        scheduler = StageScheduler(lc, 1, CTRStageOptions(2, explanations), ic)
         self.trainer = L.Trainer(
             accelerator="cpu",
             default_root_dir=folder,
@@ -150,6 +162,25 @@ def test_checkpoints_hold_what_was_trained_and_load_as_plain_tensors(run: Run) -
         assert set(run.data.table("train").sample.tolist()) <= set(written)
 
 
+def test_references_are_of_the_row_and_kept_in_checkpoints(world: World, tmp_path: Path) -> None:
+    again = LCAlignment(0.5, baseline="reference")
+    lc, ic = LCAlignment(baseline="reference"), ICAlignment(delta="signed", baseline="reference")
+    run = Run(world, tmp_path, rewards=([lc], [again, ic]))
+    models, train = run.module.models, run.data.table("train")
+    written = [models.store.untrained[sample][0] for sample in train.sample.tolist()]
+    scores = models.policy.lc_scorer.scores(train.texts, written)
+    expected = dict(zip(train.sample.tolist(), (1 - (train.label - scores).abs()).tolist(), strict=True))
+    for name in ("000-lc", "003-ic1"):
+        rows = pl.read_parquet(tmp_path / "explanations" / f"{name}.parquet")
+        for sample, reference in rows.select("sample", "reference_lc").iter_rows():
+            assert reference == pytest.approx(expected[sample], abs=1e-5)
+    gain = rows["reward_ic"] - rows["reference_ic"]  # of s_r over s_0, twice: once of Eq. 9 and once of the last term
+    assert gain.to_list() == pytest.approx((2 * rows["text_gain"]).to_list(), abs=1e-5)
+    saved = torch.load(checkpoints(tmp_path / "checkpoints")[-1], weights_only=True)["expctr"]["rewards"]
+    assert saved["lc"]["lc"] == lc.state_dict()
+    assert saved["ic"] == {"lc": again.state_dict(), "ic": {}}
+
+
 def test_the_score_at_z_0_is_the_score_of_a_model_without_text(run: Run) -> None:
     batch = run.data.table("val").batch(range(12))
     plain = CTRModule(run.module.ctr.backbone, run.module.ctr.options)
@@ -175,6 +206,40 @@ def test_the_ctr_stage_validates_on_explanations_sampled_once_as_those_were_that
     assert first != greedy
     assert second == first
     assert after != first
+
+
+def test_the_ctr_stage_samples_several_explanations_of_each_row_and_scores_by_all_of_them(
+    world: World, tmp_path: Path
+) -> None:
+    run = Run(world, tmp_path, explanations=3)
+    store, models = run.module.store, run.module.models
+    explained = [s for split in ("train", "val") for s in run.data.table(split).sample.tolist()]
+    assert {len(store.draws[sample]) for sample in explained} == {3}
+    assert any(len(set(store.draws[sample])) > 1 for sample in explained)
+    table = run.data.table("val")
+    stage = CTRStage(run.module, models, explanations=3)
+    columns = stage.validate(table, run.module.plan[2])  # the stage's second epoch reads what the first one wrote
+    texts = [store.draws[sample] for sample in table.sample.tolist()]
+    each = [run.module.ctr.score(table, models.encoder.vectors([t[i] for t in texts])) for i in range(3)]
+    assert torch.allclose(columns["s_r"], torch.stack(each).mean(0))
+
+
+def test_the_untrained_model_explains_each_row_once_whatever_the_policy_learnt(run: Run) -> None:
+    models, batch = run.module.models, run.data.table("train").batch(range(6))
+    first = models.untrained_texts(batch)
+    assert run.module.store.untrained == {s: [t] for s, t in zip(batch.sample.tolist(), first, strict=True)}
+    more = models.untrained_explanations(batch.repeat(1), count=2)
+    assert [texts[0] for texts in more] == first
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(models, "sample_explanations", None)
+        assert models.untrained_explanations(batch, count=2) == more
+    untrained = PPOExplainerModule(
+        run.module.explainer.llm, rollout=RolloutOptions(max_new_tokens=5), lc=LCOptions(score="logit")
+    )
+    untrained.build(run.data.nouns)
+    fresh = Models(untrained)
+    fresh.data = run.data
+    assert fresh.untrained_texts(batch) == first
 
 
 def test_a_held_out_row_whose_score_is_no_number_is_named(run: Run) -> None:

@@ -48,6 +48,7 @@ def table(rows: int) -> dict[str, Any]:
     gains = {
         key: {"first": a.name, "second": b.name, "auc": measured(values[b.name] - values[a.name], 0.04)}
         for key, (_, a, b, _) in GAINS.items()
+        if {a.name, b.name} <= values.keys()
     }
     bins = [{"rows": rows // 2, "score": score, "rate": measured(score)} for score in (0.25, 0.75)]
     curve = {"false_positive_rate": [0.0, 0.25, 1.0], "true_positive_rate": [0.0, 0.5, 1.0]}

@@ -15,7 +15,7 @@ from expctr.report.browser import browser, script_json
 from expctr.report.headline import headline
 from expctr.report.render import render
 from expctr.report.run import Run, read_run
-from expctr.report.sections import data
+from expctr.report.sections import data, metric_table, slice_figures
 from expctr.report.training import stage_axis, stage_curve
 from expctr.systems import GAINS, Estimate
 
@@ -88,8 +88,8 @@ def compared(**gains: float) -> dict[str, Any]:
 
 
 def first_word(llm: float, aug: float) -> str:
-    """The first answer's word, of gains in AUC by training."""
-    return headline(Run("run", Path(), table=compared(llm_training=llm, aug_training=aug)))[0].word
+    """The word on training, of gains in AUC by it."""
+    return headline(Run("run", Path(), table=compared(llm_training=llm, aug_training=aug)))[1].word
 
 
 def test_the_answer_is_what_the_intervals_bear_out() -> None:
@@ -99,16 +99,115 @@ def test_the_answer_is_what_the_intervals_bear_out() -> None:
     assert first_word(same, same) == "Not shown"
     assert first_word(better, worse) == "Mixed"
     assert first_word(worse, same) == "No"
-    assert headline(Run("run", Path(), table=compared()))[0].word == "Unknown"
+    assert headline(Run("run", Path(), table=compared()))[1].word == "Unknown"
+
+
+def with_sentences(auc: float, logloss: float) -> Any:
+    """The first answer, of differences between the CTR model with sentences and the one without."""
+    rows = {"ExpCTR-Aug": {"auc": 0.6 + auc, "logloss": 0.66 + logloss}, "DIN": {"auc": 0.6, "logloss": 0.66}}
+    systems = {name: {key: measured(value) for key, value in row.items()} for name, row in rows.items()}
+    gain = {"first": "DIN", "second": "ExpCTR-Aug", "auc": measured(auc, 0.03), "logloss": measured(logloss, 0.01)}
+    return headline(Run("run", Path(), table={"systems": systems, "gains": {"aug_plain": gain}}))[0]
+
+
+def test_the_first_answer_says_what_sentences_are_worth() -> None:
+    assert with_sentences(0.05, -0.02).word == "Better"  # a lower LogLoss is better
+    assert with_sentences(0.05, 0.005).word == "Better AUC"
+    assert with_sentences(0.01, -0.005).word == "No difference shown"
+    assert with_sentences(-0.05, 0.02).word == "Worse"
+    assert with_sentences(0.01, 0.02).word == "Worse LogLoss"
+    answer = with_sentences(0.05, 0.02)
+    assert answer.word == "Better AUC, worse LogLoss"
+    assert answer.why == "ExpCTR-Aug reads a sentence beside each row's fields; DIN sees the same fields alone."
+    auc, logloss = answer.comparisons
+    assert auc.sentence == (
+        "AUC is better with sentences: 0.6000 without sentences, 0.6500 with sentences; "
+        "difference +0.0500 (+0.020 to +0.080)."
+    )
+    assert logloss.title == "LogLoss, lower is better"
+    assert logloss.sentence.startswith("LogLoss is worse with sentences: 0.6600 without sentences, 0.6800 with")
+    older = headline(Run("run", Path(), table=compared(aug_text=0.1)))[0]
+    assert (older.word, older.comparisons) == ("Unknown", [])
+
+
+def test_a_difference_whose_interval_is_unknown_is_not_shown() -> None:
+    gain = {"first": "DIN", "second": "ExpCTR-Aug", "auc": {"value": 0.2, "low": None, "high": None}}
+    systems = {"DIN": {"auc": measured(0.5)}, "ExpCTR-Aug": {"auc": measured(0.7)}}
+    table = {"systems": systems, "gains": {"aug_plain": gain}}
+    assert headline(Run("run", Path(), table=table))[0].word == "No difference shown"
+
+
+def test_a_temperature_is_named_beside_scores_that_are_no_probabilities(tmp_path: Path) -> None:
+    table = {
+        "systems": {"ExpCTR-LLM": {"auc": measured(0.6), "logloss": measured(1.2)}},
+        "constant_logloss": 0.69,
+        "temperature": {"ExpCTR-LLM": {"t": 3.217, "logloss": measured(0.68), "ece": measured(0.03)}},
+    }
+    run = Run("run", tmp_path, table=table)
+    ((_, numbers),) = headline(run)[1].cautions
+    assert numbers.endswith("has 0.6900. With temperature 3.22, it is 0.6800 (0.660 to 0.700).")
+    made = metric_table([run])
+    assert made["headings"] == ["AUC ↑", "LogLoss ↓", "T", "LogLoss ↓ at T", "ECE ↓ at T"]
+    assert [cell["value"] for cell in made["rows"][0]["cells"]] == ["0.6000", "1.2000", "3.2170", "0.6800", "0.0300"]
+    assert "above 1, scores are too extreme" in render([run])
+
+
+def test_rows_that_the_report_does_not_know_are_shown_as_others_are(tmp_path: Path) -> None:
+    run = make_run(tmp_path / "run")
+    table = json.loads((run / "table.json").read_text())
+    for name in ("Share + item rate", "DeepFM + title"):
+        table["systems"][name] = {"auc": measured(0.7123), "logloss": measured(0.6), "gauc": measured(0.6543)}
+        table["calibration"][name] = table["calibration"]["ICL"]
+        table["slices"]["warm items"] = {"rows": 53, "systems": {name: {"auc": measured(0.7)}}}
+    (run / "table.json").write_text(json.dumps(table))
+    page = render([read_run(run)])
+    made = metric_table([read_run(run)])
+    assert [row["name"] for row in made["rows"]][-2:] == ["Share + item rate", "DeepFM + title"]
+    assert made["headings"] == ["AUC ↑", "LogLoss ↓", "GAUC ↑"]
+    assert page.count("0.7123 (0.692 to 0.732)") >= 2
+    assert "GAUC ↑" in page
+    assert page.count("DeepFM + title") >= 4  # both figures, the table, calibration, the slice
+
+
+def test_a_slice_that_is_too_small_has_its_count_and_no_auc(tmp_path: Path) -> None:
+    """Also in tables of older versions, which have an AUC of any slice."""
+    run = make_run(tmp_path / "run")
+    table = json.loads((run / "table.json").read_text())
+    auc = {"ExpCTR-Aug": {"auc": measured(0.5432)}}
+    table["slices"] = {
+        "cold items": {"rows": 49, "systems": auc},
+        "warm items": {"rows": 50, "systems": auc},
+        "cold users": {"rows": 80, "positives": 3, "systems": {}},
+    }
+    (run / "table.json").write_text(json.dumps(table))
+    cold, warm, users = slice_figures([read_run(run)])
+    assert (cold.about, cold.svg) == ("49 rows, too few for an AUC", "")
+    assert warm.about == "50 rows"
+    assert "0.5432" in warm.svg
+    assert (users.about, users.svg) == ("80 rows, too few for an AUC", "")
+
+
+def test_a_ctr_model_that_has_learnt_from_untrained_sentences_is_the_opponent_where_there_is_one() -> None:
+    assert first_word(0.1, 0.1) == "Yes"
+    run = Run("run", Path(), table=compared(llm_training=0.1, aug_training=0.1, aug_untrained_text=0.0))
+    answer = headline(run)[1]
+    assert answer.word == "Partly"
+    assert answer.comparisons[1].sentence.startswith("No difference shown: 0.5000 on untrained sentences, 0.6000 on")
+
+
+def test_titles_in_place_of_sentences_stand_beside_the_first_answer() -> None:
+    answer = headline(Run("run", Path(), table=compared(aug_plain=0.1, aug_title=0.0)))[0]
+    assert answer.word == "Better"
+    assert [c.finding for c in answer.comparisons] == ["better", "unclear"]
 
 
 def faithful(own_row: float, agreement: float = 0.9, reason: float | None = None) -> Any:
-    """The second answer, of a gain over another row's sentence, an agreement, and a gain of the reasons."""
+    """The answer on faithfulness, of a gain over another row's sentence, an agreement, and a gain of the reasons."""
     audit: dict[str, Any] = {"agreement": {"share": measured(agreement, 0.05), "chance": 0.5}}
     if reason is not None:
         audit["ablations"] = {"real": {"auc": measured(0.7)}, "shuffled within verdict": {"auc": measured(0.6)}}
         audit["gain"] = {"reason": measured(reason, 0.04)}
-    return headline(Run("run", Path(), table={**compared(aug_own_row=own_row), "audit": audit}))[1]
+    return headline(Run("run", Path(), table={**compared(aug_own_row=own_row), "audit": audit}))[2]
 
 
 def test_a_verdict_that_the_ctr_model_does_not_read_is_not_called_faithful() -> None:
@@ -118,7 +217,7 @@ def test_a_verdict_that_the_ctr_model_does_not_read_is_not_called_faithful() -> 
     assert "was not tested" in untested.why
     assert faithful(0.1, reason=0.1).word == "Yes"
     assert faithful(0.1, reason=0.01).word == "Partly"
-    assert headline(Run("run", Path()))[1].word == "Unknown"
+    assert headline(Run("run", Path()))[2].word == "Unknown"
 
 
 def test_two_that_are_always_positive_agree_by_chance() -> None:
@@ -129,7 +228,7 @@ def test_two_that_are_always_positive_agree_by_chance() -> None:
 
 def test_a_better_ranking_does_not_hide_bad_probabilities() -> None:
     systems = {"ExpCTR-LLM": {"logloss": measured(1.2)}, "ExpCTR-Aug": {"logloss": measured(0.68)}}
-    cautions = headline(Run("run", Path(), table={"systems": systems, "constant_logloss": 0.69}))[0].cautions
+    cautions = headline(Run("run", Path(), table={"systems": systems, "constant_logloss": 0.69}))[1].cautions
     assert cautions == [
         (
             "The scores of ExpCTR-LLM are not usable as probabilities",
@@ -139,13 +238,13 @@ def test_a_better_ranking_does_not_hide_bad_probabilities() -> None:
 
 
 def test_a_comparison_says_what_is_not_clear() -> None:
-    (unclear,) = headline(Run("run", Path(), table=compared(llm_training=0.02)))[0].comparisons
+    (unclear,) = headline(Run("run", Path(), table=compared(llm_training=0.02)))[1].comparisons
     assert unclear.sentence == (
-        "No clear difference: 0.5000 before training, 0.5200 after training; difference +0.0200 (−0.020 to +0.060)."
+        "No difference shown: 0.5000 before training, 0.5200 after training; difference +0.0200 (−0.020 to +0.060)."
     )
     assert unclear.gain == pytest.approx(Estimate(0.02, -0.02, 0.06))
-    (higher,) = headline(Run("run", Path(), table=compared(aug_training=0.1)))[0].comparisons
-    assert higher.sentence.startswith("AUC is higher after training: 0.5000 before training, 0.6000 after training;")
+    (higher,) = headline(Run("run", Path(), table=compared(aug_training=0.1)))[1].comparisons
+    assert higher.sentence.startswith("AUC is better after training: 0.5000 before training, 0.6000 after training;")
 
 
 def test_test_rows_come_first_and_the_rest_is_shared(tmp_path: Path) -> None:
@@ -186,7 +285,7 @@ def test_several_runs_are_side_by_side(tmp_path: Path) -> None:
     page = render([read_run(first), read_run(second)])
     assert "alarms.positive" in page
     assert "alarms.unique" not in page
-    assert page.count('class="word"') == 4
+    assert page.count('class="word"') == 6
 
 
 def test_the_command_writes_beside_the_run_without_torch(tmp_path: Path) -> None:

@@ -114,6 +114,8 @@ def test_the_page_has_the_tables_numbers_to_the_digit(run: Path) -> None:
     assert page.count("difference +0.1235 (+0.099 to +0.235)") == len(gains)
     assert page.count("ECE 0.0457") == len(calibration)
     assert "12.3% (9.9% to 23.5%); by chance 34.6%." in page
+    edit_table(run, systems={name: {**row, "ece": numbers} for name, row in table["systems"].items()})
+    assert render([read_run(run)]).count("ECE 0.1235 (0.099–0.235)") == len(calibration)  # where newer versions have it
 
 
 def test_intervals_over_users_are_named_so(run: Path) -> None:
@@ -177,7 +179,7 @@ def test_another_versions_tables_are_shown_as_far_as_they_are_known(run: Path) -
 def test_a_run_that_has_only_begun_has_a_page(tmp_path: Path) -> None:
     (tmp_path / "config.yaml").write_text("seed_everything: 1\n")
     page = render([read_run(tmp_path)])
-    assert page.count("Unknown") == 2
+    assert page.count("Unknown") == 3
     assert "The run has no explanations yet" in page
 
 

@@ -1,12 +1,13 @@
 """Eq. 10, against numbers worked out by hand."""
 
+import itertools
 import math
 
 import pytest
 import torch
 from torch import Tensor
 
-from expctr.rl.normalise import Moments, all_equal, mean_by_label, mean_by_prompt, normalise
+from expctr.rl.normalise import Moments, all_equal, mean_by_label, mean_by_prompt, normalise, subtract_baseline
 
 
 def column(*values: float) -> Tensor:
@@ -34,10 +35,48 @@ def test_group_norm_by_hand() -> None:
     close(mean_by_prompt(rewards, 3), 0.4, 0.4, 0.4, 0.266667, 0.266667, 0.266667)
 
 
-def test_label_baseline_by_hand() -> None:
-    rewards, labels = column(0.2, 0.9, 0.4, 0.7), column(0, 1, 0, 1)  # means 0.3 and 0.8, deviation 0.1
+def test_each_baseline_by_hand() -> None:
+    rewards, labels = column(0.2, 0.9, 0.4, 0.7), column(0, 1, 0, 1)  # means by label 0.3 and 0.8, deviation 0.1
+    assert subtract_baseline(rewards) is rewards
     close(mean_by_label(rewards, labels), 0.3, 0.8, 0.3, 0.8)
-    close(normalise(rewards, "batch", 5.0, labels=labels)[0], -1, 1, 1, -1, atol=1e-4)
+    by_label = subtract_baseline(rewards, "label", labels=labels)
+    close(by_label, -0.1, 0.1, 0.1, -0.1)
+    close(normalise(by_label, "batch", 5.0)[0], -1, 1, 1, -1, atol=1e-4)
+    close(subtract_baseline(rewards, "reference", reference=column(0.5, 0.5, 0.4, 0.1)), -0.3, 0.4, 0, 0.6)
+    # of three responses to a prompt, each less the mean of the other two
+    close(subtract_baseline(column(0, 0.3, 0.6, 1, 1, 1), "prompt", group_size=3), -0.45, 0, 0.45, 0, 0, 0)
+
+
+def test_what_is_added_to_a_row_counts_for_nothing_beside_other_responses_to_it() -> None:
+    """`prompt`: any function of the row, added to the reward, leaves the normalised rewards as they are."""
+    draw = torch.Generator().manual_seed(0)
+    rewards = torch.rand(24, generator=draw)
+    of_row = (torch.randn(6, generator=draw) * 5).repeat_interleave(4)
+
+    def normalised(values: Tensor, baseline: str) -> Tensor:
+        return normalise(subtract_baseline(values, baseline, group_size=4))[0]
+
+    torch.testing.assert_close(normalised(rewards + of_row, "prompt"), normalised(rewards, "prompt"), atol=1e-4, rtol=0)
+    assert (normalised(rewards + of_row, "batch") - normalised(rewards, "batch")).abs().max() > 0.5
+
+
+@pytest.mark.parametrize("baseline", ["batch", "reference", "prompt"])
+def test_no_baseline_changes_the_expected_policy_gradient(baseline: str) -> None:
+    """Two rows, two responses each, three actions: the expectation over all 3^4 outcomes, computed exactly."""
+    draw = torch.Generator().manual_seed(0)
+    logits = torch.randn(2, 3, generator=draw, dtype=torch.float64)
+    payoff = torch.rand(2, 3, generator=draw, dtype=torch.float64) + torch.tensor([[0.0], [9.0]])  # the rows' noise
+    reference = torch.tensor([0.7, 9.2], dtype=torch.float64).repeat_interleave(2)
+    policy, row = logits.softmax(-1), torch.tensor([0, 0, 1, 1])
+    expected, plain = torch.zeros_like(logits), torch.zeros_like(logits)
+    for actions in map(torch.tensor, itertools.product(range(3), repeat=4)):
+        rewards, chance = payoff[row, actions], policy[row, actions].prod()
+        gains = subtract_baseline(rewards, baseline, group_size=2, reference=reference)
+        scores = torch.nn.functional.one_hot(actions, 3) - policy[row]  # of each response: the gradient of log p
+        for total, weights in ((expected, gains), (plain, rewards)):
+            total.index_add_(0, row, chance * weights[:, None] * scores)
+    torch.testing.assert_close(expected, plain, atol=1e-12, rtol=0)
+    assert plain.abs().max() > 0.01
 
 
 def test_running_norm_and_none_by_hand() -> None:
@@ -68,15 +107,20 @@ def test_equal_rewards_are_worth_nothing(norm: str, size: int, value: float) -> 
 
 
 @pytest.mark.parametrize("labels", [(0, 0, 1, 1), (1, 1, 1, 1), (0, 0, 0, 0)])
-def test_equal_rewards_are_worth_nothing_under_a_label_baseline(labels: tuple[int, ...]) -> None:
-    values, _ = normalise(torch.full((4,), 0.1), labels=column(*labels))
-    assert torch.equal(values, torch.zeros(4))
+@pytest.mark.parametrize(("baseline", "size"), [("label", 1), ("reference", 1), ("prompt", 2), ("prompt", 4)])
+def test_equal_rewards_are_worth_nothing_under_any_baseline(baseline: str, size: int, labels: tuple[int, ...]) -> None:
+    equal = torch.full((4,), 0.1)
+    gains = subtract_baseline(equal, baseline, labels=column(*labels), group_size=size, reference=equal.clone())
+    assert torch.equal(normalise(gains)[0], torch.zeros(4))
 
 
 def test_rewards_keep_their_dtype() -> None:
     rewards, labels = column(0.2, 0.9, 0.4, 0.7), column(0, 1, 0, 1)
-    for norm, baseline in (("batch", None), ("batch", labels), ("group", None), ("none", None)):
-        assert normalise(rewards, norm, labels=baseline, group_size=2)[0].dtype == torch.float32
+    for baseline in ("batch", "label", "reference", "prompt"):
+        gains = subtract_baseline(rewards, baseline, labels=labels, group_size=2, reference=rewards.flip(0))
+        assert gains.dtype == torch.float32
+    for norm in ("batch", "group", "none"):
+        assert normalise(rewards, norm, group_size=2)[0].dtype == torch.float32
     assert math.isclose(float(normalise(rewards, "none")[0][1]), 0.9, abs_tol=1e-5)
 
 

@@ -21,16 +21,18 @@ from expctr.training.scheduler import StageScheduler
 
 
 def test_the_defaults_are_the_papers_and_where_it_is_silent_the_fields() -> None:
-    assert (RewardOptions().norm, RewardOptions().delta, RewardOptions().baseline) == ("batch", 1.0, "none")
+    assert (RewardOptions().norm, RewardOptions().delta) == ("batch", 1.0)
     assert (LCAlignment().metric, ICAlignment().metric, ICAlignment().delta) == ("mae", "mae", "abs")
     scheduler = StageScheduler()
     assert [type(reward) for reward in scheduler.lc_rewards] == [LCAlignment]
     assert [type(reward) for reward in scheduler.ic_rewards] == [ICAlignment]
     assert {reward.weight for reward in scheduler.lc_rewards + scheduler.ic_rewards} == {1.0}
+    assert {reward.baseline for reward in scheduler.lc_rewards + scheduler.ic_rewards} == {"batch"}
     kl, ppo = KLOptions(), PPOOptions()
     assert (kl.beta, kl.where, kl.estimator, kl.target) == (0.05, "reward", "k1", None)
     assert (ppo.lr, ppo.epochs, ppo.minibatch_size, ppo.advantage) == (1e-5, 2, 32, "gae")
-    assert (ppo.gamma, ppo.lam, ppo.clip, ppo.value_clip) == (1.0, 0.95, 0.2, 0.2)
+    assert (ppo.gamma, ppo.lam, ppo.clip, ppo.value_clip) == (1.0, 1.0, 0.2, 0.2)
+    assert (ppo.critic_lr, ppo.critic_label) == (1e-4, False)
     assert (ppo.vf_coef, ppo.entropy_coef, ppo.grad_clip, ppo.warmup, ppo.final_lr) == (0.1, 0.0, 1.0, 0.03, 1.0)
     assert (LCOptions().score, LCOptions().temperature, LCOptions().include_title) == ("prob", 1.0, False)
     assert (RolloutOptions().max_new_tokens, RolloutOptions().temperature, RolloutOptions().group_size) == (128, 1, 1)
@@ -40,9 +42,8 @@ def test_the_defaults_are_the_papers_and_where_it_is_silent_the_fields() -> None
     ("options", "values", "message"),
     [
         (RewardOptions, {"delta": 0}, "reward.delta is 0"),
-        (RewardOptions, {"baseline": "label", "norm": "group"}, "reward.baseline: label needs reward.norm"),
-        (RewardOptions, {"baseline": "label", "norm": "none"}, "reward.baseline: label needs reward.norm"),
-        (RewardOptions, {"baseline": "label", "norm": "running"}, "reward.baseline: label needs reward.norm"),
+        (LengthPenalty, {"baseline": "reference"}, r"rewards\.LengthPenalty\.baseline: this reward has no reference"),
+        (PPOOptions, {"critic_label": True, "advantage": "batch"}, r"ppo\.critic_label needs a critic"),
         (KLOptions, {"where": "loss"}, "gradient that is zero on average"),
         (KLOptions, {"target": 0.0}, "kl.target"),
         (KLOptions, {"horizon": 0.0}, "kl.horizon"),

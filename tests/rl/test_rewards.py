@@ -5,11 +5,20 @@ from collections.abc import Sequence
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from expctr.data.batches import Batch, SampleText
 from expctr.errors import UserError
-from expctr.rl.rewards import ICAlignment, LCAlignment, LengthPenalty, Reward, Scorers, alignment, text_gain
+from expctr.rl.rewards import (
+    ICAlignment,
+    LCAlignment,
+    LengthPenalty,
+    Reward,
+    Scorers,
+    alignment,
+    reference_rows,
+    text_gain,
+)
 
 
 def column(*values: float) -> Tensor:
@@ -86,6 +95,8 @@ BATCH = Batch(torch.arange(2), torch.tensor([1.0, 0.0]), {}, [SampleText("Heat")
 class Judge:
     """Finds a liking where the sentence says so."""
 
+    model = nn.Module()
+
     def scores(self, samples: Sequence[SampleText], texts: Sequence[str]) -> Tensor:
         return torch.tensor([0.9 if "enjoy" in text else 0.2 for text in texts])
 
@@ -142,6 +153,65 @@ def test_the_ic_reward_adds_what_the_text_changed(delta: str, gains: tuple[float
 def test_the_ic_reward_without_a_ctr_model_is_refused() -> None:
     with pytest.raises(UserError, match=r"ICAlignment needs a CTR model: list ICAlignment under stages\.ic\.rewards"):
         ICAlignment().attach(Scorers(Judge()))
+
+
+@pytest.mark.parametrize(("metric", "expected"), [("mae", (0.9, 0.8)), ("brier", (0.99, 0.96))])
+def test_the_lc_reference_is_the_untrained_explanations_reward_written_and_scored_once(
+    metric: str, expected: tuple[float, float]
+) -> None:
+    """The untrained model finds that sample 0 will enjoy it (score 0.9, liked), and not 1 (score 0.2, not liked)."""
+    asked: list[list[int]] = []
+
+    def untrained(batch: Batch) -> list[str]:
+        asked.append(batch.sample.tolist())
+        return ["will enjoy" if sample == 0 else "will hate" for sample in batch.sample.tolist()]
+
+    reward = LCAlignment(metric=metric, baseline="reference")
+    reward.attach(Scorers(Judge(), untrained_texts=untrained))  # type: ignore[arg-type]
+    pairs = BATCH.repeat(2)  # two responses to each prompt
+    close(reference_rows(reward, pairs), expected[0], expected[0], expected[1], expected[1])
+    close(reference_rows(reward, BATCH), *expected)
+    resumed = LCAlignment(metric=metric, baseline="reference")
+    resumed.attach(Scorers(Judge(), untrained_texts=untrained))  # type: ignore[arg-type]
+    resumed.load_state_dict(reward.state_dict())
+    assert torch.equal(reference_rows(resumed, BATCH), reference_rows(reward, BATCH))
+    assert [samples for samples in asked if samples] == [[0, 1]]
+
+
+@pytest.mark.parametrize("delta", ["abs", "signed", "relu"])
+def test_the_ic_reference_is_what_no_explanation_earns(delta: str) -> None:
+    """s_0 is 0.5 for both; what is left of the reward is 1 - |y - s| - (1 - |y - s_0|) and the last term of Eq. 13."""
+    reward = ICAlignment(delta=delta, baseline="reference")
+    reward.attach(SCORERS)
+    texts = ["a b c d e f g", "a b c d e f g h"]
+    scored = reward.score(BATCH, texts)
+    close(reference_rows(reward, BATCH), 0.5, 0.5)
+    close(scored - reference_rows(reward, BATCH) - reward.columns["text_gain"], 0.2, -0.3)
+
+
+def test_a_reward_of_ones_own_can_have_a_reference() -> None:
+    class Shorter(Reward):
+        name = "shorter"
+
+        def score(self, batch: Batch, texts: Sequence[str]) -> Tensor:
+            return -torch.tensor([float(len(text)) for text in texts])
+
+    with pytest.raises(UserError, match=r"rewards\.Shorter\.baseline: this reward has no reference\. Fix: "):
+        Shorter(baseline="reference")
+    assert Shorter(0.5).baseline == "batch"
+
+    class ShorterThanTitle(Shorter):
+        def reference(self, batch: Batch) -> Tensor:
+            return -torch.tensor([float(len(row.target)) for row in batch.texts])
+
+    close(reference_rows(ShorterThanTitle(baseline="reference"), BATCH), -4, -2)
+
+    class Wrong(Shorter):
+        def reference(self, batch: Batch) -> Tensor:
+            return torch.zeros(3)
+
+    with pytest.raises(UserError, match=r"the reference of reward shorter .* Reward\.reference must return one number"):
+        reference_rows(Wrong(baseline="reference"), BATCH)
 
 
 def test_words_beyond_the_limit_cost_one_each() -> None:

@@ -16,15 +16,16 @@ from transformers.models.llama.modeling_llama import LlamaMLP
 
 from expctr.data.batches import Nouns, SampleText
 from expctr.errors import BadRunError
-from expctr.llm.adapters import LoraLinear
 from expctr.llm.loading import LLMOptions
 from expctr.llm.logprobs import score_responses
+from expctr.llm.lora import LoraLinear
 from expctr.llm.prompts import PromptOptions
 from expctr.llm.rollout import Rollout, RolloutOptions
 from expctr.nan_guard import NaNGuard
 from expctr.rl import losses
 from expctr.rl import update as module_under_test
-from expctr.rl.options import KLOptions, PPOOptions, RewardOptions
+from expctr.rl.normalise import subtract_baseline
+from expctr.rl.options import Baseline, KLOptions, PPOOptions, RewardOptions
 from expctr.rl.policy import Policy
 from expctr.rl.update import PPOUpdate
 from expctr.stopwatch import Stopwatch
@@ -77,6 +78,7 @@ def update(
     return module.update(
         rollout,
         torch.as_tensor(rewards),
+        torch.arange(len(rollout)) % 2.0,
         cast(LightningOptimizer, optimizer or module.optimizer()),
         backward,
         torch.Generator().manual_seed(0),
@@ -247,6 +249,33 @@ def test_what_is_trained_is_float32_and_of_adapter_and_critic(llm_folder: Path) 
     assert any(name.startswith("value_head.") for name in names)
 
 
+def test_adapter_and_critic_have_a_learning_rate_each(build: Build, samples: list[SampleText]) -> None:
+    """With a rate of 0, what it is of stays as it is."""
+    for still, options in (("lora_", {"lr": 0.0}), ("value_head.", {"critic_lr": 0.0})):
+        module = build(ppo=PPOOptions(**{"lr": 1e-3, "critic_lr": 1e-3, "minibatch_size": 4} | options))
+        before = weights(module)
+        update(module, roll(module, samples), REWARDS)
+        moved = {name for name, weight in weights(module).items() if not torch.equal(weight, before[name])}
+        assert moved
+        assert not any(still in name for name in moved)
+
+
+def test_a_critic_that_reads_the_label_tells_rows_with_equal_states_apart(
+    build: Build, samples: list[SampleText]
+) -> None:
+    """All rows are the same prompt and response; the reward is the label (0 or 1 in turn)."""
+    values = {}
+    for reads in (False, True):
+        ppo = PPOOptions(lr=0.0, critic_lr=1e-2, critic_label=reads, epochs=40, value_clip=10.0, minibatch_size=4)
+        module = build(ppo=ppo, kl=KLOptions(beta=0.0), rollout=RolloutOptions(max_new_tokens=1))
+        rollout = roll(module, samples[:1]).select(torch.zeros(4, dtype=torch.long))
+        update(module, rollout, [0.0, 1.0, 0.0, 1.0])
+        labels = torch.tensor([0.0, 1, 0, 1])
+        values[reads] = module.update.trajectory(rollout, labels, labels).values[:, 0]
+    assert values[False].tolist() == pytest.approx([0.5] * 4, abs=0.15)
+    assert values[True].tolist() == pytest.approx([0, 1, 0, 1], abs=0.15)
+
+
 def test_the_gradient_with_a_frozen_prompt_is_that_of_a_plain_forward(build: Build, samples: list[SampleText]) -> None:
     """Adapter on response tokens only: against one forward of the whole sequence, adapter muted on the prompt."""
     module = build(scope="response")
@@ -295,7 +324,7 @@ def test_a_rewarded_token_grows_likely(build: Build, samples: list[SampleText], 
     for step in range(40):
         rollout = roll(module, batch, epoch=step)
         rewards = (rollout.response_ids[:, 0] < half).float()
-        update(module, rollout, module.normaliser(rewards, rewards, "lc")[0], optimizer)
+        update(module, rollout, module.normaliser(rewards, "lc")[0], optimizer)
     assert before < 0.7
     assert probability() > before + 0.15
 
@@ -449,7 +478,7 @@ def test_the_running_norm_is_over_all_rewards_so_far(build: Build, tmp_path: Pat
             torch.save(module.extra_state(), tmp_path / "state.pt")
             module = build(reward=RewardOptions(norm="running", delta=100.0))
             module.load_extra_state(torch.load(tmp_path / "state.pt", weights_only=True))
-        values = module.normaliser(batch, torch.zeros(6), "lc")[0]
+        values = module.normaliser(batch, "lc")[0]
         so_far = batches[: i + 1].flatten()
         restored = values * so_far.std(correction=0) + so_far.mean()
         torch.testing.assert_close(restored, batch, atol=1e-4, rtol=0)
@@ -459,7 +488,7 @@ def test_the_running_norm_keeps_each_components_own_statistics() -> None:
     """LC rewards of 0 and 1, IC rewards of 10 and 30: means 0.5 and 20, deviations 0.5 and 10."""
     module = Policy(reward=RewardOptions(norm="running", delta=5.0))
     for component, rewards in (("lc", [0.0, 1.0]), ("ic", [10.0, 30.0])):
-        values, _ = module.normaliser(torch.tensor(rewards), torch.zeros(2), component)
+        values, _ = module.normaliser(torch.tensor(rewards), component)
         torch.testing.assert_close(values, torch.tensor([-1.0, 1.0]), atol=1e-4, rtol=0)
 
 
@@ -563,15 +592,21 @@ def test_where_there_is_nothing_to_learn(build: Build, samples: list[SampleText]
     rollout.truncated = torch.tensor([True, False, False, True])
     same, by_label, in_pairs = torch.full((4,), 0.5), 0.2 + 0.6 * labels, torch.tensor([0.8, 0.8, 0.2, 0.2])
 
-    def nothing(*components: Tensor, **options: Any) -> bool:
-        return Policy(**options).normaliser.nothing_to_learn(components, labels, rollout)
+    def nothing(*components: Tensor, baseline: Baseline = "batch", **options: Any) -> bool:
+        normaliser, size = Policy(**options).normaliser, options.get("rollout", RolloutOptions()).group_size
+        gains = [subtract_baseline(r, baseline, labels=labels, group_size=size, reference=by_label) for r in components]
+        return normaliser.nothing_to_learn([(gain, baseline) for gain in gains], labels, rollout)
 
     pairs = RolloutOptions(group_size=2)
     assert nothing(same)
     assert nothing(same, same)
     assert not nothing(same, in_pairs)
     assert not nothing(by_label)
-    assert nothing(by_label, reward=RewardOptions(baseline="label"))
+    assert nothing(by_label, baseline="label")
+    assert nothing(by_label + 0.1, baseline="reference")
+    assert not nothing(same, baseline="reference")
+    assert nothing(in_pairs, rollout=pairs, baseline="prompt")
+    assert not nothing(by_label, rollout=pairs, baseline="prompt")
     assert nothing(same, reward=RewardOptions(norm="none"))
     assert not nothing(by_label, reward=RewardOptions(norm="none"))
     assert not nothing(in_pairs, rollout=pairs)

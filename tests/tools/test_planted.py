@@ -26,7 +26,7 @@ def test_a_prompt_always_shows_which_kind_is_liked_most() -> None:
         assert sum(film.kind == first for film, _ in history) == 3
 
 
-@pytest.mark.parametrize("rule", ["easy", "harder"])
+@pytest.mark.parametrize("rule", ["easy", "harder", "verdict-first"])
 def test_the_rule_holds_for_half_the_targets_and_says_alike_much_in_any_town(rule: str) -> None:
     """P(liked | rule, town) is 0.5 +- 0.27: the town does not help who sees only the prompt."""
     world, cells = planted.World(rule, 0), {}
@@ -114,6 +114,20 @@ def test_opinions_are_words_of_the_vocabulary_and_true() -> None:
             assert f"match {target.kind} {'like' if match else 'unlike'} ," in text
 
 
+def test_opinions_that_begin_with_the_verdict_go_on_for_72_tokens_and_are_true() -> None:
+    tokenizer, rng = planted._tokenizer(planted.REASONS), random.Random(0)
+    for _ in range(100):
+        target = planted.film(rng, rng.choice(planted.KINDS))
+        text, enjoys = planted.opinion(rng, target, False, verdict_first=True)
+        ids = tokenizer(text).input_ids
+        assert len(ids) == 6 + 4 * planted.REASONS  # "they will surely enjoy it :", then four tokens per reason
+        assert tokenizer.unk_token_id not in ids
+        assert (text.split()[3] in ("enjoy", "love")) is enjoys
+        for reason in text.split(" : ")[1].removesuffix(" .").split(" , "):
+            _, trait, said = reason.split()
+            assert said == getattr(target, trait)
+
+
 def test_each_control_can_fail_and_seeds_do_not_cancel() -> None:
     good = {
         **{"auc_llm_shuffled": 0.51, "auc_aug_shuffled": 0.49, "same_text_still": 1.0, "auc_ctr": 0.57},
@@ -136,7 +150,7 @@ def test_each_control_can_fail_and_seeds_do_not_cancel() -> None:
 @pytest.mark.slow
 def test_the_lc_stage_finds_the_rule(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A short form of tools/bench/learning.py: the easy world, fewer rows, a base trained for half as long."""
-    monkeypatch.setattr(learning, "USERS", 4000)
+    monkeypatch.setitem(learning.USERS, "easy", 4000)
     planted.make_model(tmp_path / "llm", steps=350)
     learning.prepare(tmp_path, ["easy"], [0])
     run = tmp_path / "run"

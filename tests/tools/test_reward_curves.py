@@ -7,6 +7,7 @@ from pictures import BLUE, ORANGE, colours
 from running import World
 from torch.utils.tensorboard import SummaryWriter
 
+from expctr.report.curves import read_events
 from tools import reward_curves
 
 
@@ -44,7 +45,7 @@ def test_rewards_are_summarised_and_drawn(
 
 
 def test_stages_are_found_by_what_they_logged(events: Path) -> None:
-    assert [(name, steps[0], steps[-1]) for name, steps in reward_curves.stages(reward_curves.read(str(events)))] == [
+    assert [(name, steps[0], steps[-1]) for name, steps in reward_curves.stages(read_events(events).curves)] == [
         ("LC", 1, 20),
         ("CTR 1", 21, 30),
         ("IC 1", 31, 34),
@@ -62,7 +63,7 @@ def test_a_run_of_the_command_line_has_all_its_stages(world: World, monkeypatch:
     options = world.options("one")
     run = world.once("one", ["fit", *options], ["test", *options])
     draw(run, monkeypatch)
-    assert [name for name, _ in reward_curves.stages(reward_curves.read(str(run)))] == [
+    assert [name for name, _ in reward_curves.stages(read_events(run).curves)] == [
         "LC",
         "CTR 1",
         "IC 1",

@@ -17,6 +17,7 @@ from faults.callbacks import kill
 from pictures import BLUE, ORANGE, colours
 from running import CONF, ENVIRON, LIMIT, Outcome, World, expctr, start
 
+from expctr.systems import SIMPLE
 from tools import sweep
 
 
@@ -90,6 +91,11 @@ def test_undefined_metrics_are_left_out(tmp_path: Path) -> None:
     sweep.draw({"beta": line, "delta": line}, tmp_path, 1)
     assert ORANGE in colours(tmp_path / "sweep.png")
     assert BLUE not in colours(tmp_path / "sweep.png")
+
+
+def test_the_model_without_text_is_no_simple_baseline() -> None:
+    systems = [*(system.name for system in SIMPLE), "ICL", "DIN", "ExpCTR-LLM", "ExpCTR-Aug"]
+    assert sweep.plain([{"systems": {name: {} for name in systems}}]) == "DIN"
 
 
 def test_a_sweep_collects_the_results_of_its_runs(swept: Path, capsys: pytest.CaptureFixture[str]) -> None:

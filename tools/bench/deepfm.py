@@ -1,4 +1,4 @@
-"""An epoch of DeepFM over MovieLens-100K: ours against RecBole, FuxiCTR, deepctr-torch and torch-rechub.
+"""DeepFM over MovieLens-100K, seconds per epoch: ours against RecBole, FuxiCTR, deepctr-torch and torch-rechub.
 
     python -m tools.bench.deepfm [--epochs N] [--threads N]
 
@@ -29,7 +29,7 @@ from tools.runs import markdown_table, script
 
 RATINGS, FOLDER, PEERS = ROOT / ".data/ml-100k", ROOT / "runs/bench-deepfm", ROOT / ".cache/deepfm-peers"
 FIELDS = ["user", "target", "target_year", "target_genres", "user_age", "user_gender", "user_occupation"]
-OURS, HISTORIES, BARE = "expctr fit", "expctr fit, and histories", "our bare loop"
+OURS, HISTORIES = "expctr fit", "expctr fit, and histories"
 NAMES = ["recbole", "fuxictr", "deepctr-torch", "torch-rechub"]
 SPLITS = ("train", "val", "test")
 
@@ -100,13 +100,11 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=1, help="threads of each system; only one works at a time")
     options = parser.parse_args()
     prepare()
-    module = ["-m", "tools.bench.deepfm_workers"]
     commands: dict[str, list[object]] = {OURS: fit_command(FIELDS), HISTORIES: fit_command(None)}
-    commands[BARE] = [sys.executable, *module, "bare loop", FOLDER]
     absent: dict[str, str] = {}
     try:
         peers = install_peers()
-        commands |= {name: [peers, *module, name, FOLDER] for name in NAMES}
+        commands |= {name: [peers, "-m", "tools.bench.deepfm_peers", name, FOLDER] for name in NAMES}
     except (OSError, subprocess.CalledProcessError) as error:
         absent = dict.fromkeys(NAMES, f"cannot be installed: {error}")
 

@@ -1,11 +1,11 @@
-"""What shared rows cost in AUC: DeepFM on MovieLens-100K with fewer and fewer rows per field (`max_rows`).
+"""Hashing of rows and its cost in AUC: DeepFM on MovieLens-100K with fewer and fewer rows per field (`max_rows`).
 
     python -m tools.get_movielens .data/ml-100k # once
     python -m tools.bench.hashing               # three seeds, in runs/hashing
 
-943 users and 1,682 films share the rows by a hash. `zoo.py` measures what sharing saves in seconds and memory with ten
-million values. All runs are tested on the same rows; a seed draws other first weights and batches. The last line is
-JSON.
+943 users and 1,682 films share the rows by a hash. `vocabulary.py` measures what sharing saves in seconds and memory
+with ten million values. All runs are tested on the same rows; a seed draws other first weights and batches. The last
+line is JSON.
 """
 
 import json

@@ -1,7 +1,8 @@
-"""Does ExpCTR learn? Runs in planted worlds (planted.py) with known best AUCs, and controls that must not learn.
+"""Is ExpCTR learning? Runs in planted worlds (planted.py) with known best AUCs, and controls that must not learn.
 
     python -m tools.bench.learning                          # both worlds, three seeds, in runs/learning
     python -m tools.bench.learning --worlds easy --seeds 0
+    python -m tools.bench.learning --worlds verdict-first   # the LC stage with a critic, new and old lambda
 
 A run is the real command line with learning.yaml. All share one pretrained model; a seed means another world, other
 first weights and other draws. Run the same command again to resume. The last line is JSON: means over the seeds of the
@@ -11,19 +12,17 @@ CTR model without text; with random IC rewards it does not improve.
 """
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from itertools import product
 from pathlib import Path
 from statistics import fmean
-from typing import Any, get_args
+from typing import Any
 
 import polars as pl
 import torch
 import yaml
-from rich.console import Console
-from rich.table import Table
 from torch import Tensor
 
 from expctr.data.batches import Batch
@@ -35,14 +34,22 @@ from tools.runs import arguments, auc, curve, expctr, fit_and_test, in_parallel,
 
 FILE = Path(__file__).with_name("learning.yaml")
 CONFIG = yaml.safe_load(FILE.read_text())
-LC_EPOCHS: dict[Rule, int] = {"easy": CONFIG["stages"]["lc"]["epochs"], "harder": 5}
+LC_EPOCHS: dict[Rule, int] = {"easy": CONFIG["stages"]["lc"]["epochs"], "harder": 5, "verdict-first": 3}
 """Epochs of the LC stage."""
-FINAL_LR: dict[Rule, float] = {"easy": 1.0, "harder": 0.0}
+FINAL_LR: dict[Rule, float] = {"easy": 1.0, "harder": 0.0, "verdict-first": 0.0}
 """The last learning rate of a stage, relative to the first one. With a constant rate, the harder world's share of the
 best AUC ends anywhere between 0.83 and 0.96."""
-PPO = "--model.init_args.explainer.ppo"
-USERS = 20_000
-"""Samples of a world: 12,800 for training, 2,000 for validation and 5,200 for the test."""
+EXPLAINER = "--model.init_args.explainer"
+PPO = f"{EXPLAINER}.ppo"
+USERS: dict[Rule, int] = {"easy": 20_000, "harder": 20_000, "verdict-first": 8_000}
+"""Samples of a world: of 20,000, 12,800 are for training, 2,000 for validation and 5,200 for the test."""
+CREDIT: dict[str, dict[str, float]] = {
+    "defaults": {},
+    "critic_lr = lr": {"critic_lr": CONFIG["model"]["init_args"]["explainer"]["ppo"]["lr"]},
+    "lam 0.95": {"lam": 0.95},
+    "old defaults": {"lam": 0.95, "critic_lr": CONFIG["model"]["init_args"]["explainer"]["ppo"]["lr"]},
+}
+"""Options of PPO that the verdict-first world compares, beside `advantage: gae`."""
 LLM, AUG, CTR = "ExpCTR-LLM", "ExpCTR-Aug", "DeepFM"
 UNTRAINED, EXCHANGED = "ExpCTR-LLM, untrained", "ExpCTR-Aug, explanations of other rows"
 PLAIN, SHUFFLED = "data", "shuffled"
@@ -65,13 +72,21 @@ class Noise(Reward):
 
 def prepare(out: Path, rules: Sequence[Rule], seeds: Sequence[int]) -> None:
     """Make the language model, the sentence encoder and the ratings, unless they exist."""
-    for name, make in (("encoder", make_encoder), ("llm", make_model)):
+    makers: dict[str, Callable[[Path], None]] = {"encoder": make_encoder}
+    for rule in rules:
+        makers[llm(rule)] = partial(make_model, verdict_first=rule == "verdict-first")
+    for name, make in makers.items():
         if not (out / name / "tokenizer.json").exists():
             make(out / name)
     for rule, seed, kind in product(rules, seeds, (PLAIN, SHUFFLED)):
         folder = out / f"{rule}-{seed}" / kind
         if not (folder / "movies.csv").exists():
-            World(rule, seed).write(folder, USERS, shuffled=kind == SHUFFLED)
+            World(rule, seed).write(folder, USERS[rule], shuffled=kind == SHUFFLED)
+
+
+def llm(rule: Rule) -> str:
+    """Return the name of the language model's folder."""
+    return "llm-verdict-first" if rule == "verdict-first" else "llm"
 
 
 def options(out: Path, rule: Rule, seed: int, kind: str = PLAIN) -> list[str]:
@@ -80,7 +95,7 @@ def options(out: Path, rule: Rule, seed: int, kind: str = PLAIN) -> list[str]:
         f"--seed_everything={seed}",
         f"--stages.lc.epochs={LC_EPOCHS[rule]}",
         f"{PPO}.final_lr={FINAL_LR[rule]}",
-        f"--model.init_args.explainer.llm.path={out / 'llm'}",
+        f"--model.init_args.explainer.llm.path={out / llm(rule)}",
         f"--model.init_args.encoder.path={out / 'encoder'}",
         f"--data.init_args.path={out / f'{rule}-{seed}' / kind}",
         f"--data.init_args.cache_dir={out / 'cache'}",
@@ -121,6 +136,30 @@ def still(out: Path, rule: Rule, seed: int) -> None:
 
 def shuffle(out: Path, rule: Rule, seed: int) -> None:
     fit_and_test(out / f"{rule}-{seed}" / SHUFFLED / "run", *options(out, rule, seed, SHUFFLED), "--stages.rounds=1")
+
+
+def credit(out: Path, seed: int, name: str) -> None:
+    """Train the LC stage alone in the verdict-first world, with a critic."""
+    chosen = {"advantage": "gae", **CREDIT[name]}
+    folder = out / f"verdict-first-{seed}" / name.replace(" ", "_")
+    line = [*options(out, "verdict-first", seed), "--stages.rounds=0", f"{EXPLAINER}.rollout.max_new_tokens=96"]
+    fit_and_test(folder, *line, *(f"{PPO}.{option}={value}" for option, value in chosen.items()))
+
+
+def credit_figures(out: Path, seed: int, name: str) -> dict[str, float]:
+    """Return what the LC stage reached in the verdict-first world."""
+    folder, known = out / f"verdict-first-{seed}" / name.replace(" ", "_"), best(out, "verdict-first", seed)["llm"]
+    before, after = auc(folder, UNTRAINED), auc(folder, LLM)
+    tokens = fmean(value for _, value in curve(folder, "lc/response_length"))
+    return {
+        "best_auc": known,
+        "auc_before": before,
+        "auc_llm": after,
+        "share_of_best": (after - before) / (known - before),
+        "tokens": tokens,
+        "explained_variance": curve(folder, "lc/explained_variance")[-1][1],
+        "seconds": seconds(folder),
+    }
 
 
 def figures(out: Path, rule: Rule, seed: int) -> dict[str, float]:
@@ -175,36 +214,30 @@ def controls(seeds: Sequence[dict[str, float]]) -> dict[str, bool]:
     }
 
 
-def stages(folder: Path) -> Table:
-    """Return a table of a run: validation AUC after each epoch; mean raw reward and KL of the last five batches."""
-    by_batch = {f"{who} AUC": dict(curve(folder, f"val/auc_{who}")) for who in ("llm", "aug", "plain")}
-    shown = Table("batches", *by_batch, "reward", "KL", title=str(folder))
-    reward = curve(folder, "lc/reward_lc") + curve(folder, "ic/reward_ic")
-    kl = curve(folder, "lc/kl") + curve(folder, "ic/kl")
-    for batch in sorted({batch for values in by_batch.values() for batch in values}):
-        cells = [f"{values[batch]:.3f}" if batch in values else "" for values in by_batch.values()]
-        last = [[value for step, value in values if batch - 5 < step <= batch] for values in (reward, kl)]
-        shown.add_row(str(batch), *cells, *(f"{fmean(values):.3f}" if values else "" for values in last))
-    return shown
-
-
 def main() -> None:
     parser = arguments(__doc__, "runs/learning")
-    parser.add_argument("--worlds", nargs="+", choices=get_args(Rule), default=list(get_args(Rule)))
+    parser.add_argument("--worlds", nargs="+", choices=list(LC_EPOCHS), default=list(LC_EPOCHS))
+    parser.add_argument("--credit", nargs="+", choices=list(CREDIT), default=["defaults", "old defaults"])
     own = parser.parse_args()
-    out, console = own.out.resolve(), Console()
+    out = own.out.resolve()
     prepare(out, own.worlds, own.seeds)
 
-    tasks = [(play, rule) for rule in own.worlds]
+    staged = [rule for rule in own.worlds if rule != "verdict-first"]
+    compared = own.credit if "verdict-first" in own.worlds else []
+    tasks = [(play, rule) for rule in staged]
     tasks += [(control, "easy") for control in (still, shuffle) if "easy" in own.worlds]
     pairs = product(tasks, own.seeds)
     jobs = {f"{task.__name__} {rule}-{seed}": partial(task, out, rule, seed) for (task, rule), seed in pairs}
+    jobs |= {f"{name}, seed {seed}": partial(credit, out, seed, name) for name, seed in product(compared, own.seeds)}
     in_parallel(jobs, own.jobs, "runs")
 
     summary: dict[str, Any] = {}
-    for rule in own.worlds:
-        for seed in own.seeds:
-            console.print(stages(out / f"{rule}-{seed}" / "main"))
+    for name in compared:
+        reached = [credit_figures(out, seed, name) for seed in own.seeds]
+        values = {key: [row[key] for row in reached] for key in reached[0]}
+        print_seeds(f"verdict-first world: {name}", values, own.seeds)
+        summary[name] = {key: round(fmean(column), 4) for key, column in values.items()}
+    for rule in staged:
         found = [figures(out, rule, seed) for seed in own.seeds]
         means: dict[str, Any] = {name: fmean(row[name] for row in found) for name in found[0]}
         print_seeds(f"{rule} world", {name: [row[name] for row in found] for name in found[0]}, own.seeds)

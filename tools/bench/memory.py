@@ -1,4 +1,4 @@
-"""Is the memory that `expctr plan` forecasts what a run then holds?
+"""Memory of a run: does it hold what `expctr plan` forecasts?
 
     python -m tools.bench.memory [--only NAME ...] [--folder DIR] [--kernels]
 

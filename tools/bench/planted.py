@@ -8,14 +8,16 @@ the probability
 
 - `easy`: rule is +1 for six of the twelve kinds of film, which everyone likes;
 - `harder`: rule is +1 if the target is of the same kind as most liked titles of the history;
+- `verdict-first`: the rule of `easy`, and a language model whose opinions begin with the verdict and then go on for 72
+  tokens that do not matter. So the credit for the one reward at the end has to travel far back;
 - studio is +1 for half of the studios: their films are liked more in northern towns (town +1), less in southern ones.
 
 Without the studio, the best guess from the prompt is 1/2 +- RULE in any town, so the town does not help the LC reward;
 the CTR model does not see it in its ids. An explanation that names the town tells the CTR model what it misses, and the
 IC reward has to find that. Every film is rated once, so nothing can be learnt of an id of a user or a film.
 
-The language model's opinions name a random true trait before the verdict and another one after it. The verdict is a
-prejudice: it favours warm colours, which mean nothing here.
+The language model's opinions name a random true trait before the verdict and another one after it (in `verdict-first`:
+none before and 18 after it). The verdict is a prejudice: it favours warm colours, which mean nothing here.
 """
 
 # ruff: noqa: SIM905  (word lists read as text)
@@ -38,7 +40,7 @@ from transformers import PreTrainedTokenizerFast
 from tools.nano.model import make_model as make_llama
 from tools.nano.train import Optimizer
 
-Rule = Literal["easy", "harder"]
+Rule = Literal["easy", "harder", "verdict-first"]
 
 COLOURS = "amber azure coral crimson gold green grey indigo jade pearl scarlet violet".split()
 KINDS = "ballad chronicle comedy drama fable farce mystery operetta romance satire thriller western".split()
@@ -89,7 +91,7 @@ class World(NamedTuple):
 
     def holds(self, kind: str, liked: Sequence[str]) -> bool:
         """Return whether the rule favours a target of this kind after a history with liked titles of those kinds."""
-        if self.rule == "easy":
+        if self.rule != "harder":
             return kind in self.pleasing
         return bool(liked) and kind == max(sorted(set(liked)), key=liked.count)
 
@@ -128,7 +130,7 @@ class World(NamedTuple):
         # one exception at most, so that most liked titles are always of the favourite kind
         slip = rng.randrange(2 * HISTORY)
         history = [(film(rng, kind), (kind == favourite) != (i == slip)) for i, kind in enumerate(kinds)]
-        if self.rule == "easy":
+        if self.rule != "harder":
             kind = rng.choice(KINDS)
         else:
             others = [*others, rng.choice([k for k in KINDS if k not in kinds])]  # often a disliked kind
@@ -171,14 +173,21 @@ AFTER = {"colour": 0.6, "town": 0.4}
 """What an opinion names after the verdict. Before and after it, the most frequent trait does not predict the label."""
 PREJUDICE = 0.7
 """Probability of a positive verdict for warm colours, and of a negative one for cold colours."""
+REASONS = 18
+"""How many traits an opinion names that begins with its verdict; each takes four tokens. They are numbered, so that the
+model knows where it is."""
 
 
-def opinion(rng: random.Random, target: Film, match: bool) -> tuple[str, bool]:
+def opinion(rng: random.Random, target: Film, match: bool, verdict_first: bool = False) -> tuple[str, bool]:
     """Return a sentence, and whether its verdict is positive."""
     said = target._asdict() | {"match": _match(target.kind, match)}
     before, after = (rng.choices(list(odds), list(odds.values()))[0] for odds in (BEFORE, AFTER))
     enjoys = (rng.random() < PREJUDICE) == (target.colour in WARM)
     verdict = f"{rng.choice(('surely', 'likely'))} {rng.choice(('enjoy', 'love') if enjoys else ('dislike', 'hate'))}"
+    if verdict_first:
+        named = [rng.choice(("colour", "kind", "town")) for _ in range(REASONS)]
+        reasons = " , ".join(f"{i} {trait} {said[trait]}" for i, trait in enumerate(named, 1))
+        return f"they will {verdict} it : {reasons} .", enjoys
     return f"by {before} {said[before]} , they will {verdict} it , for the {after} {said[after]} .", enjoys
 
 
@@ -186,15 +195,17 @@ def _match(kind: str, match: bool) -> str:
     return f"{kind} {'like' if match else 'unlike'}"
 
 
-def make_model(folder: Path, steps: int = 700) -> None:
-    """Pretrain a small Llama on opinions and judgements, 64 prompts per step, and save it with its tokenizer."""
+def make_model(folder: Path, steps: int = 700, verdict_first: bool = False) -> None:
+    """Pretrain a small Llama on opinions and judgements, 64 prompts per step (16 of the long opinions that begin with
+    their verdict), and save it with its tokenizer.
+    """
     rng = random.Random(0)
     torch.manual_seed(0)
-    tokenizer = _tokenizer()
+    tokenizer = _tokenizer(REASONS if verdict_first else 0)
     model = make_llama(tokenizer, hidden=96, layers=3)  # its heads that look back let copying form early
     _look_for_the_same(model.model.layers[1].self_attn)
     optimizer = Optimizer(model, LR, warmup=50)
-    for step, batches in enumerate(_lessons(rng, tokenizer, steps)):
+    for step, batches in enumerate(_lessons(rng, tokenizer, steps, verdict_first)):
         losses = [
             model(input_ids=ids, attention_mask=(ids != tokenizer.pad_token_id).long(), labels=wanted).loss
             for ids, wanted in batches
@@ -232,8 +243,8 @@ def _look_for_the_same(attention: nn.Module, width: int = 32, sharpness: float =
             projection.weight[slow] = same
 
 
-def _tokenizer() -> PreTrainedTokenizerFast:
-    words = {*COLOURS, *KINDS, *TOWNS, *WORDS.split()}
+def _tokenizer(numbers: int = 0) -> PreTrainedTokenizerFast:
+    words = {*COLOURS, *KINDS, *TOWNS, *WORDS.split(), *map(str, range(1, numbers + 1))}
     vocabulary = {word: i for i, word in enumerate(["<|pad|>", "<|end|>", "<|unknown|>", *sorted(words)])}
     tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token="<|unknown|>"))
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
@@ -245,7 +256,7 @@ def _tokenizer() -> PreTrainedTokenizerFast:
 
 
 def _lessons(
-    rng: random.Random, tokenizer: PreTrainedTokenizerFast, steps: int
+    rng: random.Random, tokenizer: PreTrainedTokenizerFast, steps: int, verdict_first: bool
 ) -> Iterator[list[tuple[Tensor, Tensor]]]:
     """Yield the batches of each step, token ids and labels: opinions, judgements, matches, guesses."""
 
@@ -258,7 +269,7 @@ def _lessons(
     end, pad, like = int(tokenizer.eos_token_id), int(tokenizer.pad_token_id), torch.tensor(tokens("like unlike"))
     for _ in range(steps):
         opinions, judgements, guesses, matches = [], [], [], []
-        for _ in range(64):
+        for _ in range(16 if verdict_first else 64):
             favourite, *others = rng.sample(KINDS, 3)
             match = rng.random() < 0.5
             target = film(rng, favourite if match else rng.choice([k for k in KINDS if k != favourite]))
@@ -266,7 +277,7 @@ def _lessons(
             disliked = [film(rng, kind).title for kind in others]
             rng.shuffle(liked)
             prompt = {"liked": quoted(liked), "disliked": quoted(disliked), "target": target.title}
-            text, enjoys = opinion(rng, target, match)
+            text, enjoys = opinion(rng, target, match, verdict_first)
             guess = (rng.random() < PREJUDICE) == (target.colour in WARM)
             opinions.append((tokens(PROMPTS["explanation"].format(**prompt)), [*tokens(text), end]))
             judgements.append((tokens(PROMPTS["lc"].format(reason=text)), tokens("Yes" if enjoys else "No")))
@@ -274,9 +285,10 @@ def _lessons(
             answers = tokens(" ".join(_match(kind, kind == favourite) for kind in kinds))
             matches.append((tokens(PROMPTS["explanation"].format(**prompt) + " by match"), answers))
             guesses.append((tokens(PROMPTS["icl"].format(**prompt)), tokens("Yes" if guess else "No")))
-        batches = [_padded(pairs, pad) for pairs in (opinions, judgements, matches, guesses[:8])]
-        batches[2][1][~torch.isin(batches[2][1], like)] = -100  # else opinions would continue like these
-        yield batches
+        matching = _padded(matches, pad)
+        matching[1][~torch.isin(matching[1], like)] = -100  # else opinions would continue like these
+        others = [] if verdict_first else [matching]  # long opinions never say whether a kind matches
+        yield [_padded(opinions, pad), _padded(judgements, pad), *others, _padded(guesses[:8], pad)]
 
 
 def _padded(pairs: Sequence[tuple[list[int], list[int]]], pad: int) -> tuple[Tensor, Tensor]:

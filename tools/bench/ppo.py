@@ -20,17 +20,19 @@ import sys
 import time
 from pathlib import Path
 from statistics import median
-from typing import Any
+from typing import Any, Literal
 
 import torch
 import yaml
 from jsonargparse import ArgumentParser
-from transformers import AutoConfig
 
 from expctr.data.datamodules import RatingsDataModule
 from expctr.llm.loading import LLMOptions, load_base, load_tokenizer, resolve_dtype
 from expctr.llm.prompts import PromptOptions, Prompts
-from expctr.planning.workload import LC_PROMPT_RATIO
+from expctr.modules.explainer import PPOExplainerModule
+from expctr.planning.blueprint import Blueprint
+from expctr.planning.workload import count_phases
+from expctr.rl.options import PPOOptions
 from tools.bench.turns import Worker, fit_worker, install
 from tools.get_movielens import get_movielens
 from tools.runs import ROOT, curve, markdown_table, script
@@ -45,6 +47,8 @@ NEVER_GENERATED = "<jupyter_script>"
 BATCH, TOKENS, MINIBATCH, RANK = 32, 64, 8, 16
 CONFIG = ROOT / "configs/smollm2.yaml"
 TRL, OURS, OURS_ALL = "TRL", "response, 2 passes", "all, 2 passes"
+PHASES = ("prefill", "decode", "score", "reference", "train")
+FITS: dict[str, tuple[Literal["all", "response"], int]]
 FITS = {f"{scope}, {passes} passes": (scope, passes) for passes in (2, 4) for scope in ("response", "all")}
 
 
@@ -116,36 +120,13 @@ def matmul_rate(threads: int, size: int = 2048) -> float:
     return 2 * size**3 / median(seconds)
 
 
-def work(prompt: float, passes: int, scope: str = "response") -> dict[str, float]:
-    """Return the FLOP that each part of a rollout batch needs at least.
-
-    A token takes 2 FLOP per weight of the linear layers and 4 per number of each key that it attends to. The backward
-    pass takes as many again, and twice as many for the adapter and the attention. With adapter_scope: all, the prompt
-    passes through the model wherever the response does. As in `expctr plan`, the length of the score's question is
-    proportional to that of the response.
-    """
-    c = AutoConfig.from_pretrained(MODEL)
-    size, heads = c.hidden_size, c.num_key_value_heads * c.hidden_size // c.num_attention_heads
-    shapes = [(size, size), (size, heads), (size, heads), (size, size), *[(size, c.intermediate_size)] * 3]
-    layers, vocabulary = c.num_hidden_layers, 2 * c.vocab_size * size
-    base = 2 * layers * sum(a * b for a, b in shapes)
-    adapter = 2 * layers * sum(RANK * (a + b) for a, b in shapes)
-
-    def attention(tokens: float, seen: float) -> float:
-        return 4 * layers * size * tokens * (seen + tokens / 2)
-
-    everywhere, question = scope == "all", LC_PROMPT_RATIO * TOKENS
-    new, seen = (prompt + TOKENS, 0.0) if everywhere else (TOKENS, prompt)
-    products, looks, acts = new * base + TOKENS * vocabulary, attention(new, seen), new * adapter
-    again = resolve_dtype("auto") != torch.float32  # the policy's own log-probabilities are then computed twice
-    row = {
-        "prefill": prompt * (base + everywhere * adapter) + attention(prompt, 0),
-        "decode": TOKENS * (base + adapter + vocabulary) + attention(TOKENS, prompt),
-        "score": question * base + attention(question, 0),
-        "reference": (products + looks) * (1 + again) + again * acts,
-        "train": passes * (2 * products + 3 * looks + 3 * acts),
-    }
-    return {part: BATCH * flop for part, flop in row.items()}
+def flop_by_part(prompt: float, passes: int, scope: Literal["all", "response"] = "response") -> dict[str, float]:
+    """Return the FLOP that each part of a rollout batch needs at least, as `expctr plan` counts them."""
+    llm = LLMOptions(str(MODEL), adapter_scope=scope, lora_r=RANK)
+    explainer = PPOExplainerModule(llm, ppo=PPOOptions(epochs=passes))
+    blueprint = Blueprint(llm, resolve_dtype("auto"), on_cpu=True)
+    phases = count_phases(blueprint, explainer, round(prompt), TOKENS)
+    return {part: float(BATCH * work.flops) for part, work in phases.items()}
 
 
 def main() -> None:
@@ -185,11 +166,11 @@ def report(times: dict[str, list[float]], peak: dict[str, float], prompt: float,
     found: dict[str, Any] = {"samples_per_second": speed, "prompt_tokens": prompt, "gflops_matmul": rate / 1e9}
     parts: dict[str, dict[str, float]] = {}
     for name in filter(FITS.__contains__, times):
-        last = {part: curve(FOLDER / name, f"lc/seconds_{part}")[-batches:] for part in work(prompt, 2)}
+        last = {part: curve(FOLDER / name, f"lc/seconds_{part}")[-batches:] for part in PHASES}
         parts[name] = {part: median(value for _, value in values) for part, values in last.items()}
         print(f"{name}: " + ", ".join(f"{part} {seconds:.1f} s" for part, seconds in parts[name].items()))
     if OURS in times:
-        flop, took = work(prompt, 2), parts[OURS]
+        flop, took = flop_by_part(prompt, 2), parts[OURS]
         found["of_matmul_rate"] = {part: flop[part] / took[part] / rate for part in ("prefill", "decode", "train")}
         found["peak_gb"] = peak[OURS]
     if TRL in times:
@@ -200,7 +181,7 @@ def report(times: dict[str, list[float]], peak: dict[str, float], prompt: float,
         response, everywhere = f"response, {passes} passes", f"all, {passes} passes"
         if response in times and everywhere in times:
             found[f"vs_all_scope_{passes}_passes"] = speed[response] / speed[everywhere]
-            rival, own = (sum(work(prompt, passes, scope).values()) for scope in ("all", "response"))
+            rival, own = (sum(flop_by_part(prompt, passes, scope).values()) for scope in ("all", "response"))
             found[f"flop_of_all_scope_{passes}_passes"] = rival / own
     print(json.dumps(found | {"seconds": parts}))
 

@@ -1,11 +1,11 @@
-"""How a PPO batch's seconds grow with rows, prompt, response and passes, and whether its memory stays flat.
+"""Growth of a PPO batch's seconds with rows, prompt, response and passes, and whether its memory stays flat.
 
     python -m tools.bench.ppo_growth [--threads N]
 
-SmolLM2-135M with adapter_scope: response, as in ppo.py. One size is varied at a time, a line in the tokens is fitted to
-all points, and `growth.png` is drawn. The last line is JSON: `fit` in milliseconds per token, `worst` the fit's largest
-relative error, and `growth_mb` the growth of the process over the last 40 of 50 small batches: a median of ten minus
-another, because single batches hold 75 MB more until the next one.
+SmolLM2-135M with adapter_scope: response, as in ppo.py. One size is varied at a time, and a line in the tokens is
+fitted to all points. The last line is JSON: `fit` in milliseconds per token, `worst` the fit's largest relative error,
+and `growth_mb` the growth of the process over the last 40 of 50 small batches: a median of ten minus another, because
+single batches hold 75 MB more until the next one.
 """
 
 import json
@@ -19,6 +19,7 @@ from lightning.pytorch.core.optimizer import LightningOptimizer
 from rich.console import Console
 from rich.progress import track
 from rich.table import Table
+from torch import Tensor
 
 from expctr.data.batches import Nouns, SampleText
 from expctr.llm.loading import LLMOptions
@@ -29,9 +30,8 @@ from expctr.nan_guard import NaNGuard
 from expctr.rl.options import PPOOptions
 from expctr.rl.rewards import alignment
 from expctr.stopwatch import Stopwatch
-from tools.bench.ppo import FOLDER, MINIBATCH, MODEL, prepare
+from tools.bench.ppo import MINIBATCH, MODEL, prepare
 from tools.bench.turns import memory_gb
-from tools.plots import figure, save
 from tools.runs import ROOT, script
 
 
@@ -70,11 +70,15 @@ def batch(module: PPOExplainerModule, optimizer: LightningOptimizer, size: Size,
     rollout = generate(module.model, prompts, RolloutOptions(max_new_tokens=size.response), noise)
     written = decode_texts(module.model, rollout)
     scores = module.lc_scorer.scores([SampleText("Emma")] * size.rows, written)
-    total, _ = module.normaliser(alignment(scores, labels, "mae"), labels, "lc")
+    total, _ = module.normaliser(alignment(scores, labels, "mae"), "lc")
     guard = NaNGuard("bench", range(size.rows), written)
     order = torch.Generator().manual_seed(0)
-    module.update(rollout, total, optimizer, lambda loss: cast(None, loss.backward()), order, Stopwatch(), guard)
+    module.update(rollout, total, labels, optimizer, _backward, order, Stopwatch(), guard)
     return time.perf_counter() - began
+
+
+def _backward(loss: Tensor) -> None:
+    loss.backward()  # type: ignore[no-untyped-call]
 
 
 def main() -> None:
@@ -93,8 +97,7 @@ def main() -> None:
         held.append(1024 * memory_gb("VmRSS"))
     growth = median(held[-WARM:]) - median(held[WARM : 2 * WARM])
     batch(module, optimizer, Size(), words)  # the first of a size is slower
-    lines = {name: [Size()] + [Size()._replace(**{name: value}) for value in values] for name, values in VARIED.items()}
-    sizes = list(dict.fromkeys(size for line in lines.values() for size in line))
+    sizes = [Size(), *(Size()._replace(**{name: value}) for name, values in VARIED.items() for value in values)]
     took = [batch(module, optimizer, size, words) for size in track(sizes, "sizes")]
 
     tokens = np.array([(s.rows * s.prompt, s.rows * s.response, s.rows * s.response * s.passes) for s in sizes])
@@ -107,14 +110,6 @@ def main() -> None:
     for size, seconds, fitted in zip(sizes, took, expected, strict=True):
         shown.add_row(*map(str, size), f"{seconds:.1f}", f"{fitted:.1f}")
     Console().print(shown)
-    picture, axes = figure("Seconds of a PPO batch", len(VARIED))
-    points = dict(zip(sizes, zip(took, expected, strict=True), strict=True))
-    for axis, (name, line) in zip(axes, lines.items(), strict=True):
-        x, measured, fitted = zip(*sorted((getattr(size, name), *points[size]) for size in line), strict=True)
-        axis.plot(x, measured, "o", label="measured")
-        axis.plot(x, fitted, "--", color="grey", label="fitted")
-        axis.set(xlabel=name, ylabel="seconds", ylim=(0, None))
-    save(picture, FOLDER / "growth.png")
     names = ("batch_s", "prompt_token_ms", "response_token_ms", "response_token_and_pass_ms")
     found = dict(zip(names, [fit[0], *(1000 * fit[1:])], strict=True))
     worst = float(np.abs(expected / np.array(took) - 1).max())

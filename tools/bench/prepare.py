@@ -1,4 +1,4 @@
-"""How long raw ratings take to become samples, with the code of `expctr prepare`, on generated files.
+"""Seconds of `expctr prepare`, from raw ratings to samples, on generated files.
 
     python -m tools.bench.prepare    # 2, 5, 10 and 20 million rows; files in runs/raw_data, made once
 

@@ -1,4 +1,4 @@
-"""What ExpCTR learns from real ratings, and where the gain comes from: the quickstart with more samples and seeds.
+"""Real ratings: what ExpCTR learns there, and where the gain comes from (the quickstart with more samples and seeds).
 
     python -m tools.get_movielens .data/ml-100k # once
     python -m tools.bench.real_ratings          # three seeds, in runs/real_ratings, which gets results.md

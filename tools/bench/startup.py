@@ -1,4 +1,4 @@
-"""How long the first output takes: `expctr --help`, `expctr fit --help`, and the quickstart's first training step.
+"""Startup time: `expctr --help`, `expctr fit --help`, and the quickstart's first training step.
 
     python -m tools.bench.startup    # median of five rounds; downloads MovieLens-100K into .data
 

@@ -1,4 +1,4 @@
-"""Systems in their own processes that take turns, so that other load on the machine affects all of them alike.
+"""Turns of systems in their own processes, so that other load on the machine affects all of them alike.
 
 A process works when standard input says so, and answers on standard output with a line of JSON. This file imports only
 the standard library, because the peers' environments import it too.

@@ -1,10 +1,11 @@
-"""Which baseline learns fastest? Test AUC of ExpCTR-LLM against rollouts, in the easy planted world (planted.py).
+"""Variance of the advantage: which baseline learns fastest in AUC per rollout, in the easy planted world (planted.py)?
 
     python -m tools.bench.variance              # three seeds, in runs/variance, with the figure variance.png
 
-Compares baselines of the advantage: the mean of the batch, the mean of the rows with the same label, a critic's value,
-and the mean of K responses to the same prompt. All have the same number of rollouts and steps. `label-all-tokens` is
-the label's mean with an adapter that also acts on the prompt. The last line is JSON.
+Compares baselines: the mean of the batch, the mean of the rows with the same label, the reward of the untrained model's
+explanation, the mean of the other responses to the same prompt, a critic's value (without and with the label), and the
+mean of K responses to the same prompt. All have the same number of rollouts and steps. `label-all-tokens` is the
+label's mean with an adapter that also acts on the prompt. The last line is JSON. `noise.py` shows what each removes.
 """
 
 import json
@@ -22,22 +23,27 @@ from tools.runs import arguments, auc, curve, fit_and_test, in_parallel, mean_an
 
 EXPLAINER = "--model.init_args.explainer"
 BASELINES: dict[str, dict[str, object]] = {
-    "batch": {"reward.baseline": "none", "ppo.advantage": "batch"},
-    "label": {"reward.baseline": "label", "ppo.advantage": "batch"},
-    "critic": {"reward.baseline": "none", "ppo.advantage": "gae"},
-    "groups-of-4": {"reward.baseline": "none", "ppo.advantage": "group", "rollout.group_size": 4},
-    "label-all-tokens": {"reward.baseline": "label", "ppo.advantage": "batch", "llm.adapter_scope": "all"},
+    "batch": {"baseline": "batch"},
+    "label": {"baseline": "label"},
+    "reference": {"baseline": "reference"},
+    "prompt-of-2": {"baseline": "prompt", "rollout.group_size": 2},
+    "critic": {"baseline": "batch", "ppo.advantage": "gae"},
+    "critic-with-label": {"baseline": "batch", "ppo.advantage": "gae", "ppo.critic_label": True},
+    "groups-of-4": {"baseline": "batch", "ppo.advantage": "group", "rollout.group_size": 4},
+    "label-all-tokens": {"baseline": "label", "llm.adapter_scope": "all"},
 }
-"""Options of the explainer by name."""
+"""The LC reward's baseline, and options of the explainer, by name."""
 ROLLOUTS, EVERY, BATCHES = 256, 10, 150
 """Rollouts per batch, batches between two validations, and number of batches."""
 
 
 def play(out: Path, name: str, seed: int) -> None:
-    chosen = BASELINES[name]
+    chosen = {"ppo.advantage": "batch", **BASELINES[name]}
     prompts = ROLLOUTS // int(str(chosen.get("rollout.group_size", 1)))
+    reward = {"class_path": "LCAlignment", "init_args": {"baseline": chosen.pop("baseline")}}
     args = [
         *options(out, "easy", seed),
+        f"--stages.lc.rewards={json.dumps([reward])}",
         *(f"{EXPLAINER}.{option}={value}" for option, value in chosen.items()),
         f"{EXPLAINER}.ppo.warmup=0",
         f"--data.init_args.rollout_batch_size={prompts}",

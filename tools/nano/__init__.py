@@ -1,4 +1,4 @@
-"""Makes `expctr/nano`: a Llama of 1.2 M parameters whose opinions and judgements are good enough to try PPO on.
+"""Makes nano (`expctr/nano`): a Llama of 1.2 M parameters whose opinions and judgements are good enough to try PPO on.
 
 It is pretrained from scratch on text that this package generates, so it contains nobody else's data. It learns three
 tasks, with expctr's own prompts:

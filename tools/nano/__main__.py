@@ -1,4 +1,4 @@
-"""Makes the language model that expctr ships, or checks it.
+"""Entry point of `python -m tools.nano`: makes the language model that expctr ships, or checks it.
 
 python -m tools.nano                            # train, save, check
 python -m tools.nano --check --ratings ML100K   # check only, on real ratings too

@@ -1,4 +1,4 @@
-"""What the saved model can do: on generated samples, and on MovieLens-100K."""
+"""Check of the saved model: on generated samples, and on MovieLens-100K."""
 
 import random
 from collections.abc import Sequence

@@ -1,4 +1,4 @@
-"""The saved model, as the check and the tests use it."""
+"""Inference with the saved model, for the check and the tests."""
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""What the judge reads: opinions of any shape, also changed, cut or garbled ones, with their probability of Yes."""
+"""Judgements to learn: opinions of any shape, also changed, cut or garbled ones, with their probability of Yes."""
 
 import math
 import random

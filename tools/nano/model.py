@@ -1,4 +1,4 @@
-"""The tokenizer and the untrained model; saving them."""
+"""The model, untrained, and its tokenizer; saving them."""
 
 import json
 import random

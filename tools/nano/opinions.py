@@ -1,4 +1,4 @@
-"""Opinions: one sentence that gives the balance of the history, a title of it, the target and a verdict."""
+"""Generated opinions: one sentence that gives the balance of the history, a title of it, the target and a verdict."""
 
 import math
 import random

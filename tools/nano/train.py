@@ -1,4 +1,4 @@
-"""Pretraining."""
+"""Train the model: the pretraining loop."""
 
 import math
 import time

@@ -1,4 +1,4 @@
-"""What the sequential models share: they read the history in its order, and score the target by a dot product.
+"""Base of the sequential models: they read the history in its order, and score the target by a dot product.
 
 Their papers train them to predict the next item, among all items or drawn negatives. Here they are trained as every
 model of the zoo is, by the cross-entropy of the labelled target. The history holds disliked items as well as liked

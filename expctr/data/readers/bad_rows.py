@@ -1,4 +1,4 @@
-"""What can be wrong with a row of a raw file, how to fix it, and how readers mark such a row.
+"""Bad rows of raw files: what can be wrong, how to fix it, and how readers mark them.
 
 A marked row lets `RawTable.collect` either raise the first bad row or count and skip all of them.
 """

@@ -1,4 +1,4 @@
-"""What all readers return: raw files as lazy tables. Bad rows are raised or counted when a table is collected."""
+"""Base of the readers: raw files as lazy tables. Bad rows are raised or counted when a table is collected."""
 
 from collections import Counter
 from collections.abc import Sequence
@@ -7,8 +7,8 @@ from pathlib import Path
 
 import polars as pl
 
-from expctr.data.errors import DataError
 from expctr.data.readers.bad_rows import FIXES, OnBadRow
+from expctr.errors import DataError
 
 
 @dataclass(frozen=True)

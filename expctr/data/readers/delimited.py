@@ -15,10 +15,10 @@ from typing import Literal
 
 import polars as pl
 
-from expctr.data.errors import DataError
 from expctr.data.readers.bad_rows import BAD_CSV, NUL, TOO_FEW, TOO_MANY, UNDECODABLE, marked
 from expctr.data.readers.base import RawTable
 from expctr.data.readers.files import check_file
+from expctr.errors import DataError
 
 _DELIMITERS = ("::", "\t", ";", ",", "|")
 _QUOTING = (";", ",")
@@ -134,11 +134,7 @@ def _is_utf8(path: Path) -> bool:
 
 
 def _detect_columns(
-    path: Path,
-    head: Sequence[str],
-    headers: Mapping[str, Sequence[str]],
-    required: Sequence[str],
-    order: Sequence[str],
+    path: Path, head: Sequence[str], headers: Mapping[str, Sequence[str]], required: Sequence[str], order: Sequence[str]
 ) -> tuple[str, list[str]]:
     """The delimiter, and the names of the file's columns: its header, or `order` if it has none."""
     if order:

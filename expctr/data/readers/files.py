@@ -1,11 +1,11 @@
-"""Finds the raw files of a dataset and checks that they can be read."""
+"""Finds the raw files of a dataset, and checks that they can be read."""
 
 import fnmatch
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from expctr.data.errors import DataError
+from expctr.errors import DataError
 
 
 def find_layout(folder: Path, layouts: Mapping[str, Sequence[str]]) -> tuple[str, list[Path]]:

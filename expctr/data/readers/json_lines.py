@@ -1,4 +1,4 @@
-"""Reads a file of JSON objects, one per line, in chunks. Gzip files are read as they are.
+"""Reads JSON lines: one object per line, in chunks. Gzip files are read as they are.
 
 Lines may also be Python literals, as in the Amazon metadata of 2014; a literal is parsed, never evaluated as code.
 """
@@ -17,10 +17,10 @@ from typing import BinaryIO, cast
 import polars as pl
 from polars.io.plugins import register_io_source
 
-from expctr.data.errors import DataError
 from expctr.data.readers.bad_rows import NOT_JSON, PROBLEM, UNDECODABLE
 from expctr.data.readers.base import RawTable
 from expctr.data.readers.files import check_file
+from expctr.errors import DataError
 
 _CHUNK = 1 << 25  # bytes
 _SURROGATE = re.compile("[\ud800-\udfff]")  # half of a character, which polars would read as a NUL byte

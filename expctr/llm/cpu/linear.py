@@ -1,4 +1,4 @@
-"""A linear layer's product, computed in the order that is faster on a CPU."""
+"""Linear layers on a CPU: the product, computed in the order that is faster."""
 
 from typing import cast
 

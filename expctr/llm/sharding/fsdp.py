@@ -1,4 +1,4 @@
-"""Wrap the language model and the critic with FSDP2."""
+"""FSDP2 for the language model and the critic."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager

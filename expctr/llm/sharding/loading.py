@@ -1,4 +1,4 @@
-"""Load a base in shards: each rank reads only its own shard from disk."""
+"""Loading of a base in shards: each rank reads only its own shard from disk."""
 
 import os
 from typing import Any, cast

@@ -1,4 +1,4 @@
-"""Any model of the zoo, trained on the explanations of a finished ExpCTR run."""
+"""The explained baseline: any model of the zoo, trained on the explanations of a finished ExpCTR run."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""The language model asked directly, untrained: the ICL row of the paper's Table 1 (its reference [3]).
+"""ICL: the language model asked directly, untrained (a row of the paper's Table 1, its reference [3]).
 
 Sunhao Dai et al., "Uncovering ChatGPT's Capabilities in Recommender Systems", RecSys 2023. They read what a chat
 service writes; here the answer's probability is read (Eq. 8), of the base that ExpCTR starts from.

@@ -1,4 +1,4 @@
-"""A language model tuned to answer the question directly: the TALLRec row of the paper's Table 1 (its reference [1]).
+"""TALLRec: a language model tuned to answer the question directly (a row of the paper's Table 1, its reference [1]).
 
 Keqin Bao et al., "TALLRec: An Effective and Efficient Tuning Framework to Align Large Language Model with
 Recommendation", RecSys 2023: LoRA, yes/no answers, AdamW at 1e-4 with 20 steps of warm-up, early stopping on the

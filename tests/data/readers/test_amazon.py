@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 from tiny import rows, write
 
-from expctr.data.errors import DataError
 from expctr.data.readers import amazon
+from expctr.errors import DataError
 
 REVIEW = {"user": "A1", "item": "B1", "rating": 5.0, "timestamp": 1370000000, "review": "Fine."}
 OF_2014 = {"reviewerID": "A1", "asin": "B1", "overall": 5.0, "unixReviewTime": 1370000000, "reviewText": "Fine."}

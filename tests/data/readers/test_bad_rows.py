@@ -6,10 +6,10 @@ from pathlib import Path
 import pytest
 from tiny import rows, write
 
-from expctr.data.errors import DataError
 from expctr.data.options import SampleOptions
 from expctr.data.readers import amazon, bookcrossing, movielens
 from expctr.data.samples import make_samples
+from expctr.errors import DataError
 
 HEADER = "userId,movieId,rating,timestamp\n"
 MOVIES = "movieId,title,genres\n1,A (1990),Drama\n2,B (1990),Drama\n3,C (1990),Drama\n"

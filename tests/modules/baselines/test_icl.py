@@ -15,6 +15,7 @@ from expctr.llm.prompts import PromptOptions
 from expctr.llm.yes_no import LCOptions
 from expctr.modules.baselines.icl import ICLModule
 from expctr.modules.explainer import PPOExplainerModule
+from expctr.systems import SIMPLE
 
 MOVIES = Nouns("movie", "movies", "viewer", "viewing")
 CONFIGS = TESTS.parent / "configs"
@@ -82,9 +83,10 @@ def test_fit_trains_nothing_and_leaves_what_test_and_predict_ask_for(world: Worl
     tested = expctr("test", *options).ok().output
     assert "Test results" in tested
     table = json.loads((run / "table.json").read_text())
-    assert list(table["systems"]) == ["ICL"]
+    simple = [system.name for system in SIMPLE]
+    assert list(table["systems"]) == [*simple, "ICL"]
     assert "| ICL |" in (run / "table.md").read_text()
-    assert pl.read_parquet(run / "scores.parquet").columns == ["sample", "user", "label", "ICL"]
+    assert pl.read_parquet(run / "scores.parquet").columns == ["sample", "user", "label", *simple, "ICL"]
     expctr("predict", *options).ok()
     predicted = pl.read_parquet(run / "predictions.parquet")
     assert predicted.height == table["rows"]

@@ -19,6 +19,7 @@ from expctr.errors import UserError
 from expctr.llm.loading import LLMOptions
 from expctr.llm.yes_no import LCOptions
 from expctr.modules.baselines.tallrec import TALLRecModule, TALLRecOptions
+from expctr.systems import SIMPLE
 from expctr.training.checkpoint import checkpoints
 
 MOVIES = Nouns("movie", "movies", "viewer", "viewing")
@@ -272,9 +273,10 @@ def test_it_trains_resumes_in_mid_epoch_tests_and_predicts(world: World) -> None
 
     expctr("test", *whole).ok()
     table = json.loads((folders[0] / "table.json").read_text())
-    assert list(table["systems"]) == ["TALLRec"]
+    simple = [system.name for system in SIMPLE]
+    assert list(table["systems"]) == [*simple, "TALLRec"]
     assert "| TALLRec |" in (folders[0] / "table.md").read_text()
-    assert pl.read_parquet(folders[0] / "scores.parquet").columns == ["sample", "user", "label", "TALLRec"]
+    assert pl.read_parquet(folders[0] / "scores.parquet").columns == ["sample", "user", "label", *simple, "TALLRec"]
     validated = expctr("validate", *whole).ok().output
     assert f"{max(values[-1] for values in found['val/auc'].values())}"[:8] in validated
     expctr("predict", *whole).ok()

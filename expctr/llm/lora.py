@@ -1,4 +1,4 @@
-"""The LoRA adapter, whose layers compute in the base's dtype."""
+"""LoRA: the adapter, whose layers compute in the base's dtype."""
 
 from typing import Any, cast
 

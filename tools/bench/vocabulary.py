@@ -1,6 +1,6 @@
-"""What a CTR model's tables cost as the vocabulary grows to ten million items, with one row per value or shared rows.
+"""A vocabulary of up to ten million items: what a CTR model's tables cost, with one row per value or shared rows.
 
-    python -m tools.bench.zoo
+    python -m tools.bench.vocabulary
 
 One DeepFM (RecBole's defaults) on 100,000 users and 10,000 to 10,000,000 items, with random batches of 2048: the
 seconds of a training step with Adam, and the growth of the process's memory. Each case has its own process. `max_rows`

@@ -6,7 +6,7 @@ from peft import LoraConfig
 from peft.tuners.lora.layer import Linear
 from torch import nn
 
-from expctr.llm.adapters import LoraLinear
+from expctr.llm.lora import LoraLinear
 
 
 def layers(dtype: torch.dtype) -> list[Linear]:

@@ -1,9 +1,9 @@
-"""The systems that deepfm.py times: one per process, which trains an epoch per command.
+"""The peers that deepfm.py times: RecBole, FuxiCTR, deepctr-torch and torch-rechub, each in a process of its own.
 
-Each system is a function that sets up and returns two others: train an epoch, and score the test rows. The peers run
-their own loaders and training loops in their own environment, and import nothing of expctr.
+Each peer is a function that sets up and returns two others: train an epoch, and score the test rows. They run their own
+loaders and training loops in their own environment, and import nothing of expctr.
 
-    python -m tools.bench.deepfm_workers SYSTEM FOLDER    # deepfm.py starts it and writes to its standard input
+    python -m tools.bench.deepfm_peers PEER FOLDER    # deepfm.py starts it and writes to its standard input
 """
 
 import json
@@ -20,7 +20,7 @@ from tools.bench.turns import Turn, channel
 
 BATCH, DIM, MLP, DROPOUT, LR = 2048, 10, [128, 128, 128], 0.2, 1e-3
 Rows = dict[str, Any]
-System = tuple[Callable[[], Any], Callable[[], Any]]
+Peer = tuple[Callable[[], Any], Callable[[], Any]]
 
 
 def rows(folder: Path, split: str) -> tuple[Rows, Any]:
@@ -35,7 +35,7 @@ def sizes(folder: Path) -> dict[str, int]:
     return found
 
 
-def recbole(folder: Path) -> System:
+def recbole(folder: Path) -> Peer:
     """RecBole's Trainer on its own dataset class. All fields are in the ratings file, which saves joins."""
     for old, new in {"float_": np.float64, "complex_": np.complex128, "unicode_": np.str_}.items():
         setattr(np, old, new)  # it uses names that numpy 2 removed
@@ -96,7 +96,7 @@ def recbole(folder: Path) -> System:
     return lambda: trainer._train_epoch(train, next(epochs)), score
 
 
-def fuxictr(folder: Path) -> System:
+def fuxictr(folder: Path) -> Peer:
     """FuxiCTR's training loop and loader. Its wheel has no DeepFM, so this one is built from its layers."""
     from fuxictr.features import FeatureMap
     from fuxictr.pytorch.dataloaders import RankDataLoader
@@ -138,7 +138,7 @@ def fuxictr(folder: Path) -> System:
     return lambda: model.train_epoch(train), lambda: (model.predict(test), rows(folder, "test")[1])
 
 
-def deepctr_torch(folder: Path) -> System:
+def deepctr_torch(folder: Path) -> Peer:
     """The fit of deepctr-torch, one epoch per call."""
     from deepctr_torch.inputs import SparseFeat, VarLenSparseFeat
     from deepctr_torch.models import DeepFM
@@ -159,7 +159,7 @@ def deepctr_torch(folder: Path) -> System:
     )
 
 
-def torch_rechub(folder: Path) -> System:
+def torch_rechub(folder: Path) -> Peer:
     """The CTRTrainer and DataGenerator of torch-rechub. No option turns off its batch normalisation."""
     from torch_rechub.basic.features import SequenceFeature, SparseFeature
     from torch_rechub.models.ranking import DeepFM
@@ -177,46 +177,14 @@ def torch_rechub(folder: Path) -> System:
     model = DeepFM(features, features, {"dims": MLP, "dropout": DROPOUT, "activation": "relu"})
     trainer = CTRTrainer(model, optimizer_params={"lr": LR, "weight_decay": 0.0}, model_path=str(folder))
     train, _, test = DataGenerator(*parts["train"]).generate_dataloader(*parts["val"], *parts["test"], batch_size=BATCH)
-    return (
-        lambda: trainer.train_one_epoch(train),
-        lambda: (np.array(trainer.predict(model, test)), parts["test"][1]),
-    )
+    return lambda: trainer.train_one_epoch(train), lambda: (np.array(trainer.predict(model, test)), parts["test"][1])
 
 
-def bare(folder: Path) -> System:
-    """Our loader, module and optimizer without Lightning."""
-    from expctr.data.batches import EpochSampler, ResumableLoader, SampleTable
-    from expctr.data.features import Vocabulary
-    from expctr.modules.ctr import DeepFMTextModule
-
-    def table(split: str) -> SampleTable:
-        fields, label = rows(folder, split)
-        tensors = {name: torch.from_numpy(values) for name, values in fields.items()}
-        return SampleTable(torch.arange(len(label)), torch.from_numpy(label), tensors, [])
-
-    train, test = table("train"), table("test")
-    module = DeepFMTextModule()
-    module.build(Vocabulary(sizes(folder)))
-    adam = module.optimizer()
-    epochs = iter(range(1_000_000))
-
-    def epoch() -> None:
-        order = EpochSampler(len(train), BATCH, 0, next(epochs))
-        for batch in ResumableLoader(order, lambda chosen: train.batch(chosen, with_text=False)):
-            adam.zero_grad()
-            module.loss(batch).backward()
-            adam.step()
-
-    whole = test.batch(torch.arange(len(test)), with_text=False)
-    return epoch, lambda: (module.score(whole).numpy(), whole.label.numpy())
-
-
-SYSTEMS: dict[str, Callable[[Path], System]] = {
+PEERS: dict[str, Callable[[Path], Peer]] = {
     "recbole": recbole,
     "fuxictr": fuxictr,
     "deepctr-torch": deepctr_torch,
     "torch-rechub": torch_rechub,
-    "bare loop": bare,
 }
 
 
@@ -236,4 +204,4 @@ def serve(train: Callable[[], Any], score: Callable[[], Any]) -> None:
 if __name__ == "__main__":
     channel()
     torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
-    serve(*SYSTEMS[sys.argv[1]](Path(sys.argv[2])))
+    serve(*PEERS[sys.argv[1]](Path(sys.argv[2])))

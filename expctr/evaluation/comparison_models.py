@@ -1,0 +1,140 @@
+"""Comparison models: click models of the run's kind, trained at test on other texts than the trained explanations.
+
+They answer what the explanations add to a text that costs nothing: the target's title, or the sentence of the untrained
+language model.
+"""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import torch
+from rich.progress import track
+from torch import Tensor
+
+from expctr.ctr.click_model import ClickModel
+from expctr.data.batches import EpochSampler, SampleTable
+from expctr.distributed import rank, world_size
+from expctr.metrics import ctr_metrics, fit_temperature
+from expctr.modules.staged import StagedModule
+from expctr.seeding import reseed
+from expctr.systems import TITLE, UNTRAINED_TEXT
+
+Vectors = Callable[[int], Tensor]
+"""Epoch -> the vectors of a split's texts, `[rows, dim]`."""
+
+
+class Scores(NamedTuple):
+    """What a comparison model says of the test rows."""
+
+    test: list[float]
+    """Click probabilities."""
+    temperature: float
+    """With the lowest LogLoss on the validation rows."""
+
+
+def comparison_scores(module: StagedModule, untrained: bool) -> dict[str, Scores]:
+    """Train the comparison models of a finished run, and score the test rows; all ranks call it alike.
+
+    Args:
+        module: the run's module, whose CTR model is trained.
+        untrained: also train on sentences of the untrained language model, which are sampled for all rows first.
+
+    Returns:
+        By the systems' columns.
+    """
+    tables = {split: module.data.table(split) for split in ("train", "val", "test")}
+    titles = {split: [[row.target] for row in table.texts] for split, table in tables.items()}
+    scores = {TITLE.column: _scores(module, tables, titles)}
+    if untrained:
+        sentences = {split: _untrained_texts(module, split, table) for split, table in tables.items()}
+        scores[UNTRAINED_TEXT.column] = _scores(module, tables, sentences)
+    return scores
+
+
+def train_click_model(
+    model: ClickModel,
+    train: tuple[SampleTable, Vectors],
+    val: tuple[SampleTable, Tensor],
+    batch_size: int,
+    epochs: int,
+    seed: int,
+) -> None:
+    """Train as the CTR stage does, with early stopping on the validation split; the best weights are restored.
+
+    All ranks train alike on all rows.
+
+    Args:
+        model: built.
+        train: the training rows and their vectors in each epoch.
+        val: the validation rows and their vectors of all draws, `[draws, rows, dim]`.
+        batch_size: training rows per step.
+        epochs: at most.
+        seed: of the rows' order and of dropout.
+    """
+    optimizer = model.optimizer()
+    for epoch in range(epochs):
+        vectors = train[1](epoch)
+        model.train()
+        for step, rows in enumerate(EpochSampler(len(train[0]), batch_size, seed, epoch).batches):
+            reseed(seed, epoch, step, 0)
+            batch = train[0].batch(rows, with_text=False).to(vectors.device)
+            loss = model.loss(batch, vectors[rows.to(vectors.device)])
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+        metrics = ctr_metrics(mean_score(model, *val), val[0].label)
+        if model.best.update(metrics[model.options.monitor]):
+            break
+    model.best.restore()
+
+
+def mean_score(model: ClickModel, table: SampleTable, vectors: Tensor) -> Tensor:
+    """The mean click probability of each row over its texts, `[rows]`, on the CPU.
+
+    Args:
+        model: trained.
+        table: the rows.
+        vectors: of the texts, `[draws, rows, dim]`.
+    """
+    batch = table.batch(range(len(table)), with_text=False).to(vectors.device)
+    return torch.stack([model.score(batch, draw) for draw in vectors]).mean(0).cpu()
+
+
+def _scores(module: StagedModule, tables: dict[str, SampleTable], texts: dict[str, list[list[str]]]) -> Scores:
+    """Scores by a model that reads these texts, one or several per row."""
+    ctr, encoder, device = module.models.ctr, module.models.encoder, module.device
+    assert ctr is not None
+    assert encoder is not None
+    with torch.inference_mode(False), torch.enable_grad():
+        first = [row[0] for row in texts["train"]]
+        mean = encoder.encode(first, device).double().mean(0).float() if encoder.options.centre else 0.0
+
+        def vectors(split: str, draw: int) -> Tensor:
+            return encoder.encode([row[draw % len(row)] for row in texts[split]], device) - mean
+
+        def all_vectors(split: str) -> Tensor:
+            return torch.stack([vectors(split, draw) for draw in range(max(map(len, texts[split])))])
+
+        model = ClickModel(ctr.backbone, ctr.options)
+        model.build(module.data.features.vocabulary, encoder.dim, module.models.seed)
+        model.to(device)
+        train_click_model(
+            model,
+            (tables["train"], lambda epoch: vectors("train", epoch)),
+            (tables["val"], all_vectors("val")),
+            module.data.ctr_batch_size,
+            sum(entry.stage == "ctr" and entry.iteration == 1 for entry in module.plan.full),
+            module.models.seed,
+        )
+        val, test = (mean_score(model, tables[split], all_vectors(split)) for split in ("val", "test"))
+    return Scores(test.tolist(), fit_temperature(val, tables["val"].label))
+
+
+def _untrained_texts(module: StagedModule, split: str, table: SampleTable) -> list[list[str]]:
+    """Sentences of the untrained language model, as many per row as the CTR stage has; the ranks share the work."""
+    size, count = module.data.eval_batch_size, module.explanations
+    starts = range(0, len(table), size)
+    for start in track(starts, f"untrained sentences, {split}", disable=rank() > 0):
+        places = range(start, min(start + size, len(table)))[rank() :: world_size()]
+        module.models.untrained_explanations(table.batch(places).to(module.device), count)
+    return [module.store.untrained[sample] for sample in table.sample.tolist()]
