@@ -99,7 +99,8 @@ def estimate_workload(
         found[entry.stage] = found.get(entry.stage, Workload()) + stage
     # explanations of the policy and of the untrained model, and the question without an explanation
     prompts = prefill * (2 if everywhere else 1)
-    found["test"] = (prompts + (decode + score) * 2 + count_pass(blueprint, prompt, 0, False, 1)) * test
+    answers = 2 * explainer.evaluation.samples
+    found["test"] = (prompts + (decode + score) * answers + count_pass(blueprint, prompt, 0, False, 1)) * test
     return found
 
 
