@@ -27,7 +27,7 @@ class RolloutOptions:
     max_new_tokens: int = 128
     """An explanation is cut after this many tokens (the paper's own run to 145)."""
     temperature: float = 1.0
-    """Sampling temperature during training. Test explanations are greedy."""
+    """Sampling temperature of every sampled explanation."""
     group_size: int = 1
     """Responses per prompt."""
     truncated: Literal["keep", "penalise", "mask"] = "keep"

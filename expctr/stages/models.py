@@ -141,10 +141,11 @@ def average_explanations(texts: Sequence[str], scores: Mapping[str, Tensor], cou
         return {"text": [*texts], **scores}
     tables = {name: values.unflatten(0, (-1, count)) for name, values in scores.items()}
     means = {name: table.mean(1) for name, table in tables.items()}
-    distances = torch.stack([(table - means[name][:, None]) ** 2 for name, table in tables.items()]).sum(0)
+    squares = {name: (table - means[name][:, None]) ** 2 for name, table in tables.items()}
+    distances = torch.stack([*squares.values()]).sum(0)
     rows = [[*texts[start : start + count]] for start in range(0, len(texts), count)]
     shown = [row[i] for row, i in zip(rows, distances.argmin(1).tolist(), strict=True)]
-    spread = {f"{name}_std": table.std(1) for name, table in tables.items()}
+    spread = {f"{name}_std": (table.sum(1) / (count - 1)).sqrt() for name, table in squares.items()}
     return {"text": shown, **means, **spread, "texts": rows}
 
 
