@@ -96,6 +96,7 @@ class Policy(nn.Module):
         adapter: bool = True,
         watch: Stopwatch | None = None,
         earlier: Rollout | None = None,
+        share: bool = False,
     ) -> tuple[Rollout, list[str]]:
         """Explanations of samples: greedy, or sampled with the given noise (`draw_noise`).
 
@@ -105,11 +106,13 @@ class Policy(nn.Module):
             adapter: the policy, or the untrained base.
             watch: measures the seconds of each part.
             earlier: other explanations of the same rows; see `generate`.
+            share: hold each prompt once for all its responses, which is faster; nothing is learnt from the rollout.
         """
         prompts = self.prompts.explanation(samples)
-        if noise is not None:
-            prompts = [prompt for prompt in prompts for _ in range(len(noise) // len(samples))]
-        rollout = generate(self.model, prompts, self.rollout_options, noise, adapter, watch, earlier)
+        responses = 1 if noise is None else len(noise) // len(samples)
+        if not share:
+            prompts, responses = [prompt for prompt in prompts for _ in range(responses)], 1
+        rollout = generate(self.model, prompts, self.rollout_options, noise, adapter, watch, earlier, responses)
         return rollout, decode_texts(self.model, rollout)
 
     def noise(self, seed: int, epoch: int, batch: int, samples: Sequence[int], repeats: int | None = None) -> Tensor:

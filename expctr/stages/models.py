@@ -104,7 +104,7 @@ class Models:
         with unsharded(self.policy.model):
             if len(batch):  # a rank may have none of the last rows
                 noise = self.policy.evaluation_noise(self.seed, batch.texts, count)
-                earlier, texts = self.policy.explain(batch.texts, noise, adapter=adapter, earlier=earlier)
+                earlier, texts = self.policy.explain(batch.texts, noise, adapter, earlier=earlier, share=True)
             scores = {"s_u": self.policy.lc_scorer.scores(repeated.texts, texts)}
         others = {}
         if self.ctr_trained and self.ctr and self.plain and self.encoder:

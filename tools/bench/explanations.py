@@ -41,7 +41,7 @@ def measure(policy: Policy, rows: list[SampleText], count: int, size: int) -> tu
         batch = rows[start : start + step]
         repeated = [row for row in batch for _ in range(count)]
         began = time.perf_counter()
-        rollout, texts = policy.explain(batch, policy.evaluation_noise(0, batch, count))
+        rollout, texts = policy.explain(batch, policy.evaluation_noise(0, batch, count), share=True)
         explained = time.perf_counter()
         policy.lc_scorer.scores(repeated, texts)
         seconds["explain"] += explained - began
