@@ -6,8 +6,12 @@ from typing import Any, NamedTuple, cast
 
 import torch
 from torch import Tensor, tensor
+from torch.nn import functional as F
 from transformers import DynamicCache
 from transformers.cache_utils import DynamicLayer
+
+BLOCK = 16
+"""Free positions that responses to a shared prompt get at a time: attention reads them, too."""
 
 
 class PreallocatedLayer(DynamicLayer):
@@ -67,20 +71,21 @@ class SharedPromptLayer(DynamicLayer):
     Args:
         keys: of the prompts' tokens, `[prompts, groups, positions, width]`; likewise `values`.
         responses: per prompt.
-        room: free positions of each response.
     """
 
-    def __init__(self, keys: Tensor, values: Tensor, responses: int, room: int) -> None:
+    def __init__(self, keys: Tensor, values: Tensor, responses: int) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self.lazy_initialization(keys, values)
         self._prompts, self._responses, self._length = [keys, values], responses, 0
         rows = len(keys) * responses
-        self._own = [x.new_zeros(rows, x.shape[1], room, x.shape[3]) for x in (keys, values)]
+        self._own = [x.new_zeros(rows, x.shape[1], 0, x.shape[3]) for x in (keys, values)]
         self._slots = torch.arange(rows, device=keys.device)
 
     def update(self, key_states: Tensor, value_states: Tensor, *_: Any, **__: Any) -> Any:
-        """Write new tokens into free positions, of which there must be enough; without gradient."""
+        """Write new tokens into free positions, which are added in blocks; without gradient."""
         start, self._length = self._length, self._length + key_states.shape[2]
+        if missing := max(0, _whole_blocks(self._length) - self._own[0].shape[2]):
+            self._own = [F.pad(own, (0, 0, 0, missing)) for own in self._own]
         for own, new in zip(self._own, (key_states, value_states), strict=True):
             own[:, :, start : self._length] = new
         parts = zip(self._prompts, self._own, strict=True)
@@ -98,7 +103,11 @@ class SharedPromptLayer(DynamicLayer):
         return self._prompts[0].shape[2] + self._length
 
     def get_mask_sizes(self, query_length: int) -> tuple[int, int]:
-        return self._prompts[0].shape[2] + self._own[0].shape[2], 0
+        return self._prompts[0].shape[2] + _whole_blocks(self._length + query_length), 0
+
+
+def _whole_blocks(positions: int) -> int:
+    return -(-positions // BLOCK) * BLOCK
 
 
 def keys_and_values(cache: DynamicCache) -> Iterator[tuple[Tensor, Tensor]]:
@@ -119,10 +128,10 @@ def make_cache(layers: Iterator[tuple[Tensor, Tensor]]) -> DynamicCache:
     return cache
 
 
-def share_prompts(cache: DynamicCache, responses: int, room: int) -> DynamicCache:
-    """A cache for several responses to each prompt of a cache, which is not copied; with free positions for each."""
+def share_prompts(cache: DynamicCache, responses: int) -> DynamicCache:
+    """A cache for several responses to each prompt of a cache, which is not copied."""
     shared = DynamicCache()
-    shared.layers = [SharedPromptLayer(*layer, responses, room) for layer in keys_and_values(cache)]
+    shared.layers = [SharedPromptLayer(*layer, responses) for layer in keys_and_values(cache)]
     return shared
 
 

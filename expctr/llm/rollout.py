@@ -135,7 +135,7 @@ def generate(
     eos = torch.tensor(model.eos_ids, device=ids.device)
     noise = None if noise is None else noise.to(ids.device)
     alive, current, seen = torch.arange(batch, device=ids.device), ids[:, -1:].clone(), mask
-    cache: Cache = prefilled if shared == 1 else share_prompts(prefilled, shared, limit)
+    cache: Cache = prefilled if shared == 1 else share_prompts(prefilled, shared)
     if static:
         cache, seen = to_static(prefilled, width - 1, model.static_caches), F.pad(mask, (0, room - 1))
     with watch("decode"):

@@ -82,7 +82,7 @@ def test_responses_attend_to_a_shared_prompt_as_to_copies_of_it() -> None:
     query = torch.randn(12, 6, 1, WIDTH, generator=generator)
     mask = torch.zeros(12, 1, 1, 6)
     mask[3:6, :, :, :2] = -torch.inf  # padding of the second prompt
-    layer, rows = SharedPromptLayer(*prompt, responses=3, room=3), torch.arange(12)
+    layer, rows = SharedPromptLayer(*prompt, responses=3), torch.arange(12)
     for step, left in enumerate(([*range(12)], [0, 2, 4, 8, 11], [1, 2])):
         if step:
             layer.batch_select_indices(torch.tensor(left))
@@ -90,7 +90,8 @@ def test_responses_attend_to_a_shared_prompt_as_to_copies_of_it() -> None:
         keys, values = layer.update(*own[:, rows, :, step : step + 1])
         hidden = mask[rows].clone()
         hidden[..., 4 + step :] = -torch.inf  # free positions
-        found, _ = grouped_attention(nn.Identity(), query[rows], keys, values, hidden)
+        free = F.pad(hidden, (0, layer.get_mask_sizes(0)[0] - 6), value=-torch.inf)
+        found, _ = grouped_attention(nn.Identity(), query[rows], keys, values, free)
         copies = torch.cat([prompt[:, rows // 3], own[:, rows]], 3)
         expected, _ = grouped_attention(nn.Identity(), query[rows], *copies, hidden)
         torch.testing.assert_close(found, expected)
