@@ -7,9 +7,9 @@ from contextlib import contextmanager
 import torch
 
 
-def seed_of(*numbers: int) -> int:
+def seed_of(*parts: int | str) -> int:
     """A 63-bit seed from (seed, epoch, batch, ...), the same on any machine and in any process."""
-    digest = hashlib.blake2b(repr(numbers).encode(), digest_size=8).digest()
+    digest = hashlib.blake2b(repr(parts).encode(), digest_size=8).digest()
     return int.from_bytes(digest, "big") >> 1
 
 

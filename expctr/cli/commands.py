@@ -57,7 +57,7 @@ class Trainer(L.Trainer):
 
         options = PlanOptions(devices, memory, prompt_tokens, processor, samples, tflops, utilisation, json)
         (stages,) = [callback for callback in vars(self)["callbacks"] if isinstance(callback, StageScheduler)]
-        print_plan(model.explainer, datamodule, stages.plan, options)
+        print_plan(model.explainer, datamodule, stages.plan, stages.explanations, options)
 
     def export(
         self,

@@ -58,7 +58,7 @@ def explain_untrained(target: str, liked: Sequence[str], disliked: Sequence[str]
     import yaml  # type: ignore[import-untyped]
     from transformers.utils.logging import disable_progress_bar
 
-    from expctr.data.batches import SampleText
+    from expctr.data.batches import Batch, SampleText
     from expctr.data.catalogue import Item
     from expctr.data.datamodules import MovieLensDataModule
     from expctr.data.query import Query
@@ -67,7 +67,9 @@ def explain_untrained(target: str, liked: Sequence[str], disliked: Sequence[str]
     from expctr.llm.loading import LLMOptions
     from expctr.llm.rollout import RolloutOptions
     from expctr.llm.yes_no import LCOptions
+    from expctr.rl.options import EvaluationOptions
     from expctr.rl.policy import Policy
+    from expctr.stages.models import Models, as_lists
 
     history = [HistoryEntry(Item("", title), i < len(liked)) for i, title in enumerate([*liked, *disliked])]
     samples = [
@@ -76,16 +78,21 @@ def explain_untrained(target: str, liked: Sequence[str], disliked: Sequence[str]
     ]
     options = yaml.safe_load(packaged_configs()["quickstart"].read_text())["model"]["init_args"]["explainer"]
     policy = Policy(
-        LLMOptions(**options["llm"]), rollout=RolloutOptions(**options["rollout"]), lc=LCOptions(**options["lc"])
+        LLMOptions(**options["llm"]),
+        rollout=RolloutOptions(**options["rollout"]),
+        lc=LCOptions(**options["lc"]),
+        evaluation=EvaluationOptions(**options["evaluation"]),
     )
+    models = Models(policy)
+    models.data = MovieLensDataModule("")
     disable_progress_bar()
-    policy.build(MovieLensDataModule("").nouns)
+    policy.build(models.data.nouns)
     start = perf_counter()
     with torch.no_grad():
-        _, texts = policy.explain(samples)
-        columns = {"text": texts, "s_u": policy.lc_scorer.scores(samples, texts).tolist()}
+        batch = Batch(torch.arange(len(samples)), torch.full([len(samples)], torch.nan), {}, samples)
+        columns, _ = models.explain(batch, policy.evaluation.samples)
     rows = pl.DataFrame({"sample": range(len(samples))})
-    found = answer(Query("", Item("", target), history, None, "", rows, []), columns, "")
+    found = answer(Query("", Item("", target), history, None, "", rows, []), as_lists(columns), "")
     return {**found, "notes": [NOTE], "trained": False, "seconds": round(perf_counter() - start, 3)}
 
 

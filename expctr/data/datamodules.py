@@ -66,7 +66,8 @@ class RatingsDataModule(L.LightningDataModule):
         splits: three ratings files in place of drawn targets and splits.
         rollout_batch_size: samples explained between two policy updates, over all ranks.
         ctr_batch_size: samples per batch of the CTR model.
-        eval_batch_size: samples per batch of validation, test and predict.
+        eval_batch_size: samples per batch of validation, test and predict; several explanations per sample
+            (model.explainer.evaluation.samples) make batches of as many fewer samples, for the same memory.
         balance_rollouts: draw half of each rollout batch from liked and half from disliked targets, so that
             answering "liked" every time earns nothing.
         people: CSV of new users for `predict`, with the columns liked_titles, disliked_titles (separated by `|`) and
@@ -130,6 +131,7 @@ class RatingsDataModule(L.LightningDataModule):
         self._tables: dict[str, SampleTable] = {}
         self._train: Callable[[], BatchSpec] = lambda: BatchSpec(ctr_batch_size, epoch=self._trainer.current_epoch)
         self._val: Callable[[], BatchSpec] = lambda: BatchSpec(ctr_batch_size)
+        self._test: Callable[[], BatchSpec] = lambda: BatchSpec(eval_batch_size, titles=True)
 
     def read(self) -> RawTables:
         """The raw tables of `path`; each dataset has its own."""
@@ -167,9 +169,17 @@ class RatingsDataModule(L.LightningDataModule):
             self._tables[split] = SampleTable.from_samples(self.rows(split), self.features)
         return self._tables[split]
 
-    def request(self, train: Callable[[], BatchSpec], val: Callable[[], BatchSpec]) -> None:
-        """Choose the batches of each training epoch and each validation; by default those of a CTR model."""
-        self._train, self._val = train, val
+    def request(
+        self,
+        train: Callable[[], BatchSpec],
+        val: Callable[[], BatchSpec],
+        test: Callable[[], BatchSpec] | None = None,
+    ) -> None:
+        """Choose the batches of each training epoch, each validation, and of test and predict.
+
+        By default, the first two are those of a CTR model, and the last have `eval_batch_size` rows with titles.
+        """
+        self._train, self._val, self._test = train, val, test or self._test
 
     def rollout_spec(self, epoch: int) -> BatchSpec:
         """The rollout batches of an epoch, by the options."""
@@ -192,10 +202,10 @@ class RatingsDataModule(L.LightningDataModule):
         return self._loader("val", self._val())
 
     def test_dataloader(self) -> ResumableLoader:
-        return self._loader("test", BatchSpec(self.eval_batch_size, titles=True))
+        return self._loader("test", self._test())
 
     def predict_dataloader(self) -> ResumableLoader:
-        return self._loader("predict", BatchSpec(self.eval_batch_size, titles=True))
+        return self._loader("predict", self._test())
 
     def prediction_ids(self) -> pl.DataFrame:
         """Who and what the rows of `predict` are about: `sample`, `user`, `target`, `target_title`."""

@@ -11,7 +11,7 @@ from expctr.data.batches import SampleText
 from expctr.evaluation import audit, quality
 from expctr.evaluation.titles import TitleFinder
 from expctr.evaluation.verdicts import polarity
-from expctr.modules.staged import StagedModule
+from expctr.modules.staged import StagedModule, texts_by_row
 
 
 class ModelOutputs(NamedTuple):
@@ -43,7 +43,12 @@ def query_models(module: StagedModule, prompts: Sequence[SampleText], counterfac
     columns, scores = module.evaluated, {}
     if "s_r" in columns:
         scores["real"] = [columns["s_r"]]
-        for name, tables in audit.alternatives(columns["text"], prompts, module.data.nouns, module.models.seed).items():
+        rows = texts_by_row(columns)
+        texts, given = (
+            [text for row in rows for text in row],
+            [p for p, row in zip(prompts, rows, strict=True) for _ in row],
+        )
+        for name, tables in audit.alternatives(texts, given, module.data.nouns, module.models.seed).items():
             scores[name] = [module.score_texts(columns["sample"], texts) for texts in tables]
         scores |= {"untrained": [columns["s_r_untrained"]], "none": [columns["s_0"]]}
     users = _tested_samples(module)["user"].rank("dense").to_torch()

@@ -41,7 +41,10 @@ Estimates = dict[str, Estimate]
 def alternatives(
     texts: Sequence[str], prompts: Sequence[SampleText], nouns: Nouns, seed: int
 ) -> dict[str, list[list[str]]]:
-    """The sentences that replace the real ones, by their keys in `ABLATIONS`; one or several lists of texts each."""
+    """The sentences that replace the real ones, by their keys in `ABLATIONS`; one or several lists of texts each.
+
+    `prompts` holds the titles in each sentence's prompt.
+    """
     titles = [[row.target, *row.liked, *row.disliked] for row in prompts]
     verdicts = [polarity(*row) for row in zip(texts, titles, strict=True)]
     template = {1: "enjoy", -1: "dislike"}
@@ -166,16 +169,13 @@ def counterfactuals(
     """
     order = torch.randperm(len(prompts), generator=torch.Generator().manual_seed(seed_of(seed))).tolist()
     changed = changes(prompts, sorted(order[:count]))
-    texts, s_u = module.explain_prompts([change.prompt for change in changed])
-    s_r = module.score_texts([columns["sample"][c.row] for c in changed], texts) if "s_r" in columns else []
+    explained = module.explain_prompts([columns["sample"][c.row] for c in changed], [c.prompt for c in changed])
     moved: dict[str, dict[int, list[dict[str, float]]]] = {}
-    for i, change in enumerate(changed):
+    for change, after in zip(changed, explained, strict=True):
         row = change.row
-        found = {"s_u": abs(s_u[i] - columns["s_u"][row])}
-        if s_r:
-            found["s_r"] = abs(s_r[i] - columns["s_r"][row])
-        found["text_changed"] = words_changed(columns["text"][row], texts[i])
-        found["expected"] = float(as_expected(change, prompts[row], columns["s_u"][row], s_u[i], texts[i]))
+        found = {name: abs(after[name] - columns[name][row]) for name in ("s_u", "s_r") if name in columns}
+        found["text_changed"] = words_changed(columns["text"][row], after["text"])
+        found["expected"] = float(as_expected(change, prompts[row], columns["s_u"][row], after["s_u"], after["text"]))
         moved.setdefault(change.kind, {}).setdefault(row, []).append(found)
     return {
         kind: {"rows": len(by_row), **mean_estimates(_row_means([*by_row.values()]), users[list(by_row)])}

@@ -15,7 +15,7 @@ from expctr.ctr.click_model import ClickModel
 from expctr.data.batches import EpochSampler, SampleTable
 from expctr.distributed import rank, world_size
 from expctr.metrics import ctr_metrics, fit_temperature
-from expctr.modules.staged import StagedModule
+from expctr.modules.staged import StagedModule, texts_by_row
 from expctr.seeding import reseed
 from expctr.systems import TITLE, UNTRAINED_TEXT
 
@@ -46,7 +46,8 @@ def comparison_scores(module: StagedModule, untrained: bool) -> dict[str, Scores
     titles = {split: [[row.target] for row in table.texts] for split, table in tables.items()}
     scores = {TITLE.column: _scores(module, tables, titles)}
     if untrained:
-        sentences = {split: _untrained_texts(module, split, table) for split, table in tables.items()}
+        sentences = {split: _untrained_texts(module, split, tables[split]) for split in ("train", "val")}
+        sentences["test"] = texts_by_row(module.evaluated, "_untrained")  # those that the table's other rows read
         scores[UNTRAINED_TEXT.column] = _scores(module, tables, sentences)
     return scores
 

@@ -1,6 +1,7 @@
 """Explain one choice: the sentence, its scores, and what moves them, as `expctr explain` prints them."""
 
 import json
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from time import perf_counter
 from typing import Any
@@ -14,6 +15,7 @@ from rich.table import Column, Table
 from rich.text import Text
 
 from expctr.data.query import Query
+from expctr.evaluation.verdicts import polarity
 from expctr.modules.staged import StagedModule
 from expctr.systems import AUG, AUG_NO_TEXT, LLM, PLAIN
 from expctr.untrusted import printable
@@ -56,7 +58,7 @@ def answer(question: Query, columns: Mapping[str, Sequence[Any]], ctr_model: str
     """The answer to a question as a dictionary, which `--json` prints.
 
     The change of a history entry is the score as asked minus the score without that entry. Without it, the prompt
-    changes, and so do the greedy sentence and, for the CTR model, the history.
+    changes, and so do the sentence and, for the CTR model, the history.
 
     Args:
         question: the user and the target.
@@ -70,6 +72,9 @@ def answer(question: Query, columns: Mapping[str, Sequence[Any]], ctr_model: str
         - `split`: of that sample; null if it is not a sample.
         - `explanation`.
         - `s_u`, `s_r`, `s_0`, `s_plain`: null where the CTR model is not trained.
+        - `samples`: null for one greedy explanation. For several (`evaluation.samples`), whose mean scores are given:
+            their `count`; how many verdicts are `positive`, `negative`, or missing (`no_verdict`); and the scores'
+            standard deviations `s_u_std` and `s_r_std`, null like the scores.
         - `ctr_model`.
         - `moved`: the score that `most` refers to: s_r, or s_u where there is no s_r.
         - `history`: oldest first, each with `id`, `title`, `liked`; without it, `explanation`, `s_u`, `s_r`, `s_0`; and
@@ -103,11 +108,25 @@ def answer(question: Query, columns: Mapping[str, Sequence[Any]], ctr_model: str
         "split": question.split or None,
         "explanation": columns["text"][0],
         **scores[0],
+        "samples": _samples(question, columns),
         "ctr_model": ctr_model,
         "moved": moved,
         "history": history,
         "most": most if history[most]["change"] else None,
         "notes": notes,
+    }
+
+
+def _samples(question: Query, columns: Mapping[str, Sequence[Any]]) -> dict[str, Any] | None:
+    """How much the explanations of the question itself differ; none if there is one."""
+    if "texts" not in columns:
+        return None
+    titles = [question.target.title, *(entry.item.title for entry in question.history)]
+    verdicts = Counter(polarity(text, titles) for text in columns["texts"][0])
+    return {
+        "count": verdicts.total(),
+        **{name: verdicts[verdict] for name, verdict in (("positive", 1), ("negative", -1), ("no_verdict", 0))},
+        **{name: columns[name][0] if name in columns else None for name in ("s_u_std", "s_r_std")},
     }
 
 
@@ -137,6 +156,7 @@ def show(answer: Mapping[str, Any]) -> Panel:
         Text(printable(answer["explanation"]) or "(an empty sentence)", style="bold"),
         "",
         scores,
+        *([Text(_disagreement(answer))] if answer["samples"] else []),
         "",
         Text(f"If one title of the history is left out, {without}:"),
         table,
@@ -147,6 +167,19 @@ def show(answer: Mapping[str, Any]) -> Panel:
     who = f"user {answer['user']}" if answer["user"] else "the person described"
     title = Text(printable(f"{answer['target']['title']} for {who}{label}"))
     return Panel(Group(*parts), title=title, title_align="left", subtitle=f"{answer['seconds']:.2f} s")
+
+
+def _disagreement(answer: Mapping[str, Any]) -> str:
+    samples = answer["samples"]
+    said = [f"{samples['positive']} positive verdicts", f"{samples['negative']} negative"]
+    if samples["no_verdict"]:
+        said.append(f"{samples['no_verdict']} without a verdict")
+    spread = [
+        f"{name} {answer[name]:.2f} ± {samples[f'{name}_std']:.2f}"
+        for name in ("s_u", "s_r")
+        if answer[name] is not None
+    ]
+    return f"{samples['count']} explanations: {', '.join(said)}; {', '.join(spread)}"
 
 
 def _most(answer: Mapping[str, Any]) -> str:

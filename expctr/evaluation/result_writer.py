@@ -158,12 +158,15 @@ class ResultWriter(Callback):
     def on_predict_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Write `predictions.parquet`, one row per sample.
 
-        Its columns are ids, explanation, s_u, s_r, s_0 and s_plain, or ids and score.
+        Its columns are ids, explanation, s_u, s_r, s_0 and s_plain, and of several explanations per row also s_u_std
+        and s_r_std; or ids and score.
         """
         if isinstance(pl_module, ScoringModule):
             frame = self._gather()
         elif isinstance(pl_module, StagedModule):
-            frame = pl.DataFrame(pl_module.evaluated).drop("label").rename({"text": "explanation"})
+            frame = (
+                pl.DataFrame(pl_module.evaluated).drop("label", "texts", strict=False).rename({"text": "explanation"})
+            )
         else:
             return
         if trainer.is_global_zero:

@@ -41,7 +41,7 @@ def _columns(module: ScoringModule | StagedModule, batch: Batch) -> dict[str, li
     else:
         with unsharded(module.models.policy.model):
             icl = module.models.policy.direct.scores(batch.texts)
-        scores = module.models.explain(batch)[0] | {"s_icl": icl}
+        scores = module.models.explain(batch, module.models.policy.evaluation.samples)[0] | {"s_icl": icl}
     found = {"sample": batch.sample, "label": batch.label, **scores}
     names = ("sample", "label", "score", *(system.column for system in SYSTEMS))
     return {name: found[name].tolist() for name in names if name in found}

@@ -2,11 +2,16 @@
 
 from collections.abc import Iterator, Sequence
 from copy import copy
-from typing import Any, cast
+from typing import Any, NamedTuple, cast
 
+import torch
 from torch import Tensor, tensor
+from torch.nn import functional as F
 from transformers import DynamicCache
 from transformers.cache_utils import DynamicLayer
+
+BLOCK = 16
+"""Free positions that responses to a shared prompt get at a time: attention reads them, too."""
 
 
 class PreallocatedLayer(DynamicLayer):
@@ -51,6 +56,60 @@ class PreallocatedLayer(DynamicLayer):
         return self.keys.shape[2], 0
 
 
+class SharedPrompt(NamedTuple):
+    """Keys, or values, of some responses: those of a prompt's tokens once for all its responses."""
+
+    prompt: Tensor  # [prompts, groups, positions, width]
+    own: Tensor  # of each response's own tokens, [rows, groups, positions, width]
+    slots: Tensor  # of each response among all `prompts * responses`, [rows]
+    responses: int  # per prompt
+
+
+class SharedPromptLayer(DynamicLayer):
+    """A cache layer for several responses per prompt, which holds each prompt once. `grouped_attention` can read it.
+
+    Args:
+        keys: of the prompts' tokens, `[prompts, groups, positions, width]`; likewise `values`.
+        responses: per prompt.
+    """
+
+    def __init__(self, keys: Tensor, values: Tensor, responses: int) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.lazy_initialization(keys, values)
+        self._prompts, self._responses, self._length = [keys, values], responses, 0
+        rows = len(keys) * responses
+        self._own = [x.new_zeros(rows, x.shape[1], 0, x.shape[3]) for x in (keys, values)]
+        self._slots = torch.arange(rows, device=keys.device)
+
+    def update(self, key_states: Tensor, value_states: Tensor, *_: Any, **__: Any) -> Any:
+        """Write new tokens into free positions, which are added in blocks; without gradient."""
+        start, self._length = self._length, self._length + key_states.shape[2]
+        if missing := max(0, _whole_blocks(self._length) - self._own[0].shape[2]):
+            self._own = [F.pad(own, (0, 0, 0, missing)) for own in self._own]
+        for own, new in zip(self._own, (key_states, value_states), strict=True):
+            own[:, :, start : self._length] = new
+        parts = zip(self._prompts, self._own, strict=True)
+        return tuple(SharedPrompt(prompt, own, self._slots, self._responses) for prompt, own in parts)
+
+    def batch_select_indices(self, indices: Tensor) -> None:
+        """Keep some responses. Prompts without any are dropped once they are half of all, so that little is copied."""
+        self._own, self._slots = [own[indices] for own in self._own], self._slots[indices]
+        used, place = (self._slots // self._responses).unique(return_inverse=True)
+        if 2 * len(used) <= len(self._prompts[0]):
+            self._prompts = [prompt[used] for prompt in self._prompts]
+            self._slots = place * self._responses + self._slots % self._responses
+
+    def get_seq_length(self) -> int:
+        return self._prompts[0].shape[2] + self._length
+
+    def get_mask_sizes(self, query_length: int) -> tuple[int, int]:
+        return self._prompts[0].shape[2] + _whole_blocks(self._length + query_length), 0
+
+
+def _whole_blocks(positions: int) -> int:
+    return -(-positions // BLOCK) * BLOCK
+
+
 def keys_and_values(cache: DynamicCache) -> Iterator[tuple[Tensor, Tensor]]:
     """Filled keys and values of each layer, `[rows, heads, positions, width]` each; tokens added later are left out."""
     for layer in cast(list[Any], cache.layers):
@@ -67,6 +126,13 @@ def make_cache(layers: Iterator[tuple[Tensor, Tensor]]) -> DynamicCache:
         layer.keys, layer.values = keys, values
         cache.layers.append(layer)
     return cache
+
+
+def share_prompts(cache: DynamicCache, responses: int) -> DynamicCache:
+    """A cache for several responses to each prompt of a cache, which is not copied."""
+    shared = DynamicCache()
+    shared.layers = [SharedPromptLayer(*layer, responses) for layer in keys_and_values(cache)]
+    return shared
 
 
 def share_cache(cache: DynamicCache) -> DynamicCache:

@@ -19,6 +19,7 @@ from transformers import Cache, DynamicCache, PreTrainedModel, PreTrainedTokeniz
 
 from expctr.errors import UserError
 from expctr.llm.compiled_decoding import compile_step
+from expctr.llm.cpu.attention import GROUPED
 from expctr.llm.cpu.linear import apply_linear
 from expctr.llm.loading import LLMOptions, is_quantized, load_base, load_tokenizer
 from expctr.seeding import initial_weights
@@ -40,6 +41,8 @@ class LanguageModel(nn.Module):
         self.hidden_size, self.vocab_size = int(config.hidden_size), int(config.vocab_size)
         self.has_local_attention = any(getattr(config, n, None) for n in ("sliding_window", "attention_chunk_size"))
         """Do some layers see the latest tokens only? Such windows are counted in columns, padding included."""
+        self.reads_shared_prompts = config._attn_implementation == GROUPED
+        """Does the attention read a `SharedPromptLayer`?"""
         eos = getattr(self.causal.generation_config, "eos_token_id", None)
         self.eos_ids = sorted({tokenizer.eos_token_id, *([eos] if isinstance(eos, int) else eos or [])} - {None})
         if not self.eos_ids:

@@ -11,7 +11,7 @@ from torch.nn import functional as F
 from transformers import Cache, DynamicCache
 
 from expctr.llm.compiled_decoding import WIDTH, to_static
-from expctr.llm.kv_cache import keys_and_values, make_cache, share_cache
+from expctr.llm.kv_cache import keys_and_values, make_cache, share_cache, share_prompts
 from expctr.llm.model import LanguageModel
 from expctr.llm.prefill import prefill
 from expctr.stopwatch import Stopwatch
@@ -27,7 +27,7 @@ class RolloutOptions:
     max_new_tokens: int = 128
     """An explanation is cut after this many tokens (the paper's own run to 145)."""
     temperature: float = 1.0
-    """Sampling temperature during training. Test explanations are greedy."""
+    """Sampling temperature of every sampled explanation."""
     group_size: int = 1
     """Responses per prompt."""
     truncated: Literal["keep", "penalise", "mask"] = "keep"
@@ -52,7 +52,8 @@ class Rollout:
     logprobs: Tensor  # of the tokens at the sampling temperature, float32 [batch, response]
     truncated: Tensor  # bool [batch], true without an EOS within the limit
     cache: DynamicCache | None
-    """The frozen base's keys and values of all prompt tokens but the last, if `llm.adapter_scope` is `response`."""
+    """The frozen base's keys and values of all prompt tokens but the last, if `llm.adapter_scope` is `response`. Where
+    `generate` made several responses per prompt, it may hold each prompt once, for `earlier` alone."""
 
     def __len__(self) -> int:
         return len(self.prompt_ids)
@@ -101,23 +102,30 @@ def generate(
     adapter: bool = True,
     watch: Stopwatch | None = None,
     earlier: Rollout | None = None,
+    responses: int = 1,
 ) -> Rollout:
     """Generate responses to prompts.
 
     `noise` are uniform numbers `[batch, max_new_tokens]`, which sample tokens by inversion of the cumulative
     distribution; without noise, responses are greedy. The stopwatch gets the seconds of `prefill` and `decode`.
     `earlier` is another rollout of the same prompts with the same options; its prompt cache is reused.
+    `responses` to each prompt are next to each other in the batch; equal prompts may instead be given several times.
     """
     watch = watch or Stopwatch()
-    batch, limit, scope = len(prompts), options.max_new_tokens, model.options.adapter_scope
-    static = model.options.compile_decoding
+    limit, scope, static = options.max_new_tokens, model.options.adapter_scope, model.options.compile_decoding
+    shared = responses if model.reads_shared_prompts and not static else 1
+    prompts = [prompt for prompt in prompts for _ in range(responses // shared)]
+    batch = len(prompts) * shared
     width = max(map(len, prompts))
     room = -(-(width - 1 + limit) // WIDTH) * WIDTH - (width - 1) if static else limit
     with watch("prefill"):
         if earlier is not None and earlier.cache is not None:
             ids, mask, prefilled = earlier.prompt_ids, earlier.prompt_mask, share_cache(earlier.cache)
         else:
-            (ids, mask), prefilled = prefill(model, prompts, adapter and scope == "all", room=room)
+            (ids, mask), prefilled = prefill(
+                model, prompts, adapter and scope == "all", room=room if shared == 1 else 0
+            )
+            ids, mask = ids.repeat_interleave(shared, 0), mask.repeat_interleave(shared, 0)
     kept = share_cache(prefilled) if scope == "response" else None
 
     tokens = torch.full((batch, limit), model.pad_id, device=ids.device)
@@ -127,7 +135,7 @@ def generate(
     eos = torch.tensor(model.eos_ids, device=ids.device)
     noise = None if noise is None else noise.to(ids.device)
     alive, current, seen = torch.arange(batch, device=ids.device), ids[:, -1:].clone(), mask
-    cache: Cache = prefilled
+    cache: Cache = prefilled if shared == 1 else share_prompts(prefilled, shared)
     if static:
         cache, seen = to_static(prefilled, width - 1, model.static_caches), F.pad(mask, (0, room - 1))
     with watch("decode"):
@@ -149,7 +157,7 @@ def generate(
                 if not static:  # remove finished rows from the batch
                     left = (~ended).nonzero()[:, 0]
                     alive, current, seen = alive[left], current[left], seen[left]
-                    prefilled.batch_select_indices(left)
+                    cache.batch_select_indices(left)
     longest = int(lengths.max())
     response_mask = torch.arange(longest, device=ids.device) < lengths[:, None]
     tokens = tokens[:, :longest].where(response_mask, model.pad_id)

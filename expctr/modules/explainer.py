@@ -6,7 +6,7 @@ from expctr.llm.rollout import RolloutOptions
 from expctr.llm.sharding.fsdp import shard
 from expctr.llm.yes_no import LCOptions
 from expctr.modules.staged import StagedModule
-from expctr.rl.options import KLOptions, PPOOptions, RewardOptions
+from expctr.rl.options import EvaluationOptions, KLOptions, PPOOptions, RewardOptions
 from expctr.rl.policy import Policy
 from expctr.rl.rewards import LCAlignment
 from expctr.stages.models import Models
@@ -30,6 +30,7 @@ class PPOExplainerModule(Policy, StagedModule):
         reward: how rewards are normalised (Eq. 10).
         kl: the penalty for leaving the base (Eq. 7).
         ppo: the optimisation.
+        evaluation: how many explanations per row are written outside of training.
     """
 
     kinds = ("lc",)
@@ -43,8 +44,9 @@ class PPOExplainerModule(Policy, StagedModule):
         reward: RewardOptions = RewardOptions(),
         kl: KLOptions = KLOptions(),
         ppo: PPOOptions = PPOOptions(),
+        evaluation: EvaluationOptions = EvaluationOptions(),
     ) -> None:
-        super().__init__(llm, prompts, rollout, lc, reward, kl, ppo)
+        super().__init__(llm, prompts, rollout, lc, reward, kl, ppo, evaluation)
         self.models = Models(self)
 
     def setup(self, stage: str) -> None:

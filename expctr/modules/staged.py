@@ -3,6 +3,7 @@
 import math
 import warnings
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,6 @@ from typing import Any
 import lightning as L
 import torch
 from lightning.pytorch.trainer.states import TrainerFn
-from torch import Tensor
 
 from expctr.data.batches import Batch, BatchSpec, SampleText
 from expctr.data.datamodules import RatingsDataModule
@@ -27,7 +27,7 @@ from expctr.rl.rewards import ICAlignment, LCAlignment, Reward, Scorers
 from expctr.seeding import reseed, seed_of
 from expctr.stages.base import Place, Stage
 from expctr.stages.ctr import CTRStage
-from expctr.stages.models import Models, reward_columns
+from expctr.stages.models import Models, as_lists, reward_columns
 from expctr.stages.plan import Plan, PlanEntry, StageKind, lr_factor
 from expctr.stages.policy import PolicyStage
 from expctr.systems import AUG, LLM, PLAIN
@@ -128,14 +128,23 @@ class StagedModule(L.LightningModule):
         }
         if "ctr" in self.kinds:
             self._stages["ctr"] = CTRStage(self, self.models, self.explanations)
-        self.data.request(lambda: self.stage.train_batches(self.entry), self._val_batches)
+        self.data.request(lambda: self.stage.train_batches(self.entry), self._val_batches, self._test_batches)
         if stage == "fit":
             self._set_length()
 
     def _val_batches(self) -> BatchSpec:
         if self.trainer.state.fn == TrainerFn.FITTING:
             return self.stage.val_batches(self.entry)
-        return BatchSpec(self.data.eval_batch_size, titles=True)
+        return self._test_batches()
+
+    def _test_batches(self) -> BatchSpec:
+        """As many explanations in memory at a time as `eval_batch_size` says, however many there are per row."""
+        return BatchSpec(max(1, self.data.eval_batch_size // self._count), titles=True)
+
+    @property
+    def _count(self) -> int:
+        """Explanations per row outside of training."""
+        return self.models.policy.evaluation.samples
 
     def _set_length(self) -> None:
         """Let the trainer end with a scheduler's plan."""
@@ -231,9 +240,9 @@ class StagedModule(L.LightningModule):
     # --- validation, test, prediction
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
-        """As the stage validates; greedy explanations get their rewards, too."""
+        """As the stage validates, or, in `expctr validate`, as a test; explanations get their rewards, too."""
         fitting = self.trainer.state.fn == TrainerFn.FITTING
-        columns = self.stage.validate(batch, self.entry) if fitting else self.models.explain(batch)[0]
+        columns = self.stage.validate(batch, self.entry) if fitting else self.models.explain(batch, self._count)[0]
         if "text" in columns:
             rewards = self.all_rewards(self.entry.stage) if fitting else self.all_rewards()
             columns |= reward_columns(rewards, batch, columns)
@@ -262,21 +271,23 @@ class StagedModule(L.LightningModule):
 
     def test_step(self, batch: Batch, batch_idx: int) -> None:
         """Everything that the table shows of one batch."""
-        self._keep(batch, self.models.compare(batch, self.all_rewards()))
+        self._keep(batch, self.models.compare(batch, self.all_rewards(), self._count))
 
     def on_test_epoch_end(self) -> None:
-        """Gather the rows, and score each with the explanation of another row (its own, if there is no other)."""
+        """Gather the rows, and score each with the explanations of another row (its own, if there is no other)."""
         self.evaluated = columns = self._gather()
         if self.models.ctr_trained and columns:
-            samples, texts = columns["sample"], columns["text"]
+            samples, texts = columns["sample"], texts_by_row(columns)
             generator = torch.Generator().manual_seed(seed_of(self.models.seed))
             circle = torch.randperm(len(samples), generator=generator).tolist()
             others = dict(zip(circle, circle[1:] + circle[:1], strict=True))
-            columns["s_r_exchanged"] = self.score_texts(samples, [texts[others[i]] for i in range(len(samples))])
+            columns["s_r_exchanged"] = self.score_texts(
+                samples, [text for i in range(len(samples)) for text in texts[others[i]]]
+            )
 
     def predict_step(self, batch: Batch, batch_idx: int) -> None:
         """Explanation, s_u, s_r and the scores without the explanation of each row."""
-        self._keep(batch, self.models.explain(batch)[0])
+        self._keep(batch, self.models.explain(batch, self._count)[0])
 
     def on_predict_epoch_end(self) -> None:
         """Gather the rows; `evaluation` writes them."""
@@ -287,31 +298,46 @@ class StagedModule(L.LightningModule):
 
         Args:
             samples: ids of test rows, in any order and number.
-            texts: one explanation each.
+            texts: one explanation each; or several, next to each other, whose scores are averaged.
         """
         assert self.models.ctr is not None
         assert self.models.encoder is not None
+        count = len(texts) // max(1, len(samples))
+        scores = self.models.ctr.score(
+            self._test_rows(samples).repeat(count), self.models.encoder.vectors(texts, self.device)
+        )
+        return [float(score) for score in scores.unflatten(0, (len(samples), count)).mean(1)]
+
+    def explain_prompts(self, samples: Sequence[int], prompts: Sequence[SampleText]) -> list[dict[str, Any]]:
+        """Explain test rows, as the test does, with other prompts than their own; the CTR model reads their own ids.
+
+        All ranks call it alike and share the work.
+
+        Args:
+            samples: ids of test rows, in any order and number.
+            prompts: one for each.
+
+        Returns:
+            Of each: `text`, `s_u` and, with a trained CTR model, `s_r`.
+        """
+        size, written = self._test_batches().size, []
+        for start in range(0, len(prompts), size):
+            places = range(start, min(start + size, len(prompts)))[rank() :: world_size()]
+            batch = replace(self._test_rows([samples[i] for i in places]), texts=[prompts[i] for i in places])
+            columns = as_lists(self.models.explain(batch, self._count)[0])
+            names = [name for name in ("text", "s_u", "s_r") if name in columns]
+            written += [(place, {name: columns[name][i] for name in names}) for i, place in enumerate(places)]
+        found = dict(row for part in all_gather_objects(written) for row in part)
+        return [found[place] for place in range(len(prompts))]
+
+    def _test_rows(self, samples: Sequence[int]) -> Batch:
+        """Rows of the test split by their ids, without titles."""
         table = self.data.table("test")
         position = {sample: i for i, sample in enumerate(table.sample.tolist())}
-        batch = table.batch([position[sample] for sample in samples], with_text=False).to(self.device)
-        vectors = self.models.encoder.vectors(texts, self.device)
-        return [float(score) for score in self.models.ctr.score(batch, vectors)]
-
-    def explain_prompts(self, prompts: Sequence[SampleText]) -> tuple[list[str], list[float]]:
-        """Greedy explanations of any prompts, and their s_u; all ranks call it alike and share the work."""
-        policy, size, written = self.models.policy, self.data.eval_batch_size, []
-        with unsharded(policy.model):
-            for start in range(0, len(prompts), size):
-                places = range(start, min(start + size, len(prompts)))[rank() :: world_size()]
-                rows = [prompts[i] for i in places]
-                texts = policy.explain(rows)[1] if rows else []
-                written += list(zip(places, texts, policy.lc_scorer.scores(rows, texts).tolist(), strict=True))
-        found = sorted(row for part in all_gather_objects(written) for row in part)
-        return [text for _, text, _ in found], [score for _, _, score in found]
+        return table.batch([position[sample] for sample in samples], with_text=False).to(self.device)
 
     def _keep(self, batch: Batch, columns: Mapping[str, Any]) -> None:
-        columns = {**columns, "sample": batch.sample, "label": batch.label}
-        self._columns.append({k: v.tolist() if isinstance(v, Tensor) else v for k, v in columns.items()})
+        self._columns.append(as_lists({**columns, "sample": batch.sample, "label": batch.label}))
 
     def _gather(self) -> dict[str, list[Any]]:
         """The columns of all batches and ranks, in the order of the samples."""
@@ -411,6 +437,12 @@ def prime(optimizer: torch.optim.Optimizer) -> None:
                 "exp_avg": torch.zeros_like(parameter),
                 "exp_avg_sq": torch.zeros_like(parameter),
             }
+
+
+def texts_by_row(columns: Mapping[str, Sequence[Any]], suffix: str = "") -> list[list[str]]:
+    """All explanations of each row of a test: one, or several; those of the untrained model by `_untrained`."""
+    several = columns.get(f"texts{suffix}")
+    return [[text] for text in columns[f"text{suffix}"]] if several is None else [*several]
 
 
 def _share_above_half(scores: Sequence[float]) -> float:

@@ -37,7 +37,9 @@ class PlanOptions:
         check_range("plan", self, samples=(1, inf), prompt_tokens=(2, inf), tflops=(1e-3, inf), utilisation=(1e-3, 1))
 
 
-def print_plan(explainer: PPOExplainerModule, data: Any, plan: Sequence[PlanEntry], options: PlanOptions) -> None:
+def print_plan(
+    explainer: PPOExplainerModule, data: Any, plan: Sequence[PlanEntry], explanations: int, options: PlanOptions
+) -> None:
     """Print memory, whether it fits, how to lower it, and the run's work; `llm.dtype: auto` counts as bfloat16."""
     limit = parse_memory(options.memory)
     size = batch_sizes(explainer, data, options.devices, options.prompt_tokens)
@@ -50,7 +52,7 @@ def print_plan(explainer: PPOExplainerModule, data: Any, plan: Sequence[PlanEntr
     if count:
         train, val = (round(count * share) for share in data.options.fractions[:2])
         splits = train, val, count - train - val
-        work = estimate_workload(blueprint, explainer, size, plan, splits, data.ctr_batch_size)
+        work = estimate_workload(blueprint, explainer, size, plan, splits, data.ctr_batch_size, explanations)
     hours = estimate_hours(sum(work.values(), Workload()), options.devices, options.tflops, options.utilisation)
     if options.json:
         memory = {"parameters": blueprint.base_size, "peak": peak, "memory": limit, "stages": stages}
@@ -77,7 +79,8 @@ def print_plan(explainer: PPOExplainerModule, data: Any, plan: Sequence[PlanEntr
         f"{hours:.1f} hours on {options.devices} x {options.tflops:g} TFLOP/s at a utilisation of "
         f"{options.utilisation:.0%}: {'' if options.samples else 'at most '}{count} samples, every prompt and every "
         f"response at its maximum of {size.prompt_tokens} and {size.response_tokens} tokens, and CTR stages trained to "
-        "their last epoch. CTR models, the sentence encoder and the test's audit are not counted."
+        "their last epoch. CTR models, the sentence encoder, and the test's audit, comparison models and temperature are "
+        "not counted."
     )
 
 

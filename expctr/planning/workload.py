@@ -88,10 +88,12 @@ def estimate_workload(
     plan: Sequence[PlanEntry],
     splits: tuple[int, int, int],
     ctr_batch: int,
+    explanations: int = 1,
 ) -> dict[str, Workload]:
     """Estimate the work by stage of the plan, and of a test after it; CTR stages train until the plan's last epoch.
 
-    `splits` are the numbers of samples in train, val and test; `ctr_batch` is the rows of a CTR models' batch.
+    `splits` are the numbers of samples in train, val and test; `ctr_batch` is the rows of a CTR models' batch, and
+    `explanations` are those per row that a CTR stage learns from.
     """
     group, everywhere = explainer.rollout_options.group_size, explainer.llm.adapter_scope == "all"
     phases = count_phases(blueprint, explainer, size.prompt_tokens, size.response_tokens)
@@ -108,12 +110,15 @@ def estimate_workload(
     found: dict[str, Workload] = {}
     for entry in plan:
         stage = Workload(len(ctr), len(ctr)) if entry.stage == "ctr" else epoch
-        if entry.stage == "ctr" and entry.stage_epoch == 0:  # the validation rows are explained once
-            stage += (prefill + decode) * val
+        if entry.stage == "ctr" and entry.stage_epoch == 0:  # one explanation is of validation rows alone
+            stage += (prefill + decode * explanations) * (val if explanations == 1 else train + val)
         found[entry.stage] = found.get(entry.stage, Workload()) + stage
     # explanations of the policy and of the untrained model, and the question without an explanation
     prompts = prefill * (2 if everywhere else 1)
-    found["test"] = (prompts + (decode + score) * 2 + count_pass(blueprint, size.prompt_tokens, 0, False, 1)) * test
+    answers = 2 * explainer.evaluation.samples
+    found["test"] = (
+        prompts + (decode + score) * answers + count_pass(blueprint, size.prompt_tokens, 0, False, 1)
+    ) * test
     return found
 
 

@@ -20,7 +20,9 @@ _HEADINGS = {
     "text": ("After training", "words"),
     "verdict": ("Verdict", ""),
     "s_u": ("s_u", "number"),
+    "s_u_std": ("± s_u", "number"),
     "s_r": ("s_r", "number"),
+    "s_r_std": ("± s_r", "number"),
     "s_0": ("s_0", "number"),
     "reward_lc": ("LC reward", "number"),
     "reward_ic": ("IC reward", "number"),
@@ -29,7 +31,18 @@ _HEADINGS = {
 }
 """The columns to show, with their headings and classes."""
 
-_NUMBERS = ("label", "s_u", "s_r", "s_0", "s_u_untrained", "s_r_untrained", "reward_lc", "reward_ic")
+_NUMBERS = (
+    "label",
+    "s_u",
+    "s_u_std",
+    "s_r",
+    "s_r_std",
+    "s_0",
+    "s_u_untrained",
+    "s_r_untrained",
+    "reward_lc",
+    "reward_ic",
+)
 _LISTS = ("invented", "invented_untrained", "liked", "disliked")
 
 

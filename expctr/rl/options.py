@@ -56,6 +56,19 @@ class KLOptions:
 
 
 @dataclass
+class EvaluationOptions:
+    """How explanations are written in validate, test, predict and explain; validation during training is greedy."""
+
+    samples: int = 1
+    """1: one greedy explanation per row. More: so many sampled ones, for which the prompt is computed once. s_u and s_r
+    are then means, which estimate the expectation of Eq. 8 and 12 better; the explanation shown is the one whose scores
+    are nearest to them."""
+
+    def __post_init__(self) -> None:
+        check_range("evaluation", self, samples=(1, inf))
+
+
+@dataclass
 class PPOOptions:
     """Proximal policy optimisation. Where the paper is silent, the defaults are those of the field."""
 

@@ -15,8 +15,9 @@ from expctr.llm.prompts import PromptOptions, Prompts
 from expctr.llm.rollout import Rollout, RolloutOptions, decode_texts, draw_noise, generate
 from expctr.llm.yes_no import DirectQuestion, LCOptions, LCScorer
 from expctr.rl.normalise import Normaliser
-from expctr.rl.options import KLOptions, PPOOptions, RewardOptions
+from expctr.rl.options import EvaluationOptions, KLOptions, PPOOptions, RewardOptions
 from expctr.rl.update import PPOUpdate
+from expctr.seeding import seed_of
 from expctr.stopwatch import Stopwatch
 
 
@@ -31,6 +32,7 @@ class Policy(nn.Module):
         reward: how rewards are normalised (Eq. 10).
         kl: the penalty for leaving the base (Eq. 7).
         ppo: the optimisation.
+        evaluation: how many explanations per row are written outside of training.
     """
 
     model: LanguageModel
@@ -44,10 +46,11 @@ class Policy(nn.Module):
         reward: RewardOptions = RewardOptions(),
         kl: KLOptions = KLOptions(),
         ppo: PPOOptions = PPOOptions(),
+        evaluation: EvaluationOptions = EvaluationOptions(),
     ) -> None:
         super().__init__()
         self.llm, self.prompt_options, self.rollout_options = llm, prompts, rollout
-        self.lc, self.reward, self.kl, self.ppo = lc, reward, kl, ppo
+        self.lc, self.reward, self.kl, self.ppo, self.evaluation = lc, reward, kl, ppo, evaluation
         needs_groups = [
             name for name, used in (("reward.norm", reward.norm), ("ppo.advantage", ppo.advantage)) if used == "group"
         ]
@@ -97,26 +100,39 @@ class Policy(nn.Module):
         adapter: bool = True,
         watch: Stopwatch | None = None,
         earlier: Rollout | None = None,
+        share: bool = False,
     ) -> tuple[Rollout, list[str]]:
         """Explanations of samples: greedy, or sampled with the given noise (`draw_noise`).
 
         Args:
             samples: titles of each row.
-            noise: `[rows * responses per row, max_new_tokens]`.
+            noise: `[rows * responses per row, max_new_tokens]`; the responses to a row are next to each other.
             adapter: the policy, or the untrained base.
             watch: measures the seconds of each part.
             earlier: other explanations of the same rows; see `generate`.
+            share: hold each prompt once for all its responses, which is faster; nothing is learnt from the rollout.
         """
         prompts = self.prompts.explanation(samples)
-        if noise is not None:
-            prompts = [prompt for prompt in prompts for _ in range(len(noise) // len(samples))]
-        rollout = generate(self.model, prompts, self.rollout_options, noise, adapter, watch, earlier)
+        responses = 1 if noise is None else len(noise) // len(samples)
+        if not share:
+            prompts, responses = [prompt for prompt in prompts for _ in range(responses)], 1
+        rollout = generate(self.model, prompts, self.rollout_options, noise, adapter, watch, earlier, responses)
         return rollout, decode_texts(self.model, rollout)
 
     def noise(self, seed: int, epoch: int, batch: int, samples: Sequence[int], repeats: int | None = None) -> Tensor:
         """The sampling noise of a batch's samples, for `repeats` responses each (default `group_size`)."""
         options = self.rollout_options
         return draw_noise(seed, epoch, samples, repeats or options.group_size, options.max_new_tokens, batch)
+
+    def evaluation_noise(self, seed: int, samples: Sequence[SampleText], count: int) -> Tensor | None:
+        """The noise of `count` explanations per row outside of training; none for a single, greedy one.
+
+        It depends on the seed and on the target's title alone. So a row gets the same explanations in test, predict and
+        explain, whatever its number there, and a row whose history is changed is compared on the same noise.
+        """
+        if count == 1:
+            return None
+        return self.noise(seed, 0, 0, [seed_of(sample.target) for sample in samples], count)
 
     def extra_state(self) -> dict[str, Any]:
         """What a checkpoint needs besides weights, as plain numbers."""

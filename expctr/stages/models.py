@@ -1,6 +1,6 @@
 """The models that all stages share, and how they score rows."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -87,17 +87,21 @@ class Models:
     def sample_explanations(self, batch: Batch, epoch: int, count: int = 1, adapter: bool = True) -> list[list[str]]:
         """Several sampled explanations per row; each prompt is computed once.
 
+        At most `eval_batch_size` of them are in memory at a time.
+
         Args:
             batch: the rows, with titles.
             epoch: seeds the noise, together with the sample.
             count: explanations per row.
             adapter: the policy, or the untrained base.
         """
+        samples, texts = batch.sample.tolist(), list[str]()
+        size = max(1, self.data.eval_batch_size // count)
         with unsharded(self.policy.model):
-            if not len(batch):  # a rank may have none of the last rows
-                return []
-            noise = self.policy.noise(self.seed, epoch, 0, batch.sample.tolist(), repeats=count)
-            texts = self.policy.explain(batch.texts, noise, adapter)[1]
+            for start in range(0, len(batch), size):
+                rows = slice(start, start + size)
+                noise = self.policy.noise(self.seed, epoch, 0, samples[rows], repeats=count)
+                texts += self.policy.explain(batch.texts[rows], noise, adapter, share=count > 1)[1]
         return [texts[i : i + count] for i in range(0, len(texts), count)]
 
     def untrained_explanations(self, batch: Batch, count: int = 1) -> list[list[str]]:
@@ -119,39 +123,77 @@ class Models:
         return [texts[0] for texts in self.untrained_explanations(batch)]
 
     def explain(
-        self, batch: Batch, adapter: bool = True, earlier: Rollout | None = None
+        self, batch: Batch, count: int = 1, adapter: bool = True, earlier: Rollout | None = None
     ) -> tuple[dict[str, Any], Rollout | None]:
-        """Greedy explanations, by the policy or the untrained base, and their scores.
+        """Explanations by the policy or the untrained base, and their scores.
+
+        Args:
+            batch: the rows.
+            count: explanations per row: 1 is greedy; several are sampled, and their scores averaged.
+            adapter: the policy, or the untrained base.
+            earlier: the rollout of an earlier call with the same rows and `count`.
 
         Returns:
-            Columns: `text` and `s_u`; with a trained CTR model also `s_r`, and, for the policy, `s_0` and `s_plain`.
-            Then the rollout, which can be reused when the same rows are explained again.
+            Columns: those of `average_explanations` for `s_u` and, with a trained CTR model, `s_r`; then, for the
+            policy, also `s_0` and `s_plain`. Then the rollout, which can be reused when the same rows are explained
+            again.
         """
         texts: list[str] = []
+        repeated = batch.repeat(count)
         with unsharded(self.policy.model):
             if len(batch):  # a rank may have none of the last rows
-                earlier, texts = self.policy.explain(batch.texts, adapter=adapter, earlier=earlier)
-            columns: dict[str, Any] = {"text": texts, "s_u": self.policy.lc_scorer.scores(batch.texts, texts)}
+                noise = self.policy.evaluation_noise(self.seed, batch.texts, count)
+                earlier, texts = self.policy.explain(batch.texts, noise, adapter, earlier=earlier, share=True)
+            scores = {"s_u": self.policy.lc_scorer.scores(repeated.texts, texts)}
+        others = {}
         if self.ctr_trained and self.ctr and self.plain and self.encoder:
-            columns["s_r"] = self.ctr.score(batch, self.encoder.vectors(texts, batch.label.device))
+            scores["s_r"] = self.ctr.score(repeated, self.encoder.vectors(texts, batch.label.device))
             if adapter:
-                columns["s_0"] = self.ctr.score(batch)
-                columns["s_plain"] = self.plain.score(batch)
-        return columns, earlier
+                others = {"s_0": self.ctr.score(batch), "s_plain": self.plain.score(batch)}
+        return {**average_explanations(texts, scores, count), **others}, earlier
 
-    def compare(self, batch: Batch, rewards: Sequence[Reward]) -> dict[str, Any]:
+    def compare(self, batch: Batch, rewards: Sequence[Reward], count: int = 1) -> dict[str, Any]:
         """Everything that a table shows of a batch: the policy's explanations, the untrained model's (`..._untrained`),
-        their scores and rewards, and the frozen base asked directly (`s_icl`).
+        their scores and rewards, and the frozen base asked directly (`s_icl`). `count` is as for `explain`.
         """
         with unsharded(self.policy.model):
             s_icl = self.policy.direct.scores(batch.texts)
-        untrained, rollout = self.explain(batch, adapter=False)
-        trained, _ = self.explain(batch, earlier=rollout)
+        untrained, rollout = self.explain(batch, count, adapter=False)
+        trained, _ = self.explain(batch, count, earlier=rollout)
         before = {f"{name}_untrained": values for name, values in untrained.items()}
         return {**trained, **reward_columns(rewards, batch, trained), **before, "s_icl": s_icl}
+
+
+def average_explanations(texts: Sequence[str], scores: Mapping[str, Tensor], count: int) -> dict[str, Any]:
+    """Summarise `count` explanations per row, which stand next to each other.
+
+    Args:
+        texts: the explanations, `rows * count`.
+        scores: click probabilities by name, `[rows * count]` each.
+        count: explanations per row.
+
+    Returns:
+        Columns: `text`, the explanation whose scores are nearest to their means; and the means by the scores' names,
+        `[rows]`. With several per row, also their standard deviations (`s_u_std`) and all explanations (`texts`).
+    """
+    if count == 1:
+        return {"text": [*texts], **scores}
+    tables = {name: values.unflatten(0, (-1, count)) for name, values in scores.items()}
+    means = {name: table.mean(1) for name, table in tables.items()}
+    squares = {name: (table - means[name][:, None]) ** 2 for name, table in tables.items()}
+    distances = torch.stack([*squares.values()]).sum(0)
+    rows = [[*texts[start : start + count]] for start in range(0, len(texts), count)]
+    shown = [row[i] for row, i in zip(rows, distances.argmin(1).tolist(), strict=True)]
+    spread = {f"{name}_std": (table.sum(1) / (count - 1)).sqrt() for name, table in squares.items()}
+    return {"text": shown, **means, **spread, "texts": rows}
 
 
 def reward_columns(rewards: Sequence[Reward], batch: Batch, columns: dict[str, Any]) -> dict[str, Tensor]:
     """Raw rewards of explanations that are scored already, `[rows]` each, by the names of their columns."""
     values = {f"reward_{reward.name}": reward.evaluate(batch, columns["text"], columns) for reward in rewards}
     return {name: value for name, value in values.items() if value is not None}
+
+
+def as_lists(columns: Mapping[str, Any]) -> dict[str, list[Any]]:
+    """Columns with lists in place of tensors."""
+    return {name: values.tolist() if isinstance(values, Tensor) else values for name, values in columns.items()}

@@ -7,8 +7,12 @@ from typing import Any
 from expctr.errors import UserError
 from expctr.training.checkpoint import checkpoints, fault
 
-MAY_CHANGE = {f"data.init_args.{name}" for name in ("path", "cache_dir", "eval_batch_size", "people", "paper_dataset")}
-"""Options of the data that may differ from the run's: the vocabularies show whether the data are the same."""
+MAY_CHANGE = {
+    *(f"data.init_args.{name}" for name in ("path", "cache_dir", "eval_batch_size", "people", "paper_dataset")),
+    *(f"model.{part}init_args.evaluation.samples" for part in ("", "init_args.explainer.")),
+}
+"""Options that may differ from the run's: what training does not read, and those of the data whose vocabularies show
+whether the data are the same."""
 
 
 def select_checkpoint(command: str, ckpt_path: str | None, run: Path) -> Path | None:

@@ -46,10 +46,12 @@ class Fake:
         self.data = SimpleNamespace(nouns=Nouns(), samples=pl.DataFrame(rows, schema_overrides=lists))
 
     def score_texts(self, samples: list[int], texts: list[str]) -> list[float]:
-        return [0.9 if "love" in text else 0.2 for text in texts]
+        scores = torch.tensor([0.9 if "love" in text else 0.2 for text in texts])
+        means: list[float] = scores.view(len(samples), -1).mean(1).tolist()
+        return means
 
-    def explain_prompts(self, prompts: list[SampleText]) -> tuple[list[str], list[float]]:
-        return ["They will hate it."] * len(prompts), [0.3] * len(prompts)
+    def explain_prompts(self, samples: list[int], prompts: list[SampleText]) -> list[dict[str, Any]]:
+        return [{"text": "They will hate it.", "s_u": 0.3, "s_r": 0.2}] * len(prompts)
 
 
 def assessed(
@@ -144,3 +146,13 @@ def test_no_rows_are_changed_where_none_are_asked_for() -> None:
     assert "counterfactuals" not in assess(fake, GIVEN, outputs).audit
     assert set(outputs.scores) >= {"real", "none", "untrained", "shuffled", "no verdict words"}
     assert torch.tensor(outputs.scores["shuffled"]).shape == (audit.SHUFFLES, ROWS)
+
+
+def test_every_one_of_several_explanations_is_replaced_and_their_scores_averaged() -> None:
+    """Each row has one positive and one negative explanation, so without its verdicts it scores less."""
+    fake: Any = Fake([float(i % 2) for i in range(ROWS)], LIKING, True, GIVEN)
+    fake.evaluated["texts"] = [[text, "They will hate it."] for text in LIKING]
+    scores = query_models(fake, GIVEN, counterfactual_rows=0).scores
+    assert all(len(table) == ROWS for tables in scores.values() for table in tables)
+    assert scores["no verdict words"] == [pytest.approx([0.2] * ROWS)]
+    assert scores["shuffled within verdict"][0] == pytest.approx([0.55] * ROWS)

@@ -3,6 +3,7 @@
 import math
 import random
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import pytest
 import torch
@@ -127,19 +128,19 @@ def test_what_is_expected(change: Changed, before: float, after: float, text: st
 class Sensible:
     """Likes what resembles nothing but the share of liked titles."""
 
-    def explain_prompts(self, prompts: Sequence[SampleText]) -> tuple[list[str], list[float]]:
+    def explain_prompts(self, samples: Sequence[int], prompts: Sequence[SampleText]) -> list[dict[str, Any]]:
         shares = [(len(p.liked) + 1) / (len(p.liked) + len(p.disliked) + 2) for p in prompts]
-        return [f'"{p.target}" is {share > 0.5}' for p, share in zip(prompts, shares, strict=True)], shares
-
-    def score_texts(self, samples: Sequence[int], texts: Sequence[str]) -> list[float]:
-        return [0.9 if "True" in text else 0.1 for text in texts]
+        return [
+            {"text": f'"{p.target}" is {share > 0.5}', "s_u": share, "s_r": 0.9 if share > 0.5 else 0.1}
+            for p, share in zip(prompts, shares, strict=True)
+        ]
 
 
 def test_a_sensible_model_moves_as_expected() -> None:
     prompts = [SampleText(f"Film {i}", ("a", "b", "c"), ("d",)) for i in range(20)]
     reader = Sensible()
-    texts, s_u = reader.explain_prompts(prompts)
-    columns = {"sample": list(range(20)), "text": texts, "s_u": s_u, "s_r": reader.score_texts(range(20), texts)}
+    explained = reader.explain_prompts(range(20), prompts)
+    columns = {"sample": list(range(20)), **{name: [row[name] for row in explained] for name in explained[0]}}
     users = torch.arange(20)
     found = counterfactuals(reader, columns, prompts, users, count=8, seed=0)
     assert list(found) == ["swapped history", "one title dropped", "another target"]
@@ -158,12 +159,8 @@ def test_changes_of_a_users_rows_go_together() -> None:
     prompts = [SampleText(f"Film {i}", ("a",), ()) for i in range(20)]
 
     class Half:
-        def explain_prompts(self, asked: Sequence[SampleText]) -> tuple[list[str], list[float]]:
-            moved = [prompt.target in [f"Film {i}" for i in range(10)] for prompt in asked]
-            return [""] * len(asked), [1.0 if m else 0.0 for m in moved]
-
-        def score_texts(self, samples: Sequence[int], texts: Sequence[str]) -> list[float]:
-            raise AssertionError("there is no s_r")
+        def explain_prompts(self, samples: Sequence[int], asked: Sequence[SampleText]) -> list[dict[str, Any]]:
+            return [{"text": "", "s_u": 1.0 if sample < 10 else 0.0} for sample in samples]
 
     columns = {"sample": list(range(20)), "text": [""] * 20, "s_u": [0.0] * 20}
     moved = {

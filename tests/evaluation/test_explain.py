@@ -170,3 +170,27 @@ def test_duplicate_titles_and_new_ones(run: Path, world: World, tmp_path: Path) 
     assert found["target"] == {"id": "4", "title": "Film 3, The"}
     assert [entry["id"] for entry in found["history"]] == [None, "5"]
     assert any("used without an id" in note for note in found["notes"])
+
+
+def test_several_explanations_are_the_same_in_test_predict_and_explain(run: Path, world: World, tmp_path: Path) -> None:
+    """Whatever the batches, and each with the spread of its scores."""
+    samples = "--model.init_args.explainer.init_args.evaluation.samples=3"
+    newest = f"--ckpt_path={sorted((run / 'checkpoints').iterdir())[-1]}"
+    more = [f"--trainer.default_root_dir={tmp_path}", samples, newest]
+    for command, size in (("test", 5), ("predict", 64)):
+        expctr(command, *world.options("explained-one"), *more, f"--data.eval_batch_size={size}").ok()
+    tested = pl.read_parquet(tmp_path / "explanations" / "test.parquet")
+    predicted = pl.read_parquet(tmp_path / "predictions.parquet")
+    assert predicted["explanation"].to_list() == tested["text"].to_list()
+    assert tested["texts"].list.n_unique().max() > 1
+    assert {"s_u_std_untrained", "s_r_std_untrained"} <= set(tested.columns)
+    scores = ("s_u", "s_r", "s_u_std", "s_r_std")
+    for name in scores:
+        assert predicted[name].to_list() == pytest.approx(tested[name].to_list(), abs=1e-5)
+    last, sentence = predicted.row(-1, named=True), tested.row(-1, named=True)
+    found = answered(world, samples, f"--user={last['user']}", f"--target={last['target']}")
+    assert found["explanation"] == sentence["text"]
+    for name in scores:
+        assert {**found, **found["samples"]}[name] == pytest.approx(sentence[name], abs=1e-5)
+    assert found["samples"]["count"] == 3
+    assert sum(found["samples"][name] for name in ("positive", "negative", "no_verdict")) == 3

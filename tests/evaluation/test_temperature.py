@@ -57,9 +57,14 @@ def test_the_ranks_share_the_rows(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_module_that_explains_is_scored_on_new_explanations() -> None:
     models = SimpleNamespace(
         policy=SimpleNamespace(
-            model=nn.Linear(1, 1), direct=SimpleNamespace(scores=lambda texts: torch.full((len(texts),), 0.5))
+            model=nn.Linear(1, 1),
+            direct=SimpleNamespace(scores=lambda texts: torch.full((len(texts),), 0.5)),
+            evaluation=SimpleNamespace(samples=3),
         ),
-        explain=lambda batch: ({"text": ["x"] * len(batch), "s_u": SCORES[batch.sample]}, None),
+        explain=lambda batch, count: (
+            {"text": ["x"] * len(batch), "s_u": SCORES[batch.sample] if count == 3 else None},
+            None,
+        ),
     )
     module: Any = SimpleNamespace(models=models, device="cpu")
     loader = [Batch(batch.sample, batch.label, {}, ["prompt"] * len(batch)) for batch in batches([0, 1, 2], [3, 4, 5])]  # type: ignore[list-item]

@@ -200,3 +200,26 @@ def test_options_out_of_range_are_refused() -> None:
         RolloutOptions(temperature=0)
     with pytest.raises(ValueError, match="at least 1"):
         RolloutOptions(max_new_tokens=0)
+
+
+@pytest.mark.parametrize("scope", ["all", "response"])
+@pytest.mark.parametrize("attention", ["grouped", "sdpa"])
+def test_responses_to_a_shared_prompt_are_those_to_copies_of_it(
+    llm_folder: Path, samples: list[SampleText], attention: Any, scope: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also in a second rollout that reuses the first one's prompts, which are computed once."""
+    model = load(llm_folder, scope, attention=attention)
+    prompts = Prompts(model.tokenizer, PromptOptions(), Nouns()).explanation(samples)
+    noise = draw_noise(0, 0, range(len(samples)), 3, OPTIONS.max_new_tokens)
+    copies = [prompt for prompt in prompts for _ in range(3)]
+    shared = generate(model, prompts, OPTIONS, noise, adapter=False, responses=3)
+    assert len({*map(tuple, shared.response_ids.tolist())}) > len(samples)
+    if scope == "response":
+        monkeypatch.setattr(module, "prefill", None)
+    again = generate(model, prompts, OPTIONS, noise, earlier=shared, responses=3)
+    monkeypatch.undo()
+    for found, adapter in ((shared, False), (again, True)):
+        expected = generate(model, copies, OPTIONS, noise, adapter=adapter)
+        for name in ("prompt_ids", "prompt_mask", "response_ids", "response_mask", "truncated"):
+            assert torch.equal(getattr(found, name), getattr(expected, name)), name
+        torch.testing.assert_close(found.logprobs, expected.logprobs, atol=1e-4, rtol=1e-4)

@@ -42,7 +42,7 @@ def printed(
             splits=None,
             options=SampleOptions(max_samples=max_samples),
         )
-        print_plan(PPOExplainerModule(llm=bare), data, make_plan(1, 1, 1, 1), replace(OPTIONS, **options))
+        print_plan(PPOExplainerModule(llm=bare), data, make_plan(1, 1, 1, 1), 1, replace(OPTIONS, **options))
         return capsys.readouterr().out
 
     return printed

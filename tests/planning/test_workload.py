@@ -76,6 +76,8 @@ def test_the_work_of_a_run(bare: LLMOptions, scope: Any) -> None:
     assert found["ic"].tokens == 18 * (explained + 4 * again) + 2 * explained
     assert found["lc"].tokens == 2 * found["ic"].tokens
     assert found["ctr"].tokens == 2 * (19 + 5)
+    several = estimate_workload(blueprint, explainer, size, make_plan(2, 1, 7, 1), (18, 2, 2), 10, explanations=4)
+    assert several["ctr"].tokens == 20 * (19 + 4 * 5)
     shared = 0 if scope == "all" else 19  # the untrained blueprint's prompts are the policy's
     assert found["test"].tokens == 2 * (2 * explained - shared + 20)
     explainer.ppo.gradient_checkpointing = True

@@ -1,6 +1,6 @@
 """Attention for CPUs: batched matrix products over groups of heads that share keys."""
 
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -8,6 +8,7 @@ from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.masking_utils import eager_mask
 
 from expctr.errors import UserError
+from expctr.llm.kv_cache import SharedPrompt
 
 GROUPED = "grouped"
 """The name under which it is registered with transformers."""
@@ -18,8 +19,8 @@ MAX_SCORES = 2**21
 def grouped_attention(
     module: nn.Module,
     query: Tensor,
-    key: Tensor,
-    value: Tensor,
+    key: Tensor | SharedPrompt,
+    value: Tensor | SharedPrompt,
     attention_mask: Tensor | None,
     scaling: float | None = None,
     dropout: float = 0.0,
@@ -31,7 +32,8 @@ def grouped_attention(
     every head. This one reads each key once for its whole group of heads.
 
     - `query`: `[batch, heads, new, width]`.
-    - `key`: `[batch, groups, cached + new, width]`, where `groups` divides `heads`; `value` may have another width.
+    - `key`: `[batch, groups, cached + new, width]`, where `groups` divides `heads`; `value` may have another width. Or
+      both are `SharedPrompt`, for one new token.
     - `attention_mask`: added to the scores, `[batch, 1, new, cached + new]`.
     - `scaling`: factor of the scores; 1 / sqrt(width) if not given.
 
@@ -44,6 +46,9 @@ def grouped_attention(
     needed = [name for name in ("softcap", "position_bias", "s_aux") if others.get(name) is not None]
     if needed or dropout:
         raise UserError(f"llm.attention: grouped has no {' or '.join(needed or ['dropout'])}: choose sdpa or eager")
+    if isinstance(key, SharedPrompt) or isinstance(value, SharedPrompt):
+        shared = cast(SharedPrompt, key), cast(SharedPrompt, value)
+        return _shared_attention(query, *shared, attention_mask, scaling), None
     batch, heads, new, width = query.shape
     groups, seen = key.shape[1:3]
     query = (query * (scaling if scaling is not None else width**-0.5)).reshape(batch, groups, -1, width)
@@ -58,6 +63,33 @@ def grouped_attention(
         chunks.append(weights @ value[chunk])
     out = chunks[0] if len(chunks) == 1 else torch.cat(chunks)
     return out.view(batch, heads, new, -1).transpose(1, 2).contiguous(), None
+
+
+def _shared_attention(
+    query: Tensor, key: SharedPrompt, value: SharedPrompt, mask: Tensor | None, scaling: float | None
+) -> Tensor:
+    """`grouped_attention` of one new token per response, which reads each prompt once for all its responses."""
+    rows, heads, _, width = query.shape
+    query = (query * (scaling if scaling is not None else width**-0.5)).view(rows, key.own.shape[1], -1, width)
+    scores = torch.cat([_per_prompt(query, key, key.prompt.mT), query @ key.own.mT], -1)
+    if mask is not None:
+        scores = scores + mask
+    weights = scores.softmax(-1, dtype=torch.float32).to(value.own.dtype)
+    of_prompt, of_own = weights.split([key.prompt.shape[2], key.own.shape[2]], -1)
+    out: Tensor = _per_prompt(of_prompt, value, value.prompt) + of_own @ value.own
+    return out.view(rows, 1, heads, -1)
+
+
+def _per_prompt(x: Tensor, shared: SharedPrompt, matrix: Tensor) -> Tensor:
+    """Multiply rows of responses, `[rows, groups, m, n]`, by their prompt's matrix, `[prompts, groups, n, k]`.
+
+    The responses of a prompt are the rows of one product; those that have ended are rows of zeros.
+    """
+    prompts, count = len(matrix), shared.responses
+    padded = x.new_zeros(prompts * count, *x.shape[1:]).index_copy_(0, shared.slots, x)
+    stacked = padded.unflatten(0, (prompts, count)).transpose(1, 2).flatten(2, 3)
+    product: Tensor = (stacked @ matrix).unflatten(2, (count, -1)).transpose(1, 2).flatten(0, 1)
+    return product[shared.slots]
 
 
 AttentionInterface.register(GROUPED, grouped_attention)

@@ -11,6 +11,7 @@ from transformers import FalconConfig, FalconForCausalLM
 from expctr.errors import UserError
 from expctr.llm.cpu import attention
 from expctr.llm.cpu.attention import grouped_attention
+from expctr.llm.kv_cache import SharedPromptLayer
 from expctr.llm.loading import LLMOptions
 from expctr.llm.model import LanguageModel
 
@@ -72,3 +73,28 @@ def test_a_model_with_attention_of_its_own_keeps_it(tmp_path: Path, llm_folder: 
     LanguageModel.load(LLMOptions(path=str(tmp_path), dtype="float32"))
     with pytest.raises(UserError, match="FalconForCausalLM has its own attention code: choose auto, sdpa or eager"):
         LanguageModel.load(LLMOptions(path=str(tmp_path), dtype="float32", attention="grouped"))
+
+
+def test_responses_attend_to_a_shared_prompt_as_to_copies_of_it() -> None:
+    """Also after some of them have ended, and a prompt without any was dropped."""
+    generator = torch.Generator().manual_seed(0)
+    prompt, own = (torch.randn(2, rows, 2, 3, WIDTH, generator=generator) for rows in (4, 12))
+    query = torch.randn(12, 6, 1, WIDTH, generator=generator)
+    mask = torch.zeros(12, 1, 1, 6)
+    mask[3:6, :, :, :2] = -torch.inf  # padding of the second prompt
+    layer, rows = SharedPromptLayer(*prompt, responses=3), torch.arange(12)
+    for step, left in enumerate(([*range(12)], [0, 2, 4, 8, 11], [1, 2])):
+        if step:
+            layer.batch_select_indices(torch.tensor(left))
+            rows = rows[left]
+        keys, values = layer.update(*own[:, rows, :, step : step + 1])
+        hidden = mask[rows].clone()
+        hidden[..., 4 + step :] = -torch.inf  # free positions
+        free = F.pad(hidden, (0, layer.get_mask_sizes(0)[0] - 6), value=-torch.inf)
+        found, _ = grouped_attention(nn.Identity(), query[rows], keys, values, free)
+        copies = torch.cat([prompt[:, rows // 3], own[:, rows]], 3)
+        expected, _ = grouped_attention(nn.Identity(), query[rows], *copies, hidden)
+        torch.testing.assert_close(found, expected)
+        assert layer.get_seq_length() == 4 + step
+    assert rows.tolist() == [2, 4]
+    assert len(keys.prompt) == 2, "prompts without a response are dropped"
