@@ -4,7 +4,8 @@ They answer what the explanations add to a text that costs nothing: the target's
 language model.
 """
 
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Iterable
 from typing import NamedTuple
 
 import torch
@@ -17,6 +18,7 @@ from expctr.distributed import rank, world_size
 from expctr.metrics import ctr_metrics, fit_temperature
 from expctr.modules.staged import StagedModule, texts_by_row
 from expctr.seeding import reseed
+from expctr.stages.plan import PlanEntry
 from expctr.systems import TITLE, UNTRAINED_TEXT
 
 Vectors = Callable[[int], Tensor]
@@ -57,10 +59,10 @@ def train_click_model(
     train: tuple[SampleTable, Vectors],
     val: tuple[SampleTable, Tensor],
     batch_size: int,
-    epochs: int,
+    epochs: range,
     seed: int,
 ) -> None:
-    """Train as the CTR stage does, with early stopping on the validation split; the best weights are restored.
+    """Train until the validation split no longer improves, as the CTR stage does; the best weights are restored.
 
     All ranks train alike on all rows.
 
@@ -69,11 +71,12 @@ def train_click_model(
         train: the training rows and their vectors in each epoch.
         val: the validation rows and their vectors of all draws, `[draws, rows, dim]`.
         batch_size: training rows per step.
-        epochs: at most.
+        epochs: how many at least and at most. The CTR stage goes on until the model without text has stopped
+            improving, too, so the models that are compared with its model need as many chances.
         seed: of the rows' order and of dropout.
     """
     optimizer = model.optimizer()
-    for epoch in range(epochs):
+    for epoch in range(epochs.stop):
         vectors = train[1](epoch)
         model.train()
         for step, rows in enumerate(EpochSampler(len(train[0]), batch_size, seed, epoch).batches):
@@ -84,7 +87,7 @@ def train_click_model(
             loss.backward()
             optimizer.step()
         metrics = ctr_metrics(mean_score(model, *val), val[0].label)
-        if model.best.update(metrics[model.options.monitor]):
+        if model.best.update(metrics[model.options.monitor]) and epoch + 1 >= epochs.start:
             break
     model.best.restore()
 
@@ -124,11 +127,16 @@ def _scores(module: StagedModule, tables: dict[str, SampleTable], texts: dict[st
             (tables["train"], lambda epoch: vectors("train", epoch)),
             (tables["val"], all_vectors("val")),
             module.data.ctr_batch_size,
-            sum(entry.stage == "ctr" and entry.iteration == 1 for entry in module.plan.full),
+            range(_ctr_epochs(module.plan), _ctr_epochs(module.plan.full)),
             module.models.seed,
         )
         val, test = (mean_score(model, tables[split], all_vectors(split)) for split in ("val", "test"))
     return Scores(test.tolist(), fit_temperature(val, tables["val"].label))
+
+
+def _ctr_epochs(plan: Iterable[PlanEntry]) -> int:
+    """Epochs of the longest CTR stage."""
+    return max(Counter(entry.iteration for entry in plan if entry.stage == "ctr").values())
 
 
 def _untrained_texts(module: StagedModule, split: str, table: SampleTable) -> list[list[str]]:

@@ -79,8 +79,8 @@ def print_plan(
         f"{hours:.1f} hours on {options.devices} x {options.tflops:g} TFLOP/s at a utilisation of "
         f"{options.utilisation:.0%}: {'' if options.samples else 'at most '}{count} samples, every prompt and every "
         f"response at its maximum of {size.prompt_tokens} and {size.response_tokens} tokens, and CTR stages trained to "
-        "their last epoch. CTR models, the sentence encoder, and the test's audit, comparison models and temperature are "
-        "not counted."
+        "their last epoch. CTR models, the sentence encoder, and the test's audit, comparison models and temperature "
+        "are not counted."
     )
 
 
