@@ -1,4 +1,4 @@
-"""A click model as it is trained and scored: with text or without, cross-fitted or not."""
+"""A CTR model as it is trained and scored: with text or without, cross-fitted or not."""
 
 import math
 from collections.abc import Callable, Mapping

@@ -1,4 +1,4 @@
-"""Comparison models: click models of the run's kind, trained at test on other texts than the trained explanations.
+"""Comparison models: CTR models of the run's kind, trained at test on other texts than the trained explanations.
 
 They answer what the explanations add to a text that costs nothing: the target's title, or the sentence of the untrained
 language model.

@@ -1,4 +1,4 @@
-"""Two baselines without a model, which a click model should beat: what counting alone achieves.
+"""Two baselines without a model, which a CTR model should beat: what counting alone achieves.
 
 *Share liked* knows one number of a row, the share of liked titles in its history. *Share + item rate* also knows how
 often other training rows liked the target. Both are logistic regressions on log-odds, fitted on the training rows; how

@@ -23,7 +23,7 @@ Delta = Literal["abs", "signed", "relu"]
 
 
 class ClickScorer(Protocol):
-    """A click model that reads explanations (Eq. 12)."""
+    """A CTR model that reads explanations (Eq. 12)."""
 
     def score(self, batch: Batch, text: Tensor | None = None, *, heldout: bool = False) -> Tensor:
         """Click probabilities, `[rows]`."""
@@ -219,7 +219,7 @@ class LCAlignment(Reward):
 
 
 class ICAlignment(Reward):
-    """The IC reward: how well the click model predicts with the explanation, and what the explanation adds (Eq. 13).
+    """The IC reward: how well the CTR model predicts with the explanation, and what the explanation adds (Eq. 13).
 
     Args:
         weight: factor in the sum of rewards.

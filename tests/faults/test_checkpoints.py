@@ -122,7 +122,7 @@ def test_the_command_line_names_the_newest_good_one(command: str, plain: Path, w
 MODELS = {
     "another adapter": (["--model.init_args.explainer.llm.lora_r=3"], "lora_A"),
     "other layers": (["--model.init_args.explainer.llm.lora_targets=[q_proj]"], "which is not of this model"),
-    "another click model": (["--model.init_args.ctr.init_args.backbone=FM"], "ctr."),
+    "another CTR model": (["--model.init_args.ctr.init_args.backbone=FM"], "ctr."),
 }
 
 
