@@ -3,6 +3,7 @@
 Without a process group, each function returns the single rank's own data.
 """
 
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -55,6 +56,14 @@ def all_gather_objects(obj: Any) -> list[Any]:
     parts: list[Any] = [None] * world_size()
     dist.all_gather_object(parts, obj)
     return parts
+
+
+def all_gather_columns(parts: list[Mapping[str, list[Any]]], order: str) -> dict[str, list[Any]]:
+    """Join columns of the parts of all ranks, in rising order of the column `order`; empty without parts."""
+    found = [part for ranks in all_gather_objects(parts) for part in ranks]
+    columns = {name: [value for part in found for value in part[name]] for name in (found[0] if found else ())}
+    rows = sorted(range(len(columns.get(order, ()))), key=lambda i: columns[order][i])
+    return {name: [values[i] for i in rows] for name, values in columns.items()}
 
 
 def all_gather_rows(x: Tensor) -> Tensor:

@@ -1,7 +1,7 @@
 """A CTR model as it is trained and scored: with text or without, cross-fitted or not."""
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import cast
 
@@ -191,3 +191,7 @@ class ClickModel(nn.Module):
         if heldout:
             return logits.gather(0, (batch.sample % self.options.crossfit)[None])[0].sigmoid()
         return logits.mean(0).sigmoid()
+
+    def mean_score(self, batch: Batch, texts: Iterable[Tensor]) -> Tensor:
+        """The mean of `score`, `[batch]`, over several text vectors per row, `[batch, text_dim]` each."""
+        return torch.stack([self.score(batch, text) for text in texts]).mean(0)

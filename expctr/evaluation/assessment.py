@@ -44,10 +44,8 @@ def query_models(module: StagedModule, prompts: Sequence[SampleText], counterfac
     if "s_r" in columns:
         scores["real"] = [columns["s_r"]]
         rows = texts_by_row(columns)
-        texts, given = (
-            [text for row in rows for text in row],
-            [p for p, row in zip(prompts, rows, strict=True) for _ in row],
-        )
+        texts = [text for row in rows for text in row]
+        given = [prompt for prompt, row in zip(prompts, rows, strict=True) for _ in row]
         for name, tables in audit.alternatives(texts, given, module.data.nouns, module.models.seed).items():
             scores[name] = [module.score_texts(columns["sample"], texts) for texts in tables]
         scores |= {"untrained": [columns["s_r_untrained"]], "none": [columns["s_0"]]}

@@ -6,6 +6,7 @@ language model.
 
 from collections import Counter
 from collections.abc import Callable, Iterable
+from copy import copy
 from typing import NamedTuple
 
 import torch
@@ -101,20 +102,21 @@ def mean_score(model: ClickModel, table: SampleTable, vectors: Tensor) -> Tensor
         vectors: of the texts, `[draws, rows, dim]`.
     """
     batch = table.batch(range(len(table)), with_text=False).to(vectors.device)
-    return torch.stack([model.score(batch, draw) for draw in vectors]).mean(0).cpu()
+    return model.mean_score(batch, vectors).cpu()
 
 
 def _scores(module: StagedModule, tables: dict[str, SampleTable], texts: dict[str, list[list[str]]]) -> Scores:
     """Scores by a model that reads these texts, one or several per row."""
-    ctr, encoder, device = module.models.ctr, module.models.encoder, module.device
+    ctr, device = module.models.ctr, module.device
     assert ctr is not None
-    assert encoder is not None
+    assert module.models.encoder is not None
     with torch.inference_mode(False), torch.enable_grad():
-        first = [row[0] for row in texts["train"]]
-        mean = encoder.encode(first, device).double().mean(0).float() if encoder.options.centre else 0.0
+        encoder = copy(module.models.encoder)  # the same model, centred on these texts
+        if encoder.options.centre:
+            encoder.centre([row[0] for row in texts["train"]], device)
 
         def vectors(split: str, draw: int) -> Tensor:
-            return encoder.encode([row[draw % len(row)] for row in texts[split]], device) - mean
+            return encoder.vectors([row[draw % len(row)] for row in texts[split]], device)
 
         def all_vectors(split: str) -> Tensor:
             return torch.stack([vectors(split, draw) for draw in range(max(map(len, texts[split])))])

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from expctr.data.batches import Batch, SampleText
 from expctr.data.datamodules import RatingsDataModule
-from expctr.distributed import all_gather_objects
+from expctr.distributed import all_gather_columns
 from expctr.errors import UserError, check_range
 from expctr.evaluation.assessment import Assessment, assess, query_models
 from expctr.evaluation.comparison_models import comparison_scores
@@ -58,7 +58,7 @@ class ResultWriter(Callback):
         self.examples, self.counterfactual_rows = examples, counterfactual_rows
         self.untrained_model, self.temperature = untrained_model, temperature
         check_range("results", self, examples=(0, inf), counterfactual_rows=(0, inf))
-        self._scored: list[pl.DataFrame] = []
+        self._scored: list[Mapping[str, list[Any]]] = []
 
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
         """Refuse a test without the rows that it needs: without test rows, Lightning would skip it silently."""
@@ -176,14 +176,13 @@ class ResultWriter(Callback):
             Console().print(f"{frame.height} predictions in {printable(str(path))}", markup=False)
 
     def _keep(self, **columns: Tensor) -> None:
-        self._scored.append(pl.DataFrame({name: values.tolist() for name, values in columns.items()}))
+        self._scored.append({name: values.tolist() for name, values in columns.items()})
 
     def _gather(self) -> pl.DataFrame:
         """The kept rows of all ranks, in the order of the samples."""
-        ranks: list[list[pl.DataFrame]] = all_gather_objects(self._scored)
-        parts = [part for rank in ranks for part in rank if part.height]
+        columns = all_gather_columns(self._scored, order="sample")
         self._scored = []
-        return pl.concat(parts).sort("sample")
+        return pl.DataFrame(columns)
 
 
 def _texts(module: StagedModule, split: str) -> dict[int, SampleText]:

@@ -1,5 +1,6 @@
 """Fits each system's temperature on the validation rows, for a test's result table."""
 
+from collections.abc import Mapping
 from itertools import islice
 from typing import Any
 
@@ -8,7 +9,7 @@ import torch
 
 from expctr import metrics
 from expctr.data.batches import Batch
-from expctr.distributed import all_gather_objects
+from expctr.distributed import all_gather_columns
 from expctr.llm.sharding.fsdp import unsharded
 from expctr.modules.scoring import ScoringModule
 from expctr.modules.staged import StagedModule
@@ -25,16 +26,13 @@ def fit_temperatures(trainer: L.Trainer, module: ScoringModule | StagedModule) -
     loader, limit = trainer.datamodule.val_dataloader(), trainer.limit_val_batches  # type: ignore[attr-defined]
     batches = max(1, limit if isinstance(limit, int) else int(limit * len(loader)))
     parts = [_columns(module, batch.to(module.device)) for batch in islice(loader, batches)]
-    ranks: list[list[dict[str, list[Any]]]] = all_gather_objects(parts)
-    gathered = [part for rank in ranks for part in rank]
-    rows = {name: [value for part in gathered for value in part[name]] for name in gathered[0]}
-    order = sorted(range(len(rows["sample"])), key=rows.pop("sample").__getitem__)  # for the same sums on all ranks
-    values = {name: torch.tensor(column, dtype=torch.float64)[order] for name, column in rows.items()}
+    columns = all_gather_columns(parts, order="sample")  # in one order, for the same sums on any number of ranks
+    values = {name: torch.tensor(column, dtype=torch.float64) for name, column in columns.items() if name != "sample"}
     labels = values.pop("label")
     return {name: metrics.fit_temperature(scores, labels) for name, scores in values.items()}
 
 
-def _columns(module: ScoringModule | StagedModule, batch: Batch) -> dict[str, list[Any]]:
+def _columns(module: ScoringModule | StagedModule, batch: Batch) -> Mapping[str, list[Any]]:
     """Sample ids, labels and the scores of one batch, one value per row."""
     if isinstance(module, ScoringModule):
         scores: dict[str, Any] = {"score": module.row_scores(batch)}

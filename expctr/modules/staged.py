@@ -16,7 +16,7 @@ from expctr.data.batches import Batch, BatchSpec, SampleText
 from expctr.data.datamodules import RatingsDataModule
 from expctr.data.explanations import ExplanationStore
 from expctr.data.features import Features
-from expctr.distributed import all_gather_objects, rank, world_size
+from expctr.distributed import all_gather_columns, all_gather_objects, rank, world_size
 from expctr.errors import BadRunError, UserError
 from expctr.llm.sharding.fsdp import unsharded
 from expctr.metrics import ctr_metrics
@@ -63,7 +63,7 @@ class StagedModule(L.LightningModule):
         """Per row, which the CTR stage learns from."""
         self.evaluated: dict[str, list[Any]] = {}
         """Columns of the last validation, test or prediction, by name, in the order of the samples."""
-        self._columns: list[dict[str, Any]] = []
+        self._columns: list[Mapping[str, list[Any]]] = []
 
     # --- set-up
 
@@ -139,10 +139,10 @@ class StagedModule(L.LightningModule):
 
     def _test_batches(self) -> BatchSpec:
         """As many explanations in memory at a time as `eval_batch_size` says, however many there are per row."""
-        return BatchSpec(max(1, self.data.eval_batch_size // self._count), titles=True)
+        return BatchSpec(max(1, self.data.eval_batch_size // self._per_row), titles=True)
 
     @property
-    def _count(self) -> int:
+    def _per_row(self) -> int:
         """Explanations per row outside of training."""
         return self.models.policy.evaluation.samples
 
@@ -242,7 +242,7 @@ class StagedModule(L.LightningModule):
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         """As the stage validates, or, in `expctr validate`, as a test; explanations get their rewards, too."""
         fitting = self.trainer.state.fn == TrainerFn.FITTING
-        columns = self.stage.validate(batch, self.entry) if fitting else self.models.explain(batch, self._count)[0]
+        columns = self.stage.validate(batch, self.entry) if fitting else self.models.explain(batch, self._per_row)[0]
         if "text" in columns:
             rewards = self.all_rewards(self.entry.stage) if fitting else self.all_rewards()
             columns |= reward_columns(rewards, batch, columns)
@@ -271,7 +271,7 @@ class StagedModule(L.LightningModule):
 
     def test_step(self, batch: Batch, batch_idx: int) -> None:
         """Everything that the table shows of one batch."""
-        self._keep(batch, self.models.compare(batch, self.all_rewards(), self._count))
+        self._keep(batch, self.models.compare(batch, self.all_rewards(), self._per_row))
 
     def on_test_epoch_end(self) -> None:
         """Gather the rows, and score each with the explanations of another row (its own, if there is no other)."""
@@ -287,7 +287,7 @@ class StagedModule(L.LightningModule):
 
     def predict_step(self, batch: Batch, batch_idx: int) -> None:
         """Explanation, s_u, s_r and the scores without the explanation of each row."""
-        self._keep(batch, self.models.explain(batch, self._count)[0])
+        self._keep(batch, self.models.explain(batch, self._per_row)[0])
 
     def on_predict_epoch_end(self) -> None:
         """Gather the rows; `evaluation` writes them."""
@@ -324,7 +324,7 @@ class StagedModule(L.LightningModule):
         for start in range(0, len(prompts), size):
             places = range(start, min(start + size, len(prompts)))[rank() :: world_size()]
             batch = replace(self._test_rows([samples[i] for i in places]), texts=[prompts[i] for i in places])
-            columns = as_lists(self.models.explain(batch, self._count)[0])
+            columns = as_lists(self.models.explain(batch, self._per_row)[0])
             names = [name for name in ("text", "s_u", "s_r") if name in columns]
             written += [(place, {name: columns[name][i] for name in names}) for i, place in enumerate(places)]
         found = dict(row for part in all_gather_objects(written) for row in part)
@@ -341,14 +341,10 @@ class StagedModule(L.LightningModule):
 
     def _gather(self) -> dict[str, list[Any]]:
         """The columns of all batches and ranks, in the order of the samples."""
-        parts = [part for ranks in all_gather_objects(self._columns) for part in ranks]
+        columns = all_gather_columns(self._columns, order="sample")
         self._columns = []
-        if not parts:
-            return {}
-        columns = {name: [value for part in parts for value in part[name]] for name in parts[0]}
-        order = sorted(range(len(columns["sample"])), key=columns["sample"].__getitem__)
-        columns = {name: [values[i] for i in order] for name, values in columns.items()}
-        self._check_finite(columns)
+        if columns:
+            self._check_finite(columns)
         return columns
 
     def _check_finite(self, columns: Mapping[str, list[Any]]) -> None:

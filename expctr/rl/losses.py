@@ -47,7 +47,7 @@ def token_rewards(rewards: Tensor, kl: Tensor, mask: Tensor, beta: float) -> Ten
     return per_token.scatter_add(1, last[:, None], rewards[:, None].to(per_token.dtype))
 
 
-def gae(rewards: Tensor, values: Tensor, mask: Tensor, gamma: float = 1.0, lam: float = 0.95) -> Tensor:
+def gae(rewards: Tensor, values: Tensor, mask: Tensor, gamma: float, lam: float) -> Tensor:
     """Generalised advantage estimates (Schulman et al. 2016, Eq. 16); with zero values and lam 1, the returns.
 
     Args:

@@ -114,8 +114,7 @@ class CTRStage(Stage):
             columns["sampled"] = self.models.sample_explanations(batch, entry.seed_epoch, self.explanations)
             self.models.store.keep(batch.sample.tolist(), columns["sampled"])
         vectors = [self._vectors(batch.sample, draw, fresh=writes) for draw in range(self.explanations)]
-        scores = torch.stack([self.ctr.score(batch, z) for z in vectors])
-        return columns | {"s_r": scores.mean(0), "s_plain": self.plain.score(batch)}
+        return columns | {"s_r": self.ctr.mean_score(batch, vectors), "s_plain": self.plain.score(batch)}
 
     def end_epoch(self, metrics: Mapping[str, Mapping[str, float]], entry: PlanEntry) -> bool:
         """Record the validation; returns whether both models have stopped improving. At the stage's end both return to

@@ -50,7 +50,7 @@ def test_it_is_that_of_all_validation_rows() -> None:
 def test_the_ranks_share_the_rows(monkeypatch: pytest.MonkeyPatch) -> None:
     whole = fit_temperatures(trainer(batches([0, 1, 2, 3, 4, 5])), Given())
     other = [temperature._columns(Given(), batch) for batch in batches([1, 3, 5], [])]  # a rank may have no rows
-    monkeypatch.setattr(temperature, "all_gather_objects", lambda mine: [mine, other])
+    monkeypatch.setattr("expctr.distributed.all_gather_objects", lambda mine: [mine, other])
     assert fit_temperatures(trainer(batches([0, 2], [4])), Given()) == whole  # to the last bit
 
 
