@@ -71,6 +71,11 @@ METRICS = {metric.key: metric for metric in _METRICS}
 FURTHER = ("gauc", "ne", "ece")
 """Group AUC, normalised entropy and expected calibration error, which the console shows in a table of their own."""
 
+RESCALED = ("logloss", "ece")
+"""Metrics that are also shown after a temperature, which changes no ranking."""
+T_NOTE = "T is the temperature with the lowest LogLoss on the validation rows; above 1, scores are too extreme."
+"""Stands below tables that show T."""
+
 FEWEST_ROWS, FEWEST_OF_A_LABEL = 50, 10
 """A slice of the test rows with fewer has no metrics: they would be chance."""
 
@@ -124,7 +129,7 @@ SOURCES = (LLM_UNTRAINED, AUG_UNTRAINED, AUG_OTHER_ROW, AUG_NO_TEXT)
 """The same trained models on other explanations: they show where the gain comes from."""
 
 
-class Comparison(NamedTuple):
+class Pair(NamedTuple):
     """Two systems on the same test rows; its gain is the second one's metric minus the first one's."""
 
     title: str
@@ -141,15 +146,15 @@ _TRAINING = ("before training", "after training")
 _OTHER_ROW = ("with another row's sentence", "with its own sentence")
 _NO_TEXT = ("without a sentence", "with its own sentence")
 GAINS = {
-    "aug_plain": Comparison("CTR model trained with sentences, and trained without", PLAIN, AUG, _SENTENCES),
-    "aug_title": Comparison("CTR model trained with sentences, and with titles in their place", TITLE, AUG, _TITLES),
-    "aug_untrained_text": Comparison(
+    "aug_plain": Pair("CTR model trained with sentences, and trained without", PLAIN, AUG, _SENTENCES),
+    "aug_title": Pair("CTR model trained with sentences, and with titles in their place", TITLE, AUG, _TITLES),
+    "aug_untrained_text": Pair(
         "CTR model trained on untrained sentences, and on trained ones", UNTRAINED_TEXT, AUG, _UNTRAINED
     ),
-    "llm_training": Comparison("Language model's verdict, before and after training", LLM_UNTRAINED, LLM, _TRAINING),
-    "aug_training": Comparison("CTR model, on sentences from before and after training", AUG_UNTRAINED, AUG, _TRAINING),
-    "aug_text": Comparison("CTR model, with and without a sentence", AUG_NO_TEXT, AUG, _NO_TEXT),
-    "aug_own_row": Comparison("CTR model, on its own and another row's sentence", AUG_OTHER_ROW, AUG, _OTHER_ROW),
+    "llm_training": Pair("Language model's verdict, before and after training", LLM_UNTRAINED, LLM, _TRAINING),
+    "aug_training": Pair("CTR model, on sentences from before and after training", AUG_UNTRAINED, AUG, _TRAINING),
+    "aug_text": Pair("CTR model, with and without a sentence", AUG_NO_TEXT, AUG, _NO_TEXT),
+    "aug_own_row": Pair("CTR model, on its own and another row's sentence", AUG_OTHER_ROW, AUG, _OTHER_ROW),
 }
 """The comparisons under `gains` in table.json, each by a paired bootstrap."""
 

@@ -77,7 +77,7 @@ class RatingsDataModule(L.LightningDataModule):
         fields: what the CTR models see, of `user`, `target`, the histories `liked` and `disliked` (as sets) and
             `history` (both in their order), and the side features `user_*` and `target_*`; null for all there are.
         history_counts: add the fields `history_count`, `history_liked_count` and `history_liked_share`: how many titles
-            a history has, and how many and which share of them were liked. No ID can tell a model this.
+            a history has, and how many and which share of them were liked. IDs alone hardly tell a model this.
     """
 
     samples: pl.DataFrame

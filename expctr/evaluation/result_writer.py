@@ -40,10 +40,10 @@ class ResultWriter(Callback):
     Args:
         examples: number of explanations to show.
         counterfactual_rows: number of test rows whose prompts are changed and explained again, to see whether the
-            explanation follows (about twelve explanations per row); 0 for none.
+            explanation follows (about twelve prompts per row); 0 for none.
         untrained_model: after a test, train one more CTR model, on sentences of the untrained language model, to see
-            what its training was worth. The sentences of all rows are sampled first, which takes about as long as an
-            epoch of the LC stage without its updates.
+            what training the language model was worth. The sentences of all rows are sampled first, which takes about
+            as long as an epoch of the LC stage without its updates.
         temperature: whether a test also reports LogLoss and ECE after a temperature: one number per system, with the
             lowest LogLoss on the validation rows, which are explained and scored for it.
     """

@@ -24,7 +24,9 @@ from expctr.systems import (
     GAINS,
     METRICS,
     PLAIN,
+    RESCALED,
     SYSTEMS,
+    T_NOTE,
     Bin,
     Estimate,
     of_backbone,
@@ -36,8 +38,6 @@ LEVEL = 0.95
 """Probability mass of the intervals."""
 MAIN = tuple(name for name in METRICS if name not in FURTHER)
 """Metrics of the first table."""
-RESCALED = ("logloss", "ece")
-"""Metrics that are also shown after a temperature, which changes no ranking."""
 
 
 class Slice(NamedTuple):
@@ -316,11 +316,10 @@ class ResultTable:
         return lines
 
     def _further_note(self) -> str:
-        after = " T is the temperature with the lowest LogLoss on the validation rows; T above 1 means too sure scores."
         return (
             "GAUC is the mean of the users' own AUCs, weighted by their rows, without users whose labels are all the "
             "same. NE is LogLoss divided by that of the best constant. ECE is the expected calibration error."
-            + (after if self.temperature else "")
+            + (f" {T_NOTE}" if self.temperature else "")
         )
 
 

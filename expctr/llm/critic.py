@@ -16,7 +16,7 @@ class ValueHead(nn.Module):
             self.layers = nn.Sequential(
                 nn.LayerNorm(hidden_size), nn.Linear(hidden_size, width), nn.Tanh(), nn.Linear(width, 1)
             )
-            # a part of its own, so that a critic without it has the weights that it always had
+            # drawn last, so that the other initial weights do not depend on it
             self.label = nn.Linear(1, width, bias=False) if reads_label else None
         last = cast(nn.Linear, self.layers[-1])
         nn.init.zeros_(last.weight)  # values start at 0, so the first advantages are the returns
@@ -27,7 +27,7 @@ class ValueHead(nn.Module):
 
         Args:
             hidden: `[batch, response, hidden]`.
-            labels: 0 or 1, `[batch, response]`; needed with `reads_label` alone.
+            labels: 0 or 1, `[batch, response]`; needed only if `reads_label`.
 
         Returns:
             `[batch, response]`.

@@ -43,7 +43,7 @@ def use_current_options(trainer: L.Trainer, current: Sequence[Groups]) -> None:
 
 
 def split_critic(checkpoint: dict[str, Any], adapter: int) -> None:
-    """Versions before `ppo.critic_lr` had the adapter's and the critic's parameters in one group of the optimizer.
+    """Give the critic its own group in the policy's optimizer state; before `ppo.critic_lr`, one group held both.
 
     Args:
         checkpoint: with the states of the optimizers, the policy's first.

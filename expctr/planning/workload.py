@@ -110,7 +110,7 @@ def estimate_workload(
     found: dict[str, Workload] = {}
     for entry in plan:
         stage = Workload(len(ctr), len(ctr)) if entry.stage == "ctr" else epoch
-        if entry.stage == "ctr" and entry.stage_epoch == 0:  # one explanation is of validation rows alone
+        if entry.stage == "ctr" and entry.stage_epoch == 0:  # training rows have one already
             stage += (prefill + decode * explanations) * (val if explanations == 1 else train + val)
         found[entry.stage] = found.get(entry.stage, Workload()) + stage
     # explanations of the policy and of the untrained model, and the question without an explanation

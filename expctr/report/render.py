@@ -17,7 +17,7 @@ from expctr.report.browser import LETTERS, browser
 from expctr.report.figures import Mark, Row
 from expctr.report.headline import Answer, headline
 from expctr.report.run import Run, read_run, section
-from expctr.systems import FEWEST_OF_A_LABEL, FEWEST_ROWS
+from expctr.systems import FEWEST_OF_A_LABEL, FEWEST_ROWS, T_NOTE
 
 _SECTIONS = {
     "metrics": "Metrics",
@@ -188,7 +188,5 @@ def _metrics_about(runs: Sequence[Run]) -> str:
     papers = {str(run.table.get("dataset")) for run in runs if section(run.table, "paper")}
     about = f"Ranges are {level:.0%} bootstrap intervals over {_over(runs)}."
     if any(section(run.table, "temperature") for run in runs):
-        about += (
-            " T is the temperature with the lowest LogLoss on the validation rows; above 1, scores are too extreme."
-        )
+        about += f" {T_NOTE}"
     return about + (f" The paper's values are its own results, on {' and '.join(sorted(papers))}." if papers else "")

@@ -46,7 +46,7 @@ def metric_table(runs: Sequence[Run]) -> dict[str, Any]:
     abouts = {system.name: system.heading for system in (*SIMPLE, *SYSTEMS, *COMPARISONS)}
     columns = [("systems", key, metric.heading) for key, metric in METRICS.items()]
     columns += [("temperature", "t", "T")]
-    columns += [("temperature", key, f"{METRICS[key].heading} at T") for key in ("logloss", "ece")]
+    columns += [("temperature", key, f"{METRICS[key].heading} at T") for key in systems.RESCALED]
     names = _names(runs, "systems")
     shown = [column for column in columns if any(_marks(runs, column[1], column[0], name) for name in names)]
     rows = []

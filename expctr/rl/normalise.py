@@ -1,4 +1,4 @@
-"""Normalise rewards (Eq. 10): pure functions, and the class that applies them with a run's options.
+"""Baselines and normalisation of rewards (Eq. 10): pure functions, and a class that applies them by a run's options.
 
 Means and deviations are taken over the rollout batch of all ranks, so that a run on two devices equals a run on one.
 """
@@ -71,9 +71,8 @@ def normalise(
 ) -> tuple[Tensor, Tensor]:
     """Normalised and clipped rewards (Eq. 10).
 
-    What is normalised is the difference from the baseline (`subtract_baseline`): its mean is subtracted, and it is
-    divided by its own deviation, over the same rows. Without its row's noise the same effect of a sentence so weighs
-    more.
+    The mean and the deviation are those of the gains, not of the rewards. Where a baseline removes noise, the deviation
+    is smaller, so the same effect of a sentence weighs more.
 
     Args:
         gains: rewards less their baseline, `[batch]`.

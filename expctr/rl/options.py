@@ -57,12 +57,14 @@ class KLOptions:
 
 @dataclass
 class EvaluationOptions:
-    """How explanations are written in validate, test, predict and explain; validation during training is greedy."""
+    """How explanations are written in validate, test, predict and explain. `fit` validates on greedy ones in the LC and
+    IC stages, and on sampled ones in the CTR stage.
+    """
 
     samples: int = 1
-    """1: one greedy explanation per row. More: so many sampled ones, for which the prompt is computed once. s_u and s_r
-    are then means, which estimate the expectation of Eq. 8 and 12 better; the explanation shown is the one whose scores
-    are nearest to them."""
+    """Explanations per row. 1: a greedy one. More: they are sampled, and the prompt is computed once. s_u and s_r are
+    then means, which estimate the expectation of Eq. 8 and 12 better; the explanation shown is the one whose scores are
+    nearest to them."""
 
     def __post_init__(self) -> None:
         check_range("evaluation", self, samples=(1, inf))

@@ -24,7 +24,7 @@ class CTRStage(Stage):
     never name what only sampling brings up, and the stage would stop before it has learnt to use it.
 
     With several explanations per row, the first epoch samples them from the policy as it is; each epoch then trains on
-    another one, and the validation scores are means over all of them. One fixed explanation per row is learnt by heart.
+    another one, and the validation scores are means over all of them. One fixed explanation per row would be memorised.
 
     Args:
         loop: the LightningModule that runs it.

@@ -37,7 +37,7 @@ class CTRStageOptions:
     explanations: int = 1
     """Explanations per sample that it learns from. 1: the latest one that the policy wrote while it was trained. More:
     the stage's first epoch samples so many from the policy as it is, each epoch then reads another one, and validation
-    takes the mean score. One fixed explanation per sample is learnt by heart."""
+    takes the mean score. A CTR model memorises one fixed explanation per sample."""
 
     def __post_init__(self) -> None:
         check_range("stages.ctr", self, explanations=(1, math.inf))
