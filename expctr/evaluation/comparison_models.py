@@ -27,10 +27,10 @@ Vectors = Callable[[int], Tensor]
 
 
 class Scores(NamedTuple):
-    """What a comparison model says of the test rows."""
+    """A comparison model's scores, and their temperature."""
 
     test: list[float]
-    """Click probabilities."""
+    """Click probabilities of the test rows."""
     temperature: float
     """With the lowest LogLoss on the validation rows."""
 
@@ -60,7 +60,8 @@ def train_click_model(
     train: tuple[SampleTable, Vectors],
     val: tuple[SampleTable, Tensor],
     batch_size: int,
-    epochs: range,
+    min_epochs: int,
+    max_epochs: int,
     seed: int,
 ) -> None:
     """Train until the validation split no longer improves, as the CTR stage does; the best weights are restored.
@@ -72,12 +73,12 @@ def train_click_model(
         train: the training rows and their vectors in each epoch.
         val: the validation rows and their vectors of all draws, `[draws, rows, dim]`.
         batch_size: training rows per step.
-        epochs: how many at least and at most. The CTR stage goes on until the model without text has stopped
-            improving, too, so the models that are compared with its model need as many chances.
+        min_epochs: those of the CTR stage, which goes on until the model without text has stopped improving, too.
+        max_epochs: also if it still improves.
         seed: of the rows' order and of dropout.
     """
     optimizer = model.optimizer()
-    for epoch in range(epochs.stop):
+    for epoch in range(max_epochs):
         vectors = train[1](epoch)
         model.train()
         for step, rows in enumerate(EpochSampler(len(train[0]), batch_size, seed, epoch).batches):
@@ -88,7 +89,7 @@ def train_click_model(
             loss.backward()
             optimizer.step()
         metrics = ctr_metrics(mean_score(model, *val), val[0].label)
-        if model.best.update(metrics[model.options.monitor]) and epoch + 1 >= epochs.start:
+        if model.best.update(metrics[model.options.monitor]) and epoch + 1 >= min_epochs:
             break
     model.best.restore()
 
@@ -129,7 +130,8 @@ def _scores(module: StagedModule, tables: dict[str, SampleTable], texts: dict[st
             (tables["train"], lambda epoch: vectors("train", epoch)),
             (tables["val"], all_vectors("val")),
             module.data.ctr_batch_size,
-            range(_ctr_epochs(module.plan), _ctr_epochs(module.plan.full)),
+            _ctr_epochs(module.plan),
+            _ctr_epochs(module.plan.full),
             module.models.seed,
         )
         val, test = (mean_score(model, tables[split], all_vectors(split)) for split in ("val", "test"))

@@ -92,8 +92,8 @@ def estimate_workload(
 ) -> dict[str, Workload]:
     """Estimate the work by stage of the plan, and of a test after it; CTR stages train until the plan's last epoch.
 
-    `splits` are the numbers of samples in train, val and test; `ctr_batch` is the rows of a CTR models' batch, and
-    `explanations` are those per row that a CTR stage learns from.
+    `splits` are the numbers of samples in train, val and test; `ctr_batch` is the rows per batch of the CTR
+    models, and `explanations` are those per row that a CTR stage learns from.
     """
     group, everywhere = explainer.rollout_options.group_size, explainer.llm.adapter_scope == "all"
     phases = count_phases(blueprint, explainer, size.prompt_tokens, size.response_tokens)

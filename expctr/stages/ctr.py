@@ -21,7 +21,7 @@ class CTRStage(Stage):
     """Trains until the validation split no longer improves, at most for the epochs of the plan.
 
     The validation explanations are sampled once, at the start, in the same way as those that it trains on. Greedy ones
-    never name what only sampling brings up, and the stage would stop before it has learnt to use it.
+    never name what only sampling finds, and the stage would stop before it has learnt to use it.
 
     With several explanations per row, the first epoch samples them from the policy as it is; each epoch then trains on
     another one, and the validation scores are means over all of them. One fixed explanation per row would be memorised.

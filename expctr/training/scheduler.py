@@ -35,8 +35,8 @@ class CTRStageOptions:
     epochs: int = 50
     """Passes over the training samples, at most; it stops early on the validation split."""
     explanations: int = 1
-    """Explanations per sample that it learns from. 1: the latest one that the policy wrote while it was trained. More:
-    the stage's first epoch samples so many from the policy as it is, each epoch then reads another one, and validation
+    """Explanations per sample that it learns from. 1: the latest that the policy wrote while it was trained. More: the
+    stage's first epoch samples that many from the policy as it is, each epoch then reads another one, and validation
     takes the mean score. A CTR model memorises one fixed explanation per sample."""
 
     def __post_init__(self) -> None:

@@ -39,9 +39,7 @@ def fitted(right: float) -> tuple[float, float]:
     model = ClickModel(partial(DeepFM, mlp=(8,)), CTROptions(lr=1e-2))
     model.build(Vocabulary({"user": 3, "target": 3}, history=1), 4)
     drawn = torch.stack([verdicts(val, 50 + draw, right) for draw in range(3)])
-    train_click_model(
-        model, (train, lambda epoch: verdicts(train, epoch % 3, right)), (val, drawn), 64, range(1, 9), seed=0
-    )
+    train_click_model(model, (train, lambda epoch: verdicts(train, epoch % 3, right)), (val, drawn), 64, 1, 9, seed=0)
     texts = torch.stack([verdicts(test, 90 + draw, right) for draw in range(8)])
     one, eight = mean_score(model, test, texts[:1]), mean_score(model, test, texts)
     return ctr_metrics(one, test.label)["auc"], ctr_metrics(eight, test.label)["auc"]
