@@ -19,7 +19,7 @@ PADDING, UNSEEN, FIRST = 0, 1, 2
 _SHARES = {"liked": "target", "disliked": "target"}
 _HISTORY = "history"
 _COUNTS = ("history_count", "history_liked_count", "history_liked_share")
-_SHARE_STEPS = 20  # the share of liked titles is rounded to a multiple of 1 / 20
+_STEPS = 20  # the share of liked titles is rounded to multiples of 1 / 20
 _BUCKET = 5  # width for integers (year, age): "1995" stands for 1995 to 1999
 
 
@@ -171,7 +171,7 @@ def history_counts(samples: pl.DataFrame) -> dict[str, pl.Series]:
     """
     liked, disliked = (samples[name].list.len().fill_null(0).cast(pl.Float64) for name in ("liked", "disliked"))
     count = liked + disliked
-    share = (liked / count * _SHARE_STEPS).round() / _SHARE_STEPS
+    share = (liked / count * _STEPS).round() / _STEPS
     return dict(zip(_COUNTS, (count, liked, share), strict=True))
 
 

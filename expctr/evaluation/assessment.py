@@ -11,7 +11,8 @@ from expctr.data.batches import SampleText
 from expctr.evaluation import audit, quality
 from expctr.evaluation.titles import TitleFinder
 from expctr.evaluation.verdicts import polarity
-from expctr.modules.staged import StagedModule, texts_by_row
+from expctr.modules.staged import StagedModule
+from expctr.stages.models import texts_by_row
 
 
 class ModelOutputs(NamedTuple):

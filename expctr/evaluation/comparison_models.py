@@ -17,8 +17,9 @@ from expctr.ctr.click_model import ClickModel
 from expctr.data.batches import EpochSampler, SampleTable
 from expctr.distributed import rank, world_size
 from expctr.metrics import ctr_metrics, fit_temperature
-from expctr.modules.staged import StagedModule, texts_by_row
+from expctr.modules.staged import StagedModule
 from expctr.seeding import reseed
+from expctr.stages.models import texts_by_row
 from expctr.stages.plan import PlanEntry
 from expctr.systems import TITLE, UNTRAINED_TEXT
 

@@ -112,10 +112,9 @@ class ResultWriter(Callback):
     def on_test_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Write and print the result table; write the explanations."""
         if isinstance(pl_module, ScoringModule):
-            rows, fitted = self._gather(), self._temperatures(trainer, pl_module)
+            columns, fitted = self._gather(), self._temperatures(trainer, pl_module)
             if trainer.is_global_zero:
-                scores = {pl_module.name: _tensor(rows["score"].to_list())}
-                columns = rows.to_dict(as_series=False)
+                scores = {pl_module.name: _tensor(columns["score"])}
                 temperatures = {pl_module.name: fitted["score"]} if fitted else {}
                 _write_table(trainer, columns, scores, systems=[pl_module.name], temperatures=temperatures)
         elif isinstance(pl_module, StagedModule):
@@ -162,7 +161,7 @@ class ResultWriter(Callback):
         and s_r_std; or ids and score.
         """
         if isinstance(pl_module, ScoringModule):
-            frame = self._gather()
+            frame = pl.DataFrame(self._gather())
         elif isinstance(pl_module, StagedModule):
             frame = (
                 pl.DataFrame(pl_module.evaluated).drop("label", "texts", strict=False).rename({"text": "explanation"})
@@ -178,11 +177,11 @@ class ResultWriter(Callback):
     def _keep(self, **columns: Tensor) -> None:
         self._scored.append({name: values.tolist() for name, values in columns.items()})
 
-    def _gather(self) -> pl.DataFrame:
-        """The kept rows of all ranks, in the order of the samples."""
+    def _gather(self) -> dict[str, list[Any]]:
+        """The kept columns of all ranks, in the order of the samples."""
         columns = all_gather_columns(self._scored, order="sample")
         self._scored = []
-        return pl.DataFrame(columns)
+        return columns
 
 
 def _texts(module: StagedModule, split: str) -> dict[int, SampleText]:

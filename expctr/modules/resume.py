@@ -1,14 +1,30 @@
-"""Resume with the config's learning rates and other optimizer options, where they differ from the checkpoint's."""
+"""Resume: optimizers with the options that the config has now, and checkpoints of earlier versions."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import lightning as L
+import torch
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
+from expctr.stages.plan import Plan
+
 Groups = Sequence[dict[str, Any]]
 """Options of each group of an optimizer's parameters."""
+
+
+def prime(optimizer: Optimizer) -> None:
+    """Create an optimizer's moments now, at step 0. To save an optimizer without moments, torch makes a dummy step, so
+    saving would change training.
+    """
+    for group in optimizer.param_groups:
+        for parameter in filter(lambda p: p.requires_grad, group["params"]):
+            optimizer.state[parameter] = {
+                "step": torch.tensor(0.0, device=parameter.device if group["fused"] else "cpu"),  # where torch has it
+                "exp_avg": torch.zeros_like(parameter),
+                "exp_avg_sq": torch.zeros_like(parameter),
+            }
 
 
 def group_options(optimizers: Iterable[Optimizer]) -> list[Groups]:
@@ -54,3 +70,10 @@ def split_critic(checkpoint: dict[str, Any], adapter: int) -> None:
         (group,) = state["param_groups"]
         parts = group["params"][:adapter], group["params"][adapter:]
         state["param_groups"] = [{**group, "params": part} for part in parts]
+
+
+def skip_idle_epochs(checkpoint: Mapping[str, Any], plan: Plan) -> None:
+    """Leave out the rest of a CTR stage that stopped early; versions before 0.2 went through it without training."""
+    entry = plan.at(checkpoint["loops"]["fit_loop"]["epoch_progress"]["current"]["processed"])
+    if checkpoint["expctr"].get("stopped_in") == entry.iteration and entry.stage == "ctr":
+        plan.stopped[entry.name] = entry.stage_epoch

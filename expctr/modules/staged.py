@@ -21,13 +21,13 @@ from expctr.errors import BadRunError, UserError
 from expctr.llm.sharding.fsdp import unsharded
 from expctr.metrics import ctr_metrics
 from expctr.modules.checks import check_precision, section
-from expctr.modules.resume import group_options, split_critic, use_current_options
+from expctr.modules.resume import group_options, prime, skip_idle_epochs, split_critic, use_current_options
 from expctr.nan_guard import describe_rows
 from expctr.rl.rewards import ICAlignment, LCAlignment, Reward, Scorers
 from expctr.seeding import reseed, seed_of
 from expctr.stages.base import Place, Stage
 from expctr.stages.ctr import CTRStage
-from expctr.stages.models import Models, as_lists, reward_columns
+from expctr.stages.models import Models, as_lists, reward_columns, texts_by_row
 from expctr.stages.plan import Plan, PlanEntry, StageKind, lr_factor
 from expctr.stages.policy import PolicyStage
 from expctr.systems import AUG, LLM, PLAIN
@@ -409,36 +409,10 @@ class StagedModule(L.LightningModule):
         models.forget_vectors()
         self.plan.stopped = dict(state.get("stopped", {}))
         if self.trainer.state.fn == TrainerFn.FITTING:
-            _skip_idle_epochs(checkpoint, self.plan)
+            skip_idle_epochs(checkpoint, self.plan)
             if "optimizer_states" in checkpoint:  # sharded states are loaded by the strategy
                 split_critic(checkpoint, sum(p.requires_grad for p in models.policy.model.parameters()))
             self._set_length()
-
-
-def _skip_idle_epochs(checkpoint: Mapping[str, Any], plan: Plan) -> None:
-    """Versions before 0.2 let the epochs pass idly that were left of a CTR stage which had stopped early."""
-    entry = plan.at(checkpoint["loops"]["fit_loop"]["epoch_progress"]["current"]["processed"])
-    if checkpoint["expctr"].get("stopped_in") == entry.iteration and entry.stage == "ctr":
-        plan.stopped[entry.name] = entry.stage_epoch
-
-
-def prime(optimizer: torch.optim.Optimizer) -> None:
-    """Create an optimizer's moments now, at step 0. To save an optimizer without moments, torch makes a dummy step, so
-    saving would change training.
-    """
-    for group in optimizer.param_groups:
-        for parameter in filter(lambda p: p.requires_grad, group["params"]):
-            optimizer.state[parameter] = {
-                "step": torch.tensor(0.0, device=parameter.device if group["fused"] else "cpu"),  # where torch has it
-                "exp_avg": torch.zeros_like(parameter),
-                "exp_avg_sq": torch.zeros_like(parameter),
-            }
-
-
-def texts_by_row(columns: Mapping[str, Sequence[Any]], suffix: str = "") -> list[list[str]]:
-    """All explanations of each row of a test: one, or several; those of the untrained model by `_untrained`."""
-    several = columns.get(f"texts{suffix}")
-    return [[text] for text in columns[f"text{suffix}"]] if several is None else [*several]
 
 
 def _share_above_half(scores: Sequence[float]) -> float:

@@ -188,6 +188,12 @@ def average_explanations(texts: Sequence[str], scores: Mapping[str, Tensor], cou
     return {"text": shown, **means, **spread, "texts": rows}
 
 
+def texts_by_row(columns: Mapping[str, Sequence[Any]], suffix: str = "") -> list[list[str]]:
+    """All explanations of each row of a test: one, or several; those of the untrained model by `_untrained`."""
+    several = columns.get(f"texts{suffix}")
+    return [[text] for text in columns[f"text{suffix}"]] if several is None else [*several]
+
+
 def reward_columns(rewards: Sequence[Reward], batch: Batch, columns: dict[str, Any]) -> dict[str, Tensor]:
     """Raw rewards of explanations that are scored already, `[rows]` each, by the names of their columns."""
     values = {f"reward_{reward.name}": reward.evaluate(batch, columns["text"], columns) for reward in rewards}

@@ -68,7 +68,7 @@ class PolicyStage(Stage):
                 # 2. explanations -> rewards (Eq. 9, 13)
                 with watch("score"):
                     rewards = {reward.name: score_rows(reward, batch, texts) for reward in self.rewards}
-            with watch("score"):
+            with watch("score"):  # outside of `unsharded`, which the writing of references does by itself
                 references = {r.name: reference_rows(r, batch) for r in self.rewards if r.baseline == "reference"}
             self._check(rewards, references, guard)
             # 3. less their baselines, normalised, clipped, weighted and summed (Eq. 10)

@@ -23,7 +23,7 @@ from expctr.llm.yes_no import LCOptions
 from expctr.modules.ctr import CTRModule, DeepFMTextModule
 from expctr.modules.expctr import ExpCTRModule
 from expctr.modules.explainer import PPOExplainerModule
-from expctr.modules.staged import prime
+from expctr.modules.resume import prime
 from expctr.rl.options import PPOOptions
 from expctr.rl.rewards import ICAlignment, LCAlignment, Reward
 from expctr.stages.ctr import CTRStage

@@ -26,7 +26,8 @@ from expctr.llm.rollout import RolloutOptions
 from expctr.modules.ctr import CTRModule, DeepFMTextModule
 from expctr.modules.expctr import ExpCTRModule
 from expctr.modules.explainer import PPOExplainerModule
-from expctr.modules.staged import StagedModule, _skip_idle_epochs
+from expctr.modules.resume import skip_idle_epochs
+from expctr.modules.staged import StagedModule
 from expctr.rl.options import PPOOptions
 from expctr.rl.rewards import LCAlignment, LengthPenalty, Reward
 from expctr.stages.plan import make_plan
@@ -232,9 +233,9 @@ def test_idle_epochs_of_older_checkpoints_are_left_out() -> None:
     for processed, stopped_in, left in ((4, 1, ["ic1"]), (5, 1, ["ic1"]), (3, 0, ["ctr1", "ctr1", "ctr1", "ic1"])):
         plan = make_plan(1, 1, 5, 1)
         loops = {"fit_loop": {"epoch_progress": {"current": {"processed": processed}}}}
-        _skip_idle_epochs({"loops": loops, "expctr": {"stopped_in": stopped_in}}, plan)
+        skip_idle_epochs({"loops": loops, "expctr": {"stopped_in": stopped_in}}, plan)
         assert [entry.name for entry in plan[processed:]] == left
     finished = make_plan(1, 1, 5, 1)
     loops = {"fit_loop": {"epoch_progress": {"current": {"processed": 6}}}}
-    _skip_idle_epochs({"loops": loops, "expctr": {"stopped_in": 1}}, finished)
+    skip_idle_epochs({"loops": loops, "expctr": {"stopped_in": 1}}, finished)
     assert len(finished) == 7
