@@ -32,7 +32,7 @@ import torch
 from torch import Tensor
 
 from expctr.metrics import bootstrap, ctr_metrics, estimate
-from expctr.systems import METRICS, Estimate
+from expctr.systems import AUG, METRICS, PLAIN, TITLE, UNTRAINED_TEXT, Estimate
 from tools import run_options
 from tools.runs import ROOT, arguments, fit_and_test, markdown_table, report_failures, run_all, start
 
@@ -43,9 +43,9 @@ SHA256 = {
     "minilm/model.safetensors": "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db",
 }
 QUESTIONS = {
-    "Does training pay?": ("DeepFM + untrained sentences", "ExpCTR-Aug"),
-    "Do sentences pay, beside ids and counts?": ("DeepFM", "ExpCTR-Aug"),
-    "Do sentences pay, beside the title, too?": ("DeepFM + title", "ExpCTR-Aug"),
+    "Does training pay?": (UNTRAINED_TEXT.name, AUG.name),
+    "Do sentences pay, beside ids and counts?": (PLAIN.name, AUG.name),
+    "Do sentences pay, beside the title, too?": (TITLE.name, AUG.name),
 }
 """The question, and the two systems whose difference answers it."""
 SHOWN = 12
