@@ -17,6 +17,7 @@ from expctr.ctr.embedding import FieldEmbeddings, HistoryVectors
 from expctr.ctr.zoo.base import CTRBackbone
 from expctr.ctr.zoo.layers import SelfAttention
 from expctr.data.features import PADDING, Vocabulary
+from expctr.systems import STYLE
 
 
 def start_normal(table: FieldEmbeddings, std: float) -> None:
@@ -49,6 +50,11 @@ class SequentialBackbone(CTRBackbone):
         self.items = self.embeddings(embedding_dim, ["target"])
         self.past = HistoryVectors(embedding_dim)
         self.text = self.text_logit()
+
+    @classmethod
+    def title(cls) -> str:
+        """What tables call it."""
+        return cls.__name__ + STYLE
 
     def logits(self, features: Mapping[str, Tensor], text: Tensor | None) -> Tensor:
         target = self.items.look_up("target", features["target"])
