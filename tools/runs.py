@@ -230,12 +230,12 @@ def validation(folder: Path, monitor: str) -> dict[str, float]:
         monitor: the metric that the fit stops by, `auc` or `logloss`.
     """
     curves = {name: dict(curve(folder, f"val/{name}")) for name in ("auc", "logloss")}
-    known = curves["auc"].keys() & curves["logloss"].keys() if monitor == "auc" else curves["logloss"].keys()
+    known = curves["auc"].keys() & curves["logloss"].keys()  # AUC is undefined where all labels are the same
     if not known:
         return {}
     choose = max if METRICS[monitor].higher_is_better else min
     best = choose(sorted(known), key=curves[monitor].__getitem__)  # the first of equal ones, as early stopping keeps
-    return {name: values[best] for name, values in curves.items() if best in values}
+    return {name: values[best] for name, values in curves.items()}
 
 
 @cache
