@@ -116,9 +116,6 @@ def of_backbone(system: System, backbone: str) -> str:
     return system.name.replace(PLAIN.name, backbone)
 
 
-STYLE = "-style"
-"""Ends the names of models that are trained otherwise than published: on labelled targets, not on the next item."""
-
 LLM_UNTRAINED = System("llm_untrained", "ExpCTR-LLM, untrained", "s_u_untrained")
 AUG_UNTRAINED = System("aug_untrained", "ExpCTR-Aug, explanations of the untrained model", "s_r_untrained")
 AUG_OTHER_ROW = System("aug_other_row", "ExpCTR-Aug, explanations of other rows", "s_r_exchanged")

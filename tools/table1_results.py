@@ -13,8 +13,9 @@ import polars as pl
 import torch
 from torch import Tensor
 
+from expctr.ctr.zoo.sequential import STYLE
 from expctr.metrics import bootstrap, ctr_metrics, estimate, holm, paired_p_value
-from expctr.systems import AUG, COMPARISONS, FEWEST_OF_A_LABEL, FEWEST_ROWS, LLM, METRICS, PLAIN, SIMPLE, STYLE
+from expctr.systems import AUG, COMPARISONS, FEWEST_OF_A_LABEL, FEWEST_ROWS, LLM, METRICS, PLAIN, SIMPLE
 from tools.plots import figure, save
 from tools.runs import markdown_table, mean_and_spread, seconds, table, validation
 from tools.search import SEED, Search, shown

@@ -16,6 +16,7 @@ from rich.text import Text
 from torch import Tensor
 
 from expctr import metrics
+from expctr.ctr.zoo.sequential import STYLE
 from expctr.evaluation import audit, quality
 from expctr.systems import (
     FEWEST_OF_A_LABEL,
@@ -24,7 +25,6 @@ from expctr.systems import (
     GAINS,
     METRICS,
     PLAIN,
-    STYLE,
     SYSTEMS,
     Bin,
     Estimate,

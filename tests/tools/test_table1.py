@@ -267,13 +267,14 @@ def own(*words: str) -> argparse.Namespace:
     return table1.parse(["--config", "c.yaml", *words])[0]
 
 
+Calls = list[tuple[Path, list[str], tuple[str, ...]]]
 CONFIG = {"model": {"init_args": {"ctr": {"init_args": {"backbone": {"init_args": {"embedding_dim": 10}}}}}}}
 
 
 @pytest.fixture
-def played(monkeypatch: pytest.MonkeyPatch) -> list[tuple[Path, list[str], tuple[str, ...]]]:
+def played(monkeypatch: pytest.MonkeyPatch) -> Calls:
     """Commands that would run, with their folders and options; a trial with lr=0.0003 validates best."""
-    calls: list[tuple[Path, list[str], tuple[str, ...]]] = []
+    calls: Calls = []
 
     def play(commands: tuple[str, ...], folder: Path, *args: object) -> None:
         calls.append((folder, [str(arg) for arg in args], commands))
@@ -294,9 +295,7 @@ def play_all(line: argparse.Namespace, out: Path) -> list[str]:
     return titles
 
 
-def test_all_rows_stop_by_the_same_metric(
-    tmp_path: Path, played: list[tuple[Path, list[str], tuple[str, ...]]]
-) -> None:
+def test_all_rows_stop_by_the_same_metric(tmp_path: Path, played: Calls) -> None:
     rows = ["FM", "TALLRec", "ICL", "ExpCTR"]
     assert play_all(own("--rows", *rows, "--monitor", "auc", "--explained"), tmp_path) == ["rows", "with explanations"]
     found = {folder.name: [arg for arg in args if "monitor" in arg] for folder, args, _ in played}
@@ -306,9 +305,7 @@ def test_all_rows_stop_by_the_same_metric(
     assert {folder.name: commands for folder, _, commands in played}["ICL-0"] == ("fit", "validate", "test")
 
 
-def test_the_best_trial_gives_the_settings_of_all_seeds(
-    tmp_path: Path, played: list[tuple[Path, list[str], tuple[str, ...]]]
-) -> None:
+def test_the_best_trial_gives_the_settings_of_all_seeds(tmp_path: Path, played: Calls) -> None:
     line = own("--rows", "FM", "ExpCTR", "--search", "4", "--seeds", "5", "6")
     assert play_all(line, tmp_path) == ["search", "rows", "search with explanations", "with explanations"]
     tried = [(folder.name, commands) for folder, _, commands in played if folder.parent.name == "search"]
@@ -347,7 +344,7 @@ def test_a_fit_is_scored_where_its_weights_are_kept(tmp_path: Path) -> None:
 def test_from_a_config_to_the_table(world: World, tmp_path: Path) -> None:
     """Also ExpCTR with another model than DeepFM, and other models on its explanations."""
     paths = [path for path in world.paths("") if "default_root_dir" not in path]
-    options = ["--rows", "FM", "ICL", "TALLRec", "ExpCTR", "--explained", f"--out={tmp_path / 'out'}"]
+    options = ["--rows", "FM", "ICL", "TALLRec", "ExpCTR", "--explained", "--search", "2", f"--out={tmp_path / 'out'}"]
     line = [*options, "--", *paths, "--model.init_args.ctr.init_args.backbone=DIN"]
     command = [sys.executable, "-m", "tools.table1", f"--config={CONF / 'tiny.yaml'}", *line]
     environ = os.environ | ENVIRON
@@ -360,13 +357,17 @@ def test_from_a_config_to_the_table(world: World, tmp_path: Path) -> None:
         "FM + explanations",
         "ICL",
         "TALLRec",
+        "DIN + title",
         "ExpCTR-LLM",
         "ExpCTR-Aug",
+        SEARCHED,
     ]
     assert list(written["rows"]) == rows
     assert written["compared"]["best_on_validation"] in [*rows[:2], "FM", "ICL", "TALLRec"]
     assert all(written["rows"][name]["validation"] for name in [*rows[:2], "FM", "ICL", "TALLRec"])
-    assert "DIN" in table1.table(tmp_path / "out" / "ExpCTR-0")["systems"]
+    assert list(written["compared"]["against"])[1:] == ["DIN + title"]
+    assert list(written["search"]) == ["FM", "FM-explained", "ExpCTR-searched"]
+    assert "DIN" in runs.table(tmp_path / "out" / "ExpCTR-0")["systems"]
     scored = tmp_path / "out" / "FM-0" / "scores.parquet"
     stamp = scored.stat().st_mtime_ns
     subprocess.run(command, capture_output=True, text=True, env=environ, check=True)  # nothing is run twice

@@ -17,7 +17,9 @@ from expctr.ctr.embedding import FieldEmbeddings, HistoryVectors
 from expctr.ctr.zoo.base import CTRBackbone
 from expctr.ctr.zoo.layers import SelfAttention
 from expctr.data.features import PADDING, Vocabulary
-from expctr.systems import STYLE
+
+STYLE = "-style"
+"""Ends the names of models that are trained otherwise than published: on labelled targets, not on the next item."""
 
 
 def start_normal(table: FieldEmbeddings, std: float) -> None:
