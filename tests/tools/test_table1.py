@@ -17,7 +17,6 @@ from running import CONF, ENVIRON, World
 from torch import Tensor
 from torch.utils.tensorboard import SummaryWriter
 
-from expctr.ctr.zoo import ZOO
 from expctr.data.datamodules import MovieLensDataModule
 from expctr.evaluation.table import ResultTable
 from expctr.metrics import bootstrap, ctr_metrics, holm
@@ -237,11 +236,6 @@ def test_comparison_models_are_rows_and_opponents_that_need_no_choice(tmp_path: 
     assert compared["ours"] == SEARCHED  # the baselines are searched, too
     assert compared["best_on_validation"] is None
     assert list(compared["against"]) == [*beside]
-
-
-def test_sequential_models_are_named_as_what_they_are() -> None:
-    others = {name: model.title() for name, model in ZOO.items() if model.title() != name}
-    assert others == {name: f"{name}-style" for name in ("Caser", "GRU4Rec", "SASRec", "BERT4Rec")}
 
 
 def test_the_simple_baselines_come_first_from_the_first_runs_that_have_them(tmp_path: Path) -> None:
