@@ -201,6 +201,12 @@ def last_words(output: str, code: int) -> str:
 # --- results
 
 
+def is_done(folder: Path) -> bool:
+    """Return whether all commands of `run_once` are done."""
+    kept = folder / "run.json"
+    return kept.exists() and bool(json.loads(kept.read_text())["done"])
+
+
 def seconds(folder: Path) -> float:
     """Return what fit and test took in all."""
     return float(json.loads((folder / "run.json").read_text())["seconds"])

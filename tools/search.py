@@ -8,7 +8,7 @@ from itertools import product
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from tools.runs import validation
+from tools.runs import is_done, validation
 
 GRID = {
     "options.lr": (3e-4, 1e-3, 3e-3),
@@ -70,6 +70,8 @@ def shown(settings: Settings) -> str:
 
 
 def read_search(folders: list[Path], trials: list[Settings], monitor: str) -> Search | None:
-    """What the trials found, from their run folders; `None` where one of them is missing."""
-    found = [validation(folder, monitor) for folder in folders if folder.exists()]
-    return Search(trials, found) if len(found) == len(trials) and all(found) else None
+    """What the trials found, from their run folders; `None` where one of them is not done."""
+    if not all(map(is_done, folders)):
+        return None
+    found = [validation(folder, monitor) for folder in folders]
+    return Search(trials, found) if all(found) and found else None

@@ -68,8 +68,9 @@ def main(args: Sequence[str] | None = None) -> None:
         runs(own), own.seeds, out, own.monitor, validate_simple(config["data"])
     )  # also after failures: the table has what the others gave
     if rows:
+        searched = [*ids(own), *readers(own)]
         paper = PAPER.get(str(config["data"]["init_args"].get("paper_dataset")), {})
-        write(rows, paper, own.seeds, own.monitor, searches(own, config, out), out)
+        write(rows, paper, own.seeds, own.monitor, searches(searched, own, config, out), out)
         print((out / "table1.md").read_text(encoding="utf-8"))
     report_failures(failures)
 
@@ -165,9 +166,9 @@ def places(row: str, own: argparse.Namespace, config: dict[str, Any], out: Path)
     return {out / "search" / f"{row}-{number}": settings for number, settings in enumerate(drawn)}
 
 
-def searches(own: argparse.Namespace, config: dict[str, Any], out: Path) -> dict[str, Search]:
-    """What the finished searches found, by the rows' names in folders."""
-    of_rows = {row: places(row, own, config, out) for row in (*ids(own), *readers(own))} if own.search else {}
+def searches(rows: list[str], own: argparse.Namespace, config: dict[str, Any], out: Path) -> dict[str, Search]:
+    """What the finished searches of these rows found, by the rows' names in folders."""
+    of_rows = {row: places(row, own, config, out) for row in rows} if own.search else {}
     found = {row: read_search([*trial], [*trial.values()], own.monitor) for row, trial in of_rows.items()}
     return {row: search for row, search in found.items() if search is not None}
 
@@ -176,7 +177,7 @@ def tested(
     rows: list[str], own: argparse.Namespace, options: list[str], config: dict[str, Any], out: Path
 ) -> dict[str, Job]:
     """The runs of these rows, with all seeds and the best settings."""
-    best = {row: as_options(search.best) for row, search in searches(own, config, out).items()}
+    best = {row: as_options(search.best) for row, search in searches(rows, own, config, out).items()}
     jobs: dict[str, Job] = {}
     for row, seed in product(rows, own.seeds):
         folder, commands = out / f"{row}-{seed}", ("fit", "test")

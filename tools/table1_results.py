@@ -268,10 +268,12 @@ def compared_lines(compared: dict[str, Any]) -> list[str]:
     if not compared:
         return []
     against, chosen = compared["against"], compared["best_on_validation"]
+
+    def shown_test(difference: float, p: float) -> str:
+        return "-" if math.isnan(difference) else f"{difference:+.4f}" + ("" if math.isnan(p) else f" (p = {p:.3f})")
+
     cells = {
-        f"minus {name}": [
-            f"{one['difference'][metric]:+.4f} (p = {one['p_adjusted'][metric]:.3f})" for metric in PUBLISHED
-        ]
+        f"minus {name}": [shown_test(one["difference"][metric], one["p_adjusted"][metric]) for metric in PUBLISHED]
         for name, one in against.items()
     }
     which = f" {chosen} is the best baseline by validation {METRICS[compared['monitor']].name}." if chosen else ""

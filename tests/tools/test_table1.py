@@ -273,6 +273,7 @@ def played(monkeypatch: pytest.MonkeyPatch) -> Calls:
     def play(commands: tuple[str, ...], folder: Path, *args: object) -> None:
         calls.append((folder, [str(arg) for arg in args], commands))
         folder.mkdir(parents=True, exist_ok=True)
+        (folder / "run.json").write_text(json.dumps({"done": True}))
         fitted(folder, (0.6 if "--model.options.lr=0.0003" in args else 0.7, 0.5))
 
     monkeypatch.setattr(table1, "run_once", play)
@@ -305,7 +306,8 @@ def test_the_best_trial_gives_the_settings_of_all_seeds(tmp_path: Path, played: 
     tried = [(folder.name, commands) for folder, _, commands in played if folder.parent.name == "search"]
     assert tried == [(f"{row}-{i}", ("fit",)) for row in ("FM", "ExpCTR-searched") for i in range(4)]
     assert all("--seed_everything=5" in args for folder, args, _ in played if folder.parent.name == "search")
-    found = table1.searches(line, CONFIG, tmp_path)
+    found = table1.searches(["FM", "ExpCTR-searched"], line, CONFIG, tmp_path)
+    assert list(found) == ["FM", "ExpCTR-searched"]
     for row, result in found.items():
         assert result.best["options.lr"] == 0.0003
         of_row = [args for folder, args, _ in played if folder.name in (f"{row}-5", f"{row}-6")]
