@@ -64,9 +64,8 @@ def main(args: Sequence[str] | None = None) -> None:
         failures = run_all(jobs, own.jobs, title) if jobs else {}
         if failures:
             break
-    rows = gather(
-        runs(own), own.seeds, out, own.monitor, validate_simple(config["data"])
-    )  # also after failures: the table has what the others gave
+    # also after failures: the table has what the others gave
+    rows = gather(runs(own), own.seeds, out, own.monitor, validate_simple(config["data"]))
     if rows:
         searched = [*ids(own), *readers(own)]
         paper = PAPER.get(str(config["data"]["init_args"].get("paper_dataset")), {})
@@ -213,7 +212,7 @@ def validate_simple(data: dict[str, Any]) -> dict[str, dict[str, float]]:
     """AUC and LogLoss of the simple baselines on the validation rows, which no run keeps; `data` is the config's."""
     parser = ArgumentParser(exit_on_error=False)
     parser.add_subclass_arguments(RatingsDataModule, "data")
-    module: RatingsDataModule = parser.instantiate_classes(parser.parse_object({"data": data})).data
+    module: RatingsDataModule = parser.instantiate(parser.parse_object({"data": data})).data
     module.setup()
     val = module.table("val")
     found = {name: ctr_metrics(scores[val.sample], val.label) for name, scores in simple_scores(module.samples).items()}
