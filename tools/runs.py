@@ -11,7 +11,7 @@ import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from statistics import fmean
 from typing import Any
@@ -21,6 +21,7 @@ from rich.progress import MofNCompleteColumn, Progress, TimeElapsedColumn
 from rich.table import Table
 
 from expctr.report.curves import Curves, read_events
+from expctr.systems import METRICS
 
 ROOT = Path(__file__).parents[1]
 COMMAND = [sys.executable, "-m", "expctr"]
@@ -89,10 +90,10 @@ def expctr(command: str, folder: Path, *args: object, threads: int = 1) -> None:
         raise FailedRunError(f"{last_words(said, code)} (the whole output is in {log})")
 
 
-def fit_and_test(folder: Path, *args: object) -> None:
-    """Fit, from the last checkpoint if there is one, and test; do nothing if both were done.
+def run_once(commands: Sequence[str], folder: Path, *args: object) -> None:
+    """Run commands of `expctr` in one folder, unless all are done; `fit` resumes from the last checkpoint, if any.
 
-    `FOLDER/run.json` keeps the options, whether the run is done, and the seconds that it took in all calls.
+    `FOLDER/run.json` keeps the options, whether the commands are done, and the seconds that they took in all calls.
 
     Raises:
         FailedRunError: a command failed, or the folder holds a run with other options.
@@ -106,12 +107,15 @@ def fit_and_test(folder: Path, *args: object) -> None:
         return
     began = time.monotonic()
     try:
-        expctr("fit", folder, *line, "--ckpt_path=last")
-        expctr("test", folder, *line)
+        for command in commands:
+            expctr(command, folder, *line, *(["--ckpt_path=last"] if command == "fit" else []))
         record["done"] = True
     finally:
         record["seconds"] += time.monotonic() - began
         kept.write_text(json.dumps(record))
+
+
+fit_and_test = partial(run_once, ("fit", "test"))
 
 
 def run_all(
@@ -197,6 +201,12 @@ def last_words(output: str, code: int) -> str:
 # --- results
 
 
+def is_done(folder: Path) -> bool:
+    """Return whether all commands of `run_once` are done."""
+    kept = folder / "run.json"
+    return kept.exists() and bool(json.loads(kept.read_text())["done"])
+
+
 def seconds(folder: Path) -> float:
     """Return what fit and test took in all."""
     return float(json.loads((folder / "run.json").read_text())["seconds"])
@@ -218,13 +228,30 @@ def curve(folder: Path, tag: str) -> list[tuple[int, float]]:
     return list(_curves(folder).get(tag, {}).items())
 
 
+def validation(folder: Path, monitor: str) -> dict[str, float]:
+    """Return AUC and LogLoss of the validation that a fit without stages keeps the weights of; empty if it has none.
+
+    Args:
+        folder: of the run.
+        monitor: the metric that the fit stops by, `auc` or `logloss`.
+    """
+    curves = {name: dict(curve(folder, f"val/{name}")) for name in ("auc", "logloss")}
+    known = curves["auc"].keys() & curves["logloss"].keys()  # AUC is undefined where all labels are the same
+    if not known:
+        return {}
+    choose = max if METRICS[monitor].higher_is_better else min
+    best = choose(sorted(known), key=curves[monitor].__getitem__)  # the first of equal ones, as early stopping keeps
+    return {name: values[best] for name, values in curves.items()}
+
+
 @cache
 def _curves(folder: Path) -> Curves:
     return read_events(folder).curves  # takes seconds per run, and callers need many curves of a run
 
 
-def mean_and_spread(values: Sequence[float]) -> str:
-    return f"{fmean(values):.3f} ± {(max(values) - min(values)) / 2:.3f}"
+def mean_and_spread(values: Sequence[float], digits: int = 3) -> str:
+    """Return the mean ± half the range."""
+    return f"{fmean(values):.{digits}f} ± {(max(values) - min(values)) / 2:.{digits}f}"
 
 
 def print_seeds(title: str, found: Mapping[str, Sequence[float]], seeds: Sequence[int], digits: int = 3) -> None:

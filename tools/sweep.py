@@ -14,13 +14,13 @@ import sys
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
-from statistics import fmean, stdev
+from statistics import fmean
 from typing import Any, NamedTuple
 
 from expctr.systems import AUG, ICL, LLM, SIMPLE, Estimate
 from tools import run_options
 from tools.plots import figure, save
-from tools.runs import arguments, expctr, markdown_table, run_all, start, table
+from tools.runs import arguments, expctr, markdown_table, mean_and_spread, run_all, start, table
 
 OPTIONS = {"beta": "--model.init_args.explainer.kl.beta", "delta": "--model.init_args.explainer.reward.delta"}
 LABELS = {"beta": "KL penalty β (Eq. 7)", "delta": "bound δ of the normalised reward (Eq. 10)"}
@@ -156,7 +156,7 @@ def markdown(line: Line, varied: str, base: Point) -> str:
     for value, tables in line.items():
         found = [estimates(tables, system, metric) for system in systems for metric in ("auc", "logloss")]
         rows[f"{value:g}"] = [str(len(tables)), *map(cell, found)]
-    note = "Several seeds: mean ± standard deviation. One seed: 95% bootstrap interval over the test users."
+    note = "Several seeds: mean ± half the range. One seed: 95% bootstrap interval over the test users."
     return "\n".join([f"{other} = {getattr(base, other):g}", "", *markdown_table(heads, rows), "", note, ""])
 
 
@@ -170,8 +170,7 @@ def plain(tables: list[dict[str, Any]]) -> str:
 def cell(found: list[Estimate]) -> str:
     """Return a mean with its spread, or a single value with its interval."""
     if len(found) > 1:
-        values = [one.value for one in found]
-        return f"{fmean(values):.4f} ± {stdev(values):.4f}"
+        return mean_and_spread([one.value for one in found], digits=4)
     return found[0].format() if found else "-"
 
 

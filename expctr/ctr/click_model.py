@@ -93,8 +93,9 @@ class ClickModel(nn.Module):
         weights, and of dropout where the module trains alone.
         """
         self._seed, self._built_for = seed, (vocabulary, text_dim)
-        self.backbones.extend(self._fresh())
-        self.name = type(self.backbones[0]).__name__  # sharding gives each another class
+        models = self._fresh()
+        self.backbones.extend(models)
+        self.name = models[0].title()
 
     def _fresh(self) -> list[CTRBackbone]:
         models = []

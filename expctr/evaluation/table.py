@@ -16,6 +16,7 @@ from rich.text import Text
 from torch import Tensor
 
 from expctr import metrics
+from expctr.ctr.zoo.sequential import STYLE
 from expctr.evaluation import audit, quality
 from expctr.systems import (
     FEWEST_OF_A_LABEL,
@@ -189,7 +190,8 @@ class ResultTable:
     def paper(self) -> dict[str, dict[str, float]]:
         """The paper's metrics of these systems; empty for a dataset that it does not have."""
         reported = PAPER.get(self.dataset, {})
-        return {name: dict(zip(METRICS, reported[name], strict=False)) for name in self.systems if name in reported}
+        published = {name: reported.get(name.removesuffix(STYLE)) for name in self.systems}
+        return {name: dict(zip(METRICS, values, strict=False)) for name, values in published.items() if values}
 
     @property
     def summary(self) -> str:
@@ -294,7 +296,10 @@ class ResultTable:
     def _cells(self, layout: str) -> list[tuple[str, ...]]:
         """The table's lines as text, the paper's last; `layout` has places for a value and its bounds."""
         rows: dict[str, Mapping[str, Estimate]] = dict(self.systems)
-        rows |= {f"{name} (paper)": {m: Estimate(v) for m, v in row.items()} for name, row in self.paper.items()}
+        rows |= {
+            f"{name.removesuffix(STYLE)} (paper)": {m: Estimate(v) for m, v in row.items()}
+            for name, row in self.paper.items()
+        }
         return [
             (name, *(row.get(metric, metrics.UNDEFINED).format(layout) for metric in MAIN))
             for name, row in rows.items()

@@ -205,3 +205,8 @@ def test_every_model_of_fields_reads_the_counts_of_the_history(name: str):
     before = made(rows)
     for field in counts:
         assert (made(rows | {field: torch.full((6,), 3)}) != before).any(), field
+
+
+def test_sequential_models_are_named_as_what_they_are():
+    others = {name: model.title() for name, model in ZOO.items() if model.title() != name}
+    assert others == {name: f"{name}-style" for name in ("Caser", "GRU4Rec", "SASRec", "BERT4Rec")}

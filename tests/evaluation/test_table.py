@@ -89,6 +89,12 @@ def test_the_papers_rows_are_marked_and_only_for_its_datasets():
     assert table("ML-100K").to_dict()["paper"] == {}
 
 
+def test_a_model_trained_otherwise_than_published_stands_beside_the_published_one():
+    result = table(**{"SASRec-style": scored()[0]})
+    assert result.to_dict()["paper"]["SASRec-style"]["auc"] == PAPER["ML-20M"]["SASRec"][0]
+    assert f"| SASRec (paper) | {PAPER['ML-20M']['SASRec'][0]:.4f} |" in result.to_markdown()
+
+
 def test_the_papers_numbers_are_consistent_with_its_text():
     """5.2: ExpCTR-Aug gains 18.2%, 11.9% and 17.8% in AUC over DeepFM."""
     gains = [rows["ExpCTR-Aug"][0] / rows["DeepFM"][0] - 1 for rows in PAPER.values()]

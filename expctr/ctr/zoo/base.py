@@ -37,6 +37,11 @@ class CTRBackbone(nn.Module):
         self.vocabulary, self.text_dim, self.oov_rate, self.max_rows = vocabulary, text_dim, oov_rate, max_rows
         self.check(oov_rate=(0, 1), max_rows=(3, inf))
 
+    @classmethod
+    def title(cls) -> str:
+        """What tables call it."""
+        return cls.__name__
+
     def check(self, **bounds: tuple[float, float]) -> None:
         """Refuse options out of range, which are read from attributes of the same names; see `check_range`."""
         check_range(type(self).__name__, self, **bounds)

@@ -18,6 +18,9 @@ from expctr.ctr.zoo.base import CTRBackbone
 from expctr.ctr.zoo.layers import SelfAttention
 from expctr.data.features import PADDING, Vocabulary
 
+STYLE = "-style"
+"""Ends the names of models that are trained otherwise than published: on labelled targets, not on the next item."""
+
 
 def start_normal(table: FieldEmbeddings, std: float) -> None:
     """Draw a table from a normal distribution around zero; padding stays zero."""
@@ -49,6 +52,11 @@ class SequentialBackbone(CTRBackbone):
         self.items = self.embeddings(embedding_dim, ["target"])
         self.past = HistoryVectors(embedding_dim)
         self.text = self.text_logit()
+
+    @classmethod
+    def title(cls) -> str:
+        """What tables call it."""
+        return cls.__name__ + STYLE
 
     def logits(self, features: Mapping[str, Tensor], text: Tensor | None) -> Tensor:
         target = self.items.look_up("target", features["target"])
