@@ -1,4 +1,4 @@
-"""A small search of click models' settings, for `tools.table1`: the same number of trials per model, scored on the
+"""A small search of CTR models' settings, for `tools.table1`: the same number of trials per model, scored on the
 validation rows.
 """
 

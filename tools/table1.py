@@ -9,8 +9,8 @@ that `expctr test` computes beside a run need no run of their own; their seconds
 `--explained` adds rows: each ID model trained again with the explanations that ExpCTR wrote with the same seed.
 
 `--search N` tries N settings per ID model: its config's own, and N - 1 draws from the grid in `tools/search.py`. Those
-with the lowest validation LogLoss, with the first seed, are used for all seeds. ExpCTR's click model is searched with
-as many trials, on the explanations of the first seed's run; the row "ExpCTR-Aug, searched" is that click model, trained
+with the lowest validation LogLoss, with the first seed, are used for all seeds. ExpCTR's CTR model is searched with
+as many trials, on the explanations of the first seed's run; the row "ExpCTR-Aug, searched" is that CTR model, trained
 again on each run's explanations. Policy, TALLRec and ICL are not searched. No trial is tested.
 
 Each row and seed is a run folder, `OUT/ROW-SEED`; trials are in `OUT/search`. Run the same command again to fill in
@@ -20,7 +20,7 @@ Intervals and p-values are of a bootstrap over the test users, the same draws fo
 test users, not other trainings.
 
 ExpCTR-Aug (the searched one, if there is one) is compared with the baseline that is best on the validation rows by the
-metric of `--monitor`, and with the run's click models on titles and on untrained sentences, which need no choice.
+metric of `--monitor`, and with the run's CTR models on titles and on untrained sentences, which need no choice.
 P-values are of the paper's four metrics, adjusted by Holm's method over all of these tests.
 """
 
@@ -95,7 +95,7 @@ def write_overlays(config: dict[str, Any], out: Path) -> None:
     """Write what rows take from the config.
 
     These are `data.yaml` for all baselines, `llm.yaml` for those with a language model, `explained.yaml` for ID models
-    with the explanations, and `searched.yaml` for ExpCTR's own click model with them.
+    with the explanations, and `searched.yaml` for ExpCTR's own CTR model with them.
     """
     data = config["data"]
     data["init_args"].pop("seed", None)  # seed_everything sets it
@@ -192,7 +192,7 @@ def tested(
 
 
 def line(row: str, seed: int, own: argparse.Namespace, out: Path) -> list[str]:
-    """The options of a baseline's run, or of a click model on ExpCTR's explanations."""
+    """The options of a baseline's run, or of a CTR model on ExpCTR's explanations."""
     name, _, kind = row.partition("-")
     made = [f"--config={CONFIGS.get(row.lower(), CONFIGS['baseline'])}", f"--config={out / 'data.yaml'}"]
     if kind:

@@ -24,7 +24,7 @@ SEARCHED = f"{AUG.name}, searched"
 OURS = (LLM.name, AUG.name, SEARCHED)
 EXPLAINED = " + explanations"
 ENDINGS = tuple(system.name.removeprefix(PLAIN.name) for system in COMPARISONS)
-"""Of the names of an ExpCTR run's comparison models, which begin with that of its click model."""
+"""Of the names of an ExpCTR run's comparison models, which begin with that of its CTR model."""
 HEADINGS = [metric.heading for metric in METRICS.values()]
 PUBLISHED = tuple(METRICS)[:4]
 """Metrics of the paper's table, which are tested. NE would be LogLoss again."""
