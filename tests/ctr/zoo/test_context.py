@@ -163,6 +163,7 @@ def features(rows: int = 8) -> dict[str, Tensor]:
 
 @pytest.mark.parametrize(("make", "options"), PLACES)
 def test_without_explanation_it_is_the_model_without_text(make: type[CTRBackbone], options: dict[str, Any]) -> None:
+    torch.manual_seed(0)
     fused, plain = make(VOCABULARY, TEXT, **options).eval(), make(VOCABULARY, **options).eval()
     left = plain.load_state_dict(fused.state_dict(), strict=False)
     assert not left.missing_keys
