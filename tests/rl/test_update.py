@@ -321,7 +321,7 @@ def test_a_rewarded_token_grows_likely(build: Build, samples: list[SampleText], 
             return float(module.model.logits(hidden).softmax(-1)[:, :half].sum(-1).mean())
 
     before = probability()
-    for step in range(15):
+    for step in range(25):
         rollout = roll(module, batch, epoch=step)
         rewards = (rollout.response_ids[:, 0] < half).float()
         update(module, rollout, module.normaliser(rewards, "lc")[0], optimizer)
