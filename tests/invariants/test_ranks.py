@@ -51,6 +51,7 @@ def test_a_checkpoint_holds_trained_weights_only(two: Path) -> None:
         assert sum(file.stat().st_size for file in checkpoint.iterdir()) < 1_000_000
 
 
+@pytest.mark.slow
 def test_a_run_goes_on_from_any_number_of_ranks(one: Path, world: World) -> None:
     options = [*world.options("changing"), "--ckpt_path=last"]
     for ranks, stop in ((2, kill(0, 3)), (2, kill(2, 2)), (1, kill(4, 3)), (2, [])):
@@ -86,6 +87,7 @@ def test_other_ways_through_a_step_agree_too(world: World) -> None:
     assert 0 < sum(value > 0 for value in cut) < len(cut)
 
 
+@pytest.mark.slow
 def test_batch_normalised_ctr_models_and_running_statistics_agree_too(world: World) -> None:
     """Without dropout, whose draws differ by rank."""
     draws = ["backbone.init_args.dropout", "backbone.init_args.oov_rate", "options.text_dropout"]
@@ -102,6 +104,7 @@ def quantized(kind: str, *, stages: str) -> list[str]:
     return [llm, f"--stages.{stages}", "--stages.ctr.epochs=1", "--data.init_args.samples.max_samples=30"]
 
 
+@pytest.mark.slow
 def test_a_base_in_4_bits_trains_the_same_on_two_ranks(world: World) -> None:
     """Which compute their layers again in the backward pass, as the overlay has it."""
     overlay = f"--config={TESTS.parent / 'configs' / 'qlora.yaml'}"

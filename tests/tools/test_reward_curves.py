@@ -1,5 +1,6 @@
 """The figure of the rewards."""
 
+import time
 from pathlib import Path
 
 import pytest
@@ -17,6 +18,7 @@ def events(tmp_path: Path) -> Path:
     with SummaryWriter(str(tmp_path)) as first:
         for step in range(1, 21):
             first.add_scalar("lc/reward_lc", 0.9 if step > 18 else 0.4, step)
+    time.sleep(1)  # TensorBoard reads files in the order of their names, which have the second
     with SummaryWriter(str(tmp_path), filename_suffix=".resumed") as second:
         for step in range(19, 21):
             second.add_scalar("lc/reward_lc", 0.6, step)
