@@ -66,6 +66,7 @@ def test_exported_files_are_the_same(run: Path, here: Path, world: World) -> Non
         assert (here / path).read_bytes() == (run / path).read_bytes(), path
 
 
+@pytest.mark.cli
 def test_signals_are_handled_as_before(here: Path, world: World) -> None:
     """Training replaces the handlers while it lasts."""
     before = [signal.getsignal(number) for number in SIGNALS]

@@ -208,6 +208,7 @@ def test_the_ctr_stage_validates_on_explanations_sampled_once_as_those_were_that
     assert after != first
 
 
+@pytest.mark.cli
 def test_the_ctr_stage_samples_several_explanations_of_each_row_and_scores_by_all_of_them(
     world: World, tmp_path: Path
 ) -> None:

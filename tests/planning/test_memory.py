@@ -28,6 +28,7 @@ def test_what_it_holds_at_rest(blueprint: Blueprint) -> None:
     assert blueprint.adapter_size == 2 * 4 * (2 * 64 + 2 * 48 + 3 * 96)
 
 
+@pytest.mark.cli
 def test_more_devices_hold_less_and_more_rows_hold_more(bare: LLMOptions, blueprint: Blueprint) -> None:
     explainer = PPOExplainerModule(llm=bare)
     one = forecast_memory(blueprint, explainer, Sizes(1, 16, 4, 2, 40, 10))

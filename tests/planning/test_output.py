@@ -79,6 +79,7 @@ def test_json_is_one_line_of_bytes(printed: Callable[..., str]) -> None:
     assert found["hours"] > 0
 
 
+@pytest.mark.cli
 def test_changes_lower_the_peak_until_it_fits(bare: LLMOptions, blueprint: Blueprint) -> None:
     explainer, size = PPOExplainerModule(llm=bare), Sizes(1, 64, 64, 32, 200, 20)
     peak = peak_bytes(forecast_memory(blueprint, explainer, size))

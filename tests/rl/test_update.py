@@ -302,6 +302,7 @@ def test_the_gradient_with_a_frozen_prompt_is_that_of_a_plain_forward(build: Bui
         torch.testing.assert_close(mine, plain, atol=2e-4, rtol=1e-3)
 
 
+@pytest.mark.cli
 @pytest.mark.parametrize(("scope", "advantage"), [("all", "gae"), ("response", "gae"), ("response", "batch")])
 def test_a_rewarded_token_grows_likely(build: Build, samples: list[SampleText], scope: str, advantage: str) -> None:
     """A bandit: reward 1 if the first token is among the lower half of the vocabulary."""

@@ -78,6 +78,7 @@ def test_tokenizer_serves_the_package(nano: Nano) -> None:
     assert tokenizer.decode(quoted) == 'liked: "It\'s Ünder (1995)", "B!".'
 
 
+@pytest.mark.cli
 def test_opinions_quote_count_and_end(nano: Nano) -> None:
     rng, found = random.Random("test"), []
     for nouns in DOMAINS:

@@ -24,6 +24,7 @@ def everyone(rule: str) -> list[tuple[list[tuple[object, bool]], object, bool]]:
     return [world._person(rng) for _ in range(40_000)]
 
 
+@pytest.mark.cli
 def test_a_prompt_always_shows_which_kind_is_liked_most() -> None:
     for history, _, _ in people("harder", 1000):
         liked = Counter(film.kind for film, good in history if good)
@@ -61,6 +62,7 @@ def test_a_disliked_kind_is_no_match_though_the_prompt_names_it() -> None:
     assert named > 200
 
 
+@pytest.mark.cli
 @pytest.mark.parametrize("rule", ["easy", "harder"])
 def test_no_predictor_beats_the_bound_of_what_it_knows(rule: str) -> None:
     """The predictors know the rates of half the people by cell, and score the other half."""

@@ -158,6 +158,7 @@ def trainer(folder: Path, epochs: int) -> L.Trainer:
     )
 
 
+@pytest.mark.cli
 @pytest.mark.filterwarnings("ignore")
 def test_it_learns_a_rule_keeps_the_best_and_leaves_the_base_alone(
     llm_folder: Path, ratings: Path, tmp_path: Path
