@@ -116,26 +116,21 @@ def _scores(module: StagedModule, tables: dict[str, SampleTable], texts: dict[st
         encoder = copy(module.models.encoder)  # the same model, centred on these texts
         if encoder.options.centre:
             encoder.centre([row[0] for row in texts["train"]], device)
-
-        def vectors(split: str, draw: int) -> Tensor:
-            return encoder.vectors([row[draw % len(row)] for row in texts[split]], device)
-
-        def all_vectors(split: str) -> Tensor:
-            return torch.stack([vectors(split, draw) for draw in range(max(map(len, texts[split])))])
-
+        draws = {split: [*zip(*rows, strict=True)] for split, rows in texts.items()}
+        vectors = {split: torch.stack([encoder.vectors(draw, device) for draw in draws[split]]) for split in draws}
         model = ClickModel(ctr.backbone, ctr.options)
         model.build(module.data.features.vocabulary, encoder.dim, module.models.seed)
         model.to(device)
         train_click_model(
             model,
-            (tables["train"], lambda epoch: vectors("train", epoch)),
-            (tables["val"], all_vectors("val")),
+            (tables["train"], lambda epoch: vectors["train"][epoch % len(vectors["train"])]),
+            (tables["val"], vectors["val"]),
             module.data.ctr_batch_size,
             _ctr_epochs(module.plan),
             _ctr_epochs(module.plan.full),
             module.models.seed,
         )
-        val, test = (mean_score(model, tables[split], all_vectors(split)) for split in ("val", "test"))
+        val, test = (mean_score(model, tables[split], vectors[split]) for split in ("val", "test"))
     return Scores(test.tolist(), fit_temperature(val, tables["val"].label))
 
 
