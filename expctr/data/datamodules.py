@@ -265,7 +265,7 @@ class RatingsDataModule(L.LightningDataModule):
         return {name: self.read_ratings(Path(getattr(self.splits, name))) for name in SPLITS} if self.splits else {}
 
     def _load(self) -> tuple[pl.DataFrame, DataSummary]:
-        files = [*self.read().files, *(table.path for table in self._own_splits().values())]
+        files = [*self.read().files, *(path for table in self._own_splits().values() for path in table.files)]
         return cached_samples(files, self.options, self._make, self.cache_dir)
 
     def _make(self) -> tuple[pl.DataFrame, DataSummary]:

@@ -13,16 +13,23 @@ from expctr.errors import DataError
 
 @dataclass(frozen=True)
 class RawTable:
-    """One raw file as a lazy table.
+    """One raw file, or several of one kind, as a lazy table.
 
     Attributes:
         frame: the columns of the reader, and `row` (line of the file, from 1), `problem` (null in a good row), `column`
             (where the problem is) and `line` (the raw text).
-        path: the file, for messages.
+        path: the file, for messages; of several files, what the user named.
+        parts: the files, if there are several.
     """
 
     frame: pl.LazyFrame
     path: Path
+    parts: tuple[Path, ...] = ()
+
+    @property
+    def files(self) -> tuple[Path, ...]:
+        """All files that are read."""
+        return self.parts or (self.path,)
 
     def collect(self, columns: Sequence[str | pl.Expr], on_bad_row: OnBadRow, dropped: Counter[str]) -> pl.DataFrame:
         """Reads some columns of the good rows, and adds the number of skipped rows by reason to `dropped`.
@@ -79,4 +86,5 @@ class RawTables:
 
     @property
     def files(self) -> list[Path]:
-        return [table.path for table in (self.interactions, self.items, self.users) if table is not None]
+        tables = (self.interactions, self.items, self.users)
+        return [path for table in tables if table is not None for path in table.files]
