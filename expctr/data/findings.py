@@ -97,7 +97,8 @@ def _order(summary: DataSummary, options: SampleOptions) -> list[str]:
         return []
     return [
         f"{summary.tied:.0%} of the interactions share their time with another of the same user, so the order of a "
-        "history is mostly drawn at random. Fix: give timestamps in seconds; dates alone are too coarse"
+        "history is mostly drawn at random. Fix: give finer timestamps. Where people rate many items at once, "
+        "there are none, and the order says little"
     ]
 
 
