@@ -1,11 +1,12 @@
 """The data modules: each names a reader, its defaults and its nouns; `RatingsDataModule` does the rest."""
 
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from math import inf
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, Literal
 
 import lightning as L
@@ -18,6 +19,7 @@ from torch import Tensor
 from expctr.data.batches import BatchSpec, EpochSampler, Nouns, ResumableLoader, SampleTable
 from expctr.data.cache import cached_samples
 from expctr.data.catalogue import Catalogue
+from expctr.data.feature_kinds import FeatureKind
 from expctr.data.features import Features
 from expctr.data.interactions import titled_items, user_ratings
 from expctr.data.new_users import new_user_samples, read_new_users
@@ -86,6 +88,8 @@ class RatingsDataModule(L.LightningDataModule):
     """Vocabularies fitted on its training rows."""
     summary: DataSummary
     """What became of the raw rows."""
+    feature_kinds: Mapping[str, FeatureKind] = MappingProxyType({})
+    """Kinds of side features, by their column in `samples`, in place of those by type."""
     query_rows: pl.DataFrame | None = None
     """Rows like those of `samples` that `predict` is asked for, in place of `people` and of the test split."""
 
@@ -153,7 +157,7 @@ class RatingsDataModule(L.LightningDataModule):
             vars(self.trainer)["reload_dataloaders_every_n_epochs"] = 1  # each epoch has its own order
         if not self._tables:
             self.samples, self.summary = self._load()
-            self.features = Features.fit(self.samples, self.fields, self.history_counts)
+            self.features = Features.fit(self.samples, self.fields, self.history_counts, self.feature_kinds)
 
     def rows(self, split: str) -> pl.DataFrame:
         return self.samples.filter(split=split)
