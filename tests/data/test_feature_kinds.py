@@ -143,7 +143,9 @@ def test_nothing_is_learnt_of_numbers_that_are_all_missing_or_infinite() -> None
 def test_bins_hold_as_many_rows_each() -> None:
     numbers = np.arange(100.0)
     assert lower_bounds(numbers) == [5.0 * i for i in range(20)]
-    places = bin_of(pl.Series([0.0, 4.9, 5.0, 99.0, 1e9, INF, -3.0, -INF]), lower_bounds(numbers))
+    places = bin_of(
+        pl.Series([0.0, 4.9, 5.0, 99.0, 1e9, INF, -3.0, -INF]), vocabulary_of(pl.Series(numbers), "quantiles")
+    )
     assert places.tolist() == [0, 0, 1, 19, 19, 19, 0, 0]
 
 

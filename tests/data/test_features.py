@@ -11,7 +11,8 @@ from tiny import KINDS, typed_samples
 from expctr.data.batches import SampleTable, SampleText
 from expctr.data.catalogue import Catalogue
 from expctr.data.feature_kinds import FeatureKind
-from expctr.data.features import UNSEEN, Features, Vocabulary, history_counts
+from expctr.data.features import UNSEEN, Features, Vocabulary
+from expctr.data.history_counts import history_counts
 from expctr.data.new_users import NewUser, new_user_samples
 
 
