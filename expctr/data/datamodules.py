@@ -1,11 +1,12 @@
 """The data modules: each names a reader, its defaults and its nouns; `RatingsDataModule` does the rest."""
 
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from math import inf
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, Literal
 
 import lightning as L
@@ -18,6 +19,7 @@ from torch import Tensor
 from expctr.data.batches import BatchSpec, EpochSampler, Nouns, ResumableLoader, SampleTable
 from expctr.data.cache import cached_samples
 from expctr.data.catalogue import Catalogue
+from expctr.data.feature_kinds import FeatureKind
 from expctr.data.features import Features
 from expctr.data.findings import findings
 from expctr.data.interactions import ratings_of_users, titled_items
@@ -97,6 +99,8 @@ class RatingsDataModule(L.LightningDataModule):
     """Vocabularies fitted on its training rows."""
     summary: DataSummary
     """What became of the raw rows."""
+    feature_kinds: Mapping[str, FeatureKind] = MappingProxyType({})
+    """Kinds of side features, by their column in `samples`, in place of those by type."""
     findings: Sequence[str] = ()
     """What looks wrong in them; filled by `prepare_data`."""
     query_rows: pl.DataFrame | None = None
@@ -167,7 +171,7 @@ class RatingsDataModule(L.LightningDataModule):
             vars(self.trainer)["reload_dataloaders_every_n_epochs"] = 1  # each epoch has its own order
         if not self._tables:
             self.samples, self.summary = self._load()
-            self.features = Features.fit(self.samples, self.fields, self.history_counts)
+            self.features = Features.fit(self.samples, self.fields, self.history_counts, self.feature_kinds)
 
     def rows(self, split: str) -> pl.DataFrame:
         return self.samples.filter(split=split)
