@@ -98,12 +98,18 @@ def _run(given: list[str]) -> None:
 def silence_libraries() -> None:
     """Drop warnings of libraries about what is so on purpose, before these are imported."""
     logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # it misses an optional package for 4 bits on CPU
+    advertised = "litlogger"
+    logging.getLogger("lightning.pytorch.utilities.rank_zero").addFilter(
+        lambda line: advertised not in line.getMessage()
+    )
     for message in (
         "does not have many workers",  # batches are slices of tensors in memory
         r"module\(s\) in eval mode",  # the language model is never in train mode: dropout would break PPO's ratio
         "`is_gradient_checkpointing` is deprecated",
         "isinstance.treespec, LeafSpec.",
         "`torch.jit.script",
+        "predict returned None",  # results are written by a callback
+        "Total length of `ResumableLoader` across ranks is zero",  # a predictor is loaded by predicting no rows
     ):
         warnings.filterwarnings("ignore", message=f".*{message}.*")
 

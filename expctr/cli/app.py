@@ -27,11 +27,18 @@ from expctr.modules.expctr import ExpCTRModule
 from expctr.training.checkpoint import RunCheckpoint, checkpoint_folder, checkpoints
 from expctr.training.fsdp import ShardedStrategy
 from expctr.training.lock import hold
+from expctr.training.progress import ProgressLog
 from expctr.training.scheduler import StageProgressBar, StageScheduler
 from expctr.training.selection import check_same_options, check_sharding, select_checkpoint
 from expctr.training.signals import Stopped
 
-CALLBACKS = {"stages": StageScheduler, "checkpoint": RunCheckpoint, "results": ResultWriter, "alarms": Alarms}
+CALLBACKS = {
+    "stages": StageScheduler,
+    "checkpoint": RunCheckpoint,
+    "results": ResultWriter,
+    "alarms": Alarms,
+    "progress": ProgressLog,
+}
 """Callbacks of every run, by the name of their options."""
 
 

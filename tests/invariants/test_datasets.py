@@ -1,6 +1,7 @@
 """Every dataset of the paper trains through all stages, from its raw files."""
 
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -44,9 +45,13 @@ def test_it_trains_and_tests(name: str, world: World) -> None:
     DATASETS[name](raw)
     options = [*world.options(name), f"--data={name}", f"--data.init_args.path={raw}"]
     short = ["--stages.rounds=1", "--stages.ctr.epochs=1", "--trainer.limit_train_batches=2"]
-    read = expctr("fit", *options, *short).ok().output
+    read = expctr("fit", *options, *short, "--progress.every_seconds=0").ok().output
     assert "480" in read
     assert "kept" in read
+    assert re.search(
+        r"^lc epoch 1 \(1/3 of the plan\), batch 1/2; .*reward_lc .* samples/s; .* left", read, re.MULTILINE
+    )
+    assert re.search(r"^ic1 epoch 1 \(3/3 of the plan\) done in \d:\d\d; .*; 0:00 left$", read, re.MULTILINE)
     assert {"lc/reward_lc", "ctr/loss", "ic/reward_ic"} <= set(curves(world.folder / name))
     table = expctr("test", *options, *short).ok().output
     assert "unmistakable words" not in table
