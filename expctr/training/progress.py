@@ -105,8 +105,7 @@ def duration(seconds: float) -> str:
 
 
 def _in_log(trainer: L.Trainer) -> bool:
-    bar = trainer.progress_bar_callback
-    return trainer.is_global_zero and not (bar is not None and bar.is_enabled and sys.stdout.isatty())
+    return trainer.is_global_zero and not (trainer.progress_bar_callback and sys.stdout.isatty())
 
 
 def _kind(module: L.LightningModule) -> str:
