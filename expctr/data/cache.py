@@ -21,17 +21,19 @@ def cached_samples(
     options: SampleOptions,
     make: Callable[[], tuple[pl.DataFrame, DataSummary]],
     folder: str | None = None,
+    reading: object = None,
 ) -> tuple[pl.DataFrame, DataSummary]:
     """Loads the samples that were made from the same files with the same options, or makes and saves them.
 
-    They are made again if the path, size or time of a raw file changes, or if their checksum shows damage. The default
-    folder is `$XDG_CACHE_HOME/expctr` or `~/.cache/expctr`.
+    They are made again if the path, size or time of a raw file changes, or if their checksum shows damage. `reading` is
+    whatever else decides what is read, as plain values. The default folder is `$XDG_CACHE_HOME/expctr` or
+    `~/.cache/expctr`.
 
     Raises:
         DataError: a file changed while it was read, or the samples cannot be saved.
     """
     stats = _stats(files)
-    key = hashlib.sha256(json.dumps([_FORMAT, stats, asdict(options)]).encode()).hexdigest()[:16]
+    key = hashlib.sha256(json.dumps([_FORMAT, stats, asdict(options), reading]).encode()).hexdigest()[:16]
     base = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "expctr"
     rows, about = (Path(folder or base) / f"{key}.{kind}" for kind in ("parquet", "json"))
     try:

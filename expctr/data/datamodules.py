@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from math import inf
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import lightning as L
 import polars as pl
@@ -86,6 +86,8 @@ class RatingsDataModule(L.LightningDataModule):
     """Vocabularies fitted on its training rows."""
     summary: DataSummary
     """What became of the raw rows."""
+    default_samples: ClassVar[SampleOptions] = SampleOptions()
+    """Whoever gives splits of their own is warned of other values than these that have no effect then."""
     query_rows: pl.DataFrame | None = None
     """Rows like those of `samples` that `predict` is asked for, in place of `people` and of the test split."""
 
@@ -121,7 +123,7 @@ class RatingsDataModule(L.LightningDataModule):
         self.paper_dataset = paper_dataset
         self.fields = fields
         self.history_counts = history_counts
-        idle = [name for name in IGNORED_WITH_SPLITS if getattr(samples, name) != getattr(SampleOptions, name)]
+        idle = [name for name in IGNORED_WITH_SPLITS if getattr(samples, name) != getattr(self.default_samples, name)]
         if splits and idle:
             rank_zero_warn(
                 f"data.splits: all rows of your files are samples; samples.{', samples.'.join(idle)} "

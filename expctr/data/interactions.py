@@ -36,9 +36,17 @@ def load_interactions(
     events = _clean(_read(sources, options, dropped, summary), titled, options, dropped, summary)
     summary.dropped = dict(dropped)
     tie = mix(draws_of_ids(events["user"], options.seed) ^ mix(draws_of_ids(events["item"], options.seed)))
-    time = ["timestamp"] if options.order == "time" else []
-    events = events.with_columns(pl.Series("tie", tie)).sort(pl.col("user").to_physical(), *time, "tie")
-    return events.with_columns(pl.Series("draw", mix(events["tie"].to_numpy())))
+    keys = ["timestamp", "tie"] if options.order == "time" else ["tie"]
+    if options.repeats == "keep":
+        tie = mix(tie + events["timestamp"].fill_null(0).to_numpy().astype(np.uint64))
+        keys.append("rating")
+    events = events.with_columns(pl.Series("tie", tie)).sort(pl.col("user").to_physical(), *keys)
+    tie = events["tie"].to_numpy()
+    if options.repeats == "keep":  # rows of one user, item and time have one tie, but each needs its own draw
+        place = np.arange(tie.size, dtype=np.uint64)
+        is_new = np.append(True, tie[1:] != tie[:-1])[: tie.size]
+        tie = tie + place - np.maximum.accumulate(np.where(is_new, place, np.uint64(0)))
+    return events.with_columns(pl.Series("draw", mix(tie)))
 
 
 def user_ratings(
@@ -59,6 +67,7 @@ def user_ratings(
     source = {name: RawTable(own.lazy(), table.path)}
     events = load_interactions(source, items["item"], replace(options, min_ratings=1), DataSummary())
     rated = events.select(pl.col("item").cast(pl.String), liked=is_liked(options))
+    rated = rated.unique("item", keep="last", maintain_order=True)
     return rated.join(items, on="item", how="left", maintain_order="left").select("item", "title", "liked")
 
 
@@ -71,6 +80,8 @@ def titled_items(tables: RawTables, options: SampleOptions, dropped: Counter[str
 def is_liked(options: SampleOptions) -> pl.Expr:
     """Whether the column `rating` means liked."""
     rating = pl.col("rating")
+    if options.threshold is None:
+        return rating > 0
     return rating >= options.threshold if options.threshold_op == "ge" else rating > options.threshold
 
 
@@ -115,7 +126,8 @@ def _clean(
     known[titles] = True
     summary.untitled = 1 - float(known[np.unique(codes)].mean()) if codes.size else 0.0
     events = keep(events, pl.Series(known[codes]), "item without a title")
-    events = keep(events, ~_is_superseded(events), "earlier rating of the same item by the same user")
+    if options.repeats == "latest":
+        events = keep(events, ~_is_superseded(events), "earlier rating of the same item by the same user")
     events = keep(events, pl.len().over("user") >= options.min_ratings, "user with fewer ratings than min_ratings")
     summary.interactions, summary.users = events.height, events["user"].n_unique()
     summary.items = events["item"].n_unique()

@@ -18,6 +18,7 @@ class DataSummary:
 
     Attributes:
         rule: the labelling rule in words.
+        notes: how the reader understood the files, and what else is good to know.
         rows: rating rows read; the sum of `interactions` and of those `dropped`, by reason.
         side_dropped: rows of the item and user files not used, by reason.
         interactions: rows left, of so many `users` and `items`.
@@ -30,6 +31,7 @@ class DataSummary:
     """
 
     rule: str = ""
+    notes: list[str] = field(default_factory=list)
     rows: int = 0
     dropped: dict[str, int] = field(default_factory=dict)
     side_dropped: dict[str, int] = field(default_factory=dict)
@@ -87,4 +89,4 @@ def summary_tables(summary: DataSummary) -> Group:
     if summary.withheld:
         notes.append(f"history entries withheld: {summary.withheld:,} (targets of a later split)")
     splits.caption, splits.caption_justify = "\n".join(notes), "left"
-    return Group(rows, splits)
+    return Group(*(Text(printable(note)) for note in summary.notes), rows, splits)

@@ -13,6 +13,9 @@ TOO_FEW, TOO_MANY, BAD_CSV = "too few columns", "too many columns", "not a row o
 UNDECODABLE, NUL = "undecodable bytes", "NUL byte"
 NOT_JSON, NO_ID = "not a JSON object", "no user or item id"
 NOT_A_NUMBER, OUT_OF_RANGE, BAD_TIME = "rating is not a number", "rating out of range", "timestamp is not a number"
+BAD_LABEL, BAD_SPLIT = "label is neither 1 nor 0", "split is none of train, val and test"
+NO_TIME, OTHER_TIME = "no timestamp", "timestamp is unlike most others"
+BAD_FEATURE, BAD_HISTORY = "feature is not of its kind", "history and its labels do not match"
 FIXES = {
     TOO_FEW: "give the row all its columns",
     TOO_MANY: "put quotes around the value that contains the delimiter",
@@ -24,6 +27,12 @@ FIXES = {
     NOT_A_NUMBER: "write a number",
     OUT_OF_RANGE: "use the rating scale of the dataset",
     BAD_TIME: "write seconds since 1970",
+    BAD_LABEL: "write 1 or 0, true or false; a rating belongs in data.columns.rating, with data.samples.threshold",
+    BAD_SPLIT: "write train, val or test",
+    NO_TIME: "give the row a time",
+    OTHER_TIME: "write all times in one form and one unit",
+    BAD_FEATURE: "correct the value, or choose the kind category in data.features",
+    BAD_HISTORY: "give each entry of the history one label, 1 or 0",
 }
 PROBLEM = pl.Enum(list(FIXES))
 """Type of the column `problem`. An enum takes one byte per row; the column is read for every row."""

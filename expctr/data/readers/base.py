@@ -17,7 +17,7 @@ class RawTable:
 
     Attributes:
         frame: the columns of the reader, and `row` (line of the file, from 1), `problem` (null in a good row), `column`
-            (where the problem is) and `line` (the raw text).
+            (where the problem is) and `line` (the raw text); of several files, also `file`.
         path: the file, for messages; of several files, what the user named.
         parts: the files, if there are several.
     """
@@ -54,17 +54,18 @@ class RawTable:
 
     def collect_unique(self, key: str, on_bad_row: OnBadRow, dropped: Counter[str]) -> pl.DataFrame:
         """Collects all columns of a small table. Keeps the first row per key, and counts the others as dropped."""
-        frame = self.collect([pl.exclude("row", "line", "problem", "column")], on_bad_row, dropped)
+        frame = self.collect([pl.exclude("row", "line", "problem", "column", "file")], on_bad_row, dropped)
         unique = frame.unique(key, keep="first", maintain_order=True)
         if frame.height > unique.height:
             dropped[f"{self.path.name}: {key} listed twice"] += frame.height - unique.height
         return unique
 
     def _first_problem(self, count: int, rows: int) -> DataError:
-        bad = self.frame.filter(pl.col("problem").is_not_null()).select("row", "problem", "column", "line")
-        row, problem, column, line = bad.head(1).collect().row(0)
+        place = pl.col("file") if "file" in self.frame.collect_schema() else pl.lit(str(self.path))
+        bad = self.frame.filter(pl.col("problem").is_not_null()).select(place, "row", "problem", "column", "line")
+        path, row, problem, column, line = bad.head(1).collect().row(0)
         return DataError(
-            f"{problem}, {self.path}, row {row:,}, column {column}: {line[:120]!r}. Fix: {FIXES[problem]}; or count "
+            f"{problem}, {path}, row {row:,}, column {column}: {line[:120]!r}. Fix: {FIXES[problem]}; or count "
             f"and skip bad rows with data.samples.on_bad_row: skip ({count:,} of {rows:,} rows are bad)"
         )
 
@@ -78,11 +79,18 @@ class RawTables:
             null if the dataset has reviews.
         items: `item`, `title` (null if unknown) and side features: integers, strings, lists of strings.
         users: `user` and side features; None if the dataset has no file about users.
+        notes: how the reader understood the files, for people.
     """
 
     interactions: RawTable
     items: RawTable
     users: RawTable | None = None
+    notes: tuple[str, ...] = ()
+
+    @property
+    def is_ready(self) -> bool:
+        """Whether each interaction has its history: `history` (titles or ids, oldest first) and `history_liked`."""
+        return "history" in self.interactions.frame.collect_schema()
 
     @property
     def files(self) -> list[Path]:

@@ -95,6 +95,12 @@ def read_delimited(
     return RawTable(frame, path)
 
 
+def read_header(path: Path) -> list[str]:
+    """The names of the columns of a file with a header. Its delimiter is the one that splits it into the most names."""
+    _, head, _ = _read_lines(path, "utf-8")
+    return [name.strip() for name in max((_split_line(head["line"][0], d) for d in _DELIMITERS), key=len)]
+
+
 def plain_header(header: str) -> str:
     """Removes case, punctuation and the type that RecBole adds: `User-ID` and `user_id:token` are both `userid`."""
     return "".join(c for c in header.split(":")[0].lower() if c.isalnum())
