@@ -46,6 +46,7 @@ def load_interactions(
         place = np.arange(tie.size, dtype=np.uint64)
         is_new = np.append(True, tie[1:] != tie[:-1])[: tie.size]
         tie = tie + place - np.maximum.accumulate(np.where(is_new, place, np.uint64(0)))
+    summary.tied = _tied_share(events)
     return events.with_columns(pl.Series("draw", mix(tie)))
 
 
@@ -138,6 +139,13 @@ def _clean(
             "the same item ids and that items have titles, or lower data.samples.min_ratings"
         )
     return events
+
+
+def _tied_share(events: pl.DataFrame) -> float:
+    """The share of rows, sorted by user and time, at the same time as another row of their user."""
+    user, time = id_codes(events["user"]), events["timestamp"].fill_null(0).to_numpy()
+    same = (user[1:] == user[:-1]) & (time[1:] == time[:-1])
+    return float((np.r_[same, False] | np.r_[False, same]).mean())
 
 
 def _is_superseded(events: pl.DataFrame) -> pl.Series:

@@ -72,6 +72,11 @@ class SampleOptions:
             raise UserError("data.samples.balance needs both labels, and data.samples.negatives has positives only")
 
     @property
+    def split_rule(self) -> Literal["random", "user", "time"]:
+        """`split`, or what it stands for if it is null."""
+        return self.split or ("time" if self.order == "time" else "random")
+
+    @property
     def rule(self) -> str:
         """The labelling rule in words."""
         sign = ">=" if self.threshold_op == "ge" else ">"

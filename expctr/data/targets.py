@@ -59,15 +59,14 @@ def draw_splits(targets: pl.DataFrame, options: SampleOptions) -> NDArray[np.int
     """The split of each target, as its position in `SPLITS`."""
     val, test = (round(targets.height * share) for share in options.fractions[1:])
     bounds = np.array([targets.height - val - test, targets.height - test])
-    rule = options.split or ("time" if options.order == "time" else "random")
-    if rule == "time":
+    if options.split_rule == "time":
         order = np.lexsort((targets["tie"].to_numpy(), targets["timestamp"].to_numpy()))
     else:
-        by_user = rule == "user"
+        by_user = options.split_rule == "user"
         draw = draws_of_ids(targets["user"], options.seed) if by_user else targets["draw"].to_numpy()
         order = np.argsort(redraw(draw, 2), kind="stable")
     place = np.empty(targets.height, dtype=np.int64)
     place[order] = np.arange(targets.height)
-    if rule == "user":
+    if options.split_rule == "user":
         place = targets.with_columns(pl.Series("place", place)).select(pl.min("place").over("user"))["place"].to_numpy()
     return np.searchsorted(bounds, place, side="right").astype(np.int8)
