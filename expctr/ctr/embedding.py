@@ -1,4 +1,4 @@
-"""Embedding of fields: from index tensors to one vector per field."""
+"""Embedding of fields: from indices and numbers to one vector per field."""
 
 from collections.abc import Mapping
 from typing import NamedTuple
@@ -20,6 +20,9 @@ class FieldEmbeddings(nn.Module):
 
     While training, each index is replaced by the field's OOV index with probability `oov_rate`. So the OOV row, which
     stands for new users and items at inference, is trained. The draws come from torch's global generator.
+
+    A number stands for the index 2 of its field, whose vector is multiplied by it. NaN, a missing number, stands for
+    the index 3, or for OOV if the field has no index 3.
 
     A field of more values than `max_rows` keeps that many rows, which its values share by a hash ("feature hashing",
     Weinberger et al., ICML 2009). Tables, gradients and Adam's moments then do not grow with the vocabulary. Padding
@@ -82,7 +85,8 @@ class FieldEmbeddings(nn.Module):
         """Look up and pool: `[batch, fields, dim]`, fields in the order of `names`.
 
         Args:
-            features: int64 `[batch]`, or `[batch, values]` with 0 as padding, for every field; others are ignored.
+            features: int64 `[batch]`, or `[batch, values]` with 0 as padding, or numbers `[batch]`, for every field;
+                others are ignored.
 
         Raises:
             KeyError: a field is missing.
@@ -90,18 +94,22 @@ class FieldEmbeddings(nn.Module):
         """
         if missing := [name for name in self.names if name not in features]:
             raise KeyError(f"the batch lacks the fields {missing}; it has {sorted(features)}")
-        parts = [features[name] if features[name].ndim == 2 else features[name][:, None] for name in self.names]
+        parts = [self._indices(name, features[name]) for name in self.names]
         index = torch.cat(parts, dim=1)
         columns = self._columns(tuple(part.shape[1] for part in parts), index.device)
         self._check(index, columns)
 
         there = (index != PADDING).flatten().nonzero()[:, 0]  # most columns of a history are padding
-        row = self._hashed(self._hide(index), columns.size) + columns.start
+        shown = self._hide(index)
+        row = self._hashed(shown, columns.size) + columns.start
         bag = columns.field + len(self.names) * torch.arange(len(index), device=index.device)[:, None]
         row, bag = row.flatten().index_select(0, there), bag.flatten().index_select(0, there)
+        vectors = self.weight.index_select(0, row)
+        if any(features[name].is_floating_point() for name in self.names):
+            vectors = vectors * self._factors(features, parts, shown).flatten().index_select(0, there)[:, None]
         # twice as fast as embedding_bag, whose backward pass sorts
         bags, dim = len(index) * len(self.names), self.weight.shape[1]
-        summed = self.weight.new_zeros(bags, dim).index_add(0, bag, self.weight.index_select(0, row))
+        summed = self.weight.new_zeros(bags, dim).index_add(0, bag, vectors)
         count = self.weight.new_zeros(bags, 1).index_add(0, bag, self.weight.new_ones(len(bag), 1))
         return (summed / count.clamp_min(1)).view(len(index), len(self.names), dim)
 
@@ -117,6 +125,21 @@ class FieldEmbeddings(nn.Module):
         index = self._hashed(self._hide(index), limit)
         rows = torch.where(index == PADDING, PADDING, index + self._start[name])
         return F.embedding(rows, self.weight, padding_idx=PADDING)
+
+    def _indices(self, name: str, values: Tensor) -> Tensor:
+        """The indices of a field's values, `[batch, values]`."""
+        if values.is_floating_point():
+            values = torch.where(values.isnan(), FIRST + 1 if self._size[name] > FIRST + 1 else UNSEEN, FIRST)
+        return values if values.ndim == 2 else values[:, None]
+
+    def _factors(self, features: Mapping[str, Tensor], parts: list[Tensor], shown: Tensor) -> Tensor:
+        """What each vector is multiplied by, `[batch, columns]`: the number where one is shown, 1 elsewhere."""
+        given = [features[name] for name in self.names]
+        factors = [
+            values[:, None] if values.is_floating_point() else torch.ones_like(part, dtype=self.weight.dtype)
+            for values, part in zip(given, parts, strict=True)
+        ]
+        return torch.cat(factors, dim=1).to(self.weight.dtype).where(shown == FIRST, 1)
 
     def _hide(self, index: Tensor) -> Tensor:
         if not self.training or self.oov_rate == 0:

@@ -1,11 +1,12 @@
 """The data modules: each names a reader, its defaults and its nouns; `RatingsDataModule` does the rest."""
 
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from math import inf
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, ClassVar, Literal
 
 import lightning as L
@@ -18,6 +19,7 @@ from torch import Tensor
 from expctr.data.batches import BatchSpec, EpochSampler, Nouns, ResumableLoader, SampleTable
 from expctr.data.cache import cached_samples
 from expctr.data.catalogue import Catalogue
+from expctr.data.feature_kinds import FeatureKind
 from expctr.data.features import Features
 from expctr.data.findings import findings
 from expctr.data.interactions import titled_items, user_ratings
@@ -101,6 +103,8 @@ class RatingsDataModule(L.LightningDataModule):
     """Whoever gives splits of their own is warned of other values than these that have no effect then."""
     findings: Sequence[str] = ()
     """What looks wrong in them; filled by `prepare_data`."""
+    feature_kinds: Mapping[str, FeatureKind] = MappingProxyType({})
+    """Kinds of side features, by their column in `samples`, in place of those by type."""
     query_rows: pl.DataFrame | None = None
     """Rows like those of `samples` that `predict` is asked for, in place of `people` and of the test split."""
 
@@ -169,7 +173,7 @@ class RatingsDataModule(L.LightningDataModule):
             vars(self.trainer)["reload_dataloaders_every_n_epochs"] = 1  # each epoch has its own order
         if not self._tables:
             self.samples, self.summary = self._load()
-            self.features = Features.fit(self.samples, self.fields, self.history_counts)
+            self.features = Features.fit(self.samples, self.fields, self.history_counts, self.feature_kinds)
 
     def rows(self, split: str) -> pl.DataFrame:
         return self.samples.filter(split=split)

@@ -1,15 +1,27 @@
-"""Features of the CTR models: vocabularies fitted on training rows, and samples as index tensors."""
+"""Features of the CTR models: vocabularies and numbers of the training rows, and samples as tensors."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from types import MappingProxyType
+from typing import Any, TypeVar
 
 import numpy as np
 import polars as pl
 import torch
+from lightning.pytorch.utilities import rank_zero_warn
 from numpy.typing import NDArray
 from torch import Tensor
 
+from expctr.data.feature_kinds import (
+    FeatureKind,
+    as_kind,
+    bin_of,
+    is_missing,
+    kinds_of,
+    mean_and_deviation,
+    standardised,
+    vocabulary_of,
+)
 from expctr.data.random_draws import Ints
 from expctr.errors import UserError
 
@@ -20,7 +32,8 @@ _SHARES = {"liked": "target", "disliked": "target"}
 _HISTORY = "history"
 _COUNTS = ("history_count", "history_liked_count", "history_liked_share")
 _STEPS = 20  # the share of liked titles is rounded to multiples of 1 / 20
-_BUCKET = 5  # width for integers (year, age): "1995" stands for 1995 to 1999
+T = TypeVar("T")
+_NONE: Mapping[str, Any] = MappingProxyType({})
 
 
 @dataclass(frozen=True)
@@ -28,7 +41,8 @@ class Vocabulary:
     """The fields and sizes that a CTR model is built for."""
 
     sizes: Mapping[str, int]
-    """Field -> rows of its embedding table, with those for padding and unseen values."""
+    """Field -> rows of its embedding table: for padding, for unseen values, for each value (a `number` has one row for
+    all of them), and for missing values if they have an index."""
     shares: Mapping[str, str] = field(default_factory=dict)
     """Field -> the field whose embedding table it shares."""
     history: int = 0
@@ -36,71 +50,113 @@ class Vocabulary:
 
 
 class Features:
-    """Turns samples into index tensors.
+    """Turns samples into tensors: of indices, and of numbers.
 
     Fields are `user`, `target`, the histories `liked` and `disliked` (lists, which share the vocabulary of `target`),
     and the side features `user_*` and `target_*` that have a value in some training row; or a selection of these. The
     numbers of `history_counts` may join them. For sequential models there is also the history in its order: `history`
     holds item indices as in `target`, oldest first, and `history_liked` whether each was liked.
+
+    Missing values of a side feature with a kind (`feature_kinds`) have an index of their own, the last one, if training
+    rows have some; otherwise they count as unseen. Side features without a kind are whole numbers, read in steps of
+    five, strings, and lists of strings. Their missing values count as unseen, and missing lists as empty.
     """
 
-    def __init__(self, vocabularies: Mapping[str, list[str]], lists: list[str], history: int = 0) -> None:
-        """Takes what `fit` finds: each field's values in the order of their indices, the fields that hold several
-        values per row, and the length of the longest history (0 for none).
+    def __init__(
+        self,
+        vocabularies: Mapping[str, list[str]],
+        lists: Sequence[str],
+        history: int = 0,
+        kinds: Mapping[str, FeatureKind] = _NONE,
+        numbers: Mapping[str, list[float]] = _NONE,
+        missing: Sequence[str] = (),
+    ) -> None:
+        """Takes what `fit` finds in the training rows.
+
+        Args:
+            vocabularies: each field's values in the order of their indices; of `quantiles`, the bins' lower bounds.
+            lists: the fields that hold several values per row.
+            history: the length of the longest history; 0 for none.
+            kinds: the kinds of the side features that have one.
+            numbers: mean and standard deviation of the fields of the kind `number`.
+            missing: the fields whose missing values have an index.
         """
-        self.vocabularies = dict(vocabularies)
-        self.lists = list(lists)
-        self.history = history
+        self.vocabularies, self.numbers, self.kinds = dict(vocabularies), dict(numbers), dict(kinds)
+        self.lists, self.missing, self.history = list(lists), list(missing), history
 
     @classmethod
-    def fit(cls, samples: pl.DataFrame, fields: Sequence[str] | None = None, with_counts: bool = False) -> "Features":
+    def fit(
+        cls,
+        samples: pl.DataFrame,
+        fields: Sequence[str] | None = None,
+        with_counts: bool = False,
+        kinds: Mapping[str, FeatureKind] = _NONE,
+    ) -> "Features":
         """Collects the values of the training rows of `samples.make_samples`, for some fields or all.
 
         Args:
             samples: the samples of all splits.
             fields: names of the fields; `None` for all.
             with_counts: add the numbers of `history_counts`.
+            kinds: kinds of side features, by column (`target_price`), in place of those by type.
 
         Raises:
-            UserError: no such field, or the field whose vocabulary it shares is not kept.
+            UserError: no such field, the field whose vocabulary it shares is not kept, or a kind does not fit.
         """
         train = samples.filter(split="train")
         side = [c for c in samples.columns if c.startswith(("user_", "target_")) and c != "target_title"]
         vocabularies = {
-            "user": _distinct(train["user"]),
-            "target": _distinct(train["target"], train["liked"], train["disliked"]),
+            "user": vocabulary_of(train["user"]),
+            "target": vocabulary_of(pl.concat([train["target"], *(train[name].explode() for name in _SHARES)])),
         }
-        vocabularies |= {c: values for c in side if (values := _distinct(train[c]))}
+        read_as = kinds_of(samples.select(side), kinds)
+        columns = {name: as_kind(train[name], kind) for name, kind in read_as.items()}
+        known_kinds = {name: kind for name, kind in read_as.items() if kind is not None}
+        vocabularies |= {c: known for c, v in columns.items() if (known := vocabulary_of(v, read_as[c]))}
+        numbers = {c: scale for c, v in columns.items() if read_as[c] == "number" and (scale := mean_and_deviation(v))}
         owners = {**_SHARES, _HISTORY: "target"}
-        kept = [*vocabularies, *owners] if fields is None else fields
+        available = [*vocabularies, *numbers, *owners]
+        if empty := [name for name in known_kinds if name not in available]:
+            rank_zero_warn(f"no training row has a value of {', '.join(empty)}: the CTR models do not see it")
+        kept = available if fields is None else fields
         if not kept:
             raise UserError("data.fields is empty. Fix: name at least one field, or set it to null, which keeps all")
-        if wrong := [name for name in kept if owners.get(name, name) not in vocabularies.keys() & {*kept}]:
-            known = ", ".join([*vocabularies, *owners])
+        if wrong := [name for name in kept if owners.get(name, name) not in {*vocabularies, *numbers} & {*kept}]:
             raise UserError(
-                f"data.fields: {', '.join(wrong)} cannot be used. Fix: choose from {known}; liked, disliked and "
-                "history need target"
+                f"data.fields: {', '.join(wrong)} cannot be used. Fix: choose from {', '.join(available)}; liked, "
+                "disliked and history need target"
             )
-        lists = [*_SHARES, *(c for c in vocabularies if samples[c].dtype == pl.List(pl.String))]
-        longest = int(train[_HISTORY].list.len().max() or 0) if _HISTORY in kept else 0  # type: ignore[arg-type]
-        chosen = {c: v for c, v in vocabularies.items() if c in kept}
-        if with_counts:
-            chosen |= {name: _distinct_numbers(numbers) for name, numbers in history_counts(train).items()}
-        return cls(chosen, [c for c in lists if c in kept], longest)
+        lists = [*_SHARES, *(name for name, values in columns.items() if values.dtype == pl.List(pl.String))]
+        missing = [name for name in known_kinds if is_missing(columns[name]).any()]
+        counts = history_counts(train) if with_counts else {}
+        return cls(
+            _only(kept, vocabularies) | {name: _distinct_numbers(count) for name, count in counts.items()},
+            [name for name in lists if name in kept],
+            int(train[_HISTORY].list.len().max() or 0) if _HISTORY in kept else 0,  # type: ignore[arg-type]
+            _only(kept, known_kinds),
+            _only(kept, numbers),
+            [name for name in missing if name in kept],
+        )
 
     @classmethod
     def from_state(cls, state: Mapping[str, Any]) -> "Features":
         """Restores the features of a checkpoint."""
-        return cls(state["vocabularies"], state["lists"], state.get("history", 0))
+        since = {name: state[name] for name in ("history", "kinds", "numbers", "missing") if name in state}
+        return cls(state["vocabularies"], state["lists"], **since)
 
     @property
     def fields(self) -> list[str]:
-        """All field names: those with a vocabulary, then those that share one."""
-        return [*self.vocabularies, *self.shares]
+        """All field names: those with a vocabulary, numbers, then those that share a vocabulary."""
+        return [*self.vocabularies, *self.numbers, *self.shares]
 
     @property
     def sizes(self) -> dict[str, int]:
-        return {name: FIRST + len(self.vocabularies[_SHARES.get(name, name)]) for name in self.fields}
+        values = {name: len(known) for name, known in self.vocabularies.items()} | dict.fromkeys(self.numbers, 1)
+        return {name: FIRST + values[_SHARES.get(name, name)] + (name in self.missing) for name in self.fields}
+
+    def missing_index(self, name: str) -> int:
+        """The index of a field's missing values."""
+        return self.sizes[name] - 1 if name in self.missing else UNSEEN
 
     @property
     def shares(self) -> dict[str, str]:
@@ -111,12 +167,12 @@ class Features:
         return Vocabulary(self.sizes, self.shares, self.history)
 
     def encode(self, samples: pl.DataFrame) -> dict[str, Tensor]:
-        """Looks up the index of every value.
+        """Looks up the index of every value, and standardises numbers.
 
         Returns:
-            Field -> int64 `[rows]`, or `[rows, values]` for lists, padded with 0. If `history` is above 0, also
-            `history` and `history_liked` `[rows, history]`: the latest items, padded with 0 at the end;
-            `history_liked` is 2 for liked and 1 for disliked.
+            Field -> int64 `[rows]`, or `[rows, values]` for lists, padded with 0; float32 `[rows]` for numbers, NaN
+            where they are missing. If `history` is above 0, also `history` and `history_liked` `[rows, history]`: the
+            latest items, padded with 0 at the end; `history_liked` is 2 for liked and 1 for disliked.
         """
         counts = history_counts(samples)
         encoded = {
@@ -135,31 +191,54 @@ class Features:
         return encoded
 
     def check_same(self, other: "Features") -> None:
-        """Raises UserError if the vocabularies of the data differ from those of a checkpoint (`other`)."""
-        mine, theirs = self.vocabularies, other.vocabularies
+        """Raises UserError if the vocabularies or numbers of the data differ from those of a checkpoint (`other`)."""
+        names = dict.fromkeys([*self.vocabularies, *self.numbers, *other.vocabularies, *other.numbers])
         different = [
-            f"{name} ({len(mine.get(name, []))} in the data, {len(theirs.get(name, []))} in the checkpoint)"
-            for name in {**mine, **theirs}
-            if mine.get(name) != theirs.get(name)
+            f"{name} ({self._described(name)} in the data, {other._described(name)} in the checkpoint)"
+            for name in names
+            if self._known_of(name) != other._known_of(name)
         ]
         if different:
+            kinds = ", data.features" if self.kinds or other.kinds else ""
             raise UserError(
                 f"the vocabularies of the data and of the checkpoint differ in values: {', '.join(different)}. Fix: "
-                "use the data.path, data.samples, data.fields and data.history_counts with which the checkpoint was "
-                "trained"
+                f"use the data.path, data.samples, data.fields{kinds} and data.history_counts with which the "
+                "checkpoint was trained"
             )
 
     def state_dict(self) -> dict[str, Any]:
-        """Plain lists and strings, for a checkpoint that is loaded with `weights_only`."""
-        return {"vocabularies": self.vocabularies, "lists": self.lists, "history": self.history}
+        """Plain lists, strings and numbers, for a checkpoint that is loaded with `weights_only`."""
+        fitted = {"kinds": self.kinds, "numbers": self.numbers, "missing": self.missing}
+        return {"vocabularies": self.vocabularies, "lists": self.lists, "history": self.history, **fitted}
+
+    def _known_of(self, name: str) -> tuple[object, ...]:
+        """What the training rows have of a field."""
+        return self.kinds.get(name), self.vocabularies.get(name), self.numbers.get(name), name in self.missing
+
+    def _described(self, name: str) -> str:
+        """The same in a few words, for messages."""
+        kind = f"{self.kinds[name]}: " if name in self.kinds else ""
+        size = str(len(self.vocabularies.get(name, [])))
+        if name in self.numbers:
+            size = "mean {:g}, standard deviation {:g}".format(*self.numbers[name])
+        return f"{kind}{size}{', some missing' * (name in self.missing)}"
 
     def _encode(self, name: str, values: pl.Series) -> Tensor:
+        kind = self.kinds.get(name)
+        values = as_kind(values, kind)
+        if kind == "number":
+            return torch.from_numpy(standardised(values, *self.numbers[name]))
         vocabulary = self.vocabularies[_SHARES.get(name, name)]
-        if name not in self.lists:
-            return torch.from_numpy(_look_up(values, vocabulary))
-        lengths = values.list.len().fill_null(0).to_numpy()
-        found = _look_up(values.explode(empty_as_null=False, keep_nulls=False), vocabulary)
-        return _padded(found, lengths, int(lengths.max(initial=1)))
+        if name in self.lists:
+            lengths = values.list.len().fill_null(0).to_numpy()
+            found = _look_up(values.explode(empty_as_null=False, keep_nulls=False), vocabulary)
+            index = _padded(found, lengths, int(lengths.max(initial=1)))
+        else:
+            index = torch.from_numpy(_bin(values, vocabulary) if kind == "quantiles" else _look_up(values, vocabulary))
+        if kind:
+            first = index if index.ndim == 1 else index[:, 0]
+            first[is_missing(values).to_torch()] = self.missing_index(name)
+        return index
 
 
 def history_counts(samples: pl.DataFrame) -> dict[str, pl.Series]:
@@ -175,22 +254,15 @@ def history_counts(samples: pl.DataFrame) -> dict[str, pl.Series]:
     return dict(zip(_COUNTS, (count, liked, share), strict=True))
 
 
+def _only(names: Sequence[str], values: Mapping[str, T]) -> dict[str, T]:
+    return {name: value for name, value in values.items() if name in names}
+
+
 def _padded(values: Ints, lengths: NDArray[np.uint32], width: int) -> Tensor:
     """Rows of different lengths, concatenated in `values`, as `[rows, width]` with 0 after the end of each."""
     padded = np.full((lengths.size, width), PADDING, dtype=np.int64)
     padded[np.arange(width) < lengths[:, None]] = values
     return torch.from_numpy(padded)
-
-
-def _strings(values: pl.Series) -> pl.Series:
-    if values.dtype == pl.List(pl.String):
-        values = values.explode()
-    return (values // _BUCKET * _BUCKET).cast(pl.String) if values.dtype.is_integer() else values
-
-
-def _distinct(*columns: pl.Series) -> list[str]:
-    values = pl.concat([_strings(column).rename("") for column in columns])
-    return values.drop_nulls().unique().sort().to_list()
 
 
 def _distinct_numbers(numbers: pl.Series) -> list[str]:
@@ -212,9 +284,11 @@ def _nearest(numbers: pl.Series, vocabulary: list[str]) -> Tensor:
     return torch.from_numpy(index)
 
 
+def _bin(numbers: pl.Series, bounds: list[str]) -> Ints:
+    return FIRST + bin_of(numbers, [float(bound) for bound in bounds])
+
+
 def _look_up(values: pl.Series, vocabulary: list[str]) -> Ints:
     index = pl.int_range(FIRST, FIRST + len(vocabulary), eager=True)
-    found = (
-        _strings(values).cast(pl.String).replace_strict(pl.Series(vocabulary, dtype=pl.String), index, default=UNSEEN)
-    )
+    found = values.cast(pl.String).replace_strict(pl.Series(vocabulary, dtype=pl.String), index, default=UNSEEN)
     return found.to_numpy().copy()

@@ -1,0 +1,205 @@
+"""Kinds of side features: how the values of a column are read, and the numbers and bins that training rows give."""
+
+from collections.abc import Mapping
+from math import fsum, sqrt
+from typing import Literal
+
+import numpy as np
+import polars as pl
+from lightning.pytorch.utilities import rank_zero_warn
+from numpy.typing import NDArray
+
+from expctr.data.random_draws import Ints
+from expctr.errors import UserError
+
+FeatureKind = Literal["number", "quantiles", "category", "list", "boolean"]
+"""What the models learn of a side feature. `number`: one vector, times the value; `quantiles`: a vector per bin of
+values, with about as many rows in each; `category`: a vector per value; `list`: the same, averaged over a row's values;
+`boolean`: a vector for true and one for false."""
+
+MOST_BINS = 20
+"""Bins of `quantiles`, at most."""
+
+FARTHEST = 5.0
+"""A `number` farther from the mean than so many standard deviations counts as this far: an outlier does no harm."""
+
+_STEP = 5  # width for integers without a kind (year, age): "1995" stands for 1995 to 1999
+_BOOLEANS = {
+    **dict.fromkeys(("true", "t", "yes", "y", "1", "1.0"), "true"),
+    **dict.fromkeys(("false", "f", "no", "n", "0", "0.0"), "false"),
+}
+_NEEDS: dict[FeatureKind, str] = {
+    "number": "numbers",
+    "quantiles": "numbers",
+    "category": "single values",
+    "list": "lists of values",
+    "boolean": "true and false, yes and no, t and f, y and n, or 1 and 0",
+}
+
+
+def kinds_of(columns: pl.DataFrame, chosen: Mapping[str, FeatureKind]) -> dict[str, FeatureKind | None]:
+    """The kind of each side feature: the chosen one, or else by the type of its column.
+
+    Whole numbers, strings and lists of strings have none by type: they are read as the years, authors and genres of
+    the three datasets (`as_kind`). A column that no kind can read is left out, with a warning.
+
+    Args:
+        columns: the side features of all rows, named as in samples (`target_price`, `user_age`).
+        chosen: kinds by column.
+
+    Raises:
+        UserError: a kind is chosen for a column that does not exist, or cannot read a value of its column.
+    """
+    for name, kind in chosen.items():
+        if name not in columns.columns:
+            known = ", ".join(map(_option, columns.columns)) or "none"
+            raise UserError(f"data.features.{_option(name)}: there is no such feature. Fix: choose from {known}")
+        if kind not in _NEEDS:
+            raise UserError(f"data.features.{_option(name)}: no kind is called {kind!r}. Fix: choose from {[*_NEEDS]}")
+        _check(columns[name], kind)
+    kinds: dict[str, FeatureKind | None] = {}
+    for name, dtype in columns.schema.items():
+        if _fits(dtype, "category") or _fits(dtype, "list"):
+            kinds[name] = chosen.get(name) or _kind_by_type(dtype)
+        else:
+            rank_zero_warn(f"data.features.{_option(name)}: no kind can read {dtype}, so the CTR models do not see it")
+    return kinds
+
+
+def as_kind(values: pl.Series, kind: FeatureKind | None) -> pl.Series:
+    """The values as floats (`number`, `quantiles`), lists of strings, or strings.
+
+    NaN, an empty string, and whatever the kind cannot read become null.
+    """
+    if kind is None:
+        return (values // _STEP * _STEP).cast(pl.String) if values.dtype.is_integer() else values
+    if kind == "list":
+        lists = values.arr.to_list() if isinstance(values.dtype, pl.Array) else values
+        lists = lists.list.eval(pl.element().fill_nan(None)) if _inner(lists.dtype).is_float() else lists
+        return lists.cast(pl.List(pl.String)).list.drop_nulls()
+    if isinstance(values.dtype, pl.Categorical | pl.Enum):
+        values = values.cast(pl.String)
+    if kind in ("number", "quantiles"):
+        values = values.str.strip_chars() if values.dtype == pl.String else values
+        return values.cast(pl.Float64, strict=False).fill_nan(None)
+    values = values.fill_nan(None) if values.dtype.is_float() else values
+    texts = values.cast(pl.String).replace("", None)
+    if kind == "category":
+        return texts
+    return texts.str.strip_chars().str.to_lowercase().replace_strict(_BOOLEANS, default=None, return_dtype=pl.String)
+
+
+def is_missing(values: pl.Series) -> pl.Series:
+    """Whether a row of `as_kind` has no value: null, or a list without values; bool `[rows]`."""
+    return values.list.len().fill_null(0) == 0 if values.dtype == pl.List(pl.String) else values.is_null()
+
+
+def vocabulary_of(values: pl.Series, kind: FeatureKind | None = None) -> list[str]:
+    """The different values of a column of `as_kind`, sorted; the lower bounds of `quantiles`; nothing of a `number`."""
+    if kind == "number":
+        return []
+    if kind == "quantiles":
+        return [repr(bound) for bound in lower_bounds(_finite(values))]
+    values = values.explode() if values.dtype == pl.List(pl.String) else values
+    return values.drop_nulls().unique().sort().to_list()
+
+
+def mean_and_deviation(values: pl.Series) -> list[float]:
+    """The mean and the standard deviation of a `number`, exactly the same in any order of rows; `[]` without numbers.
+
+    Equal numbers have a deviation of 0.
+    """
+    numbers = _finite(values)
+    if not numbers.size:
+        return []
+    mean = fsum(numbers) / numbers.size
+    deviation = sqrt(fsum((numbers - mean) ** 2) / numbers.size)
+    return [mean, deviation if numbers.min() < numbers.max() else 0.0]
+
+
+def standardised(numbers: pl.Series, mean: float, deviation: float) -> NDArray[np.float32]:
+    """Distances from the mean in standard deviations, from -`FARTHEST` to `FARTHEST`; NaN where a number is missing.
+
+    A deviation of 0 makes all of them 0: what another number means was not in the training rows.
+    """
+    centred = numbers.fill_null(np.nan).to_numpy() - mean
+    scaled = centred / deviation if deviation else np.where(np.isnan(centred), np.nan, 0.0)
+    return np.clip(scaled, -FARTHEST, FARTHEST).astype(np.float32)
+
+
+def lower_bounds(numbers: NDArray[np.float64]) -> list[float]:
+    """The lowest number of each bin, rising. Up to `MOST_BINS` different numbers have a bin each.
+
+    More are divided from the lowest on: each bin takes an equal share of the rows that are left, as nearly as whole
+    numbers allow. So one number of many rows (the zeros of a count) fills a bin, and the others still have the rest.
+    """
+    distinct, counts = np.unique(numbers, return_counts=True)
+    if distinct.size <= MOST_BINS:
+        return [float(number) for number in distinct]
+    through = np.cumsum(counts)  # rows up to each number and with it
+    bounds, start = list[float](), 0
+    for bins_left in range(MOST_BINS, 0, -1):
+        if start < distinct.size:
+            bounds.append(float(distinct[start]))
+            before = through[start] - counts[start]
+            share = (numbers.size - before) / bins_left
+            start += 1 + int(np.abs(through[start:] - before - share).argmin())
+    return bounds
+
+
+def bin_of(numbers: pl.Series, bounds: list[float]) -> Ints:
+    """The bin of each number, from 0: the last one that starts at the number or below, or else the first."""
+    place = np.searchsorted(np.array(bounds), numbers.fill_null(bounds[0]).to_numpy(), side="right")
+    return np.maximum(place - 1, 0).astype(np.int64)
+
+
+def _finite(numbers: pl.Series) -> NDArray[np.float64]:
+    """The numbers that are neither missing nor too large for float32, in which the models compute."""
+    found = numbers.drop_nulls().to_numpy()
+    return found[np.abs(found) < np.finfo(np.float32).max]
+
+
+def _check(values: pl.Series, kind: FeatureKind) -> None:
+    """Raises UserError if the kind cannot read the column, or some value of it."""
+    refused = f"data.features.{_option(values.name)}: {kind} needs {_NEEDS[kind]}"
+    if not _fits(values.dtype, kind):
+        other = next((other for other in ("category", "list") if _fits(values.dtype, other)), None)  # type: ignore[arg-type]
+        fix = f"set it to {other}" if other else "leave the column out"
+        raise UserError(f"{refused}, and the column holds {values.dtype}. Fix: {fix}")
+    if kind in ("number", "quantiles", "boolean"):
+        there = values.filter(~is_missing(as_kind(values, "category")))
+        wrong = there.filter(is_missing(as_kind(there, kind)))
+        if len(wrong):
+            raise UserError(
+                f"{refused}, and {len(wrong):,} of {len(there):,} values are something else, such as {wrong[0]!r}. "
+                f"Fix: set it to category, or correct these values or leave them empty"
+            )
+
+
+def _option(name: str) -> str:
+    """What the user calls the column `target_price`."""
+    return name.removeprefix("target_").removeprefix("user_")
+
+
+def _fits(dtype: pl.DataType, kind: FeatureKind) -> bool:
+    """Whether the kind can read columns of this type."""
+    inner = _inner(dtype)
+    plain = not inner.is_nested() and not isinstance(inner, pl.Binary | pl.Object)
+    return plain and isinstance(dtype, pl.List | pl.Array) == (kind == "list")
+
+
+def _inner(dtype: pl.DataType) -> pl.DataType:
+    """The type of a list's values, or of the values themselves."""
+    return dtype.inner if isinstance(dtype, pl.List | pl.Array) else dtype  # type: ignore[return-value]
+
+
+def _kind_by_type(dtype: pl.DataType) -> FeatureKind | None:
+    if isinstance(dtype, pl.List | pl.Array):
+        return None if dtype == pl.List(pl.String) else "list"
+    if dtype == pl.Boolean:
+        return "boolean"
+    if dtype.is_float() or dtype.is_decimal():
+        return "number"
+    if dtype.is_temporal():
+        return "quantiles"
+    return "category" if isinstance(dtype, pl.Categorical | pl.Enum) else None
