@@ -11,6 +11,7 @@ import json
 import re
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
+from functools import lru_cache
 from itertools import compress
 from pathlib import Path
 from typing import BinaryIO, cast
@@ -22,7 +23,7 @@ from polars.io.plugins import register_io_source
 from expctr.data.readers.bad_rows import NOT_JSON, PROBLEM, UNDECODABLE
 from expctr.data.readers.base import RawTable
 from expctr.data.readers.files import check_file
-from expctr.data.readers.python_literals import parse_literal
+from expctr.data.readers.python_literals import split_literal
 from expctr.errors import DataError
 
 _CHUNK = 1 << 25  # bytes
@@ -122,21 +123,34 @@ def _parse(lines: list[bytes], keys: Mapping[str, Sequence[str]]) -> pl.DataFram
 def _parse_line(line: bytes, keys: Sequence[str]) -> tuple[dict[str, str], str | None]:
     """The values of a line as texts, and the problem of the line."""
     try:
-        text = line.decode("utf-8-sig")
+        text = line.decode().rstrip("\r\n").removeprefix("\ufeff")
     except UnicodeDecodeError:
         return {}, UNDECODABLE
+    sources = split_literal(text) if text.startswith("{'") else None
+    if sources is not None:
+        return {key: _literal_text(sources[key]) for key in keys if sources.get(key, "None") != "None"}, None
     try:
-        value = parse_literal(text.rstrip("\r\n"), keys) if text.startswith("{'") else None
-        if value is None:
-            try:
-                value = json.loads(text, object_pairs_hook=_first_values)
-            except ValueError:
-                value = ast.literal_eval(text.strip())
-        if not isinstance(value, Mapping):
+        try:
+            value = json.loads(text, object_pairs_hook=_first_values)
+        except ValueError:
+            value = ast.literal_eval(text.strip())
+        if not isinstance(value, dict):
             return {}, NOT_JSON
         return {key: _text(value[key]) for key in keys if value.get(key) is not None}, None
     except (TypeError, ValueError, SyntaxError, MemoryError, RecursionError):  # a set, or nested too deeply
         return {}, NOT_JSON
+
+
+def _literal_text(source: str) -> str:
+    """The text of a Python literal."""
+    if source[0] in "'\"" and "\\" not in source:
+        return source[1:-1]
+    return _evaluated_text(source)
+
+
+@lru_cache(maxsize=1 << 12)  # the same categories and prices are repeated in many lines
+def _evaluated_text(source: str) -> str:
+    return _text(ast.literal_eval(source))
 
 
 def _first_values(pairs: list[tuple[str, object]]) -> dict[str, object]:
