@@ -44,10 +44,10 @@ def make_samples(
     summary = DataSummary(rule=f"liked when rating {sign} {options.threshold:g}{zeros}")
     side_dropped = Counter[str]()
     items = titled_items(tables, options, side_dropped)
-    sources = splits or {"": tables.interactions}
+    sources = {name: splits[name] for name in SPLITS} if splits else {"": tables.interactions}
     events = load_interactions(sources, items["item"], options, summary)
 
-    lengths, starts = _history_lengths(events)
+    lengths, starts, tied = _history_lengths(events, options)
     dropped = Counter[str]()
     if splits:
         rows = np.flatnonzero(lengths >= options.min_history)
@@ -59,6 +59,8 @@ def make_samples(
     order = np.lexsort((redraw(events["draw"].to_numpy()[rows], 3), split))
     rows, split = rows[order], split[order]
 
+    summary.same_time = float((tied[rows] > 0).mean()) if rows.size else 0.0
+    summary.same_time_option = options.same_time
     entries, summary.withheld = _histories(events, rows, split, starts, lengths, options.max_history)
     enough = np.bincount(entries["sample"].to_numpy(), minlength=rows.size) >= options.min_history
     dropped["history shorter than min_history after withholding later targets"] += int((~enough).sum())
@@ -66,7 +68,8 @@ def make_samples(
 
     samples = _assemble(events, rows, split, entries, items, options).filter(pl.Series(enough))
     samples = samples.with_columns(pl.int_range(pl.len(), dtype=pl.Int64).alias("sample"))
-    samples = _add_reviews(samples, sources)
+    reviews = [_reviews(samples.filter(split=name) if name else samples, table) for name, table in sources.items()]
+    samples = samples.with_columns(pl.concat(reviews).alias("review")).drop("place", strict=False)
     if tables.users is not None:
         users = tables.users.collect_unique("user", options.on_bad_row, side_dropped)
         users = users.rename({c: f"user_{c}" for c in users.columns if c != "user"})
@@ -91,14 +94,27 @@ def _empty_split(name: str, samples: int, summary: DataSummary, own: bool) -> Da
     )
 
 
-def _history_lengths(events: pl.DataFrame) -> tuple[Ints, Ints]:
-    """Per interaction, how many training interactions its user has before it, and where among all these start."""
-    user = events["user"].to_physical().to_numpy()
+def _history_lengths(events: pl.DataFrame, options: SampleOptions) -> tuple[Ints, Ints, Ints]:
+    """Per interaction: how many training interactions its history can hold, and where among all these its user starts.
+
+    Third, how many training interactions of its user are before it and have its own time. With `same_time: drop` its
+    history ends before these.
+    """
+    user, time = events["user"].to_physical().to_numpy(), events["timestamp"].to_numpy()
     usable = events["split"].to_numpy() == 0
     before = np.cumsum(usable) - usable
-    first = np.flatnonzero(np.r_[True, user[1:] != user[:-1]])
-    starts = np.repeat(before[first], np.diff(np.r_[first, user.size]))
-    return before - starts, starts
+    new_user = np.r_[True, user[1:] != user[:-1]]
+    starts = _first_of_run(before, new_user)
+    if options.order == "shuffle":
+        return before - starts, starts, np.zeros_like(starts)
+    tied = before - _first_of_run(before, new_user | np.r_[True, time[1:] != time[:-1]])
+    return before - starts - (tied if options.same_time == "drop" else 0), starts, tied
+
+
+def _first_of_run(values: Ints, is_first: NDArray[np.bool_]) -> Ints:
+    """Per row, the value of the first row of its run."""
+    first = np.flatnonzero(is_first)
+    return np.repeat(values[first], np.diff(np.r_[first, values.size]))
 
 
 def _draw_targets(events: pl.DataFrame, lengths: Ints, options: SampleOptions, dropped: Counter[str]) -> Ints:
@@ -194,23 +210,23 @@ def _assemble(
     )
     targets = targets.join(lists, on="sample", how="left", maintain_order="left")
     targets = targets.with_columns(pl.col(pl.List(pl.String), pl.List(pl.Boolean)).fill_null([]))
-    outcome = events[rows].select(is_liked(options).cast(pl.Int8).alias("label"), "rating", "timestamp")
+    place = [name for name in ("place",) if name in events.columns]
+    outcome = events[rows].select(is_liked(options).cast(pl.Int8).alias("label"), "rating", "timestamp", *place)
     targets = pl.concat([targets, outcome], how="horizontal")
     return targets.join(side.drop("target_title"), on="target", how="left", maintain_order="left")
 
 
-def _add_reviews(samples: pl.DataFrame, sources: Mapping[str, RawTable]) -> pl.DataFrame:
-    """Adds the target's review. A separate pass reads it, so that the texts of all reviews need not fit in memory."""
+def _reviews(samples: pl.DataFrame, table: RawTable) -> pl.Series:
+    """The targets' reviews. They are read now, so that the texts of all reviews need not fit in memory.
+
+    A table that has no places is read a second time.
+    """
+    if table.texts_at:
+        return table.texts_at(samples["place"], "review")
+    if "review" not in table.frame.collect_schema():
+        return pl.repeat(None, samples.height, dtype=pl.String, eager=True)
     key = ["user", "target", "timestamp"]
-    wanted = samples.lazy().select(key)
-    found = [
-        table.frame.filter(pl.col("problem").is_null())
-        .select("user", pl.col("item").alias("target"), "timestamp", "review")
-        .join(wanted, on=key, how="semi", nulls_equal=True)
-        for table in sources.values()
-        if "review" in table.frame.collect_schema()
-    ]
-    if not found:
-        return samples.with_columns(review=pl.lit(None, pl.String))
-    reviews = pl.concat(found).collect(engine="streaming").unique(key, keep="last", maintain_order=True)
-    return samples.join(reviews, on=key, how="left", nulls_equal=True, maintain_order="left")
+    good = table.frame.filter(pl.col("problem").is_null()).rename({"item": "target"}).select(*key, "review")
+    found = good.join(samples.lazy().select(key), on=key, how="semi", nulls_equal=True).collect(engine="streaming")
+    found = found.unique(key, keep="last", maintain_order=True)
+    return samples.join(found, on=key, how="left", nulls_equal=True, maintain_order="left")["review"]

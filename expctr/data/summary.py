@@ -24,6 +24,8 @@ class DataSummary:
         untitled: share of the rated items that have no title.
         samples_dropped: targets not used, by reason.
         withheld: history entries left out because they are targets of a later split.
+        same_time: share of the samples whose user has another interaction at the target's own time, and whether these
+            are left out of histories (`same_time_option`).
         splits: by split, `samples`, `base_rate`, `entropy` (nats; the LogLoss of the best constant), `users`,
             `warm_users` (share of the samples whose user has training samples).
         history: quantiles of the history length over all samples.
@@ -39,6 +41,8 @@ class DataSummary:
     untitled: float = 0.0
     samples_dropped: dict[str, int] = field(default_factory=dict)
     withheld: int = 0
+    same_time: float = 0.0
+    same_time_option: str = "keep"
     splits: dict[str, dict[str, float]] = field(default_factory=dict)
     history: dict[str, float] = field(default_factory=dict)
 
@@ -86,5 +90,11 @@ def summary_tables(summary: DataSummary) -> Group:
     notes += [f"not used: {count:,} ({reason})" for reason, count in summary.samples_dropped.items()]
     if summary.withheld:
         notes.append(f"history entries withheld: {summary.withheld:,} (targets of a later split)")
+    if summary.same_time:
+        entries = "are kept in" if summary.same_time_option == "keep" else "stay out of"
+        notes.append(
+            f"samples with other interactions at the target's own time: {summary.same_time:.1%} (these {entries} the "
+            "history; data.samples.same_time)"
+        )
     splits.caption, splits.caption_justify = "\n".join(notes), "left"
     return Group(rows, splits)

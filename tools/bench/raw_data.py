@@ -2,9 +2,9 @@
 
     python -m tools.bench.raw_data --layout amazon-2014 --reviews 1000000    # about 1.4 GB in runs/raw_data
 
-Amazon's files keep the proportions of Books: 8.9 million reviews of 604 thousand users and 2.37 million lines of metadata
-in 2014 (5-core), 29.5 million reviews of 10.3 million users and 4.4 million lines in 2023. A review has about 1 KB, and
-a line of metadata about 1.2 KB. A folder that is complete is not written again.
+Amazon's files keep the proportions of Books: 8.9 million reviews of 604 thousand users and 2.37 million lines of
+metadata in 2014 (5-core), 29.5 million reviews of 10.3 million users and 4.4 million lines in 2023. A review has about
+1 KB, and a line of metadata about 1.2 KB. A folder that is complete is not written again.
 """
 
 import json
@@ -24,10 +24,8 @@ STARS = np.array([1.2, 3.4, 1.4, 7.2, 4.4, 21.5, 11.0, 27.8, 7.7, 14.4]) / 100
 """Shares of the ratings from 0.5 to 5."""
 BOOKS_2014, BOOKS_2023 = (8_898_041, 603_668, 2_370_585), (29_475_453, 10_297_355, 4_448_181)
 """Reviews, users and lines of metadata of Books."""
-WORDS = (
-    *("the a of and to it is was this book I my that she he in with for on but not read story author's don't it's").split(),
-    *("characters plot really \"great\" loved ending series wouldn't recommend pages first novel can't wait next").split(),
-)
+WORDS = """the a of and to it is was this book I my that she he in with for on but not read story author's don't
+    it's next characters plot really "great" loved ending series wouldn't recommend pages first novel can't wait"""
 
 
 def movielens(folder: Path, rows: int) -> None:
@@ -92,7 +90,12 @@ def amazon_2023(folder: Path, reviews: int) -> None:
 
     def meta(item: int) -> str:
         line: dict[str, object] = {"main_category": "Books", "title": _title(item), "subtitle": "Paperback – 2014"}
-        line |= {"average_rating": 4.5, "rating_number": item % 999, "features": [text.short()], "description": [text()]}
+        line |= {
+            "average_rating": 4.5,
+            "rating_number": item % 999,
+            "features": [text.short()],
+            "description": [text()],
+        }
         line |= {"price": item % 3000 / 100 or None, "images": [{"large": f"https://m.media-amazon.com/{item}.jpg"}]}
         line |= {"videos": [], "store": f"Author {item % 9973} (Author)", "bought_together": None}
         line |= {"categories": ["Books", GENRES[item % 10]], "details": {"Publisher": "A press", "Language": "English"}}
@@ -122,7 +125,7 @@ class _Text:
 
     def __init__(self, bytes_per_line: int) -> None:
         self._draw = random.Random(0)  # ten times faster than numpy for one number
-        self._all = " ".join(self._draw.choices(WORDS, k=400_000))
+        self._all = " ".join(self._draw.choices(WORDS.split(), k=400_000))
         self._mean = bytes_per_line
 
     def __call__(self) -> str:

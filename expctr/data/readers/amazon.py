@@ -32,11 +32,27 @@ _ITEMS = {
 _ENTITY = re.compile(r"&(?:#\d{1,7}|#[xX][0-9a-fA-F]{1,6}|[a-zA-Z]\w{1,31});")  # "R&D" and "Cats &c" are none
 _TAGS = (
     *("a", "b", "body", "br", "button", "center", "code", "div", "em", "font", "form", "h[1-6]", "head", "hr", "html"),
-    *("i", "iframe", "img", "input", "label", "li", "link", "meta", "noscript", "ol", "option", "p", "script", "select"),
-    *("small", "span", "strong", "style", "sub", "sup", "table", "tbody", "td", "th", "title", "tr", "tt", "u", "ul"),
+    *("i", "iframe", "img", "input", "label", "li", "link", "meta", "noscript", "ol", "option", "p", "script"),
+    *(
+        "select",
+        "small",
+        "span",
+        "strong",
+        "style",
+        "sub",
+        "sup",
+        "table",
+        "tbody",
+        "td",
+        "th",
+        "title",
+        "tr",
+        "u",
+        "ul",
+    ),
 )
 _SCRAPED = rf"^var |(?i:<(?:{'|'.join(_TAGS)})(?:\s[^>]*)?/?>)"
-"""What marks a title of 2018 that is a script or a piece of a page. Another word in angle brackets is part of a title."""
+"""What marks a title of 2018 that is a script or part of a page. Other words in angle brackets belong to a title."""
 
 
 def read(folder: Path, category: str | None = None) -> RawTables:
@@ -73,8 +89,9 @@ def _read_meta(path: Path) -> RawTable:
     frame = read_json_lines(path, _ITEMS).frame.with_columns(_without_nul("title", "brand", "categories"))
     title = _plain_text(pl.col("title")).str.replace_all(r"\s+", " ").str.strip_chars()
     brand = _plain_text(pl.col("brand")).str.strip_chars().str.replace(r"^Visit Amazon's (.+) Page$", "$1")
-    names = pl.col("categories").str.extract_all(r'"(?:[^"\\]|\\.)*"')  # a list of strings; in 2014 a list of lists
-    names = names.list.eval(_plain_text(pl.element().str.strip_chars('"'))).list.unique(maintain_order=True)
+    names = pl.col("categories").str.extract_all(r'"(?:[^"\\]|\\.)*"')  # in 2014 a list of lists
+    name = pl.element().str.strip_prefix('"').str.strip_suffix('"').str.replace_many({r"\"": '"', r"\\": "\\"})
+    names = names.list.eval(_plain_text(name)).list.unique(maintain_order=True)
     frame = mark(frame, *bad_ids("item")).with_columns(
         pl.when((title != "") & ~pl.col("title").str.contains(_SCRAPED)).then(title).alias("title"),
         brand.replace("", None),

@@ -1,7 +1,7 @@
 """Reads JSON lines: one object per line, in chunks. Gzip files are read as they are.
 
 Lines may also be Python literals, as in the Amazon metadata of 2014; a literal is parsed, never evaluated as code.
-A long text is not kept for each row: `RawTable.texts_at` reads the texts of a few rows later, by their places in the file.
+Long texts need not be kept: `RawTable.texts_at` reads those of a few rows later, by their places in the file.
 """
 
 import ast

@@ -1,9 +1,9 @@
 """Dictionaries written as Python literals, one per line, as in the Amazon metadata of 2014.
 
-`ast.literal_eval` builds a syntax tree of a whole line, which takes ten times as long as this. A regular expression splits
-the line into keys and values, so that only the values that are wanted are evaluated. It accepts less than Python does:
-`'key': value` with one space after each colon and comma, as `repr` writes it, and values that are nested no deeper than a
-dictionary of lists. The caller parses other lines as a whole.
+`ast.literal_eval` builds a syntax tree of a whole line, which takes ten times as long as this. A regular expression
+splits the line into keys and values, so that only the values that are wanted are evaluated. It accepts less than
+Python does: `'key': value` with one space after each colon and comma, as `repr` writes it, and values that are nested no
+deeper than a dictionary of lists. The caller parses other lines as a whole.
 """
 
 import re
@@ -24,7 +24,8 @@ _PAIRS = re.compile(rf"('{_SINGLE}'): ({_VALUE})(?=, '|\}}$)")
 def split_literal(line: str) -> dict[str, str] | None:
     """The values of a dictionary as their source text; None if the line is not in the plain form that `repr` writes.
 
-    `ast.literal_eval` of a value is what it returns for this key of the whole line. Of a repeated key the last one counts.
+    `ast.literal_eval` of a value is what it returns for this key of the whole line. Of a repeated key the last value
+    counts, as in Python.
     """
     pairs = _PAIRS.findall(line)
     if "{" + ", ".join([f"{key}: {value}" for key, value in pairs]) + "}" != line:
