@@ -2,8 +2,8 @@
 
 `ast.literal_eval` builds a syntax tree of a whole line, which takes ten times as long as this. A regular expression
 splits the line into keys and values, so that only the values that are wanted are evaluated. It accepts less than
-Python does: `'key': value` with one space after each colon and comma, as `repr` writes it, and values that are nested no
-deeper than a dictionary of lists. The caller parses other lines as a whole.
+Python does: `'key': value` with one space after each colon and comma, as `repr` writes it, and values that are nested
+no deeper than a dictionary of lists. The caller parses other lines as a whole.
 """
 
 import re
