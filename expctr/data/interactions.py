@@ -39,6 +39,7 @@ def load_interactions(
     tie = mix(draws_of_ids(events["user"], options.seed) ^ mix(draws_of_ids(events["item"], options.seed)))
     time = ["timestamp"] if options.order == "time" else []
     events = events.with_columns(pl.Series("tie", tie)).sort(pl.col("user").to_physical(), *time, "tie")
+    summary.tied = _tied_share(events)
     return events.with_columns(pl.Series("draw", mix(events["tie"].to_numpy())))
 
 
@@ -135,6 +136,13 @@ def _clean(
             "the same item ids and that items have titles, or lower data.samples.min_ratings"
         )
     return events
+
+
+def _tied_share(events: pl.DataFrame) -> float:
+    """The share of rows, sorted by user and time, at the same time as another row of their user."""
+    user, time = id_codes(events["user"]), events["timestamp"].fill_null(0).to_numpy()
+    same = (user[1:] == user[:-1]) & (time[1:] == time[:-1])
+    return float((np.r_[same, False] | np.r_[False, same]).mean())
 
 
 def _is_superseded(events: pl.DataFrame) -> pl.Series:

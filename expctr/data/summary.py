@@ -1,5 +1,6 @@
 """Summary of what became of the raw rows: counts, base rates, history lengths. `expctr prepare` prints it."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -22,6 +23,7 @@ class DataSummary:
         side_dropped: rows of the item and user files not used, by reason.
         interactions: rows left, of so many `users` and `items`.
         untitled: share of the rated items that have no title.
+        tied: share of the interactions at the same time as another one of their user.
         samples_dropped: targets not used, by reason.
         withheld: history entries left out because they are targets of a later split.
         same_time: share of the samples whose user has another interaction at the target's own time, and whether these
@@ -39,6 +41,7 @@ class DataSummary:
     users: int = 0
     items: int = 0
     untitled: float = 0.0
+    tied: float = 0.0
     samples_dropped: dict[str, int] = field(default_factory=dict)
     withheld: int = 0
     same_time: float = 0.0
@@ -65,8 +68,8 @@ class DataSummary:
         self.history = {name: float(length.quantile(q) or 0.0) for name, q in names.items()}
 
 
-def summary_tables(summary: DataSummary) -> Group:
-    """The summary as two tables for a rich console: raw rows, and samples by split.
+def summary_tables(summary: DataSummary, findings: Sequence[str] = ()) -> Group:
+    """The summary as two tables for a rich console, raw rows and samples by split, and below them what looks wrong.
 
     A reason holds the name of a file, which can be anything: it is printed without markup and escape sequences.
     """
@@ -97,4 +100,5 @@ def summary_tables(summary: DataSummary) -> Group:
             "history; data.samples.same_time)"
         )
     splits.caption, splits.caption_justify = "\n".join(notes), "left"
-    return Group(rows, splits)
+    wrong = [Text(printable(f"- {finding}")) for finding in findings]
+    return Group(rows, splits, *([Text("What looks wrong", style="bold")] if wrong else []), *wrong)

@@ -55,6 +55,12 @@ _SCRAPED = rf"^var |(?i:<(?:{'|'.join(_TAGS)})(?:\s[^>]*)?/?>)"
 """What marks a title of 2018 that is a script or part of a page. Other words in angle brackets belong to a title."""
 
 
+def find_category(folder: Path) -> str:
+    """The only category in a folder, else Books."""
+    names = {path.name.removeprefix("meta_").split(".json")[0] for path in folder.glob("meta_*.json*")}
+    return names.pop() if len(names) == 1 else "Books"
+
+
 def read(folder: Path, category: str | None = None) -> RawTables:
     """Reads one category.
 
@@ -62,11 +68,9 @@ def read(folder: Path, category: str | None = None) -> RawTables:
 
     Args:
         folder: with the reviews and the metadata.
-        category: as in the file names; by default the only category in the folder, else Books.
+        category: as in the file names; by default the only one in the folder, else Books.
     """
-    if category is None:
-        names = {path.name.removeprefix("meta_").split(".json")[0] for path in folder.glob("meta_*.json*")}
-        category = names.pop() if len(names) == 1 else "Books"
+    category = category or find_category(folder)
     layouts = {
         "2014": (f"reviews_{category}*.json*", f"meta_{category}.json*"),
         "2018 (5-core)": (f"{category}_5.json*", f"meta_{category}.json*"),
