@@ -52,7 +52,7 @@ MOVIELENS = SampleOptions(threshold=4, threshold_op="ge", max_samples=20_000)
 BOOKCROSSING = SampleOptions(threshold=5, threshold_op="ge", zero_ratings="keep", order="shuffle", max_samples=40_000)
 """Inferred. Zeros as dislikes give 52-53% likes; only then are there 40,000 users with two ratings. No timestamps."""
 
-AMAZON = SampleOptions(threshold=4, threshold_op="gt", max_samples=20_000)
+AMAZON = SampleOptions(threshold=4, threshold_op="gt", max_samples=20_000, same_time="drop")
 """Rating > 4 is inferred: it gives 56% likes in Books, and >= 4 gives 81%, which Table 1 excludes."""
 
 

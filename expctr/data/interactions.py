@@ -27,7 +27,8 @@ def load_interactions(
 
     Returns:
         `user` and `item` (categorical), `rating`, `timestamp`, `split` (position in `SPLITS`), `tie` and `draw`: two
-        random uint64 of seed, user and item. `tie` is also the order of ratings at the same time.
+        random uint64 of seed, user and item. `tie` is also the order of ratings at the same time. Also `place` if
+        a table has places.
 
     Raises:
         DataError: a bad row, a row without a timestamp, or no row is left.
@@ -89,16 +90,22 @@ def is_liked(options: SampleOptions) -> pl.Expr:
 def _read(
     sources: Mapping[str, RawTable], options: SampleOptions, dropped: Counter[str], summary: DataSummary
 ) -> pl.DataFrame:
-    """The interactions of all files. Ids are categorical, four bytes each, because there may be 20 million rows."""
+    """The interactions of all files. Ids are categorical, four bytes each, because there may be 20 million rows.
+
+    Of a review it keeps the hash (`text`; null for an empty one), and perhaps the `place` to read it from.
+    """
     ids = [pl.col(name).cast(pl.Categorical) for name in ("user", "item")]
+    text = pl.when(pl.col("review") != "").then(pl.col("review").hash()).alias("text")
     frames = []
     for name, table in sources.items():
         skipped = Counter[str]()
-        frame = table.collect([*ids, "rating", "timestamp"], options.on_bad_row, skipped)
+        more = [text] if "review" in table.frame.collect_schema() else []
+        place = ["place"] if table.texts_at else []
+        frame = table.collect([*ids, "rating", "timestamp", *more, *place], options.on_bad_row, skipped)
         dropped.update(skipped)
         summary.rows += frame.height + skipped.total()
         frames.append(frame.with_columns(split=pl.lit(SPLITS.index(name) if name else 0, pl.Int8)))
-    events = pl.concat(frames)
+    events = pl.concat(frames, how="diagonal")
     untimed = events["timestamp"].null_count()
     if options.order == "time" and untimed:
         path = next(iter(sources.values())).path
@@ -129,6 +136,8 @@ def _clean(
     events = keep(events, pl.Series(known[codes]), "item without a title")
     if options.repeats == "latest":
         events = keep(events, ~_is_superseded(events), "earlier rating of the same item by the same user")
+    if "text" in events.columns:
+        events = keep(events, ~_is_copy(events), "same review (user, text, time) under another item").drop("text")
     events = keep(events, pl.len().over("user") >= options.min_ratings, "user with fewer ratings than min_ratings")
     summary.interactions, summary.users = events.height, events["user"].n_unique()
     summary.items = events["item"].n_unique()
@@ -151,9 +160,25 @@ def _tied_share(events: pl.DataFrame) -> float:
 def _is_superseded(events: pl.DataFrame) -> pl.Series:
     """True for all but the latest rating of an item by a user. A rating in val or test is later than one in train."""
     pair = id_codes(events["user"]) << 32 | id_codes(events["item"])
-    ordered = np.sort(pair)  # finds the few repeated pairs in a fraction of the memory of a table of all pairs
+    return _all_but_last(events, pl.Series("key", pair), pl.col("split"), pl.col("timestamp"))
+
+
+def _is_copy(events: pl.DataFrame) -> pl.Series:
+    """True for all but one of the interactions of a user that have the same text and time.
+
+    Amazon lists the review of a product under several of its variants. The one under the last id stays.
+    """
+    key = events["text"].fill_null(0).to_numpy() ^ mix(events["timestamp"].fill_null(0).to_numpy().astype(np.uint64))
+    key = mix(key ^ mix(id_codes(events["user"]).astype(np.uint64)))
+    unknown = (events["text"].is_null() | events["timestamp"].is_null()).to_numpy()
+    key[unknown] = np.flatnonzero(unknown)  # each is one of its kind
+    return _all_but_last(events, pl.Series("key", key), pl.col("split"), pl.col("item").cast(pl.String))
+
+
+def _all_but_last(events: pl.DataFrame, key: pl.Series, *order: pl.Expr) -> pl.Series:
+    """True for all rows of a key except the last one in some order."""
+    ordered = np.sort(key.to_numpy())  # finds the few repeated keys in a fraction of the memory of a table of all keys
     repeated = pl.Series(ordered[1:][ordered[1:] == ordered[:-1]])
-    rows = events.select("split", "timestamp", pair=pl.Series(pair), row=pl.int_range(pl.len()))
-    is_repeated = rows["pair"].is_in(repeated.implode())
-    latest = rows.filter(is_repeated).sort("split", "timestamp", "row").unique("pair", keep="last")["row"]
-    return is_repeated.scatter(latest, False)
+    is_repeated = key.is_in(repeated.implode())
+    rows = events.with_columns(key, row=pl.int_range(pl.len())).filter(is_repeated)
+    return is_repeated.scatter(rows.sort(*order, "row").unique("key", keep="last")["row"], False)

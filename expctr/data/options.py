@@ -39,6 +39,9 @@ class SampleOptions:
     """Targets drawn per user, without replacement (1 in the paper)."""
     max_history: int = 10
     """Number of items before the target that a history holds at most."""
+    same_time: Literal["keep", "drop"] = "keep"
+    """Earlier entries with the target's own timestamp: `drop` leaves them out of its history. Amazon, where it is the
+    default, lists one review under several variants of a product. Only with `order: time`."""
     min_history: int = 1
     """An interaction can be a target only if its user has at least this many earlier ones."""
     min_ratings: int = 2

@@ -77,8 +77,8 @@ def _read(
     for split, table in sources.items():
         there = table.frame.collect_schema()
         target = pl.coalesce(*(name for name in ("item", "title") if name in there)).alias("name")
-        columns = [target, "user", "rating", "timestamp", "history", "history_liked"]
-        frame = table.collect(columns, options.on_bad_row, skipped)
+        others = ("user", "rating", "timestamp", "history", "history_liked")
+        frame = table.collect([target, *others], options.on_bad_row, skipped)
         frames.append(frame.with_columns(split=pl.lit(SPLITS.index(split) if split else 0, pl.Int8)))
     rows = pl.concat(frames)
     summary.rows, summary.dropped = rows.height + skipped.total(), dict(skipped)

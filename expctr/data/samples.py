@@ -47,7 +47,7 @@ def make_samples(
     summary = DataSummary(rule=options.rule, notes=[*tables.notes])
     side_dropped, dropped = Counter[str](), Counter[str]()
     items = titled_items(tables, options, side_dropped)
-    sources = splits or {"": tables.interactions}
+    sources = {name: splits[name] for name in SPLITS} if splits else {"": tables.interactions}
     if tables.is_ready:
         targets = ready_targets(sources, items, options, summary, dropped)
     else:
@@ -58,7 +58,9 @@ def make_samples(
     dropped[f"history shorter than min_history{withheld}"] += int((~enough).sum())
     summary.samples_dropped = {reason: count for reason, count in dropped.items() if count}
 
-    samples = _add_texts(samples.filter(enough), sources)
+    samples = samples.filter(enough)
+    texts = [_texts(samples.filter(split=name) if name else samples, table) for name, table in sources.items()]
+    samples = pl.concat([samples, pl.concat(texts, how="diagonal")], how="horizontal").drop("place", strict=False)
     if tables.users is not None:
         users = tables.users.collect_unique("user", options.on_bad_row, side_dropped)
         users = users.rename({c: f"user_{c}" for c in users.columns if c != "user"})
@@ -83,7 +85,7 @@ def _choose(
 ) -> Targets:
     """Chooses the targets among the interactions, their splits, and what was before them."""
     events = load_interactions(sources, titled, options, summary)
-    lengths, starts = _history_lengths(events)
+    lengths, starts, tied = _history_lengths(events, options)
     if "" in sources:
         rows = draw_targets(events, lengths, options, dropped)
         split = draw_splits(events[rows], options)
@@ -93,6 +95,8 @@ def _choose(
         split = events["split"].to_numpy()[rows]
     order = np.lexsort((redraw(events["draw"].to_numpy()[rows], 3), split))
     rows, split = rows[order], split[order]
+    summary.same_time = float((tied[rows] > 0).mean()) if rows.size else 0.0
+    summary.same_time_option = options.same_time
     entries, summary.withheld = _histories(events, rows, split, starts, lengths, options)
     return Targets(events, rows, split, entries)
 
@@ -109,14 +113,27 @@ def _empty_split(name: str, samples: int, summary: DataSummary, own: bool) -> Da
     )
 
 
-def _history_lengths(events: pl.DataFrame) -> tuple[Ints, Ints]:
-    """Per interaction, how many training interactions its user has before it, and where among all these start."""
-    user = events["user"].to_physical().to_numpy()
+def _history_lengths(events: pl.DataFrame, options: SampleOptions) -> tuple[Ints, Ints, Ints]:
+    """Per interaction: how many training interactions its history can hold, and where among all these its user starts.
+
+    Third, how many training interactions of its user are before it and have its own time. With `same_time: drop` its
+    history ends before these.
+    """
+    user, time = events["user"].to_physical().to_numpy(), events["timestamp"].to_numpy()
     usable = events["split"].to_numpy() == 0
     before = np.cumsum(usable) - usable
-    first = np.flatnonzero(np.r_[True, user[1:] != user[:-1]])
-    starts = np.repeat(before[first], np.diff(np.r_[first, user.size]))
-    return before - starts, starts
+    new_user = np.r_[True, user[1:] != user[:-1]]
+    starts = _first_of_run(before, new_user)
+    if options.order == "shuffle":
+        return before - starts, starts, np.zeros_like(starts)
+    tied = before - _first_of_run(before, new_user | np.r_[True, time[1:] != time[:-1]])
+    return before - starts - (tied if options.same_time == "drop" else 0), starts, tied
+
+
+def _first_of_run(values: Ints, is_first: NDArray[np.bool_]) -> Ints:
+    """Per row, the value of the first row of its run."""
+    first = np.flatnonzero(is_first)
+    return np.repeat(values[first], np.diff(np.r_[first, values.size]))
 
 
 def _histories(
@@ -179,27 +196,27 @@ def _assemble(targets: Targets, items: pl.DataFrame, options: SampleOptions) -> 
     )
     samples = samples.join(lists, on="sample", how="left", maintain_order="left")
     samples = samples.with_columns(pl.col(pl.List(pl.String), pl.List(pl.Boolean)).fill_null([]))
-    outcome = events[rows].select(is_liked(options).cast(pl.Int8).alias("label"), "rating", "timestamp")
+    place = [name for name in ("place",) if name in events.columns]
+    outcome = events[rows].select(is_liked(options).cast(pl.Int8).alias("label"), "rating", "timestamp", *place)
     samples = pl.concat([samples, outcome], how="horizontal")
     return samples.join(side.drop("target_title"), on="target", how="left", maintain_order="left")
 
 
-def _add_texts(samples: pl.DataFrame, sources: Mapping[str, RawTable]) -> pl.DataFrame:
-    """Adds what the target's own row says besides: its review, and the features `context_*`.
+def _texts(samples: pl.DataFrame, table: RawTable) -> pl.DataFrame:
+    """What the targets' own rows say besides: `review`, and features `context_*`.
 
-    A separate pass reads them, so that the texts of all reviews need not fit in memory.
+    They are read now, so that the texts of all reviews need not fit in memory. A table without places is read twice.
     """
+    empty = pl.select(review=pl.repeat(None, samples.height, dtype=pl.String))
+    if table.texts_at:
+        return empty.with_columns(review=table.texts_at(samples["place"], "review"))
+    there = table.frame.collect_schema()
+    more = [name for name in there if name == "review" or name.startswith("context_")]
+    if not more or "item" not in there:
+        return empty
     key = ["user", "target", "timestamp"]
-    wanted = samples.lazy().select(key)
-    found = []
-    for table in sources.values():
-        more = [name for name in table.frame.collect_schema() if name == "review" or name.startswith("context_")]
-        if more and "item" in table.frame.collect_schema():
-            rows = table.frame.filter(pl.col("problem").is_null())
-            rows = rows.select("user", pl.col("item").alias("target"), "timestamp", *more)
-            found.append(rows.join(wanted, on=key, how="semi", nulls_equal=True))
-    if found:
-        texts = pl.concat(found, how="diagonal").collect(engine="streaming")
-        texts = texts.unique(key, keep="last", maintain_order=True)
-        samples = samples.join(texts, on=key, how="left", nulls_equal=True, maintain_order="left")
-    return samples if "review" in samples.columns else samples.with_columns(review=pl.lit(None, pl.String))
+    good = table.frame.filter(pl.col("problem").is_null()).rename({"item": "target"}).select(*key, *more)
+    found = good.join(samples.lazy().select(key), on=key, how="semi", nulls_equal=True).collect(engine="streaming")
+    found = found.unique(key, keep="last", maintain_order=True)
+    found = samples.select(key).join(found, on=key, how="left", nulls_equal=True, maintain_order="left").select(more)
+    return found if "review" in more else pl.concat([empty, found], how="horizontal")

@@ -27,6 +27,8 @@ class DataSummary:
         tied: share of the interactions at the same time as another one of their user.
         samples_dropped: targets not used, by reason.
         withheld: history entries left out because they are targets of a later split.
+        same_time: share of the samples whose user has another interaction at the target's own time, and whether these
+            are left out of histories (`same_time_option`).
         splits: by split, `samples`, `base_rate`, `entropy` (nats; the LogLoss of the best constant), `users`,
             `warm_users` (share of the samples whose user has training samples).
         history: quantiles of the history length over all samples.
@@ -44,6 +46,8 @@ class DataSummary:
     tied: float = 0.0
     samples_dropped: dict[str, int] = field(default_factory=dict)
     withheld: int = 0
+    same_time: float = 0.0
+    same_time_option: str = "keep"
     splits: dict[str, dict[str, float]] = field(default_factory=dict)
     history: dict[str, float] = field(default_factory=dict)
 
@@ -91,6 +95,13 @@ def summary_tables(summary: DataSummary, findings: Sequence[str] = ()) -> Group:
     notes += [f"not used: {count:,} ({reason})" for reason, count in summary.samples_dropped.items()]
     if summary.withheld:
         notes.append(f"history entries withheld: {summary.withheld:,} (targets of a later split)")
+    if summary.same_time:
+        entries = "are kept in" if summary.same_time_option == "keep" else "stay out of"
+        notes.append(
+            f"samples with other interactions at the target's own time: {summary.same_time:.1%} (these {entries} the "
+            "history; data.samples.same_time)"
+        )
     splits.caption, splits.caption_justify = "\n".join(notes), "left"
+    read = [Text(printable(note)) for note in summary.notes]
     wrong = [Text(printable(f"- {finding}")) for finding in findings]
-    return Group(*(Text(printable(note)) for note in summary.notes), rows, splits, *([Text("What looks wrong", style="bold")] if wrong else []), *wrong)
+    return Group(*read, rows, splits, *([Text("What looks wrong", style="bold")] if wrong else []), *wrong)

@@ -1,6 +1,5 @@
 """`TableDataModule`: samples of any table of one's own, such as a click log."""
 
-from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Any, ClassVar
 
@@ -20,9 +19,10 @@ from expctr.data.readers.table_features import feature_name
 from expctr.data.summary import DataSummary
 from expctr.errors import UserError
 
-TABLE = SampleOptions(threshold=None, targets_per_user=20, max_samples=100_000, split=None)
+TABLE = SampleOptions(threshold=None, targets_per_user=20, max_samples=100_000, split=None, same_time="drop")
 """Labels are in the data. The newest targets are the test split, as a click log is used: the past predicts the future.
-Twenty targets per user, because one would waste a log; few enough that the busiest users are not most of it."""
+Twenty targets per user, because one would waste a log; few enough that the busiest users are not most of it. What has
+the target's own time stays out of its history: it is of the same page, and not known before it."""
 
 
 class TableDataModule(RatingsDataModule):
@@ -72,17 +72,6 @@ class TableDataModule(RatingsDataModule):
         self._reader = TableReader(sources, items, users, columns, features, samples.order == "time")
         self._made: tuple[pl.DataFrame, DataSummary] | None = None
 
-    @property
-    def feature_kinds(self) -> Mapping[str, FeatureKind]:
-        """The kinds of the side features, by column of `samples`: as given, else by type."""
-        kinds: dict[str, FeatureKind] = {}
-        given = {feature_name(name): kind for name, kind in (self._reader.features or {}).items()}
-        for column, dtype in self.samples.schema.items():
-            prefix = next((p for p in ("target_", "user_", CONTEXT) if column.startswith(p)), "")
-            if prefix and column != "target_title":
-                kinds[column] = given.get(column.removeprefix(prefix)) or _kind(dtype)
-        return kinds
-
     def read(self) -> RawTables:
         self._check_labels()
         return self._reader.tables
@@ -105,11 +94,23 @@ class TableDataModule(RatingsDataModule):
     def _load(self) -> tuple[pl.DataFrame, DataSummary]:
         files = self._reader.files
         if files is None:  # data frames: nothing that a cache could compare
-            self._made = self._made or self._make()
-            return self._made
-        given = [self._reader.interactions, self._reader.items, self._reader.users]
-        reading = [given, asdict(self._reader.columns), self._reader.features]
-        return cached_samples(files, self.options, self._make, self.cache_dir, reading)
+            made = self._made = self._made or self._make()
+        else:
+            given = [self._reader.interactions, self._reader.items, self._reader.users]
+            reading = [given, asdict(self._reader.columns), self._reader.features]
+            made = cached_samples(files, self.options, self._make, self.cache_dir, reading)
+        self.feature_kinds = self._kinds(made[0])
+        return made
+
+    def _kinds(self, samples: pl.DataFrame) -> dict[str, FeatureKind]:
+        """The kinds of the side features, by column: as given, else by type."""
+        kinds: dict[str, FeatureKind] = {}
+        given = {feature_name(name): kind for name, kind in (self._reader.features or {}).items()}
+        for column, dtype in samples.schema.items():
+            prefix = next((p for p in ("target_", "user_", CONTEXT) if column.startswith(p)), "")
+            if prefix and column != "target_title":
+                kinds[column] = given.get(column.removeprefix(prefix)) or _kind(dtype)
+        return kinds
 
     def _make(self) -> tuple[pl.DataFrame, DataSummary]:
         samples, summary = super()._make()

@@ -1,7 +1,7 @@
 """Base of the readers: raw files as lazy tables. Bad rows are raised or counted when a table is collected."""
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,11 +20,13 @@ class RawTable:
             (where the problem is) and `line` (the raw text); of several files, also `file`.
         path: the file, for messages; of several files, what the user named.
         parts: the files, if there are several.
+        texts_at: reads one column of the rows at some places (the column `place`); None if the table has no places.
     """
 
     frame: pl.LazyFrame
     path: Path
     parts: tuple[Path, ...] = ()
+    texts_at: Callable[[pl.Series, str], pl.Series] | None = None
 
     @property
     def files(self) -> tuple[Path, ...]:
@@ -53,8 +55,13 @@ class RawTable:
         return frame.filter(pl.col("problem").is_null()).drop("problem")
 
     def collect_unique(self, key: str, on_bad_row: OnBadRow, dropped: Counter[str]) -> pl.DataFrame:
-        """Collects all columns of a small table. Keeps the first row per key, and counts the others as dropped."""
-        frame = self.collect([pl.exclude("row", "line", "problem", "column", "file")], on_bad_row, dropped)
+        """Collects all columns of a small table. Keeps the first row per key, and counts the others as dropped.
+
+        A row with a title comes before one without.
+        """
+        frame = self.collect([pl.exclude("row", "place", "line", "problem", "column", "file")], on_bad_row, dropped)
+        if "title" in frame.columns and frame[key].n_unique() < frame.height:
+            frame = frame.sort(pl.col("title").fill_null("") == "", maintain_order=True)
         unique = frame.unique(key, keep="first", maintain_order=True)
         if frame.height > unique.height:
             dropped[f"{self.path.name}: {key} listed twice"] += frame.height - unique.height

@@ -1,6 +1,6 @@
 """Which column of a table of one's own is the user, which the item, which the label: as named, or by usual names."""
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
 
@@ -82,14 +82,14 @@ def find_columns(columns: TableColumns, roles: Sequence[str], names: Sequence[st
     return found
 
 
-def check_named(columns: TableColumns, role: str, option: str, tables: dict[str, Sequence[str]]) -> None:
+def check_named(columns: TableColumns, role: str, option: str, tables: Mapping[str, Sequence[str]]) -> None:
     """Raises DataError if a column was named (or is needed: see `missing`) that none of the tables has."""
     name = getattr(columns, role)
     if name is not None and not any(match_name(name, names) for names in tables.values()):
         raise missing_column(name, option, tables)
 
 
-def missing_column(name: str, option: str, tables: dict[str, Sequence[str]]) -> DataError:
+def missing_column(name: str, option: str, tables: Mapping[str, Sequence[str]]) -> DataError:
     """The error for a column that no table has: it shows the nearest names, and all of them."""
     near = dict.fromkeys(found for names in tables.values() for found in get_close_matches(name, names, 3))
     there = "; ".join(f"{path} has {', '.join(names)}" for path, names in tables.items())

@@ -185,17 +185,13 @@ def _as_frame(source: Any, option: str) -> pl.DataFrame:
     """A data frame as one of polars. pandas is not imported."""
     if isinstance(source, pl.LazyFrame):
         return source.collect()
-    if not isinstance(source, pl.DataFrame):
-        if not hasattr(source, "columns") or not hasattr(source, "iloc"):
-            raise DataError(
-                f"{option} is of type {type(source).__name__}. Fix: name a file, a folder or a glob, or give a data "
-                "frame of polars or pandas"
-            )
-        columns = {str(name): source[name] for name in source.columns}
-        source = pl.DataFrame(
-            [
-                pl.Series(name, values.astype(object).where(values.notna(), None).tolist(), strict=False)
-                for name, values in columns.items()
-            ]
+    if isinstance(source, pl.DataFrame):
+        return source
+    if not hasattr(source, "columns") or not hasattr(source, "iloc"):
+        raise DataError(
+            f"{option} is of type {type(source).__name__}. Fix: name a file, a folder or a glob, or give a data frame "
+            "of polars or pandas"
         )
-    return source
+    columns = {str(name): source[name] for name in source.columns}
+    filled = {name: values.astype(object).where(values.notna(), None).tolist() for name, values in columns.items()}
+    return pl.DataFrame([pl.Series(name, values, strict=False) for name, values in filled.items()])

@@ -174,7 +174,7 @@ class TableReader:
             checks.append((target.fill_null("") == "", NO_ID, found.get("title", found.get("item", ""))))
         others = [name for name in source.names if name not in found.values()]
         side = {name for table in self._side.values() for name in table.names}
-        kinds = {name: self.features[name] for name in others if name in (self.features or {}) and name not in side}
+        kinds = {name: kind for name, kind in (self.features or {}).items() if name in others and name not in side}
         columns |= _features(source, kinds, checks, CONTEXT)
         unused = dict.fromkeys((name for name in others if name not in kinds), "")
         self._say(source, {role: name + forms.get(role, "") for role, name in found.items()}, kinds, unused)

@@ -109,7 +109,8 @@ def _forms(value: pl.Expr, dtype: pl.DataType) -> dict[str, pl.Expr]:
     if dtype == pl.String:
         value = value.str.strip_chars()
     whole, number = value.cast(pl.Int64, strict=False), value.cast(pl.Float64, strict=False)
-    forms, low = {}, 0
+    forms: dict[str, pl.Expr] = {}
+    low = 0
     for unit, high in _UNITS.items():
         inside = (number.abs() >= low) & (number.abs() < high)
         scale = {"seconds": 10**6, "milliseconds": 10**3, "microseconds": 1}.get(unit)
