@@ -60,7 +60,7 @@ def _labels(summary: DataSummary, options: SampleOptions, more: str) -> list[str
             few.append(f"{name} has {liked:,} liked and {split['samples'] - liked:,.0f} disliked")
     if not few:
         return []
-    scale = f"check data.samples.threshold ({options.threshold}) against the scale of the ratings"
+    scale = f"check data.samples.threshold ({options.threshold or 0:g}) against the scale of the ratings"
     labels = "check that the column of labels is the right one" if options.threshold is None else scale
     return [
         f"few rows of a label: {', '.join(few)}. Below {_FEW} rows an AUC is mostly chance, and without any there is "
