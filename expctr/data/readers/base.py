@@ -21,12 +21,14 @@ class RawTable:
         path: the file, for messages; of several files, what the user named.
         parts: the files, if there are several.
         texts_at: reads one column of the rows at some places (the column `place`); None if the table has no places.
+        may_be_empty: having no rows is no error, because the table is made of another one, which says what is wrong.
     """
 
     frame: pl.LazyFrame
     path: Path
     parts: tuple[Path, ...] = ()
     texts_at: Callable[[pl.Series, str], pl.Series] | None = None
+    may_be_empty: bool = False
 
     @property
     def files(self) -> tuple[Path, ...]:
@@ -43,7 +45,7 @@ class RawTable:
             frame = self.frame.select(*columns, "problem").collect(engine="streaming")
         except OSError as error:
             raise DataError(f"cannot read {self.path}: {error}. Fix: check the file's permissions") from error
-        if frame.is_empty():
+        if frame.is_empty() and not self.may_be_empty:
             raise DataError(
                 f"no rows in {self.path}. Fix: check that this is the right file and that its download is complete"
             )

@@ -199,7 +199,9 @@ class TableReader:
         seen = seen.filter(pl.col("title") != "").unique().sort("item", "title")
         if table is None:
             first = next(iter(self._interactions.values()))
-            return RawTable(seen.with_columns(problem=pl.lit(None, pl.String)), first.path, first.parts)
+            return RawTable(
+                seen.with_columns(problem=pl.lit(None, pl.String)), first.path, first.parts, may_be_empty=True
+            )
         seen = seen.unique("item", keep="first", maintain_order=True)
         return RawTable(table.frame.join(seen, on="item", how="full", coalesce=True), table.path, table.parts)
 
