@@ -192,6 +192,9 @@ def _as_frame(source: Any, option: str) -> pl.DataFrame:
             f"{option} is of type {type(source).__name__}. Fix: name a file, a folder or a glob, or give a data frame "
             "of polars or pandas"
         )
-    columns = {str(name): source[name] for name in source.columns}
-    filled = {name: values.astype(object).where(values.notna(), None).tolist() for name, values in columns.items()}
-    return pl.DataFrame([pl.Series(name, values, strict=False) for name, values in filled.items()])
+    try:
+        return pl.DataFrame(source)
+    except (ImportError, TypeError):  # polars needs pyarrow for most columns of pandas, and reads them without a copy
+        columns = {str(name): source[name] for name in source.columns}
+        filled = {name: values.astype(object).where(values.notna(), None).tolist() for name, values in columns.items()}
+        return pl.DataFrame([pl.Series(name, values, strict=False) for name, values in filled.items()])

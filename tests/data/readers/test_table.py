@@ -103,21 +103,23 @@ class Column:
         return self.values
 
 
-class PandasFrame(dict[str, Column]):
+class PandasFrame:
     """A frame of pandas, as far as it is used: pandas itself is not installed with expctr."""
 
     iloc = None
 
-    @property
-    def columns(self) -> list[str]:
-        return [*self]
+    def __init__(self, **columns: list[Any]) -> None:
+        self.columns = [*columns]
+        self.values = columns
+
+    def __getitem__(self, name: str) -> Column:
+        return Column(self.values[name])
 
 
 def test_a_frame_of_pandas_is_read_without_pandas() -> None:
     nan = float("nan")
-    items = PandasFrame({name: Column(ITEMS[name].to_list()) for name in ITEMS.columns})
-    items["brand"], items["price"] = Column(["x", "y", nan]), Column([1.5, nan, 3.0])
-    clicks = PandasFrame({name: Column(CLICKS[name].to_list()) for name in CLICKS.columns})
+    items = PandasFrame(**(ITEMS.to_dict(as_series=False) | {"brand": ["x", "y", nan], "price": [1.5, nan, 3.0]}))
+    clicks = PandasFrame(**CLICKS.to_dict(as_series=False))
     assert collected(reader(clicks, items).tables) == collected(reader(CLICKS, ITEMS).tables)
 
 
