@@ -43,8 +43,9 @@ class Batch:
     Attributes:
         sample: the samples' ids, stable over epochs, splits and resumes, int64 `[batch]`.
         label: 1 for liked, 0 for disliked, float32 `[batch]`.
-        features: index tensors of the CTR model, by field name: int64 `[batch]`, or `[batch, values]` with 0 as
-            padding for the fields that hold several values (genres, `liked`, `disliked`).
+        features: what the CTR model reads, by field name: indices, int64 `[batch]`, or `[batch, values]` with 0 as
+            padding for the fields that hold several values (genres, `liked`, `disliked`); numbers, float32 `[batch]`,
+            NaN where one is missing.
         texts: the titles, one entry per row; empty where the stage reads no titles.
     """
 

@@ -101,10 +101,10 @@ class RatingsDataModule(L.LightningDataModule):
     """What became of the raw rows."""
     default_samples: ClassVar[SampleOptions] = SampleOptions()
     """Whoever gives splits of their own is warned of other values than these that have no effect then."""
-    findings: Sequence[str] = ()
-    """What looks wrong in them; filled by `prepare_data`."""
     feature_kinds: Mapping[str, FeatureKind] = MappingProxyType({})
     """Kinds of side features, by their column in `samples`, in place of those by type."""
+    findings: Sequence[str] = ()
+    """What looks wrong in them; filled by `prepare_data`."""
     query_rows: pl.DataFrame | None = None
     """Rows like those of `samples` that `predict` is asked for, in place of `people` and of the test split."""
 

@@ -22,6 +22,7 @@ from expctr.data.feature_kinds import (
     standardised,
     vocabulary_of,
 )
+from expctr.data.history_counts import different_counts, history_counts, nearest_count
 from expctr.data.random_draws import Ints
 from expctr.errors import UserError
 
@@ -30,9 +31,7 @@ PADDING, UNSEEN, FIRST = 0, 1, 2
 
 _SHARES = {"liked": "target", "disliked": "target"}
 _HISTORY = "history"
-_COUNTS = ("history_count", "history_liked_count", "history_liked_share")
-_STEPS = 20  # the share of liked titles is rounded to multiples of 1 / 20
-T = TypeVar("T")
+_T = TypeVar("_T")
 _NONE: Mapping[str, Any] = MappingProxyType({})
 
 
@@ -130,7 +129,7 @@ class Features:
         missing = [name for name in known_kinds if is_missing(columns[name]).any()]
         counts = history_counts(train) if with_counts else {}
         return cls(
-            _only(kept, vocabularies) | {name: _distinct_numbers(count) for name, count in counts.items()},
+            _only(kept, vocabularies) | {name: different_counts(count) for name, count in counts.items()},
             [name for name in lists if name in kept],
             int(train[_HISTORY].list.len().max() or 0) if _HISTORY in kept else 0,  # type: ignore[arg-type]
             _only(kept, known_kinds),
@@ -176,7 +175,7 @@ class Features:
         """
         counts = history_counts(samples)
         encoded = {
-            name: _nearest(counts[name], self.vocabularies[name])
+            name: torch.from_numpy(FIRST + nearest_count(counts[name], self.vocabularies[name]))  # -1: unseen
             if name in counts
             else self._encode(name, samples[name])
             for name in self.fields
@@ -234,27 +233,15 @@ class Features:
             found = _look_up(values.explode(empty_as_null=False, keep_nulls=False), vocabulary)
             index = _padded(found, lengths, int(lengths.max(initial=1)))
         else:
-            index = torch.from_numpy(_bin(values, vocabulary) if kind == "quantiles" else _look_up(values, vocabulary))
+            place = FIRST + bin_of(values, vocabulary) if kind == "quantiles" else _look_up(values, vocabulary)
+            index = torch.from_numpy(place)
         if kind:
             first = index if index.ndim == 1 else index[:, 0]
             first[is_missing(values).to_torch()] = self.missing_index(name)
         return index
 
 
-def history_counts(samples: pl.DataFrame) -> dict[str, pl.Series]:
-    """Numbers that describe each row's own history, as the prompt shows it; nothing of the target or of later rows.
-
-    Returns:
-        float64 `[rows]`: `history_count`, the number of its titles; `history_liked_count`, the number of liked ones;
-        `history_liked_share`, the share of liked ones in steps of 0.05, NaN for an empty history.
-    """
-    liked, disliked = (samples[name].list.len().fill_null(0).cast(pl.Float64) for name in ("liked", "disliked"))
-    count = liked + disliked
-    share = (liked / count * _STEPS).round() / _STEPS
-    return dict(zip(_COUNTS, (count, liked, share), strict=True))
-
-
-def _only(names: Sequence[str], values: Mapping[str, T]) -> dict[str, T]:
+def _only(names: Sequence[str], values: Mapping[str, _T]) -> dict[str, _T]:
     return {name: value for name, value in values.items() if name in names}
 
 
@@ -263,29 +250,6 @@ def _padded(values: Ints, lengths: NDArray[np.uint32], width: int) -> Tensor:
     padded = np.full((lengths.size, width), PADDING, dtype=np.int64)
     padded[np.arange(width) < lengths[:, None]] = values
     return torch.from_numpy(padded)
-
-
-def _distinct_numbers(numbers: pl.Series) -> list[str]:
-    """In rising order; NaN is the last."""
-    return [f"{number:g}" for number in np.unique(numbers.to_numpy())]
-
-
-def _nearest(numbers: pl.Series, vocabulary: list[str]) -> Tensor:
-    """The index of the nearest known number; of two equally near ones, the lower. NaN has only itself.
-
-    Unlike ages and years, these numbers are few, so each keeps a place of its own.
-    """
-    found, known = numbers.to_numpy(), np.array(vocabulary, dtype=np.float64)
-    finite = known[~np.isnan(known)]
-    index = np.full(found.size, UNSEEN, dtype=np.int64)
-    if finite.size:
-        index = FIRST + np.searchsorted((finite[1:] + finite[:-1]) / 2, found)
-    index[np.isnan(found)] = FIRST + finite.size if finite.size < known.size else UNSEEN
-    return torch.from_numpy(index)
-
-
-def _bin(numbers: pl.Series, bounds: list[str]) -> Ints:
-    return FIRST + bin_of(numbers, [float(bound) for bound in bounds])
 
 
 def _look_up(values: pl.Series, vocabulary: list[str]) -> Ints:

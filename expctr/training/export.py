@@ -192,6 +192,13 @@ def _encoder(encoder: SentenceEncoder) -> dict[str, Any]:
 
 
 def _vocabulary(features: Features) -> dict[str, Any]:
-    """Each field's values and their indices."""
-    values = {name: {v: i for i, v in enumerate(names, FIRST)} for name, names in features.vocabularies.items()}
-    return {"values": values, "shares": features.shares, "lists": features.lists, "history": features.history}
+    """Each field's values and their indices, and what else turns values into indices."""
+    return {
+        "values": {name: {v: i for i, v in enumerate(names, FIRST)} for name, names in features.vocabularies.items()},
+        "numbers": {name: dict(zip(("mean", "deviation"), of, strict=True)) for name, of in features.numbers.items()},
+        "missing": {name: features.missing_index(name) for name in features.kinds},
+        "kinds": features.kinds,
+        "shares": features.shares,
+        "lists": features.lists,
+        "history": features.history,
+    }

@@ -119,6 +119,43 @@ def test_an_index_outside_its_field_is_named(field: str, values: list[object]):
         make()(features(**{field: torch.tensor(values)}))
 
 
+def priced(size: int = 4, **options: float) -> FieldEmbeddings:
+    torch.manual_seed(0)
+    return FieldEmbeddings(SIZES | {"price": size}, SHARES, dim=3, **options)  # type: ignore[arg-type]
+
+
+def test_a_number_multiplies_its_fields_vector_and_a_missing_one_has_another_vector():
+    table = priced(oov_rate=0.0)
+    place, start = table.names.index("price"), table.layout()["price"]["start"]
+    out = table(features(price=torch.tensor([-1.5, torch.nan])))
+    torch.testing.assert_close(out[0, place], -1.5 * table.weight[start + 2])
+    torch.testing.assert_close(out[1, place], table.weight[start + 3])
+    without = priced(3, oov_rate=0.0)
+    torch.testing.assert_close(
+        without(features(price=torch.tensor([0.0, torch.nan])))[1, place], without.weight[start + UNSEEN]
+    )
+
+
+def test_a_number_changes_no_other_field():
+    table = priced(oov_rate=0.0)
+    other = [i for i, name in enumerate(table.names) if name != "price"]
+    twice = [table(features(price=price)) for price in (torch.ones(2), torch.tensor([3.0, torch.nan]))]
+    assert torch.equal(twice[0][:, other], twice[1][:, other])
+    ones = {name: torch.full_like(values, 2) for name, values in features().items()}  # the index of a number
+    torch.testing.assert_close(table(ones | {"price": torch.full((2,), 5.0)})[:, 0], table.weight[[2, 2]])
+
+
+def test_a_hidden_number_is_the_oov_vector_as_it_is():
+    table = priced(oov_rate=0.25)
+    many = {name: torch.zeros(8000, dtype=torch.long) for name in table.names} | {"price": torch.full((8000,), 3.0)}
+    shown = table(many)[:, table.names.index("price")]
+    hidden = (shown == table.weight[table.layout()["price"]["start"] + UNSEEN]).all(-1)
+    assert 0.23 < hidden.float().mean() < 0.27
+    torch.testing.assert_close(
+        shown[~hidden], 3 * table.weight[table.layout()["price"]["start"] + 2].expand_as(shown[~hidden])
+    )
+
+
 def test_a_missing_field_is_named():
     with pytest.raises(KeyError, match="genres"):
         make()({name: value for name, value in features().items() if name != "genres"})

@@ -10,18 +10,21 @@ import pytest
 import torch
 import yaml
 from jsonargparse import ArgumentError, ArgumentParser
+from tiny import KINDS, typed_samples
 from torch import Tensor
 from torch.nn import functional as F
 
 from expctr.ctr.zoo import ZOO, DeepFM
 from expctr.ctr.zoo.deepfm import pairwise_interactions
-from expctr.data.features import Vocabulary
+from expctr.data.batches import SampleTable
+from expctr.data.features import FIRST, Features, Vocabulary
 from expctr.metrics import ctr_metrics
 from expctr.modules.ctr import CTRModule  # noqa: F401  configs/baseline.yaml names it
 
 SIZES = {"user": 22, "target": 22, "genres": 6}
 VOCABULARY = Vocabulary(SIZES, {"liked": "target"})
 TEXT = 12
+SEQUENTIAL = ("Caser", "GRU4Rec", "SASRec", "BERT4Rec")
 
 
 def model(text_dim: int = TEXT, seed: int = 0, **options: Any) -> DeepFM:
@@ -193,7 +196,7 @@ def test_a_baseline_must_be_named():
         baseline()
 
 
-@pytest.mark.parametrize("name", [name for name in ZOO if name not in ("Caser", "GRU4Rec", "SASRec", "BERT4Rec")])
+@pytest.mark.parametrize("name", [name for name in ZOO if name not in SEQUENTIAL])
 def test_every_model_of_fields_reads_the_counts_of_the_history(name: str):
     """The sequential models, which read nothing but the history and the target, see it themselves."""
     torch.manual_seed(0)
@@ -207,6 +210,22 @@ def test_every_model_of_fields_reads_the_counts_of_the_history(name: str):
         assert (made(rows | {field: torch.full((6,), 3)}) != before).any(), field
 
 
+@pytest.mark.parametrize("name", ZOO)
+def test_every_model_trains_on_side_features_of_all_kinds(name: str):
+    """The sequential models read nothing but the user, the target and the history, beside whatever else there is."""
+    torch.manual_seed(0)
+    features = Features.fit(typed_samples(), kinds=KINDS)
+    batch = SampleTable.from_samples(typed_samples().filter(split="train"), features)
+    made = ZOO[name](features.vocabulary, 0, oov_rate=0.0)
+    loss = F.binary_cross_entropy_with_logits(made(batch.features), batch.label)
+    loss.backward()
+    assert loss.isfinite()
+    for field in () if name in SEQUENTIAL else features.kinds:
+        place = made.fields.layout()[field]
+        rows = made.fields.weight.grad[place["start"] + FIRST : place["start"] + place["size"]]
+        assert rows.abs().sum(1).gt(0).all(), f"{field}: no gradient of a value, or of missing ones"
+
+
 def test_sequential_models_are_named_as_what_they_are():
     others = {name: model.title() for name, model in ZOO.items() if model.title() != name}
-    assert others == {name: f"{name}-style" for name in ("Caser", "GRU4Rec", "SASRec", "BERT4Rec")}
+    assert others == {name: f"{name}-style" for name in SEQUENTIAL}

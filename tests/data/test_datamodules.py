@@ -141,3 +141,11 @@ def test_nouns_follow_from_the_category_in_the_folder(tmp_path: Path, category: 
 def test_own_nouns_come_before_those_of_the_category(tmp_path: Path) -> None:
     data = AmazonBooksDataModule(str(tmp_path), nouns=Nouns("gift card", "gift cards"))
     assert (data.nouns.item, data.nouns.person) == ("gift card", "customer")
+
+
+def test_a_modules_kinds_of_side_features_reach_its_batches(tmp_path: Path) -> None:
+    data = module(movielens(tmp_path))
+    data.feature_kinds = {"target_year": "number"}
+    data.setup()
+    assert data.features.kinds == {"target_year": "number"}
+    assert data.table("train").features["target_year"].is_floating_point()

@@ -6,10 +6,13 @@ from typing import Any
 import polars as pl
 import pytest
 import torch
+from tiny import KINDS, typed_samples
 
 from expctr.data.batches import SampleTable, SampleText
 from expctr.data.catalogue import Catalogue
-from expctr.data.features import UNSEEN, Features, Vocabulary, history_counts
+from expctr.data.feature_kinds import FeatureKind
+from expctr.data.features import UNSEEN, Features, Vocabulary
+from expctr.data.history_counts import history_counts
 from expctr.data.new_users import NewUser, new_user_samples
 
 
@@ -216,3 +219,127 @@ def test_new_people_have_the_counts_of_their_titles() -> None:
     people = [NewUser(SampleText("A", ("New", "Other"), ("C",))), NewUser(SampleText("B", (), ("D",)))]
     nothing = Catalogue(pl.DataFrame(schema={"item": pl.String, "title": pl.String}))
     assert decoded(features, new_user_samples(people, nothing, samples())) == [("3", "2", "0.65"), ("1", "0", "0")]
+
+
+def typed(**kinds: FeatureKind) -> tuple[Features, dict[str, list[Any]]]:
+    """The features of `typed_samples`, and its rows encoded."""
+    rows = typed_samples()
+    features = Features.fit(rows, kinds=KINDS | kinds)
+    return features, {name: values.tolist() for name, values in features.encode(rows).items()}
+
+
+def test_each_kind_has_its_indices_and_missing_values_have_their_own() -> None:
+    features, encoded = typed()
+    assert features.kinds == KINDS | {"target_price": "number", "target_sizes": "list", "user_member": "boolean"}
+    # of 16 training rows every fifth lacks its features; the index after the known values stands for that
+    assert encoded["target_brand"][:6] == [4, 2, 3, 4, 5, 3]
+    assert encoded["user_member"][:6] == [3, 2, 2, 3, 4, 2]
+    assert encoded["target_sizes"][:6] == [[2, 3], [4, 0], [5, 0], [2, 3], [5, 0], [5, 0]]
+    assert encoded["target_stock"][:6] == [2, 3, 4, 5, 9, 7]
+    sizes = {"target_brand": 6, "user_member": 5, "target_sizes": 6, "target_stock": 10, "target_price": 4}
+    assert features.sizes.items() >= sizes.items()
+    assert {name: features.missing_index(name) for name in sizes} == {n: size - 1 for n, size in sizes.items()}
+
+
+def test_numbers_stay_numbers_and_nan_marks_a_missing_one() -> None:
+    features, _ = typed()
+    price = features.encode(typed_samples())["target_price"]
+    assert price.dtype == torch.float32
+    # 0 1 2 3 - 5 6 0 1 - 3 4 5 6 - 1: 37 in 13 rows, whose squares sum up to 163
+    mean, deviation = 37 / 13, (163 / 13 - (37 / 13) ** 2) ** 0.5
+    assert features.numbers == {"target_price": [pytest.approx(mean), pytest.approx(deviation)]}
+    assert price[:4].tolist() == pytest.approx([(i - mean) / deviation for i in range(4)], abs=1e-6)
+    assert price.isnan().tolist() == [i % 5 == 4 for i in range(24)]
+
+
+def test_a_value_that_is_new_is_not_one_that_is_missing() -> None:
+    features, _ = typed()
+    other = typed_samples()[:2].with_columns(
+        target_brand=pl.Series(["violet", None]), target_sizes=pl.Series([[99], None], dtype=pl.List(pl.Int64))
+    )
+    encoded = features.encode(other)
+    assert encoded["target_brand"].tolist() == [UNSEEN, 5]
+    assert encoded["target_sizes"].tolist() == [[UNSEEN], [5]]
+
+
+def test_without_a_training_row_that_lacks_a_value_a_missing_one_counts_as_unseen() -> None:
+    whole = typed_samples().filter((pl.col("sample") % 5 != 4) & (pl.col("target_sizes").list.len() > 0))
+    features = Features.fit(whole, kinds=KINDS)
+    assert features.missing == []
+    lacking = features.encode(typed_samples()[4:5])
+    for name in ("target_brand", "target_stock", "user_member"):
+        assert lacking[name].tolist() == [UNSEEN]
+    assert lacking["target_sizes"].tolist() == [[UNSEEN]]
+    assert lacking["target_price"].isnan().all()
+    assert features.sizes["target_price"] == 3  # no row for missing ones, so the table takes the unseen one
+
+
+def test_whole_numbers_of_a_kind_are_not_floored_to_fives() -> None:
+    assert typed()[0].vocabularies["target_stock"] == ["0.0", "1.0", "2.0", "3.0", "4.0", "5.0", "6.0"]
+    assert typed(target_stock="category")[0].vocabularies["target_stock"] == [*"0123456"]
+    flag = typed_samples().with_columns(target_stock=pl.col("target_stock") % 2)
+    assert Features.fit(flag, kinds={"target_stock": "boolean"}).vocabularies["target_stock"] == ["false", "true"]
+    assert Features.fit(flag).vocabularies["target_stock"] == ["0"]  # as years and ages of the three datasets
+
+
+def test_a_feature_without_a_value_in_training_rows_is_left_out_with_a_warning() -> None:
+    nothing = typed_samples().with_columns(
+        target_price=pl.when(split="test").then("target_price"), user_member=pl.lit(None, pl.Boolean)
+    )
+    with pytest.warns(UserWarning, match="no training row has a value of target_price, user_member"):
+        features = Features.fit(nothing, kinds=KINDS)
+    assert not {"target_price", "user_member"} & {*features.fields, *features.kinds, *features.missing}
+
+
+@pytest.mark.filterwarnings("ignore:no training row has a value")
+def test_it_cannot_be_asked_for() -> None:
+    nothing = typed_samples().with_columns(target_price=pl.lit(None, pl.Float64))
+    with pytest.raises(ValueError, match=r"data\.fields: target_price cannot be used"):
+        Features.fit(nothing, ["target", "target_price"])
+
+
+def test_kinds_pass_through_a_checkpoint() -> None:
+    features, file = typed()[0], io.BytesIO()
+    torch.save(features.state_dict(), file)
+    file.seek(0)
+    loaded = Features.from_state(torch.load(file, weights_only=True))
+    loaded.check_same(features)
+    for name, values in loaded.encode(typed_samples()).items():
+        torch.testing.assert_close(values, features.encode(typed_samples())[name], rtol=0, atol=0, equal_nan=True)
+
+
+def test_a_checkpoint_of_before_there_were_kinds_loads() -> None:
+    features = Features.fit(samples())
+    old = {name: features.state_dict()[name] for name in ("vocabularies", "lists", "history")}
+    Features.from_state(old).check_same(features)
+    assert (features.kinds, features.numbers, features.missing) == ({}, {}, [])
+
+
+def test_other_numbers_other_kinds_and_other_missing_values_are_named() -> None:
+    features = typed()[0]
+    dearer = typed_samples().with_columns(pl.col("target_price") * 10)
+    message = r"target_price \(number: mean 28\.4\S+ .*, some missing in the data, number: mean 2\.84\S+ .* checkpoint"
+    with pytest.raises(ValueError, match=message):
+        Features.fit(dearer, kinds=KINDS).check_same(features)
+    with pytest.raises(ValueError, match=r"target_stock \(category: 7, .* quantiles: 7, .*data\.features and"):
+        typed(target_stock="category")[0].check_same(features)
+    filled = typed_samples().with_columns(pl.col("target_brand").fill_null("red"))
+    with pytest.raises(ValueError, match=r"target_brand \(category: 3 in the data, category: 3, some missing in"):
+        Features.fit(filled, kinds=KINDS).check_same(features)
+
+
+def test_some_of_the_fields_keep_their_kinds() -> None:
+    some = Features.fit(typed_samples(), ["target", "target_price", "target_brand"], kinds=KINDS)
+    assert some.fields == ["target", "target_brand", "target_price"]
+    assert some.kinds == {"target_price": "number", "target_brand": "category"}
+    assert some.missing == ["target_price", "target_brand"]
+
+
+def test_a_new_item_lacks_all_side_features() -> None:
+    features = typed()[0]
+    nothing = Catalogue(pl.DataFrame(schema={"item": pl.String, "title": pl.String}))
+    rows = new_user_samples([NewUser(SampleText("A new item"))], nothing, typed_samples())
+    encoded = features.encode(rows)
+    assert encoded["target_price"].isnan().all()
+    for name in ("target_brand", "target_stock", "user_member", "target_sizes"):
+        assert encoded[name].flatten().tolist() == [features.missing_index(name)], name

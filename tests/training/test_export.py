@@ -1,6 +1,7 @@
 """What `expctr export` writes is the run's model, for programs that do not know this package."""
 
 import json
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -11,11 +12,18 @@ from llama_cpp_file import write_gguf
 from peft import PeftModel
 from running import TESTS, World, expctr, sharded
 from safetensors.torch import load_file
+from tiny import KINDS, typed_samples
 from torch import Tensor
 from transformers import AutoModel, AutoModelForCausalLM, AutoTokenizer, DynamicCache
 
+from expctr.ctr.embedding import FieldEmbeddings
+from expctr.ctr.zoo import DeepFM
+from expctr.data.batches import SampleTable
+from expctr.data.features import Features
 from expctr.llm.loading import LLMOptions
 from expctr.llm.model import LanguageModel
+from expctr.modules.ctr import CTRModule
+from expctr.training.export import write
 
 SENTENCE = "The liked books: none. Considering the preference of the customer,"
 pytestmark = pytest.mark.filterwarnings("ignore")
@@ -68,6 +76,27 @@ def test_the_adapter_and_the_merged_model_say_what_the_policy_says(out: Path, wo
     assert not any("expctr" in file.read_text() for file in (out / "adapter").glob("*.json"))
 
 
+def looked_up(vocabulary: dict[str, Any], field: str, value: Any) -> list[tuple[int, float]]:
+    """The indices of a field's values, and what their vectors are multiplied by, as the README has it."""
+    kind = vocabulary["kinds"].get(field)
+    if kind and value in (None, "", []):
+        return [(vocabulary["missing"][field], 1.0)]
+    if kind == "number":
+        mean, deviation = (vocabulary["numbers"][field][name] for name in ("mean", "deviation"))
+        return [(2, min(max((value - mean) / deviation, -5), 5) if deviation else 0.0)]
+    known = vocabulary["values"][vocabulary["shares"].get(field, field)]
+    if kind == "quantiles":
+        return [
+            (known[max((low for low in known if float(low) <= value), key=float, default=min(known, key=float))], 1.0)
+        ]
+    values = value if field in vocabulary["lists"] else [value]
+    if kind == "boolean":
+        values = ["true" if value else "false"]
+    elif kind is None:
+        values = [each // 5 * 5 if isinstance(each, int) else each for each in values]
+    return [(known.get(str(each), 1), 1.0) for each in values]
+
+
 def deepfm(folder: Path, row: dict[str, Any], z: Tensor) -> float:
     """DeepFM's probability of a click from the exported files alone, as its README has it; z is 0 without a text."""
     weights, about = load_file(folder / "model.safetensors"), json.loads((folder / "model.json").read_text())
@@ -80,10 +109,8 @@ def deepfm(folder: Path, row: dict[str, Any], z: Tensor) -> float:
         own = {name.removeprefix(f"{model}."): w for name, w in weights.items() if name.startswith(f"{model}.")}
         vectors = []
         for field, place in about["tables"]["fields"].items():
-            known = vocabulary["values"][vocabulary["shares"].get(field, field)]
-            values = row[field] if field in vocabulary["lists"] else [row[field]]
-            values = [value // 5 * 5 if isinstance(value, int) else value for value in values]
-            rows = [own["fields.weight"][place["start"] + known.get(str(value), 1)] for value in values]
+            found = looked_up(vocabulary, field, row[field])
+            rows = [own["fields.weight"][place["start"] + index] * factor for index, factor in found]
             vectors.append(torch.stack(rows).mean(0) if rows else torch.zeros(own["fields.weight"].shape[1]))
         first, v = torch.stack(vectors)[:, -1].sum(), torch.stack(vectors)[:, :-1]
         fm = ((v.sum(0) ** 2 - (v**2).sum(0)) / 2).sum()
@@ -289,6 +316,25 @@ def test_baselines_are_exported_too(world: World) -> None:
         files[name] = {str(file.relative_to(out)) for file in out.rglob("*.*") if file.suffix != ".md"}
     assert files["deepfm"] == {"ctr/model.safetensors", "ctr/model.json", "vocabulary.json", "config.yaml"}
     assert files["tallrec"] == {"adapter/adapter_model.safetensors", "adapter/adapter_config.json", "config.yaml"}
+
+
+def test_side_features_of_all_kinds_can_be_computed_from_the_files_alone(tmp_path: Path) -> None:
+    features = Features.fit(typed_samples(), kinds=KINDS)
+    module = CTRModule(partial(DeepFM, mlp=(8,)))
+    module.build(features.vocabulary)
+    with torch.no_grad():
+        for table in (part for part in module.modules() if isinstance(part, FieldEmbeddings)):
+            table.weight.mul_(3)  # scores that differ visibly
+    write(module, features, tmp_path, merged=False)
+    far, new = {"target_price": 1e9, "target_stock": -3}, {"target_brand": "violet", "target_sizes": [40, 99]}
+    rows = typed_samples().with_columns(
+        *(pl.when(sample=0).then(pl.lit(value)).otherwise(name).alias(name) for name, value in far.items()),
+        *(pl.when(sample=1).then(pl.lit(value)).otherwise(name).alias(name) for name, value in new.items()),
+    )
+    expected = module.score(SampleTable.from_samples(rows, features)).tolist()
+    assert max(expected) - min(expected) > 0.1
+    found = [deepfm(tmp_path / "ctr", row, torch.zeros(0)) for row in rows.to_dicts()]
+    assert found == pytest.approx(expected, abs=1e-5)
 
 
 def test_what_cannot_be_exported_is_said(out: Path, world: World) -> None:

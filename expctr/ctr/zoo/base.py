@@ -15,7 +15,7 @@ from expctr.errors import UserError, check_range
 
 
 class CTRBackbone(nn.Module):
-    """Base class of the zoo: from index tensors, and an explanation's vector if there is one, to a click's logit.
+    """Base class of the zoo: from features, and an explanation's vector if there is one, to a click's logit.
 
     A subclass implements `logits`. It applies `text_logit` to its logit if it has no deep tower; with one, it derives
     from `DeepBackbone`. It takes the vocabulary and the text's length as positional arguments and its options by name:
@@ -77,7 +77,7 @@ class CTRBackbone(nn.Module):
         """The click's logit, `[batch]`.
 
         Args:
-            features: int64 `[batch]` or `[batch, values]`, by field.
+            features: int64 `[batch]` or `[batch, values]`, or numbers `[batch]`, by field.
             text: float `[batch, text_dim]`; `None` means z = 0.
 
         Raises:
