@@ -30,7 +30,7 @@ class Catalogue:
     """
 
     def __init__(self, items: pl.DataFrame) -> None:
-        self._items = items
+        self.items = items
 
     def matches(self, typed: str, ids: bool = False) -> list[Item]:
         """Finds the items that match: none for a new item, several for a title that several items have.
@@ -42,9 +42,9 @@ class Catalogue:
             found = self._ids.rows(typed.removeprefix(BY_ID).strip())
         else:
             named = self._rows(typed)
-            exact = [row for row in named if typed in (self._items["title"][row], self._dated[row])]
+            exact = [row for row in named if typed in (self.items["title"][row], self._dated[row])]
             found = (exact or named) + (self._ids.rows(typed.strip()) if ids else [])
-        return [Item(self._items["item"][row], self._items["title"][row]) for row in dict.fromkeys(found)]
+        return [Item(self.items["item"][row], self.items["title"][row]) for row in dict.fromkeys(found)]
 
     def nearest(self, typed: str) -> list[str]:
         """Titles similar to a typed one, with or without its year; they are returned with their years."""
@@ -57,24 +57,24 @@ class Catalogue:
 
     def side_features(self, item: Item) -> dict[str, Any]:
         """The side features of an item, named as in samples; a new item has none."""
-        row = next((self._items.row(row, named=True) for row in self._ids.rows(item.id)), {})
+        row = next((self.items.row(row, named=True) for row in self._ids.rows(item.id)), {})
         return {f"target_{name}": value for name, value in row.items() if name not in ("item", "title")}
 
     def _rows(self, typed: str) -> list[int]:
         """The rows whose title, with or without its year, is the typed one but for case and white space."""
-        return sorted({row % self._items.height for row in self._names.rows(_plain(typed))})
+        return sorted({row % self.items.height for row in self._names.rows(_plain(typed))})
 
     @cached_property
     def _dated(self) -> pl.Series:
         """Per item its title with its year, if it has one."""
-        if "year" not in self._items.columns:
-            return self._items["title"]
-        return self._items.select(pl.coalesce(pl.format("{} ({})", "title", "year"), "title")).to_series()
+        if "year" not in self.items.columns:
+            return self.items["title"]
+        return self.items.select(pl.coalesce(pl.format("{} ({})", "title", "year"), "title")).to_series()
 
     @cached_property
     def _all_names(self) -> pl.Series:
-        titles = self._items["title"]
-        return pl.concat([titles, self._dated.rename("title")]) if "year" in self._items.columns else titles
+        titles = self.items["title"]
+        return pl.concat([titles, self._dated.rename("title")]) if "year" in self.items.columns else titles
 
     @cached_property
     def _names(self) -> "_Index":
@@ -82,7 +82,7 @@ class Catalogue:
 
     @cached_property
     def _ids(self) -> "_Index":
-        return _Index(self._items["item"])
+        return _Index(self.items["item"])
 
 
 class _Index:

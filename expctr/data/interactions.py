@@ -44,9 +44,13 @@ def load_interactions(
 
 
 def user_ratings(
-    user: str, tables: RawTables, options: SampleOptions, splits: Mapping[str, RawTable] | None = None
+    user: str,
+    tables: RawTables,
+    items: pl.DataFrame,
+    options: SampleOptions,
+    splits: Mapping[str, RawTable] | None = None,
 ) -> pl.DataFrame:
-    """One user's ratings (`item`, `title`, `liked`), oldest first, as in `make_samples` but without minimum counts.
+    """One user's ratings of some items (`item`, `title`, `liked`), oldest first, without the minimum counts of samples.
 
     Of `splits` only train is read, because histories hold training rows only.
 
@@ -57,11 +61,12 @@ def user_ratings(
     own = table.frame.filter(pl.col("user") == user).collect(engine="streaming")
     if own.is_empty():
         return pl.DataFrame(schema={"item": pl.String, "title": pl.String, "liked": pl.Boolean})
-    items = titled_items(tables, options, Counter()).select("item", "title")
     source = {name: RawTable(own.lazy(), table.path)}
     events = load_interactions(source, items["item"], replace(options, min_ratings=1), DataSummary())
     rated = events.select(pl.col("item").cast(pl.String), liked=is_liked(options))
-    return rated.join(items, on="item", how="left", maintain_order="left").select("item", "title", "liked")
+    return rated.join(items.select("item", "title"), on="item", how="left", maintain_order="left").select(
+        "item", "title", "liked"
+    )
 
 
 def titled_items(tables: RawTables, options: SampleOptions, dropped: Counter[str]) -> pl.DataFrame:

@@ -20,7 +20,10 @@ from expctr.errors import DataError
 
 
 def make_samples(
-    tables: RawTables, options: SampleOptions, splits: Mapping[str, RawTable] | None = None
+    tables: RawTables,
+    options: SampleOptions,
+    splits: Mapping[str, RawTable] | None = None,
+    items: pl.DataFrame | None = None,
 ) -> tuple[pl.DataFrame, DataSummary]:
     """Draws the samples of a dataset.
 
@@ -29,6 +32,7 @@ def make_samples(
         options: how to draw.
         splits: ratings tables named train, val and test, in place of `tables.interactions`. All their rows are targets,
             and histories hold earlier rows of train only. `IGNORED_WITH_SPLITS` have no effect.
+        items: the items that have a title, if they were read already.
 
     Returns:
         One row per sample, in the order train, val, test, and what became of the raw rows. Columns: `sample` int64 from
@@ -43,7 +47,7 @@ def make_samples(
     zeros = "" if options.zero_ratings == "keep" else ", zeros dropped"
     summary = DataSummary(rule=f"liked when rating {sign} {options.threshold:g}{zeros}")
     side_dropped = Counter[str]()
-    items = titled_items(tables, options, side_dropped)
+    items = titled_items(tables, options, side_dropped) if items is None else items
     sources = {name: splits[name] for name in SPLITS} if splits else {"": tables.interactions}
     events = load_interactions(sources, items["item"], options, summary)
 
