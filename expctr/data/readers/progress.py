@@ -46,7 +46,8 @@ class ReadingProgress:
         elif now - self._shown >= (INTERVAL if self._shown > self._began else PATIENCE):
             self._shown = now
             left = seconds / max(done, 1e-9) - seconds
-            self._console.print(f"reading {self._about(count, seconds)}, {done:.0%}, {left:.0f} s left", soft_wrap=True)
+            line = f"reading {self._about(count, seconds)}, {done:.0%}, {left:.0f} s left"
+            self._console.print(line, soft_wrap=True, markup=False, highlight=False)
 
     def close(self) -> None:
         """Removes the bar."""
