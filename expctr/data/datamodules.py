@@ -1,5 +1,6 @@
 """The data modules: each names a reader, its defaults and its nouns; `RatingsDataModule` does the rest."""
 
+import inspect
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -17,7 +18,7 @@ from rich.console import Console
 from torch import Tensor
 
 from expctr.data.batches import BatchSpec, EpochSampler, Nouns, ResumableLoader, SampleTable
-from expctr.data.cache import cached_samples
+from expctr.data.cache import cached_items, cached_samples, class_key
 from expctr.data.catalogue import Catalogue
 from expctr.data.feature_kinds import FeatureKind
 from expctr.data.features import Features
@@ -105,6 +106,8 @@ class RatingsDataModule(L.LightningDataModule):
     """Kinds of side features, by their column in `samples`, in place of those by type."""
     findings: Sequence[str] = ()
     """What looks wrong in them; filled by `prepare_data`."""
+    version: ClassVar[int] = 0
+    """Change it when `read` of a class of yours returns something else because of code outside its own file."""
     query_rows: pl.DataFrame | None = None
     """Rows like those of `samples` that `predict` is asked for, in place of `people` and of the test split."""
 
@@ -147,6 +150,7 @@ class RatingsDataModule(L.LightningDataModule):
                 f"{'is' if len(idle) == 1 else 'are'} not used"
             )
         check_range("data", self, rollout_batch_size=(1, inf), ctr_batch_size=(1, inf), eval_batch_size=(1, inf))
+        self._loaded: tuple[pl.DataFrame, DataSummary] | None = None
         self._tables: dict[str, SampleTable] = {}
         self._train: Callable[[], BatchSpec] = lambda: BatchSpec(ctr_batch_size, epoch=self._trainer.current_epoch)
         self._val: Callable[[], BatchSpec] = lambda: BatchSpec(ctr_batch_size)
@@ -159,6 +163,16 @@ class RatingsDataModule(L.LightningDataModule):
     def read_ratings(self, path: Path) -> RawTable:
         """One ratings file, for `splits`; each dataset has its own."""
         raise NotImplementedError
+
+    def reading(self) -> object:
+        """Whatever else decides what `read` returns, besides the files: a part of the cache's key.
+
+        It is the class, its `version`, the source file of a class of yours, and what its `__init__` takes in addition
+        to this one's. If `read` depends on something else, add that, as plain values.
+        """
+        known = inspect.signature(RatingsDataModule.__init__).parameters
+        added = [name for name in inspect.signature(type(self).__init__).parameters if name not in known]
+        return [class_key(type(self)), {name: getattr(self, name, None) for name in added}]
 
     def prepare_data(self) -> None:
         """Makes the samples, unless the cache has them, and prints what became of the raw rows and what looks wrong."""
@@ -250,12 +264,12 @@ class RatingsDataModule(L.LightningDataModule):
 
     @cached_property
     def catalogue(self) -> Catalogue:
-        """The items that have a title, rated or not; read from the raw files."""
-        return Catalogue(titled_items(self.read(), self.options, Counter()))
+        """The items that have a title, rated or not."""
+        return Catalogue(self._titled_items()[0])
 
     def ratings_of(self, users: Sequence[str]) -> pl.DataFrame:
         """Some users' ratings from the raw files: `user`, `item`, `title`, `liked`, oldest first."""
-        return ratings_of_users(users, self.read(), self.options, self._own_splits())
+        return ratings_of_users(users, self.read(), self.catalogue.items, self.options, self._own_splits())
 
     def users(self) -> pl.Series:
         """The ids of all who rated something, in order; with `splits`, in train."""
@@ -285,12 +299,27 @@ class RatingsDataModule(L.LightningDataModule):
         return {name: self.read_ratings(Path(getattr(self.splits, name))) for name in SPLITS} if self.splits else {}
 
     def _load(self) -> tuple[pl.DataFrame, DataSummary]:
+        if self._loaded:
+            return self._loaded
         files = [*self.read().files, *(path for table in self._own_splits().values() for path in table.files)]
-        return cached_samples(files, self.options, self._make, self.cache_dir)
+        self._loaded = cached_samples(files, self.options, self._make, self.cache_dir, self.reading())
+        return self._loaded
 
     def _make(self) -> tuple[pl.DataFrame, DataSummary]:
         """Reads the files only when samples must be made: a file that is not UTF-8 is held in memory."""
-        return make_samples(self.read(), self.options, self._own_splits())
+        items, dropped = self._titled_items()
+        samples, summary = make_samples(self.read(), self.options, self._own_splits(), items)
+        summary.side_dropped = {**dropped, **summary.side_dropped}
+        return samples, summary
+
+    def _titled_items(self) -> tuple[pl.DataFrame, Counter[str]]:
+        """The items that have a title, from the cache if it has them, and the number of rows not used by reason."""
+
+        def make() -> tuple[pl.DataFrame, Counter[str]]:
+            dropped = Counter[str]()
+            return titled_items(self.read(), self.options, dropped), dropped
+
+        return cached_items(self.read().items.files, self.options.on_bad_row, make, self.cache_dir, self.reading())
 
 
 class MovieLensDataModule(RatingsDataModule):

@@ -52,10 +52,14 @@ def load_interactions(
 
 
 def ratings_of_users(
-    users: Sequence[str], tables: RawTables, options: SampleOptions, splits: Mapping[str, RawTable] | None = None
+    users: Sequence[str],
+    tables: RawTables,
+    items: pl.DataFrame,
+    options: SampleOptions,
+    splits: Mapping[str, RawTable] | None = None,
 ) -> pl.DataFrame:
-    """Some users' ratings (`user`, `item`, `title`, `liked`), oldest first, as in `make_samples` but without minimum
-    counts; no row for a user who is unknown, or has rated no item with a title.
+    """Some users' ratings of some items (`user`, `item`, `title`, `liked`), oldest first, as in `make_samples` but
+    without minimum counts; no row for a user who is unknown, or has rated none of the items.
 
     Of `splits` only train is read, because histories hold training rows only.
 
@@ -63,7 +67,6 @@ def ratings_of_users(
         DataError: a bad row of these users.
     """
     name, table = ("train", splits["train"]) if splits else ("", tables.interactions)
-    items = titled_items(tables, options, Counter()).select("item", "title")
     usable = pl.col("item").is_in(items["item"].implode()) | pl.col("problem").is_not_null()
     own = table.frame.filter(pl.col("user").is_in([*users]) & usable).collect(engine="streaming")
     schema = {"user": pl.String, "item": pl.String, "title": pl.String, "liked": pl.Boolean}
@@ -73,7 +76,7 @@ def ratings_of_users(
     events = load_interactions(source, items["item"], replace(options, min_ratings=1), DataSummary())
     rated = events.select(pl.col("user", "item").cast(pl.String), liked=is_liked(options))
     rated = rated.unique(["user", "item"], keep="last", maintain_order=True)
-    return rated.join(items, on="item", how="left", maintain_order="left").select(*schema)
+    return rated.join(items.select("item", "title"), on="item", how="left", maintain_order="left").select(*schema)
 
 
 def titled_items(tables: RawTables, options: SampleOptions, dropped: Counter[str]) -> pl.DataFrame:

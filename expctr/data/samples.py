@@ -25,7 +25,10 @@ _REPEATS = 5  # rows that are searched for each entry of a history, where some r
 
 
 def make_samples(
-    tables: RawTables, options: SampleOptions, splits: Mapping[str, RawTable] | None = None
+    tables: RawTables,
+    options: SampleOptions,
+    splits: Mapping[str, RawTable] | None = None,
+    items: pl.DataFrame | None = None,
 ) -> tuple[pl.DataFrame, DataSummary]:
     """Draws the samples of a dataset.
 
@@ -34,6 +37,7 @@ def make_samples(
         options: how to draw.
         splits: ratings tables named train, val and test, in place of `tables.interactions`. All their rows are targets,
             and histories hold earlier rows of train only. `IGNORED_WITH_SPLITS` have no effect.
+        items: the items that have a title, if they were read already.
 
     Returns:
         One row per sample, in the order train, val, test, and what became of the raw rows. Columns: `sample` int64 from
@@ -46,7 +50,7 @@ def make_samples(
     """
     summary = DataSummary(rule=options.rule, notes=[*tables.notes])
     side_dropped, dropped = Counter[str](), Counter[str]()
-    items = titled_items(tables, options, side_dropped)
+    items = titled_items(tables, options, side_dropped) if items is None else items
     sources = {name: splits[name] for name in SPLITS} if splits else {"": tables.interactions}
     if tables.is_ready:
         targets = ready_targets(sources, items, options, summary, dropped)

@@ -1,5 +1,7 @@
 """`TableDataModule`: samples of any table of one's own, such as a click log."""
 
+from collections import Counter
+from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any, ClassVar
 
@@ -7,9 +9,10 @@ import polars as pl
 from lightning.pytorch.utilities import rank_zero_warn
 
 from expctr.data.batches import Nouns
-from expctr.data.cache import cached_samples
+from expctr.data.cache import cached_items, cached_samples, class_key
 from expctr.data.datamodules import PaperDataset, RatingsDataModule, SplitFiles
 from expctr.data.feature_kinds import FeatureKind
+from expctr.data.interactions import titled_items
 from expctr.data.options import SPLITS, SampleOptions
 from expctr.data.readers.base import RawTable, RawTables
 from expctr.data.readers.columns import TableColumns
@@ -70,7 +73,6 @@ class TableDataModule(RatingsDataModule):
             )
         sources = {name: getattr(splits, name) for name in SPLITS} if splits else {"": interactions}
         self._reader = TableReader(sources, items, users, columns, features, samples.order == "time")
-        self._made: tuple[pl.DataFrame, DataSummary] | None = None
 
     def read(self) -> RawTables:
         self._check_labels()
@@ -79,28 +81,39 @@ class TableDataModule(RatingsDataModule):
     def read_ratings(self, path: Any) -> RawTable:
         raise NotImplementedError  # `_own_splits` knows them all
 
-    def ratings_of(self, user: str) -> pl.DataFrame:
-        """One user's ratings: `item`, `title`, `liked`, oldest first; of ready rows, the history of the last one."""
+    def reading(self) -> object:
+        reader = self._reader
+        return [class_key(type(self)), reader.named, asdict(reader.columns), reader.features, reader.is_timed]
+
+    def ratings_of(self, users: Sequence[str]) -> pl.DataFrame:
+        """Some users' ratings, oldest first: `user`, `item`, `title`, `liked`; of ready rows, the last one's history."""
         if not is_ready(self._reader.found):
-            return super().ratings_of(user)
-        last = self.samples.filter(pl.col("user") == user).tail(1)
-        entries = last.select(item="history", liked="history_liked").explode("item", "liked").drop_nulls()
-        titles = self.read().items.frame.select("item", "title").collect()
-        return entries.join(titles, on="item", how="left", maintain_order="left").select("item", "title", "liked")
+            return super().ratings_of(users)
+        last = self.samples.filter(pl.col("user").is_in([*users])).unique("user", keep="last", maintain_order=True)
+        entries = last.select("user", item="history", liked="history_liked").explode("item", "liked").drop_nulls()
+        titles = self.catalogue.items.select("item", "title")
+        return entries.join(titles, on="item", how="left", maintain_order="left").select(
+            "user", "item", "title", "liked"
+        )
 
     def _own_splits(self) -> dict[str, RawTable]:
         return self._reader.splits
 
     def _load(self) -> tuple[pl.DataFrame, DataSummary]:
-        files = self._reader.files
-        if files is None:  # data frames: nothing that a cache could compare
-            made = self._made = self._made or self._make()
-        else:
-            given = [self._reader.interactions, self._reader.items, self._reader.users]
-            reading = [given, asdict(self._reader.columns), self._reader.features]
-            made = cached_samples(files, self.options, self._make, self.cache_dir, reading)
-        self.feature_kinds = self._kinds(made[0])
-        return made
+        if not self._loaded:
+            files = self._reader.files
+            cached = files and cached_samples(files, self.options, self._make, self.cache_dir, self.reading())
+            self._loaded = cached or self._make()
+        self.feature_kinds = self._kinds(self._loaded[0])
+        return self._loaded
+
+    def _titled_items(self) -> tuple[pl.DataFrame, Counter[str]]:
+        def make() -> tuple[pl.DataFrame, Counter[str]]:
+            dropped = Counter[str]()
+            return titled_items(self.read(), self.options, dropped), dropped
+
+        files = self._reader.files  # of the interactions as well: titles may be theirs
+        return cached_items(files, self.options.on_bad_row, make, self.cache_dir, self.reading()) if files else make()
 
     def _kinds(self, samples: pl.DataFrame) -> dict[str, FeatureKind]:
         """The kinds of the side features, by column: as given, else by type."""

@@ -137,6 +137,8 @@ def test_the_cache_knows_columns_and_features(tmp_path: Path) -> None:
     again = prepared(*files, cache_dir=str(tmp_path))
     assert again.samples.equals(first.samples)
     assert again.feature_kinds == first.feature_kinds
+    assert again.catalogue.items.sort("item").equals(first.catalogue.items.sort("item"))
+    assert len([*tmp_path.glob("*.json")]) == 2  # the samples and the items
     other = prepared(*files, cache_dir=str(tmp_path), columns=TableColumns(label="bought"))
     assert other.samples["label"].to_list() == [1 - label for label in first.samples["label"]]
     priced = prepared(*files, cache_dir=str(tmp_path), features={"price": "number"})
@@ -148,7 +150,7 @@ def test_users_titles_and_people_are_found(tmp_path: Path) -> None:
     people.write_text("liked_titles,disliked_titles,target_title\nThing 1|Thing 2,,Thing 3\n,Thing 4,New thing\n")
     data = prepared(CLICKS, ITEMS, USERS, people=str(people))
     assert data.users().to_list() == [f"u{i}" for i in range(8)]
-    rated = data.ratings_of("u1")
+    rated = data.ratings_of(["u1"])
     last = CLICKS.filter(user_id="u1").unique("sku", keep="last", maintain_order=True)
     assert rated["item"].to_list() == last["sku"].to_list()
     assert rated["liked"].to_list() == [bool(clicked) for clicked in last["clicked"]]

@@ -246,7 +246,7 @@ def read(layout: Layout, folder: Path, file: str, mode: OnBadRow) -> tuple[dict[
 
     def call() -> tuple[dict[int, dict[str, object]], int]:
         found, dropped = table(), Counter[str]()
-        own = [c for c in found.frame.collect_schema().names() if c not in ("line", "problem", "column")]
+        own = [c for c in found.frame.collect_schema().names() if c not in ("place", "line", "problem", "column")]
         frame = found.collect(own, mode, dropped)
         return {row["row"]: {**row, "row": 0} for row in frame.to_dicts()}, dropped.total()
 

@@ -11,10 +11,12 @@ import json
 import re
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from functools import lru_cache
 from itertools import compress
 from pathlib import Path
-from typing import BinaryIO, cast
+from typing import BinaryIO
 
 import numpy as np
 import polars as pl
@@ -23,6 +25,7 @@ from polars.io.plugins import register_io_source
 from expctr.data.readers.bad_rows import NOT_JSON, PROBLEM, UNDECODABLE
 from expctr.data.readers.base import RawTable
 from expctr.data.readers.files import check_file
+from expctr.data.readers.progress import reading_progress
 from expctr.data.readers.python_literals import split_literal
 from expctr.errors import DataError
 
@@ -75,10 +78,17 @@ def _chunks(path: Path) -> Iterator[list[bytes]]:
     """The lines of the file, some tens of MB at a time."""
     read = 0
     try:
-        with _open(path) as file:
-            while lines := file.readlines(_CHUNK):
+        with (
+            _opened(path) as (file, raw),
+            reading_progress(path, raw) as progress,
+            ThreadPoolExecutor(1) as ahead,  # decompresses the next chunk while this one is parsed
+        ):
+            coming = ahead.submit(file.readlines, _CHUNK)
+            while lines := coming.result():
+                coming = ahead.submit(file.readlines, _CHUNK)
                 read += len(lines)
                 yield lines
+                progress.rows(read)
     except (OSError, EOFError, zlib.error) as error:  # not a bad row to skip: nobody knows how much is missing
         raise DataError(
             f"cannot read {path} after row {read:,}: {error}. Fix: the file is cut short or damaged; download it again"
@@ -89,7 +99,7 @@ def _texts_at(path: Path, places: pl.Series, keys: Mapping[str, Sequence[str]]) 
     """One column of the rows that begin at some places, in their order. The other rows are skipped, not parsed."""
     ordered = places.unique().sort()
     lines = []
-    with _open(path) as file:
+    with _opened(path) as (file, _):
         for place in ordered:
             file.seek(place)
             lines.append(file.readline())
@@ -97,8 +107,14 @@ def _texts_at(path: Path, places: pl.Series, keys: Mapping[str, Sequence[str]]) 
     return found.gather(ordered.search_sorted(places))
 
 
-def _open(path: Path) -> BinaryIO:
-    return cast(BinaryIO, gzip.open(path)) if path.suffix == ".gz" else path.open("rb")
+@contextmanager
+def _opened(path: Path) -> Iterator[tuple[BinaryIO, BinaryIO]]:
+    """The content of a file, and the file itself, whose position tells how much is read."""
+    with path.open("rb") as raw:
+        if path.suffix == ".gz":
+            yield io.BufferedReader(gzip.GzipFile(fileobj=raw), 1 << 20), raw  # type: ignore[arg-type]
+        else:
+            yield raw, raw
 
 
 def _parse(lines: list[bytes], keys: Mapping[str, Sequence[str]]) -> pl.DataFrame:

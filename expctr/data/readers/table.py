@@ -57,13 +57,17 @@ class TableReader:
     notes: list[str] = field(default_factory=list, init=False)
 
     @property
+    def named(self) -> dict[str, Any]:
+        """All sources, by the option that names each."""
+        given = {_option(name): source for name, source in self.interactions.items()}
+        return given | {f"data.{name}": source for name, source in self._given_side.items()}
+
+    @property
     def files(self) -> list[Path] | None:
         """All files, of which nothing is read yet; None if something is a data frame."""
-        sources = {_option(name): source for name, source in self.interactions.items()}
-        sources |= {f"data.{name}": source for name, source in self._given_side.items()}
-        if not all(isinstance(source, str) for source in sources.values()):
+        if not all(isinstance(source, str) for source in self.named.values()):
             return None
-        return [path for option, source in sources.items() for path in find_files(source, option)]
+        return [path for option, source in self.named.items() for path in find_files(source, option)]
 
     @cached_property
     def tables(self) -> RawTables:
