@@ -86,7 +86,7 @@ class TableDataModule(RatingsDataModule):
         return [class_key(type(self)), reader.named, asdict(reader.columns), reader.features, reader.is_timed]
 
     def ratings_of(self, users: Sequence[str]) -> pl.DataFrame:
-        """Some users' ratings, oldest first: `user`, `item`, `title`, `liked`; of ready rows, the last one's history."""
+        """Some users' ratings, oldest first (`user`, `item`, `title`, `liked`); of ready rows, the last history."""
         if not is_ready(self._reader.found):
             return super().ratings_of(users)
         last = self.samples.filter(pl.col("user").is_in([*users])).unique("user", keep="last", maintain_order=True)
