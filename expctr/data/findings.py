@@ -37,9 +37,10 @@ def _dropped_rows(summary: DataSummary) -> list[str]:
         return []
     reasons = sorted(summary.dropped.items(), key=lambda reason: -reason[1])
     named = "; ".join(f"{reason}: {count:,}" for reason, count in reasons[:3])
+    keep = "; data.samples.repeats: keep uses all impressions of an item" if "earlier rating" in reasons[0][0] else ""
     return [
         f"{dropped / summary.rows:.0%} of the rows are dropped ({named}). Fix: check that these rows are of no use, or "
-        "repair them"
+        f"repair them{keep}"
     ]
 
 

@@ -113,7 +113,8 @@ def test_positives_only_with_negatives() -> None:
     options = SampleOptions(threshold=None, negatives=2, targets_per_user=5)
     data = prepared(CLICKS.drop("clicked"), ITEMS, samples=options)
     assert data.samples["label"].mean() == pytest.approx(1 / 3)
-    assert data.features.sizes["target"] > 2
+    drawn = data.samples.filter(label=0).row(0, named=True)
+    assert make_query(data, user=drawn["user"], target=drawn["target_title"]).label is None  # nobody said no
 
 
 def test_splits_by_a_column_are_those_by_files(tmp_path: Path) -> None:
