@@ -1,7 +1,7 @@
 """The data modules: each names a reader, its defaults and its nouns; `RatingsDataModule` does the rest."""
 
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from math import inf
@@ -235,11 +235,13 @@ class RatingsDataModule(L.LightningDataModule):
 
     def ratings_of(self, user: str) -> pl.DataFrame:
         """One user's ratings from the raw files: `item`, `title`, `liked`, oldest first; no row for an unknown user."""
-        return user_ratings(user, self.read(), self.options, self._own_splits())
+        tables = self.read()
+        return user_ratings(user, tables, self.options, self._splits(tables))
 
     def users(self) -> pl.Series:
         """The ids of all who rated something, in order; with `splits`, in train."""
-        ratings = self._own_splits().get("train") or self.read().interactions
+        tables = self.read()
+        ratings = self._splits(tables).get("train", tables.interactions)
         frame = ratings.frame.select(pl.col("user").unique()).collect(engine="streaming")
         return frame["user"].drop_nulls().sort()
 
@@ -261,16 +263,21 @@ class RatingsDataModule(L.LightningDataModule):
         assert self.trainer is not None
         return self.trainer
 
-    def _own_splits(self) -> dict[str, RawTable]:
-        return {name: self.read_ratings(Path(getattr(self.splits, name))) for name in SPLITS} if self.splits else {}
+    def _splits(self, tables: RawTables) -> Mapping[str, RawTable]:
+        """The user's own splits, or those that the dataset has; perhaps none."""
+        if self.splits:
+            return {name: self.read_ratings(Path(getattr(self.splits, name))) for name in SPLITS}
+        return tables.splits
 
     def _load(self) -> tuple[pl.DataFrame, DataSummary]:
-        files = [*self.read().files, *(path for table in self._own_splits().values() for path in table.files)]
+        tables = self.read()
+        files = [*tables.files, *(path for table in self._splits(tables).values() for path in table.files)]
         return cached_samples(files, self.options, self._make, self.cache_dir)
 
     def _make(self) -> tuple[pl.DataFrame, DataSummary]:
         """Reads the files only when samples must be made: a file that is not UTF-8 is held in memory."""
-        return make_samples(self.read(), self.options, self._own_splits())
+        tables = self.read()
+        return make_samples(tables, self.options, self._splits(tables))
 
 
 class MovieLensDataModule(RatingsDataModule):

@@ -16,6 +16,7 @@ from expctr.data.options import SPLITS, SampleOptions
 from expctr.data.random_draws import Ints, draws_of_ids, redraw
 from expctr.data.readers.base import RawTable, RawTables
 from expctr.data.summary import DataSummary
+from expctr.data.unmatched_ids import explain_unmatched
 from expctr.errors import DataError
 
 
@@ -42,8 +43,9 @@ def make_samples(
     sign = ">=" if options.threshold_op == "ge" else ">"
     zeros = "" if options.zero_ratings == "keep" else ", zeros dropped"
     summary = DataSummary(rule=f"liked when rating {sign} {options.threshold:g}{zeros}")
+    summary.notes = [*tables.notes, *(f"not used: {columns}" for columns in tables.unused_columns)]
     side_dropped = Counter[str]()
-    items = titled_items(tables, options, side_dropped)
+    items = titled_items(tables, options, side_dropped, summary.files)
     sources = splits or {"": tables.interactions}
     events = load_interactions(sources, items["item"], options, summary)
 
@@ -68,7 +70,10 @@ def make_samples(
     samples = samples.with_columns(pl.int_range(pl.len(), dtype=pl.Int64).alias("sample"))
     samples = _add_reviews(samples, sources)
     if tables.users is not None:
-        users = tables.users.collect_unique("user", options.on_bad_row, side_dropped)
+        users = tables.users.collect_unique("user", options.on_bad_row, side_dropped, summary.files)
+        about = f"the rows of {tables.users.path.name}"
+        if unmatched := explain_unmatched(samples["user"], users["user"], "users with samples", about):
+            summary.notes.append(unmatched)
         users = users.rename({c: f"user_{c}" for c in users.columns if c != "user"})
         samples = samples.join(users, on="user", how="left", maintain_order="left")
     summary.side_dropped = dict(side_dropped)

@@ -1,6 +1,7 @@
 """Summary of what became of the raw rows: counts, base rates, history lengths. `expctr prepare` prints it."""
 
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import numpy as np
 import polars as pl
@@ -18,6 +19,8 @@ class DataSummary:
 
     Attributes:
         rule: the labelling rule in words.
+        files: rows of each file that was read, by path.
+        notes: which files and columns are not used, and ids that do not match, in words.
         rows: rating rows read; the sum of `interactions` and of those `dropped`, by reason.
         side_dropped: rows of the item and user files not used, by reason.
         interactions: rows left, of so many `users` and `items`.
@@ -30,6 +33,8 @@ class DataSummary:
     """
 
     rule: str = ""
+    files: dict[str, int] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
     rows: int = 0
     dropped: dict[str, int] = field(default_factory=dict)
     side_dropped: dict[str, int] = field(default_factory=dict)
@@ -67,7 +72,11 @@ def summary_tables(summary: DataSummary) -> Group:
     A reason holds the name of a file, which can be anything: it is printed without markup and escape sequences.
     """
     rows = Table(title="Rows", title_justify="left", show_header=False)
-    rows.add_row("read", f"{summary.rows:,}")
+    names = [Path(path).name for path in summary.files]
+    for path, count in summary.files.items():
+        name = Path(path).name
+        rows.add_row(Text(printable(f"read: {name if names.count(name) == 1 else path}")), f"{count:,}")
+    rows.add_row("ratings", f"{summary.rows:,}")
     for reason, count in summary.dropped.items():
         rows.add_row(Text(printable(f"dropped: {reason}")), f"{count:,}", f"{count / max(summary.rows, 1):.2%}")
     rows.add_row("kept", f"{summary.interactions:,}", f"{summary.interactions / max(summary.rows, 1):.2%}")
@@ -75,6 +84,7 @@ def summary_tables(summary: DataSummary) -> Group:
         rows.add_row(Text(printable(f"not used: {reason}")), f"{count:,}")
     rows.add_row("users, items", f"{summary.users:,}, {summary.items:,}")
     rows.add_row("rated items without a title", f"{summary.untitled:.2%}")
+    rows.caption, rows.caption_justify = Text(printable("\n".join(summary.notes))), "left"
 
     splits = Table(title=f"Samples, {summary.rule}", title_justify="left")
     for name in ("split", "samples", "base rate", "label entropy", "users", "warm users"):

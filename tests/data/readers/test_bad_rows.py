@@ -24,7 +24,7 @@ def test_missing_file_lists_layouts_and_content(tmp_path: Path) -> None:
     folder = write(tmp_path, {"ratings.csv": HEADER, "notes.txt": ""})
     with pytest.raises(DataError, match=r"ML-100K: u.data, u.item.*The folder holds notes.txt, ratings.csv"):
         movielens.read(folder)
-    with pytest.raises(DataError, match=r"BX\[-_\]Book-Ratings.csv.*Kaggle: Ratings.csv, Books.csv"):
+    with pytest.raises(DataError, match=r"BX-Book-Ratings.csv.*Kaggle: Ratings.csv, Books.csv"):
         bookcrossing.read(folder)
 
 
@@ -58,7 +58,7 @@ BAD_ROWS = [
     ("1,2,-1,4", "rating out of range", "rating"),
     (",2,5,4", "no user or item id", "user"),
     ("1,,5,4", "no user or item id", "item"),
-    ("1,2,5,yesterday", "timestamp is not a number", "timestamp"),
+    ("1,2,5,yesterday", "timestamp is not a time", "timestamp"),
 ]
 
 
