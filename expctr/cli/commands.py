@@ -1,5 +1,6 @@
 """The commands that Lightning's trainer does not have: prepare, plan, export, explain."""
 
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -20,9 +21,17 @@ from expctr.training.scheduler import StageScheduler
 class Trainer(L.Trainer):
     """Lightning's trainer, with `prepare`, `plan`, `export` and `explain`."""
 
-    def prepare(self, model: L.LightningModule, datamodule: L.LightningDataModule) -> None:
-        """Read the raw files, draw the samples, and print the counts."""
+    def prepare(self, model: L.LightningModule, datamodule: RatingsDataModule, strict: bool = False) -> None:
+        """Read the raw files, draw the samples, and print the counts and what looks wrong.
+
+        Args:
+            model: not used.
+            datamodule: the config's data.
+            strict: end with exit code 1 if something looks wrong.
+        """
         datamodule.prepare_data()
+        if strict and datamodule.findings:
+            sys.exit(1)
 
     def plan(
         self,

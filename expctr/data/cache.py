@@ -13,7 +13,7 @@ from expctr.data.options import SampleOptions
 from expctr.data.summary import DataSummary
 from expctr.errors import DataError
 
-_FORMAT = 5  # increase it when a reader or make_samples returns something else
+_FORMAT = 6  # increase it when a reader or make_samples returns something else
 
 
 def cached_samples(

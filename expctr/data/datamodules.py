@@ -1,7 +1,7 @@
 """The data modules: each names a reader, its defaults and its nouns; `RatingsDataModule` does the rest."""
 
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from math import inf
@@ -19,6 +19,7 @@ from expctr.data.batches import BatchSpec, EpochSampler, Nouns, ResumableLoader,
 from expctr.data.cache import cached_samples
 from expctr.data.catalogue import Catalogue
 from expctr.data.features import Features
+from expctr.data.findings import findings
 from expctr.data.interactions import titled_items, user_ratings
 from expctr.data.new_users import new_user_samples, read_new_users
 from expctr.data.options import IGNORED_WITH_SPLITS, SPLITS, SampleOptions
@@ -29,6 +30,16 @@ from expctr.data.summary import DataSummary, summary_tables
 from expctr.errors import UserError, check_range
 
 BOOKS = Nouns("book", "books", "reader", "reading")
+
+_CATEGORIES = {
+    "Books": BOOKS,
+    "Kindle_Store": BOOKS,
+    "Movies_and_TV": Nouns("movie", "movies", "viewer", "viewing"),
+    "CDs_and_Vinyl": Nouns("album", "albums", "listener", "listening"),
+    "Digital_Music": Nouns("album", "albums", "listener", "listening"),
+    "Video_Games": Nouns("game", "games", "player", "playing"),
+}
+_OTHER_CATEGORIES = Nouns("product", "products", "customer", "shopping")
 
 PaperDataset = Literal["BookCrossing", "ML-20M", "Amazon Books"]
 """The datasets of the paper's Table 1."""
@@ -86,6 +97,8 @@ class RatingsDataModule(L.LightningDataModule):
     """Vocabularies fitted on its training rows."""
     summary: DataSummary
     """What became of the raw rows."""
+    findings: Sequence[str] = ()
+    """What looks wrong in them; filled by `prepare_data`."""
     query_rows: pl.DataFrame | None = None
     """Rows like those of `samples` that `predict` is asked for, in place of `people` and of the test split."""
 
@@ -142,10 +155,11 @@ class RatingsDataModule(L.LightningDataModule):
         raise NotImplementedError
 
     def prepare_data(self) -> None:
-        """Makes the samples, unless the cache has them, and prints what became of the raw rows."""
+        """Makes the samples, unless the cache has them, and prints what became of the raw rows and what looks wrong."""
         _, summary = self._load()
+        self.findings = findings(summary, self.options, summary.own_splits)
         if self.query_rows is None:
-            Console().print(summary_tables(summary))
+            Console().print(summary_tables(summary, self.findings))
 
     def setup(self, stage: str | None = None) -> None:
         """Loads the samples and fits the vocabularies; the same on every rank."""
@@ -288,7 +302,7 @@ class MovieLensDataModule(RatingsDataModule):
         path: str,
         samples: SampleOptions = MOVIELENS,
         nouns: Nouns = Nouns("movie", "movies", "viewer", "viewing"),
-        paper_dataset: PaperDataset | None = "ML-20M",
+        paper_dataset: PaperDataset | None = None,
         **kwargs: Any,
     ) -> None:
         super().__init__(path, samples, nouns, paper_dataset, **kwargs)
@@ -308,7 +322,7 @@ class BookCrossingDataModule(RatingsDataModule):
         path: str,
         samples: SampleOptions = BOOKCROSSING,
         nouns: Nouns = BOOKS,
-        paper_dataset: PaperDataset | None = "BookCrossing",
+        paper_dataset: PaperDataset | None = None,
         **kwargs: Any,
     ) -> None:
         super().__init__(path, samples, nouns, paper_dataset, **kwargs)
@@ -324,20 +338,23 @@ class AmazonBooksDataModule(RatingsDataModule):
     """Amazon reviews of 2014, 2018 or 2023, of any category. Liked above 4 stars (inferred).
 
     Args:
-        category: as in the file names; default the only one in `path`, else Books. Set `nouns` with it.
+        category: as in the file names; default the only one in `path`, else Books.
+        nouns: what items and people are called in prompts; default by category: book and reader, movie and viewer,
+            album and listener, game and player, else product and customer.
     """
 
     def __init__(
         self,
         path: str,
         samples: SampleOptions = AMAZON,
-        nouns: Nouns = BOOKS,
+        nouns: Nouns | None = None,
         category: str | None = None,
-        paper_dataset: PaperDataset | None = "Amazon Books",
+        paper_dataset: PaperDataset | None = None,
         **kwargs: Any,
     ) -> None:
+        self.category = category or amazon.find_category(Path(path))
+        nouns = nouns or _CATEGORIES.get(self.category, _OTHER_CATEGORIES)
         super().__init__(path, samples, nouns, paper_dataset, **kwargs)
-        self.category = category
 
     def read(self) -> RawTables:
         return amazon.read(Path(self.path), self.category)

@@ -40,6 +40,7 @@ def load_interactions(
     tie = mix(draws_of_ids(events["user"], options.seed) ^ mix(draws_of_ids(events["item"], options.seed)))
     time = ["timestamp"] if options.order == "time" else []
     events = events.with_columns(pl.Series("tie", tie)).sort(pl.col("user").to_physical(), *time, "tie")
+    summary.tied = _tied_share(events)
     return events.with_columns(pl.Series("draw", mix(events["tie"].to_numpy())))
 
 
@@ -136,7 +137,7 @@ def _clean(
     if summary.untitled > 0.5:
         rated = events["item"].unique().cast(pl.String)
         unmatched = explain_unmatched(rated, titled, "rated items", "the items with a title")
-        summary.notes += [unmatched] if unmatched else []
+        summary.unmatched += [unmatched] if unmatched else []
     events = keep(events, pl.Series(known[codes]), "item without a title")
     events = keep(events, ~_is_superseded(events), "earlier rating of the same item by the same user")
     events = keep(events, pl.len().over("user") >= options.min_ratings, "user with fewer ratings than min_ratings")
@@ -144,13 +145,16 @@ def _clean(
     summary.items = events["item"].n_unique()
     if events.is_empty():
         reasons = "; ".join(f"{reason}: {count:,}" for reason, count in dropped.items())
-        if not (unmatched and "Fix: " in unmatched):
-            unmatched = (f"{unmatched}. " if unmatched else "") + (
-                "Fix: check that the ratings and the items use the same item ids and that items have titles, or lower "
-                "data.samples.min_ratings"
-            )
-        raise DataError(f"no rating is left of {summary.rows:,} rows ({reasons}). {unmatched}")
+        fix = unmatched or "Fix: check that items have titles, or lower data.samples.min_ratings"
+        raise DataError(f"no rating is left of {summary.rows:,} rows ({reasons}). {fix}")
     return events
+
+
+def _tied_share(events: pl.DataFrame) -> float:
+    """The share of rows, sorted by user and time, at the same time as another row of their user."""
+    user, time = id_codes(events["user"]), events["timestamp"].fill_null(0).to_numpy()
+    same = (user[1:] == user[:-1]) & (time[1:] == time[:-1])
+    return float((np.r_[same, False] | np.r_[False, same]).mean())
 
 
 def _is_superseded(events: pl.DataFrame) -> pl.Series:

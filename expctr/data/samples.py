@@ -12,7 +12,7 @@ import polars as pl
 from numpy.typing import NDArray
 
 from expctr.data.interactions import is_liked, load_interactions, titled_items
-from expctr.data.options import SPLITS, SampleOptions
+from expctr.data.options import IGNORED_WITH_SPLITS, SPLITS, SampleOptions
 from expctr.data.random_draws import Ints, draws_of_ids, redraw
 from expctr.data.readers.base import RawTable, RawTables
 from expctr.data.summary import DataSummary
@@ -44,6 +44,9 @@ def make_samples(
     zeros = "" if options.zero_ratings == "keep" else ", zeros dropped"
     summary = DataSummary(rule=f"liked when rating {sign} {options.threshold:g}{zeros}")
     summary.notes = [*tables.notes, *(f"not used: {columns}" for columns in tables.unused_columns)]
+    if splits:
+        names, summary.own_splits = ", ".join(table.path.name for table in splits.values()), True
+        summary.notes.append(f"not used, because {names} are the splits: data.samples.{', '.join(IGNORED_WITH_SPLITS)}")
     side_dropped = Counter[str]()
     items = titled_items(tables, options, side_dropped, summary.files)
     sources = splits or {"": tables.interactions}
@@ -73,7 +76,7 @@ def make_samples(
         users = tables.users.collect_unique("user", options.on_bad_row, side_dropped, summary.files)
         about = f"the rows of {tables.users.path.name}"
         if unmatched := explain_unmatched(samples["user"], users["user"], "users with samples", about):
-            summary.notes.append(unmatched)
+            summary.unmatched.append(unmatched)
         users = users.rename({c: f"user_{c}" for c in users.columns if c != "user"})
         samples = samples.join(users, on="user", how="left", maintain_order="left")
     summary.side_dropped = dict(side_dropped)

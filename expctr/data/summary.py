@@ -1,5 +1,6 @@
 """Summary of what became of the raw rows: counts, base rates, history lengths. `expctr prepare` prints it."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -20,11 +21,14 @@ class DataSummary:
     Attributes:
         rule: the labelling rule in words.
         files: rows of each file that was read, by path.
-        notes: which files and columns are not used, and ids that do not match, in words.
+        notes: how the files were understood, and which files and columns are not used, in words.
+        own_splits: the splits are those of the files.
+        unmatched: ids of one file that most rows of another one do not have, in words.
         rows: rating rows read; the sum of `interactions` and of those `dropped`, by reason.
         side_dropped: rows of the item and user files not used, by reason.
         interactions: rows left, of so many `users` and `items`.
         untitled: share of the rated items that have no title.
+        tied: share of the interactions at the same time as another one of their user.
         samples_dropped: targets not used, by reason.
         withheld: history entries left out because they are targets of a later split.
         splits: by split, `samples`, `base_rate`, `entropy` (nats; the LogLoss of the best constant), `users`,
@@ -35,6 +39,8 @@ class DataSummary:
     rule: str = ""
     files: dict[str, int] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
+    own_splits: bool = False
+    unmatched: list[str] = field(default_factory=list)
     rows: int = 0
     dropped: dict[str, int] = field(default_factory=dict)
     side_dropped: dict[str, int] = field(default_factory=dict)
@@ -42,6 +48,7 @@ class DataSummary:
     users: int = 0
     items: int = 0
     untitled: float = 0.0
+    tied: float = 0.0
     samples_dropped: dict[str, int] = field(default_factory=dict)
     withheld: int = 0
     splits: dict[str, dict[str, float]] = field(default_factory=dict)
@@ -66,8 +73,8 @@ class DataSummary:
         self.history = {name: float(length.quantile(q) or 0.0) for name, q in names.items()}
 
 
-def summary_tables(summary: DataSummary) -> Group:
-    """The summary as two tables for a rich console: raw rows, and samples by split.
+def summary_tables(summary: DataSummary, findings: Sequence[str] = ()) -> Group:
+    """The summary as two tables for a rich console, raw rows and samples by split, and below them what looks wrong.
 
     A reason holds the name of a file, which can be anything: it is printed without markup and escape sequences.
     """
@@ -84,7 +91,6 @@ def summary_tables(summary: DataSummary) -> Group:
         rows.add_row(Text(printable(f"not used: {reason}")), f"{count:,}")
     rows.add_row("users, items", f"{summary.users:,}, {summary.items:,}")
     rows.add_row("rated items without a title", f"{summary.untitled:.2%}")
-    rows.caption, rows.caption_justify = Text(printable("\n".join(summary.notes))), "left"
 
     splits = Table(title=f"Samples, {summary.rule}", title_justify="left")
     for name in ("split", "samples", "base rate", "label entropy", "users", "warm users"):
@@ -97,4 +103,6 @@ def summary_tables(summary: DataSummary) -> Group:
     if summary.withheld:
         notes.append(f"history entries withheld: {summary.withheld:,} (targets of a later split)")
     splits.caption, splits.caption_justify = "\n".join(notes), "left"
-    return Group(rows, splits)
+    wrong = [Text(printable(f"- {finding}")) for finding in findings]
+    about = [Text(printable(note)) for note in summary.notes]
+    return Group(rows, *about, splits, *([Text("What looks wrong", style="bold")] if wrong else []), *wrong)

@@ -49,7 +49,7 @@ def explain_unmatched(used: pl.Series, described: pl.Series, used_in: str, descr
         alike = _formed(sample, form).is_in(_formed(described, form).implode())
         if alike.mean() > _MOST:  # type: ignore[operator]
             return f"{text}. Likely {reason}"
-    return text
+    return f"{text}. Fix: check that both belong together and use the same ids"
 
 
 def _formed(ids: pl.Series, form: Form) -> pl.Series:

@@ -289,6 +289,16 @@ def test_the_programme_itself(world: World) -> None:
     assert "label entropy" in done.stdout
 
 
+def test_prepare_can_be_strict_about_what_looks_wrong(world: World, capsys: pytest.CaptureFixture[str]) -> None:
+    line = ["prepare", *world.options("strict")]
+    run_cli(line)
+    found = capsys.readouterr().out.partition("What looks wrong")[2]
+    assert "- every user of the test rows is unknown to training" in found
+    with pytest.raises(SystemExit) as stop:
+        run_cli([*line, "--strict=true"])
+    assert stop.value.code == 1
+
+
 def test_help_names_every_option_with_its_doc(printed: Callable[..., str]) -> None:
     text = printed("fit", "--help")
     assert "--stages.lc.epochs" in text

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import get_args
 
 import pytest
+import yaml
 from polars.testing import assert_frame_equal
 from tiny import write
 
@@ -21,6 +22,7 @@ from expctr.data.datamodules import (
 from expctr.data.options import SampleOptions
 from expctr.evaluation.table import PAPER
 
+ROOT = Path(__file__).parents[2]
 HEADER = "userId,movieId,rating,timestamp\n"
 
 
@@ -117,13 +119,25 @@ def test_defaults_are_those_of_the_paper(
 
 
 def test_the_papers_rows_are_those_of_its_datasets_or_none(tmp_path: Path) -> None:
+    """Only the paper's own configs name one."""
     assert set(get_args(PaperDataset)) == set(PAPER)
-    assert module(tmp_path).paper_dataset == "ML-20M"
-    assert BookCrossingDataModule(str(tmp_path)).paper_dataset == "BookCrossing"
-    assert AmazonBooksDataModule(str(tmp_path)).paper_dataset == "Amazon Books"
-    assert module(tmp_path, paper_dataset=None).paper_dataset is None
+    assert module(tmp_path).paper_dataset is None
+    for config in ("movielens", "bookcrossing", "amazon"):
+        assert (
+            yaml.safe_load((ROOT / "configs" / f"{config}.yaml").read_text())["data"]["init_args"]["paper_dataset"]
+            in PAPER
+        )
 
 
-def test_nouns_of_another_category(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("category", "noun", "person"), [("Movies_and_TV", "movie", "viewer"), ("Gift_Cards", "product", "customer")]
+)
+def test_nouns_follow_from_the_category_in_the_folder(tmp_path: Path, category: str, noun: str, person: str) -> None:
+    (tmp_path / f"meta_{category}.json.gz").touch()
+    data = AmazonBooksDataModule(str(tmp_path))
+    assert (data.category, data.nouns.item, data.nouns.person) == (category, noun, person)
+
+
+def test_own_nouns_come_before_those_of_the_category(tmp_path: Path) -> None:
     data = AmazonBooksDataModule(str(tmp_path), nouns=Nouns("gift card", "gift cards"))
     assert (data.nouns.item, data.nouns.person) == ("gift card", "customer")

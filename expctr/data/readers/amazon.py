@@ -32,6 +32,18 @@ _ITEMS = {
 _ENTITIES = {"&amp;": "&", "&lt;": "<", "&gt;": ">", "&quot;": '"', "&#39;": "'", "&#x27;": "'"}
 
 
+def find_category(folder: Path) -> str:
+    """The only category in a folder, else Books."""
+    names = _categories(folder)
+    return names[0] if len(names) == 1 else "Books"
+
+
+def _categories(folder: Path) -> list[str]:
+    """The categories that have a file of metadata."""
+    named = (re.fullmatch(r"meta_(.+)\.jsonl?(?:\.gz|\.zst)?", path.name) for path in folder.glob("meta_*"))
+    return sorted({match[1] for match in named if match})
+
+
 def read(folder: Path, category: str | None = None) -> RawTables:
     """Reads one category.
 
@@ -39,12 +51,10 @@ def read(folder: Path, category: str | None = None) -> RawTables:
 
     Args:
         folder: with the reviews and the metadata.
-        category: as in the file names; by default the only category in the folder, else Books.
+        category: as in the file names; by default the only one in the folder, else Books.
     """
-    named = [re.fullmatch(r"meta_(.+?)\.jsonl?(?:\.gz|\.zst)?", path.name) for path in folder.glob("meta_*")]
-    names = sorted({match[1] for match in named if match})
-    chosen = category or (names[0] if len(names) == 1 else "Books")
-    c, meta = chosen, f"meta_{chosen}.json|meta_{chosen}.jsonl"
+    c = category or find_category(folder)
+    meta = f"meta_{c}.json|meta_{c}.jsonl"
     reviews = f"{c}.json|{c}.jsonl|{c}_[0-9]*.json|reviews_{c}.json|reviews_{c}_[0-9]*.json|ratings_{c}.csv|{c}.csv"
     layouts = {
         "splits of 2023": Layout((f"{c}.train.csv", f"{c}.valid.csv", f"{c}.test.csv"), meta),
@@ -55,9 +65,8 @@ def read(folder: Path, category: str | None = None) -> RawTables:
     if files.layout == "Kaggle":
         return read_kaggle(files)
     tables = files.tables([read_interactions(path) for path in files.ratings], _read_meta(files.items), None)
-    if category is None and len(names) > 1:
-        others = ", ".join(name for name in names if name != chosen)
-        note = f"category {chosen}; choose another one with data.category ({others})"
+    if others := [name for name in _categories(folder) if name != c]:
+        note = f"category {c}; data.category chooses another one: {', '.join(others)}"
         tables = replace(tables, notes=(*tables.notes, note))
     return tables
 

@@ -1,0 +1,111 @@
+"""What looks wrong in a dataset's samples, each with what to do about it; `expctr prepare` prints it."""
+
+from expctr.data.options import SampleOptions
+from expctr.data.summary import DataSummary
+
+_FEW = 10  # rows of a label
+_DRIFT, _ERRORS = 0.1, 4.0  # a difference of base rates that matters, in itself and in standard errors
+_DROPPED = 0.1
+
+
+def findings(summary: DataSummary, options: SampleOptions, own_splits: bool = False) -> list[str]:
+    """Judges the samples by what became of the raw rows.
+
+    Args:
+        summary: the counts.
+        options: with which the samples were made.
+        own_splits: the splits are the user's own (`data.splits`).
+
+    Returns:
+        One text per finding, which says what was found and how to fix it; none if nothing looks wrong.
+    """
+    more = "give the files of data.splits more rows" if own_splits else "raise data.samples.targets_per_user"
+    return [
+        *_dropped_rows(summary),
+        *(summary.unmatched or _titles(summary)),
+        *_labels(summary, options, more),
+        *_drift(summary, options, own_splits),
+        *_users(summary, options, more),
+        *_order(summary, options),
+        *_histories(summary),
+    ]
+
+
+def _dropped_rows(summary: DataSummary) -> list[str]:
+    dropped = summary.rows - summary.interactions
+    if dropped <= _DROPPED * summary.rows:
+        return []
+    reasons = sorted(summary.dropped.items(), key=lambda reason: -reason[1])
+    named = "; ".join(f"{reason}: {count:,}" for reason, count in reasons[:3])
+    return [
+        f"{dropped / summary.rows:.0%} of the rows are dropped ({named}). Fix: check that these rows are of no use, or "
+        "repair them"
+    ]
+
+
+def _titles(summary: DataSummary) -> list[str]:
+    if summary.untitled <= 0.5:
+        return []
+    return [
+        f"{summary.untitled:.0%} of the rated items have no title, and their rows are dropped. Fix: check that the "
+        "file of items belongs to these ratings and uses the same ids"
+    ]
+
+
+def _labels(summary: DataSummary, options: SampleOptions, more: str) -> list[str]:
+    few = []
+    for name, split in summary.splits.items():
+        liked = round(split["samples"] * split["base_rate"])
+        if split["samples"] and min(liked, split["samples"] - liked) < _FEW:
+            few.append(f"{name} has {liked:,} liked and {split['samples'] - liked:,.0f} disliked")
+    if not few:
+        return []
+    return [
+        f"few rows of a label: {', '.join(few)}. Below {_FEW} rows an AUC is mostly chance, and without any there is "
+        f"none. Fix: check data.samples.threshold ({options.threshold:g}) against the scale of the ratings, or {more}"
+    ]
+
+
+def _drift(summary: DataSummary, options: SampleOptions, own_splits: bool) -> list[str]:
+    train, val = summary.splits["train"], summary.splits["val"]
+    if not (train["samples"] and val["samples"]):
+        return []
+    error = (train["base_rate"] * (1 - train["base_rate"]) / val["samples"]) ** 0.5
+    if abs(train["base_rate"] - val["base_rate"]) <= max(_DRIFT, _ERRORS * error):
+        return []
+    by_time = options.split == "time" and not own_splits
+    fix = "data.samples.split: random shows whether time is the reason" if by_time else "check how the splits were made"
+    return [
+        f"{val['base_rate']:.0%} of the validation rows are liked, and {train['base_rate']:.0%} of the training rows: "
+        f"stopping and calibration follow the wrong rate. Fix: {fix}"
+    ]
+
+
+def _users(summary: DataSummary, options: SampleOptions, more: str) -> list[str]:
+    test = summary.splits["test"]
+    if not test["samples"] or test["warm_users"] > 0.01 or options.split == "user":
+        return []
+    paper = " (one target per user, as in the paper)" if options.targets_per_user == 1 else ""
+    return [
+        f"every user of the test rows is unknown to training{paper}: the models learn nothing from user ids, and only "
+        f"histories tell people apart. Fix: {more}, if your users come back; or leave `user` out of data.fields"
+    ]
+
+
+def _order(summary: DataSummary, options: SampleOptions) -> list[str]:
+    if options.order != "time" or summary.tied <= 0.5:
+        return []
+    return [
+        f"{summary.tied:.0%} of the interactions share their time with another of the same user, so the order of a "
+        "history is mostly drawn at random. Fix: give finer timestamps. Where people rate many items at once, "
+        "there are none, and the order says little"
+    ]
+
+
+def _histories(summary: DataSummary) -> list[str]:
+    if summary.history.get("median", 1):
+        return []
+    return [
+        "most histories are empty: a sentence has nothing to go by. Fix: raise data.samples.min_history, or give "
+        "earlier interactions of these users"
+    ]

@@ -1,0 +1,99 @@
+"""What looks wrong: each kind is found where it is, and nowhere else."""
+
+from dataclasses import replace
+
+import numpy as np
+import polars as pl
+import pytest
+
+from expctr.data.findings import findings
+from expctr.data.interactions import load_interactions
+from expctr.data.options import SampleOptions
+from expctr.data.readers.bad_rows import PROBLEM
+from expctr.data.readers.base import RawTable
+from expctr.data.summary import DataSummary
+
+OPTIONS = SampleOptions(targets_per_user=2)
+
+
+def split(samples: int, base_rate: float, warm_users: float = 1.0) -> dict[str, float]:
+    return {"samples": samples, "base_rate": base_rate, "warm_users": warm_users}
+
+
+SOUND = DataSummary(
+    rows=1000,
+    dropped={"item without a title": 100},
+    interactions=900,
+    untitled=0.5,
+    tied=0.5,
+    splits={"train": split(800, 0.5), "val": split(100, 0.4), "test": split(100, 0.1, warm_users=0.02)},
+    history={"median": 1.0},
+)
+"""On the sound side of each limit."""
+
+
+def test_sound_data_have_no_findings() -> None:
+    assert findings(SOUND, OPTIONS) == []
+
+
+WRONG = {
+    "rows dropped": ({"interactions": 899, "dropped": {"rating 0": 1, "no title": 100}}, "no title: 100; rating 0: 1"),
+    "no titles": ({"untitled": 0.51}, "51% of the rated items have no title"),
+    "few of a label": ({"splits": {**SOUND.splits, "test": split(100, 0.91)}}, "test has 91 liked and 9 disliked."),
+    "none of a label": ({"splits": {**SOUND.splits, "test": split(100, 0)}}, "test has 0 liked and 100 disliked."),
+    "two splits": (
+        {"splits": {**SOUND.splits, "val": split(10, 0.5), "test": split(9, 0)}},
+        "val has 5 liked and 5 disliked, test has 0 liked and 9 disliked.",
+    ),
+    "drift": ({"splits": {**SOUND.splits, "val": split(100, 0.29)}}, "29% of the validation rows are liked"),
+    "unknown users": ({"splits": {**SOUND.splits, "test": split(100, 0.5, 0.0)}}, "every user of the test rows"),
+    "ties": ({"tied": 0.51}, "51% of the interactions share their time"),
+    "no histories": ({"history": {"median": 0.0}}, "most histories are empty"),
+}
+
+
+@pytest.mark.parametrize("name", WRONG)
+def test_each_kind_is_found_alone_and_comes_with_a_way_out(name: str) -> None:
+    changes, expected = WRONG[name]
+    (found,) = findings(replace(SOUND, **changes), OPTIONS)
+    assert expected in found
+    assert ". Fix: " in found
+
+
+def test_few_rows_may_differ_by_chance() -> None:
+    """A rate of 1/2 in 16 rows has a standard error of 1/8: four of them are 1/2."""
+    found = findings(replace(SOUND, splits={**SOUND.splits, "val": split(16, 0.0)}), OPTIONS)
+    assert not [text for text in found if "validation rows are liked" in text]
+
+
+def test_the_papers_one_target_per_user_is_named() -> None:
+    cold = replace(SOUND, splits={**SOUND.splits, "test": split(100, 0.5, 0.0)})
+    assert "as in the paper" in findings(cold, SampleOptions())[0]
+    assert findings(cold, replace(OPTIONS, split="user")) == []  # it was asked for
+
+
+def test_the_order_of_a_shuffle_is_no_finding() -> None:
+    assert findings(replace(SOUND, tied=1.0), replace(OPTIONS, order="shuffle")) == []
+
+
+def test_fixes_of_own_splits_name_no_option_that_has_no_effect() -> None:
+    few = replace(SOUND, splits={**SOUND.splits, "test": split(9, 0.5, 0.0)})
+    text = " ".join(findings(few, OPTIONS, own_splits=True))
+    assert "data.splits" in text
+    assert "targets_per_user" not in text
+
+
+def test_ties_are_interactions_of_one_user_at_one_time(tmp_path: object) -> None:
+    """User a: 1 and 1 are a tie, 2 is not; user b's 2 is another person's."""
+    frame = pl.DataFrame(
+        {
+            "user": ["a", "a", "a", "b", "b"],
+            "item": ["1", "2", "3", "1", "2"],
+            "rating": np.ones(5, dtype=np.float32),
+            "timestamp": [1, 1, 2, 2, 3],
+            "problem": pl.Series([None] * 5, dtype=PROBLEM),
+        }
+    )
+    summary = DataSummary()
+    load_interactions({"": RawTable(frame.lazy(), tmp_path)}, pl.Series(["1", "2", "3"]), OPTIONS, summary)  # type: ignore[arg-type]
+    assert summary.tied == pytest.approx(2 / 5)
