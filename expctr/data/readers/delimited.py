@@ -164,18 +164,19 @@ def _split_lines(lines: pl.Series, delimiter: str, width: int) -> pl.Series:
     if not (delimiter in _QUOTING and lines.str.contains(r'["\\]').any()):
         return parts
     # Most lines have quotes, if any, only around whole values. The others need a parser.
-    plain = pl.all().is_null() | pl.all().str.contains(r'^(?:[^"\\]*|"[^"\\]*")$')
+    plain = pl.all().is_null() | pl.all().str.contains(r'^(?:[^"\\\n]*|"[^"\\\n]*")$')
     frame = parts.struct.unnest().select(pl.int_range(pl.len()).alias("at"), pl.all())
     is_plain = frame.drop("at").select(pl.all_horizontal(plain)).to_series()
     others = [
         (at, *([*_split_line(lines[at], delimiter, width), *[None] * (width + 1)][: width + 1]))
         for at in (~is_plain).arg_true()
     ]
+    frame = frame.filter(is_plain).with_columns(pl.col(pl.String).str.strip_chars('"'))
     if others:
         parsed = pl.DataFrame(others, schema=frame.schema, orient="row")
         breaks = pl.col(pl.String).str.replace_all(r"\s*\n\s*", " ")
-        frame = pl.concat([frame.filter(is_plain), parsed.with_columns(breaks)]).sort("at")
-    return frame.drop("at").select(pl.all().str.strip_chars('"')).to_struct(lines.name)
+        frame = pl.concat([frame, parsed.with_columns(breaks)]).sort("at")
+    return frame.drop("at").to_struct(lines.name)
 
 
 def _split_line(line: str, delimiter: str, most: int = -1) -> list[str]:

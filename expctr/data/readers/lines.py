@@ -126,7 +126,9 @@ def _join(
 def _inspect(path: Path) -> tuple[bool, bool]:
     """Whether the file is UTF-8, and whether there is a quote in it."""
     if _magic(path).startswith((_GZIP, _ZSTD)):
-        found = pl.scan_lines(path, name="line", glob=False).select(pl.col("line").str.contains('"', literal=True).any())
+        found = pl.scan_lines(path, name="line", glob=False).select(
+            pl.col("line").str.contains('"', literal=True).any()
+        )
         try:
             return True, bool(found.collect(engine="streaming").item())
         except pl.exceptions.ComputeError:
