@@ -85,11 +85,9 @@ def _read(
     """The interactions of all files. Ids are categorical, four bytes each, because there may be 20 million rows."""
     ids = [pl.col(name).cast(pl.Categorical) for name in ("user", "item")]
     frames = []
-    for name, table in sources.items():
+    for name, source in sources.items():
         skipped = Counter[str]()
-        if options.order == "shuffle":  # then no row needs a timestamp
-            problem = pl.when(pl.col("problem").cast(pl.String) != NO_TIME).then("problem")
-            table = replace(table, frame=table.frame.with_columns(problem.alias("problem")))
+        table = _without_times(source) if options.order == "shuffle" else source
         frame = table.collect([*ids, "rating", "timestamp"], options.on_bad_row, skipped, summary.files)
         if any(OUT_OF_RANGE in reason for reason in skipped) and frame["rating"].eq(1).all():
             raise _not_ratings(table)
@@ -107,6 +105,12 @@ def _read(
             f"{rename}; or, if there are no times, order ratings at random with data.samples.order: shuffle"
         )
     return events
+
+
+def _without_times(table: RawTable) -> RawTable:
+    """The table, in which no row needs a timestamp."""
+    problem = pl.when(pl.col("problem").cast(pl.String) != NO_TIME).then("problem")
+    return replace(table, frame=table.frame.with_columns(problem.alias("problem")))
 
 
 def _not_ratings(table: RawTable) -> DataError:

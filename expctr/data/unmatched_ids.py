@@ -10,16 +10,17 @@ _SAMPLE = 2000  # ids for which a reason is looked for
 
 Form = Callable[[pl.Expr], pl.Expr]
 _REASONS: dict[str, Form] = {
-    "one file writes whole numbers as 28.0. Fix: write them as 28 (pandas: .astype('Int64') before to_csv)": lambda ids: (
-        ids.str.replace(r"^(-?\d+)\.0+$", "$1")
+    "one file writes whole numbers as 28.0. Fix: write them as 28 (pandas: .astype('Int64'))": (
+        lambda ids: ids.str.replace(r"^(-?\d+)\.0+$", "$1")
     ),
-    "one file has lost leading zeros. Fix: write the ids with their zeros in both files, and read them as text (pandas: "
-    "dtype=str)": lambda ids: ids.str.strip_chars_start("0"),
+    "one file has lost leading zeros. Fix: write the zeros in both, and read ids as text (pandas: dtype=str)": (
+        lambda ids: ids.str.strip_chars_start("0")
+    ),
     "the files differ in upper and lower case. Fix: use one case in both": lambda ids: ids.str.to_lowercase(),
     "the files differ in white space. Fix: remove it in both": lambda ids: ids.str.replace_all(r"\s+", ""),
     "the files differ in punctuation. Fix: write the ids alike": lambda ids: ids.str.replace_all(r"[^\pL\pN]+", ""),
-    "one file has ISBN-10, the other ISBN-13. Fix: write one of them in both": lambda ids: ids.str.replace(
-        r"^(?:978)?(\d{9})[\dXx]$", "$1"
+    "one file has ISBN-10, the other ISBN-13. Fix: write one of them in both": (
+        lambda ids: ids.str.replace(r"^(?:978)?(\d{9})[\dXx]$", "$1")
     ),
 }
 

@@ -1,6 +1,7 @@
 r"""BookCrossing: the original files (`BX-*.csv`: latin-1, `;`, backslash-escaped quotes) and those of Kaggle.
 
-Kaggle's `Preprocessed_data.csv` joins ratings, books and users in one table. There are no timestamps. In some copies about half of the ratings are of books without a title.
+Kaggle's `Preprocessed_data.csv` joins ratings, books and users in one table. There are no timestamps. In some copies
+about half of the ratings are of books without a title.
 """
 
 from dataclasses import replace
@@ -41,13 +42,11 @@ def read(folder: Path) -> RawTables:
     `country`.
     """
     files = find_layout(folder, LAYOUTS)
-    users = _read_users(files.users) if files.users else None
+    items, users = _read_items(files.items), _read_users(files.users) if files.users else None
     (ratings,) = files.ratings
-    tables = files.tables([read_interactions(ratings)], _read_items(files.items), users)
-    if files.items != ratings:
-        return tables
-    items, users = (table and _first_per_key(table, key) for table, key in ((tables.items, "item"), (users, "user")))
-    return replace(tables, items=items, users=users)
+    if files.items == ratings:
+        items, users = _first_per_key(items, "item"), users and _first_per_key(users, "user")
+    return files.tables([read_interactions(ratings)], items, users)
 
 
 def read_interactions(path: Path) -> RawTable:

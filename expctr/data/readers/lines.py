@@ -71,8 +71,8 @@ def read_lines(path: Path, encoding: Encoding) -> Lines:
 def join_records(lines: pl.LazyFrame, has_odd_quotes: pl.Expr, is_record: Callable[[str], bool]) -> pl.LazyFrame:
     r"""Joins the lines of records that have line breaks inside quotes; `row` becomes the first of their lines.
 
-    A record starts and ends in lines with an odd number of quotes. Two such lines are joined only if `is_record` accepts
-    the text between them, so that a stray quote damages its own line only.
+    A record starts and ends in lines with an odd number of quotes. Two such lines are joined only if `is_record`
+    accepts the text between them, so that a stray quote damages its own line only.
 
     Args:
         lines: `row` and `line`.
