@@ -11,7 +11,7 @@ from difflib import get_close_matches
 from expctr import __version__
 
 COMMANDS = {
-    "fit": "train all stages; --ckpt_path last resumes an interrupted run",
+    "fit": "train all stages; fit RUN resumes an interrupted run",
     "validate": "print the metrics of the validation split",
     "test": "write the result table: console, table.json, table.md",
     "predict": "write the explanation and the scores of each row (parquet)",
@@ -25,11 +25,12 @@ COMMANDS = {
 
 _LIST = "\n".join(f"  {command:10} {description}" for command, description in COMMANDS.items())
 OVERVIEW = f"""\
-usage: expctr COMMAND [--config NAME_OR_FILE ...] [--OPTION VALUE ...]
+usage: expctr COMMAND [RUN] [--config NAME_OR_FILE ...] [--OPTION VALUE ...]
 
 commands:
 {_LIST}
 
+RUN is the folder of a run: its config is used, with options on top; fit goes on with it.
 expctr COMMAND --help lists the options of a command; expctr --version prints the version.
 A first answer, without training: expctr explain --liked "Heat|Fargo" --disliked "Casper" --target "Seven\""""
 

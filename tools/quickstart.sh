@@ -18,6 +18,6 @@ Where to look next:
   runs/quickstart/rewards.png                         the rewards, stage by stage
   runs/quickstart/table.md                            the table above
   runs/quickstart/explanations/*.parquet              all explanations with scores and rewards
-  .venv/bin/expctr explain --config configs/quickstart.yaml --user 42 --target Heat      one explanation
-  .venv/bin/expctr predict --config configs/quickstart.yaml      explanations and scores of all test rows
+  .venv/bin/expctr explain runs/quickstart --user 42 --target Heat      one explanation
+  .venv/bin/expctr predict runs/quickstart      explanations and scores of all test rows
 DONE

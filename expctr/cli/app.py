@@ -1,4 +1,4 @@
-"""The command-line application: `expctr COMMAND --config NAME_OR_FILE [--config OVERLAY] [--option value]`."""
+"""The command-line application: `expctr COMMAND [RUN] [--config NAME_OR_FILE] [--config OVERLAY] [--option value]`."""
 
 import signal
 import sys
@@ -10,13 +10,13 @@ from typing import Any
 
 import lightning as L
 import yaml  # type: ignore[import-untyped]
-from jsonargparse import set_parsing_settings
+from jsonargparse import SUPPRESS, set_parsing_settings
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI, SaveConfigCallback
 from lightning.pytorch.loggers import TensorBoardLogger
 
+from expctr.cli.arguments import with_packaged_configs, with_run_options
 from expctr.cli.commands import Trainer
-from expctr.cli.configs import find_config
 from expctr.cli.help import print_class_help
 from expctr.cli.parser import Parser, explain_error
 from expctr.data.datamodules import RatingsDataModule
@@ -61,8 +61,10 @@ class ExpCTRCLI(LightningCLI):
         if self._command not in (None, subcommand):
             self._subcommand_method_arguments[subcommand] = []
             return self.init_parser(**kwargs)
-        usage = f"expctr {subcommand} [--config NAME_OR_FILE ...] [--OPTION VALUE ...]"
+        usage = f"expctr {subcommand} [RUN] [--config NAME_OR_FILE ...] [--OPTION VALUE ...]"
         parser = super()._prepare_subcommand_parser(klass, subcommand, usage=usage, **kwargs)
+        for name in {"ckpt_path", "weights_only"} - {action.dest for action in parser._actions}:
+            parser.add_argument(f"--{name}", help=SUPPRESS)  # a run's config.yaml has them for any command
         groups = parser.groups or {}
         groups["trainer"].title = "Options of Lightning's trainer"
         for name in ("model", "data"):
@@ -168,7 +170,7 @@ def run(args: Sequence[str] | None = None) -> None:
             save_config_kwargs={"overwrite": True},
             auto_configure_optimizers=False,
             parser_class=Parser,
-            args=_with_packaged_configs(given),
+            args=with_packaged_configs(with_run_options(given)),
         )
     except UserError as error:
         error.args = (explain_error(str(error)),)
@@ -180,15 +182,3 @@ def run(args: Sequence[str] | None = None) -> None:
         print("; ".join(["stopped", *getattr(cause, "__notes__", [])]), file=sys.stderr)
         number = cause.number if isinstance(cause, Stopped) else signal.SIGINT
         raise SystemExit(128 + number) from None
-
-
-def _with_packaged_configs(args: Sequence[str]) -> list[str]:
-    """The arguments, with each `--config` as a path."""
-    found, flags = list(args), ("--config", "-c")
-    for place, arg in enumerate(found):
-        flag, equals, name = arg.partition("=")
-        if flag in flags and equals:
-            found[place] = f"{flag}={find_config(name)}"
-        elif arg in flags and place + 1 < len(found):
-            found[place + 1] = str(find_config(found[place + 1]))
-    return found

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from time import perf_counter
 from typing import Any
 
+from expctr.cli.arguments import names_run
 from expctr.cli.configs import packaged_configs
 from expctr.data.sample_rows import split_titles
 from expctr.errors import UserError, exit_with_error
@@ -20,7 +21,7 @@ OPTIONS = {"--target", "--liked", "--disliked", "--json"}
 
 def needs_no_config(args: Sequence[str]) -> bool:
     """Whether `expctr explain` with these options needs no config."""
-    return {arg.partition("=")[0] for arg in args if arg.startswith("-")} <= OPTIONS
+    return not names_run(args) and {arg.partition("=")[0] for arg in args if arg.startswith("-")} <= OPTIONS
 
 
 def main(args: Sequence[str]) -> None:

@@ -29,7 +29,7 @@ class Catalogue:
     """
 
     def __init__(self, items: pl.DataFrame) -> None:
-        self._items = items
+        self.items = items
         year = pl.format("{} ({})", "title", "year") if "year" in items.columns else pl.col("title")
         names = items.select("item", "title", pl.coalesce(year, "title").alias("dated"))
         self._names = {item: (title, dated) for item, title, dated in names.iter_rows()}
@@ -64,7 +64,7 @@ class Catalogue:
 
     def side_features(self, item: Item) -> dict[str, Any]:
         """The side features of an item, named as in samples; a new item has none."""
-        row = next(self._items.filter(item=item.id).iter_rows(named=True), {})
+        row = next(self.items.filter(item=item.id).iter_rows(named=True), {})
         return {f"target_{name}": value for name, value in row.items() if name not in ("item", "title")}
 
 

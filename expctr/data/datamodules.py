@@ -20,7 +20,7 @@ from expctr.data.cache import cached_samples
 from expctr.data.catalogue import Catalogue
 from expctr.data.features import Features
 from expctr.data.findings import findings
-from expctr.data.interactions import titled_items, user_ratings
+from expctr.data.interactions import ratings_of_users, titled_items
 from expctr.data.new_users import new_user_samples, read_new_users
 from expctr.data.options import IGNORED_WITH_SPLITS, SPLITS, SampleOptions
 from expctr.data.readers import amazon, bookcrossing, movielens
@@ -247,10 +247,10 @@ class RatingsDataModule(L.LightningDataModule):
         """The items that have a title, rated or not; read from the raw files."""
         return Catalogue(titled_items(self.read(), self.options, Counter()))
 
-    def ratings_of(self, user: str) -> pl.DataFrame:
-        """One user's ratings from the raw files: `item`, `title`, `liked`, oldest first; no row for an unknown user."""
+    def ratings_of(self, users: Sequence[str]) -> pl.DataFrame:
+        """Some users' ratings from the raw files: `user`, `item`, `title`, `liked`, oldest first."""
         tables = self.read()
-        return user_ratings(user, tables, self.options, self._splits(tables))
+        return ratings_of_users(users, tables, self.options, self._splits(tables))
 
     def users(self) -> pl.Series:
         """The ids of all who rated something, in order; with `splits`, in train."""

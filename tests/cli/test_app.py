@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -297,6 +298,16 @@ def test_prepare_can_be_strict_about_what_looks_wrong(world: World, capsys: pyte
     with pytest.raises(SystemExit) as stop:
         run_cli([*line, "--strict=true"])
     assert stop.value.code == 1
+
+
+def test_every_command_takes_a_run(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """`fit`, `test` and `predict` accept all that a run's config holds; the others have no checkpoint to choose."""
+    shutil.copytree(run, tmp_path / "moved")
+    run_cli(["prepare", str(tmp_path / "moved")])
+    run_cli(["plan", "--config", str(run / "config.yaml")])
+    run_cli(["export", str(tmp_path / "moved"), "--out", str(tmp_path / "out")])
+    assert "Rows" in capsys.readouterr().out
+    assert (tmp_path / "out" / "adapter").is_dir()
 
 
 def test_help_names_every_option_with_its_doc(printed: Callable[..., str]) -> None:
