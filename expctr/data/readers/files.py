@@ -137,8 +137,13 @@ def _choose(folder: Path, names: Sequence[str]) -> str | None:
 
 
 def _no_layout(folder: Path, content: Sequence[str], layouts: Mapping[str, Layout]) -> DataError:
-    looked = "; ".join(f"{name}: {', '.join(dict.fromkeys((*of.ratings, of.items)))}" for name, of in layouts.items())
-    looked = looked.replace("|", " or ").replace("[-_]", "-").replace("[0-9]*", "5")
+    required = {name: list(dict.fromkeys((*layout.ratings, layout.items))) for name, layout in layouts.items()}
+    missing = {name: [p for p in patterns if not _matching(content, p)] for name, patterns in required.items()}
+    nearest = min(missing, key=lambda name: len(missing[name]) / len(required[name]))
+    if len(missing[nearest]) < len(required[nearest]):
+        looked = f"{nearest} lacks {_listed_patterns(missing[nearest])}"
+    else:
+        looked = "Looked for " + "; ".join(f"{name}: {_listed_patterns(of)}" for name, of in required.items())
     listed = ", ".join(content[:12]) + (", ..." if len(content) > 12 else "") if content else "nothing"
     packed = [n for n in content if n.lower().endswith(_PACKED)]
     unfinished = [n for n in content if n.lower().endswith(_UNFINISHED)]
@@ -147,4 +152,8 @@ def _no_layout(folder: Path, content: Sequence[str], layouts: Mapping[str, Layou
         fix = f"unpack {', '.join(packed[:3])}, or {fix}"
     if unfinished:
         fix = f"wait until the download of {', '.join(unfinished[:3])} is complete, or {fix}"
-    return DataError(f"no known layout in {folder}. Looked for {looked}. The folder holds {listed}. Fix: {fix}")
+    return DataError(f"no known layout in {folder}. {looked}. The folder holds {listed}. Fix: {fix}")
+
+
+def _listed_patterns(patterns: Sequence[str]) -> str:
+    return ", ".join(patterns).replace("|", " or ").replace("[-_]", "-").replace("[0-9]*", "5")
