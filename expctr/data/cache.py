@@ -10,7 +10,6 @@ import json
 import os
 import time
 import uuid
-from collections import Counter
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import asdict
@@ -30,6 +29,8 @@ _ABANDONED = 24 * 3600  # seconds after which a temporary file is deleted; its p
 _THIS_PROCESS = uuid.uuid4().hex
 
 Stats = Sequence[tuple[str, int, int]]
+ItemCounts = dict[str, dict[str, int]]
+"""`dropped`: rows that are not used, by reason; `read`: all rows, by file."""
 
 
 def cached_samples(
@@ -66,17 +67,17 @@ def cached_samples(
 def cached_items(
     files: Sequence[Path],
     on_bad_row: OnBadRow,
-    make: Callable[[], tuple[pl.DataFrame, Counter[str]]],
+    make: Callable[[], tuple[pl.DataFrame, ItemCounts]],
     folder: str | None = None,
     reading: object = None,
-) -> tuple[pl.DataFrame, Counter[str]]:
-    """Loads or makes the items that have a title, and the number of rows that were not used by reason.
+) -> tuple[pl.DataFrame, ItemCounts]:
+    """Loads or makes the items that have a title.
 
     As `cached_samples`. Items that do not come from files are made each time.
     """
     if not all(path.exists() for path in files):
         return make()
-    return _cached(files, ["items", on_bad_row, reading], make, folder, Counter)
+    return _cached(files, ["items", on_bad_row, reading], make, folder, lambda about: about)
 
 
 def class_key(reader: type) -> list[str]:

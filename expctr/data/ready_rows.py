@@ -78,7 +78,7 @@ def _read(
         there = table.frame.collect_schema()
         target = pl.coalesce(*(name for name in ("item", "title") if name in there)).alias("name")
         others = ("user", "rating", "timestamp", "history", "history_liked")
-        frame = table.collect([target, *others], options.on_bad_row, skipped)
+        frame = table.collect([target, *others], options.on_bad_row, skipped, summary.files)
         frames.append(frame.with_columns(split=pl.lit(SPLITS.index(split) if split else 0, pl.Int8)))
     rows = pl.concat(frames)
     summary.rows, summary.dropped = rows.height + skipped.total(), dict(skipped)

@@ -13,12 +13,13 @@ from numpy.typing import NDArray
 
 from expctr.data.interactions import is_liked, load_interactions, titled_items
 from expctr.data.negatives import with_negatives
-from expctr.data.options import SPLITS, SampleOptions
+from expctr.data.options import IGNORED_WITH_SPLITS, SPLITS, SampleOptions
 from expctr.data.random_draws import Ints, id_codes, redraw
 from expctr.data.readers.base import RawTable, RawTables
 from expctr.data.ready_rows import ready_targets
 from expctr.data.summary import DataSummary
 from expctr.data.targets import Targets, draw_splits, draw_targets
+from expctr.data.unmatched_ids import explain_unmatched
 from expctr.errors import DataError
 
 _REPEATS = 5  # rows that are searched for each entry of a history, where some rows show an item again
@@ -48,9 +49,14 @@ def make_samples(
     Raises:
         DataError: a bad row (`on_bad_row: error`), no timestamps to order by, or a split without samples.
     """
-    summary = DataSummary(rule=options.rule, notes=[*tables.notes])
+    summary = DataSummary(rule=options.rule)
+    summary.notes = [*tables.notes, *(f"not used: {columns}" for columns in tables.unused_columns)]
+    if splits:
+        names, summary.own_splits = ", ".join(table.path.name for table in splits.values()), True
+        summary.notes.append(f"not used, because {names} are the splits: data.samples.{', '.join(IGNORED_WITH_SPLITS)}")
     side_dropped, dropped = Counter[str](), Counter[str]()
-    items = titled_items(tables, options, side_dropped) if items is None else items
+    if items is None:
+        items = titled_items(tables, options, side_dropped, summary.files)
     sources = {name: splits[name] for name in SPLITS} if splits else {"": tables.interactions}
     if tables.is_ready:
         targets = ready_targets(sources, items, options, summary, dropped)
@@ -66,7 +72,10 @@ def make_samples(
     texts = [_texts(samples.filter(split=name) if name else samples, table) for name, table in sources.items()]
     samples = pl.concat([samples, pl.concat(texts, how="diagonal")], how="horizontal").drop("place", strict=False)
     if tables.users is not None:
-        users = tables.users.collect_unique("user", options.on_bad_row, side_dropped)
+        users = tables.users.collect_unique("user", options.on_bad_row, side_dropped, summary.files)
+        about = f"the rows of {tables.users.path.name}"
+        if unmatched := explain_unmatched(samples["user"], users["user"], "users with samples", about):
+            summary.unmatched.append(unmatched)
         users = users.rename({c: f"user_{c}" for c in users.columns if c != "user"})
         samples = samples.join(users, on="user", how="left", maintain_order="left")
     if options.negatives:

@@ -1,7 +1,6 @@
 """`TableDataModule`: samples of any table of one's own, such as a click log."""
 
-from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import Any, ClassVar
 
@@ -9,10 +8,9 @@ import polars as pl
 from lightning.pytorch.utilities import rank_zero_warn
 
 from expctr.data.batches import Nouns
-from expctr.data.cache import cached_items, cached_samples, class_key
+from expctr.data.cache import ItemCounts, cached_items, cached_samples, class_key
 from expctr.data.datamodules import PaperDataset, RatingsDataModule, SplitFiles
 from expctr.data.feature_kinds import FeatureKind
-from expctr.data.interactions import titled_items
 from expctr.data.options import SPLITS, SampleOptions
 from expctr.data.readers.base import RawTable, RawTables
 from expctr.data.readers.columns import TableColumns
@@ -79,7 +77,7 @@ class TableDataModule(RatingsDataModule):
         return self._reader.tables
 
     def read_ratings(self, path: Any) -> RawTable:
-        raise NotImplementedError  # `_own_splits` knows them all
+        raise NotImplementedError  # `_splits` knows them all
 
     def reading(self) -> object:
         reader = self._reader
@@ -96,8 +94,8 @@ class TableDataModule(RatingsDataModule):
             "user", "item", "title", "liked"
         )
 
-    def _own_splits(self) -> dict[str, RawTable]:
-        return self._reader.splits
+    def _splits(self, tables: RawTables) -> Mapping[str, RawTable]:
+        return tables.splits
 
     def _load(self) -> tuple[pl.DataFrame, DataSummary]:
         if not self._loaded:
@@ -107,13 +105,11 @@ class TableDataModule(RatingsDataModule):
         self.feature_kinds = self._kinds(self._loaded[0])
         return self._loaded
 
-    def _titled_items(self) -> tuple[pl.DataFrame, Counter[str]]:
-        def make() -> tuple[pl.DataFrame, Counter[str]]:
-            dropped = Counter[str]()
-            return titled_items(self.read(), self.options, dropped), dropped
-
+    def _titled_items(self) -> tuple[pl.DataFrame, ItemCounts]:
         files = self._reader.files  # of the interactions as well: titles may be theirs
-        return cached_items(files, self.options.on_bad_row, make, self.cache_dir, self.reading()) if files else make()
+        if files is None:
+            return self._read_items()
+        return cached_items(files, self.options.on_bad_row, self._read_items, self.cache_dir, self.reading())
 
     def _kinds(self, samples: pl.DataFrame) -> dict[str, FeatureKind]:
         """The kinds of the side features, by column: as given, else by type."""

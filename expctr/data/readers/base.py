@@ -1,8 +1,8 @@
 """Base of the readers: raw files as lazy tables. Bad rows are raised or counted when a table is collected."""
 
 from collections import Counter
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import polars as pl
@@ -22,6 +22,9 @@ class RawTable:
         parts: the files, if there are several.
         texts_at: reads one column of the rows at some places (the column `place`); None if the table has no places.
         may_be_empty: having no rows is no error, because the table is made of another one, which says what is wrong.
+        absent: columns of the reader that the file does not have; they are null.
+        unused: columns of the file that the reader does not use.
+        scale: of ratings, such as "0.5 to 5 for MovieLens".
     """
 
     frame: pl.LazyFrame
@@ -29,14 +32,29 @@ class RawTable:
     parts: tuple[Path, ...] = ()
     texts_at: Callable[[pl.Series, str], pl.Series] | None = None
     may_be_empty: bool = False
+    absent: tuple[str, ...] = ()
+    unused: tuple[str, ...] = ()
+    scale: str = ""
 
     @property
     def files(self) -> tuple[Path, ...]:
         """All files that are read."""
         return self.parts or (self.path,)
 
-    def collect(self, columns: Sequence[str | pl.Expr], on_bad_row: OnBadRow, dropped: Counter[str]) -> pl.DataFrame:
-        """Reads some columns of the good rows, and adds the number of skipped rows by reason to `dropped`.
+    def collect(
+        self,
+        columns: Sequence[str | pl.Expr],
+        on_bad_row: OnBadRow,
+        dropped: Counter[str],
+        read: dict[str, int] | None = None,
+    ) -> pl.DataFrame:
+        """Reads some columns of the good rows.
+
+        Args:
+            columns: which.
+            on_bad_row: what to do with bad rows.
+            dropped: gets the number of skipped rows by reason.
+            read: gets the number of all rows, by path.
 
         Raises:
             DataError: a row is bad and `on_bad_row` is `error`, or the file has no rows.
@@ -44,11 +62,15 @@ class RawTable:
         try:
             frame = self.frame.select(*columns, "problem").collect(engine="streaming")
         except OSError as error:
-            raise DataError(f"cannot read {self.path}: {error}. Fix: check the file's permissions") from error
+            raise DataError(
+                f"cannot read {self.path}: {error}. Fix: check its permissions, and that its download is complete"
+            ) from error
         if frame.is_empty() and not self.may_be_empty:
             raise DataError(
                 f"no rows in {self.path}. Fix: check that this is the right file and that its download is complete"
             )
+        if read is not None:
+            read[str(self.path)] = max(frame.height, read.get(str(self.path), 0))  # one file may hold several tables
         problems = frame["problem"].drop_nulls()
         if problems.len() and on_bad_row == "error":
             raise self._first_problem(problems.len(), frame.height)
@@ -56,12 +78,15 @@ class RawTable:
             dropped[f"{self.path.name}: {problem}"] += count
         return frame.filter(pl.col("problem").is_null()).drop("problem")
 
-    def collect_unique(self, key: str, on_bad_row: OnBadRow, dropped: Counter[str]) -> pl.DataFrame:
+    def collect_unique(
+        self, key: str, on_bad_row: OnBadRow, dropped: Counter[str], read: dict[str, int] | None = None
+    ) -> pl.DataFrame:
         """Collects all columns of a small table. Keeps the first row per key, and counts the others as dropped.
 
         A row with a title comes before one without.
         """
-        frame = self.collect([pl.exclude("row", "place", "line", "problem", "column", "file")], on_bad_row, dropped)
+        own = pl.exclude("row", "place", "line", "problem", "column", "file")
+        frame = self.collect([own], on_bad_row, dropped, read)
         if "title" in frame.columns and frame[key].n_unique() < frame.height:
             frame = frame.sort(pl.col("title").fill_null("") == "", maintain_order=True)
         unique = frame.unique(key, keep="first", maintain_order=True)
@@ -73,8 +98,9 @@ class RawTable:
         place = pl.col("file") if "file" in self.frame.collect_schema() else pl.lit(str(self.path))
         bad = self.frame.filter(pl.col("problem").is_not_null()).select(place, "row", "problem", "column", "line")
         path, row, problem, column, line = bad.head(1).collect().row(0)
+        fix = FIXES[problem].format(scale=self.scale, path=path)
         return DataError(
-            f"{problem}, {path}, row {row:,}, column {column}: {line[:120]!r}. Fix: {FIXES[problem]}; or count "
+            f"{problem}, {path}, row {row:,}, column {column}: {line[:120]!r}. Fix: {fix}; or count "
             f"and skip bad rows with data.samples.on_bad_row: skip ({count:,} of {rows:,} rows are bad)"
         )
 
@@ -88,12 +114,15 @@ class RawTables:
             null if the dataset has reviews.
         items: `item`, `title` (null if unknown) and side features: integers, strings, lists of strings.
         users: `user` and side features; None if the dataset has no file about users.
-        notes: how the reader understood the files, for people.
+        splits: tables like `interactions` named train, val and test, if the dataset has its own splits. `interactions`
+            is then train.
+        notes: how the files were understood, for the summary, such as "not used: file ratings.csv.part".
     """
 
     interactions: RawTable
     items: RawTable
     users: RawTable | None = None
+    splits: Mapping[str, RawTable] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
 
     @property
@@ -103,5 +132,17 @@ class RawTables:
 
     @property
     def files(self) -> list[Path]:
-        tables = (self.interactions, self.items, self.users)
-        return [path for table in tables if table is not None for path in table.files]
+        return list(dict.fromkeys(path for table in self.tables for path in table.files))
+
+    @property
+    def tables(self) -> list[RawTable]:
+        found = [*(self.splits.values() or [self.interactions]), self.items]
+        return found if self.users is None else [*found, self.users]
+
+    @property
+    def unused_columns(self) -> list[str]:
+        """The columns that no table uses, in words, one entry per file."""
+        unused: dict[Path, list[str]] = {}
+        for table in self.tables:
+            unused[table.path] = [name for name in unused.get(table.path, table.unused) if name in table.unused]
+        return [f"column {', '.join(names)} of {path.name}" for path, names in unused.items() if names]

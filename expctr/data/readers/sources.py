@@ -124,15 +124,15 @@ def _kind(path: Path) -> str:
     if kind != "JSON":
         return kind
     first = next(iter(_lines(path, 1)), "")
-    return "JSON" if first.lstrip("\ufeff ").startswith("[") else "JSON lines"
+    return "JSON" if first.lstrip("\ufeff ").startswith("[") or path.suffix.lower() == ".zst" else "JSON lines"
 
 
 def _scan(path: Path) -> pl.LazyFrame:
     kind = _kind(path)
     if kind == "parquet":
-        return _numbered(pl.scan_parquet(path))
+        return _numbered(pl.scan_parquet(path, glob=False))
     if kind == "JSON":
-        return _numbered(_read_list(path).lazy())
+        return _numbered(_read_json(path).lazy())
     if kind == "JSON lines":
         keys = dict.fromkeys(key for line in _lines(path, _HEAD) for key in _keys(line))
         return read_json_lines(path, {_RAW + key: (key,) for key in keys}).frame
@@ -155,7 +155,7 @@ def _numbered(frame: pl.LazyFrame) -> pl.LazyFrame:
 def _lines(path: Path, count: int) -> list[str]:
     check_file(path)
     try:
-        lines = pl.scan_lines(path, name="line").filter(pl.col("line").str.strip_chars() != "")
+        lines = pl.scan_lines(path, name="line", glob=False).filter(pl.col("line").str.strip_chars() != "")
         return lines.head(count).collect()["line"].to_list()
     except (OSError, pl.exceptions.PolarsError) as error:
         raise DataError(f"cannot read {path}: {error}. Fix: check that the file is complete and UTF-8") from error
@@ -169,15 +169,18 @@ def _keys(line: str) -> list[str]:
     return [*row] if isinstance(row, dict) else []
 
 
-def _read_list(path: Path) -> pl.DataFrame:
-    """A JSON file that holds one list of objects."""
-    text = "\n".join(pl.read_lines(path).to_series())
+def _read_json(path: Path) -> pl.DataFrame:
+    """A JSON file that holds one list of objects; or JSON lines, in memory."""
+    lines = pl.read_lines(path, glob=False).to_series()
+    text = BytesIO("\n".join(lines).removeprefix("\ufeff").encode())
     try:
-        return pl.read_json(BytesIO(text.encode()), infer_schema_length=None)
+        if lines[0].lstrip("\ufeff ").startswith("{"):
+            return pl.read_ndjson(text, infer_schema_length=None)
+        return pl.read_json(text, infer_schema_length=None)
     except pl.exceptions.PolarsError as error:
         raise DataError(
-            f"cannot read {path} as a list of JSON objects: {error}. Fix: write [{{...}}, {{...}}], or one object per "
-            "line without the brackets"
+            f"cannot read {path} as JSON: {error}. Fix: write one list of objects, [{{...}}, {{...}}]; or one object "
+            "per line without the brackets"
         ) from error
 
 

@@ -74,10 +74,10 @@ class TableReader:
         """The three tables; the interactions are those of all splits that histories are made of."""
         interactions, items, users = next(iter(self._interactions.values())), self._read_items(), self._read_users()
         self._check_features()
-        return RawTables(interactions, items, users, tuple(self.notes))
+        return RawTables(interactions, items, users, self._splits, tuple(self.notes))
 
-    @cached_property
-    def splits(self) -> dict[str, RawTable]:
+    @property
+    def _splits(self) -> dict[str, RawTable]:
         """The interactions of train, val and test, if there are files or a column of splits."""
         if "" not in self._interactions:
             return self._interactions
