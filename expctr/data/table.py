@@ -69,6 +69,12 @@ class TableDataModule(RatingsDataModule):
                 "data.columns.label and data.columns.rating are both set. Fix: name the label if it is what you want "
                 "to predict, else the rating"
             )
+        if splits and columns.split is not None:
+            raise UserError(
+                "data.splits and data.columns.split both say which rows are train, val and test. Fix: set one to null"
+            )
+        if splits and interactions is not None:
+            rank_zero_warn("data.interactions is not used: data.splits names the files")
         sources = {name: getattr(splits, name) for name in SPLITS} if splits else {"": interactions}
         self._reader = TableReader(sources, items, users, columns, features, samples.order == "time")
 

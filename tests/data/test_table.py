@@ -100,6 +100,11 @@ def test_labels_thresholds_and_negatives_must_fit() -> None:
         prepared(CLICKS.with_columns(clicked=0), ITEMS)
     with pytest.raises(UserError, match=r"data.columns.label and data.columns.rating are both set"):
         TableDataModule(CLICKS, columns=TableColumns(label="clicked", rating="position"))
+    files = SplitFiles("a.csv", "b.csv", "c.csv")
+    with pytest.raises(UserError, match=r"data.splits and data.columns.split both say"):
+        TableDataModule(splits=files, columns=TableColumns(split="fold"))
+    with pytest.warns(UserWarning, match=r"data.interactions is not used"):
+        TableDataModule("clicks.csv", splits=files)
     with pytest.raises(UserError, match=r"data.interactions is not set"):
         TableDataModule()
     both = CLICKS.with_columns(rating=pl.lit(9.0))

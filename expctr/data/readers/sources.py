@@ -75,11 +75,16 @@ def open_source(source: Any, option: str) -> Source:
             f"{option}: {source} has files of several formats ({', '.join(sorted(kinds))}). Fix: name one kind of "
             f"them, such as {option}: '{Path(source) / '*.parquet'}'"
         )
-    frames = [_scan(path) for path in files]
-    if len(files) > 1:
-        frames = [frame.with_columns(file=pl.lit(str(path))) for frame, path in zip(frames, files, strict=True)]
-    is_text = kinds <= {"CSV", "JSON lines"}
-    return _opened(frames, Path(source), tuple(files) if len(files) > 1 else (), is_text)
+    frames = []
+    for path in files:
+        try:
+            frame = _scan(path)
+        except (OSError, pl.exceptions.PolarsError) as error:
+            raise DataError(
+                f"cannot read {path}: {error}. Fix: check that the file is complete and of the format that its name says"
+            ) from error
+        frames.append(frame.with_columns(file=pl.lit(str(path))) if len(files) > 1 else frame)
+    return _opened(frames, Path(source), tuple(files) if len(files) > 1 else (), kinds <= {"CSV", "JSON lines"})
 
 
 def find_files(named: str, option: str) -> list[Path]:
@@ -105,10 +110,9 @@ def _opened(frames: Sequence[pl.LazyFrame], path: Path, parts: tuple[Path, ...],
     try:
         frame = frames[0] if len(frames) == 1 else pl.concat(frames, how="diagonal_relaxed")
         schema = frame.collect_schema()
-    except (OSError, pl.exceptions.PolarsError) as error:
+    except pl.exceptions.PolarsError as error:
         raise DataError(
-            f"cannot read {path}: {error}. Fix: check that the file is complete, and of the format that its name says; "
-            "several files must have the same columns and types"
+            f"{path} has files whose columns do not fit together: {error}. Fix: give a column the same type in all"
         ) from error
     columns = {name.removeprefix(_RAW): dtype for name, dtype in schema.items() if name.startswith(_RAW)}
     return Source(RawTable(frame, path, parts), columns, is_text)

@@ -55,6 +55,7 @@ class TableReader:
     is_timed: bool
     """Whether interactions need times."""
     notes: list[str] = field(default_factory=list, init=False)
+    _featured: set[str] = field(default_factory=set, init=False)
 
     @property
     def named(self) -> dict[str, Any]:
@@ -239,11 +240,17 @@ class TableReader:
         for name in self.features or ():
             if not any(name in names for names in there.values()):
                 raise missing_column(name, "data.features", there)
+            if name not in self._featured:
+                raise DataError(
+                    f"data.features: {name} is one of the columns that samples are made of, see data.columns. Fix: "
+                    "leave it out of data.features"
+                )
 
     def _say(
         self, source: Source, found: Mapping[str, str], kinds: Mapping[str, FeatureKind], unused: Mapping[str, str]
     ) -> None:
         """Notes what became of each column."""
+        self._featured |= kinds.keys()
         said = [f"{role} = {name}" for role, name in found.items()]
         if kinds:
             said.append(f"features {', '.join(f'{name} ({kind})' for name, kind in kinds.items())}")

@@ -146,6 +146,14 @@ def test_nothing_there_and_several_formats_are_refused(tmp_path: Path) -> None:
     write_all(tmp_path, CLICKS, "clicks")
     with pytest.raises(DataError, match=r"several formats \(CSV, JSON, JSON lines, parquet\)"):
         reader(str(tmp_path)).tables  # noqa: B018
+    (tmp_path / "x").mkdir()
+    (tmp_path / "x" / "torn.parquet").write_bytes(Path(tmp_path / "clicks.parquet").read_bytes()[:200])
+    with pytest.raises(DataError, match=r"cannot read .*torn\.parquet"):
+        reader(str(tmp_path / "x")).tables  # noqa: B018
+    CLICKS.write_parquet(tmp_path / "x" / "a.parquet")
+    CLICKS.with_columns(ts=pl.lit([1])).write_parquet(tmp_path / "x" / "torn.parquet")
+    with pytest.raises(DataError, match="has files whose columns do not fit together"):
+        reader(str(tmp_path / "x")).tables  # noqa: B018
     with pytest.raises(DataError, match=r"data.interactions is of type int"):
         reader(7).tables  # noqa: B018
 
@@ -325,5 +333,7 @@ def test_named_features_are_of_the_named_kinds_and_the_only_ones() -> None:
     assert [row["context_position"] for row in interactions] == [1, 2, 1, 3]
     with pytest.raises(DataError, match=r"feature is not of its kind, .* row 1, column brand"):
         reader(CLICKS, ITEMS, features={"brand": "number"}).tables.items.collect(["item"], "error", Counter())
+    with pytest.raises(DataError, match=r"data.features: clicked is one of the columns that samples are made of"):
+        reader(CLICKS, ITEMS, features={"clicked": "boolean"}).tables  # noqa: B018
     with pytest.raises(DataError, match=r"data.features.tags: a column of type List\(String\) cannot be .* number"):
         reader(CLICKS, ITEMS, features={"tags": "number"}).tables  # noqa: B018
