@@ -81,7 +81,7 @@ def open_source(source: Any, option: str) -> Source:
             frame = _scan(path)
         except (OSError, pl.exceptions.PolarsError) as error:
             raise DataError(
-                f"cannot read {path}: {error}. Fix: check that the file is complete and of the format that its name says"
+                f"cannot read {path}: {error}. Fix: check that the file is complete and of the format of its name"
             ) from error
         frames.append(frame.with_columns(file=pl.lit(str(path))) if len(files) > 1 else frame)
     return _opened(frames, Path(source), tuple(files) if len(files) > 1 else (), kinds <= {"CSV", "JSON lines"})

@@ -75,7 +75,7 @@ class TableReader:
         """The three tables; the interactions are those of all splits that histories are made of."""
         interactions, items, users = next(iter(self._interactions.values())), self._read_items(), self._read_users()
         self._check_features()
-        return RawTables(interactions, items, users, self._splits, tuple(self.notes))
+        return RawTables(interactions, items, users, notes=tuple(self.notes), splits=self._splits)
 
     @property
     def _splits(self) -> dict[str, RawTable]:
