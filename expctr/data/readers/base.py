@@ -114,16 +114,16 @@ class RawTables:
             null if the dataset has reviews.
         items: `item`, `title` (null if unknown) and side features: integers, strings, lists of strings.
         users: `user` and side features; None if the dataset has no file about users.
+        notes: how the files were understood, for the summary, such as "not used: file ratings.csv.part".
         splits: tables like `interactions` named train, val and test, if the dataset has its own splits. `interactions`
             is then train.
-        notes: how the files were understood, for the summary, such as "not used: file ratings.csv.part".
     """
 
     interactions: RawTable
     items: RawTable
     users: RawTable | None = None
-    splits: Mapping[str, RawTable] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
+    splits: Mapping[str, RawTable] = field(default_factory=dict)
 
     @property
     def is_ready(self) -> bool:

@@ -43,7 +43,7 @@ class FoundFiles:
     def tables(self, ratings: Sequence[RawTable], items: RawTable, users: RawTable | None) -> RawTables:
         """The tables that were read from these files; `ratings` has one table, or those of train, val and test."""
         splits = dict(zip(("train", "val", "test"), ratings, strict=True)) if len(ratings) > 1 else {}
-        return RawTables(ratings[0], items, users, splits, self.notes)
+        return RawTables(ratings[0], items, users, self.notes, splits)
 
 
 def find_layout(folder: Path, layouts: Mapping[str, Layout]) -> FoundFiles:
