@@ -7,6 +7,7 @@ from pathlib import Path
 
 import polars as pl
 
+from expctr.data.readers import sources
 from expctr.data.readers.bad_rows import FIXES, OnBadRow
 from expctr.errors import DataError
 
@@ -41,6 +42,12 @@ class RawTable:
         """
         try:
             frame = self.frame.select(*columns, "problem").collect(engine="streaming")
+        except KeyboardInterrupt:
+            try:
+                sources.end()
+            except KeyboardInterrupt:  # one Ctrl-C is raised twice: by polars and by Python
+                sources.end()
+            raise
         except OSError as error:
             raise DataError(f"cannot read {self.path}: {error}. Fix: check the file's permissions") from error
         if frame.is_empty():
