@@ -15,6 +15,8 @@ if TYPE_CHECKING:
     from expctr.modules.ctr import DeepFMTextModule as DeepFMTextModule
     from expctr.modules.expctr import ExpCTRModule as ExpCTRModule
     from expctr.modules.explainer import PPOExplainerModule as PPOExplainerModule
+    from expctr.predictor import Predictor as Predictor
+    from expctr.predictor import load as load
     from expctr.rl.rewards import ICAlignment as ICAlignment
     from expctr.rl.rewards import LCAlignment as LCAlignment
     from expctr.rl.rewards import LengthPenalty as LengthPenalty
@@ -28,6 +30,7 @@ _MODULES = {
     "modules.ctr": ("CTRModule", "DeepFMTextModule"),
     "modules.expctr": ("ExpCTRModule",),
     "modules.explainer": ("PPOExplainerModule",),
+    "predictor": ("Predictor", "load"),
     "rl.rewards": ("ICAlignment", "LCAlignment", "LengthPenalty", "Reward"),
     "training.scheduler": ("StageScheduler",),
 }

@@ -22,6 +22,7 @@ ORDER: list[set[str]] = [
     {"modules"},
     {"training"},
     {"evaluation"},
+    {"predictor"},
     {"planning"},
     {"report"},
     {"cli"},

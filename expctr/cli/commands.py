@@ -8,14 +8,19 @@ import lightning as L
 import polars as pl
 from lightning.pytorch.callbacks import Callback
 
+from expctr.cli.predict_pairs import check_options, predict_pairs
 from expctr.data.datamodules import RatingsDataModule
 from expctr.data.query import make_query
 from expctr.errors import UserError
 from expctr.evaluation.explain import ExplanationPrinter
 from expctr.evaluation.result_writer import ResultWriter
 from expctr.modules.expctr import ExpCTRModule
+from expctr.modules.scoring import ScoringModule
+from expctr.modules.staged import StagedModule
+from expctr.predictor import PROBLEM, Predictor
 from expctr.training.export import Exporter
 from expctr.training.scheduler import StageScheduler
+from expctr.untrusted import printable
 
 
 class Trainer(L.Trainer):
@@ -116,6 +121,50 @@ class Trainer(L.Trainer):
         datamodule.setup()
         question = make_query(datamodule, user, liked, disliked, target)
         self._predict_for(ExplanationPrinter(question, json), model, datamodule, question.rows, ckpt_path)
+
+    def predict(  # type: ignore[override]
+        self,
+        model: L.LightningModule | None = None,
+        dataloaders: Any = None,
+        datamodule: RatingsDataModule | None = None,
+        return_predictions: bool | None = None,
+        ckpt_path: str | None = None,
+        weights_only: bool | None = None,
+        pairs: str | None = None,
+        out: str | None = None,
+        explain: str = "all",
+        force: bool = False,
+    ) -> Any:
+        """Write explanations and scores: of the test rows, of data.people, or of the pairs of a file.
+
+        Args:
+            model: the run's module.
+            dataloaders: not used.
+            datamodule: the run's data.
+            return_predictions: not used.
+            ckpt_path: the checkpoint; null or `last` for the run's newest.
+            weights_only: always true.
+            pairs: CSV or parquet of pairs: `user` and `item` (ids of the data), or `liked_titles`, `disliked_titles`
+                and `target_title`, or both mixed. Other columns travel along.
+            out: CSV or parquet to write the pairs with their scores to.
+            explain: which pairs get a sentence: `all`, `none`, or `top:3` for the three of each user that the CTR model
+                without sentences likes best.
+            force: overwrite `out`.
+        """
+        if pairs is None:
+            return super().predict(model, dataloaders, datamodule, return_predictions, ckpt_path, weights_only)
+        assert isinstance(model, (StagedModule, ScoringModule))
+        assert isinstance(datamodule, RatingsDataModule)
+        written = check_options(Path(pairs), Path(out) if out else None, explain, force)
+        callbacks = [other for other in vars(self)["callbacks"] if not isinstance(other, ResultWriter)]
+        predictor = Predictor.restore(self, model, datamodule, Path(str(ckpt_path)), callbacks)
+        problems = predict_pairs(predictor, Path(pairs), written, explain, Path(str(ckpt_path)))
+        print(f"scores of {pairs} in {written}")
+        for problem, count in list(problems.items())[:5]:
+            print(f"  not scored: {count:,} ({printable(problem)})")
+        if others := sum(list(problems.values())[5:]):
+            print(f"  not scored: {others:,} for other reasons, which the column {PROBLEM} gives")
+        return None
 
     def _predict_for(
         self,

@@ -21,7 +21,7 @@ from expctr.data.cache import cached_items, cached_samples, class_key
 from expctr.data.catalogue import Catalogue
 from expctr.data.features import Features
 from expctr.data.findings import findings
-from expctr.data.interactions import titled_items, user_ratings
+from expctr.data.interactions import ratings_of_users, titled_items
 from expctr.data.new_users import new_user_samples, read_new_users
 from expctr.data.options import IGNORED_WITH_SPLITS, SPLITS, SampleOptions
 from expctr.data.readers import amazon, bookcrossing, movielens
@@ -261,9 +261,9 @@ class RatingsDataModule(L.LightningDataModule):
         """The items that have a title, rated or not."""
         return Catalogue(self._titled_items()[0])
 
-    def ratings_of(self, user: str) -> pl.DataFrame:
-        """One user's ratings from the raw files: `item`, `title`, `liked`, oldest first; no row for an unknown user."""
-        return user_ratings(user, self.read(), self.catalogue.items, self.options, self._own_splits())
+    def ratings_of(self, users: Sequence[str]) -> pl.DataFrame:
+        """Some users' ratings from the raw files: `user`, `item`, `title`, `liked`, oldest first."""
+        return ratings_of_users(users, self.read(), self.catalogue.items, self.options, self._own_splits())
 
     def users(self) -> pl.Series:
         """The ids of all who rated something, in order; with `splits`, in train."""

@@ -1,7 +1,7 @@
-"""The interactions of a dataset: all ratings in one table, cleaned and sorted by user and time; or one user's."""
+"""The interactions of a dataset: all ratings in one table, cleaned and sorted by user and time; or some users'."""
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -43,30 +43,31 @@ def load_interactions(
     return events.with_columns(pl.Series("draw", mix(events["tie"].to_numpy())))
 
 
-def user_ratings(
-    user: str,
+def ratings_of_users(
+    users: Sequence[str],
     tables: RawTables,
     items: pl.DataFrame,
     options: SampleOptions,
     splits: Mapping[str, RawTable] | None = None,
 ) -> pl.DataFrame:
-    """One user's ratings of some items (`item`, `title`, `liked`), oldest first, without the minimum counts of samples.
+    """Some users' ratings of items (`user`, `item`, `title`, `liked`), oldest first, as in `make_samples` but without
+    minimum counts; no row for a user who is unknown, or has rated none of these items.
 
     Of `splits` only train is read, because histories hold training rows only.
 
     Raises:
-        DataError: a bad row of the user, or no rating of an item with a title.
+        DataError: a bad row of these users.
     """
     name, table = ("train", splits["train"]) if splits else ("", tables.interactions)
-    own = table.frame.filter(pl.col("user") == user).collect(engine="streaming")
+    usable = pl.col("item").is_in(items["item"].implode()) | pl.col("problem").is_not_null()
+    own = table.frame.filter(pl.col("user").is_in([*users]) & usable).collect(engine="streaming")
+    schema = {"user": pl.String, "item": pl.String, "title": pl.String, "liked": pl.Boolean}
     if own.is_empty():
-        return pl.DataFrame(schema={"item": pl.String, "title": pl.String, "liked": pl.Boolean})
+        return pl.DataFrame(schema=schema)
     source = {name: RawTable(own.lazy(), table.path)}
     events = load_interactions(source, items["item"], replace(options, min_ratings=1), DataSummary())
-    rated = events.select(pl.col("item").cast(pl.String), liked=is_liked(options))
-    return rated.join(items.select("item", "title"), on="item", how="left", maintain_order="left").select(
-        "item", "title", "liked"
-    )
+    rated = events.select(pl.col("user", "item").cast(pl.String), liked=is_liked(options))
+    return rated.join(items.select("item", "title"), on="item", how="left", maintain_order="left").select(*schema)
 
 
 def titled_items(tables: RawTables, options: SampleOptions, dropped: Counter[str]) -> pl.DataFrame:

@@ -92,9 +92,14 @@ def make_query(
         else:
             others = next(data.samples.filter(user=user).head(1).iter_rows(named=True), {})
             row |= {"user": user} | {name: value for name, value in others.items() if name.startswith("user_")}
-            history = [HistoryEntry(Item(i, title), liked) for i, title, liked in data.ratings_of(user).iter_rows()]
+            history = [
+                HistoryEntry(Item(i, title), liked) for _, i, title, liked in data.ratings_of([user]).iter_rows()
+            ]
             if not history:
-                hint = _ids(user, data.users())
+                users = data.users()
+                if user in users:
+                    raise UserError(f"--user: {user!r} has rated no item with a title. Fix: give another id")
+                hint = _ids(user, users)
                 raise UserError(f"--user: the ratings have no user {user!r}. Fix: give another id; {hint}")
     if ratings_of_target := [entry.liked for entry in history if entry.item == item]:
         label = int(ratings_of_target[-1])

@@ -20,6 +20,7 @@ from transformers import (
 
 from expctr.errors import UserError, check_range
 from expctr.llm.cpu.attention import GROUPED
+from expctr.llm.cpu.int8 import int8_is_exact
 from expctr.llm.sharding.loading import can_load_shards, fill, load_shards
 
 DType = Literal["auto", "float32", "bfloat16", "float16"]
@@ -89,6 +90,10 @@ def load_base(
     if options.attention not in ("auto", GROUPED):
         settings["attn_implementation"] = options.attention
     dtype = resolve_dtype(options.dtype, device)
+    if options.quantization == "int8" and device.type == "cpu" and not int8_is_exact():
+        raise UserError(
+            "llm.quantization: int8 gives wrong results on this CPU, whose 8-bit products overflow. Fix: choose nf4"
+        )
     if options.quantization != "none":
         settings["quantization_config"] = BitsAndBytesConfig(
             load_in_4bit=options.quantization == "nf4",

@@ -127,8 +127,14 @@ def test_all_of_them_train_together(work: Path, world: World) -> None:
 
 @pytest.mark.cli
 @pytest.mark.parametrize("name", sorted(PYTHON))
-def test_python(name: str, work: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_python(name: str, work: Path, world: World, capsys: pytest.CaptureFixture[str]) -> None:
+    if name == "product.py":
+        options = world.options("one")
+        _folder(work / "runs")
+        (work / "runs" / "quickstart").symlink_to(world.once("one", ["fit", *options], ["test", *options]))
     found = run(name)
+    if name == "product.py":
+        assert found["best"]["problem"].null_count() == 3
     if name == "notebook.py":
         assert len(found["sentences"]) == 2
         assert all(found["sentences"])

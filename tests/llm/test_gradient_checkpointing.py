@@ -62,7 +62,7 @@ def gpt2_folder(llm_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> P
 
 
 @pytest.mark.parametrize("scope", ["all", "response"])
-@pytest.mark.parametrize("base", ["llama", "gpt2", "nf4", "int8"])
+@pytest.mark.parametrize("base", ["llama", "gpt2", "nf4", pytest.param("int8", marks=pytest.mark.int8)])
 def test_losses_and_gradients_are_the_same(
     base: str, scope: str, llm_folder: Path, gpt2_folder: Path, samples: list[SampleText]
 ) -> None:

@@ -120,7 +120,7 @@ def dequantised(layer: nn.Module) -> nn.Linear:
     return plain
 
 
-@pytest.mark.parametrize("quantization", ["nf4", "int8"])
+@pytest.mark.parametrize("quantization", ["nf4", pytest.param("int8", marks=pytest.mark.int8)])
 def test_a_quantised_base_answers_and_its_adapter_learns(
     wide_folder: Path, caplog: pytest.LogCaptureFixture, quantization: str
 ) -> None:
@@ -148,7 +148,7 @@ def test_a_quantised_base_answers_and_its_adapter_learns(
     assert torch.equal(logits(model), base)
 
 
-@pytest.mark.parametrize("quantization", ["none", "nf4", "int8"])
+@pytest.mark.parametrize("quantization", ["none", "nf4", pytest.param("int8", marks=pytest.mark.int8)])
 def test_what_is_not_quantised_has_the_dtype_asked_for(wide_folder: Path, quantization: str) -> None:
     """Half of an 8B base's 4-bit memory would be embeddings in float32, and of a rollout's its keys and values."""
     model = load(wide_folder, dtype="bfloat16", quantization=quantization)
@@ -163,7 +163,10 @@ def test_what_is_not_quantised_has_the_dtype_asked_for(wide_folder: Path, quanti
     assert {gradient.dtype for gradient in gradients if gradient is not None} == {torch.float32}
 
 
-@pytest.mark.parametrize(("quantization", "cosine", "length"), [("nf4", 0.9999, 0.01), ("int8", 0.95, 0.3)])
+@pytest.mark.parametrize(
+    ("quantization", "cosine", "length"),
+    [("nf4", 0.9999, 0.01), pytest.param("int8", 0.95, 0.3, marks=pytest.mark.int8)],
+)
 def test_the_gradient_passes_through_quantised_layers(
     wide_folder: Path, quantization: str, cosine: float, length: float
 ) -> None:
@@ -184,6 +187,12 @@ def test_the_gradient_passes_through_quantised_layers(
     for name, mine, plain in zip(trained, ours, expected, strict=True):
         assert torch.cosine_similarity(mine.flatten(), plain.flatten(), dim=0) > cosine, name
         assert float(mine.norm() / plain.norm()) == pytest.approx(1, abs=length), name
+
+
+def test_a_cpu_that_gets_8_bit_products_wrong_is_refused(llm_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("expctr.llm.loading.int8_is_exact", lambda: False)
+    with pytest.raises(UserError, match="int8 gives wrong results on this CPU"):
+        load(llm_folder, quantization="int8")
 
 
 def test_dtype_by_name_and_by_machine() -> None:

@@ -224,7 +224,10 @@ def test_the_base_is_bit_for_bit_what_it_was(build: Build, samples: list[SampleT
     assert not any(p.grad is not None for p in module.parameters() if not p.requires_grad)
 
 
-@pytest.mark.parametrize("inexact", [{"dtype": "bfloat16"}, {"dtype": "float32", "quantization": "int8"}])
+@pytest.mark.parametrize(
+    "inexact",
+    [{"dtype": "bfloat16"}, pytest.param({"dtype": "float32", "quantization": "int8"}, marks=pytest.mark.int8)],
+)
 def test_where_decoding_rounds_otherwise_the_old_logprobs_are_computed_as_in_training(
     llm_folder: Path, samples: list[SampleText], inexact: dict[str, str]
 ) -> None:

@@ -1,0 +1,139 @@
+"""`expctr predict RUN --pairs FILE --out FILE`: scores of pairs, streamed from table to table."""
+
+import json
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import polars as pl
+from rich.progress import track
+
+from expctr.data.pairs import PairRows, read_columns
+from expctr.data.readers.files import check_file
+from expctr.errors import UserError
+from expctr.predictor import PROBLEM, Predictor
+
+CHUNK = 20_000
+"""Pairs in memory at a time."""
+_SUFFIXES = (".csv", ".parquet")
+
+
+def check_options(pairs: Path, out: Path | None, explain: str, force: bool) -> Path:
+    """Refuse before a model is loaded what would fail after it; returns `out`.
+
+    Raises:
+        UserError: an option is wrong, or a file would be overwritten.
+        DataError: `pairs` cannot be read.
+    """
+    if out is None:
+        raise UserError("out: --pairs needs --out FILE, a .csv or .parquet for the scores")
+    for option, path in (("pairs", pairs), ("out", out)):
+        if path.suffix not in _SUFFIXES:
+            raise UserError(f"{option}: {path} is neither .csv nor .parquet")
+    check_file(pairs)
+    if out.exists() and not force:
+        raise UserError(f"out: {out} exists. Fix: choose another file, or overwrite it with --force true")
+    if not out.parent.is_dir():
+        raise UserError(f"out: there is no folder {out.parent}. Fix: make it, or choose another")
+    _top(explain)
+    return out
+
+
+def predict_pairs(predictor: Predictor, pairs: Path, out: Path, explain: str, checkpoint: Path) -> dict[str, int]:
+    """Score the pairs of a file, in constant memory. What was interrupted goes on where it stopped.
+
+    Finished chunks wait in the folder `OUT.parts`, which is removed in the end.
+
+    Args:
+        predictor: a loaded run.
+        pairs: a CSV or a parquet file; see `Predictor.score`.
+        out: the file to write, likewise.
+        explain: `all`; `none`; or `top:N`: write sentences for the N pairs of each user that the CTR model without
+            sentences likes best.
+        checkpoint: which the predictor was loaded from; its scores are not mixed with another's.
+
+    Returns:
+        The number of pairs that could not be scored, by reason.
+    """
+    table = pl.scan_csv(pairs, infer_schema=False) if pairs.suffix == ".csv" else pl.scan_parquet(pairs)
+    count = int(table.select(pl.len()).collect().item())
+    if not count:
+        raise UserError(f"pairs: {pairs} has no rows")
+    rows = PairRows(predictor.data, _users(table))
+    parts = _parts_folder(out, {"pairs": _stat(pairs), "checkpoint": _stat(checkpoint), "explain": explain})
+
+    def chunks(name: str) -> Iterator[tuple[int, pl.DataFrame, Path]]:
+        """The chunks that have no part yet: their first row, their pairs, and the part to write."""
+        paths = {start: parts / f"{name}-{start:012}.parquet" for start in range(0, count, CHUNK)}
+        missing = [start for start, path in paths.items() if not path.exists()]
+        for start in track(missing, f"{name} pairs", disable=len(missing) < 2):
+            yield start, table.slice(start, CHUNK).collect(), paths[start]
+
+    explained = None
+    if top := _top(explain):
+        for start, chunk, path in chunks("ranked"):
+            scored = predictor.score(chunk, explain=False, rows=rows).select("s_plain", place=_places(start))
+            person = read_columns(chunk).select(person=pl.struct("user", "liked_titles", "disliked_titles").hash())
+            _write(pl.concat([scored, person], how="horizontal"), path)
+        ranked = pl.scan_parquet(parts / "ranked-*.parquet").drop_nulls("s_plain")
+        rank = pl.col("s_plain").rank("ordinal", descending=True).over("person")
+        explained = ranked.filter(rank <= top).select("place").collect()["place"]
+    for start, chunk, path in chunks("scored"):
+        chosen: bool | pl.Series = explain == "all"
+        if explained is not None:
+            chosen = chunk.select(_places(start).is_in(explained.implode())).to_series()
+        _write(predictor.score(chunk, chosen, rows), path)
+
+    result = pl.scan_parquet(parts / "scored-*.parquet")
+    aside = out.with_name(f".{out.name}.tmp")
+    if out.suffix == ".csv":
+        result.with_columns(pl.col(pl.List(pl.String)).list.join("|")).sink_csv(aside)
+    else:
+        result.sink_parquet(aside)
+    problems = result.select(pl.col(PROBLEM).drop_nulls().value_counts(sort=True)).unnest(PROBLEM).collect()
+    aside.replace(out)
+    shutil.rmtree(parts)
+    return dict(problems.iter_rows())
+
+
+def _top(explain: str) -> int:
+    """The N of `top:N`; 0 for `all` and `none`."""
+    kind, _, number = explain.partition(":")
+    if explain in ("all", "none"):
+        return 0
+    if kind == "top" and number.isdigit() and int(number):
+        return int(number)
+    raise UserError(f"explain: {explain!r} is neither all, none, nor top:N, such as top:3")
+
+
+def _users(table: pl.LazyFrame) -> list[str]:
+    if "user" not in table.collect_schema().names():
+        return []
+    users = table.select(pl.col("user").cast(pl.String).str.strip_chars().unique()).collect(engine="streaming")
+    return users["user"].drop_nulls().to_list()
+
+
+def _places(start: int) -> pl.Expr:
+    return pl.int_range(start, start + pl.len(), dtype=pl.Int64)
+
+
+def _parts_folder(out: Path, job: dict[str, object]) -> Path:
+    """The folder of the parts; emptied if they are of another job."""
+    folder, about = out.with_name(f"{out.name}.parts"), out.with_name(f"{out.name}.parts") / "job.json"
+    if not (about.exists() and about.read_text() == json.dumps(job)):
+        shutil.rmtree(folder, ignore_errors=True)
+        folder.mkdir()
+        about.write_text(json.dumps(job))
+    return folder
+
+
+def _stat(path: Path) -> list[object]:
+    stat = path.stat()
+    return [str(path.resolve()), stat.st_size, stat.st_mtime_ns]
+
+
+def _write(frame: pl.DataFrame, path: Path) -> None:
+    """Writes aside and renames, so that a part is whole or not there."""
+    aside = path.with_suffix(".tmp")
+    frame.write_parquet(aside)
+    aside.replace(path)

@@ -1,0 +1,179 @@
+"""Pairs of a user and an item, given by ids or by titles, as rows for prediction."""
+
+from collections.abc import Sequence
+
+import polars as pl
+
+from expctr.data.datamodules import RatingsDataModule
+from expctr.data.sample_rows import find_history, split_titles
+from expctr.errors import DataError
+
+COLUMNS = ("user", "item", "liked_titles", "disliked_titles", "target_title")
+"""Columns that are read. A table needs `item` or `target_title`, and `user` or titles; all others travel along."""
+
+_LISTS = COLUMNS[2:4]
+_ENTRY = {"pair": pl.Int64, "item": pl.String, "title": pl.String, "liked": pl.Boolean}
+
+
+def read_columns(frame: pl.DataFrame) -> pl.DataFrame:
+    """The `COLUMNS` of a table: texts, and lists of titles; what is missing is empty.
+
+    Titles are a list, or a text in which they are separated by `|`.
+
+    Raises:
+        DataError: there is no column of targets, or none of people.
+    """
+    for needed in (("item", "target_title"), ("user", *_LISTS)):
+        if not {*needed} & {*frame.columns}:
+            raise DataError(
+                f"pairs have no column {' or '.join(needed)}; their columns are {', '.join(frame.columns)}. Fix: "
+                "rename the columns, or add one"
+            )
+    lists = [name for name in _LISTS if name in frame.columns]
+    split = {name: _titles(frame[name]) for name in lists}
+    empty = pl.lit([], pl.List(pl.String))
+    return frame.select(
+        *(
+            pl.col(name).cast(pl.String).str.strip_chars().fill_null("")
+            if name in frame.columns
+            else pl.lit("").alias(name)
+            for name in COLUMNS
+            if name not in _LISTS
+        ),
+        *(split.get(name, empty.alias(name)) for name in _LISTS),
+    )
+
+
+class PairRows:
+    """Turns pairs into rows of the table of `make_samples`.
+
+    A user who is known by id has the history of the sample with this target, if there is one, or else the latest
+    `max_history` ratings without the target. So a pair has the same scores as `expctr explain` gives it. Titles make a
+    history for anyone; `user` is then a name only.
+
+    Args:
+        data: the dataset, after `setup`.
+        users: ids of all users who may occur. Their ratings are read once, here.
+    """
+
+    def __init__(self, data: RatingsDataModule, users: Sequence[str]) -> None:
+        self.data = data
+        longest = data.options.max_history + 1  # the target may be one of them
+        ratings = data.ratings_of(users)
+        self._latest = ratings.filter(pl.int_range(pl.len()).reverse().over("user") < longest)
+
+    def make(self, pairs: pl.DataFrame) -> tuple[pl.DataFrame, pl.Series]:
+        """The rows of pairs, and why others have none.
+
+        Args:
+            pairs: as from `read_columns`.
+
+        Returns:
+            The rows, whose `sample` is the position of the pair; and for each pair its problem, null where there is
+            none.
+        """
+        pairs = pairs.with_columns(
+            pair=pl.int_range(pl.len(), dtype=pl.Int64), typed=pl.sum_horizontal(pl.col(*_LISTS).list.len()) > 0
+        )
+        pairs = self._with_targets(pairs)
+        known = ~pl.col("typed")
+        of_samples = (
+            pairs.filter(known)
+            .select("pair", "user", "target")
+            .join(self.data.samples.drop("sample"), on=["user", "target"], how="inner")
+        )
+        others = pairs.join(of_samples, on="pair", how="anti")
+        entries = pl.concat([self._typed(others.filter("typed")), self._rated(others.filter(known))])
+        problem = (
+            pl.when((pl.col("item") == "") & (pl.col("target_title") == ""))
+            .then(pl.lit("no item and no target_title"))
+            .when(pl.col("target_title").is_null())
+            .then(pl.format("no item with a title has the id {}", "item"))
+            .when(known & (pl.col("user") == ""))
+            .then(pl.lit("no user and no titles of a history"))
+            .when(known & ~pl.col("user").is_in(self._latest["user"].implode()))
+            .then(pl.format("the ratings have no user {}", "user"))
+            .when(
+                ~pl.col("pair").is_in(entries["pair"].implode()) & ~pl.col("pair").is_in(of_samples["pair"].implode())
+            )
+            .then(pl.format("user {} has rated no other item", "user"))
+        )
+        pairs = pairs.with_columns(problem=problem)
+        good = others.join(pairs.filter(pl.col("problem").is_null()), on="pair", how="semi")
+        rows = pl.concat([self._like_samples(of_samples), self._like_samples(self._with_features(good, entries))])
+        return rows.sort("sample"), pairs["problem"]
+
+    def _with_targets(self, pairs: pl.DataFrame) -> pl.DataFrame:
+        """Adds the target's id (empty for a new item) and title (null for an unknown id)."""
+        catalogue = self.data.catalogue
+        typed = pairs.filter(pl.col("item") == "")["target_title"].unique().to_list()
+        found = {title: catalogue.matches(title) for title in typed}
+        ids = {title: items[0].id if len(items) == 1 else "" for title, items in found.items()}
+        by_title = pl.col("target_title").replace_strict(ids, default="", return_dtype=pl.String)
+        titles = catalogue.items.select(target="item", known_title="title")
+        return (
+            pairs.with_columns(target=pl.when(pl.col("item") == "").then(by_title).otherwise("item"))
+            .join(titles, on="target", how="left", maintain_order="left")
+            .with_columns(target_title=pl.when(pl.col("target") == "").then("target_title").otherwise("known_title"))
+        )
+
+    def _typed(self, pairs: pl.DataFrame) -> pl.DataFrame:
+        """The entries of typed histories, liked titles first."""
+        found = {}
+        rows = []
+        for pair, liked, disliked in pairs.select("pair", *_LISTS).iter_rows():
+            key = (*liked, None, *disliked)
+            if key not in found:
+                found[key] = find_history(liked, disliked, self.data.catalogue)
+            rows += [(pair, entry.item.id, entry.item.title, entry.liked) for entry in found[key]]
+        return pl.DataFrame(rows, schema=_ENTRY, orient="row")
+
+    def _rated(self, pairs: pl.DataFrame) -> pl.DataFrame:
+        """The entries of users' ratings, oldest first, without the target."""
+        entries = pairs.select("pair", "user", "target").join(
+            self._latest, on="user", how="inner", maintain_order="left_right"
+        )
+        entries = entries.filter(pl.col("item") != pl.col("target"))
+        latest = pl.int_range(pl.len()).reverse().over("pair") < self.data.options.max_history
+        return entries.filter(latest).select(*_ENTRY)
+
+    def _with_features(self, pairs: pl.DataFrame, entries: pl.DataFrame) -> pl.DataFrame:
+        """Adds the histories, and the side features of known users and items."""
+        liked = pl.col("liked")
+        lists = entries.group_by("pair", maintain_order=True).agg(
+            pl.col("item").alias("history"),
+            liked.alias("history_liked"),
+            *(
+                pl.col(column).filter(kept).alias(name + ending)
+                for name, kept in (("liked", liked), ("disliked", ~liked))
+                for column, ending in (("item", ""), ("title", "_titles"))
+            ),
+        )
+        items = self.data.catalogue.items.drop("title")
+        items = items.rename({name: f"target_{name}" for name in items.columns}).rename({"target_item": "target"})
+        users = self.data.samples.select("user", "^user_.*$").unique("user", keep="first", maintain_order=True)
+        return (
+            pairs.select("pair", pl.when(~pl.col("typed")).then("user").alias("user"), "target", "target_title")
+            .join(lists, on="pair", how="inner")
+            .join(items, on="target", how="left")
+            .join(users, on="user", how="left")
+        )
+
+    def _like_samples(self, rows: pl.DataFrame) -> pl.DataFrame:
+        """The columns of samples; those that the rows lack are null."""
+        columns = [
+            pl.col("pair").alias(name)
+            if name == "sample"
+            else pl.col(name)
+            if name in rows.columns
+            else pl.lit(None).alias(name)
+            for name in self.data.samples.columns
+        ]
+        return rows.select(columns).cast(dict(self.data.samples.schema))  # type: ignore[arg-type]
+
+
+def _titles(column: pl.Series) -> pl.Series:
+    """Lists of titles; of texts, the parts between `|`."""
+    if isinstance(column.dtype, pl.List):
+        return column.cast(pl.List(pl.String)).fill_null([])
+    return pl.Series(column.name, [list(split_titles(text or "")) for text in column], pl.List(pl.String))

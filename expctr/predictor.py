@@ -1,0 +1,245 @@
+"""A trained run in Python: load it once, then score pairs and explain choices."""
+
+import logging
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from threading import Lock
+from typing import Any, Self
+
+import lightning as L
+import polars as pl
+import torch
+import yaml  # type: ignore[import-untyped]
+from lightning.pytorch.callbacks import Callback
+from lightning.pytorch.cli import LightningArgumentParser
+from lightning.pytorch.utilities.seed import isolate_rng
+
+from expctr.data.batches import Batch, SampleTable, SampleText
+from expctr.data.datamodules import RatingsDataModule
+from expctr.data.pairs import PairRows, read_columns
+from expctr.data.query import Query, make_query
+from expctr.errors import UserError
+from expctr.evaluation.explain import answer
+from expctr.modules.scoring import ScoringModule
+from expctr.modules.staged import StagedModule
+from expctr.stages.models import as_lists
+from expctr.training.scheduler import StageScheduler
+from expctr.training.selection import check_sharding, select_checkpoint
+
+EXPLANATION, PROBLEM = "explanation", "problem"
+_PAIR = "_pair"
+
+
+def load(run: str | Path, checkpoint: str | None = None, device: str = "auto") -> "Predictor":
+    """Load a trained run; see `Predictor.load`."""
+    return Predictor.load(run, checkpoint, device)
+
+
+class Predictor:
+    """A trained run that scores pairs and explains choices. Several threads may call it; they take turns.
+
+    Args:
+        module: with its weights, on its device.
+        data: the run's data, after `setup`.
+    """
+
+    def __init__(self, module: StagedModule | ScoringModule, data: RatingsDataModule) -> None:
+        self.module, self.data = module.eval(), data
+        self._lock = Lock()
+
+    @classmethod
+    def load(cls, run: str | Path, checkpoint: str | None = None, device: str = "auto") -> Self:
+        """Load a run.
+
+        Args:
+            run: its folder.
+            checkpoint: a path; null for the run's newest.
+            device: `auto`, `cpu`, or a GPU: `cuda`, `cuda:1`.
+
+        Raises:
+            UserError: the folder holds no run, its checkpoint cannot be used, or its weights are sharded.
+        """
+        run = Path(run).expanduser()
+        if not (run / "config.yaml").is_file():
+            raise UserError(f"there is no run in {run}: name the folder of a run, which holds its config.yaml")
+        path = select_checkpoint("predict", checkpoint, run)
+        assert path is not None
+        check_sharding(path, sharded=False)
+        config = yaml.safe_load((run / "config.yaml").read_text(encoding="utf-8"))
+        parser = LightningArgumentParser(exit_on_error=False)
+        parser.add_lightning_class_args(L.LightningModule, "model", subclass_mode=True)
+        parser.add_lightning_class_args(RatingsDataModule, "data", subclass_mode=True)
+        parser.add_lightning_class_args(StageScheduler, "stages")
+        accelerator, _, index = device.partition(":")
+        with isolate_rng(), _quiet():
+            L.seed_everything(config["seed_everything"], verbose=False)
+            made = parser.instantiate_classes(
+                parser.parse_object({name: config[name] for name in ("model", "data", "stages")})
+            )
+            made.data.seed = config["seed_everything"]
+            trainer = L.Trainer(
+                accelerator=accelerator,
+                devices=[int(index)] if index else 1,
+                default_root_dir=run,
+                logger=False,
+                enable_checkpointing=False,
+                enable_progress_bar=False,
+                enable_model_summary=False,
+                max_epochs=-1,
+            )
+            return cls.restore(trainer, made.model, made.data, path, [made.stages])
+
+    @classmethod
+    def restore(
+        cls,
+        trainer: L.Trainer,
+        module: StagedModule | ScoringModule,
+        data: RatingsDataModule,
+        checkpoint: Path,
+        callbacks: Sequence[Callback],
+    ) -> Self:
+        """Load a checkpoint into a run's module, as its trainer does: by predicting no rows."""
+        data.setup()
+        data.query_rows = data.samples.clear()
+        vars(trainer)["callbacks"] = [*callbacks]
+        trainer.predict(module, None, data, return_predictions=False, ckpt_path=checkpoint, weights_only=True)
+        data.query_rows = None
+        return cls(module.to(trainer.strategy.root_device), data)
+
+    # --- explaining
+
+    def explain(self, liked: Sequence[str] = (), disliked: Sequence[str] = (), target: str = "") -> dict[str, Any]:
+        """Explain whether somebody with this history will like the target.
+
+        Args:
+            liked: titles, oldest first.
+            disliked: likewise.
+            target: a title, or the id of an item after `id:`.
+
+        Returns:
+            What `expctr.evaluation.explain.answer` documents.
+        """
+        return self._answer(make_query(self.data, liked=liked, disliked=disliked, target=target))
+
+    def explain_user(self, user: str, target: str) -> dict[str, Any]:
+        """Explain whether a user of the dataset will like the target; otherwise as `explain`."""
+        return self._answer(make_query(self.data, user=user, target=target))
+
+    def _answer(self, query: Query) -> dict[str, Any]:
+        if not isinstance(self.module, StagedModule):
+            raise UserError(f"{type(self.module).__name__} writes no sentence that could be explained; use score")
+        return answer(query, self._predict(query.rows), self.module.models.plain_name)
+
+    # --- scoring
+
+    @property
+    def columns(self) -> dict[str, pl.DataType]:
+        """What `score` adds to the pairs, beside `problem`: names and types."""
+        if isinstance(self.module, ScoringModule):
+            return {"score": pl.Float64()}
+        models = self.module.models
+        scores = ["s_u"]
+        spread = ["s_u_std"] if models.policy.evaluation.samples > 1 else []
+        if models.ctr_trained:
+            scores += ["s_r", "s_0", "s_plain"]
+            spread += ["s_r_std"] if spread else []
+        return {EXPLANATION: pl.String(), **dict.fromkeys([*scores, *spread], pl.Float64())}
+
+    def score(
+        self, pairs: pl.DataFrame, explain: bool | pl.Series = True, rows: PairRows | None = None
+    ) -> pl.DataFrame:
+        """Score pairs of a user and an item.
+
+        Args:
+            pairs: with the columns `user` and `item` (ids of the data), or `liked_titles`, `disliked_titles` and
+                `target_title`, or a mixture; see `expctr.data.pairs`.
+            explain: write a sentence for all pairs, for none, or for some, as a bool per pair. Without a sentence only
+                the CTR models score a pair.
+            rows: made before for all of the pairs' users; null reads their ratings now.
+
+        Returns:
+            The pairs with all their columns, and: `explanation`, `s_u` (the language model), `s_r` (the CTR model with
+            the sentence), `s_0` (without it), `s_plain` (trained without sentences), `s_u_std` and `s_r_std` where
+            there are several explanations per row, and `problem`: why a pair could not be scored, null where it was.
+
+        Raises:
+            DataError: a column is missing.
+            UserError: a column has the name of one that is added.
+        """
+        if taken := {*pairs.columns} & {*self.columns, PROBLEM, _PAIR}:
+            raise UserError(f"pairs have a column {min(taken)}, which is needed for the scores. Fix: rename it")
+        columns = read_columns(pairs)
+        rows = rows or PairRows(self.data, columns["user"].unique().to_list())
+        made, problems = rows.make(columns)
+        wanted = explain if isinstance(explain, pl.Series) else pl.repeat(explain, pairs.height, eager=True)
+        explained = pl.Series(wanted.cast(pl.Boolean).gather(made["sample"]))
+        scores = pl.concat([self._scores(made.filter(explained)), self._scores(made.filter(~explained), explain=False)])
+        numbered = pairs.with_columns(pl.int_range(pl.len(), dtype=pl.Int64).alias(_PAIR))
+        scored = numbered.join(scores, on=_PAIR, how="left", maintain_order="left").drop(_PAIR)
+        return scored.with_columns(problems.alias(PROBLEM))
+
+    def _scores(self, rows: pl.DataFrame, explain: bool = True) -> pl.DataFrame:
+        """All of `columns` of some rows, null where there is none."""
+        found = self._predict(rows, explain)
+        found[EXPLANATION] = found.pop("text", [])
+        values = {name: found.get(name) or [None] * rows.height for name in self.columns}
+        return pl.DataFrame({_PAIR: rows["sample"], **values}, schema={_PAIR: pl.Int64(), **self.columns})
+
+    def _predict(self, rows: pl.DataFrame, explain: bool = True) -> dict[str, list[Any]]:
+        """Columns of rows like those of `make_samples`, in their order."""
+        table, columns = SampleTable.from_samples(rows, self.data.features), dict[str, list[Any]]()
+        with self._lock, torch.no_grad():
+            for places in shared_batches(table.texts, self._batch_size()):
+                batch = table.batch(places).to(self.module.device)
+                for name, values in as_lists(self._score_batch(batch, explain)).items():
+                    column = columns.setdefault(name, [None] * len(table))
+                    for place, value in zip(places, values, strict=True):
+                        column[place] = value
+        return columns
+
+    def _score_batch(self, batch: Batch, explain: bool) -> dict[str, Any]:
+        if isinstance(self.module, ScoringModule):
+            return {"score": self.module.row_scores(batch)}
+        models = self.module.models
+        if explain:
+            return models.explain(batch, models.policy.evaluation.samples)[0]
+        if not (models.ctr_trained and models.ctr and models.plain):
+            raise UserError("this run has no trained CTR model, so only sentences score a pair. Fix: explain all pairs")
+        return {"s_0": models.ctr.score(batch), "s_plain": models.plain.score(batch)}
+
+    def _batch_size(self) -> int:
+        per_row = self.module.models.policy.evaluation.samples if isinstance(self.module, StagedModule) else 1
+        return max(1, self.data.eval_batch_size // per_row)
+
+
+def shared_batches(texts: Sequence[SampleText], size: int) -> Iterator[list[int]]:
+    """Positions in batches of at most `size`, rows of one history next to each other.
+
+    The language model computes what all prompts of a batch begin with only once. Prompts of one history differ in the
+    target alone, so such rows get batches of their own, as far as they fill one.
+    """
+    groups: dict[tuple[Any, ...], list[int]] = {}
+    for place, text in enumerate(texts):
+        groups.setdefault(text[1:], []).append(place)
+    rest: list[int] = []
+    for group in groups.values():
+        whole = len(group) // size * size
+        yield from (group[start : start + size] for start in range(0, whole, size))
+        rest += group[whole:]
+    yield from (rest[start : start + size] for start in range(0, len(rest), size))
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Without Lightning's remarks on the loading of a model, which are for those who train."""
+    logger = logging.getLogger("lightning.pytorch")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logger.setLevel(level)

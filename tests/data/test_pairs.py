@@ -1,0 +1,93 @@
+"""Pairs as rows: the same histories as a query has, and a reason for each pair that has none."""
+
+import polars as pl
+import pytest
+from polars.testing import assert_frame_equal
+from test_query import made
+
+from expctr.data.datamodules import MovieLensDataModule
+from expctr.data.pairs import PairRows, read_columns
+from expctr.data.query import make_query
+from expctr.errors import DataError
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> MovieLensDataModule:
+    return made(tmp_path_factory.mktemp("ratings"))
+
+
+def make(data: MovieLensDataModule, **columns: list[object]) -> tuple[pl.DataFrame, list[str | None]]:
+    pairs = read_columns(pl.DataFrame(columns))
+    rows, problems = PairRows(data, pairs["user"].unique().to_list()).make(pairs)
+    return rows, problems.to_list()
+
+
+def test_a_pair_has_the_row_of_the_same_query(data: MovieLensDataModule) -> None:
+    """Samples, rated targets, and items that nobody has rated; in any order, and some of them twice."""
+    asked = [(user, item) for item in ("8", "6", "1", "3") for user in "badabdcefghij"]
+    rows, problems = make(data, user=[user for user, _ in asked], item=[item for _, item in asked])
+    assert problems == [None] * len(asked)
+    assert rows["sample"].to_list() == list(range(len(asked)))
+    compared = data.samples.columns[1:]
+    compared = [name for name in compared if name not in ("split", "label", "rating", "timestamp", "review")]
+    for place, (user, item) in enumerate(asked):
+        query = make_query(data, user=user, target=f"id:{item}")
+        assert_frame_equal(rows.select(compared)[place : place + 1], query.rows.select(compared)[:1])
+
+
+def test_titles_make_the_row_of_the_same_query(data: MovieLensDataModule) -> None:
+    rows, problems = make(
+        data,
+        liked_titles=["Fargo|Brand new", None],
+        disliked_titles=["Casper", "Kids| "],
+        target_title=["Alien", "Quite new"],
+    )
+    assert problems == [None, None]
+    for place, (liked, disliked, target) in enumerate(
+        [(["Fargo", "Brand new"], ["Casper"], "Alien"), ([], ["Kids"], "Quite new")]
+    ):
+        query = make_query(data, liked=liked, disliked=disliked, target=target)
+        assert_frame_equal(rows.drop("sample")[place : place + 1], query.rows.drop("sample")[:1])
+
+
+def test_lists_of_titles_and_ids_can_be_mixed(data: MovieLensDataModule) -> None:
+    rows, problems = make(
+        data,
+        user=["a", "somebody"],
+        item=[None, "8"],
+        liked_titles=[[], ["Fargo"]],
+        target_title=["Congo", "is not read beside an id"],
+    )
+    assert problems == [None, None]
+    assert rows["target"].to_list() == ["8", "8"]
+    assert rows["target_title"].to_list() == ["Congo", "Congo"]
+    assert rows["user"].to_list() == ["a", None]  # a name is not an id
+    assert rows["history"].to_list() == [["4", "5", "6"], ["3"]]
+
+
+def test_each_pair_that_cannot_be_scored_says_why(data: MovieLensDataModule) -> None:
+    rows, problems = make(
+        data,
+        user=["a", "a", "nobody", "", "k", "a", " a "],
+        item=["77", "", "1", "1", "3", "7", " 1 "],
+    )
+    assert problems == [
+        "no item with a title has the id 77",
+        "no item and no target_title",
+        "the ratings have no user nobody",
+        "no user and no titles of a history",
+        "user k has rated no other item",
+        "no item with a title has the id 7",
+        None,
+    ]
+    assert rows["sample"].to_list() == [6]
+
+
+def test_numbers_are_ids_too(data: MovieLensDataModule) -> None:
+    assert make(data, user=["a"], item=[8])[1] == [None]
+
+
+@pytest.mark.parametrize("names", [["user"], ["item"], ["target_title"], ["liked_titles", "x"]])
+def test_a_table_without_people_or_targets_is_refused(names: list[str]) -> None:
+    with pytest.raises(DataError, match=rf"pairs have no column .*; their columns are {', '.join(names)}\. Fix: "):
+        read_columns(pl.DataFrame({name: ["a"] for name in names}))

@@ -1,0 +1,194 @@
+"""A trained run in Python, and the pairs of a file."""
+
+import json
+from pathlib import Path
+
+import polars as pl
+import pytest
+import torch
+from polars.testing import assert_frame_equal
+from running import World
+
+import expctr
+from expctr.cli import predict_pairs as pair_files
+from expctr.cli.app import run as run_cli
+from expctr.cli.predict_pairs import predict_pairs
+from expctr.data.batches import SampleText
+from expctr.errors import UserError
+from expctr.predictor import Predictor, shared_batches
+from expctr.training.checkpoint import checkpoints
+
+SCORES = ["s_u", "s_r", "s_0", "s_plain"]
+
+
+@pytest.fixture(scope="module")
+def run(world: World) -> Path:
+    options = world.options("one")
+    return world.once("one", ["fit", *options], ["test", *options])
+
+
+@pytest.fixture(scope="module")
+def predictor(run: Path) -> Predictor:
+    state = torch.get_rng_state()
+    predictor = expctr.load(run)
+    assert torch.equal(state, torch.get_rng_state())
+    return predictor
+
+
+@pytest.fixture
+def pairs() -> pl.DataFrame:
+    """Users 1 to 6 with items 1 to 5, unordered, and two that cannot be scored."""
+    rows = [(str(user), str(item)) for item in range(1, 6) for user in range(1, 7)]
+    return pl.DataFrame([*rows, ("nobody", "1"), ("1", "99")], schema=["user", "item"], orient="row")
+
+
+def test_a_loaded_run_gives_the_scores_of_its_test(predictor: Predictor, run: Path) -> None:
+    test = pl.read_parquet(run / "explanations" / "test.parquet").sort("sample")
+    samples = predictor.data.rows("test").sort("sample")
+    scored = predictor.score(samples.select("user", item="target"))
+    assert scored["problem"].null_count() == len(test) == 12
+    for name in SCORES:
+        assert scored[name].to_list() == pytest.approx(test[name].to_list(), abs=1e-6)
+
+
+def test_a_pair_has_the_scores_of_its_explanation(predictor: Predictor, pairs: pl.DataFrame) -> None:
+    scored = predictor.score(pairs)
+    for row in scored.filter(pl.col("problem").is_null())[::7].iter_rows(named=True):
+        explained = predictor.explain_user(row["user"], f"id:{row['item']}")
+        assert row["explanation"] == explained["explanation"]
+        assert [row[name] for name in SCORES] == pytest.approx([explained[name] for name in SCORES], abs=1e-6)
+    assert scored["problem"].to_list()[-2:] == [
+        "the ratings have no user nobody",
+        "no item with a title has the id 99",
+    ]
+    assert scored.select(pairs.columns).equals(pairs)
+
+
+def test_titles_are_scored_and_explained_alike(predictor: Predictor) -> None:
+    table = pl.DataFrame({"liked_titles": ["Film 1, The|New"], "target_title": ["Film 2, The"]})
+    explained = predictor.explain(liked=["Film 1, The", "New"], target="Film 2, The")
+    assert predictor.score(table)["s_r"].item() == pytest.approx(explained["s_r"], abs=1e-6)
+
+
+def test_without_a_sentence_only_the_ctr_models_score(predictor: Predictor, pairs: pl.DataFrame) -> None:
+    some = pl.int_range(pairs.height, eager=True) % 3 == 0
+    full, part = predictor.score(pairs), predictor.score(pairs, explain=some)
+    assert part.schema == full.schema
+    for column in ("explanation", "s_u", "s_r"):
+        assert part.filter(~some)[column].null_count() == part.filter(~some).height
+        assert_frame_equal(part.filter(some).select(column), full.filter(some).select(column), abs_tol=1e-6)
+    assert_frame_equal(part.select("s_0", "s_plain"), full.select("s_0", "s_plain"), abs_tol=1e-6)
+
+
+def test_nothing_to_score_is_no_error(predictor: Predictor, pairs: pl.DataFrame) -> None:
+    scored = predictor.score(pairs[-2:])
+    assert scored["s_r"].null_count() == 2
+    assert scored.schema == predictor.score(pairs[:1]).schema
+
+
+def test_a_column_is_never_overwritten(predictor: Predictor, pairs: pl.DataFrame) -> None:
+    with pytest.raises(UserError, match="pairs have a column s_r, which is needed for the scores"):
+        predictor.score(pairs.with_columns(s_r=0.5))
+
+
+def test_what_is_no_run_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="there is no run in"):
+        expctr.load(tmp_path)
+
+
+def test_rows_of_one_history_share_a_batch_as_far_as_they_fill_it() -> None:
+    histories = "abcabaabca"
+    texts = [SampleText(str(i), liked=(history,)) for i, history in enumerate(histories)]
+    batches = [*shared_batches(texts, 3)]
+    assert sorted(place for batch in batches for place in batch) == list(range(10))
+    assert batches[0] == [0, 3, 5]  # three of the five of a
+    assert batches[1] == [1, 4, 7]  # the three of b
+    assert [len(batch) for batch in batches] == [3, 3, 3, 1]
+
+
+# --- files
+
+
+@pytest.fixture
+def small_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pair_files, "CHUNK", 9)
+
+
+def test_a_file_in_chunks_has_the_scores_of_one_table(
+    predictor: Predictor, pairs: pl.DataFrame, run: Path, tmp_path: Path, small_chunks: None
+) -> None:
+    pairs.with_columns(note=pl.lit('a "quoted", note')).write_csv(tmp_path / "pairs.csv")
+    (checkpoint,) = checkpoints(run / "checkpoints")[-1:]
+    for suffix in ("csv", "parquet"):
+        out = tmp_path / f"out.{suffix}"
+        problems = predict_pairs(predictor, tmp_path / "pairs.csv", out, "all", checkpoint)
+        assert problems == dict.fromkeys(["the ratings have no user nobody", "no item with a title has the id 99"], 1)
+        written = pl.read_csv(out, infer_schema=False) if suffix == "csv" else pl.read_parquet(out)
+        assert set(written["note"]) == {'a "quoted", note'}
+        once = predictor.score(pairs)
+        types = dict(once.schema)
+        assert_frame_equal(written.drop("note").cast(types), once, abs_tol=1e-6, check_column_order=False)  # type: ignore[arg-type]
+    assert {path.name for path in tmp_path.iterdir()} == {"pairs.csv", "out.csv", "out.parquet"}
+
+
+def test_an_interrupted_file_goes_on_where_it_stopped(
+    predictor: Predictor,
+    pairs: pl.DataFrame,
+    run: Path,
+    tmp_path: Path,
+    small_chunks: None,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    pairs.write_parquet(tmp_path / "pairs.parquet")
+    job = (tmp_path / "pairs.parquet", tmp_path / "out.csv", "top:2", checkpoints(run / "checkpoints")[-1])
+    score, scored = Predictor.score, []
+
+    def stops(self: Predictor, table: pl.DataFrame, *args: object, **kwargs: object) -> pl.DataFrame:
+        scored.append(table.height)
+        if len(scored) == 6:  # four chunks are ranked, and the first is explained
+            raise KeyboardInterrupt
+        return score(self, table, *args, **kwargs)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(Predictor, "score", stops)
+    with pytest.raises(KeyboardInterrupt):
+        predict_pairs(predictor, *job)
+    assert not (tmp_path / "out.csv").exists()
+    predict_pairs(predictor, *job)
+    assert scored == [9, 9, 9, 5, 9, 9, 9, 9, 5]  # none of the finished chunks again
+    written = pl.read_csv(tmp_path / "out.csv").filter(pl.col("problem").is_null())
+    best = written.sort("s_plain", descending=True).group_by("user").head(2)
+    assert sorted(best["explanation"].is_not_null()) == [True] * 12
+    assert written["explanation"].is_not_null().sum() == 12
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"out": None}, "--pairs needs --out"),
+        ({"out": "scores.json"}, "out: .*scores.json is neither .csv nor .parquet"),
+        ({"out": "there.csv"}, "there.csv exists.*--force"),
+        ({"out": "no/such.csv"}, "no folder"),
+        ({"explain": "top:0"}, "neither all, none, nor top:N"),
+        ({"pairs": "missing.csv"}, "no such file"),
+    ],
+)
+def test_wrong_options_are_refused_before_a_model_is_loaded(
+    options: dict[str, str | None], message: str, tmp_path: Path
+) -> None:
+    (tmp_path / "pairs.csv").touch()
+    (tmp_path / "there.csv").touch()
+    given = {"pairs": "pairs.csv", "out": "scores.csv", "explain": "all", **options}
+    out = tmp_path / given["out"] if given["out"] else None
+    with pytest.raises(ValueError, match=message):
+        pair_files.check_options(tmp_path / str(given["pairs"]), out, str(given["explain"]), force=False)
+
+
+def test_the_command_scores_a_file(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "pairs.csv").write_text("user,item,price\n1,2,007\nnobody,2,1\n")
+    line = ["predict", str(run), "--pairs", str(tmp_path / "pairs.csv"), "--out", str(tmp_path / "out.csv")]
+    run_cli(line)
+    assert "not scored: 1 (the ratings have no user nobody)" in capsys.readouterr().out
+    written = pl.read_csv(tmp_path / "out.csv", infer_schema=False)
+    assert written["price"].to_list() == ["007", "1"]
+    assert float(written["s_r"][0]) == pytest.approx(expctr.load(run).score(written.select("user", "item"))["s_r"][0])
+    assert not json.loads((run / "table.json").read_text()).get("predictions")
