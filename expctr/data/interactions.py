@@ -87,14 +87,15 @@ def _read(
 ) -> pl.DataFrame:
     """The interactions of all files. Ids are categorical, four bytes each, because there may be 20 million rows.
 
-    Of a review it keeps the hash (`text`; null for an empty one), and perhaps the `place` to read it from.
+    Of a review it keeps a hash of text and time (`review`; null if there is none), and perhaps its `place` in the file.
     """
     ids = [pl.col(name).cast(pl.Categorical) for name in ("user", "item")]
-    text = pl.when(pl.col("review") != "").then(pl.col("review").hash()).alias("text")
+    is_known = (pl.col("review") != "") & pl.col("timestamp").is_not_null()
+    review = pl.when(is_known).then(pl.col("review").hash() ^ pl.col("timestamp").hash(1)).alias("review")
     frames = []
     for name, table in sources.items():
         skipped = Counter[str]()
-        more = [text] if "review" in table.frame.collect_schema() else []
+        more = [review] if "review" in table.frame.collect_schema() else []
         place = ["place"] if table.texts_at else []
         frame = table.collect([*ids, "rating", "timestamp", *more, *place], options.on_bad_row, skipped)
         dropped.update(skipped)
@@ -130,8 +131,8 @@ def _clean(
     summary.untitled = 1 - float(known[np.unique(codes)].mean()) if codes.size else 0.0
     events = keep(events, pl.Series(known[codes]), "item without a title")
     events = keep(events, ~_is_superseded(events), "earlier rating of the same item by the same user")
-    if "text" in events.columns:
-        events = keep(events, ~_is_copy(events), "same review (user, text, time) under another item").drop("text")
+    if "review" in events.columns:
+        events = keep(events, ~_is_copy(events), "same review (user, text, time) under another item").drop("review")
     events = keep(events, pl.len().over("user") >= options.min_ratings, "user with fewer ratings than min_ratings")
     summary.interactions, summary.users = events.height, events["user"].n_unique()
     summary.items = events["item"].n_unique()
@@ -162,9 +163,9 @@ def _is_copy(events: pl.DataFrame) -> pl.Series:
 
     Amazon lists the review of a product under several of its variants. The one under the last id stays.
     """
-    key = events["text"].fill_null(0).to_numpy() ^ mix(events["timestamp"].fill_null(0).to_numpy().astype(np.uint64))
-    key = mix(key ^ mix(id_codes(events["user"]).astype(np.uint64)))
-    unknown = (events["text"].is_null() | events["timestamp"].is_null()).to_numpy()
+    key = mix(id_codes(events["user"]).view(np.uint64))
+    key ^= events["review"].fill_null(0).to_numpy()
+    unknown = events["review"].is_null().to_numpy()
     key[unknown] = np.flatnonzero(unknown)  # each is one of its kind
     return _all_but_last(events, pl.Series("key", key), pl.col("split"), pl.col("item").cast(pl.String))
 
