@@ -7,7 +7,7 @@ from pathlib import Path
 
 import polars as pl
 
-from expctr.data.readers import sources
+from expctr.data.readers import interrupts
 from expctr.data.readers.bad_rows import FIXES, OnBadRow
 from expctr.errors import DataError
 
@@ -44,9 +44,9 @@ class RawTable:
             frame = self.frame.select(*columns, "problem").collect(engine="streaming")
         except KeyboardInterrupt:
             try:
-                sources.end()
+                interrupts.end_sources()
             except KeyboardInterrupt:  # one Ctrl-C is raised twice: by polars and by Python
-                sources.end()
+                interrupts.end_sources()
             raise
         except OSError as error:
             raise DataError(f"cannot read {self.path}: {error}. Fix: check the file's permissions") from error

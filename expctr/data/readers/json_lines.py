@@ -22,7 +22,7 @@ import numpy as np
 import polars as pl
 from polars.io.plugins import register_io_source
 
-from expctr.data.readers import sources
+from expctr.data.readers import interrupts
 from expctr.data.readers.bad_rows import NOT_JSON, PROBLEM, UNDECODABLE
 from expctr.data.readers.base import RawTable
 from expctr.data.readers.files import check_file
@@ -54,7 +54,7 @@ def read_json_lines(path: Path, keys: Mapping[str, Sequence[str]]) -> RawTable:
     ) -> Iterator[pl.DataFrame]:
         used = columns or list(schema)
         row, place = 1, 0
-        for chunk in sources.until_interrupted(_chunks(path)):
+        for chunk in interrupts.until_interrupted(_chunks(path)):
             sizes = np.fromiter(map(len, chunk), np.uint64, len(chunk))
             ends = np.cumsum(sizes, dtype=np.uint64) + np.uint64(place)
             about = pl.DataFrame({"row": np.arange(row, row + len(chunk), dtype=np.uint32), "place": ends - sizes})

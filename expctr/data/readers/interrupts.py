@@ -16,7 +16,7 @@ _interrupted = threading.Event()
 
 
 def until_interrupted(parts: Iterator[_T]) -> Iterator[_T]:
-    """The parts of a source, up to the one in work when `end` is called."""
+    """The parts of a source, up to the one in work when `end_sources` is called."""
     source = object()
     _running.add(source)
     try:
@@ -28,7 +28,7 @@ def until_interrupted(parts: Iterator[_T]) -> Iterator[_T]:
         _running.discard(source)
 
 
-def end() -> None:
+def end_sources() -> None:
     """Ends all sources, and waits until they have ended; not forever, because polars may have abandoned one."""
     _interrupted.set()
     limit = time.monotonic() + _PATIENCE

@@ -9,7 +9,7 @@ from pathlib import Path
 import polars as pl
 import pytest
 
-from expctr.data.readers import json_lines, sources
+from expctr.data.readers import interrupts, json_lines
 from expctr.data.readers.json_lines import read_json_lines
 
 
@@ -17,7 +17,7 @@ def test_the_end_of_all_sources_is_waited_for() -> None:
     seen, began = [], threading.Event()
 
     def read() -> None:
-        for part in sources.until_interrupted(count()):
+        for part in interrupts.until_interrupted(count()):
             seen.append(part)
             began.set()
 
@@ -25,11 +25,11 @@ def test_the_end_of_all_sources_is_waited_for() -> None:
     for thread in threads:
         thread.start()
     began.wait()
-    sources.end()
+    interrupts.end_sources()
     for thread in threads:
         thread.join(timeout=5)
         assert not thread.is_alive()
-    assert list(sources.until_interrupted(iter([1, 2]))) == [1, 2]  # the next ones are read as ever
+    assert list(interrupts.until_interrupted(iter([1, 2]))) == [1, 2]  # the next ones are read as ever
 
 
 def test_a_table_is_not_read_on_after_an_interrupt(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
