@@ -10,7 +10,6 @@ import json
 import os
 import time
 import uuid
-from collections import Counter
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import asdict
@@ -66,17 +65,17 @@ def cached_samples(
 def cached_items(
     files: Sequence[Path],
     on_bad_row: OnBadRow,
-    make: Callable[[], tuple[pl.DataFrame, Counter[str]]],
+    make: Callable[[], tuple[pl.DataFrame, dict[str, Any]]],
     folder: str | None = None,
     reading: object = None,
-) -> tuple[pl.DataFrame, Counter[str]]:
-    """Loads or makes the items that have a title, and the number of rows that were not used by reason.
+) -> tuple[pl.DataFrame, dict[str, Any]]:
+    """Loads or makes the items that have a title, and what was counted, as plain values.
 
     As `cached_samples`. Items that do not come from files are made each time.
     """
     if not all(path.exists() for path in files):
         return make()
-    return _cached(files, ["items", on_bad_row, reading], make, folder, Counter)
+    return _cached(files, ["items", on_bad_row, reading], make, folder, dict)
 
 
 def class_key(reader: type) -> list[str]:

@@ -2,7 +2,7 @@
 
 import inspect
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from math import inf
@@ -171,7 +171,7 @@ class RatingsDataModule(L.LightningDataModule):
     def prepare_data(self) -> None:
         """Makes the samples, unless the cache has them, and prints what became of the raw rows and what looks wrong."""
         _, summary = self._load()
-        self.findings = findings(summary, self.options, own_splits=self.splits is not None)
+        self.findings = findings(summary, self.options, summary.own_splits)
         if self.query_rows is None:
             Console().print(summary_tables(summary, self.findings))
 
@@ -263,11 +263,13 @@ class RatingsDataModule(L.LightningDataModule):
 
     def ratings_of(self, users: Sequence[str]) -> pl.DataFrame:
         """Some users' ratings from the raw files: `user`, `item`, `title`, `liked`, oldest first."""
-        return ratings_of_users(users, self.read(), self.catalogue.items, self.options, self._own_splits())
+        tables = self.read()
+        return ratings_of_users(users, tables, self.catalogue.items, self.options, self._splits(tables))
 
     def users(self) -> pl.Series:
         """The ids of all who rated something, in order; with `splits`, in train."""
-        ratings = self._own_splits().get("train") or self.read().interactions
+        tables = self.read()
+        ratings = self._splits(tables).get("train", tables.interactions)
         frame = ratings.frame.select(pl.col("user").unique()).collect(engine="streaming")
         return frame["user"].drop_nulls().sort()
 
@@ -289,29 +291,35 @@ class RatingsDataModule(L.LightningDataModule):
         assert self.trainer is not None
         return self.trainer
 
-    def _own_splits(self) -> dict[str, RawTable]:
-        return {name: self.read_ratings(Path(getattr(self.splits, name))) for name in SPLITS} if self.splits else {}
+    def _splits(self, tables: RawTables) -> Mapping[str, RawTable]:
+        """The user's own splits, or those that the dataset has; perhaps none."""
+        if self.splits:
+            return {name: self.read_ratings(Path(getattr(self.splits, name))) for name in SPLITS}
+        return tables.splits
 
     def _load(self) -> tuple[pl.DataFrame, DataSummary]:
         if self._loaded:
             return self._loaded
-        files = [*self.read().files, *(path for table in self._own_splits().values() for path in table.files)]
+        tables = self.read()
+        files = [*tables.files, *(path for table in self._splits(tables).values() for path in table.files)]
         self._loaded = cached_samples(files, self.options, self._make, self.cache_dir, self.reading())
         return self._loaded
 
     def _make(self) -> tuple[pl.DataFrame, DataSummary]:
         """Reads the files only when samples must be made: a file that is not UTF-8 is held in memory."""
-        items, dropped = self._titled_items()
-        samples, summary = make_samples(self.read(), self.options, self._own_splits(), items)
-        summary.side_dropped = {**dropped, **summary.side_dropped}
+        items, counts = self._titled_items()
+        tables = self.read()
+        samples, summary = make_samples(tables, self.options, self._splits(tables), items)
+        summary.side_dropped = {**counts["dropped"], **summary.side_dropped}
+        summary.files = {**counts["read"], **summary.files}
         return samples, summary
 
-    def _titled_items(self) -> tuple[pl.DataFrame, Counter[str]]:
-        """The items that have a title, from the cache if it has them, and the number of rows not used by reason."""
+    def _titled_items(self) -> tuple[pl.DataFrame, dict[str, dict[str, int]]]:
+        """The items that have a title, from the cache if it has them, and what `titled_items` counts."""
 
-        def make() -> tuple[pl.DataFrame, Counter[str]]:
-            dropped = Counter[str]()
-            return titled_items(self.read(), self.options, dropped), dropped
+        def make() -> tuple[pl.DataFrame, dict[str, dict[str, int]]]:
+            dropped, read = Counter[str](), dict[str, int]()
+            return titled_items(self.read(), self.options, dropped, read), {"dropped": dropped, "read": read}
 
         return cached_items(self.read().items.files, self.options.on_bad_row, make, self.cache_dir, self.reading())
 

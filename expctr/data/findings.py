@@ -22,7 +22,7 @@ def findings(summary: DataSummary, options: SampleOptions, own_splits: bool = Fa
     more = "give the files of data.splits more rows" if own_splits else "raise data.samples.targets_per_user"
     return [
         *_dropped_rows(summary),
-        *_titles(summary),
+        *(summary.unmatched or _titles(summary)),
         *_labels(summary, options, more),
         *_drift(summary, options, own_splits),
         *_users(summary, options, more),

@@ -9,8 +9,10 @@ import polars as pl
 
 from expctr.data.options import SPLITS, SampleOptions
 from expctr.data.random_draws import draws_of_ids, id_codes, mix
+from expctr.data.readers.bad_rows import NO_TIME, OUT_OF_RANGE
 from expctr.data.readers.base import RawTable, RawTables
 from expctr.data.summary import DataSummary
+from expctr.data.unmatched_ids import explain_unmatched
 from expctr.errors import DataError
 
 
@@ -70,9 +72,11 @@ def ratings_of_users(
     return rated.join(items.select("item", "title"), on="item", how="left", maintain_order="left").select(*schema)
 
 
-def titled_items(tables: RawTables, options: SampleOptions, dropped: Counter[str]) -> pl.DataFrame:
-    """The items that have a title, one row per item. Adds the number of skipped rows by reason to `dropped`."""
-    items = tables.items.collect_unique("item", options.on_bad_row, dropped)
+def titled_items(
+    tables: RawTables, options: SampleOptions, dropped: Counter[str], read: dict[str, int] | None = None
+) -> pl.DataFrame:
+    """The items that have a title, one row per item. For `dropped` and `read` see `RawTable.collect`."""
+    items = tables.items.collect_unique("item", options.on_bad_row, dropped, read)
     return items.filter(pl.col("title").fill_null("") != "")
 
 
@@ -93,23 +97,42 @@ def _read(
     is_known = (pl.col("review") != "") & pl.col("timestamp").is_not_null()
     review = pl.when(is_known).then(pl.col("review").hash() ^ pl.col("timestamp").hash(1)).alias("review")
     frames = []
-    for name, table in sources.items():
+    for name, source in sources.items():
         skipped = Counter[str]()
+        table = _without_times(source) if options.order == "shuffle" else source
         more = [review] if "review" in table.frame.collect_schema() else []
         place = ["place"] if table.texts_at else []
-        frame = table.collect([*ids, "rating", "timestamp", *more, *place], options.on_bad_row, skipped)
+        columns = [*ids, "rating", "timestamp", *more, *place]
+        frame = table.collect(columns, options.on_bad_row, skipped, summary.files)
+        if any(OUT_OF_RANGE in reason for reason in skipped) and frame["rating"].eq(1).all():
+            raise _not_ratings(table)
         dropped.update(skipped)
         summary.rows += frame.height + skipped.total()
         frames.append(frame.with_columns(split=pl.lit(SPLITS.index(name) if name else 0, pl.Int8)))
     events = pl.concat(frames, how="diagonal")
     untimed = events["timestamp"].null_count()
     if options.order == "time" and untimed:
-        path = next(iter(sources.values())).path
+        table = next((table for table in sources.values() if "timestamp" in table.absent), table)
+        unused = f"; its columns {', '.join(table.unused)} are not used" if table.unused else ""
+        rename = "rename the column with the times to timestamp" if unused else "add timestamps"
         raise DataError(
-            f"{untimed:,} of {events.height:,} rows have no timestamp, {path}, column timestamp. Fix: add timestamps, "
-            "or order ratings at random with data.samples.order: shuffle"
+            f"{untimed:,} of {events.height:,} rows have no timestamp, {table.path}, column timestamp{unused}. Fix: "
+            f"{rename}; or, if there are no times, order ratings at random with data.samples.order: shuffle"
         )
     return events
+
+
+def _without_times(table: RawTable) -> RawTable:
+    """The table, in which no row needs a timestamp."""
+    problem = pl.when(pl.col("problem").cast(pl.String) != NO_TIME).then("problem")
+    return replace(table, frame=table.frame.with_columns(problem.alias("problem")))
+
+
+def _not_ratings(table: RawTable) -> DataError:
+    return DataError(
+        f"the ratings are 0 and 1, {table.path}, column rating, not {table.scale}. Without the zeros, which are out of "
+        f"range, all labels are the same. Fix: use --data TableDataModule --data.interactions {table.path}"
+    )
 
 
 def _clean(
@@ -129,6 +152,11 @@ def _clean(
     known = np.zeros(1 + max(codes.max(initial=0), titles.max(initial=0)), dtype=np.bool_)
     known[titles] = True
     summary.untitled = 1 - float(known[np.unique(codes)].mean()) if codes.size else 0.0
+    unmatched = None
+    if summary.untitled > 0.5:
+        rated = events["item"].unique().cast(pl.String)
+        unmatched = explain_unmatched(rated, titled, "rated items", "the items with a title")
+        summary.unmatched += [unmatched] if unmatched else []
     events = keep(events, pl.Series(known[codes]), "item without a title")
     events = keep(events, ~_is_superseded(events), "earlier rating of the same item by the same user")
     if "review" in events.columns:
@@ -138,10 +166,8 @@ def _clean(
     summary.items = events["item"].n_unique()
     if events.is_empty():
         reasons = "; ".join(f"{reason}: {count:,}" for reason, count in dropped.items())
-        raise DataError(
-            f"no rating is left of {summary.rows:,} rows ({reasons}). Fix: check that the ratings and the items use "
-            "the same item ids and that items have titles, or lower data.samples.min_ratings"
-        )
+        fix = unmatched or "Fix: check that items have titles, or lower data.samples.min_ratings"
+        raise DataError(f"no rating is left of {summary.rows:,} rows ({reasons}). {fix}")
     return events
 
 

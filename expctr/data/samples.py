@@ -12,10 +12,11 @@ import polars as pl
 from numpy.typing import NDArray
 
 from expctr.data.interactions import is_liked, load_interactions, titled_items
-from expctr.data.options import SPLITS, SampleOptions
+from expctr.data.options import IGNORED_WITH_SPLITS, SPLITS, SampleOptions
 from expctr.data.random_draws import Ints, draws_of_ids, redraw
 from expctr.data.readers.base import RawTable, RawTables
 from expctr.data.summary import DataSummary
+from expctr.data.unmatched_ids import explain_unmatched
 from expctr.errors import DataError
 
 
@@ -46,8 +47,12 @@ def make_samples(
     sign = ">=" if options.threshold_op == "ge" else ">"
     zeros = "" if options.zero_ratings == "keep" else ", zeros dropped"
     summary = DataSummary(rule=f"liked when rating {sign} {options.threshold:g}{zeros}")
+    summary.notes = [*tables.notes, *(f"not used: {columns}" for columns in tables.unused_columns)]
+    if splits:
+        names, summary.own_splits = ", ".join(table.path.name for table in splits.values()), True
+        summary.notes.append(f"not used, because {names} are the splits: data.samples.{', '.join(IGNORED_WITH_SPLITS)}")
     side_dropped = Counter[str]()
-    items = titled_items(tables, options, side_dropped) if items is None else items
+    items = titled_items(tables, options, side_dropped, summary.files) if items is None else items
     sources = {name: splits[name] for name in SPLITS} if splits else {"": tables.interactions}
     events = load_interactions(sources, items["item"], options, summary)
 
@@ -75,7 +80,10 @@ def make_samples(
     reviews = [_reviews(samples.filter(split=name) if name else samples, table) for name, table in sources.items()]
     samples = samples.with_columns(pl.concat(reviews).alias("review")).drop("place", strict=False)
     if tables.users is not None:
-        users = tables.users.collect_unique("user", options.on_bad_row, side_dropped)
+        users = tables.users.collect_unique("user", options.on_bad_row, side_dropped, summary.files)
+        about = f"the rows of {tables.users.path.name}"
+        if unmatched := explain_unmatched(samples["user"], users["user"], "users with samples", about):
+            summary.unmatched.append(unmatched)
         users = users.rename({c: f"user_{c}" for c in users.columns if c != "user"})
         samples = samples.join(users, on="user", how="left", maintain_order="left")
     summary.side_dropped = dict(side_dropped)

@@ -311,7 +311,8 @@ def check_damaged_row(folder: Path, healthy: Healthy, name: str, file: str, dama
         for row, values in healthy(name, file).items()
         if row != place + 1
     }
-    assert len(rows) + dropped == len(ROWS) - 1 + sum(map(bool, stead))
+    found = len(rows) + dropped - (len(ROWS) - 1)
+    assert found == sum(map(bool, stead)) or (found == 1 and "line break" in damage and '"' in layout.files[file][-1])
     if damage == "NUL":
         assert not rows.keys() & {*hurt}
 

@@ -1,4 +1,4 @@
-"""Amazon reviews of any category, as published in 2014, 2018 and 2023: JSON lines, plain or gzip.
+"""Amazon reviews of any category, as published in 2014, 2018 and 2023: JSON lines, or CSV of ratings only.
 
 The three releases use different keys, but no key has two meanings. So one reader accepts the keys of all of them.
 """
@@ -10,11 +10,12 @@ from pathlib import Path
 
 import polars as pl
 
+from expctr.data.readers.amazon_csv import KAGGLE, SCALE, read_kaggle, read_ratings_csv
 from expctr.data.readers.bad_rows import bad_ids, mark
 from expctr.data.readers.base import RawTable, RawTables
-from expctr.data.readers.files import find_layout
+from expctr.data.readers.files import Layout, find_layout
 from expctr.data.readers.json_lines import read_json_lines
-from expctr.data.readers.ratings import read_ratings, typed_ratings
+from expctr.data.readers.ratings import described, typed_ratings
 
 _REVIEWS = {
     "user": ("reviewerID", "user_id"),
@@ -57,8 +58,14 @@ _SCRAPED = rf"^var |(?i:<(?:{'|'.join(_TAGS)})(?:\s[^>]*)?/?>)"
 
 def find_category(folder: Path) -> str:
     """The only category in a folder, else Books."""
-    names = {path.name.removeprefix("meta_").split(".json")[0] for path in folder.glob("meta_*.json*")}
-    return names.pop() if len(names) == 1 else "Books"
+    names = _categories(folder)
+    return names[0] if len(names) == 1 else "Books"
+
+
+def _categories(folder: Path) -> list[str]:
+    """The categories that have a file of metadata."""
+    named = (re.fullmatch(r"meta_(.+)\.jsonl?(?:\.gz|\.zst)?", path.name) for path in folder.glob("meta_*"))
+    return sorted({match[1] for match in named if match})
 
 
 def read(folder: Path, category: str | None = None) -> RawTables:
@@ -70,23 +77,31 @@ def read(folder: Path, category: str | None = None) -> RawTables:
         folder: with the reviews and the metadata.
         category: as in the file names; by default the only one in the folder, else Books.
     """
-    category = category or find_category(folder)
+    c = category or find_category(folder)
+    meta = f"meta_{c}.json|meta_{c}.jsonl"
+    reviews = f"{c}.json|{c}.jsonl|{c}_[0-9]*.json|reviews_{c}.json|reviews_{c}_[0-9]*.json|ratings_{c}.csv|{c}.csv"
     layouts = {
-        "2014": (f"reviews_{category}*.json*", f"meta_{category}.json*"),
-        "2018 (5-core)": (f"{category}_5.json*", f"meta_{category}.json*"),
-        "2018 or 2023": (f"{category}.json*", f"meta_{category}.json*"),
+        "splits of 2023": Layout((f"{c}.train.csv", f"{c}.valid.csv", f"{c}.test.csv"), meta),
+        "2014, 2018 or 2023": Layout((reviews,), meta),
+        "Kaggle": KAGGLE,
     }
-    _, (reviews, meta) = find_layout(folder, layouts)
-    return RawTables(read_interactions(reviews), _read_meta(meta))
+    files = find_layout(folder, layouts)
+    if files.layout == "Kaggle":
+        return read_kaggle(files)
+    tables = files.tables([read_interactions(path) for path in files.ratings], _read_meta(files.items), None)
+    if others := [name for name in _categories(folder) if name != c]:
+        note = f"category {c}; data.category chooses another one: {', '.join(others)}"
+        tables = replace(tables, notes=(*tables.notes, note))
+    return tables
 
 
 def read_interactions(path: Path) -> RawTable:
     """Reads one file of reviews, or a CSV of ratings."""
     if ".json" not in path.name:
-        return read_ratings(path, low=1, high=5)
+        return read_ratings_csv(path)
     table = read_json_lines(path, _REVIEWS)
     frame = table.frame.with_columns(_without_nul("review"))
-    return replace(table, frame=typed_ratings(frame, low=1, high=5))
+    return replace(table, frame=typed_ratings(frame, *SCALE[:2]), scale=described(SCALE))
 
 
 def _read_meta(path: Path) -> RawTable:

@@ -12,18 +12,21 @@ OnBadRow = Literal["error", "skip"]
 TOO_FEW, TOO_MANY, BAD_CSV = "too few columns", "too many columns", "not a row of CSV"
 UNDECODABLE, NUL = "undecodable bytes", "NUL byte"
 NOT_JSON, NO_ID = "not a JSON object", "no user or item id"
-NOT_A_NUMBER, OUT_OF_RANGE, BAD_TIME = "rating is not a number", "rating out of range", "timestamp is not a number"
-FIXES = {
+NOT_A_NUMBER, OUT_OF_RANGE = "rating is not a number", "rating out of range"
+NO_TIME, BAD_TIME = "no timestamp", "timestamp is not a time"
+FIXES = {  # {scale} and {path} are those of the table
     TOO_FEW: "give the row all its columns",
     TOO_MANY: "put quotes around the value that contains the delimiter",
-    BAD_CSV: "close each quote on its own line, and double a quote inside a value",
+    BAD_CSV: "close each quote, and double a quote inside a value",
     UNDECODABLE: "save the whole file in one encoding, UTF-8",
     NUL: "the file is damaged or not a text file; download it again",
     NOT_JSON: "write one JSON object per line",
     NO_ID: "give the row a user id and an item id",
     NOT_A_NUMBER: "write a number",
-    OUT_OF_RANGE: "use the rating scale of the dataset",
-    BAD_TIME: "write seconds since 1970",
+    OUT_OF_RANGE: "use the rating scale, {scale}; labels of 0 and 1, such as clicks, are read with --data "
+    "TableDataModule --data.interactions {path}",
+    NO_TIME: "write seconds since 1970 or a date, or order ratings at random with data.samples.order: shuffle",
+    BAD_TIME: "write seconds since 1970, or a date such as 2005-04-02 23:53:47",
 }
 PROBLEM = pl.Enum(list(FIXES))
 """Type of the column `problem`. An enum takes one byte per row; the column is read for every row."""

@@ -44,8 +44,13 @@ def read_json_lines(path: Path, keys: Mapping[str, Sequence[str]]) -> RawTable:
 
     Returns:
         A table of strings, and `place`. Other values become their JSON text, and half of a surrogate pair a NUL byte.
+
+    Raises:
+        DataError: no such file, or it is compressed by zstd.
     """
     check_file(path)
+    if path.suffix == ".zst":
+        raise DataError(f"JSON in zstd cannot be read, {path}. Fix: unpack it with `zstd -d`, or compress it by gzip")
     schema: dict[str, pl.DataType] = {"row": pl.UInt32(), "place": pl.UInt64(), "problem": PROBLEM}
     schema |= dict.fromkeys(["line", "column", *keys], pl.String())
 

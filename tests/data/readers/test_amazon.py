@@ -65,7 +65,7 @@ def test_amazon_category(tmp_path: Path) -> None:
     write(tmp_path, {"Books_5.json": line.replace("B1", "B2"), "meta_Books.json": json.dumps(META_2014)})
     assert rows(amazon.read(folder).interactions)[0]["item"] == "B2"
     assert rows(amazon.read(folder, "Gift_Cards").interactions)[0]["item"] == "B1"
-    with pytest.raises(DataError, match=r"Looked for 2014: reviews_Toys\*"):
+    with pytest.raises(DataError, match=r"Looked for .*reviews_Toys.json"):
         amazon.read(folder, "Toys")
 
 
