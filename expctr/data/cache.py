@@ -29,8 +29,6 @@ _ABANDONED = 24 * 3600  # seconds after which a temporary file is deleted; its p
 _THIS_PROCESS = uuid.uuid4().hex
 
 Stats = Sequence[tuple[str, int, int]]
-ItemCounts = dict[str, dict[str, int]]
-"""`dropped`: rows that are not used, by reason; `read`: all rows, by file."""
 
 
 def cached_samples(
@@ -67,17 +65,17 @@ def cached_samples(
 def cached_items(
     files: Sequence[Path],
     on_bad_row: OnBadRow,
-    make: Callable[[], tuple[pl.DataFrame, ItemCounts]],
+    make: Callable[[], tuple[pl.DataFrame, dict[str, Any]]],
     folder: str | None = None,
     reading: object = None,
-) -> tuple[pl.DataFrame, ItemCounts]:
-    """Loads or makes the items that have a title.
+) -> tuple[pl.DataFrame, dict[str, Any]]:
+    """Loads or makes the items that have a title, and what was counted, as plain values.
 
     As `cached_samples`. Items that do not come from files are made each time.
     """
     if not all(path.exists() for path in files):
         return make()
-    return _cached(files, ["items", on_bad_row, reading], make, folder, lambda about: about)
+    return _cached(files, ["items", on_bad_row, reading], make, folder, dict)
 
 
 def class_key(reader: type) -> list[str]:

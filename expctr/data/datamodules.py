@@ -18,7 +18,7 @@ from rich.console import Console
 from torch import Tensor
 
 from expctr.data.batches import BatchSpec, EpochSampler, Nouns, ResumableLoader, SampleTable
-from expctr.data.cache import ItemCounts, cached_items, cached_samples, class_key
+from expctr.data.cache import cached_items, cached_samples, class_key
 from expctr.data.catalogue import Catalogue
 from expctr.data.feature_kinds import FeatureKind
 from expctr.data.features import Features
@@ -319,12 +319,12 @@ class RatingsDataModule(L.LightningDataModule):
         summary.files = counts["read"] | summary.files
         return samples, summary
 
-    def _titled_items(self) -> tuple[pl.DataFrame, ItemCounts]:
-        """The items that have a title, from the cache if it has them."""
+    def _titled_items(self) -> tuple[pl.DataFrame, dict[str, dict[str, int]]]:
+        """The items that have a title, from the cache if it has them, and what `titled_items` counts."""
         files = self.read().items.files
         return cached_items(files, self.options.on_bad_row, self._read_items, self.cache_dir, self.reading())
 
-    def _read_items(self) -> tuple[pl.DataFrame, ItemCounts]:
+    def _read_items(self) -> tuple[pl.DataFrame, dict[str, dict[str, int]]]:
         dropped, read = Counter[str](), dict[str, int]()
         items = titled_items(self.read(), self.options, dropped, read)
         return items, {"dropped": dict(dropped), "read": read}

@@ -60,8 +60,8 @@ def ratings_of_users(
     options: SampleOptions,
     splits: Mapping[str, RawTable] | None = None,
 ) -> pl.DataFrame:
-    """Some users' ratings of some items (`user`, `item`, `title`, `liked`), oldest first, as in `make_samples` but
-    without minimum counts; no row for a user who is unknown, or has rated none of the items.
+    """Some users' ratings of items (`user`, `item`, `title`, `liked`), oldest first, as in `make_samples` but without
+    minimum counts; no row for a user who is unknown, or has rated none of these items.
 
     Of `splits` only train is read, because histories hold training rows only.
 
@@ -102,15 +102,16 @@ def _read(
 ) -> pl.DataFrame:
     """The interactions of all files. Ids are categorical, four bytes each, because there may be 20 million rows.
 
-    Of a review it keeps the hash (`text`; null for an empty one), and perhaps the `place` to read it from.
+    Of a review it keeps a hash of text and time (`review`; null if there is none), and perhaps its `place` in the file.
     """
     ids = [pl.col(name).cast(pl.Categorical) for name in ("user", "item")]
-    text = pl.when(pl.col("review") != "").then(pl.col("review").hash()).alias("text")
+    is_known = (pl.col("review") != "") & pl.col("timestamp").is_not_null()
+    review = pl.when(is_known).then(pl.col("review").hash() ^ pl.col("timestamp").hash(1)).alias("review")
     frames = []
     for name, source in sources.items():
         skipped = Counter[str]()
         table = _without_times(source) if options.order == "shuffle" else source
-        more = [text] if "review" in table.frame.collect_schema() else []
+        more = [review] if "review" in table.frame.collect_schema() else []
         place = ["place"] if table.texts_at else []
         columns: list[str | pl.Expr] = [*ids, "rating", "timestamp", *more, *place]
         frame = table.collect(columns, options.on_bad_row, skipped, summary.files)
@@ -170,8 +171,8 @@ def _clean(
     events = keep(events, pl.Series(known[codes]), "item without a title")
     if options.repeats == "latest":
         events = keep(events, ~_is_superseded(events), "earlier rating of the same item by the same user")
-    if "text" in events.columns:
-        events = keep(events, ~_is_copy(events), "same review (user, text, time) under another item").drop("text")
+    if "review" in events.columns:
+        events = keep(events, ~_is_copy(events), "same review (user, text, time) under another item").drop("review")
     events = keep(events, pl.len().over("user") >= options.min_ratings, "user with fewer ratings than min_ratings")
     summary.interactions, summary.users = events.height, events["user"].n_unique()
     summary.items = events["item"].n_unique()
@@ -200,9 +201,9 @@ def _is_copy(events: pl.DataFrame) -> pl.Series:
 
     Amazon lists the review of a product under several of its variants. The one under the last id stays.
     """
-    key = events["text"].fill_null(0).to_numpy() ^ mix(events["timestamp"].fill_null(0).to_numpy().astype(np.uint64))
-    key = mix(key ^ mix(id_codes(events["user"]).astype(np.uint64)))
-    unknown = (events["text"].is_null() | events["timestamp"].is_null()).to_numpy()
+    key = mix(id_codes(events["user"]).view(np.uint64))
+    key ^= events["review"].fill_null(0).to_numpy()
+    unknown = events["review"].is_null().to_numpy()
     key[unknown] = np.flatnonzero(unknown)  # each is one of its kind
     return _all_but_last(events, pl.Series("key", key), pl.col("split"), pl.col("item").cast(pl.String))
 

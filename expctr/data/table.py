@@ -8,7 +8,7 @@ import polars as pl
 from lightning.pytorch.utilities import rank_zero_warn
 
 from expctr.data.batches import Nouns
-from expctr.data.cache import ItemCounts, cached_items, cached_samples, class_key
+from expctr.data.cache import cached_items, cached_samples, class_key
 from expctr.data.datamodules import PaperDataset, RatingsDataModule, SplitFiles
 from expctr.data.feature_kinds import FeatureKind
 from expctr.data.options import SPLITS, SampleOptions
@@ -111,7 +111,7 @@ class TableDataModule(RatingsDataModule):
         self.feature_kinds = self._kinds(self._loaded[0])
         return self._loaded
 
-    def _titled_items(self) -> tuple[pl.DataFrame, ItemCounts]:
+    def _titled_items(self) -> tuple[pl.DataFrame, dict[str, dict[str, int]]]:
         files = self._reader.files  # of the interactions as well: titles may be theirs
         if files is None:
             return self._read_items()

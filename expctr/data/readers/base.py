@@ -7,6 +7,7 @@ from pathlib import Path
 
 import polars as pl
 
+from expctr.data.readers import interrupts
 from expctr.data.readers.bad_rows import FIXES, OnBadRow
 from expctr.errors import DataError
 
@@ -20,21 +21,21 @@ class RawTable:
             (where the problem is) and `line` (the raw text); of several files, also `file`.
         path: the file, for messages; of several files, what the user named.
         parts: the files, if there are several.
-        texts_at: reads one column of the rows at some places (the column `place`); None if the table has no places.
-        may_be_empty: having no rows is no error, because the table is made of another one, which says what is wrong.
         absent: columns of the reader that the file does not have; they are null.
         unused: columns of the file that the reader does not use.
         scale: of ratings, such as "0.5 to 5 for MovieLens".
+        texts_at: reads one column of the rows at some places (the column `place`); None if the table has no places.
+        may_be_empty: having no rows is no error, because the table is made of another one, which says what is wrong.
     """
 
     frame: pl.LazyFrame
     path: Path
     parts: tuple[Path, ...] = ()
-    texts_at: Callable[[pl.Series, str], pl.Series] | None = None
-    may_be_empty: bool = False
     absent: tuple[str, ...] = ()
     unused: tuple[str, ...] = ()
     scale: str = ""
+    texts_at: Callable[[pl.Series, str], pl.Series] | None = None
+    may_be_empty: bool = False
 
     @property
     def files(self) -> tuple[Path, ...]:
@@ -61,6 +62,12 @@ class RawTable:
         """
         try:
             frame = self.frame.select(*columns, "problem").collect(engine="streaming")
+        except KeyboardInterrupt:
+            try:
+                interrupts.end_sources()
+            except KeyboardInterrupt:  # one Ctrl-C is raised twice: by polars and by Python
+                interrupts.end_sources()
+            raise
         except OSError as error:
             raise DataError(
                 f"cannot read {self.path}: {error}. Fix: check its permissions, and that its download is complete"

@@ -22,6 +22,7 @@ import numpy as np
 import polars as pl
 from polars.io.plugins import register_io_source
 
+from expctr.data.readers import interrupts
 from expctr.data.readers.bad_rows import NOT_JSON, PROBLEM, UNDECODABLE
 from expctr.data.readers.base import RawTable
 from expctr.data.readers.files import check_file
@@ -29,7 +30,7 @@ from expctr.data.readers.progress import reading_progress
 from expctr.data.readers.python_literals import split_literal
 from expctr.errors import DataError
 
-_CHUNK = 1 << 25  # bytes
+_CHUNK = 1 << 24  # bytes
 _SURROGATE = re.compile("[\ud800-\udfff]")  # half of a character, which polars would read as a NUL byte
 
 
@@ -43,8 +44,13 @@ def read_json_lines(path: Path, keys: Mapping[str, Sequence[str]]) -> RawTable:
 
     Returns:
         A table of strings, and `place`. Other values become their JSON text, and half of a surrogate pair a NUL byte.
+
+    Raises:
+        DataError: no such file, or it is compressed by zstd.
     """
     check_file(path)
+    if path.suffix == ".zst":
+        raise DataError(f"JSON in zstd cannot be read, {path}. Fix: unpack it with `zstd -d`, or compress it by gzip")
     schema: dict[str, pl.DataType] = {"row": pl.UInt32(), "place": pl.UInt64(), "problem": PROBLEM}
     schema |= dict.fromkeys(["line", "column", *keys], pl.String())
 
@@ -53,7 +59,7 @@ def read_json_lines(path: Path, keys: Mapping[str, Sequence[str]]) -> RawTable:
     ) -> Iterator[pl.DataFrame]:
         used = columns or list(schema)
         row, place = 1, 0
-        for chunk in _chunks(path):
+        for chunk in interrupts.until_interrupted(_chunks(path)):
             sizes = np.fromiter(map(len, chunk), np.uint64, len(chunk))
             ends = np.cumsum(sizes, dtype=np.uint64) + np.uint64(place)
             about = pl.DataFrame({"row": np.arange(row, row + len(chunk), dtype=np.uint32), "place": ends - sizes})
@@ -112,7 +118,7 @@ def _opened(path: Path) -> Iterator[tuple[BinaryIO, BinaryIO]]:
     """The content of a file, and the file itself, whose position tells how much is read."""
     with path.open("rb") as raw:
         if path.suffix == ".gz":
-            yield io.BufferedReader(gzip.GzipFile(fileobj=raw), 1 << 20), raw  # type: ignore[arg-type]
+            yield io.BufferedReader(gzip.GzipFile(fileobj=raw), 1 << 20), raw
         else:
             yield raw, raw
 

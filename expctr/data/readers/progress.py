@@ -61,7 +61,7 @@ class ReadingProgress:
         if self._bar is None:
             columns = (TextColumn("{task.description}", markup=False), BarColumn(), TimeRemainingColumn())
             self._bar = Progress(*columns, console=self._console, transient=True)
-            self._bar.add_task("", total=1.0, completed=done)
+            self._bar.add_task("", total=1.0)
             self._bar.start()
         self._bar.update(self._bar.task_ids[0], description=self._about(count, seconds), completed=done)
 
