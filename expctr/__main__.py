@@ -19,6 +19,7 @@ COMMANDS = {
     "prepare": "read the raw files, draw the samples, and print the counts",
     "plan": "forecast memory per device and stage, tokens, FLOPs and hours",
     "report": "RUN [RUN ...] [--out FILE]: write an HTML report on finished runs",
+    "serve": "RUN [--port 8000]: answer over HTTP, with a page to ask; needs pip install 'expctr[serve]'",
     "export": "write the adapter for PEFT and the CTR models, for use without expctr",
     "configs": "[NAME] [--out FILE]: list the shipped configs, or copy one out",
 }
@@ -48,6 +49,8 @@ def main(args: Sequence[str] | None = None) -> None:
         from expctr.report.render import main as report
 
         report(rest)
+    elif command == "serve":
+        _serve(rest)
     elif command == "configs":
         from expctr.cli.configs import main as configs
 
@@ -59,6 +62,16 @@ def main(args: Sequence[str] | None = None) -> None:
         raise SystemExit(2)
     else:
         _run(given)
+
+
+def _serve(args: list[str]) -> None:
+    """Run `expctr serve`, whose packages are an extra."""
+    try:
+        from expctr.serving.server import main as serve
+    except ModuleNotFoundError as error:
+        print(f"error: serve needs {error.name}. Fix: pip install 'expctr[serve]'", file=sys.stderr)
+        raise SystemExit(2) from error
+    serve(args)
 
 
 def _run(given: list[str]) -> None:

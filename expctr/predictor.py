@@ -4,6 +4,7 @@ import logging
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from itertools import accumulate
 from pathlib import Path
 from threading import Lock
 from typing import Any, Self
@@ -121,16 +122,30 @@ class Predictor:
         Returns:
             What `expctr.evaluation.explain.answer` documents.
         """
-        return self._answer(make_query(self.data, liked=liked, disliked=disliked, target=target))
+        return self.answer_all([make_query(self.data, liked=liked, disliked=disliked, target=target)])[0]
 
     def explain_user(self, user: str, target: str) -> dict[str, Any]:
         """Explain whether a user of the dataset will like the target; otherwise as `explain`."""
-        return self._answer(make_query(self.data, user=user, target=target))
+        return self.answer_all([make_query(self.data, user=user, target=target)])[0]
 
-    def _answer(self, query: Query) -> dict[str, Any]:
+    def answer_all(self, queries: Sequence[Query]) -> list[dict[str, Any]]:
+        """The answers to several queries, computed together.
+
+        Raises:
+            UserError: the run writes no explanations.
+        """
         if not isinstance(self.module, StagedModule):
             raise UserError(f"{type(self.module).__name__} writes no sentence that could be explained; use score")
-        return answer(query, self._predict(query.rows), self.module.models.plain_name)
+        if not queries:
+            return []
+        rows = pl.concat([query.rows for query in queries])
+        columns = self._predict(rows.with_columns(sample=pl.int_range(pl.len(), dtype=pl.Int64)))
+        starts = accumulate((query.rows.height for query in queries), initial=0)
+        parts = [
+            {name: values[start : start + query.rows.height] for name, values in columns.items()}
+            for start, query in zip(starts, queries, strict=False)
+        ]
+        return [answer(query, part, self.module.models.plain_name) for query, part in zip(queries, parts, strict=True)]
 
     # --- scoring
 

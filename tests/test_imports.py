@@ -23,6 +23,7 @@ ORDER: list[set[str]] = [
     {"training"},
     {"evaluation"},
     {"predictor"},
+    {"serving"},
     {"planning"},
     {"report"},
     {"cli"},

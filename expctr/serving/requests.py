@@ -1,0 +1,70 @@
+"""What the server's clients send and get; the limits on both."""
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StringConstraints
+
+MAX_PAIRS = 256
+"""Pairs per request."""
+
+Title = Annotated[str, StringConstraints(min_length=1, max_length=500)]
+Id = Annotated[
+    str,
+    BeforeValidator(lambda given: str(given) if type(given) is int else given),
+    StringConstraints(min_length=1, max_length=200),
+]
+Titles = Annotated[list[Title], Field(max_length=100)]
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+
+
+class Pair(_Strict):
+    """A user and an item, each by id or by titles."""
+
+    user: Id | None = Field(None, description="a user's id; or give liked_titles, disliked_titles")
+    item: Id | None = Field(None, description="an item's id; or give target_title")
+    liked_titles: Titles = Field([], description="oldest first")
+    disliked_titles: Titles = Field([], description="oldest first")
+    target_title: Title | None = None
+
+
+class ScoreRequest(_Strict):
+    """Pairs to score."""
+
+    pairs: Annotated[list[Pair], Field(min_length=1, max_length=MAX_PAIRS)]
+    explain: bool = Field(True, description="write a sentence for each pair; without, only the CTR models score it")
+
+
+class ScoreResponse(BaseModel):
+    """One entry per pair, in their order."""
+
+    scores: list[dict[str, str | float | None]] = Field(
+        description="explanation, s_u, s_r, s_0, s_plain, their spread, and problem: why a pair could not be scored"
+    )
+
+
+class ExplainRequest(_Strict):
+    """One choice to explain."""
+
+    target: Title = Field(description="a title, or the id of an item after id:")
+    user: Id | None = Field(None, description="a user's id; or give liked, disliked")
+    liked: Titles = Field([], description="titles, oldest first")
+    disliked: Titles = Field([], description="titles, oldest first")
+
+
+class Names(BaseModel):
+    """Suggestions for something typed."""
+
+    names: list[str]
+
+
+Kind = Literal["score", "explain", "users", "items"]
+
+
+class Answer(BaseModel):
+    """What the model's process answers: a body, or the status and the text of an error."""
+
+    status: int = 200
+    body: Any = None

@@ -1,0 +1,135 @@
+"""`expctr serve RUN`: scores and explanations over HTTP, and a page to ask for them."""
+
+import argparse
+import signal
+from collections.abc import Sequence
+from importlib.resources import files
+from pathlib import Path
+from typing import Annotated, Any, cast
+
+import litserve as ls  # type: ignore[import-untyped]
+from fastapi import FastAPI, HTTPException, Query, Request
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import HTMLResponse, JSONResponse
+from litserve.server import RegularRequestHandler  # type: ignore[import-untyped]
+from starlette.middleware.trustedhost import TrustedHostMiddleware
+
+from expctr import __version__
+from expctr.errors import UserError, exit_with_error
+from expctr.serving.requests import Answer, ExplainRequest, Kind, Names, ScoreRequest, ScoreResponse
+from expctr.serving.worker import Answers
+
+LOOPBACK = "127.0.0.1"
+MAX_BYTES = 1 << 20
+"""Of a request's body."""
+_QUEUE = "/queue"  # LitServe's own endpoint, which takes any request
+_HIDDEN = {"/", _QUEUE, "/info", "/docs", "/docs/oauth2-redirect", "/redoc"}  # /docs would load scripts from elsewhere
+_POLICY = (
+    "default-src 'none'; connect-src 'self'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; "
+    "base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+)
+
+
+def main(args: Sequence[str]) -> None:
+    """Run `expctr serve`."""
+    parser = argparse.ArgumentParser(
+        prog="expctr serve", description="Serve a trained run over HTTP: POST /score, POST /explain, and a page at /."
+    )
+    parser.add_argument("run", type=Path, help="the run's folder")
+    parser.add_argument("--port", type=int, default=8000, help="1024 to 65535; default 8000")
+    parser.add_argument(
+        "--host",
+        choices=(LOOPBACK, "0.0.0.0", "::"),
+        default=LOOPBACK,
+        help="0.0.0.0 or :: also answers other machines",
+    )
+    parser.add_argument("--device", default="auto", help="auto, cpu or cuda")
+    parser.add_argument("--ckpt_path", help="the checkpoint; default the run's newest")
+    parser.add_argument("--timeout", type=float, default=60, help="seconds that a request may wait; default 60")
+    options = parser.parse_args(args)
+    try:
+        run = options.run.expanduser()
+        if not (run / "config.yaml").is_file():
+            raise UserError(f"there is no run in {run}: name the folder of a run, which holds its config.yaml")
+        if not 1024 <= options.port <= 65535:
+            raise UserError(f"port is {options.port}: it must be from 1024 to 65535")
+    except UserError as error:
+        exit_with_error(error)
+    server = make_server(str(run), options.ckpt_path, options.device, options.host, options.timeout)
+    print(f"http://{options.host}:{options.port}/ serves {run}; Ctrl-C stops it", flush=True)
+    serve(server, options.host, options.port)
+
+
+def serve(server: ls.LitServer, host: str, port: int) -> None:
+    """Answer until SIGINT or SIGTERM; the model's process ends with this one."""
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # otherwise it would outlive a SIGTERM
+    server.run(host=host, port=port, num_api_servers=1, generate_client_file=False, log_level="warning")
+
+
+def make_server(
+    run: str, checkpoint: str | None = None, device: str = "auto", host: str = LOOPBACK, timeout: float = 60
+) -> ls.LitServer:
+    """A server that is not yet running.
+
+    Args:
+        run: the run's folder.
+        checkpoint: a path; null for the newest.
+        device: `auto`, `cpu` or `cuda`.
+        host: on the loopback address only requests for this machine's own names are answered, so that no page of
+            another site can ask by a name of its own.
+        timeout: seconds that a request may wait.
+    """
+    middlewares: list[Any] = []
+    if host == LOOPBACK:
+        middlewares.append((TrustedHostMiddleware, {"allowed_hosts": [LOOPBACK, "localhost"]}))
+    worker = Answers(run, checkpoint, _QUEUE)
+    server = ls.LitServer(
+        worker, accelerator=device, devices=1, timeout=timeout, max_payload_size=MAX_BYTES, middlewares=middlewares
+    )
+    app = server.app
+    app.title, app.version = "expctr", __version__
+    app.router.routes = [route for route in app.router.routes if getattr(route, "path", "") not in _HIDDEN]
+    add_routes(app, RegularRequestHandler(worker, server))
+    return server
+
+
+def add_routes(app: FastAPI, queue: RegularRequestHandler) -> None:
+    """The endpoints: each checks its request here, and hands it to the model's process."""
+
+    async def ask(kind: Kind, **request: Any) -> Any:
+        answer = cast(Answer, await queue.handle_request({"kind": kind, **request}, dict))
+        if answer.status != 200:
+            raise HTTPException(answer.status, str(answer.body))
+        return answer.body
+
+    @app.exception_handler(RequestValidationError)
+    async def refuse(_: Request, error: RequestValidationError) -> JSONResponse:
+        """What is wrong, and where, without the input, which may be huge or no text at all."""
+        detail = [{name: fault[name] for name in ("loc", "msg", "type")} for fault in error.errors()]
+        return JSONResponse({"detail": detail}, 422)
+
+    @app.post("/score", response_model=ScoreResponse)
+    async def score(request: ScoreRequest) -> Any:
+        """Score pairs of a user and an item, by ids or by titles."""
+        return await ask("score", **request.model_dump())
+
+    @app.post("/explain")
+    async def explain(request: ExplainRequest) -> dict[str, Any]:
+        """Explain one choice: the sentence, the scores, and what each title of the history does to them."""
+        return cast(dict[str, Any], await ask("explain", **request.model_dump()))
+
+    @app.get("/users", response_model=Names)
+    async def users(typed: Annotated[str, Query(max_length=200)] = "") -> Any:
+        """Users whose ids are like what is typed."""
+        return await ask("users", typed=typed)
+
+    @app.get("/items", response_model=Names)
+    async def items(typed: Annotated[str, Query(max_length=500)] = "") -> Any:
+        """Items whose titles are like what is typed."""
+        return await ask("items", typed=typed)
+
+    page = (files("expctr.serving") / "page.html").read_text("utf-8")
+
+    @app.get("/", response_class=HTMLResponse, include_in_schema=False)
+    async def index() -> HTMLResponse:
+        return HTMLResponse(page, headers={"Content-Security-Policy": _POLICY, "X-Content-Type-Options": "nosniff"})
