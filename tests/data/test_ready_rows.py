@@ -98,6 +98,12 @@ def test_entries_are_ids_or_titles_of_a_table_of_items() -> None:
     assert data.catalogue.matches("New")[0].id == "New"
 
 
+def test_titles_in_brackets_are_no_lists() -> None:
+    rows = pl.DataFrame({"liked": ["[REC]", "[REC]|Heat", '["Heat", "M"]'], "disliked": "", "title": "Seven"})
+    found = TableDataModule(rows.with_columns(label=1)).read().interactions.frame.select("history").collect()
+    assert found["history"].to_list() == [["[REC]"], ["[REC]", "Heat"], ["Heat", "M"]]
+
+
 def test_draws_do_not_depend_on_the_order_of_the_rows() -> None:
     frame = pl.DataFrame([row | {"user": f"p{i}"} for i, row in enumerate(ROWS)])
     options = SampleOptions(threshold=None, max_samples=20, split=None)

@@ -13,7 +13,7 @@ from expctr.data.readers.values import TRUTHS, as_list
 _TALLREC = {"input", "output"}
 _PARTS = {
     "liked": r"(?is)User Preference:(.*?)User Unpreference:",
-    "disliked": r"(?is)User Unpreference:(.*?)\n?Whether ",
+    "disliked": r"(?is)User Unpreference:(.*?)Whether the user ",
 }
 _TARGET = r'(?is)Whether the user.*?"+([^"]+)"'
 

@@ -69,7 +69,7 @@ def as_list(value: pl.Expr, dtype: pl.DataType) -> pl.Expr:
 
 def is_json_list(text: pl.Expr) -> pl.Expr:
     """Whether a text looks like a list of JSON."""
-    return text.str.starts_with("[") & text.str.ends_with("]")
+    return text.str.contains(r'^\[\s*(["\d\]-]|true|false|null)') & text.str.ends_with("]")  # "[REC]" is a title
 
 
 class Times(NamedTuple):
