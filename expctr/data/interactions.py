@@ -70,7 +70,7 @@ def ratings_of_users(
     """
     name, table = ("train", splits["train"]) if splits else ("", tables.interactions)
     usable = pl.col("item").is_in(items["item"].implode()) | pl.col("problem").is_not_null()
-    own = table.frame.filter(pl.col("user").is_in([*users]) & usable).collect(engine="streaming")
+    own = table.frame.filter(pl.col("user").is_in([*users])).collect(engine="streaming").filter(usable)
     schema = {"user": pl.String, "item": pl.String, "title": pl.String, "liked": pl.Boolean}
     if own.is_empty():
         return pl.DataFrame(schema=schema)

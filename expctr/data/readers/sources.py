@@ -32,7 +32,8 @@ class Source:
     """A table with all its columns, untyped where the files are.
 
     Attributes:
-        table: its frame has each column of the files as `raw.NAME`, for `raw`, and those that `RawTable` needs.
+        table: its frame has each column of the files as `raw.NAME`, for `raw`, and those that `RawTable` needs, but no
+            `line` where the files are not of text.
         schema: the columns and their types.
         is_text: every value is a string: what it means is found in its content.
     """
@@ -147,13 +148,10 @@ def _scan(path: Path) -> pl.LazyFrame:
 
 
 def _numbered(frame: pl.LazyFrame) -> pl.LazyFrame:
-    """A typed frame as that of a source: its rows are counted from 1, and none is bad by itself."""
+    """A typed frame as that of a source: its rows are counted from 1, and none is bad by itself. It has no `line`."""
     names = frame.collect_schema().names()
     frame = frame.rename({name: _RAW + name for name in names}).with_row_index("row", 1)
-    shown = pl.struct(pl.col(_RAW + name).alias(name) for name in names).map_batches(
-        lambda rows: pl.Series([str(row) for row in rows]), return_dtype=pl.String, is_elementwise=True
-    )
-    return frame.with_columns(problem=pl.lit(None, PROBLEM), column=pl.lit("all"), line=shown)
+    return frame.with_columns(problem=pl.lit(None, PROBLEM), column=pl.lit("all"))
 
 
 def _lines(path: Path, count: int) -> list[str]:

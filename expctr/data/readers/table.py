@@ -281,5 +281,13 @@ def _features(source: Source, kinds: Mapping[str, FeatureKind], checks: _Checks,
 def _typed(source: Source, columns: Mapping[str, pl.Expr], checks: Sequence[tuple[pl.Expr, str, str]]) -> RawTable:
     table = source.table
     about = ["row", "problem", "column", "line", *(["file"] if table.parts else [])]
-    frame = mark(table.frame.with_columns(**columns), *checks).select(*about, *columns)
-    return RawTable(frame, table.path, table.parts)
+    frame = mark(table.frame.with_columns(**columns), *checks)
+    if "line" not in frame.collect_schema():  # made last, so that filters come before this slow step
+        values = pl.struct(raw(name).alias(name) for name in source.names)
+        shown = values.map_batches(_shown, return_dtype=pl.String, is_elementwise=True)
+        frame = frame.with_columns(line=shown)
+    return RawTable(frame.select(*about, *columns), table.path, table.parts)
+
+
+def _shown(rows: pl.Series) -> pl.Series:
+    return pl.Series([str(row) for row in rows], dtype=pl.String)
