@@ -206,7 +206,7 @@ class Predictor:
         """Columns of rows like those of `make_samples`, in their order."""
         table, columns = SampleTable.from_samples(rows, self.data.features), dict[str, list[Any]]()
         with self._lock, torch.no_grad():
-            for places in shared_batches(table.texts, self._batch_size()):
+            for places in shared_batches(table.texts, self.batch_size):
                 batch = table.batch(places).to(self.module.device)
                 for name, values in as_lists(self._score_batch(batch, explain)).items():
                     column = columns.setdefault(name, [None] * len(table))
@@ -224,7 +224,9 @@ class Predictor:
             raise UserError("this run has no trained CTR model, so only sentences score a pair. Fix: explain all pairs")
         return {"s_0": models.ctr.score(batch), "s_plain": models.plain.score(batch)}
 
-    def _batch_size(self) -> int:
+    @property
+    def batch_size(self) -> int:
+        """Rows per batch: as many explanations in memory at a time as `eval_batch_size` says."""
         per_row = self.module.models.policy.evaluation.samples if isinstance(self.module, StagedModule) else 1
         return max(1, self.data.eval_batch_size // per_row)
 

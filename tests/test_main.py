@@ -15,7 +15,7 @@ def test_the_overview_lists_every_command(args: list[str], capsys: pytest.Captur
     main(args)
     lines = capsys.readouterr().out.splitlines()
     listed = [line.split()[0] for line in lines if line.startswith("  ")]
-    assert sorted(listed) == sorted([*ExpCTRCLI.subcommands(), "report", "configs"])
+    assert sorted(listed) == sorted([*ExpCTRCLI.subcommands(), "report", "serve", "configs"])
 
 
 def test_the_version(capsys: pytest.CaptureFixture[str]) -> None:
