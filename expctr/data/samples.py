@@ -52,7 +52,7 @@ def make_samples(
     summary = DataSummary(rule=options.rule)
     summary.notes = [*tables.notes, *(f"not used: {columns}" for columns in tables.unused_columns)]
     if splits:
-        names, summary.own_splits = ", ".join(table.path.name for table in splits.values()), True
+        names, summary.own_splits = ", ".join({table.path.name: 0 for table in splits.values()}), True
         summary.notes.append(f"not used, because {names} are the splits: data.samples.{', '.join(IGNORED_WITH_SPLITS)}")
     side_dropped, dropped = Counter[str](), Counter[str]()
     if items is None:
