@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from expctr.data.datamodules import AmazonBooksDataModule as AmazonBooksDataModule
     from expctr.data.datamodules import BookCrossingDataModule as BookCrossingDataModule
     from expctr.data.datamodules import MovieLensDataModule as MovieLensDataModule
+    from expctr.data.table import TableDataModule as TableDataModule
     from expctr.modules.ctr import CTRModule as CTRModule
     from expctr.modules.ctr import DeepFMTextModule as DeepFMTextModule
     from expctr.modules.expctr import ExpCTRModule as ExpCTRModule
@@ -27,6 +28,7 @@ __version__ = "0.2.0.dev0"
 
 _MODULES = {
     "data.datamodules": ("AmazonBooksDataModule", "BookCrossingDataModule", "MovieLensDataModule"),
+    "data.table": ("TableDataModule",),
     "modules.ctr": ("CTRModule", "DeepFMTextModule"),
     "modules.expctr": ("ExpCTRModule",),
     "modules.explainer": ("PPOExplainerModule",),

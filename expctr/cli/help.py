@@ -10,7 +10,8 @@ import lightning as L
 from jsonargparse import ArgumentParser
 
 from expctr.ctr.zoo import ZOO
-from expctr.data.datamodules import RatingsDataModule
+from expctr.data.datamodules import AmazonBooksDataModule, BookCrossingDataModule, MovieLensDataModule
+from expctr.data.table import TableDataModule
 from expctr.errors import UserError
 from expctr.modules.baselines.explained import ExplainedCTRModule
 from expctr.modules.baselines.icl import ICLModule
@@ -22,7 +23,7 @@ from expctr.modules.explainer import PPOExplainerModule
 BASELINES = (ExplainedCTRModule, ICLModule, TALLRecModule)
 CHOICES: dict[str, Sequence[type]] = {
     "model": (ExpCTRModule, PPOExplainerModule, CTRModule, DeepFMTextModule, *BASELINES),
-    "data": RatingsDataModule.__subclasses__(),
+    "data": (MovieLensDataModule, BookCrossingDataModule, AmazonBooksDataModule, TableDataModule),
     "explainer": (PPOExplainerModule,),
     "ctr": (CTRModule,),
     "backbone": tuple(ZOO.values()),

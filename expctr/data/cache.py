@@ -1,19 +1,34 @@
-"""A cache of the finished samples and their summary, in a folder."""
+"""A cache of tables that are made from the raw files, in a folder: the finished samples, and the items with a title.
+
+A table is written to a temporary file, which is renamed when it is complete. So an interrupted process leaves no part
+of a table behind.
+"""
 
 import hashlib
+import inspect
 import json
 import os
+import time
+import uuid
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import polars as pl
+from lightning.pytorch.utilities import rank_zero_warn
 
 from expctr.data.options import SampleOptions
+from expctr.data.readers.bad_rows import OnBadRow
 from expctr.data.summary import DataSummary
 from expctr.errors import DataError
 
-_FORMAT = 6  # increase it when a reader or make_samples returns something else
+_FORMAT = 7  # increase it when a reader or make_samples returns something else
+_ABANDONED = 24 * 3600  # seconds after which a temporary file is deleted; its process was killed
+_THIS_PROCESS = uuid.uuid4().hex
+
+Stats = Sequence[tuple[str, int, int]]
 
 
 def cached_samples(
@@ -21,43 +36,100 @@ def cached_samples(
     options: SampleOptions,
     make: Callable[[], tuple[pl.DataFrame, DataSummary]],
     folder: str | None = None,
+    reading: object = None,
 ) -> tuple[pl.DataFrame, DataSummary]:
     """Loads the samples that were made from the same files with the same options, or makes and saves them.
 
-    They are made again if the path, size or time of a raw file changes, or if their checksum shows damage. The default
-    folder is `$XDG_CACHE_HOME/expctr` or `~/.cache/expctr`.
+    They are made again if the path, size or time of a raw file changes, or if their checksum shows damage. If they
+    cannot be saved, a warning says so.
+
+    Args:
+        files: the raw files.
+        options: how samples are made.
+        make: makes them.
+        folder: of the cache; by default `$XDG_CACHE_HOME/expctr` or `~/.cache/expctr`.
+        reading: whatever else decides what is read, as plain values.
 
     Raises:
-        DataError: a file changed while it was read, or the samples cannot be saved.
+        DataError: a file changed while it was read.
     """
+
+    def make_table() -> tuple[pl.DataFrame, dict[str, Any]]:
+        samples, summary = make()
+        return samples, asdict(summary)
+
+    key = [asdict(options), reading]
+    return _cached(files, key, make_table, folder, lambda about: DataSummary(**about))
+
+
+def cached_items(
+    files: Sequence[Path],
+    on_bad_row: OnBadRow,
+    make: Callable[[], tuple[pl.DataFrame, dict[str, Any]]],
+    folder: str | None = None,
+    reading: object = None,
+) -> tuple[pl.DataFrame, dict[str, Any]]:
+    """Loads or makes the items that have a title, and what was counted, as plain values.
+
+    As `cached_samples`. Items that do not come from files are made each time.
+    """
+    if not all(path.exists() for path in files):
+        return make()
+    return _cached(files, ["items", on_bad_row, reading], make, folder, dict)
+
+
+def class_key(reader: type) -> list[str]:
+    """What identifies the code of a class that reads raw files: its name, its `version`, and a user's source file.
+
+    A user's class without a source file, as in a notebook, is known in its own process only.
+    """
+    own = [c for c in reader.__mro__ if c.__module__.split(".")[0] not in ("expctr", "lightning", "torch", "builtins")]
+    return [f"{reader.__module__}.{reader.__qualname__}", str(getattr(reader, "version", 0)), *map(_source, own)]
+
+
+def _source(cls: type) -> str:
+    try:
+        return hashlib.sha256(Path(inspect.getsourcefile(cls) or "").read_bytes()).hexdigest()
+    except (OSError, TypeError):
+        return _THIS_PROCESS
+
+
+def _cached(
+    files: Sequence[Path],
+    key: object,
+    make: Callable[[], tuple[pl.DataFrame, Any]],
+    folder: str | None,
+    read: Callable[[Any], Any],
+) -> tuple[pl.DataFrame, Any]:
+    """A table, and what is known about it, as JSON."""
     stats = _stats(files)
-    key = hashlib.sha256(json.dumps([_FORMAT, stats, asdict(options)]).encode()).hexdigest()[:16]
+    name = hashlib.sha256(json.dumps([_FORMAT, stats, key], default=repr).encode()).hexdigest()[:16]
     base = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "expctr"
-    rows, about = (Path(folder or base) / f"{key}.{kind}" for kind in ("parquet", "json"))
+    rows, about = (Path(folder or base) / f"{name}.{kind}" for kind in ("parquet", "json"))
     try:
         saved = json.loads(about.read_text())
         if saved["sha256"] == _sha256(rows):
-            return pl.read_parquet(rows), DataSummary(**saved["summary"])
+            return pl.read_parquet(rows), read(saved["about"])
     except (OSError, ValueError, TypeError, KeyError):
         pass  # missing or damaged
-    samples, summary = make()
+    table, found = make()
     for before, after in zip(stats, _stats(files), strict=True):
         if before != after:
             raise DataError(f"{before[0]} changed while it was read. Fix: wait until it is complete, and start again")
     try:
         rows.parent.mkdir(parents=True, exist_ok=True)
-        _write(rows, samples.write_parquet)
-        saved = {"sha256": _sha256(rows), "summary": asdict(summary)}
+        _write(rows, table.write_parquet)
+        saved = {"sha256": _sha256(rows), "about": found}
         _write(about, lambda path: path.write_text(json.dumps(saved)))
     except OSError as error:
-        raise DataError(
-            f"cannot save the samples in {rows.parent}: {error}. Fix: set data.cache_dir to a folder that is writable "
-            "and has free space"
-        ) from error
-    return samples, summary
+        rank_zero_warn(
+            f"cannot save what was read in {rows.parent}: {error}. The next start reads the raw files again. Fix: set "
+            "data.cache_dir to a folder that is writable and has free space"
+        )
+    return table, read(found)
 
 
-def _stats(files: Sequence[Path]) -> list[tuple[str, int, int]]:
+def _stats(files: Sequence[Path]) -> Stats:
     try:
         return [(str(path.resolve()), path.stat().st_size, path.stat().st_mtime_ns) for path in files]
     except OSError as error:
@@ -71,6 +143,13 @@ def _sha256(path: Path) -> str:
 
 def _write(path: Path, write: Callable[[Path], object]) -> None:
     """Writes a temporary file and renames it, because another process may read it or this one may be killed."""
-    temporary = path.with_suffix(f".{os.getpid()}")
-    write(temporary)
-    temporary.replace(path)
+    for left in path.parent.glob("*.part"):
+        with suppress(FileNotFoundError):  # another process may do the same
+            if time.time() - left.stat().st_mtime > _ABANDONED:
+                left.unlink()
+    temporary = path.with_name(f"{path.name}.{os.getpid()}.part")
+    try:
+        write(temporary)
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)

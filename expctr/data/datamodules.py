@@ -1,5 +1,6 @@
 """The data modules: each names a reader, its defaults and its nouns; `RatingsDataModule` does the rest."""
 
+import inspect
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -7,7 +8,7 @@ from functools import cached_property
 from math import inf
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import lightning as L
 import polars as pl
@@ -17,7 +18,7 @@ from rich.console import Console
 from torch import Tensor
 
 from expctr.data.batches import BatchSpec, EpochSampler, Nouns, ResumableLoader, SampleTable
-from expctr.data.cache import cached_samples
+from expctr.data.cache import cached_items, cached_samples, class_key
 from expctr.data.catalogue import Catalogue
 from expctr.data.feature_kinds import FeatureKind
 from expctr.data.features import Features
@@ -52,7 +53,7 @@ MOVIELENS = SampleOptions(threshold=4, threshold_op="ge", max_samples=20_000)
 BOOKCROSSING = SampleOptions(threshold=5, threshold_op="ge", zero_ratings="keep", order="shuffle", max_samples=40_000)
 """Inferred. Zeros as dislikes give 52-53% likes; only then are there 40,000 users with two ratings. No timestamps."""
 
-AMAZON = SampleOptions(threshold=4, threshold_op="gt", max_samples=20_000)
+AMAZON = SampleOptions(threshold=4, threshold_op="gt", max_samples=20_000, same_time="drop")
 """Rating > 4 is inferred: it gives 56% likes in Books, and >= 4 gives 81%, which Table 1 excludes."""
 
 
@@ -99,10 +100,14 @@ class RatingsDataModule(L.LightningDataModule):
     """Vocabularies fitted on its training rows."""
     summary: DataSummary
     """What became of the raw rows."""
+    default_samples: ClassVar[SampleOptions] = SampleOptions()
+    """Whoever gives splits of their own is warned of other values than these that have no effect then."""
     feature_kinds: Mapping[str, FeatureKind] = MappingProxyType({})
     """Kinds of side features, by their column in `samples`, in place of those by type."""
     findings: Sequence[str] = ()
     """What looks wrong in them; filled by `prepare_data`."""
+    version: ClassVar[int] = 0
+    """Change it when `read` of a class of yours returns something else because of code outside its own file."""
     query_rows: pl.DataFrame | None = None
     """Rows like those of `samples` that `predict` is asked for, in place of `people` and of the test split."""
 
@@ -138,13 +143,14 @@ class RatingsDataModule(L.LightningDataModule):
         self.paper_dataset = paper_dataset
         self.fields = fields
         self.history_counts = history_counts
-        idle = [name for name in IGNORED_WITH_SPLITS if getattr(samples, name) != getattr(SampleOptions, name)]
+        idle = [name for name in IGNORED_WITH_SPLITS if getattr(samples, name) != getattr(self.default_samples, name)]
         if splits and idle:
             rank_zero_warn(
                 f"data.splits: all rows of your files are samples; samples.{', samples.'.join(idle)} "
                 f"{'is' if len(idle) == 1 else 'are'} not used"
             )
         check_range("data", self, rollout_batch_size=(1, inf), ctr_batch_size=(1, inf), eval_batch_size=(1, inf))
+        self._loaded: tuple[pl.DataFrame, DataSummary] | None = None
         self._tables: dict[str, SampleTable] = {}
         self._train: Callable[[], BatchSpec] = lambda: BatchSpec(ctr_batch_size, epoch=self._trainer.current_epoch)
         self._val: Callable[[], BatchSpec] = lambda: BatchSpec(ctr_batch_size)
@@ -158,10 +164,20 @@ class RatingsDataModule(L.LightningDataModule):
         """One ratings file, for `splits`; each dataset has its own."""
         raise NotImplementedError
 
+    def reading(self) -> object:
+        """Whatever else decides what `read` returns, besides the files: a part of the cache's key.
+
+        It is the class, its `version`, the source file of a class of yours, and what its `__init__` takes in addition
+        to this one's. If `read` depends on something else, add that, as plain values.
+        """
+        known = inspect.signature(RatingsDataModule.__init__).parameters
+        added = [name for name in inspect.signature(type(self).__init__).parameters if name not in known]
+        return [class_key(type(self)), {name: getattr(self, name, None) for name in added}]
+
     def prepare_data(self) -> None:
         """Makes the samples, unless the cache has them, and prints what became of the raw rows and what looks wrong."""
         _, summary = self._load()
-        self.findings = findings(summary, self.options, own_splits=self.splits is not None)
+        self.findings = findings(summary, self.options, summary.own_splits)
         if self.query_rows is None:
             Console().print(summary_tables(summary, self.findings))
 
@@ -248,16 +264,18 @@ class RatingsDataModule(L.LightningDataModule):
 
     @cached_property
     def catalogue(self) -> Catalogue:
-        """The items that have a title, rated or not; read from the raw files."""
-        return Catalogue(titled_items(self.read(), self.options, Counter()))
+        """The items that have a title, rated or not."""
+        return Catalogue(self._titled_items()[0])
 
     def ratings_of(self, users: Sequence[str]) -> pl.DataFrame:
         """Some users' ratings from the raw files: `user`, `item`, `title`, `liked`, oldest first."""
-        return ratings_of_users(users, self.read(), self.options, self._own_splits())
+        tables = self.read()
+        return ratings_of_users(users, tables, self.catalogue.items, self.options, self._splits(tables))
 
     def users(self) -> pl.Series:
         """The ids of all who rated something, in order; with `splits`, in train."""
-        ratings = self._own_splits().get("train") or self.read().interactions
+        tables = self.read()
+        ratings = self._splits(tables).get("train", tables.interactions)
         frame = ratings.frame.select(pl.col("user").unique()).collect(engine="streaming")
         return frame["user"].drop_nulls().sort()
 
@@ -279,16 +297,37 @@ class RatingsDataModule(L.LightningDataModule):
         assert self.trainer is not None
         return self.trainer
 
-    def _own_splits(self) -> dict[str, RawTable]:
-        return {name: self.read_ratings(Path(getattr(self.splits, name))) for name in SPLITS} if self.splits else {}
+    def _splits(self, tables: RawTables) -> Mapping[str, RawTable]:
+        """The user's own splits, or those that the dataset has; perhaps none."""
+        if self.splits:
+            return {name: self.read_ratings(Path(getattr(self.splits, name))) for name in SPLITS}
+        return tables.splits
 
     def _load(self) -> tuple[pl.DataFrame, DataSummary]:
-        files = [*self.read().files, *(path for table in self._own_splits().values() for path in table.files)]
-        return cached_samples(files, self.options, self._make, self.cache_dir)
+        if self._loaded:
+            return self._loaded
+        tables = self.read()
+        files = [*tables.files, *(path for table in self._splits(tables).values() for path in table.files)]
+        self._loaded = cached_samples(files, self.options, self._make, self.cache_dir, self.reading())
+        return self._loaded
 
     def _make(self) -> tuple[pl.DataFrame, DataSummary]:
         """Reads the files only when samples must be made: a file that is not UTF-8 is held in memory."""
-        return make_samples(self.read(), self.options, self._own_splits())
+        (items, counts), tables = self._titled_items(), self.read()
+        samples, summary = make_samples(tables, self.options, self._splits(tables), items)
+        summary.side_dropped = counts["dropped"] | summary.side_dropped
+        summary.files = counts["read"] | summary.files
+        return samples, summary
+
+    def _titled_items(self) -> tuple[pl.DataFrame, dict[str, dict[str, int]]]:
+        """The items that have a title, from the cache if it has them, and what `titled_items` counts."""
+        files = self.read().items.files
+        return cached_items(files, self.options.on_bad_row, self._read_items, self.cache_dir, self.reading())
+
+    def _read_items(self) -> tuple[pl.DataFrame, dict[str, dict[str, int]]]:
+        dropped, read = Counter[str](), dict[str, int]()
+        items = titled_items(self.read(), self.options, dropped, read)
+        return items, {"dropped": dict(dropped), "read": read}
 
 
 class MovieLensDataModule(RatingsDataModule):

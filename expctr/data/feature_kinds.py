@@ -183,7 +183,7 @@ def _check(values: pl.Series, kind: FeatureKind) -> None:
 
 def _option(name: str) -> str:
     """What the user calls the column `target_price`."""
-    return name.removeprefix("target_").removeprefix("user_")
+    return name.removeprefix("target_").removeprefix("user_").removeprefix("context_")
 
 
 def _fits(dtype: pl.DataType, kind: FeatureKind) -> bool:

@@ -103,7 +103,7 @@ class Features:
             UserError: no such field, the field whose vocabulary it shares is not kept, or a kind does not fit.
         """
         train = samples.filter(split="train")
-        side = [c for c in samples.columns if c.startswith(("user_", "target_")) and c != "target_title"]
+        side = [c for c in samples.columns if c.startswith(("user_", "target_", "context_")) and c != "target_title"]
         vocabularies = {
             "user": vocabulary_of(train["user"]),
             "target": vocabulary_of(pl.concat([train["target"], *(train[name].explode() for name in _SHARES)])),

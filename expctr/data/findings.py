@@ -22,7 +22,7 @@ def findings(summary: DataSummary, options: SampleOptions, own_splits: bool = Fa
     more = "give the files of data.splits more rows" if own_splits else "raise data.samples.targets_per_user"
     return [
         *_dropped_rows(summary),
-        *_titles(summary),
+        *(summary.unmatched or _titles(summary)),
         *_labels(summary, options, more),
         *_drift(summary, options, own_splits),
         *_users(summary, options, more),
@@ -37,9 +37,10 @@ def _dropped_rows(summary: DataSummary) -> list[str]:
         return []
     reasons = sorted(summary.dropped.items(), key=lambda reason: -reason[1])
     named = "; ".join(f"{reason}: {count:,}" for reason, count in reasons[:3])
+    keep = "; data.samples.repeats: keep uses all impressions of an item" if "earlier rating" in reasons[0][0] else ""
     return [
         f"{dropped / summary.rows:.0%} of the rows are dropped ({named}). Fix: check that these rows are of no use, or "
-        "repair them"
+        f"repair them{keep}"
     ]
 
 
@@ -60,9 +61,11 @@ def _labels(summary: DataSummary, options: SampleOptions, more: str) -> list[str
             few.append(f"{name} has {liked:,} liked and {split['samples'] - liked:,.0f} disliked")
     if not few:
         return []
+    scale = f"check data.samples.threshold ({options.threshold or 0:g}) against the scale of the ratings"
+    labels = "check that the column of labels is the right one" if options.threshold is None else scale
     return [
         f"few rows of a label: {', '.join(few)}. Below {_FEW} rows an AUC is mostly chance, and without any there is "
-        f"none. Fix: check data.samples.threshold ({options.threshold:g}) against the scale of the ratings, or {more}"
+        f"none. Fix: {labels}, or {more}"
     ]
 
 
@@ -73,7 +76,7 @@ def _drift(summary: DataSummary, options: SampleOptions, own_splits: bool) -> li
     error = (train["base_rate"] * (1 - train["base_rate"]) / val["samples"]) ** 0.5
     if abs(train["base_rate"] - val["base_rate"]) <= max(_DRIFT, _ERRORS * error):
         return []
-    by_time = options.split == "time" and not own_splits
+    by_time = options.split_rule == "time" and not own_splits
     fix = "data.samples.split: random shows whether time is the reason" if by_time else "check how the splits were made"
     return [
         f"{val['base_rate']:.0%} of the validation rows are liked, and {train['base_rate']:.0%} of the training rows: "

@@ -9,8 +9,10 @@ import polars as pl
 
 from expctr.data.options import SPLITS, SampleOptions
 from expctr.data.random_draws import draws_of_ids, id_codes, mix
+from expctr.data.readers.bad_rows import NO_TIME, OUT_OF_RANGE
 from expctr.data.readers.base import RawTable, RawTables
 from expctr.data.summary import DataSummary
+from expctr.data.unmatched_ids import explain_unmatched
 from expctr.errors import DataError
 
 
@@ -27,7 +29,8 @@ def load_interactions(
 
     Returns:
         `user` and `item` (categorical), `rating`, `timestamp`, `split` (position in `SPLITS`), `tie` and `draw`: two
-        random uint64 of seed, user and item. `tie` is also the order of ratings at the same time.
+        random uint64 of seed, user and item. `tie` is also the order of ratings at the same time. Also `place` if
+        a table has places.
 
     Raises:
         DataError: a bad row, a row without a timestamp, or no row is left.
@@ -36,17 +39,29 @@ def load_interactions(
     events = _clean(_read(sources, options, dropped, summary), titled, options, dropped, summary)
     summary.dropped = dict(dropped)
     tie = mix(draws_of_ids(events["user"], options.seed) ^ mix(draws_of_ids(events["item"], options.seed)))
-    time = ["timestamp"] if options.order == "time" else []
-    events = events.with_columns(pl.Series("tie", tie)).sort(pl.col("user").to_physical(), *time, "tie")
+    keys = ["timestamp", "tie"] if options.order == "time" else ["tie"]
+    if options.repeats == "keep":
+        tie = mix(tie + events["timestamp"].fill_null(0).to_numpy().astype(np.uint64))
+        keys.append("rating")
+    events = events.with_columns(pl.Series("tie", tie)).sort(pl.col("user").to_physical(), *keys)
+    tie = events["tie"].to_numpy()
+    if options.repeats == "keep":  # rows of one user, item and time have one tie, but each needs its own draw
+        place = np.arange(tie.size, dtype=np.uint64)
+        is_new = np.append(True, tie[1:] != tie[:-1])[: tie.size]
+        tie = tie + place - np.maximum.accumulate(np.where(is_new, place, np.uint64(0)))
     summary.tied = _tied_share(events)
-    return events.with_columns(pl.Series("draw", mix(events["tie"].to_numpy())))
+    return events.with_columns(pl.Series("draw", mix(tie)))
 
 
 def ratings_of_users(
-    users: Sequence[str], tables: RawTables, options: SampleOptions, splits: Mapping[str, RawTable] | None = None
+    users: Sequence[str],
+    tables: RawTables,
+    items: pl.DataFrame,
+    options: SampleOptions,
+    splits: Mapping[str, RawTable] | None = None,
 ) -> pl.DataFrame:
-    """Some users' ratings (`user`, `item`, `title`, `liked`), oldest first, as in `make_samples` but without minimum
-    counts; no row for a user who is unknown, or has rated no item with a title.
+    """Some users' ratings of items (`user`, `item`, `title`, `liked`), oldest first, as in `make_samples` but without
+    minimum counts; no row for a user who is unknown, or has rated none of these items.
 
     Of `splits` only train is read, because histories hold training rows only.
 
@@ -54,51 +69,81 @@ def ratings_of_users(
         DataError: a bad row of these users.
     """
     name, table = ("train", splits["train"]) if splits else ("", tables.interactions)
-    items = titled_items(tables, options, Counter()).select("item", "title")
     usable = pl.col("item").is_in(items["item"].implode()) | pl.col("problem").is_not_null()
-    own = table.frame.filter(pl.col("user").is_in([*users]) & usable).collect(engine="streaming")
+    own = table.frame.filter(pl.col("user").is_in([*users])).collect(engine="streaming").filter(usable)
     schema = {"user": pl.String, "item": pl.String, "title": pl.String, "liked": pl.Boolean}
     if own.is_empty():
         return pl.DataFrame(schema=schema)
     source = {name: RawTable(own.lazy(), table.path)}
     events = load_interactions(source, items["item"], replace(options, min_ratings=1), DataSummary())
     rated = events.select(pl.col("user", "item").cast(pl.String), liked=is_liked(options))
-    return rated.join(items, on="item", how="left", maintain_order="left").select(*schema)
+    rated = rated.unique(["user", "item"], keep="last", maintain_order=True)
+    return rated.join(items.select("item", "title"), on="item", how="left", maintain_order="left").select(*schema)
 
 
-def titled_items(tables: RawTables, options: SampleOptions, dropped: Counter[str]) -> pl.DataFrame:
-    """The items that have a title, one row per item. Adds the number of skipped rows by reason to `dropped`."""
-    items = tables.items.collect_unique("item", options.on_bad_row, dropped)
+def titled_items(
+    tables: RawTables, options: SampleOptions, dropped: Counter[str], read: dict[str, int] | None = None
+) -> pl.DataFrame:
+    """The items that have a title, one row per item. For `dropped` and `read` see `RawTable.collect`."""
+    items = tables.items.collect_unique("item", options.on_bad_row, dropped, read)
     return items.filter(pl.col("title").fill_null("") != "")
 
 
 def is_liked(options: SampleOptions) -> pl.Expr:
     """Whether the column `rating` means liked."""
     rating = pl.col("rating")
+    if options.threshold is None:
+        return rating > 0
     return rating >= options.threshold if options.threshold_op == "ge" else rating > options.threshold
 
 
 def _read(
     sources: Mapping[str, RawTable], options: SampleOptions, dropped: Counter[str], summary: DataSummary
 ) -> pl.DataFrame:
-    """The interactions of all files. Ids are categorical, four bytes each, because there may be 20 million rows."""
+    """The interactions of all files. Ids are categorical, four bytes each, because there may be 20 million rows.
+
+    Of a review it keeps a hash of text and time (`review`; null if there is none), and perhaps its `place` in the file.
+    """
     ids = [pl.col(name).cast(pl.Categorical) for name in ("user", "item")]
+    is_known = (pl.col("review") != "") & pl.col("timestamp").is_not_null()
+    review = pl.when(is_known).then(pl.col("review").hash() ^ pl.col("timestamp").hash(1)).alias("review")
     frames = []
-    for name, table in sources.items():
+    for name, source in sources.items():
         skipped = Counter[str]()
-        frame = table.collect([*ids, "rating", "timestamp"], options.on_bad_row, skipped)
+        table = _without_times(source) if options.order == "shuffle" else source
+        more = [review] if "review" in table.frame.collect_schema() else []
+        place = ["place"] if table.texts_at else []
+        columns: list[str | pl.Expr] = [*ids, "rating", "timestamp", *more, *place]
+        frame = table.collect(columns, options.on_bad_row, skipped, summary.files)
+        if any(OUT_OF_RANGE in reason for reason in skipped) and frame["rating"].eq(1).all():
+            raise _not_ratings(table)
         dropped.update(skipped)
         summary.rows += frame.height + skipped.total()
         frames.append(frame.with_columns(split=pl.lit(SPLITS.index(name) if name else 0, pl.Int8)))
-    events = pl.concat(frames)
+    events = pl.concat(frames, how="diagonal")
     untimed = events["timestamp"].null_count()
     if options.order == "time" and untimed:
-        path = next(iter(sources.values())).path
+        table = next((table for table in sources.values() if "timestamp" in table.absent), table)
+        unused = f"; its columns {', '.join(table.unused)} are not used" if table.unused else ""
+        rename = "rename the column with the times to timestamp" if unused else "add timestamps"
         raise DataError(
-            f"{untimed:,} of {events.height:,} rows have no timestamp, {path}, column timestamp. Fix: add timestamps, "
-            "or order ratings at random with data.samples.order: shuffle"
+            f"{untimed:,} of {events.height:,} rows have no timestamp, {table.path}, column timestamp{unused}. Fix: "
+            f"{rename}; or, if there are no times, order ratings at random with data.samples.order: shuffle"
         )
     return events
+
+
+def _without_times(table: RawTable) -> RawTable:
+    """The table, in which no row needs a timestamp."""
+    problem = pl.when(pl.col("problem").cast(pl.String) != NO_TIME).then("problem")
+    return replace(table, frame=table.frame.with_columns(problem.alias("problem")))
+
+
+def _not_ratings(table: RawTable) -> DataError:
+    return DataError(
+        f"the ratings are 0 and 1, {table.path}, column rating, not {table.scale}. Without the zeros, which are out of "
+        f"range, all labels are the same. Fix: use --data TableDataModule --data.interactions {table.path}"
+    )
 
 
 def _clean(
@@ -118,17 +163,23 @@ def _clean(
     known = np.zeros(1 + max(codes.max(initial=0), titles.max(initial=0)), dtype=np.bool_)
     known[titles] = True
     summary.untitled = 1 - float(known[np.unique(codes)].mean()) if codes.size else 0.0
+    unmatched = None
+    if summary.untitled > 0.5:
+        rated = events["item"].unique().cast(pl.String)
+        unmatched = explain_unmatched(rated, titled, "rated items", "the items with a title")
+        summary.unmatched += [unmatched] if unmatched else []
     events = keep(events, pl.Series(known[codes]), "item without a title")
-    events = keep(events, ~_is_superseded(events), "earlier rating of the same item by the same user")
+    if options.repeats == "latest":
+        events = keep(events, ~_is_superseded(events), "earlier rating of the same item by the same user")
+    if "review" in events.columns:
+        events = keep(events, ~_is_copy(events), "same review (user, text, time) under another item").drop("review")
     events = keep(events, pl.len().over("user") >= options.min_ratings, "user with fewer ratings than min_ratings")
     summary.interactions, summary.users = events.height, events["user"].n_unique()
     summary.items = events["item"].n_unique()
     if events.is_empty():
         reasons = "; ".join(f"{reason}: {count:,}" for reason, count in dropped.items())
-        raise DataError(
-            f"no rating is left of {summary.rows:,} rows ({reasons}). Fix: check that the ratings and the items use "
-            "the same item ids and that items have titles, or lower data.samples.min_ratings"
-        )
+        fix = unmatched or "Fix: check that items have titles, or lower data.samples.min_ratings"
+        raise DataError(f"no rating is left of {summary.rows:,} rows ({reasons}). {fix}")
     return events
 
 
@@ -142,9 +193,25 @@ def _tied_share(events: pl.DataFrame) -> float:
 def _is_superseded(events: pl.DataFrame) -> pl.Series:
     """True for all but the latest rating of an item by a user. A rating in val or test is later than one in train."""
     pair = id_codes(events["user"]) << 32 | id_codes(events["item"])
-    ordered = np.sort(pair)  # finds the few repeated pairs in a fraction of the memory of a table of all pairs
+    return _all_but_last(events, pl.Series("key", pair), pl.col("split"), pl.col("timestamp"))
+
+
+def _is_copy(events: pl.DataFrame) -> pl.Series:
+    """True for all but one of the interactions of a user that have the same text and time.
+
+    Amazon lists the review of a product under several of its variants. The one under the last id stays.
+    """
+    key = mix(id_codes(events["user"]).view(np.uint64))
+    key ^= events["review"].fill_null(0).to_numpy()
+    unknown = events["review"].is_null().to_numpy()
+    key[unknown] = np.flatnonzero(unknown)  # each is one of its kind
+    return _all_but_last(events, pl.Series("key", key), pl.col("split"), pl.col("item").cast(pl.String))
+
+
+def _all_but_last(events: pl.DataFrame, key: pl.Series, *order: pl.Expr) -> pl.Series:
+    """True for all rows of a key except the last one in some order."""
+    ordered = np.sort(key.to_numpy())  # finds the few repeated keys in a fraction of the memory of a table of all keys
     repeated = pl.Series(ordered[1:][ordered[1:] == ordered[:-1]])
-    rows = events.select("split", "timestamp", pair=pl.Series(pair), row=pl.int_range(pl.len()))
-    is_repeated = rows["pair"].is_in(repeated.implode())
-    latest = rows.filter(is_repeated).sort("split", "timestamp", "row").unique("pair", keep="last")["row"]
-    return is_repeated.scatter(latest, False)
+    is_repeated = key.is_in(repeated.implode())
+    rows = events.with_columns(key, row=pl.int_range(pl.len())).filter(is_repeated)
+    return is_repeated.scatter(rows.sort(*order, "row").unique("key", keep="last")["row"], False)

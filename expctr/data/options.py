@@ -17,12 +17,20 @@ IGNORED_WITH_SPLITS = ("targets_per_user", "balance", "max_samples", "split", "f
 class SampleOptions:
     """How samples are drawn from interactions."""
 
-    threshold: float = 4.0
-    """A rating of at least this (`threshold_op: ge`), or above it (`gt`), means liked."""
+    threshold: float | None = 4.0
+    """A rating of at least this (`threshold_op: ge`), or above it (`gt`), means liked; null for labels of 1 and 0."""
     threshold_op: Literal["ge", "gt"] = "ge"
     """Whether a rating equal to the threshold means liked: `ge` yes, `gt` no."""
     zero_ratings: Literal["keep", "drop"] = "keep"
     """Rows with rating 0, which means "not rated" in BookCrossing: keep them as disliked, or drop them."""
+    repeats: Literal["latest", "keep"] = "latest"
+    """Several interactions of one user with one item: use the `latest` only, or `keep` all of them as possible targets.
+    A history shows each item once, as it was last seen before the target, and never the target itself."""
+    negatives: int = 0
+    """For data of positives only: items drawn for each target, as disliked ones in its place, that its user never had,
+    before or after. Histories hold positives only."""
+    negatives_by: Literal["uniform", "popularity"] = "uniform"
+    """Draw each item equally often, or as often as it occurs in the interactions."""
     balance: bool = False
     """Keep the same number of liked and disliked targets."""
     order: Literal["time", "shuffle"] = "time"
@@ -31,14 +39,18 @@ class SampleOptions:
     """Targets drawn per user, without replacement (1 in the paper)."""
     max_history: int = 10
     """Number of items before the target that a history holds at most."""
+    same_time: Literal["keep", "drop"] = "keep"
+    """Earlier entries with the target's own timestamp: `drop` leaves them out of its history. Amazon, where it is the
+    default, lists one review under several variants of a product. Only with `order: time`."""
     min_history: int = 1
     """An interaction can be a target only if its user has at least this many earlier ones."""
     min_ratings: int = 2
     """Users with fewer interactions are dropped."""
     max_samples: int | None = None
     """Keep a random subset of this many samples over all splits; null keeps all."""
-    split: Literal["random", "user", "time"] = "random"
-    """Split samples at random (paper), by user (no user in two splits), or by time (the newest targets are test)."""
+    split: Literal["random", "user", "time"] | None = "random"
+    """Split samples at random (paper), by user (no user in two splits), or by time (the newest targets are test); null
+    for by time, or at random where there is no time."""
     fractions: tuple[float, float, float] = (0.8, 0.1, 0.1)
     """Shares of train, val and test."""
     seed: int = 0
@@ -48,7 +60,7 @@ class SampleOptions:
 
     def __post_init__(self) -> None:
         counts = dict.fromkeys(("targets_per_user", "max_history", "max_samples"), (1, inf))
-        check_range("data.samples", self, min_history=(0, inf), **counts)
+        check_range("data.samples", self, min_history=(0, inf), negatives=(0, inf), **counts)
         if self.min_history > self.max_history:
             raise UserError(
                 f"data.samples.min_history {self.min_history} is more than data.samples.max_history {self.max_history}"
@@ -59,3 +71,19 @@ class SampleOptions:
             )
         if self.split == "time" and self.order == "shuffle":
             raise UserError("data.samples.split: time needs data.samples.order: time")
+        if self.negatives and self.balance:
+            raise UserError("data.samples.balance needs both labels, and data.samples.negatives has positives only")
+
+    @property
+    def split_rule(self) -> Literal["random", "user", "time"]:
+        """`split`, or what it stands for if it is null."""
+        return self.split or ("time" if self.order == "time" else "random")
+
+    @property
+    def rule(self) -> str:
+        """The labelling rule in words."""
+        sign = ">=" if self.threshold_op == "ge" else ">"
+        rule = "liked when the label is 1" if self.threshold is None else f"liked when rating {sign} {self.threshold:g}"
+        zeros = "" if self.zero_ratings == "keep" else ", zeros dropped"
+        drawn = f"; per target {self.negatives} drawn as disliked, {self.negatives_by}" if self.negatives else ""
+        return rule + zeros + drawn

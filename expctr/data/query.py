@@ -84,10 +84,12 @@ def make_query(
     if user is None:
         history = _find_typed(_titles(liked), _titles(disliked), data.catalogue, notes)
     else:
-        sample = data.samples.filter(user=user, target=item.id)
+        sample = data.samples.filter(user=user, target=item.id).sort("timestamp")
         if sample.height:
-            row = sample.row(0, named=True)
+            row = sample.row(-1, named=True)
             history, label, split = _history_of(row), row["label"], row["split"]
+            if row["rating"] is None:  # drawn, see data.samples.negatives
+                label = None
             notes.append(f"user {user} and this target are {_SPLITS[split]}; the history is the one before the target")
         else:
             others = next(data.samples.filter(user=user).head(1).iter_rows(named=True), {})

@@ -12,15 +12,24 @@ import polars as pl
 from numpy.typing import NDArray
 
 from expctr.data.interactions import is_liked, load_interactions, titled_items
-from expctr.data.options import SPLITS, SampleOptions
-from expctr.data.random_draws import Ints, draws_of_ids, redraw
+from expctr.data.negatives import with_negatives
+from expctr.data.options import IGNORED_WITH_SPLITS, SPLITS, SampleOptions
+from expctr.data.random_draws import Ints, id_codes, redraw
 from expctr.data.readers.base import RawTable, RawTables
+from expctr.data.ready_rows import ready_targets
 from expctr.data.summary import DataSummary
+from expctr.data.targets import Targets, draw_splits, draw_targets
+from expctr.data.unmatched_ids import explain_unmatched
 from expctr.errors import DataError
+
+_REPEATS = 5  # rows that are searched for each entry of a history, where some rows show an item again
 
 
 def make_samples(
-    tables: RawTables, options: SampleOptions, splits: Mapping[str, RawTable] | None = None
+    tables: RawTables,
+    options: SampleOptions,
+    splits: Mapping[str, RawTable] | None = None,
+    items: pl.DataFrame | None = None,
 ) -> tuple[pl.DataFrame, DataSummary]:
     """Draws the samples of a dataset.
 
@@ -29,54 +38,80 @@ def make_samples(
         options: how to draw.
         splits: ratings tables named train, val and test, in place of `tables.interactions`. All their rows are targets,
             and histories hold earlier rows of train only. `IGNORED_WITH_SPLITS` have no effect.
+        items: the items that have a title, if they were read already.
 
     Returns:
         One row per sample, in the order train, val, test, and what became of the raw rows. Columns: `sample` int64 from
         0, `split`, `user`, `target`, `target_title`, `liked`, `disliked`, `liked_titles`, `disliked_titles` (lists,
         oldest first), `history` and `history_liked` (ids of both lists in one, and which of them are liked), `label`
-        int8, `rating`, `timestamp`, `review`, and side features as `user_*` and `target_*`.
+        int8, `rating`, `timestamp`, `review`, and side features as `user_*`, `target_*` and `context_*`.
 
     Raises:
         DataError: a bad row (`on_bad_row: error`), no timestamps to order by, or a split without samples.
     """
-    sign = ">=" if options.threshold_op == "ge" else ">"
-    zeros = "" if options.zero_ratings == "keep" else ", zeros dropped"
-    summary = DataSummary(rule=f"liked when rating {sign} {options.threshold:g}{zeros}")
-    side_dropped = Counter[str]()
-    items = titled_items(tables, options, side_dropped)
-    sources = splits or {"": tables.interactions}
-    events = load_interactions(sources, items["item"], options, summary)
-
-    lengths, starts = _history_lengths(events)
-    dropped = Counter[str]()
+    summary = DataSummary(rule=options.rule)
+    summary.notes = [*tables.notes, *(f"not used: {columns}" for columns in tables.unused_columns)]
     if splits:
-        rows = np.flatnonzero(lengths >= options.min_history)
-        dropped["history shorter than min_history"] += events.height - rows.size
-        split = events["split"].to_numpy()[rows]
+        names, summary.own_splits = ", ".join({table.path.name: 0 for table in splits.values()}), True
+        summary.notes.append(f"not used, because {names} are the splits: data.samples.{', '.join(IGNORED_WITH_SPLITS)}")
+    side_dropped, dropped = Counter[str](), Counter[str]()
+    if items is None:
+        items = titled_items(tables, options, side_dropped, summary.files)
+    sources = {name: splits[name] for name in SPLITS} if splits else {"": tables.interactions}
+    if tables.is_ready:
+        targets = ready_targets(sources, items, options, summary, dropped)
     else:
-        rows = _draw_targets(events, lengths, options, dropped)
-        split = _draw_splits(events[rows], options)
-    order = np.lexsort((redraw(events["draw"].to_numpy()[rows], 3), split))
-    rows, split = rows[order], split[order]
-
-    entries, summary.withheld = _histories(events, rows, split, starts, lengths, options.max_history)
-    enough = np.bincount(entries["sample"].to_numpy(), minlength=rows.size) >= options.min_history
-    dropped["history shorter than min_history after withholding later targets"] += int((~enough).sum())
+        targets = _choose(sources, items["item"], options, summary, dropped)
+    samples = _assemble(targets, items, options)
+    enough = samples["history"].list.len() >= options.min_history
+    withheld = "" if tables.is_ready else " after withholding later targets"
+    dropped[f"history shorter than min_history{withheld}"] += int((~enough).sum())
     summary.samples_dropped = {reason: count for reason, count in dropped.items() if count}
 
-    samples = _assemble(events, rows, split, entries, items, options).filter(pl.Series(enough))
-    samples = samples.with_columns(pl.int_range(pl.len(), dtype=pl.Int64).alias("sample"))
-    samples = _add_reviews(samples, sources)
+    samples = samples.filter(enough)
+    texts = [_texts(samples.filter(split=name) if name else samples, table) for name, table in sources.items()]
+    samples = pl.concat([samples, pl.concat(texts, how="diagonal")], how="horizontal").drop("place", strict=False)
     if tables.users is not None:
-        users = tables.users.collect_unique("user", options.on_bad_row, side_dropped)
+        users = tables.users.collect_unique("user", options.on_bad_row, side_dropped, summary.files)
+        about = f"the rows of {tables.users.path.name}"
+        if unmatched := explain_unmatched(samples["user"], users["user"], "users with samples", about):
+            summary.unmatched.append(unmatched)
         users = users.rename({c: f"user_{c}" for c in users.columns if c != "user"})
         samples = samples.join(users, on="user", how="left", maintain_order="left")
+    if options.negatives:
+        samples = with_negatives(samples, targets.events, items, options, summary)
+    samples = samples.with_columns(pl.int_range(pl.len(), dtype=pl.Int64).alias("sample"))
     summary.side_dropped = dict(side_dropped)
     summary.count_samples(samples)
     for name, share in zip(SPLITS, options.fractions, strict=True):
         if not summary.splits[name]["samples"] and (splits or share):
             raise _empty_split(name, samples.height, summary, own=bool(splits))
     return samples, summary
+
+
+def _choose(
+    sources: Mapping[str, RawTable],
+    titled: pl.Series,
+    options: SampleOptions,
+    summary: DataSummary,
+    dropped: Counter[str],
+) -> Targets:
+    """Chooses the targets among the interactions, their splits, and what was before them."""
+    events = load_interactions(sources, titled, options, summary)
+    lengths, starts, tied = _history_lengths(events, options)
+    if "" in sources:
+        rows = draw_targets(events, lengths, options, dropped)
+        split = draw_splits(events[rows], options)
+    else:
+        rows = np.flatnonzero(lengths >= options.min_history)
+        dropped["history shorter than min_history"] += events.height - rows.size
+        split = events["split"].to_numpy()[rows]
+    order = np.lexsort((redraw(events["draw"].to_numpy()[rows], 3), split))
+    rows, split = rows[order], split[order]
+    summary.same_time = float((tied[rows] > 0).mean()) if rows.size else 0.0
+    summary.same_time_option = options.same_time
+    entries, summary.withheld = _histories(events, rows, split, starts, lengths, options)
+    return Targets(events, rows, split, entries)
 
 
 def _empty_split(name: str, samples: int, summary: DataSummary, own: bool) -> DataError:
@@ -91,65 +126,44 @@ def _empty_split(name: str, samples: int, summary: DataSummary, own: bool) -> Da
     )
 
 
-def _history_lengths(events: pl.DataFrame) -> tuple[Ints, Ints]:
-    """Per interaction, how many training interactions its user has before it, and where among all these start."""
-    user = events["user"].to_physical().to_numpy()
+def _history_lengths(events: pl.DataFrame, options: SampleOptions) -> tuple[Ints, Ints, Ints]:
+    """Per interaction: how many training interactions its history can hold, and where among all these its user starts.
+
+    Third, how many training interactions of its user are before it and have its own time. With `same_time: drop` its
+    history ends before these.
+    """
+    user, time = events["user"].to_physical().to_numpy(), events["timestamp"].to_numpy()
     usable = events["split"].to_numpy() == 0
     before = np.cumsum(usable) - usable
-    first = np.flatnonzero(np.r_[True, user[1:] != user[:-1]])
-    starts = np.repeat(before[first], np.diff(np.r_[first, user.size]))
-    return before - starts, starts
+    new_user = np.r_[True, user[1:] != user[:-1]]
+    starts = _first_of_run(before, new_user)
+    if options.order == "shuffle":
+        return before - starts, starts, np.zeros_like(starts)
+    tied = before - _first_of_run(before, new_user | np.r_[True, time[1:] != time[:-1]])
+    return before - starts - (tied if options.same_time == "drop" else 0), starts, tied
 
 
-def _draw_targets(events: pl.DataFrame, lengths: Ints, options: SampleOptions, dropped: Counter[str]) -> Ints:
-    """The rows of the targets: those with the lowest draws per user, then a random subset over all users."""
-    eligible = events.select("user", "draw", row=pl.int_range(pl.len())).filter(lengths >= options.min_history)
-    lowest = pl.col("row").bottom_k_by("draw", options.targets_per_user)  # a sort would copy the whole table
-    by_user = eligible.group_by("user").agg(lowest)
-    dropped["user with too few ratings for min_history"] += events["user"].n_unique() - by_user.height
-    row = by_user["row"].explode().sort()
-    drawn = events[row].select("draw", is_liked(options).alias("label"), row=row)
-
-    # The lowest of many draws is lower than the lowest of few. So a second draw decides whose targets are kept; the
-    # first one would favour users with many ratings.
-    turn = pl.col("second").rank("ordinal")
-    drawn = drawn.with_columns(second=redraw(drawn["draw"].to_numpy(), 1)).with_columns(
-        turn=turn.over("label") if options.balance else turn
-    )
-    if options.balance:
-        likes = int(drawn["label"].sum())
-        smaller = min(likes, drawn.height - likes)
-        dropped["surplus of one label (balance)"] += drawn.height - 2 * smaller
-        drawn = drawn.filter(pl.col("turn") <= smaller)
-    kept = drawn.sort("turn", "second").head(drawn.height if options.max_samples is None else options.max_samples)
-    dropped["beyond max_samples"] += drawn.height - kept.height
-    return kept["row"].to_numpy().astype(np.int64)
-
-
-def _draw_splits(targets: pl.DataFrame, options: SampleOptions) -> NDArray[np.int8]:
-    """The split of each target, as its position in `SPLITS`."""
-    val, test = (round(targets.height * share) for share in options.fractions[1:])
-    bounds = np.array([targets.height - val - test, targets.height - test])
-    if options.split == "time":
-        order = np.lexsort((targets["tie"].to_numpy(), targets["timestamp"].to_numpy()))
-    else:
-        by_user = options.split == "user"
-        draw = draws_of_ids(targets["user"], options.seed) if by_user else targets["draw"].to_numpy()
-        order = np.argsort(redraw(draw, 2), kind="stable")
-    place = np.empty(targets.height, dtype=np.int64)
-    place[order] = np.arange(targets.height)
-    if options.split == "user":
-        place = targets.with_columns(pl.Series("place", place)).select(pl.min("place").over("user"))["place"].to_numpy()
-    return np.searchsorted(bounds, place, side="right").astype(np.int8)
+def _first_of_run(values: Ints, is_first: NDArray[np.bool_]) -> Ints:
+    """Per row, the value of the first row of its run."""
+    first = np.flatnonzero(is_first)
+    return np.repeat(values[first], np.diff(np.r_[first, values.size]))
 
 
 def _histories(
-    events: pl.DataFrame, rows: Ints, split: NDArray[np.int8], starts: Ints, lengths: Ints, longest: int
+    events: pl.DataFrame,
+    rows: Ints,
+    split: NDArray[np.int8],
+    starts: Ints,
+    lengths: Ints,
+    options: SampleOptions,
 ) -> tuple[pl.DataFrame, int]:
     """The history entries of all targets, oldest first: `sample` (position in `rows`) and `row` of events.
 
-    Entries that are targets of a later split are withheld, because they would reveal its labels, and counted.
+    Entries that are targets of a later split are withheld, because they would reveal its labels, and counted. Where
+    repeats are kept, an item is in a history once, as last seen before the target, and the target itself is not: an
+    explanation that repeats what the user did with this very item would explain nothing.
     """
+    longest = options.max_history if options.repeats == "latest" else _REPEATS * options.max_history
     count = np.minimum(lengths[rows], longest)
     last = starts[rows] + lengths[rows]
     sample = np.repeat(np.arange(rows.size), count)
@@ -158,31 +172,32 @@ def _histories(
     target_of = np.zeros(events.height, dtype=np.int8)
     target_of[rows] = split
     allowed = target_of[entry] <= split[sample]
-    return pl.DataFrame({"sample": sample[allowed], "row": entry[allowed]}), int((~allowed).sum())
+    entries, withheld = pl.DataFrame({"sample": sample[allowed], "row": entry[allowed]}), int((~allowed).sum())
+    if options.repeats == "keep":
+        item = id_codes(events["item"])
+        entries = entries.with_columns(item=pl.Series(item[entries["row"].to_numpy()]))
+        entries = entries.filter(pl.Series(item[rows[entries["sample"].to_numpy()]]) != entries["item"])
+        entries = entries.unique(["sample", "item"], keep="last", maintain_order=True).drop("item")
+        entries = entries.filter(pl.int_range(pl.len()).reverse().over("sample") < options.max_history)
+    return entries, withheld
 
 
-def _assemble(
-    events: pl.DataFrame,
-    rows: Ints,
-    split: NDArray[np.int8],
-    entries: pl.DataFrame,
-    items: pl.DataFrame,
-    options: SampleOptions,
-) -> pl.DataFrame:
+def _assemble(targets: Targets, items: pl.DataFrame, options: SampleOptions) -> pl.DataFrame:
     """One row per target, with its history as lists of ids and of titles, and side features."""
+    events, rows, split, entries = targets
     titles = items.select("item", "title")
     history = events[entries["row"]].select(
         entries["sample"], pl.col("item").cast(pl.String), is_liked(options).alias("is_liked")
     )
     history = history.join(titles, on="item", how="left", maintain_order="left")
-    targets = events[rows].select(
+    samples = events[rows].select(
         sample=pl.int_range(pl.len()),
         split=pl.Series(split).replace_strict(dict(enumerate(SPLITS)), return_dtype=pl.String),
         user=pl.col("user").cast(pl.String),
         target=pl.col("item").cast(pl.String),
     )
     side = items.rename({"item": "target"} | {c: f"target_{c}" for c in items.columns if c != "item"})
-    targets = targets.join(side.select("target", "target_title"), on="target", how="left", maintain_order="left")
+    samples = samples.join(side.select("target", "target_title"), on="target", how="left", maintain_order="left")
     liked = pl.col("is_liked")
     lists = history.group_by("sample").agg(
         pl.col("item").filter(liked).alias("liked"),
@@ -192,25 +207,29 @@ def _assemble(
         pl.col("item").alias("history"),
         liked.alias("history_liked"),
     )
-    targets = targets.join(lists, on="sample", how="left", maintain_order="left")
-    targets = targets.with_columns(pl.col(pl.List(pl.String), pl.List(pl.Boolean)).fill_null([]))
-    outcome = events[rows].select(is_liked(options).cast(pl.Int8).alias("label"), "rating", "timestamp")
-    targets = pl.concat([targets, outcome], how="horizontal")
-    return targets.join(side.drop("target_title"), on="target", how="left", maintain_order="left")
+    samples = samples.join(lists, on="sample", how="left", maintain_order="left")
+    samples = samples.with_columns(pl.col(pl.List(pl.String), pl.List(pl.Boolean)).fill_null([]))
+    place = [name for name in ("place",) if name in events.columns]
+    outcome = events[rows].select(is_liked(options).cast(pl.Int8).alias("label"), "rating", "timestamp", *place)
+    samples = pl.concat([samples, outcome], how="horizontal")
+    return samples.join(side.drop("target_title"), on="target", how="left", maintain_order="left")
 
 
-def _add_reviews(samples: pl.DataFrame, sources: Mapping[str, RawTable]) -> pl.DataFrame:
-    """Adds the target's review. A separate pass reads it, so that the texts of all reviews need not fit in memory."""
+def _texts(samples: pl.DataFrame, table: RawTable) -> pl.DataFrame:
+    """What the targets' own rows say besides: `review`, and features `context_*`.
+
+    They are read now, so that the texts of all reviews need not fit in memory. A table without places is read twice.
+    """
+    empty = pl.select(review=pl.repeat(None, samples.height, dtype=pl.String))
+    if table.texts_at:
+        return empty.with_columns(review=table.texts_at(samples["place"], "review"))
+    there = table.frame.collect_schema()
+    more = [name for name in there if name == "review" or name.startswith("context_")]
+    if not more or "item" not in there:
+        return empty
     key = ["user", "target", "timestamp"]
-    wanted = samples.lazy().select(key)
-    found = [
-        table.frame.filter(pl.col("problem").is_null())
-        .select("user", pl.col("item").alias("target"), "timestamp", "review")
-        .join(wanted, on=key, how="semi", nulls_equal=True)
-        for table in sources.values()
-        if "review" in table.frame.collect_schema()
-    ]
-    if not found:
-        return samples.with_columns(review=pl.lit(None, pl.String))
-    reviews = pl.concat(found).collect(engine="streaming").unique(key, keep="last", maintain_order=True)
-    return samples.join(reviews, on=key, how="left", nulls_equal=True, maintain_order="left")
+    good = table.frame.filter(pl.col("problem").is_null()).rename({"item": "target"}).select(*key, *more)
+    found = good.join(samples.lazy().select(key), on=key, how="semi", nulls_equal=True).collect(engine="streaming")
+    found = found.unique(key, keep="last", maintain_order=True)
+    found = samples.select(key).join(found, on=key, how="left", nulls_equal=True, maintain_order="left").select(more)
+    return found if "review" in more else pl.concat([empty, found], how="horizontal")

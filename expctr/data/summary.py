@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import numpy as np
 import polars as pl
@@ -19,6 +20,10 @@ class DataSummary:
 
     Attributes:
         rule: the labelling rule in words.
+        files: rows of each file that was read, by path.
+        notes: how the files were understood, and which files and columns are not used, in words.
+        own_splits: the splits are those of the files.
+        unmatched: ids of one file that most rows of another one do not have, in words.
         rows: rating rows read; the sum of `interactions` and of those `dropped`, by reason.
         side_dropped: rows of the item and user files not used, by reason.
         interactions: rows left, of so many `users` and `items`.
@@ -26,12 +31,18 @@ class DataSummary:
         tied: share of the interactions at the same time as another one of their user.
         samples_dropped: targets not used, by reason.
         withheld: history entries left out because they are targets of a later split.
+        same_time: share of the samples whose user has another interaction at the target's own time, and whether these
+            are left out of histories (`same_time_option`).
         splits: by split, `samples`, `base_rate`, `entropy` (nats; the LogLoss of the best constant), `users`,
             `warm_users` (share of the samples whose user has training samples).
         history: quantiles of the history length over all samples.
     """
 
     rule: str = ""
+    files: dict[str, int] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
+    own_splits: bool = False
+    unmatched: list[str] = field(default_factory=list)
     rows: int = 0
     dropped: dict[str, int] = field(default_factory=dict)
     side_dropped: dict[str, int] = field(default_factory=dict)
@@ -42,6 +53,8 @@ class DataSummary:
     tied: float = 0.0
     samples_dropped: dict[str, int] = field(default_factory=dict)
     withheld: int = 0
+    same_time: float = 0.0
+    same_time_option: str = "keep"
     splits: dict[str, dict[str, float]] = field(default_factory=dict)
     history: dict[str, float] = field(default_factory=dict)
 
@@ -70,7 +83,11 @@ def summary_tables(summary: DataSummary, findings: Sequence[str] = ()) -> Group:
     A reason holds the name of a file, which can be anything: it is printed without markup and escape sequences.
     """
     rows = Table(title="Rows", title_justify="left", show_header=False)
-    rows.add_row("read", f"{summary.rows:,}")
+    names = [Path(path).name for path in summary.files]
+    for path, count in summary.files.items():
+        name = Path(path).name
+        rows.add_row(Text(printable(f"read: {name if names.count(name) == 1 else path}")), f"{count:,}")
+    rows.add_row("ratings", f"{summary.rows:,}")
     for reason, count in summary.dropped.items():
         rows.add_row(Text(printable(f"dropped: {reason}")), f"{count:,}", f"{count / max(summary.rows, 1):.2%}")
     rows.add_row("kept", f"{summary.interactions:,}", f"{summary.interactions / max(summary.rows, 1):.2%}")
@@ -89,6 +106,13 @@ def summary_tables(summary: DataSummary, findings: Sequence[str] = ()) -> Group:
     notes += [f"not used: {count:,} ({reason})" for reason, count in summary.samples_dropped.items()]
     if summary.withheld:
         notes.append(f"history entries withheld: {summary.withheld:,} (targets of a later split)")
+    if summary.same_time:
+        entries = "are kept in" if summary.same_time_option == "keep" else "stay out of"
+        notes.append(
+            f"samples with other interactions at the target's own time: {summary.same_time:.1%} (these {entries} the "
+            "history; data.samples.same_time)"
+        )
     splits.caption, splits.caption_justify = "\n".join(notes), "left"
     wrong = [Text(printable(f"- {finding}")) for finding in findings]
-    return Group(rows, splits, *([Text("What looks wrong", style="bold")] if wrong else []), *wrong)
+    about = [Text(printable(note)) for note in summary.notes]
+    return Group(rows, *about, splits, *([Text("What looks wrong", style="bold")] if wrong else []), *wrong)

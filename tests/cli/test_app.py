@@ -384,12 +384,13 @@ def test_the_papers_configs_differ_in_folder_and_data_alone(printed: Callable[..
 
 @pytest.mark.cli
 @pytest.mark.parametrize(
-    "name", ["quickstart", "smollm2", "movielens", "amazon", "bookcrossing", "icl", "tallrec", "baseline"]
+    "name", ["quickstart", "smollm2", "movielens", "amazon", "bookcrossing", "icl", "tallrec", "baseline", "table"]
 )
 def test_the_packaged_configs_make_a_model_and_its_data(name: str, tmp_path: Path, refused: Refused) -> None:
     """They get as far as the files, which are not there."""
     own = ["--model.backbone=DIN"] if name == "baseline" else []
-    line = refused("prepare", f"--config={name}", *own, f"--data.path={tmp_path / 'none'}")
+    option = "interactions" if name == "table" else "path"
+    line = refused("prepare", f"--config={name}", *own, f"--data.{option}={tmp_path / 'none'}")
     assert str(tmp_path / "none") in line
 
 

@@ -1,6 +1,9 @@
 """The cache of samples: loaded if nothing changed, made again if anything is damaged."""
 
+import importlib.util
 import json
+import os
+import sys
 from pathlib import Path
 
 import polars as pl
@@ -83,10 +86,126 @@ def test_a_file_that_changes_while_it_is_read_is_refused(raw: Path) -> None:
         assert not (raw.parent / "cache").exists()
 
 
-def test_a_cache_that_cannot_be_written(raw: Path) -> None:
+def test_a_cache_that_cannot_be_written_is_a_warning(raw: Path) -> None:
     (raw.parent / "cache").write_text("a file")
-    with pytest.raises(DataError, match=r"cannot save the samples in .*cache.*data.cache_dir"):
+    with pytest.warns(UserWarning, match=r"cannot save what was read in .*cache.*data.cache_dir"):
         load(raw, Maker())
+
+
+def test_samples_that_could_not_be_saved_are_made_once_per_data_module(tmp_path: Path) -> None:
+    folder, made = ratings(tmp_path), []
+    (folder / "cache").write_text("a file")
+
+    class Counted(MovieLensDataModule):
+        def _make(self) -> tuple[pl.DataFrame, DataSummary]:
+            made.append(1)
+            return super()._make()
+
+    data = Counted(str(folder), cache_dir=str(folder / "cache"))
+    with pytest.warns(UserWarning, match="cannot save"):
+        data.prepare_data()
+    data.setup()
+    assert (len(made), data.samples.height) == (1, 20)
+
+
+@pytest.mark.parametrize("at", ["while it writes", "before it renames"])
+def test_an_interrupted_process_leaves_no_part_of_a_table(raw: Path, monkeypatch: pytest.MonkeyPatch, at: str) -> None:
+    def interrupt(*_: object) -> None:
+        if at == "before it renames":
+            write_parquet(SAMPLES, *_)  # type: ignore[arg-type]
+        raise KeyboardInterrupt
+
+    write_parquet = pl.DataFrame.write_parquet
+    monkeypatch.setattr(pl.DataFrame, "write_parquet", lambda _, path: interrupt(path))
+    with pytest.raises(KeyboardInterrupt):
+        load(raw, Maker())
+    assert [*(raw.parent / "cache").iterdir()] == []
+
+
+def test_what_a_killed_process_left_is_deleted_after_a_day(raw: Path) -> None:
+    (raw.parent / "cache").mkdir()
+    new, old = (raw.parent / "cache" / f"{name}.parquet.1.part" for name in ("new", "old"))
+    for path in (new, old):
+        path.write_text("half")
+    os.utime(old, (1, 1))
+    load(raw, Maker())
+    assert new.exists()
+    assert not old.exists()
+
+
+def test_whatever_decides_what_is_read_makes_other_samples(raw: Path) -> None:
+    make = Maker()
+    for reading in (None, ["a", 1], ["a", 2], ["a", 2]):
+        cached_samples([raw], SampleOptions(), make, str(raw.parent / "cache"), reading)
+    assert make.calls == 3
+
+
+READER = """
+from expctr.data.datamodules import MovieLensDataModule
+
+class Mine(MovieLensDataModule):
+    version = {version}
+
+    def __init__(self, path, least=0, **kwargs):
+        super().__init__(path, **kwargs)
+        self.least = least
+
+    def read(self):
+        return super().read()  # {comment}
+"""
+
+
+def test_one_s_own_reader_is_never_served_what_another_one_made(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder, made = ratings(tmp_path), []
+    monkeypatch.setattr(MovieLensDataModule, "_make", lambda _: made.append(1) or (SAMPLES, SUMMARY))
+
+    def load(comment: str = "", version: int = 0, **options: int) -> int:
+        (tmp_path / "mine.py").write_text(READER.format(comment=comment, version=version))
+        spec = importlib.util.spec_from_file_location("mine", tmp_path / "mine.py")
+        assert spec is not None
+        assert spec.loader is not None
+        module = importlib.util.module_from_spec(spec)
+        monkeypatch.setitem(sys.modules, "mine", module)
+        spec.loader.exec_module(module)
+        module.Mine(str(folder), cache_dir=str(folder / "cache"), **options)._load()
+        return len(made)
+
+    MovieLensDataModule(str(folder), cache_dir=str(folder / "cache"))._load()
+    assert load() == 2  # another class
+    assert load() == 2
+    assert load(comment="changed") == 3
+    assert load(comment="changed", version=1) == 4
+    assert load(comment="changed", version=1, least=3) == 5
+    assert load(comment="changed", version=1, least=3, ctr_batch_size=7) == 5  # does not change what is read
+
+
+def test_items_are_read_again_only_if_their_file_changes(tmp_path: Path) -> None:
+    folder = ratings(tmp_path)
+    cache = folder / "cache"
+
+    def items(**options: SampleOptions) -> set[str]:
+        data = MovieLensDataModule(str(folder), cache_dir=str(cache), **options)
+        data._load()
+        before = {path.name for path in cache.iterdir()}
+        assert data.catalogue.matches("Film 1") != []
+        assert {path.name for path in cache.iterdir()} == before  # the samples' items are those of the catalogue
+        return before
+
+    first = items()
+    assert len(items(samples=SampleOptions(seed=1)) - first) == 2  # samples and their summary
+    os.utime(folder / "u.item", (1, 1))
+    assert len(items() - first) == 2 + 2 + 2
+
+
+def ratings(folder: Path) -> Path:
+    """Writes ratings of twenty users and five films."""
+    lines = "".join(f"{user}\t{item}\t{item}\t{item}\n" for user in range(20) for item in range(1, 6))
+    (folder / "u.data").write_text(lines)
+    titles = "".join(f"{item}|Film {item}|||{'|0' * 19}\n" for item in range(1, 6))
+    (folder / "u.item").write_text(titles)
+    return folder
 
 
 def test_samples_are_made_of_what_the_files_hold_when_their_sizes_are_noted(

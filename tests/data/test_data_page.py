@@ -9,6 +9,7 @@ from expctr.data.batches import SampleText
 from expctr.data.datamodules import MovieLensDataModule
 from expctr.data.new_users import read_new_users
 from expctr.data.options import SampleOptions
+from expctr.data.table import TableDataModule
 
 PAGE = (Path(__file__).parents[2] / "docs" / "data.md").read_text("utf-8")
 
@@ -52,3 +53,11 @@ def test_the_new_users_of_the_page(tmp_path: Path) -> None:
     zoe, other = read_new_users(tmp_path / "people.csv")
     assert zoe.text == SampleText("Usual Suspects, The", ("Heat", "Fargo"), ("Casper",))
     assert other.text == SampleText("Toy Story", (), ("Heat",))
+
+
+def test_the_page_shows_what_its_columns_are_taken_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "clicks.csv").write_text(block("user_id,sku,clicked,ts,position"))
+    (tmp_path / "items.csv").write_text(block("sku,name,price,brand,tags"))
+    monkeypatch.chdir(tmp_path)
+    notes = TableDataModule("clicks.csv", "items.csv").read().notes
+    assert list(notes) == block(notes[0]).splitlines()

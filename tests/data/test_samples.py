@@ -2,6 +2,7 @@
 
 import math
 import random
+from dataclasses import replace
 
 import polars as pl
 import pytest
@@ -15,6 +16,9 @@ from expctr.data.samples import make_samples
 from expctr.errors import DataError
 
 Rating = tuple[str, str, float, int | None]
+
+
+ITEMS = pl.DataFrame({"item": [f"{i}" for i in range(10)], "title": [f"Title {i}" for i in range(10)]})
 
 
 def world(users: int = 40, items: int = 30, seed: int = 0) -> list[Rating]:
@@ -174,6 +178,57 @@ def test_reviews_are_the_targets_own_and_stand_in_one_column() -> None:
     for sample in samples.iter_rows(named=True):
         text = f"{sample['user']} on {sample['target']}"
         assert [name for name, value in sample.items() if text in str(value)] == ["review"]
+
+
+def test_one_review_under_several_items_counts_once() -> None:
+    rows = [
+        ("1", 5.0, 7, "fine"),
+        ("2", 5.0, 7, "fine"),
+        ("3", 5.0, 7, "fine"),
+        ("4", 5.0, 8, "fine"),  # another time
+        ("5", 5.0, 8, "good"),  # another text
+        ("6", 5.0, 9, ""),  # no text
+        ("7", 5.0, 9, ""),
+        ("8", 5.0, 9, None),
+    ]
+    schema = {"user": pl.String, "item": pl.String, "rating": pl.Float32, "timestamp": pl.Int64, "review": pl.String}
+    frame = pl.DataFrame([(f"u{user}", *row) for user in range(10) for row in rows], schema=schema, orient="row")
+    for given in (frame, frame.reverse()):  # which one stays does not depend on the order of the rows
+        samples, summary = make_samples(make_tables([], interactions=given, items=ITEMS), SampleOptions())
+        assert summary.dropped == {"same review (user, text, time) under another item": 20}
+        used = pl.concat([samples["target"], samples["history"].explode()]).unique()
+        assert not {"1", "2"} & set(used)
+        assert samples.filter(target="3")["review"].to_list() in ([], ["fine"])
+
+
+def test_entries_of_the_target_s_own_time_can_stay_out_of_its_history() -> None:
+    ratings = world()
+    options = SampleOptions(targets_per_user=4, max_history=5, split="user", same_time="drop")
+    samples, summary = make_samples(make_tables(ratings), options)
+    for sample in samples.iter_rows(named=True):
+        own = {item: time for user, item, _, time in ratings if user == sample["user"]}
+        earlier = sorted((time for time in own.values() if time < sample["timestamp"]), reverse=True)
+        assert 1 <= len(sample["history"]) == min(5, len(earlier))
+        assert [own[item] for item in reversed(sample["history"])] == earlier[:5]
+    kept, kept_summary = make_samples(make_tables(ratings), replace(options, same_time="keep"))
+    tied = [
+        any(
+            user == sample["user"] and time == sample["timestamp"] and item in sample["history"]
+            for user, item, _, time in ratings
+        )
+        for sample in kept.iter_rows(named=True)
+    ]
+    assert kept_summary.same_time == pytest.approx(sum(tied) / len(tied))
+    assert (kept_summary.same_time_option, summary.same_time_option) == ("keep", "drop")
+    assert 0 < summary.same_time < 1
+
+
+def test_without_an_order_in_time_no_time_is_the_same() -> None:
+    for ratings in (world(), [(user, item, rating, None) for user, item, rating, _ in world()]):
+        options = SampleOptions(order="shuffle", same_time="drop")
+        samples, summary = make_samples(make_tables(ratings), options)
+        assert summary.same_time == 0
+        assert_frame_equal(samples, make_samples(make_tables(ratings), SampleOptions(order="shuffle"))[0])
 
 
 def test_a_history_does_not_reveal_the_label_of_a_later_split() -> None:

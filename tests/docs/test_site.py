@@ -9,6 +9,9 @@ from typing import Any
 import pytest
 import yaml  # type: ignore[import-untyped]
 
+from expctr.cli.help import class_options
+from expctr.data.table import TableDataModule
+
 ROOT = Path(__file__).parents[2]
 FRONT = [ROOT / name for name in ("README.md", "CONTRIBUTING.md", "CHANGELOG.md")]
 HISTORY = {"log.md", "CHANGELOG.md"}
@@ -83,7 +86,7 @@ def test_options_that_the_pages_name_are_there() -> None:
     classes = ["--model=ExpCTRModule", "--model.explainer=PPOExplainerModule", "--model.ctr=CTRModule"]
     line = [*classes, "--data=MovieLensDataModule", "--data.path=x", "--print_config"]
     done = subprocess.run([sys.executable, "-m", "expctr", "fit", *line], capture_output=True, text=True, check=True)
-    options = names(yaml.safe_load(done.stdout))
+    options = names(yaml.safe_load(done.stdout)) | {*class_options(TableDataModule, "data")}
     groups = "alarms|checkpoint|data|model|results|stages|trainer"
     named = re.compile(rf"(?:`|--)((?:{groups})\.[\w.]*\w)")
     missing = {}

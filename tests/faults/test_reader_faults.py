@@ -246,7 +246,7 @@ def read(layout: Layout, folder: Path, file: str, mode: OnBadRow) -> tuple[dict[
 
     def call() -> tuple[dict[int, dict[str, object]], int]:
         found, dropped = table(), Counter[str]()
-        own = [c for c in found.frame.collect_schema().names() if c not in ("line", "problem", "column")]
+        own = [c for c in found.frame.collect_schema().names() if c not in ("place", "line", "problem", "column")]
         frame = found.collect(own, mode, dropped)
         return {row["row"]: {**row, "row": 0} for row in frame.to_dicts()}, dropped.total()
 
@@ -311,7 +311,8 @@ def check_damaged_row(folder: Path, healthy: Healthy, name: str, file: str, dama
         for row, values in healthy(name, file).items()
         if row != place + 1
     }
-    assert len(rows) + dropped == len(ROWS) - 1 + sum(map(bool, stead))
+    found = len(rows) + dropped - (len(ROWS) - 1)
+    assert found == sum(map(bool, stead)) or (found == 1 and "line break" in damage and '"' in layout.files[file][-1])
     if damage == "NUL":
         assert not rows.keys() & {*hurt}
 

@@ -12,18 +12,28 @@ OnBadRow = Literal["error", "skip"]
 TOO_FEW, TOO_MANY, BAD_CSV = "too few columns", "too many columns", "not a row of CSV"
 UNDECODABLE, NUL = "undecodable bytes", "NUL byte"
 NOT_JSON, NO_ID = "not a JSON object", "no user or item id"
-NOT_A_NUMBER, OUT_OF_RANGE, BAD_TIME = "rating is not a number", "rating out of range", "timestamp is not a number"
-FIXES = {
+NOT_A_NUMBER, OUT_OF_RANGE = "rating is not a number", "rating out of range"
+NO_TIME, BAD_TIME, OTHER_TIME = "no timestamp", "timestamp is not a time", "timestamp is unlike most others"
+BAD_LABEL, BAD_SPLIT = "label is neither 1 nor 0", "split is none of train, val and test"
+BAD_FEATURE, BAD_HISTORY = "feature is not of its kind", "history and its labels do not match"
+FIXES = {  # {scale} and {path} are those of the table
     TOO_FEW: "give the row all its columns",
     TOO_MANY: "put quotes around the value that contains the delimiter",
-    BAD_CSV: "close each quote on its own line, and double a quote inside a value",
+    BAD_CSV: "close each quote, and double a quote inside a value",
     UNDECODABLE: "save the whole file in one encoding, UTF-8",
     NUL: "the file is damaged or not a text file; download it again",
     NOT_JSON: "write one JSON object per line",
     NO_ID: "give the row a user id and an item id",
     NOT_A_NUMBER: "write a number",
-    OUT_OF_RANGE: "use the rating scale of the dataset",
-    BAD_TIME: "write seconds since 1970",
+    OUT_OF_RANGE: "use the rating scale, {scale}; labels of 0 and 1, such as clicks, are read with --data "
+    "TableDataModule --data.interactions {path}",
+    NO_TIME: "write seconds since 1970 or a date, or order ratings at random with data.samples.order: shuffle",
+    BAD_TIME: "write seconds since 1970, or a date such as 2005-04-02 23:53:47",
+    OTHER_TIME: "write all times in one form and one unit",
+    BAD_LABEL: "write 1 or 0, true or false; a rating belongs in data.columns.rating, with data.samples.threshold",
+    BAD_SPLIT: "write train, val or test",
+    BAD_FEATURE: "correct the value, or choose the kind category in data.features",
+    BAD_HISTORY: "give each entry of the history one label, 1 or 0",
 }
 PROBLEM = pl.Enum(list(FIXES))
 """Type of the column `problem`. An enum takes one byte per row; the column is read for every row."""

@@ -1,12 +1,13 @@
 """Base of the readers: raw files as lazy tables. Bad rows are raised or counted when a table is collected."""
 
 from collections import Counter
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import polars as pl
 
+from expctr.data.readers import interrupts
 from expctr.data.readers.bad_rows import FIXES, OnBadRow
 from expctr.errors import DataError
 
@@ -17,34 +18,66 @@ class RawTable:
 
     Attributes:
         frame: the columns of the reader, and `row` (line of the file, from 1), `problem` (null in a good row), `column`
-            (where the problem is) and `line` (the raw text).
+            (where the problem is) and `line` (the raw text); of several files, also `file`.
         path: the file, for messages; of several files, what the user named.
         parts: the files, if there are several.
+        absent: columns of the reader that the file does not have; they are null.
+        unused: columns of the file that the reader does not use.
+        scale: of ratings, such as "0.5 to 5 for MovieLens".
+        texts_at: reads one column of the rows at some places (the column `place`); None if the table has no places.
+        may_be_empty: having no rows is no error, because the table is made of another one, which says what is wrong.
     """
 
     frame: pl.LazyFrame
     path: Path
     parts: tuple[Path, ...] = ()
+    absent: tuple[str, ...] = ()
+    unused: tuple[str, ...] = ()
+    scale: str = ""
+    texts_at: Callable[[pl.Series, str], pl.Series] | None = None
+    may_be_empty: bool = False
 
     @property
     def files(self) -> tuple[Path, ...]:
         """All files that are read."""
         return self.parts or (self.path,)
 
-    def collect(self, columns: Sequence[str | pl.Expr], on_bad_row: OnBadRow, dropped: Counter[str]) -> pl.DataFrame:
-        """Reads some columns of the good rows, and adds the number of skipped rows by reason to `dropped`.
+    def collect(
+        self,
+        columns: Sequence[str | pl.Expr],
+        on_bad_row: OnBadRow,
+        dropped: Counter[str],
+        read: dict[str, int] | None = None,
+    ) -> pl.DataFrame:
+        """Reads some columns of the good rows.
+
+        Args:
+            columns: which.
+            on_bad_row: what to do with bad rows.
+            dropped: gets the number of skipped rows by reason.
+            read: gets the number of all rows, by path.
 
         Raises:
             DataError: a row is bad and `on_bad_row` is `error`, or the file has no rows.
         """
         try:
             frame = self.frame.select(*columns, "problem").collect(engine="streaming")
+        except KeyboardInterrupt:
+            try:
+                interrupts.end_sources()
+            except KeyboardInterrupt:  # one Ctrl-C is raised twice: by polars and by Python
+                interrupts.end_sources()
+            raise
         except OSError as error:
-            raise DataError(f"cannot read {self.path}: {error}. Fix: check the file's permissions") from error
-        if frame.is_empty():
+            raise DataError(
+                f"cannot read {self.path}: {error}. Fix: check its permissions, and that its download is complete"
+            ) from error
+        if frame.is_empty() and not self.may_be_empty:
             raise DataError(
                 f"no rows in {self.path}. Fix: check that this is the right file and that its download is complete"
             )
+        if read is not None:
+            read[str(self.path)] = max(frame.height, read.get(str(self.path), 0))  # one file may hold several tables
         problems = frame["problem"].drop_nulls()
         if problems.len() and on_bad_row == "error":
             raise self._first_problem(problems.len(), frame.height)
@@ -52,19 +85,29 @@ class RawTable:
             dropped[f"{self.path.name}: {problem}"] += count
         return frame.filter(pl.col("problem").is_null()).drop("problem")
 
-    def collect_unique(self, key: str, on_bad_row: OnBadRow, dropped: Counter[str]) -> pl.DataFrame:
-        """Collects all columns of a small table. Keeps the first row per key, and counts the others as dropped."""
-        frame = self.collect([pl.exclude("row", "line", "problem", "column")], on_bad_row, dropped)
+    def collect_unique(
+        self, key: str, on_bad_row: OnBadRow, dropped: Counter[str], read: dict[str, int] | None = None
+    ) -> pl.DataFrame:
+        """Collects all columns of a small table. Keeps the first row per key, and counts the others as dropped.
+
+        A row with a title comes before one without.
+        """
+        own = pl.exclude("row", "place", "line", "problem", "column", "file")
+        frame = self.collect([own], on_bad_row, dropped, read)
+        if "title" in frame.columns and frame[key].n_unique() < frame.height:
+            frame = frame.sort(pl.col("title").fill_null("") == "", maintain_order=True)
         unique = frame.unique(key, keep="first", maintain_order=True)
         if frame.height > unique.height:
             dropped[f"{self.path.name}: {key} listed twice"] += frame.height - unique.height
         return unique
 
     def _first_problem(self, count: int, rows: int) -> DataError:
-        bad = self.frame.filter(pl.col("problem").is_not_null()).select("row", "problem", "column", "line")
-        row, problem, column, line = bad.head(1).collect().row(0)
+        place = pl.col("file") if "file" in self.frame.collect_schema() else pl.lit(str(self.path))
+        bad = self.frame.filter(pl.col("problem").is_not_null()).select(place, "row", "problem", "column", "line")
+        path, row, problem, column, line = bad.head(1).collect().row(0)
+        fix = FIXES[problem].format(scale=self.scale, path=path)
         return DataError(
-            f"{problem}, {self.path}, row {row:,}, column {column}: {line[:120]!r}. Fix: {FIXES[problem]}; or count "
+            f"{problem}, {path}, row {row:,}, column {column}: {line[:120]!r}. Fix: {fix}; or count "
             f"and skip bad rows with data.samples.on_bad_row: skip ({count:,} of {rows:,} rows are bad)"
         )
 
@@ -78,13 +121,35 @@ class RawTables:
             null if the dataset has reviews.
         items: `item`, `title` (null if unknown) and side features: integers, strings, lists of strings.
         users: `user` and side features; None if the dataset has no file about users.
+        notes: how the files were understood, for the summary, such as "not used: file ratings.csv.part".
+        splits: tables like `interactions` named train, val and test, if the dataset has its own splits. `interactions`
+            is then train.
     """
 
     interactions: RawTable
     items: RawTable
     users: RawTable | None = None
+    notes: tuple[str, ...] = ()
+    splits: Mapping[str, RawTable] = field(default_factory=dict)
+
+    @property
+    def is_ready(self) -> bool:
+        """Whether each interaction has its history: `history` (titles or ids, oldest first) and `history_liked`."""
+        return "history" in self.interactions.frame.collect_schema()
 
     @property
     def files(self) -> list[Path]:
-        tables = (self.interactions, self.items, self.users)
-        return [path for table in tables if table is not None for path in table.files]
+        return list(dict.fromkeys(path for table in self.tables for path in table.files))
+
+    @property
+    def tables(self) -> list[RawTable]:
+        found = [*(self.splits.values() or [self.interactions]), self.items]
+        return found if self.users is None else [*found, self.users]
+
+    @property
+    def unused_columns(self) -> list[str]:
+        """The columns that no table uses, in words, one entry per file."""
+        unused: dict[Path, list[str]] = {}
+        for table in self.tables:
+            unused[table.path] = [name for name in unused.get(table.path, table.unused) if name in table.unused]
+        return [f"column {', '.join(names)} of {path.name}" for path, names in unused.items() if names]

@@ -1,23 +1,20 @@
 """Reads a delimited text file with or without a header.
 
 The file is read as lines, and each line is split on its own. So an error can always name the line, and a quote that is
-not closed damages one row only.
+not closed damages one row only. Lines are joined only where a quoted value has line breaks in it.
 """
 
-import codecs
 import csv
 import re
 from collections import Counter
-from collections.abc import Mapping, Sequence
-from functools import partial
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Literal
 
 import polars as pl
 
 from expctr.data.readers.bad_rows import BAD_CSV, NUL, TOO_FEW, TOO_MANY, UNDECODABLE, marked
 from expctr.data.readers.base import RawTable
-from expctr.data.readers.files import check_file
+from expctr.data.readers.lines import Encoding, join_records, read_lines
 from expctr.errors import DataError
 
 _DELIMITERS = ("::", "\t", ";", ",", "|")
@@ -31,22 +28,25 @@ def read_delimited(
     path: Path,
     headers: Mapping[str, Sequence[str]],
     required: Sequence[str],
-    order: Sequence[str] = (),
-    encoding: Literal["utf-8", "latin-1"] = "utf-8",
+    order: Sequence[str] | Callable[[Sequence[str]], Sequence[str]] = (),
+    encoding: Encoding = "utf-8",
     replace: Mapping[str, str] | None = None,
 ) -> RawTable:
-    r"""Reads a delimited text file, all columns as strings.
+    r"""Reads a delimited text file, plain or compressed by gzip or zstd, all columns as strings.
 
     The delimiter is the one that splits the header (or the first lines) into the required columns. Values may be quoted
-    if the delimiter is `,` or `;`. With `;` a backslash escapes, as in the original BookCrossing files.
+    if the delimiter is `,` or `;`. With `;` a backslash escapes, as in the original BookCrossing files. A line break
+    inside a quoted value becomes a space.
 
     A file without a header has as many columns as most of its first lines.
 
     Args:
         path: the file.
-        headers: column -> the headers that are accepted for it, in lower case and without punctuation.
+        headers: column -> the headers that are accepted for it, in lower case and without punctuation. The first one
+            that is there counts.
         required: the columns that must be in the file; other columns are null if they are missing.
-        order: the columns in the order of the file, for a layout without a header.
+        order: the columns in the order of the file, for a layout without a header; or a function that finds them by the
+            first lines, and returns none if these have a header.
         encoding: in which the dataset was published. People convert such files, so one that is valid UTF-8 is read as
             UTF-8. With `utf-8`, or the byte order mark of UTF-8, lines that are not UTF-8 are bad rows.
         replace: regular expression -> replacement in each raw line, before it is split.
@@ -57,26 +57,36 @@ def read_delimited(
     Raises:
         DataError: no such file, no delimiter splits the first line into the required columns, or a column is repeated.
     """
-    lines, head, undecodable = _read_lines(path, encoding)
-    delimiter, fields = _detect_columns(path, head["line"].to_list(), headers, required, order)
+    raw = read_lines(path, encoding)
+    lines, bad = raw.frame, "[\0\ufffd]" if raw.undecodable else "\0"
+    head = lines.filter(pl.col("line") != "").head(_HEAD).collect()
+    if head.is_empty():
+        raise DataError(f"no header and no data, {path}, row 1: the file is empty. Fix: download or write it again")
+    if head.height == 1 and "\r" in head["line"][0]:
+        raise DataError(f"lines end with carriage returns only, {path}. Fix: save the file with line feeds")
+    first = head["line"].to_list()
+    order = order(first) if callable(order) else order
+    delimiter, fields = _detect_columns(path, first, headers, required, order)
+    width = len(fields)
     for pattern, by in (replace or {}).items():
         lines = lines.with_columns(pl.col("line").str.replace_all(pattern, by))
     if not order:
         lines = lines.filter(pl.col("row") > head["row"][0])
+    if raw.has_quotes and delimiter in _QUOTING:
+        lines = join_records(lines, _has_odd_quotes(delimiter), lambda text: _is_record(text, delimiter, width))
+    lines = lines.filter(pl.col("line") != "")
 
-    width = len(fields)
     values = pl.Struct({f"{i}": pl.String for i in range(width + 1)})
     split = pl.col("line").map_batches(
         lambda batch: _split_lines(batch, delimiter, width), return_dtype=values, is_elementwise=True
     )
     value = [pl.col("values").struct.field(str(i)) for i in range(width + 1)]
-    bad = "[\0\ufffd]" if undecodable else "\0"
     checks = {
         BAD_CSV: value[0].is_null(),
         TOO_FEW: value[width - 1].is_null(),
         TOO_MANY: value[width].is_not_null(),
         NUL: pl.col("line").str.contains("\0", literal=True),
-        UNDECODABLE: pl.col("line").str.contains("\ufffd", literal=True) if undecodable else pl.lit(False),
+        UNDECODABLE: pl.col("line").str.contains("\ufffd", literal=True) if raw.undecodable else pl.lit(False),
     }
     problem = pl.coalesce(pl.when(failed).then(marked(name)) for name, failed in checks.items())
     column = pl.coalesce(
@@ -92,45 +102,20 @@ def read_delimited(
     frame = lines.with_columns(split.alias("values")).select(
         "row", "line", problem.alias("problem"), column.alias("column"), *columns
     )
-    return RawTable(frame, path)
+    unused = () if order else tuple(f for i, f in enumerate(fields) if i not in place.values() and f)
+    return RawTable(frame, path, absent=tuple(name for name in headers if name not in place), unused=unused)
+
+
+def read_header(path: Path) -> list[str]:
+    """The names of the columns of a file with a header. Its delimiter is the one that splits it into the most names."""
+    lines = read_lines(path, "utf-8").frame.filter(pl.col("line") != "")
+    first = next(iter(lines.select("line").head(1).collect()["line"]), "")
+    return [name.strip() for name in max((_split_line(first, d) for d in _DELIMITERS), key=len)]
 
 
 def plain_header(header: str) -> str:
     """Removes case, punctuation and the type that RecBole adds: `User-ID` and `user_id:token` are both `userid`."""
     return "".join(c for c in header.split(":")[0].lower() if c.isalnum())
-
-
-def _read_lines(path: Path, encoding: str) -> tuple[pl.LazyFrame, pl.DataFrame, bool]:
-    """The lines of the file with their numbers, the first of them, and whether some may be undecodable."""
-    check_file(path)
-    utf8 = _is_utf8(path)
-    if utf8:
-        lines = pl.scan_lines(path, name="line", row_index_name="row", row_index_offset=1)
-    else:
-        raw = path.read_bytes()
-        if raw.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
-            raise DataError(f"the file is UTF-16, {path}. Fix: save it as UTF-8")
-        encoding = "utf-8" if raw.startswith(codecs.BOM_UTF8) else encoding
-        text = raw.decode(encoding, errors="replace")
-        lines = pl.LazyFrame({"line": text.split("\n")}).with_row_index("row", 1)
-    lines = lines.with_columns(pl.col("line").str.strip_chars_end("\r").str.strip_prefix("\ufeff"))
-    lines = lines.filter(pl.col("line") != "")
-    head = lines.head(_HEAD).collect()
-    if head.is_empty():
-        raise DataError(f"no header and no data, {path}, row 1: the file is empty. Fix: download or write it again")
-    if head.height == 1 and "\r" in head["line"][0]:
-        raise DataError(f"lines end with carriage returns only, {path}. Fix: save the file with line feeds")
-    return lines, head, not utf8 and encoding == "utf-8"
-
-
-def _is_utf8(path: Path) -> bool:
-    with path.open("rb") as file:
-        try:
-            for _ in codecs.iterdecode(iter(partial(file.read, 1 << 22), b""), "utf-8"):
-                pass
-        except UnicodeDecodeError:
-            return False
-    return True
 
 
 def _detect_columns(
@@ -181,12 +166,24 @@ def _split_lines(lines: pl.Series, delimiter: str, width: int) -> pl.Series:
 
     In a good line only the last string is null. In a line that is not a row of CSV all strings are null.
     """
+    names = [str(i) for i in range(width + 1)]
+    parts = lines.str.splitn(delimiter, width + 1).struct.rename_fields(names)
     if not (delimiter in _QUOTING and lines.str.contains(r'["\\]').any()):
-        parts = lines.str.splitn(delimiter, width + 1)
-        return parts.struct.rename_fields([str(i) for i in range(width + 1)])
-    rows = ([*_split_line(line, delimiter, width), *[None] * (width + 1)][: width + 1] for line in lines)
-    schema = {str(i): pl.String for i in range(width + 1)}
-    return pl.DataFrame([*rows], schema=schema, orient="row").to_struct(lines.name)
+        return parts
+    # Most lines have quotes, if any, only around whole values. The others need a parser.
+    plain = pl.all().is_null() | pl.all().str.contains(r'^(?:[^"\\\n]*|"[^"\\\n]*")$')
+    frame = parts.struct.unnest().select(pl.int_range(pl.len()).alias("at"), pl.all())
+    is_plain = frame.drop("at").select(pl.all_horizontal(plain)).to_series()
+    others = [
+        (at, *([*_split_line(lines[at], delimiter, width), *[None] * (width + 1)][: width + 1]))
+        for at in (~is_plain).arg_true()
+    ]
+    frame = frame.filter(is_plain).with_columns(pl.col(pl.String).str.strip_chars('"'))
+    if others:
+        parsed = pl.DataFrame(others, schema=frame.schema, orient="row")
+        breaks = pl.col(pl.String).str.replace_all(r"\s*\n\s*", " ")
+        frame = pl.concat([frame, parsed.with_columns(breaks)]).sort("at")
+    return frame.drop("at").to_struct(lines.name)
 
 
 def _split_line(line: str, delimiter: str, most: int = -1) -> list[str]:
@@ -194,9 +191,23 @@ def _split_line(line: str, delimiter: str, most: int = -1) -> list[str]:
     escape = "\\" if delimiter == ";" else None
     if delimiter not in _QUOTING or not ('"' in line or (escape and escape in line)):
         return line.split(delimiter, most)
-    if re.sub(r"\\.", "", line).count('"') % 2 if escape else line.count('"') % 2:
+    if (re.sub(r"\\.", "", line) if escape else line).count('"') % 2:
         return []  # half of a value with a line break in it; csv would accept some of these
     try:
         return next(csv.reader((line,), delimiter=delimiter, escapechar=escape, strict=True))
     except csv.Error:
         return []
+
+
+def _has_odd_quotes(delimiter: str) -> pl.Expr:
+    text = pl.col("line").str.replace_all(r"\\.", "") if delimiter == ";" else pl.col("line")
+    return text.str.count_matches('"', literal=True) % 2 == 1
+
+
+def _is_record(text: str, delimiter: str, width: int) -> bool:
+    """Whether lines are one row of CSV, and not rows of which two have a quote too many."""
+    if len(_split_line(text, delimiter)) != width:
+        return False
+    first, *between, last = text.split("\n")
+    alone = ["".join(first.rsplit('"', 1)), *between, last.replace('"', "", 1)]
+    return not all(len(_split_line(line, delimiter)) == width for line in alone)

@@ -3,50 +3,98 @@
 import fnmatch
 import os
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
+from expctr.data.readers.base import RawTable, RawTables
 from expctr.errors import DataError
 
+_COMPRESSED = (".gz", ".zst")
+_ARCHIVES = {b"PK\x03\x04": "zip", b"BZh": "bzip2", b"\xfd7zXZ": "xz", b"7z\xbc\xaf": "7-Zip", b"Rar!": "RAR"}
+_PACKED = (".zip", ".tar", ".tar.gz", ".tgz", ".7z", ".rar", ".bz2", ".xz")
+_UNFINISHED = (".part", ".partial", ".crdownload", ".download", ".tmp")
 
-def find_layout(folder: Path, layouts: Mapping[str, Sequence[str]]) -> tuple[str, list[Path]]:
-    """Finds the first layout of which the folder holds all required files.
+
+@dataclass(frozen=True)
+class Layout:
+    """File name patterns of one layout. `|` separates alternatives; case does not matter; `.gz` and `.zst` may follow.
+
+    Attributes:
+        ratings: one pattern, or three of the splits train, val and test.
+        items: may be the pattern of the ratings, if one file holds both.
+        users: empty if the layout has no such file; the file is optional.
+    """
+
+    ratings: tuple[str, ...]
+    items: str
+    users: str = ""
+
+
+@dataclass(frozen=True)
+class FoundFiles:
+    """The files of the layout that a folder holds; `notes` says which similar files are not used."""
+
+    layout: str
+    ratings: tuple[Path, ...]
+    items: Path
+    users: Path | None
+    notes: tuple[str, ...]
+
+    def tables(self, ratings: Sequence[RawTable], items: RawTable, users: RawTable | None) -> RawTables:
+        """The tables that were read from these files; `ratings` has one table, or those of train, val and test."""
+        splits = dict(zip(("train", "val", "test"), ratings, strict=True)) if len(ratings) > 1 else {}
+        return RawTables(ratings[0], items, users, self.notes, splits)
+
+
+def find_layout(folder: Path, layouts: Mapping[str, Layout]) -> FoundFiles:
+    """Finds the layout of which the folder holds all required files.
+
+    Of a file and its compressed copy the plain one is read. Any other choice is left to the user.
 
     Args:
         folder: the folder with the raw files.
-        layouts: layout name -> file name patterns; a pattern that ends in `?` is optional.
-
-    Returns:
-        The name of the layout, and the files that exist, in the order of the patterns.
+        layouts: by name. A ratings file that belongs to one layout does not count for those after it.
 
     Raises:
-        DataError: no such folder, or no layout is complete. The message lists the patterns and the folder's content.
+        DataError: no such folder, no layout is complete, two are, or two files could be meant. The message lists the
+            files.
     """
-    try:
-        if not folder.is_dir():
-            raise DataError(f"no such folder: {folder}. Fix: set data.path to the folder that holds the raw files")
-        content = sorted(path.name for path in folder.iterdir())
-    except OSError as error:
+    content = _listed(folder)
+    complete: dict[str, list[list[str]]] = {}
+    taken: set[str] = set()
+    for name, layout in layouts.items():
+        matching = [[n for n in _matching(content, p) if n not in taken] for p in layout.ratings]
+        matching += [_matching(content, layout.items), _matching(content, layout.users)]
+        if all(matching[:-1]):
+            complete[name] = matching
+            taken.update(n for names in matching[: len(layout.ratings)] for n in names)
+    if not complete:
+        raise _no_layout(folder, content, layouts)
+    if len(complete) > 1:
+        held = "; ".join(f"{name}: {', '.join(n for ns in m for n in ns)}" for name, m in complete.items())
         raise DataError(
-            f"cannot read {folder}: {error.strerror}. Fix: check the folder's name and permissions"
-        ) from error
-    for name, patterns in layouts.items():
-        matching = (fnmatch.filter(content, pattern.rstrip("?")) for pattern in patterns)  # broken links match, too
-        found = [folder / names[0] if names else None for names in matching]
-        if all(path or pattern.endswith("?") for path, pattern in zip(found, patterns, strict=True)):
-            return name, [path for path in found if path]
-    required = "; ".join(f"{name}: {', '.join(p for p in files if p[-1] != '?')}" for name, files in layouts.items())
-    listed = ", ".join(content[:12]) + (", ..." if len(content) > 12 else "") if content else "nothing"
-    raise DataError(
-        f"no known layout in {folder}. Looked for {required}. The folder holds {listed}. Fix: set data.path to the "
-        "folder that holds the raw files, or rename the files"
-    )
+            f"{folder} holds {len(complete)} layouts ({held}). Fix: keep the files of one of them in the folder, and "
+            "move the others"
+        )
+    ((name, matching),) = complete.items()
+    chosen = [_choose(folder, names) for names in matching]
+    *ratings, items, users = chosen
+    patterns = {p for one in layouts.values() for p in (*one.ratings, one.items, one.users)}
+    similar = (n for n in content if any(_matching([n], p, "*") for p in patterns))
+    notes = tuple(f"not used: file {n}" for n in similar if n not in chosen)
+    paths = tuple(folder / n for n in ratings if n)
+    return FoundFiles(name, paths, folder / str(items), folder / users if users else None, notes)
 
 
 def check_file(path: Path) -> None:
-    """Raises DataError if a file is missing, not a file, or not readable."""
+    """Raises DataError if a file is missing, not a file, not readable, or an archive."""
     try:
         if path.is_file():
-            path.open("rb").close()
+            with path.open("rb") as file:
+                start = file.read(8)
+            packed = next((kind for magic, kind in _ARCHIVES.items() if start.startswith(magic)), None)
+            if packed:
+                raise DataError(f"a {packed} archive, {path}. Fix: unpack it; gzip and zstd files are read as they are")
             return
         exists = os.path.lexists(path)
     except OSError as error:
@@ -54,3 +102,58 @@ def check_file(path: Path) -> None:
     if exists:
         raise DataError(f"not a file: {path}. Fix: remove it, and put the file in its place")
     raise DataError(f"no such file: {path}. Fix: check the path")
+
+
+def plain_name(name: str) -> str:
+    """The name without the ending of a compressed file."""
+    return next((name.removesuffix(end) for end in _COMPRESSED if name.lower().endswith(end)), name)
+
+
+def _listed(folder: Path) -> list[str]:
+    try:
+        if not folder.is_dir():
+            raise DataError(f"no such folder: {folder}. Fix: set data.path to the folder that holds the raw files")
+        return sorted(path.name for path in folder.iterdir())
+    except OSError as error:
+        raise DataError(
+            f"cannot read {folder}: {error.strerror}. Fix: check the folder's name and permissions"
+        ) from error
+
+
+def _matching(content: Sequence[str], pattern: str, ending: str = "") -> list[str]:
+    """The names that match, broken links too."""
+    patterns = [alternative.lower() + ending for alternative in pattern.split("|") if alternative]
+    return [n for n in content if any(fnmatch.fnmatchcase(plain_name(n).lower(), p) for p in patterns)]
+
+
+def _choose(folder: Path, names: Sequence[str]) -> str | None:
+    """The only name, or the plain one if the others are its compressed copies."""
+    if len({plain_name(name) for name in names}) > 1:
+        raise DataError(
+            f"several files could be meant in {folder}: {', '.join(names)}. Fix: keep one of them in the folder, and "
+            "move the others"
+        )
+    return min(names, key=len, default=None)
+
+
+def _no_layout(folder: Path, content: Sequence[str], layouts: Mapping[str, Layout]) -> DataError:
+    required = {name: list(dict.fromkeys((*layout.ratings, layout.items))) for name, layout in layouts.items()}
+    missing = {name: [p for p in patterns if not _matching(content, p)] for name, patterns in required.items()}
+    nearest = min(missing, key=lambda name: len(missing[name]) / len(required[name]))
+    if len(missing[nearest]) < len(required[nearest]):
+        looked = f"{nearest} lacks {_listed_patterns(missing[nearest])}"
+    else:
+        looked = "Looked for " + "; ".join(f"{name}: {_listed_patterns(of)}" for name, of in required.items())
+    listed = ", ".join(content[:12]) + (", ..." if len(content) > 12 else "") if content else "nothing"
+    packed = [n for n in content if n.lower().endswith(_PACKED)]
+    unfinished = [n for n in content if n.lower().endswith(_UNFINISHED)]
+    fix = "set data.path to the folder that holds the raw files, or rename the files"
+    if packed:
+        fix = f"unpack {', '.join(packed[:3])}, or {fix}"
+    if unfinished:
+        fix = f"wait until the download of {', '.join(unfinished[:3])} is complete, or {fix}"
+    return DataError(f"no known layout in {folder}. {looked}. The folder holds {listed}. Fix: {fix}")
+
+
+def _listed_patterns(patterns: Sequence[str]) -> str:
+    return ", ".join(patterns).replace("|", " or ").replace("[-_]", "-").replace("[0-9]*", "5")

@@ -1,25 +1,28 @@
-"""MovieLens as GroupLens and RecBole publish it: ML-100K, ML-1M, ML-20M and latest, ML-100K as RecBole's atomic files.
+"""MovieLens as GroupLens, Kaggle and RecBole publish it: ML-100K, ML-1M, ML-20M and latest, RecBole's atomic files.
 
 All layouts give the same titles and genres for the same movie. GroupLens writes the year after the title; it becomes a
 column of its own, as in RecBole's files. Otherwise titles stay as they are ("American President, The").
 """
 
+from dataclasses import replace
 from pathlib import Path
-from typing import Literal
 
 import polars as pl
 
 from expctr.data.readers.base import RawTable, RawTables
 from expctr.data.readers.delimited import read_delimited
-from expctr.data.readers.files import find_layout
-from expctr.data.readers.ratings import read_ratings
+from expctr.data.readers.files import Layout, find_layout
+from expctr.data.readers.lines import Encoding
+from expctr.data.readers.ratings import Scale, read_ratings
 
 LAYOUTS = {
-    "RecBole": ("*.inter", "*.item", "*.user?"),
-    "ML-100K": ("u.data", "u.item", "u.user?"),
-    "ML-1M": ("ratings.dat", "movies.dat", "users.dat?"),
-    "ML-20M or latest": ("ratings.csv", "movies.csv"),
+    "RecBole, split": Layout(("*.train.inter", "*.valid.inter|*.val.inter", "*.test.inter"), "*.item", "*.user"),
+    "RecBole": Layout(("*.inter",), "*.item", "*.user"),
+    "ML-100K": Layout(("u.data",), "u.item", "u.user"),
+    "ML-1M": Layout(("ratings.dat",), "movies.dat", "users.dat"),
+    "ML-20M or latest": Layout(("ratings.csv|rating.csv",), "movies.csv|movie.csv", "users.csv|user.csv"),
 }
+SCALE: Scale = (0.5, 5.0, "MovieLens")
 GENRES_100K = (
     *("unknown", "Action", "Adventure", "Animation", "Children's", "Comedy", "Crime", "Documentary", "Drama"),
     *("Fantasy", "Film-Noir", "Horror", "Musical", "Mystery", "Romance", "Sci-Fi", "Thriller", "War", "Western"),
@@ -44,25 +47,27 @@ def read(folder: Path) -> RawTables:
     Items have `year` (int) and `genres` (list). Users, if there is a file about them, have `age` (int), `gender` and
     `occupation`.
     """
-    layout, files = find_layout(folder, LAYOUTS)
+    files = find_layout(folder, LAYOUTS)
+    layout = files.layout
     dat = layout in ("ML-100K", "ML-1M")
-    encoding: Literal["utf-8", "latin-1"] = "latin-1" if dat else "utf-8"
+    encoding: Encoding = "latin-1" if dat else "utf-8"
     if layout == "ML-100K":
-        items = _read_u_item(files[1])
+        items = _read_u_item(files.items)
     else:
         order = ("item", "title", "genres") if dat else ()
-        items = read_delimited(files[1], _ITEMS, ("item", "title"), order, encoding)
+        items = read_delimited(files.items, _ITEMS, ("item", "title"), order, encoding)
     orders = {"ML-100K": ("user", "age", "gender", "occupation"), "ML-1M": ("user", "gender", "age", "occupation")}
     users = None
-    for path in files[2:]:
-        frame = read_delimited(path, _USERS, ("user",), orders.get(layout, ()), encoding).frame
-        users = RawTable(frame.with_columns(pl.col("age").cast(pl.Int32, strict=False)), path)
-    return RawTables(read_interactions(files[0]), _typed_items(items, " " if layout == "RecBole" else "|"), users)
+    if files.users:
+        users = read_delimited(files.users, _USERS, ("user",), orders.get(layout, ()), encoding)
+        users = replace(users, frame=users.frame.with_columns(pl.col("age").cast(pl.Int32, strict=False)))
+    items = _typed_items(items, " " if layout.startswith("RecBole") else "|")
+    return files.tables([read_interactions(path) for path in files.ratings], items, users)
 
 
 def read_interactions(path: Path) -> RawTable:
     """Reads one ratings file in any of the layouts."""
-    return read_ratings(path, low=0.5, high=5.0)
+    return read_ratings(path, SCALE)
 
 
 def _read_u_item(path: Path) -> RawTable:
@@ -71,7 +76,7 @@ def _read_u_item(path: Path) -> RawTable:
     table = read_delimited(path, {}, order, order, "latin-1")
     flags = [pl.when(pl.col(genre) == "1").then(pl.lit(genre)) for genre in GENRES_100K]
     genres = pl.concat_str(flags, separator="|", ignore_nulls=True).alias("genres")
-    return RawTable(table.frame.with_columns(genres, year=pl.lit(None, pl.String)).drop(order[2:]), path)
+    return replace(table, frame=table.frame.with_columns(genres, year=pl.lit(None, pl.String)).drop(order[2:]))
 
 
 def _typed_items(table: RawTable, separator: str) -> RawTable:
@@ -81,4 +86,4 @@ def _typed_items(table: RawTable, separator: str) -> RawTable:
     genres = pl.when(pl.col("genres").is_in(_NO_GENRE)).then(pl.lit([], pl.List(pl.String))).otherwise(genres)
     name = title.str.replace(_YEAR, "").str.strip_chars()
     title = pl.when(~name.is_in(_NO_TITLE)).then(name)
-    return RawTable(table.frame.with_columns(title=title, year=year, genres=genres), table.path)
+    return replace(table, frame=table.frame.with_columns(title=title, year=year, genres=genres))

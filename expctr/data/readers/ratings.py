@@ -1,50 +1,74 @@
 """Ratings files: their columns under all accepted headers, their types, and the rows that are not ratings."""
 
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import Literal
 
 import polars as pl
 
-from expctr.data.readers.bad_rows import BAD_TIME, NOT_A_NUMBER, OUT_OF_RANGE, bad_ids, mark
+from expctr.data.readers.bad_rows import BAD_TIME, NO_TIME, NOT_A_NUMBER, OUT_OF_RANGE, bad_ids, mark
 from expctr.data.readers.base import RawTable
 from expctr.data.readers.delimited import plain_header, read_delimited
-from expctr.data.readers.files import check_file
+from expctr.data.readers.files import plain_name
+from expctr.data.readers.lines import Encoding
+from expctr.data.readers.timestamps import seconds
 
 HEADERS: dict[str, tuple[str, ...]] = {
     "user": ("user", "userid", "reviewerid"),
     "item": ("item", "itemid", "movieid", "isbn", "asin", "parentasin"),
     "rating": ("rating", "bookrating", "overall"),
-    "timestamp": ("timestamp", "unixreviewtime"),
+    "timestamp": ("timestamp", "unixreviewtime", "ts", "unixtime", "time", "datetime", "date"),
 }
 """Column -> the headers that are accepted for it, without case and punctuation."""
 
-_MILLISECONDS = 10**11  # a larger timestamp is in milliseconds (Amazon 2023); in seconds it would be the year 5138
+Scale = tuple[float, float, str]
+"""Lowest and highest rating, and whose scale it is."""
 
 
-def read_ratings(path: Path, low: float, high: float, encoding: Literal["utf-8", "latin-1"] = "utf-8") -> RawTable:
+def read_ratings(
+    path: Path,
+    scale: Scale,
+    encoding: Encoding = "utf-8",
+    order: Callable[[Sequence[str]], Sequence[str]] | None = None,
+) -> RawTable:
     """Reads a delimited file with the columns user, item, rating and perhaps timestamp, with or without a header.
 
-    Ratings go from `low` to `high`. For `encoding` and errors see `read_delimited`.
+    For `encoding` and errors see `read_delimited`. `order` finds the columns of a file by its first lines,
+    by default user, item, rating, timestamp if they have no header.
     """
-    check_file(path)
-    with path.open(encoding="utf-8-sig", errors="replace") as file:
-        first = next((line for line in file if line.strip()), "")
-    no_header = plain_header(first).isdigit() or (path.suffix in (".data", ".dat") and "user" not in first.lower())
-    order = tuple(HEADERS) if no_header else ()
-    table = read_delimited(path, HEADERS, ("user", "item", "rating"), order, encoding)
-    return RawTable(typed_ratings(table.frame, low, high), path)
+    named = Path(plain_name(path.name)).suffix in (".data", ".dat")
+
+    def usual(head: Sequence[str]) -> Sequence[str]:
+        no_header = plain_header(head[0]).isdigit() or (named and "user" not in head[0].lower())
+        return tuple(HEADERS) if no_header else ()
+
+    table = read_delimited(path, HEADERS, ("user", "item", "rating"), order or usual, encoding)
+    frame = typed_ratings(table.frame, *scale[:2], is_timed="timestamp" not in table.absent)
+    return replace(table, frame=frame, scale=described(scale))
 
 
-def typed_ratings(frame: pl.LazyFrame, low: float, high: float) -> pl.LazyFrame:
-    """Converts the string columns `rating` and `timestamp`, and marks the rows that are not ratings."""
+def described(scale: Scale) -> str:
+    return f"{scale[0]:g} to {scale[1]:g} for {scale[2]}"
+
+
+def typed_ratings(frame: pl.LazyFrame, low: float, high: float, is_timed: bool = True) -> pl.LazyFrame:
+    """Converts the string columns `rating` and `timestamp`, and marks the rows that are not ratings.
+
+    Args:
+        frame: with the strings.
+        low: the lowest rating.
+        high: the highest rating.
+        is_timed: whether each row must have a timestamp.
+    """
     rating = pl.col("rating").cast(pl.Float32, strict=False)
-    time = pl.col("timestamp").cast(pl.Float64, strict=False).cast(pl.Int64, strict=False)  # infinity becomes null
-    time = pl.when(time > _MILLISECONDS).then(time // 1000).otherwise(time)
+    no_time = pl.col("timestamp").fill_null("") == ""
+    frame = frame.with_columns(pl.col("timestamp").map_batches(seconds, pl.Int64, is_elementwise=True).alias("time"))
     frame = mark(
         frame,
         *bad_ids("user", "item"),
         (rating.is_null() | rating.is_nan(), NOT_A_NUMBER, "rating"),
         (~rating.is_between(low, high), OUT_OF_RANGE, "rating"),
-        (time.is_null() & (pl.col("timestamp").fill_null("") != ""), BAD_TIME, "timestamp"),
+        (no_time & is_timed, NO_TIME, "timestamp"),
+        (pl.col("time").is_null() & ~no_time, BAD_TIME, "timestamp"),
     )
-    return frame.with_columns(rating.alias("rating"), time.alias("timestamp"))
+    return frame.with_columns(rating.alias("rating"), pl.col("time").alias("timestamp")).drop("time")

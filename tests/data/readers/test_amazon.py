@@ -2,6 +2,7 @@
 
 import gzip
 import json
+from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -64,12 +65,60 @@ def test_amazon_category(tmp_path: Path) -> None:
     write(tmp_path, {"Books_5.json": line.replace("B1", "B2"), "meta_Books.json": json.dumps(META_2014)})
     assert rows(amazon.read(folder).interactions)[0]["item"] == "B2"
     assert rows(amazon.read(folder, "Gift_Cards").interactions)[0]["item"] == "B1"
-    with pytest.raises(DataError, match=r"Looked for 2014: reviews_Toys\*"):
+    with pytest.raises(DataError, match=r"Looked for .*reviews_Toys.json"):
         amazon.read(folder, "Toys")
 
 
-def test_amazon_title_of_scraped_script_is_none(tmp_path: Path) -> None:
-    titles = ["var aPageStart = (new Date()).getTime();", '<span id="t">x</span>', "I <3 cats", ""]
-    meta = "\n".join(json.dumps({"asin": f"B{i}", "title": title}) for i, title in enumerate(titles))
-    tables = amazon.read(write(tmp_path, {"Books.json": json.dumps(OF_2014), "meta_Books.json": meta}))
-    assert [row["title"] for row in rows(tables.items)] == [None, None, "I <3 cats", None]
+def items_of(folder: Path, *meta: Mapping[str, object]) -> list[dict[str, object]]:
+    """The items of some lines of metadata of 2018, as samples use them."""
+    lines = "\n".join(json.dumps({"asin": f"B{i}"} | dict(line)) for i, line in enumerate(meta))
+    write(folder, {"Books.json": json.dumps(OF_2014), "meta_Books.json": lines})
+    return amazon.read(folder).items.collect_unique("item", "error", Counter()).to_dicts()
+
+
+@pytest.mark.parametrize(
+    ("raw", "title"),
+    [
+        ("var aPageStart = (new Date()).getTime();", None),
+        ('<span id="t">x</span>', None),
+        ("A <BR/> B", None),
+        ("", None),
+        ("I <3 cats", "I <3 cats"),
+        ("The <unknown> Man", "The <unknown> Man"),
+        ("<bold> moves", "<bold> moves"),
+        ("a < b and c > d", "a < b and c > d"),
+        ("R&amp;D, Cats &c. &amp; Q&A", "R&D, Cats &c. & Q&A"),
+        ("&amp;quot;Caf&eacute;&amp;quot; &#8211; &#x41;", '"Café" – A'),
+        ("&amp;amp;amp; &nosuch;", "&amp; &nosuch;"),  # twice, not more
+        ("&copy", "&copy"),
+    ],
+)
+def test_amazon_titles(tmp_path: Path, raw: str, title: str | None) -> None:
+    assert [row["title"] for row in items_of(tmp_path, {"title": raw})] == [title]
+
+
+def test_amazon_brands_and_categories(tmp_path: Path) -> None:
+    brand, category = "Visit Amazon&#39;s A. B. Page", ["A &amp;amp; B", "A & B", 'the "C"']
+    (item,) = items_of(tmp_path, {"title": "x", "brand": brand, "category": category})
+    assert (item["brand"], item["categories"]) == ("A. B.", ["A & B", 'the "C"'])
+
+
+def test_a_second_row_may_hold_the_title_that_the_first_one_lacks(tmp_path: Path) -> None:
+    rows = items_of(
+        tmp_path, {"title": "A"}, {"asin": "B", "title": ""}, {"asin": "B", "title": "Late"}, {"title": "C"}
+    )
+    assert [(row["item"], row["title"]) for row in rows] == [("B0", "A"), ("B", "Late"), ("B3", "C")]
+
+
+@pytest.mark.parametrize("suffix", ["", ".gz"])
+def test_reviews_are_read_by_their_places(tmp_path: Path, suffix: str) -> None:
+    lines = [json.dumps(OF_2014 | {"asin": f"B{i}", "reviewText": f"é {i}"}).encode() for i in range(5)]
+    content = b"\xef\xbb\xbf" + b"\r\n\r\n".join([*lines, b"no JSON"])
+    (tmp_path / f"Books.json{suffix}").write_bytes(gzip.compress(content) if suffix else content)
+    table = amazon.read_interactions(tmp_path / f"Books.json{suffix}")
+    frame = table.collect(["item", "place", "review"], "skip", Counter())
+    assert frame.height == 5
+    assert table.texts_at is not None
+    for order in ([4, 0, 4, 2], []):
+        rows = frame[order]
+        assert table.texts_at(rows["place"], "review").to_list() == rows["review"].to_list()

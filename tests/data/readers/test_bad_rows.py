@@ -6,8 +6,10 @@ from pathlib import Path
 import pytest
 from tiny import rows, write
 
+from expctr.data.datamodules import MovieLensDataModule
 from expctr.data.options import SampleOptions
 from expctr.data.readers import amazon, bookcrossing, movielens
+from expctr.data.readers.base import RawTables
 from expctr.data.samples import make_samples
 from expctr.errors import DataError
 
@@ -21,10 +23,15 @@ def test_missing_folder_names_it(tmp_path: Path) -> None:
 
 
 def test_missing_file_lists_layouts_and_content(tmp_path: Path) -> None:
-    folder = write(tmp_path, {"ratings.csv": HEADER, "notes.txt": ""})
-    with pytest.raises(DataError, match=r"ML-100K: u.data, u.item.*The folder holds notes.txt, ratings.csv"):
+    folder = write(tmp_path, {"notes.txt": ""})
+    with pytest.raises(DataError, match=r"Looked for .*ML-100K: u.data, u.item; .*The folder holds notes.txt"):
         movielens.read(folder)
-    with pytest.raises(DataError, match=r"BX\[-_\]Book-Ratings.csv.*Kaggle: Ratings.csv, Books.csv"):
+    with pytest.raises(DataError, match=r"Looked for .*BX-Book-Ratings.csv.*Kaggle: Ratings.csv, Books.csv"):
+        bookcrossing.read(folder)
+    write(tmp_path, {"ratings.csv": HEADER})
+    with pytest.raises(DataError, match=r"latest lacks movies.csv or movie.csv. The folder holds notes.txt, ratings"):
+        movielens.read(folder)
+    with pytest.raises(DataError, match=r"Kaggle lacks Books.csv. The folder holds notes.txt, ratings.csv"):
         bookcrossing.read(folder)
 
 
@@ -56,9 +63,10 @@ BAD_ROWS = [
     ("1,2,,4", "rating is not a number", "rating"),
     ("1,2,5.5,4", "rating out of range", "rating"),
     ("1,2,-1,4", "rating out of range", "rating"),
+    ("1,2,5,", "no timestamp", "timestamp"),
     (",2,5,4", "no user or item id", "user"),
     ("1,,5,4", "no user or item id", "item"),
-    ("1,2,5,yesterday", "timestamp is not a number", "timestamp"),
+    ("1,2,5,yesterday", "timestamp is not a time", "timestamp"),
 ]
 
 
@@ -123,3 +131,74 @@ def test_unknown_items_are_a_counted_drop_and_bad_rows_reach_the_summary(tmp_pat
     assert summary.side_dropped == {"movies.csv: too few columns": 1}
     assert summary.interactions == 18
     assert summary.untitled == pytest.approx(1 / 3)
+
+
+def ratings(tmp_path: Path, header: str, lines: list[str]) -> RawTables:
+    write(tmp_path, {"ratings.csv": "\n".join([header, *lines]), "movies.csv": MOVIES})
+    return movielens.read(tmp_path)
+
+
+THREE_USERS = [f"{user},{item},4" for user in range(30) for item in (1, 2, 3)]
+
+
+@pytest.mark.parametrize("name", ["ts", "time", "Date"])
+def test_times_under_their_usual_names(tmp_path: Path, name: str) -> None:
+    tables = ratings(tmp_path, f"userId,movieId,rating,{name}", ["1,1,4,2005-04-02 23:53:47"])
+    assert rows(tables.interactions)[0]["timestamp"] == 1112486027
+
+
+def test_a_column_that_may_hold_the_times_is_named_before_a_shuffle_is_advised(tmp_path: Path) -> None:
+    tables = ratings(tmp_path, "userId,movieId,rating,when,where", [f"{row},9,x" for row in THREE_USERS])
+    with pytest.raises(
+        DataError, match=r"have no timestamp, .*its columns when, where are not used. Fix: rename .*; or, .*shuffle$"
+    ):
+        make_samples(tables, SampleOptions())
+    _, summary = make_samples(tables, SampleOptions(order="shuffle"))
+    assert summary.notes == ["not used: column when, where of ratings.csv"]
+
+
+def test_without_an_order_in_time_no_row_needs_a_timestamp(tmp_path: Path) -> None:
+    tables = ratings(tmp_path, HEADER.strip(), [f"{row}," for row in THREE_USERS])
+    with pytest.raises(DataError, match=r"^no timestamp, .*order: shuffle; or count"):
+        make_samples(tables, SampleOptions())
+    _, summary = make_samples(tables, SampleOptions(order="shuffle"))
+    assert (summary.interactions, summary.dropped) == (90, {})
+
+
+def test_clicks_are_not_ratings(tmp_path: Path) -> None:
+    tables = ratings(tmp_path, HEADER.strip(), [f"{user},{item},{item % 2},9" for user in (1, 2) for item in (1, 2, 3)])
+    place = rf"--data TableDataModule --data.interactions {tmp_path / 'ratings.csv'}"
+    with pytest.raises(DataError, match=rf"^rating out of range, .*0.5 to 5 for MovieLens; labels of 0 and 1.*{place}"):
+        make_samples(tables, SampleOptions())
+    with pytest.raises(DataError, match=rf"^the ratings are 0 and 1, .*0.5 to 5 for MovieLens.*{place}"):
+        make_samples(tables, SampleOptions(on_bad_row="skip"))
+    table = bookcrossing.read_interactions(write(tmp_path, {"r.csv": "User-ID,ISBN,Book-Rating\n1,2,11\n"}) / "r.csv")
+    with pytest.raises(DataError, match=r"^rating out of range, .*0 to 10 for BookCrossing"):
+        rows(table)
+
+
+def test_ids_that_do_not_match(tmp_path: Path) -> None:
+    lines = [f"{user},{item}.0,4,{item}" for user in range(9) for item in (1, 2, 3)]
+    with pytest.raises(DataError, match=r"no rating is left .*: '1.0', '2.0', '3.0'; there .* '1', '2', '3'. Likely"):
+        make_samples(ratings(tmp_path, HEADER.strip(), lines), SampleOptions())
+
+
+def test_every_file_is_counted_and_splits_of_the_files_are_used(tmp_path: Path) -> None:
+    header, row = "user_id:token\titem_id:token\trating:float\ttimestamp:float\tx:float\n", "{}\t{}\t4\t{}\t0\n"
+    places = {"train": (1, 2), "valid": (3,), "test": (4,)}
+    for name, items in places.items():
+        text = header + "".join(row.format(user, item, item) for user in range(5) for item in items)
+        (tmp_path / f"x.{name}.inter").write_text(text)
+    (tmp_path / "x.item").write_text("item_id:token\tmovie_title:token\n" + "".join(f"{i}\tT{i}\n" for i in range(9)))
+    data = MovieLensDataModule(str(tmp_path), cache_dir=str(tmp_path / "cache"))
+    data.setup()
+    assert data.samples["split"].value_counts(sort=True, name="n").sort("split")["n"].to_list() == [5, 5, 5]
+    assert {Path(path).name: count for path, count in data.summary.files.items()} == {
+        "x.item": 9,
+        "x.train.inter": 10,
+        "x.valid.inter": 5,
+        "x.test.inter": 5,
+    }
+    assert data.summary.own_splits
+    assert data.users().to_list() == ["0", "1", "2", "3", "4"]
+    assert data.ratings_of(["3"])["item"].to_list() == ["1", "2"]

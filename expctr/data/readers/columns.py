@@ -1,0 +1,113 @@
+"""Which column of a table of one's own is the user, which the item, which the label: as named, or by usual names."""
+
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+from difflib import get_close_matches
+
+from expctr.data.readers.delimited import plain_header
+from expctr.errors import DataError
+
+
+@dataclass(frozen=True)
+class TableColumns:
+    """Names of columns. Those that are not given are found by usual names, such as `user_id` or `clicked`."""
+
+    user: str | None = None
+    """Who: an id, in the interactions and in the table of users."""
+    item: str | None = None
+    """What was shown: an id, in the interactions and in the table of items; of ready rows, the target."""
+    label: str | None = None
+    """The outcome: 1 or 0, true or false. With neither a label nor a rating, each row is a positive."""
+    rating: str | None = None
+    """In place of a label, a number on any scale, which `samples.threshold` makes a label of."""
+    timestamp: str | None = None
+    """When: seconds to nanoseconds since 1970, ISO 8601 text, or dates and times of parquet."""
+    title: str | None = None
+    """The item's title, in the table of items or in the interactions; of ready rows, the target's."""
+    split: str | None = None
+    """train, val or test, for each row. Also valid, validation, dev."""
+    review: str | None = None
+    """The user's own words about the item."""
+    liked: str | None = None
+    """Ready rows: the titles or ids that the user liked before, oldest first, as a list or separated by `|`."""
+    disliked: str | None = None
+    """Ready rows: likewise, what the user did not like."""
+    history: str | None = None
+    """Ready rows, in place of `liked` and `disliked`: both in one list, oldest first."""
+    history_labels: str | None = None
+    """Ready rows: the label of each entry of `history`."""
+
+
+USUAL: dict[str, tuple[str, ...]] = {
+    "liked": ("likedtitles", "likeditems", "liked", "userpreference"),
+    "disliked": ("dislikedtitles", "dislikeditems", "disliked", "userunpreference"),
+    "history": ("history",),
+    "history_labels": ("historylabels", "historyliked"),
+    "user": ("userid", "user", "uid", "customerid", "customer", "memberid", "visitorid", "reviewerid"),
+    "item": (
+        *("itemid", "item", "sku", "productid", "product", "articleid", "movieid", "bookid", "newsid", "videoid"),
+        *("contentid", "adid", "parentasin", "asin", "isbn", "targetid", "targetitem", "target"),
+    ),
+    "label": ("label", "clicked", "click", "isclicked", "isclick", "liked", "like", "purchased"),
+    "rating": ("rating", "stars", "score", "overall", "bookrating"),
+    "timestamp": (
+        *("timestamp", "ts", "time", "datetime", "eventtime", "eventtimestamp", "unixreviewtime", "createdat"),
+        *("clicktime", "date"),
+    ),
+    "title": ("title", "name", "itemtitle", "itemname", "productname", "movietitle", "booktitle", "targettitle"),
+    "split": ("split",),
+    "review": ("review", "reviewtext"),
+}
+"""What a column is -> the usual names, in lower case and without punctuation; the first that is there counts."""
+
+_READY = (("liked", "disliked"), ("history", "history_labels"))
+
+
+def find_columns(columns: TableColumns, roles: Sequence[str], names: Sequence[str]) -> dict[str, str]:
+    """The columns of a table that have one of these roles, as named or by usual names: role -> name in the file.
+
+    `liked` and `disliked` are taken together or not at all, as are `history` and `history_labels`; and a usual name for
+    a rating counts only where there is no label.
+    """
+    found: dict[str, str] = {}
+    for role in USUAL:
+        if role in roles and (name := _find(role, columns, names, found.values())):
+            found[role] = name
+        if role == "history_labels":  # the last of the columns of ready rows
+            for pair in _READY:
+                if not set(pair) <= found.keys() and not any(getattr(columns, one) for one in pair):
+                    found = {one: name for one, name in found.items() if one not in pair}
+    if "label" in found and "rating" in found:
+        found.pop("label" if columns.rating and not columns.label else "rating")
+    return found
+
+
+def check_named(columns: TableColumns, role: str, option: str, tables: Mapping[str, Sequence[str]]) -> None:
+    """Raises DataError if a column was named (or is needed: see `missing`) that none of the tables has."""
+    name = getattr(columns, role)
+    if name is not None and not any(match_name(name, names) for names in tables.values()):
+        raise missing_column(name, option, tables)
+
+
+def missing_column(name: str, option: str, tables: Mapping[str, Sequence[str]]) -> DataError:
+    """The error for a column that no table has: it shows the nearest names, and all of them."""
+    near = dict.fromkeys(found for names in tables.values() for found in get_close_matches(name, names, 3))
+    there = "; ".join(f"{path} has {', '.join(names)}" for path, names in tables.items())
+    nearest = f" The nearest: {', '.join(near)}." if near else ""
+    return DataError(f"{option}: there is no column {name!r}.{nearest} {there}. Fix: name one of these")
+
+
+def match_name(name: str, names: Sequence[str]) -> str | None:
+    """A column by its name; without case and punctuation, where only one column is meant."""
+    if name in names:
+        return name
+    alike = [other for other in names if plain_header(other) == plain_header(name)]
+    return alike[0] if len(alike) == 1 else None
+
+
+def _find(role: str, columns: TableColumns, names: Sequence[str], taken: Collection[str]) -> str | None:
+    if named := getattr(columns, role):
+        return match_name(named, names)
+    meant = {getattr(columns, other) for other in USUAL}
+    plain = {plain_header(name): name for name in reversed(names) if name not in taken and name not in meant}
+    return next((plain[usual] for usual in USUAL[role] if usual in plain), None)

@@ -1,0 +1,205 @@
+"""Tables of one's own as they are: CSV, TSV, JSON, JSON lines or parquet; a file, a glob, a folder, or a data frame."""
+
+import glob
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from io import BytesIO
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+
+from expctr.data.readers.bad_rows import PROBLEM
+from expctr.data.readers.base import RawTable
+from expctr.data.readers.delimited import plain_header, read_delimited, read_header
+from expctr.data.readers.files import check_file
+from expctr.data.readers.json_lines import read_json_lines
+from expctr.errors import DataError
+
+_KINDS = {
+    **dict.fromkeys((".parquet", ".pq"), "parquet"),
+    **dict.fromkeys((".json", ".jsonl", ".ndjson"), "JSON"),
+    **dict.fromkeys((".csv", ".tsv", ".txt", ".tab"), "CSV"),
+}
+_COMPRESSED = (".gz", ".zst")
+_HEAD = 1000  # lines of JSON that are searched for keys
+_RAW = "raw."  # a file may have a column `row` or `problem`, too
+
+
+@dataclass(frozen=True)
+class Source:
+    """A table with all its columns, untyped where the files are.
+
+    Attributes:
+        table: its frame has each column of the files as `raw.NAME`, for `raw`, and those that `RawTable` needs, but no
+            `line` where the files are not of text.
+        schema: the columns and their types.
+        is_text: every value is a string: what it means is found in its content.
+    """
+
+    table: RawTable
+    schema: Mapping[str, pl.DataType]
+    is_text: bool
+
+    @property
+    def names(self) -> list[str]:
+        return [*self.schema]
+
+
+def column_of(name: str) -> str:
+    """What a column of the files is called in a source's frame."""
+    return _RAW + name
+
+
+def raw(name: str) -> pl.Expr:
+    """A column of the files in a source's frame."""
+    return pl.col(_RAW + name)
+
+
+def open_source(source: Any, option: str) -> Source:
+    """Opens a table without reading it, except its header.
+
+    Args:
+        source: a file, a folder or a glob by name, or a data frame of polars or pandas.
+        option: what the user calls it, such as `data.items`, for messages.
+
+    Raises:
+        DataError: nothing is there, the files are of several formats, or they cannot be read.
+    """
+    if not isinstance(source, str | Path):
+        return _opened([_numbered(_as_frame(source, option).lazy())], Path(option), (), False)
+    files = find_files(str(source), option)
+    kinds = {_kind(path) for path in files}
+    if len(kinds) > 1:
+        raise DataError(
+            f"{option}: {source} has files of several formats ({', '.join(sorted(kinds))}). Fix: name one kind of "
+            f"them, such as {option}: '{Path(source) / '*.parquet'}'"
+        )
+    frames = []
+    for path in files:
+        try:
+            frame = _scan(path)
+        except (OSError, pl.exceptions.PolarsError) as error:
+            raise DataError(
+                f"cannot read {path}: {error}. Fix: check that the file is complete and of the format of its name"
+            ) from error
+        frames.append(frame.with_columns(file=pl.lit(str(path))) if len(files) > 1 else frame)
+    return _opened(frames, Path(source), tuple(files) if len(files) > 1 else (), kinds <= {"CSV", "JSON lines"})
+
+
+def find_files(named: str, option: str) -> list[Path]:
+    """The files that a user names: one, those in a folder and the folders in it, or those that match a glob."""
+    path = Path(named).expanduser()
+    if path.is_dir():
+        inside = [(file, file.relative_to(path).parts) for file in sorted(path.rglob("*"))]
+        files = [file for file, parts in inside if _suffix(file) in _KINDS and not any(p[0] in "._" for p in parts)]
+        if not files:
+            raise DataError(f"{option}: no table in {path}. Fix: name a folder with files of {', '.join(_KINDS)}")
+    elif not path.exists() and glob.has_magic(named):
+        files = [Path(found) for found in sorted(glob.glob(str(path), recursive=True)) if Path(found).is_file()]
+        if not files:
+            raise DataError(f"{option}: no file matches {named}. Fix: check the pattern, and put it in quotes")
+    else:
+        files = [path]
+    for file in files:
+        check_file(file)
+    return files
+
+
+def _opened(frames: Sequence[pl.LazyFrame], path: Path, parts: tuple[Path, ...], is_text: bool) -> Source:
+    try:
+        frame = frames[0] if len(frames) == 1 else pl.concat(frames, how="diagonal_relaxed")
+        schema = frame.collect_schema()
+    except pl.exceptions.PolarsError as error:
+        raise DataError(
+            f"{path} has files whose columns do not fit together: {error}. Fix: give a column the same type in all"
+        ) from error
+    columns = {name.removeprefix(_RAW): dtype for name, dtype in schema.items() if name.startswith(_RAW)}
+    return Source(RawTable(frame, path, parts), columns, is_text)
+
+
+def _suffix(path: Path) -> str:
+    suffixes = [suffix.lower() for suffix in path.suffixes]
+    return next((suffix for suffix in reversed(suffixes) if suffix not in _COMPRESSED), "")
+
+
+def _kind(path: Path) -> str:
+    kind = _KINDS.get(_suffix(path), "CSV")
+    if kind != "JSON":
+        return kind
+    first = next(iter(_lines(path, 1)), "")
+    return "JSON" if first.lstrip("\ufeff ").startswith("[") or path.suffix.lower() == ".zst" else "JSON lines"
+
+
+def _scan(path: Path) -> pl.LazyFrame:
+    kind = _kind(path)
+    if kind == "parquet":
+        return _numbered(pl.scan_parquet(path, glob=False))
+    if kind == "JSON":
+        return _numbered(_read_json(path).lazy())
+    if kind == "JSON lines":
+        keys = dict.fromkeys(key for line in _lines(path, _HEAD) for key in _keys(line))
+        return read_json_lines(path, {_RAW + key: (key,) for key in keys}).frame
+    names = [name for name in read_header(path) if plain_header(name)]
+    headers = {_RAW + name: (plain_header(name),) for name in names}
+    frame = read_delimited(path, headers, [*headers]).frame
+    return frame.with_columns(pl.col(*headers).replace("", None))
+
+
+def _numbered(frame: pl.LazyFrame) -> pl.LazyFrame:
+    """A typed frame as that of a source: its rows are counted from 1, and none is bad by itself. It has no `line`."""
+    names = frame.collect_schema().names()
+    frame = frame.rename({name: _RAW + name for name in names}).with_row_index("row", 1)
+    return frame.with_columns(problem=pl.lit(None, PROBLEM), column=pl.lit("all"))
+
+
+def _lines(path: Path, count: int) -> list[str]:
+    check_file(path)
+    try:
+        lines = pl.scan_lines(path, name="line", glob=False).filter(pl.col("line").str.strip_chars() != "")
+        return lines.head(count).collect()["line"].to_list()
+    except (OSError, pl.exceptions.PolarsError) as error:
+        raise DataError(f"cannot read {path}: {error}. Fix: check that the file is complete and UTF-8") from error
+
+
+def _keys(line: str) -> list[str]:
+    try:
+        row = json.loads(line)
+    except ValueError:
+        return []  # a bad row, which its reader names
+    return [*row] if isinstance(row, dict) else []
+
+
+def _read_json(path: Path) -> pl.DataFrame:
+    """A JSON file that holds one list of objects; or JSON lines, in memory."""
+    lines = pl.read_lines(path, glob=False).to_series()
+    text = BytesIO("\n".join(lines).removeprefix("\ufeff").encode())
+    try:
+        if lines[0].lstrip("\ufeff ").startswith("{"):
+            return pl.read_ndjson(text, infer_schema_length=None)
+        return pl.read_json(text, infer_schema_length=None)
+    except pl.exceptions.PolarsError as error:
+        raise DataError(
+            f"cannot read {path} as JSON: {error}. Fix: write one list of objects, [{{...}}, {{...}}]; or one object "
+            "per line without the brackets"
+        ) from error
+
+
+def _as_frame(source: Any, option: str) -> pl.DataFrame:
+    """A data frame as one of polars. pandas is not imported."""
+    if isinstance(source, pl.LazyFrame):
+        return source.collect()
+    if isinstance(source, pl.DataFrame):
+        return source
+    if not hasattr(source, "columns") or not hasattr(source, "iloc"):
+        raise DataError(
+            f"{option} is of type {type(source).__name__}. Fix: name a file, a folder or a glob, or give a data frame "
+            "of polars or pandas"
+        )
+    try:
+        return pl.DataFrame(source)
+    except (ImportError, TypeError):  # polars needs pyarrow for most columns of pandas, and reads them without a copy
+        columns = {str(name): source[name] for name in source.columns}
+        filled = {name: values.astype(object).where(values.notna(), None).tolist() for name, values in columns.items()}
+        return pl.DataFrame([pl.Series(name, values, strict=False) for name, values in filled.items()])

@@ -1,0 +1,293 @@
+"""Any table as raw tables: interactions, items and users of one's own, in columns of any names."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+
+from expctr.data.feature_kinds import FeatureKind
+from expctr.data.options import SPLITS
+from expctr.data.readers.bad_rows import (
+    BAD_FEATURE,
+    BAD_LABEL,
+    BAD_SPLIT,
+    NO_ID,
+    NO_TIME,
+    NOT_A_NUMBER,
+    NUL,
+    OTHER_TIME,
+    mark,
+)
+from expctr.data.readers.base import RawTable, RawTables
+from expctr.data.readers.columns import USUAL, TableColumns, check_named, find_columns, match_name, missing_column
+from expctr.data.readers.ready import all_items, history_columns, is_ready, with_tallrec
+from expctr.data.readers.sources import Source, find_files, open_source, raw
+from expctr.data.readers.table_features import feature_name, find_kinds, typed_feature
+from expctr.data.readers.values import as_id, as_label, as_number, find_times, is_missing
+from expctr.errors import DataError
+
+CONTEXT = "context_"
+"""Prefix of the features of an interaction itself, such as the position on the page."""
+
+_SPLITS = {name: name for name in SPLITS} | dict.fromkeys(("valid", "validation", "dev"), "val")
+_SPLITS |= {"training": "train", "testing": "test"}
+
+_Checks = list[tuple[pl.Expr, str, str]]
+"""Conditions of bad rows, the problem and the column, for `mark`."""
+
+
+@dataclass
+class TableReader:
+    """Reads tables of one's own. Headers are read when it is first asked, and rows when they are needed."""
+
+    interactions: Mapping[str, Any]
+    """One source (see `open_source`) under an empty name, or those of train, val and test."""
+    items: Any
+    """A source, or None."""
+    users: Any
+    """A source, or None."""
+    columns: TableColumns
+    features: Mapping[str, FeatureKind] | None
+    """Kinds by column; with None all columns of items and users are features, of kinds by type or content."""
+    is_timed: bool
+    """Whether interactions need times."""
+    notes: list[str] = field(default_factory=list, init=False)
+    _featured: set[str] = field(default_factory=set, init=False)
+
+    @property
+    def named(self) -> dict[str, Any]:
+        """All sources, by the option that names each."""
+        given = {_option(name): source for name, source in self.interactions.items()}
+        return given | {f"data.{name}": source for name, source in self._given_side.items()}
+
+    @property
+    def files(self) -> list[Path] | None:
+        """All files, of which nothing is read yet; None if something is a data frame."""
+        if not all(isinstance(source, str) for source in self.named.values()):
+            return None
+        return [path for option, source in self.named.items() for path in find_files(source, option)]
+
+    @cached_property
+    def tables(self) -> RawTables:
+        """The three tables; the interactions are those of all splits that histories are made of."""
+        interactions, items, users = next(iter(self._interactions.values())), self._read_items(), self._read_users()
+        self._check_features()
+        return RawTables(interactions, items, users, notes=tuple(self.notes), splits=self._splits)
+
+    @property
+    def _splits(self) -> dict[str, RawTable]:
+        """The interactions of train, val and test, if there are files or a column of splits."""
+        if "" not in self._interactions:
+            return self._interactions
+        if "split" not in self.found:
+            return {}
+        table, bad = self._interactions[""], pl.col("problem").is_not_null()
+        rows = {name: ~bad & (pl.col("split") == name) for name in SPLITS}
+        rows["train"] |= bad  # in one of the three, so that they are counted once
+        return {name: RawTable(table.frame.filter(rows[name]), table.path, table.parts) for name in SPLITS}
+
+    @property
+    def found(self) -> dict[str, str]:
+        """What the columns of the (first) interactions are: role -> column."""
+        return next(iter(self._found.values()))
+
+    @property
+    def _given_side(self) -> dict[str, Any]:
+        return {name: source for name in ("items", "users") if (source := getattr(self, name)) is not None}
+
+    @cached_property
+    def _sources(self) -> dict[str, Source]:
+        return {name: with_tallrec(open_source(source, _option(name))) for name, source in self.interactions.items()}
+
+    @cached_property
+    def _side(self) -> dict[str, Source]:
+        return {name: open_source(source, f"data.{name}") for name, source in self._given_side.items()}
+
+    @cached_property
+    def _found(self) -> dict[str, dict[str, str]]:
+        """Role -> column, of each source of interactions."""
+        own = {str(source.table.path): source.names for source in self._sources.values()}
+        every = own | {str(source.table.path): source.names for source in self._side.values()}
+        for role in USUAL:
+            check_named(self.columns, role, f"data.columns.{role}", every if role == "title" else own)
+        return {name: self._find_roles(source) for name, source in self._sources.items()}
+
+    def _find_roles(self, source: Source) -> dict[str, str]:
+        found = find_columns(self.columns, [*USUAL], source.names)
+        if "" not in self.interactions:
+            found.pop("split", None)
+        there = {str(source.table.path): source.names}
+        for role in ("label",) if is_ready(found) else ("user", "item"):
+            if role not in found and not (role == "label" and "rating" in found):
+                raise missing_column(getattr(self.columns, role) or role, f"data.columns.{role}", there)
+        if not found.keys() & {"item", "title"}:
+            raise missing_column("title", "data.columns.title (of the target)", there)
+        if self.is_timed and not is_ready(found) and "timestamp" not in found:
+            raise DataError(
+                f"{source.table.path} has no column of times among {', '.join(source.names)}, so nobody knows what "
+                "came before a row. Fix: name the column in data.columns.timestamp; or choose a random order with "
+                "data.samples.order: shuffle (a history may then hold what happened after its target)"
+            )
+        return found
+
+    @cached_property
+    def _interactions(self) -> dict[str, RawTable]:
+        return {name: self._read_interactions(source, self._found[name]) for name, source in self._sources.items()}
+
+    def _read_interactions(self, source: Source, found: Mapping[str, str]) -> RawTable:
+        columns: dict[str, pl.Expr] = {}
+        checks: _Checks = []
+        forms: dict[str, str] = {}
+
+        def value(role: str) -> tuple[pl.Expr, pl.DataType]:
+            return raw(found[role]), source.schema[found[role]]
+
+        for role in ("user", "item"):
+            if role in found:
+                columns[role] = as_id(*value(role))
+                checks += _id_checks(role, found[role])
+            elif role == "user":
+                columns["user"] = pl.lit("")  # ready rows may name nobody
+        columns["rating"] = pl.lit(1.0, pl.Float32)  # without a label or a rating, a row is a positive
+        if "label" in found:
+            columns["rating"] = as_label(*value("label"))
+            checks.append((pl.col("rating").is_null(), BAD_LABEL, found["label"]))
+        elif "rating" in found:
+            columns["rating"] = as_number(*value("rating")).cast(pl.Float32)
+            checks.append((pl.col("rating").is_null(), NOT_A_NUMBER, found["rating"]))
+        columns["timestamp"] = pl.lit(None, pl.Int64)
+        if self.is_timed and "timestamp" in found and not is_ready(found):
+            times = find_times(source.table.frame, *value("timestamp"))
+            columns["timestamp"], forms["timestamp"] = times.micros, f" ({times.form})"
+            checks.append((is_missing(*value("timestamp")), NO_TIME, found["timestamp"]))
+            checks.append((pl.col("timestamp").is_null(), OTHER_TIME, found["timestamp"]))
+        if "split" in found:
+            text = raw(found["split"]).cast(pl.String).str.strip_chars().str.to_lowercase()
+            columns["split"] = text.replace_strict(_SPLITS, default=None, return_dtype=pl.String)
+            checks.append((pl.col("split").is_null(), BAD_SPLIT, found["split"]))
+        for role in ("title", "review"):
+            if role in found:
+                columns[role] = raw(found[role]).cast(pl.String).str.strip_chars()
+        if is_ready(found):
+            lists, check = history_columns(source, found)
+            columns |= lists
+            checks.append(check)
+            target = pl.coalesce(*(role for role in ("item", "title") if role in found))
+            checks.append((target.fill_null("") == "", NO_ID, found.get("title", found.get("item", ""))))
+        others = [name for name in source.names if name not in found.values()]
+        side = {name for table in self._side.values() for name in table.names}
+        kinds = {name: kind for name, kind in (self.features or {}).items() if name in others and name not in side}
+        columns |= _features(source, kinds, checks, CONTEXT)
+        unused = dict.fromkeys((name for name in others if name not in kinds), "")
+        self._say(source, {role: name + forms.get(role, "") for role, name in found.items()}, kinds, unused)
+        return _typed(source, columns, checks)
+
+    def _read_items(self) -> RawTable:
+        """The items with titles: of the table of items, else of the interactions, else their ids."""
+        table = self._read_side("items", "item", "title") if "items" in self._side else None
+        has_titles = table is not None and "title" in table.frame.collect_schema()
+        if is_ready(self.found):
+            return all_items([*self._interactions.values()], table)
+        if table is not None and has_titles:
+            return table
+        rows = [table.frame.filter(pl.col("problem").is_null()) for table in self._interactions.values()]
+        if "title" in self.found:
+            seen = pl.concat([frame.select("item", "title") for frame in rows])
+        else:
+            seen = pl.concat([frame.select("item", title="item") for frame in rows])
+            self.notes.append(
+                "no titles: the language model reads the ids of the items. Fix: name the column in data.columns.title"
+            )
+        seen = seen.filter(pl.col("title") != "").unique().sort("item", "title")
+        if table is None:
+            first = next(iter(self._interactions.values()))
+            return RawTable(
+                seen.with_columns(problem=pl.lit(None, pl.String)), first.path, first.parts, may_be_empty=True
+            )
+        seen = seen.unique("item", keep="first", maintain_order=True)
+        return RawTable(table.frame.join(seen, on="item", how="full", coalesce=True), table.path, table.parts)
+
+    def _read_users(self) -> RawTable | None:
+        return self._read_side("users", "user") if "users" in self._side else None
+
+    def _read_side(self, table: str, key: str, *more: str) -> RawTable:
+        """The items or the users: the key, perhaps a title, and side features."""
+        source = self._side[table]
+        found = find_columns(self.columns, [key, *more], source.names)
+        name = found.setdefault(key, match_name("id", source.names) or "")
+        if not name:
+            named = getattr(self.columns, key) or key
+            raise missing_column(named, f"data.columns.{key}", {str(source.table.path): source.names})
+        columns = {key: as_id(raw(name), source.schema[name])}
+        checks = _id_checks(key, name)
+        if "title" in found:
+            columns["title"] = raw(found["title"]).cast(pl.String).str.strip_chars()
+        others = [column for column in source.names if column not in found.values()]
+        unused: dict[str, str] = {}
+        kinds = find_kinds(source, others, unused) if self.features is None else self.features
+        kinds = {column: kinds[column] for column in others if column in kinds}
+        unused |= dict.fromkeys((column for column in others if column not in kinds and column not in unused), "")
+        columns |= _features(source, kinds, checks, "")
+        self._say(source, found, kinds, unused)
+        return _typed(source, columns, checks)
+
+    def _check_features(self) -> None:
+        sources = [*self._sources.values(), *self._side.values()]
+        there = {str(source.table.path): source.names for source in sources}
+        for name in self.features or ():
+            if not any(name in names for names in there.values()):
+                raise missing_column(name, "data.features", there)
+            if name not in self._featured:
+                raise DataError(
+                    f"data.features: {name} is one of the columns that samples are made of, see data.columns. Fix: "
+                    "leave it out of data.features"
+                )
+
+    def _say(
+        self, source: Source, found: Mapping[str, str], kinds: Mapping[str, FeatureKind], unused: Mapping[str, str]
+    ) -> None:
+        """Notes what became of each column."""
+        self._featured |= kinds.keys()
+        said = [f"{role} = {name}" for role, name in found.items()]
+        if kinds:
+            said.append(f"features {', '.join(f'{name} ({kind})' for name, kind in kinds.items())}")
+        if unused:
+            said.append("not used " + ", ".join(f"{name} ({why})" if why else name for name, why in unused.items()))
+        self.notes.append(f"{source.table.path}: {'; '.join(said)}")
+
+
+def _option(split: str) -> str:
+    return f"data.splits.{split}" if split else "data.interactions"
+
+
+def _id_checks(column: str, name: str) -> _Checks:
+    value = pl.col(column)
+    return [(value.fill_null("") == "", NO_ID, name), (value.str.contains("\0", literal=True), NUL, name)]
+
+
+def _features(source: Source, kinds: Mapping[str, FeatureKind], checks: _Checks, prefix: str) -> dict[str, pl.Expr]:
+    columns = {}
+    for name, kind in kinds.items():
+        column = prefix + feature_name(name)
+        columns[column], bad = typed_feature(raw(name), source.schema[name], kind, name)
+        if bad is not None:
+            checks.append((bad & pl.col(column).is_null(), BAD_FEATURE, name))
+    return columns
+
+
+def _typed(source: Source, columns: Mapping[str, pl.Expr], checks: Sequence[tuple[pl.Expr, str, str]]) -> RawTable:
+    table = source.table
+    about = ["row", "problem", "column", "line", *(["file"] if table.parts else [])]
+    frame = mark(table.frame.with_columns(**columns), *checks)
+    if "line" not in frame.collect_schema():  # made last, so that filters come before this slow step
+        values = pl.struct(raw(name).alias(name) for name in source.names)
+        shown = values.map_batches(_shown, return_dtype=pl.String, is_elementwise=True)
+        frame = frame.with_columns(line=shown)
+    return RawTable(frame.select(*about, *columns), table.path, table.parts)
+
+
+def _shown(rows: pl.Series) -> pl.Series:
+    return pl.Series([str(row) for row in rows], dtype=pl.String)

@@ -1,0 +1,106 @@
+"""Side features of tables of one's own: which columns they are, and of which kind."""
+
+from collections.abc import Sequence
+
+import polars as pl
+
+from expctr.data.feature_kinds import FeatureKind
+from expctr.data.readers.sources import Source, raw
+from expctr.data.readers.values import MISSING, as_id, as_label, as_list, as_number, is_json_list, is_missing
+from expctr.errors import DataError
+
+_RESERVED = (
+    "user",
+    "item",
+    "title",
+    "rating",
+    "timestamp",
+    "review",
+    "split",
+    "row",
+    "line",
+    "problem",
+    "column",
+    "file",
+)
+_FEW = 100  # rows, of which each may well have another value
+
+
+def feature_name(column: str) -> str:
+    """What a column is called as a feature: a name that samples need for something else gets a `_`."""
+    return f"{column}_" if column in _RESERVED else column
+
+
+def find_kinds(source: Source, names: Sequence[str], skipped: dict[str, str]) -> dict[str, FeatureKind]:
+    """The kind of each column, by type, or by content in text files. `skipped` gets the others, with the reason."""
+    kinds = {name: kind for name in names if (kind := _by_type(source.schema[name]))}
+    skipped.update({name: f"of type {source.schema[name]}" for name in names if name not in kinds})
+    texts = [name for name in kinds if source.schema[name] == pl.String]
+    if not texts:
+        return kinds
+    about = {name: _content(raw(name), f"{i} ") for i, name in enumerate(texts)}
+    counts = source.table.frame.select(*(expr for found in about.values() for expr in found))
+    found = counts.collect(engine="streaming").row(0, named=True)
+    for i, name in enumerate(texts):
+        filled, numbers, truths, lists, different = (found[f"{i} {what}"] for what in _ABOUT)
+        if not filled:
+            skipped[name] = "empty"
+        elif source.is_text and truths == filled:
+            kinds[name] = "boolean"
+        elif source.is_text and numbers == filled:
+            kinds[name] = "quantiles"
+        elif source.is_text and lists > filled / 2:
+            kinds[name] = "list"
+        elif filled > _FEW and different > filled / 2:
+            skipped[name] = "most rows have a value of their own"
+    return {name: kind for name, kind in kinds.items() if name not in skipped}
+
+
+def typed_feature(value: pl.Expr, dtype: pl.DataType, kind: FeatureKind, name: str) -> tuple[pl.Expr, pl.Expr | None]:
+    """The values of a feature; and which rows have a value, if it may be one that is not of this kind and becomes null.
+
+    Raises:
+        DataError: no value of this type can be.
+    """
+    is_list = isinstance(dtype, pl.List | pl.Array)
+    if (is_list != (kind == "list") and not (kind == "list" and dtype == pl.String)) or _by_type(dtype) is None:
+        raise DataError(
+            f"data.features.{name}: a column of type {dtype} cannot be of the kind {kind}. Fix: choose another kind, "
+            "or leave the column out"
+        )
+    if kind == "list":
+        return as_list(value, dtype), None
+    if kind == "category":
+        text = as_id(value, dtype)
+        return pl.when(text != "").then(text), None
+    typed = as_label(value, dtype) == 1 if kind == "boolean" else as_number(value, dtype)
+    return typed, ~is_missing(value, dtype)
+
+
+_ABOUT = ("filled", "numbers", "truths", "lists", "different")
+
+
+def _content(value: pl.Expr, prefix: str) -> list[pl.Expr]:
+    text = pl.when(~value.str.strip_chars().is_in(MISSING)).then(value.str.strip_chars())
+    counted = (
+        text.count(),
+        as_number(text, pl.String()).count(),
+        text.str.to_lowercase().is_in(["true", "false"]).sum(),
+        (text.str.contains("|", literal=True) | is_json_list(text)).sum(),
+        text.approx_n_unique(),
+    )
+    return [number.alias(prefix + what) for what, number in zip(_ABOUT, counted, strict=True)]
+
+
+def _by_type(dtype: pl.DataType) -> FeatureKind | None:
+    if isinstance(dtype, pl.List | pl.Array):
+        return "list" if _by_type(_inner(dtype)) else None
+    if dtype == pl.Boolean:
+        return "boolean"
+    if dtype.is_numeric() or isinstance(dtype, pl.Date | pl.Datetime):
+        return "quantiles"
+    return "category" if isinstance(dtype, pl.String | pl.Categorical | pl.Enum) else None
+
+
+def _inner(dtype: pl.List | pl.Array) -> pl.DataType:
+    return dtype.inner if isinstance(dtype.inner, pl.DataType) else dtype.inner()

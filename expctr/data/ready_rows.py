@@ -1,0 +1,91 @@
+"""Targets of ready rows, which bring their histories and labels with them."""
+
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import replace
+
+import numpy as np
+import polars as pl
+
+from expctr.data.interactions import is_liked
+from expctr.data.options import SPLITS, SampleOptions
+from expctr.data.random_draws import draws_of_ids, redraw
+from expctr.data.readers.base import RawTable
+from expctr.data.summary import DataSummary
+from expctr.data.targets import Targets, draw_splits, keep_subset
+from expctr.errors import UserError
+
+
+def ready_targets(
+    sources: Mapping[str, RawTable],
+    items: pl.DataFrame,
+    options: SampleOptions,
+    summary: DataSummary,
+    dropped: Counter[str],
+) -> Targets:
+    """Every row is a target, with the newest `max_history` entries of its own history.
+
+    Args:
+        sources: tables by split, or one under an empty name, whose splits are drawn: by users, or at random.
+        items: all of them, see `readers.ready.all_items`; rows name them by id or by title.
+        options: how samples are made. Neither `order` nor `targets_per_user` matters.
+        summary: gets the counts.
+        dropped: likewise, of rows that are no samples.
+
+    Raises:
+        UserError: the options ask for negatives, or for splits by time.
+    """
+    if options.negatives:
+        raise UserError("data.samples.negatives: ready rows have labels of their own. Fix: set it to 0")
+    if options.split == "time" and "" in sources:
+        raise UserError("data.samples.split: ready rows are not ordered by time. Fix: set it to random or user")
+    targets, entries = _read(sources, options, summary)
+    names = [
+        items.select("item", name="title").filter(~pl.col("name").is_duplicated()),
+        items.select("item", name="item"),
+    ]
+    ids = pl.concat(names).unique("name", keep="last")  # an id comes before a title that looks like it
+    targets, entries = (rows.join(ids, on="name", how="left", maintain_order="left") for rows in (targets, entries))
+    summary.interactions, summary.users = targets.height, targets["user"].n_unique()
+    summary.items = pl.concat([targets["item"], entries["item"]]).n_unique()
+
+    events = pl.concat([rows.select("user", "item", "rating", "timestamp") for rows in (targets, entries)])
+    events = events.with_columns(pl.col("user", "item").cast(pl.Categorical))
+    draw = draws_of_ids(targets["content"].cast(pl.Categorical), options.seed)
+    if "" in sources:
+        drawn = targets.select(is_liked(options).alias("label"), row=pl.int_range(pl.len()), draw=pl.Series(draw))
+        rows = keep_subset(drawn, options, dropped)
+        drawn = events[rows].with_columns(draw=pl.Series(draw[rows]))
+        split = draw_splits(drawn, replace(options, split=options.split or "random"))
+    else:
+        rows, split = np.arange(targets.height), targets["split"].to_numpy()
+    order = np.lexsort((redraw(draw[rows], 3), split))
+    rows, split = rows[order], split[order]
+    sample = np.full(targets.height, -1)
+    sample[rows] = np.arange(rows.size)
+    places = {"sample": sample[entries["place"].to_numpy()], "row": targets.height + np.arange(entries.height)}
+    kept = pl.DataFrame(places).filter(pl.col("sample") >= 0)
+    kept = kept.filter(pl.int_range(pl.len()).reverse().over("sample") < options.max_history)
+    return Targets(events, rows, split, kept)
+
+
+def _read(
+    sources: Mapping[str, RawTable], options: SampleOptions, summary: DataSummary
+) -> tuple[pl.DataFrame, pl.DataFrame]:
+    """The rows, and all entries of their histories (`place`: the row's number); `name` is an item's id or title."""
+    frames, skipped = [], Counter[str]()
+    for split, table in sources.items():
+        there = table.frame.collect_schema()
+        target = pl.coalesce(*(name for name in ("item", "title") if name in there)).alias("name")
+        others = ("user", "rating", "timestamp", "history", "history_liked")
+        frame = table.collect([target, *others], options.on_bad_row, skipped, summary.files)
+        frames.append(frame.with_columns(split=pl.lit(SPLITS.index(split) if split else 0, pl.Int8)))
+    rows = pl.concat(frames)
+    summary.rows, summary.dropped = rows.height + skipped.total(), dict(skipped)
+    content = pl.concat_str("user", "name", pl.col("history").list.join("|"), separator="/")
+    middle = options.threshold or 0.0
+    entries = rows.select("user", "timestamp", "history", "history_liked", place=pl.int_range(pl.len()))
+    entries = entries.explode("history", "history_liked").drop_nulls("history")
+    rating = pl.when("history_liked").then(middle + 1).otherwise(middle - 1).cast(pl.Float32)
+    entries = entries.select("user", "timestamp", "place", rating.alias("rating"), name="history")
+    return rows.select("user", "name", "rating", "timestamp", "split", content.alias("content")), entries

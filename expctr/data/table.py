@@ -1,0 +1,172 @@
+"""`TableDataModule`: samples of any table of one's own, such as a click log."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from typing import Any, ClassVar
+
+import polars as pl
+from lightning.pytorch.utilities import rank_zero_warn
+
+from expctr.data.batches import Nouns
+from expctr.data.cache import cached_items, cached_samples, class_key
+from expctr.data.datamodules import PaperDataset, RatingsDataModule, SplitFiles
+from expctr.data.feature_kinds import FeatureKind
+from expctr.data.options import SPLITS, SampleOptions
+from expctr.data.readers.base import RawTable, RawTables
+from expctr.data.readers.columns import TableColumns
+from expctr.data.readers.ready import is_ready
+from expctr.data.readers.table import CONTEXT, TableReader
+from expctr.data.readers.table_features import feature_name
+from expctr.data.summary import DataSummary
+from expctr.errors import UserError
+
+TABLE = SampleOptions(threshold=None, targets_per_user=20, max_samples=100_000, split=None, same_time="drop")
+"""Labels are in the data. The newest targets are the test split, as a click log is used: the past predicts the future.
+Twenty targets per user, because one would waste a log; few enough that the busiest users are not most of it. What has
+the target's own time stays out of its history: it is of the same page, and not known before it."""
+
+
+class TableDataModule(RatingsDataModule):
+    """Any table of your own, such as a click log: CSV, JSON or parquet, or a data frame of polars or pandas.
+
+    Args:
+        interactions: who was shown what, when, and whether they took it: a file, a folder or a glob in quotes. CSV, TSV
+            and JSON may be compressed. Not needed with `splits`. In Python also a data frame.
+        items: likewise, the items' titles and features. Not needed if the interactions have a column of titles.
+        users: likewise, the users' features.
+        columns: which column is which, where its name is not a usual one; `expctr prepare` prints what was found.
+        features: kinds of side features by column: `number`, `quantiles`, `category`, `list` or `boolean`; only these
+            columns are used. By default all other columns of items and users are, of kinds by their type, or in text
+            files by their content. Columns of the interactions are features only if they are named here: they may
+            tell the outcome.
+        samples: how targets, histories, labels and splits are drawn.
+        nouns: what items and people are called in prompts.
+        paper_dataset: whose rows of the paper's Table 1 `test` shows beside ours; null for none.
+    """
+
+    default_samples: ClassVar[SampleOptions] = TABLE
+
+    def __init__(
+        self,
+        interactions: str | Any = None,
+        items: str | Any = None,
+        users: str | Any = None,
+        columns: TableColumns = TableColumns(),
+        features: dict[str, FeatureKind] | None = None,
+        samples: SampleOptions = TABLE,
+        nouns: Nouns = Nouns(),
+        paper_dataset: PaperDataset | None = None,
+        splits: SplitFiles | None = None,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__("", samples, nouns, paper_dataset, splits, **kwargs)
+        if interactions is None and splits is None:
+            raise UserError(
+                "data.interactions is not set. Fix: name a file, a folder or a glob, or three files in data.splits"
+            )
+        if columns.label is not None and columns.rating is not None:
+            raise UserError(
+                "data.columns.label and data.columns.rating are both set. Fix: name the label if it is what you want "
+                "to predict, else the rating"
+            )
+        if splits and columns.split is not None:
+            raise UserError(
+                "data.splits and data.columns.split both say which rows are train, val and test. Fix: set one to null"
+            )
+        if splits and interactions is not None:
+            rank_zero_warn("data.interactions is not used: data.splits names the files")
+        sources = {name: getattr(splits, name) for name in SPLITS} if splits else {"": interactions}
+        self._reader = TableReader(sources, items, users, columns, features, samples.order == "time")
+
+    def read(self) -> RawTables:
+        self._check_labels()
+        return self._reader.tables
+
+    def read_ratings(self, path: Any) -> RawTable:
+        raise NotImplementedError  # `_splits` knows them all
+
+    def reading(self) -> object:
+        reader = self._reader
+        return [class_key(type(self)), reader.named, asdict(reader.columns), reader.features, reader.is_timed]
+
+    def ratings_of(self, users: Sequence[str]) -> pl.DataFrame:
+        """Some users' ratings, oldest first (`user`, `item`, `title`, `liked`); of ready rows, the last history."""
+        if not is_ready(self._reader.found):
+            return super().ratings_of(users)
+        last = self.samples.filter(pl.col("user").is_in([*users])).unique("user", keep="last", maintain_order=True)
+        entries = last.select("user", item="history", liked="history_liked").explode("item", "liked").drop_nulls()
+        titles = self.catalogue.items.select("item", "title")
+        return entries.join(titles, on="item", how="left", maintain_order="left").select(
+            "user", "item", "title", "liked"
+        )
+
+    def _splits(self, tables: RawTables) -> Mapping[str, RawTable]:
+        return tables.splits
+
+    def _load(self) -> tuple[pl.DataFrame, DataSummary]:
+        if not self._loaded:
+            files = self._reader.files
+            cached = files and cached_samples(files, self.options, self._make, self.cache_dir, self.reading())
+            self._loaded = cached or self._make()
+        self.feature_kinds = self._kinds(self._loaded[0])
+        return self._loaded
+
+    def _titled_items(self) -> tuple[pl.DataFrame, dict[str, dict[str, int]]]:
+        files = self._reader.files  # of the interactions as well: titles may be theirs
+        if files is None:
+            return self._read_items()
+        return cached_items(files, self.options.on_bad_row, self._read_items, self.cache_dir, self.reading())
+
+    def _kinds(self, samples: pl.DataFrame) -> dict[str, FeatureKind]:
+        """The kinds of the side features, by column: as given, else by type."""
+        kinds: dict[str, FeatureKind] = {}
+        given = {feature_name(name): kind for name, kind in (self._reader.features or {}).items()}
+        for column, dtype in samples.schema.items():
+            prefix = next((p for p in ("target_", "user_", CONTEXT) if column.startswith(p)), "")
+            if prefix and column != "target_title":
+                kinds[column] = given.get(column.removeprefix(prefix)) or _kind(dtype)
+        return kinds
+
+    def _make(self) -> tuple[pl.DataFrame, DataSummary]:
+        samples, summary = super()._make()
+        rate = float(samples["label"].mean() or 0.0)  # type: ignore[arg-type]
+        if rate in (0, 1):
+            raise UserError(
+                f"all {samples.height:,} samples have the label {rate:g}, which no model can learn from. Fix: "
+                + (
+                    "add what was shown and not taken; or draw items as dislikes with data.samples.negatives: 4"
+                    if rate
+                    else "check data.columns.label, or data.samples.threshold"
+                )
+            )
+        for note in summary.notes:
+            if note.startswith("no titles"):
+                rank_zero_warn(note)
+        return samples, summary
+
+    def _check_labels(self) -> None:
+        """Raises UserError if threshold, labels and negatives contradict each other."""
+        found, options = self._reader.found, self.options
+        if "rating" in found and options.threshold is None:
+            raise UserError(
+                f"data.samples.threshold is not set, and {found['rating']} is a rating. Fix: set the rating from which "
+                "an item is liked, or name a column of labels in data.columns.label"
+            )
+        if "label" in found and options.threshold is not None:
+            raise UserError(
+                f"data.samples.threshold: {found['label']} is a label, and labels are 1 or 0. Fix: set the threshold "
+                "to null, or name a column of ratings in data.columns.rating"
+            )
+        if not found.keys() & {"rating", "label"} and not options.negatives:
+            raise UserError(
+                "the interactions have neither a label nor a rating, so every row is a positive. Fix: name the column "
+                "in data.columns.label; or draw items as dislikes with data.samples.negatives: 4"
+            )
+
+
+def _kind(dtype: pl.DataType) -> FeatureKind:
+    if isinstance(dtype, pl.List):
+        return "list"
+    if dtype == pl.Boolean:
+        return "boolean"
+    return "quantiles" if dtype.is_numeric() else "category"

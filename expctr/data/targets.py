@@ -1,0 +1,72 @@
+"""Targets: which interactions samples are about, and the split of each."""
+
+from collections import Counter
+from typing import NamedTuple
+
+import numpy as np
+import polars as pl
+from numpy.typing import NDArray
+
+from expctr.data.interactions import is_liked
+from expctr.data.options import SampleOptions
+from expctr.data.random_draws import Ints, draws_of_ids, redraw
+
+
+class Targets(NamedTuple):
+    """What samples are made of."""
+
+    events: pl.DataFrame
+    """`user`, `item`, `rating`, `timestamp`: the rows of targets and of histories."""
+    rows: Ints
+    """The rows of the targets, in the order of the samples."""
+    split: NDArray[np.int8]
+    """The split of each target, as its position in `SPLITS`."""
+    entries: pl.DataFrame
+    """The entries of the histories, oldest first: `sample` (position in `rows`) and `row` of events."""
+
+
+def draw_targets(events: pl.DataFrame, lengths: Ints, options: SampleOptions, dropped: Counter[str]) -> Ints:
+    """The rows of the targets: those with the lowest draws per user, then a random subset over all users."""
+    eligible = events.select("user", "draw", row=pl.int_range(pl.len())).filter(lengths >= options.min_history)
+    lowest = pl.col("row").bottom_k_by("draw", options.targets_per_user)  # a sort would copy the whole table
+    by_user = eligible.group_by("user").agg(lowest)
+    dropped["user with too few ratings for min_history"] += events["user"].n_unique() - by_user.height
+    row = by_user["row"].explode().sort()
+    drawn = events[row].select("draw", is_liked(options).alias("label"), row=row)
+    return keep_subset(drawn, options, dropped)
+
+
+def keep_subset(drawn: pl.DataFrame, options: SampleOptions, dropped: Counter[str]) -> Ints:
+    """A random subset of the targets (`row`, `draw`, `label`) for `balance` and `max_samples`; their rows."""
+    # The lowest of many draws is lower than the lowest of few. So a second draw decides whose targets are kept; the
+    # first one would favour users with many ratings.
+    turn = pl.col("second").rank("ordinal")
+    drawn = drawn.with_columns(second=redraw(drawn["draw"].to_numpy(), 1)).with_columns(
+        turn=turn.over("label") if options.balance else turn
+    )
+    if options.balance:
+        likes = int(drawn["label"].sum())
+        smaller = min(likes, drawn.height - likes)
+        dropped["surplus of one label (balance)"] += drawn.height - 2 * smaller
+        drawn = drawn.filter(pl.col("turn") <= smaller)
+    most = drawn.height if options.max_samples is None else options.max_samples // (1 + options.negatives)
+    kept = drawn.sort("turn", "second").head(most)
+    dropped["beyond max_samples"] += drawn.height - kept.height
+    return kept["row"].to_numpy().astype(np.int64)
+
+
+def draw_splits(targets: pl.DataFrame, options: SampleOptions) -> NDArray[np.int8]:
+    """The split of each target, as its position in `SPLITS`."""
+    val, test = (round(targets.height * share) for share in options.fractions[1:])
+    bounds = np.array([targets.height - val - test, targets.height - test])
+    if options.split_rule == "time":
+        order = np.lexsort((targets["tie"].to_numpy(), targets["timestamp"].to_numpy()))
+    else:
+        by_user = options.split_rule == "user"
+        draw = draws_of_ids(targets["user"], options.seed) if by_user else targets["draw"].to_numpy()
+        order = np.argsort(redraw(draw, 2), kind="stable")
+    place = np.empty(targets.height, dtype=np.int64)
+    place[order] = np.arange(targets.height)
+    if options.split_rule == "user":
+        place = targets.with_columns(pl.Series("place", place)).select(pl.min("place").over("user"))["place"].to_numpy()
+    return np.searchsorted(bounds, place, side="right").astype(np.int8)

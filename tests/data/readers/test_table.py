@@ -1,0 +1,339 @@
+"""Tables of one's own: files and frames of any kind become the same raw tables; what is wrong is named by its place."""
+
+import gzip
+import json
+from collections import Counter
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+import pytest
+
+from expctr.data.readers.base import RawTables
+from expctr.data.readers.columns import TableColumns
+from expctr.data.readers.table import TableReader
+from expctr.errors import DataError
+
+CLICKS = pl.DataFrame(
+    {
+        "user_id": ["ann", "ann", "bob", "bob"],
+        "sku": ["a", "b", "a", "c"],
+        "clicked": [1, 0, 0, 1],
+        "ts": [1_700_000_000, 1_700_000_100, 1_700_000_050, 1_700_000_200],
+        "position": [1, 2, 1, 3],
+    }
+)
+ITEMS = pl.DataFrame(
+    {
+        "sku": ["a", "b", "c"],
+        "name": ["Anvil", "Bell", "Cup"],
+        "price": [1.5, None, 3.0],
+        "brand": ["x", "y", None],
+        "tags": [["t", "u"], [], ["u", "t"]],
+        "new": [True, False, None],
+    }
+)
+
+
+def reader(interactions: Any, items: Any = None, users: Any = None, **more: Any) -> TableReader:
+    options = {"columns": TableColumns(), "features": None, "is_timed": True} | more
+    return TableReader({"": interactions}, items, users, **options)
+
+
+def collected(tables: RawTables) -> list[list[dict[str, Any]]]:
+    """The good rows of all tables, in order."""
+    about = ("row", "line", "problem", "column", "file")
+    found = []
+    for table in (tables.interactions, tables.items, tables.users):
+        if table is not None:
+            own = [name for name in table.frame.collect_schema() if name not in about]
+            frame = table.collect(own, "error", Counter()).select(sorted(own))
+            found.append(frame.sort(*(name for name in ("user", "item") if name in own)).to_dicts())
+    return found
+
+
+def write_all(folder: Path, frame: pl.DataFrame, name: str) -> dict[str, str]:
+    """One table in all formats."""
+    plain = frame.with_columns(pl.col(pl.List(pl.String)).list.join("|"))
+    paths = {kind: str(folder / f"{name}.{kind}") for kind in ("parquet", "csv", "tsv", "jsonl", "json", "jsonl.gz")}
+    frame.write_parquet(paths["parquet"])
+    plain.write_csv(paths["csv"])
+    plain.write_csv(paths["tsv"], separator="\t", quote_style="never")
+    frame.write_ndjson(paths["jsonl"])
+    Path(paths["json"]).write_text(json.dumps(frame.to_dicts()))
+    Path(paths["jsonl.gz"]).write_bytes(gzip.compress(Path(paths["jsonl"]).read_bytes()))
+    return paths
+
+
+def test_all_formats_and_frames_are_the_same_tables(tmp_path: Path) -> None:
+    clicks, items = write_all(tmp_path, CLICKS, "clicks"), write_all(tmp_path, ITEMS, "items")
+    expected = collected(reader(CLICKS, ITEMS).tables)
+    assert expected[0][0] == {"item": "a", "rating": 1.0, "timestamp": 1_700_000_000_000_000, "user": "ann"}
+    assert expected[1][0] == {
+        "brand": "x",
+        "item": "a",
+        "new": True,
+        "price": 1.5,
+        "tags": ["t", "u"],
+        "title": "Anvil",
+    }
+    for kind in clicks:
+        assert collected(reader(clicks[kind], items[kind]).tables) == expected, kind
+    assert collected(reader(CLICKS.lazy(), ITEMS.lazy()).tables) == expected
+
+
+class Column:
+    """A column of pandas, as far as it is used."""
+
+    def __init__(self, values: list[Any]) -> None:
+        self.values = values
+
+    def notna(self) -> list[bool]:
+        return [value is not None and value == value for value in self.values]
+
+    def astype(self, kind: type) -> "Column":
+        assert kind is object
+        return self
+
+    def where(self, mask: list[bool], other: None) -> "Column":
+        return Column([value if good else other for value, good in zip(self.values, mask, strict=True)])
+
+    def tolist(self) -> list[Any]:
+        return self.values
+
+
+class PandasFrame:
+    """A frame of pandas, as far as it is used: pandas itself is not installed with expctr."""
+
+    iloc = None
+
+    def __init__(self, **columns: list[Any]) -> None:
+        self.columns = [*columns]
+        self.values = columns
+
+    def __getitem__(self, name: str) -> Column:
+        return Column(self.values[name])
+
+
+def test_a_frame_of_pandas_is_read_without_pandas() -> None:
+    nan = float("nan")
+    items = PandasFrame(**(ITEMS.to_dict(as_series=False) | {"brand": ["x", "y", nan], "price": [1.5, nan, 3.0]}))
+    clicks = PandasFrame(**CLICKS.to_dict(as_series=False))
+    assert collected(reader(clicks, items).tables) == collected(reader(CLICKS, ITEMS).tables)
+
+
+def test_a_folder_a_glob_and_one_file_are_the_same_table(tmp_path: Path) -> None:
+    folder = tmp_path / "clicks" / "day=1"
+    folder.mkdir(parents=True)
+    CLICKS[:3].write_parquet(folder / "part-0.parquet")
+    CLICKS[3:].with_columns(pl.col("position").cast(pl.Float64)).write_parquet(folder / "part-1.parquet")
+    (folder.parent / "_SUCCESS").touch()
+    expected = collected(reader(CLICKS, ITEMS).tables)
+    for named in (folder.parent, folder / "*.parquet", tmp_path / "**" / "part-*.parquet"):
+        found = reader(str(named), ITEMS)
+        assert collected(found.tables) == expected
+        assert [path.name for path in found.tables.interactions.files] == ["part-0.parquet", "part-1.parquet"]
+
+
+def test_nothing_there_and_several_formats_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="no such file"):
+        reader(str(tmp_path / "gone.csv")).tables  # noqa: B018
+    with pytest.raises(DataError, match=r"data.interactions: no file matches .*\*\.csv"):
+        reader(str(tmp_path / "*.csv")).tables  # noqa: B018
+    with pytest.raises(DataError, match=r"data.interactions: no table in"):
+        reader(str(tmp_path)).tables  # noqa: B018
+    write_all(tmp_path, CLICKS, "clicks")
+    with pytest.raises(DataError, match=r"several formats \(CSV, JSON, JSON lines, parquet\)"):
+        reader(str(tmp_path)).tables  # noqa: B018
+    (tmp_path / "x").mkdir()
+    (tmp_path / "x" / "torn.parquet").write_bytes(Path(tmp_path / "clicks.parquet").read_bytes()[:200])
+    with pytest.raises(DataError, match=r"cannot read .*torn\.parquet"):
+        reader(str(tmp_path / "x")).tables  # noqa: B018
+    CLICKS.write_parquet(tmp_path / "x" / "a.parquet")
+    CLICKS.with_columns(ts=pl.lit([1])).write_parquet(tmp_path / "x" / "torn.parquet")
+    with pytest.raises(DataError, match="has files whose columns do not fit together"):
+        reader(str(tmp_path / "x")).tables  # noqa: B018
+    with pytest.raises(DataError, match=r"data.interactions is of type int"):
+        reader(7).tables  # noqa: B018
+
+
+MOMENT = datetime(2024, 3, 1, 12, 30, 15, 500_000, tzinfo=UTC)
+TIMES: dict[str, list[Any]] = {
+    "seconds": [1_709_296_215, 1_709_296_216],
+    "milliseconds": [1_709_296_215_500, 1_709_296_216_500],
+    "microseconds": [1_709_296_215_500_000, 1_709_296_216_500_000],
+    "nanoseconds": [1_709_296_215_500_000_000, 1_709_296_216_500_000_000],
+    "float seconds": [1_709_296_215.5, 1_709_296_216.5],
+    "text of seconds": ["1709296215.5", "1709296216.5"],
+    "ISO": ["2024-03-01T12:30:15.5", "2024-03-01 12:30:16.500"],
+    "ISO with zone": ["2024-03-01T14:30:15.5+02:00", "2024-03-01 12:30:16.500Z"],
+    "datetimes": [MOMENT.replace(tzinfo=None), MOMENT.replace(tzinfo=None) + timedelta(seconds=1)],
+    "datetimes with zone": [MOMENT, MOMENT + timedelta(seconds=1)],
+}
+
+
+@pytest.mark.parametrize("form", TIMES)
+def test_times_of_every_form_are_microseconds(form: str) -> None:
+    clicks = CLICKS[:2].with_columns(pl.Series("ts", TIMES[form]))
+    table = reader(clicks, ITEMS).tables.interactions
+    expected = [1_709_296_215_500_000, 1_709_296_216_500_000]
+    if form == "seconds":
+        expected = [time - 500_000 for time in expected]
+    assert table.collect(["timestamp"], "error", Counter())["timestamp"].to_list() == expected
+
+
+def test_dates_are_their_first_moment() -> None:
+    for days in (
+        pl.Series("ts", ["2024-03-01", "2024-03-02"]),
+        pl.Series("ts", ["2024-03-01", "2024-03-02"]).str.to_date(),
+    ):
+        table = reader(CLICKS[:2].with_columns(days), ITEMS).tables.interactions
+        first, second = table.collect(["timestamp"], "error", Counter())["timestamp"]
+        assert first == datetime(2024, 3, 1, tzinfo=UTC).timestamp() * 10**6
+        assert second - first == 86_400 * 10**6
+
+
+BAD: dict[str, tuple[str, list[Any], int, str]] = {
+    "a label that is neither": ("clicked", ["1", "0", "maybe", "1"], 3, "label is neither 1 nor 0"),
+    "a number as a label": ("clicked", [1, 0, 1, 4], 4, "label is neither 1 nor 0"),
+    "no label": ("clicked", [1, None, 0, 1], 2, "label is neither 1 nor 0"),
+    "no time": ("ts", [1, 2, None, 4], 3, "no timestamp"),
+    "another unit": ("ts", [1.7e12, 1.7e12, 1.7e9, 1.7e12], 3, "timestamp is unlike most others"),
+    "a word for a time": ("ts", ["1700000000", "x", "1700000001", "1700000002"], 2, "timestamp is unlike most others"),
+    "no user": ("user_id", ["ann", "", "bob", "bob"], 2, "no user or item id"),
+    "no item": ("sku", ["a", "b", "c", None], 4, "no user or item id"),
+    "no split": ("split", ["train", "dev", "test", "tset"], 4, "split is none of train, val and test"),
+}
+
+
+@pytest.mark.parametrize("kind", ["parquet", "csv", "jsonl"])
+@pytest.mark.parametrize("fault", BAD)
+def test_a_bad_row_is_named_counted_and_skipped(fault: str, kind: str, tmp_path: Path) -> None:
+    column, values, row, problem = BAD[fault]
+    paths = write_all(tmp_path, CLICKS.with_columns(pl.Series(column, values)), "clicks")
+    table = reader(paths[kind], ITEMS).tables.interactions
+    row += kind == "csv"  # its first row is the header
+    with pytest.raises(
+        DataError, match=rf"{problem}, .*clicks\.{kind}, row {row}, column {column}: .*\(1 of 4 rows are"
+    ):
+        table.collect(["user"], "error", Counter())
+    dropped = Counter[str]()
+    assert table.collect(["user"], "skip", dropped).height == 3
+    assert dropped == {f"clicks.{kind}: {problem}": 1}
+
+
+def test_a_bad_row_of_several_files_is_in_the_file_that_is_named(tmp_path: Path) -> None:
+    CLICKS.write_parquet(tmp_path / "a.parquet")
+    CLICKS.with_columns(clicked=pl.lit(7)).write_parquet(tmp_path / "b.parquet")
+    table = reader(str(tmp_path / "*.parquet"), ITEMS).tables.interactions
+    with pytest.raises(DataError, match=r"neither 1 nor 0, .*b\.parquet, row 1, column clicked: .*ann"):
+        table.collect(["user"], "error", Counter())
+
+
+def test_truths_are_labels_however_they_are_written() -> None:
+    for values in ([True, False], [1.0, 0.0], ["1", "0"], ["true", "False"], ["YES", "no"]):
+        table = reader(CLICKS[:2].with_columns(pl.Series("clicked", values)), ITEMS).tables.interactions
+        assert table.collect(["rating"], "error", Counter())["rating"].to_list() == [1, 0]
+
+
+def test_ids_that_became_floats_match_ids_of_whole_numbers() -> None:
+    clicks = CLICKS.with_columns(sku=pl.Series([28.0, 3.0, 28.0, None]))
+    items = ITEMS.with_columns(sku=pl.Series([28, 3, 4]))
+    tables = reader(clicks, items).tables
+    assert tables.interactions.collect(["item"], "skip", Counter())["item"].to_list() == ["28", "3", "28"]
+    assert tables.items.collect(["item"], "error", Counter())["item"].to_list() == ["28", "3", "4"]
+
+
+def test_a_named_column_that_is_missing_gets_the_nearest_names() -> None:
+    with pytest.raises(DataError, match=r"data.columns.label: there is no column 'clickd'. The nearest: clicked.*ts"):
+        reader(CLICKS, ITEMS, columns=TableColumns(label="clickd")).tables  # noqa: B018
+    with pytest.raises(DataError, match=r"data.columns.title: there is no column 'nmae'. The nearest: name"):
+        reader(CLICKS, ITEMS, columns=TableColumns(title="nmae")).tables  # noqa: B018
+    with pytest.raises(DataError, match=r"data.features: there is no column 'prise'. The nearest: price"):
+        reader(CLICKS, ITEMS, features={"prise": "number"}).tables  # noqa: B018
+    with pytest.raises(DataError, match=r"data.columns.user: there is no column 'user'.*has u, sku"):
+        reader(CLICKS.rename({"user_id": "u"}), ITEMS).tables  # noqa: B018
+
+
+def test_columns_of_any_name_are_used_as_named() -> None:
+    clicks = CLICKS.rename({"user_id": "wer", "sku": "was", "clicked": "ja", "ts": "wann"})
+    items = ITEMS.rename({"sku": "was", "name": "wie"})
+    named = TableColumns(user="wer", item="was", label="ja", timestamp="wann", title="wie")
+    assert collected(reader(clicks, items, columns=named).tables) == collected(reader(CLICKS, ITEMS).tables)
+
+
+def test_a_column_may_have_a_name_that_readers_use() -> None:
+    items = ITEMS.rename({"brand": "row", "price": "problem", "new": "user"})
+    (_, found) = collected(reader(CLICKS, items).tables)
+    assert found[0] == {"item": "a", "problem_": 1.5, "row_": "x", "tags": ["t", "u"], "title": "Anvil", "user_": True}
+
+
+def test_without_times_a_random_order_must_be_chosen() -> None:
+    with pytest.raises(DataError, match=r"no column of times among user_id, sku, clicked.*data.samples.order: shuffle"):
+        reader(CLICKS.drop("ts"), ITEMS).tables  # noqa: B018
+    table = reader(CLICKS.with_columns(ts=None), ITEMS, is_timed=False).tables.interactions
+    assert table.collect(["timestamp"], "error", Counter())["timestamp"].to_list() == [None] * 4
+
+
+def test_titles_come_from_the_interactions_or_are_the_ids() -> None:
+    names = ITEMS.select("sku", "name")
+    both = reader(CLICKS.join(names, on="sku")).tables
+    assert collected(both)[1] == [{"item": i, "title": t} for i, t in names.rows()]
+    features = reader(CLICKS.join(names, on="sku"), ITEMS.drop("name", "tags")).tables
+    assert collected(features)[1][0] == {"brand": "x", "item": "a", "new": True, "price": 1.5, "title": "Anvil"}
+    plain = reader(CLICKS).tables
+    assert collected(plain)[1] == [{"item": i, "title": i} for i in "abc"]
+    assert any("no titles" in note for note in plain.notes)
+
+
+def test_the_notes_say_what_became_of_each_column() -> None:
+    clicks, items = reader(CLICKS, ITEMS).tables.notes
+    assert clicks.startswith(
+        "data.interactions: user = user_id; item = sku; label = clicked; timestamp = ts (seconds, "
+    )
+    assert "2023-11-14" in clicks
+    assert clicks.endswith("not used position")
+    assert items == (
+        "data.items: item = sku; title = name; features price (quantiles), brand (category), tags (list), new (boolean)"
+    )
+
+
+def test_kinds_of_a_text_file_are_found_by_its_content(tmp_path: Path) -> None:
+    items = pl.DataFrame(
+        {
+            "id": range(300),
+            "title": [f"T{i}" for i in range(300)],
+            "count": [i % 7 for i in range(300)],
+            "year": ["NA" if i % 3 else str(1990 + i % 9) for i in range(300)],
+            "flag": [i % 2 == 0 for i in range(300)],
+            "kind": [f"k{i % 4}" for i in range(300)],
+            "words": [f"w{i % 5}|w{i % 3}" if i % 10 else "" for i in range(300)],
+            "listed": [json.dumps([f"a, {i % 3}"]) for i in range(300)],
+            "url": [f"http://{i}.x" for i in range(300)],
+            "nothing": [""] * 300,
+        }
+    )
+    items.write_csv(tmp_path / "items.csv")
+    tables = reader(CLICKS.with_columns(sku=pl.Series([0, 1, 2, 3])), str(tmp_path / "items.csv")).tables
+    assert tables.notes[1].split("features ")[1] == (
+        "count (quantiles), year (quantiles), flag (boolean), kind (category), words (list), listed (list); "
+        "not used url (most rows have a value of their own), nothing (empty)"
+    )
+    row = tables.items.collect_unique("item", "error", Counter()).row(1, named=True)
+    assert (row["count"], row["flag"], row["words"], row["listed"]) == (1.0, False, ["w1", "w1"], ["a, 1"])
+    assert row["year"] is None
+
+
+def test_named_features_are_of_the_named_kinds_and_the_only_ones() -> None:
+    kinds: dict[str, Any] = {"price": "category", "tags": "list", "position": "number"}
+    tables = reader(CLICKS, ITEMS, features=kinds).tables
+    interactions, items = collected(tables)
+    assert items[0] == {"item": "a", "price": "1.5", "tags": ["t", "u"], "title": "Anvil"}
+    assert [row["context_position"] for row in interactions] == [1, 2, 1, 3]
+    with pytest.raises(DataError, match=r"feature is not of its kind, .* row 1, column brand"):
+        reader(CLICKS, ITEMS, features={"brand": "number"}).tables.items.collect(["item"], "error", Counter())
+    with pytest.raises(DataError, match=r"data.features: clicked is one of the columns that samples are made of"):
+        reader(CLICKS, ITEMS, features={"clicked": "boolean"}).tables  # noqa: B018
+    with pytest.raises(DataError, match=r"data.features.tags: a column of type List\(String\) cannot be .* number"):
+        reader(CLICKS, ITEMS, features={"tags": "number"}).tables  # noqa: B018

@@ -1,0 +1,147 @@
+"""Ready rows: tables with history, target and label in each row, such as TALLRec's JSON, are samples as they stand."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+import pytest
+
+from expctr.data.datamodules import SplitFiles
+from expctr.data.options import SampleOptions
+from expctr.data.query import make_query
+from expctr.data.table import TableDataModule
+from expctr.errors import DataError, UserError
+
+ROWS = [
+    {
+        "user": f"u{i % 4}",
+        "liked": ["Heat", f"Film {i % 5}"],
+        "disliked": ["Casper"] * (i % 2),
+        "target_title": f"Film {i % 7}",
+        "label": i % 2,
+    }
+    for i in range(40)
+]
+
+
+def tallrec(row: dict[str, Any]) -> dict[str, str]:
+    """A row in TALLRec's words."""
+    liked, disliked = (", ".join(f'"{title}"' for title in row[name]) for name in ("liked", "disliked"))
+    return {
+        "instruction": "Given the user's preference and unpreference, identify whether the user will like the target "
+        'movie by answering "Yes." or "No.".',
+        "input": f"User Preference: {liked}\nUser Unpreference: {disliked}\n"
+        f'Whether the user will like the target movie "{row["target_title"]}"?',
+        "output": "Yes." if row["label"] else "No.",
+    }
+
+
+def prepared(interactions: Any, **more: Any) -> TableDataModule:
+    module = TableDataModule(interactions, **more)
+    module.setup()
+    return module
+
+
+def test_a_row_is_a_sample() -> None:
+    data = prepared(pl.DataFrame(ROWS))
+    assert data.samples.height == data.summary.rows == 40
+    assert data.summary.splits["train"]["samples"] == 32
+    row = data.samples.filter(pl.col("label") == 1).row(0, named=True)
+    assert row["disliked"] == row["disliked_titles"] == ["Casper"]
+    assert row["liked"][0] == row["history"][0] == "Heat"
+    assert row["history_liked"] == [True, True, False]
+    assert row["target"] == row["target_title"]
+    assert data.samples.group_by("user").len()["len"].to_list() == [10] * 4
+    assert len(data.table("train")) == 32
+    assert data.features.sizes["target"] == data.features.sizes["liked"]
+
+
+def test_tallrecs_own_json_as_three_files(tmp_path: Path) -> None:
+    for name, part in (("train", ROWS[:30]), ("valid", ROWS[30:35]), ("test", ROWS[35:])):
+        (tmp_path / f"{name}.json").write_text(json.dumps([tallrec(row) for row in part], indent=1))
+    files = SplitFiles(*(str(tmp_path / f"{name}.json") for name in ("train", "valid", "test")))
+    data = prepared(None, splits=files, cache_dir=str(tmp_path / "cache"))
+    assert [data.rows(split).height for split in ("train", "val", "test")] == [30, 5, 5]
+    found = {
+        *data.samples.select(
+            "target_title", pl.col("liked_titles").list.join("|"), pl.col("disliked_titles").list.join("|"), "label"
+        ).rows()
+    }
+    assert found == {(r["target_title"], "|".join(r["liked"]), "|".join(r["disliked"]), r["label"]) for r in ROWS}
+    assert data.users().to_list() == [""]
+
+
+def test_books_of_tallrec_name_their_authors() -> None:
+    row = tallrec(ROWS[0]) | {
+        "input": 'User Preference: "Sula" written by Toni Morrison, "Emma" written by Jane Austen\n'
+        'User Unpreference: \nWhether the user will like the target book ""Jazz" written by Toni Morrison"?'
+    }
+    data = TableDataModule(pl.DataFrame([row]))
+    assert data.read().interactions.frame.select("title", "history").collect().row(0) == ("Jazz", ["Sula", "Emma"])
+
+
+def test_entries_are_ids_or_titles_of_a_table_of_items() -> None:
+    items = pl.DataFrame({"id": ["1", "2", "3"], "title": ["Heat", "Casper", "Seven"], "genre": ["a", "b", "c"]})
+    histories = [["1", "Casper", "New"], ["3", "2", "Heat"]]
+    rows = pl.DataFrame({"history": histories * 10, "history_labels": [[1, 0, 1]] * 20, "label": [1, 0] * 10})
+    rows = rows.with_columns(item=pl.Series(["3", "Casper"] * 10))
+    data = prepared(rows, items=items)
+    row = data.samples.filter(target="3").row(0, named=True)
+    assert (row["history"], row["liked_titles"], row["disliked_titles"]) == (
+        ["1", "2", "New"],
+        ["Heat", "New"],
+        ["Casper"],
+    )
+    assert (row["target_title"], row["target_genre"]) == ("Seven", "c")
+    assert data.samples.filter(label=0)["target"].unique().to_list() == ["2"]
+    assert data.catalogue.matches("New")[0].id == "New"
+
+
+def test_titles_in_brackets_are_no_lists() -> None:
+    rows = pl.DataFrame({"liked": ["[REC]", "[REC]|Heat", '["Heat", "M"]'], "disliked": "", "title": "Seven"})
+    found = TableDataModule(rows.with_columns(label=1)).read().interactions.frame.select("history").collect()
+    assert found["history"].to_list() == [["[REC]"], ["[REC]", "Heat"], ["Heat", "M"]]
+
+
+def test_draws_do_not_depend_on_the_order_of_the_rows() -> None:
+    frame = pl.DataFrame([row | {"user": f"p{i}"} for i, row in enumerate(ROWS)])
+    options = SampleOptions(threshold=None, max_samples=20, split=None)
+    expected = prepared(frame, samples=options).samples
+    assert prepared(frame.reverse(), samples=options).samples.equals(expected)
+    by_user = prepared(
+        pl.DataFrame(ROWS), samples=SampleOptions(threshold=None, split="user", fractions=(0.5, 0.25, 0.25))
+    ).samples
+    assert by_user.group_by("user").agg(pl.col("split").n_unique())["split"].to_list() == [1] * 4
+
+
+def test_explain_takes_a_user_and_titles() -> None:
+    data = prepared(pl.DataFrame(ROWS))
+    query = make_query(data, user="u1", target="Film 1")
+    assert query.history
+    assert make_query(data, liked="Heat|Film 2", target="Casper").rows.height == 3
+    nobody = prepared(pl.DataFrame(ROWS).drop("user"))
+    with pytest.raises(UserError, match="the ratings have no user 'u1'"):
+        make_query(nobody, user="u1", target="Film 1")
+
+
+def test_a_history_without_matching_labels_is_a_bad_row() -> None:
+    rows = pl.DataFrame(
+        {"history": [["a", "b"], ["a"]], "history_labels": [[1], [2]], "title": ["c", "d"], "label": [1, 0]}
+    )
+    with pytest.raises(
+        DataError, match=r"history and its labels do not match, data.interactions, row 1, column history_labels"
+    ):
+        prepared(rows)
+
+
+def test_options_that_ready_rows_cannot_have_are_refused() -> None:
+    frame = pl.DataFrame(ROWS)
+    with pytest.raises(UserError, match=r"data.samples.split: ready rows are not ordered by time"):
+        prepared(frame, samples=SampleOptions(threshold=None, split="time"))
+    with pytest.raises(UserError, match=r"data.samples.negatives: ready rows have labels of their own"):
+        prepared(frame, samples=SampleOptions(threshold=None, negatives=2))
+    with pytest.raises(DataError, match=r"data.columns.label: there is no column 'label'"):
+        prepared(frame.drop("label"))
+    with pytest.raises(UserError, match="all 20 samples have the label 1"):
+        prepared(frame.filter(label=1))

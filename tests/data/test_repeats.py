@@ -1,0 +1,70 @@
+"""Repeated impressions: with `repeats: keep` all are targets, and histories show each other item once."""
+
+import random
+
+import polars as pl
+from tiny import make_tables
+
+from expctr.data.options import SampleOptions
+from expctr.data.samples import make_samples
+
+ALL = SampleOptions(threshold=None, repeats="keep", targets_per_user=100, fractions=(1, 0, 0))
+
+
+def test_a_history_shows_each_item_as_last_seen_and_never_the_target() -> None:
+    rows = [
+        ("u", "a", 0.0, 1),
+        ("u", "b", 0.0, 2),
+        ("u", "a", 1.0, 3),
+        ("u", "b", 1.0, 4),
+        ("u", "c", 0.0, 5),
+        ("u", "a", 0.0, 6),
+    ]
+    samples, summary = make_samples(make_tables([*rows]), ALL)
+    found = {
+        time: (target, [*zip(history, liked, strict=True)], label)
+        for time, target, history, liked, label in samples.select(
+            "timestamp", "target", "history", "history_liked", "label"
+        ).rows()
+    }
+    assert found == {
+        2: ("b", [("a", False)], 0),
+        3: ("a", [("b", False)], 1),
+        4: ("b", [("a", True)], 1),
+        5: ("c", [("a", True), ("b", True)], 0),
+        6: ("a", [("b", True), ("c", False)], 0),
+    }
+    assert summary.interactions == 6
+    latest, _ = make_samples(
+        make_tables([*rows]), SampleOptions(threshold=None, targets_per_user=9, fractions=(1, 0, 0))
+    )
+    assert sorted(latest["timestamp"].to_list()) == [5, 6]
+
+
+def test_a_history_has_max_history_items_though_rows_repeat() -> None:
+    rows = [("u", f"i{i % 5}", float(i % 2), i) for i in range(20)] + [("u", "t", 1.0, 99)]
+    samples, _ = make_samples(
+        make_tables([*rows]),
+        SampleOptions(threshold=None, repeats="keep", max_history=4, targets_per_user=100, fractions=(1, 0, 0)),
+    )
+    (last,) = samples.filter(target="t").select("history", "history_liked").rows()
+    assert last == (["i1", "i2", "i3", "i4"], [False, True, False, True])
+
+
+def test_the_order_of_the_rows_does_not_matter() -> None:
+    draw = random.Random(0)
+    rows = [
+        (f"u{draw.randrange(5)}", f"i{draw.randrange(4)}", float(draw.random() < 0.5), draw.randrange(9))
+        for _ in range(80)
+    ]
+    options = SampleOptions(threshold=None, repeats="keep", targets_per_user=5, max_samples=20)
+    expected, _ = make_samples(make_tables([*rows]), options)
+    assert expected.height == 20
+    draw.shuffle(rows)
+    assert make_samples(make_tables([*rows]), options)[0].equals(expected)
+
+
+def test_rows_alike_in_all_but_their_label_are_drawn_apart() -> None:
+    rows = [(f"u{user}", item, rating, 5) for user in range(200) for item in "ab" for rating in (0.0, 1.0)]
+    samples, _ = make_samples(make_tables([*rows]), SampleOptions(threshold=None, repeats="keep", fractions=(1, 0, 0)))
+    assert 0.3 < float(pl.Series(samples["label"]).mean() or 0) < 0.8  # type: ignore[arg-type]

@@ -1,0 +1,170 @@
+"""`TableDataModule`: labels, thresholds and negatives that fit each other, splits of one's own, kinds, the cache."""
+
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+import pytest
+
+from expctr.data.datamodules import SplitFiles
+from expctr.data.options import SampleOptions
+from expctr.data.query import make_query
+from expctr.data.readers.columns import TableColumns
+from expctr.data.table import TABLE, TableDataModule
+from expctr.errors import UserError
+
+CLICKS = pl.DataFrame(
+    {
+        "user_id": [f"u{i % 8}" for i in range(120)],
+        "sku": [f"s{i * 7 % 23}" for i in range(120)],
+        "clicked": [int(i % 3 == 0) for i in range(120)],
+        "ts": [1_700_000_000 + 60 * i for i in range(120)],
+        "position": [i % 4 for i in range(120)],
+    }
+)
+ITEMS = pl.DataFrame(
+    {
+        "sku": [f"s{i}" for i in range(23)],
+        "title": [f"Thing {i}" for i in range(23)],
+        "price": [None if i == 3 else i * 1.5 for i in range(23)],
+        "size": range(23),
+        "brand": [f"b{i % 3}" for i in range(23)],
+        "tags": [[f"t{i % 2}", "t"] for i in range(23)],
+        "new": [i % 2 == 0 for i in range(23)],
+    }
+)
+USERS = pl.DataFrame({"user_id": [f"u{i}" for i in range(8)], "age": range(20, 28)})
+
+
+def prepared(*tables: Any, **more: Any) -> TableDataModule:
+    module = TableDataModule(*tables, **more)
+    module.setup()
+    return module
+
+
+def test_features_have_kinds_by_type_or_as_named() -> None:
+    data = prepared(CLICKS, ITEMS, USERS)
+    assert data.feature_kinds == {
+        "target_price": "quantiles",
+        "target_size": "quantiles",
+        "target_brand": "category",
+        "target_tags": "list",
+        "target_new": "boolean",
+        "user_age": "quantiles",
+    }
+    assert {*data.feature_kinds} <= {*data.features.fields}
+    kinds: Any = {"price": "number", "size": "category", "age": "number", "position": "category"}
+    named = prepared(CLICKS, ITEMS, USERS, features=kinds)
+    assert named.feature_kinds == {
+        "target_price": "number",
+        "target_size": "category",
+        "user_age": "number",
+        "context_position": "category",
+    }
+    assert "context_position" in named.features.fields
+    place = dict(zip(CLICKS["ts"] * 10**6, CLICKS["position"], strict=True))
+    assert [int(p) for p in named.samples["context_position"]] == [place[time] for time in named.samples["timestamp"]]
+
+
+def test_by_default_the_newest_targets_are_the_test_split() -> None:
+    data = prepared(CLICKS, ITEMS)
+    times = data.samples.group_by("split", maintain_order=True).agg(pl.min("timestamp"), last=pl.max("timestamp"))
+    (_, _, train), (_, first_val, val), (_, first_test, _) = times.rows()
+    assert train <= first_val <= val <= first_test
+    assert (
+        prepared(CLICKS, ITEMS, samples=SampleOptions(threshold=None, order="shuffle", split=None)).samples.height == 8
+    )
+
+
+def test_what_has_the_targets_own_time_is_not_in_its_history() -> None:
+    page = CLICKS.with_columns(ts=pl.col("ts") // 3600 * 3600)
+    data = prepared(page, ITEMS)
+    time = {(user, item): moment for user, item, moment in page.select("user_id", "sku", pl.col("ts") * 10**6).rows()}
+    for user, moment, history in data.samples.select("user", "timestamp", "history").rows():
+        assert all(time[user, item] < moment for item in history)
+
+
+def test_labels_thresholds_and_negatives_must_fit() -> None:
+    ratings = CLICKS.with_columns(stars=pl.col("clicked") * 7 - 2).drop("clicked")
+    rated = prepared(ratings, ITEMS, samples=SampleOptions(threshold=3)).samples
+    assert [label == 1 for label in rated["label"]] == [rating == 5 for rating in rated["rating"]]
+    with pytest.raises(UserError, match=r"data.samples.threshold is not set, and stars is a rating"):
+        prepared(ratings, ITEMS)
+    with pytest.raises(UserError, match=r"data.samples.threshold: clicked is a label"):
+        prepared(CLICKS, ITEMS, samples=SampleOptions(threshold=1))
+    with pytest.raises(UserError, match=r"neither a label nor a rating.*data.samples.negatives"):
+        prepared(CLICKS.drop("clicked"), ITEMS)
+    with pytest.raises(UserError, match=r"have the label 1, .* data.samples.negatives"):
+        prepared(CLICKS.with_columns(clicked=1), ITEMS)
+    with pytest.raises(UserError, match=r"have the label 0, .* data.columns.label"):
+        prepared(CLICKS.with_columns(clicked=0), ITEMS)
+    with pytest.raises(UserError, match=r"data.columns.label and data.columns.rating are both set"):
+        TableDataModule(CLICKS, columns=TableColumns(label="clicked", rating="position"))
+    files = SplitFiles("a.csv", "b.csv", "c.csv")
+    with pytest.raises(UserError, match=r"data.splits and data.columns.split both say"):
+        TableDataModule(splits=files, columns=TableColumns(split="fold"))
+    with pytest.warns(UserWarning, match=r"data.interactions is not used"):
+        TableDataModule("clicks.csv", splits=files)
+    with pytest.raises(UserError, match=r"data.interactions is not set"):
+        TableDataModule()
+    both = CLICKS.with_columns(rating=pl.lit(9.0))
+    assert prepared(both, ITEMS).samples.equals(prepared(CLICKS, ITEMS).samples)
+    named = prepared(both.with_columns(rating=pl.col("position")), ITEMS, columns=TableColumns(rating="rating"),
+                     samples=SampleOptions(threshold=2))  # fmt: skip
+    assert {*named.samples["rating"].to_list()} <= {0, 1, 2, 3}
+
+
+def test_positives_only_with_negatives() -> None:
+    options = SampleOptions(threshold=None, negatives=2, targets_per_user=5)
+    data = prepared(CLICKS.drop("clicked"), ITEMS, samples=options)
+    assert data.samples["label"].mean() == pytest.approx(1 / 3)
+    drawn = data.samples.filter(label=0).row(0, named=True)
+    assert make_query(data, user=drawn["user"], target=drawn["target_title"]).label is None  # nobody said no
+
+
+def test_splits_by_a_column_are_those_by_files(tmp_path: Path) -> None:
+    names = {"train": "train", "valid": "val", "Test": "test"}
+    clicks = CLICKS.with_columns(fold=pl.Series([[*names][(i > 80) + (i > 100)] for i in range(120)]))
+    for given, name in names.items():
+        clicks.filter(fold=given).drop("fold").write_csv(tmp_path / f"{name}.csv")
+    files = SplitFiles(*(str(tmp_path / f"{name}.csv") for name in ("train", "val", "test")))
+    by_column = prepared(clicks, ITEMS, columns=TableColumns(split="fold"))
+    by_files = prepared(None, ITEMS, splits=files, cache_dir=str(tmp_path / "cache"))
+    assert by_column.samples.equals(by_files.samples)
+    assert by_column.summary.rows == 120
+    assert by_column.users().equals(by_files.users())
+
+
+def test_the_cache_knows_columns_and_features(tmp_path: Path) -> None:
+    CLICKS.with_columns(bought=1 - pl.col("clicked")).write_parquet(tmp_path / "clicks.parquet")
+    ITEMS.write_parquet(tmp_path / "items.parquet")
+    files = (str(tmp_path / "clicks.parquet"), str(tmp_path / "items.parquet"))
+    first = prepared(*files, cache_dir=str(tmp_path))
+    again = prepared(*files, cache_dir=str(tmp_path))
+    assert again.samples.equals(first.samples)
+    assert again.feature_kinds == first.feature_kinds
+    assert again.catalogue.items.sort("item").equals(first.catalogue.items.sort("item"))
+    assert len([*tmp_path.glob("*.json")]) == 2  # the samples and the items
+    other = prepared(*files, cache_dir=str(tmp_path), columns=TableColumns(label="bought"))
+    assert other.samples["label"].to_list() == [1 - label for label in first.samples["label"]]
+    priced = prepared(*files, cache_dir=str(tmp_path), features={"price": "number"})
+    assert [name for name in priced.samples.columns if name.startswith("target_")] == ["target_title", "target_price"]
+
+
+def test_users_titles_and_people_are_found(tmp_path: Path) -> None:
+    people = tmp_path / "people.csv"
+    people.write_text("liked_titles,disliked_titles,target_title\nThing 1|Thing 2,,Thing 3\n,Thing 4,New thing\n")
+    data = prepared(CLICKS, ITEMS, USERS, people=str(people))
+    assert data.users().to_list() == [f"u{i}" for i in range(8)]
+    rated = data.ratings_of(["u1"])
+    last = CLICKS.filter(user_id="u1").unique("sku", keep="last", maintain_order=True)
+    assert rated["item"].to_list() == last["sku"].to_list()
+    assert rated["liked"].to_list() == [bool(clicked) for clicked in last["clicked"]]
+    assert make_query(data, user="u1", target="Thing 2").rows["user_age"].unique().to_list() == [21]
+    assert [text.target for text in data.table("predict").texts] == ["Thing 3", "New thing"]
+
+
+def test_defaults_do_not_warn_of_options_without_effect(recwarn: pytest.WarningsRecorder) -> None:
+    TableDataModule(splits=SplitFiles("a", "b", "c"))
+    TableDataModule(splits=SplitFiles("a", "b", "c"), samples=TABLE)
+    assert not recwarn.list

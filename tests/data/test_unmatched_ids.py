@@ -1,0 +1,48 @@
+"""Ids that do not match between two files are shown, with the likely reason."""
+
+from collections.abc import Callable
+
+import polars as pl
+import pytest
+
+from expctr.data.unmatched_ids import explain_unmatched
+
+IDS = [f"{i}" for i in range(12, 40)]
+FORMS: dict[str, tuple[Callable[[str], str], str]] = {
+    "28.0": (lambda i: f"{i}.0", "writes whole numbers as 28.0"),
+    "00028": (lambda i: f"{i:0>5}", "lost leading zeros"),
+    "case": (lambda i: f"{i}x", "upper and lower case"),
+    "space": (lambda i: f" {i[0]} {i[1:]}", "white space"),
+    "hyphens": (lambda i: f"{i[0]}-{i[1:]}", "punctuation"),
+    "several": (lambda i: f"{i:0>5}.0", "different ways"),
+}
+
+
+@pytest.mark.parametrize("name", FORMS)
+@pytest.mark.parametrize("turned", [False, True])
+def test_the_reason_is_found_whichever_side_it_is_on(name: str, turned: bool) -> None:
+    form, reason = FORMS[name]
+    plain = [f"{i}X" for i in IDS] if name == "case" else IDS
+    sides = [pl.Series([form(i) for i in IDS]), pl.Series(plain)]
+    text = explain_unmatched(*(reversed(sides) if turned else sides), "ratings", "the items")
+    assert text
+    assert text.startswith("28 of 28 ids of ratings are not in the items: '")
+    assert reason in text
+    assert text.count("Fix: ") == 1
+    assert text.count("'") == 12 + ("Int64" in text) * 2
+
+
+def test_isbn() -> None:
+    text = explain_unmatched(pl.Series(["9780345451040"]), pl.Series(["034545104X"]), "ratings", "books")
+    assert text
+    assert "ISBN-13" in text
+
+
+def test_no_reason_and_no_fault() -> None:
+    described = pl.Series(["1", "2"])
+    assert explain_unmatched(pl.Series(["1", "2", "x"]), described, "ratings", "items") is None
+    text = explain_unmatched(pl.Series(["x", "y", None]), described, "ratings", "items")
+    assert text == (
+        "2 of 2 ids of ratings are not in items: 'x', 'y'; there the ids are '1', '2'. Fix: check that both belong "
+        "together and use the same ids"
+    )
