@@ -83,7 +83,8 @@ class RawTable:
             raise self._first_problem(problems.len(), frame.height)
         for problem, count in problems.value_counts().iter_rows():
             dropped[f"{self.path.name}: {problem}"] += count
-        return frame.filter(pl.col("problem").is_null()).drop("problem")
+        good = frame.filter(pl.col("problem").is_null()) if problems.len() else frame  # a filter copies the whole table
+        return good.drop("problem")
 
     def collect_unique(
         self, key: str, on_bad_row: OnBadRow, dropped: Counter[str], read: dict[str, int] | None = None
