@@ -315,7 +315,7 @@ def test_help_names_every_option_with_its_doc(printed: Callable[..., str]) -> No
     assert "--stages.lc.epochs" in text
     assert "Passes over the training samples" in " ".join(text.split())
     assert text.index("--stages.lc.epochs") < text.index("--ckpt_path") < text.index("--trainer.accelerator")
-    assert text.startswith("usage: expctr fit [--config")
+    assert text.startswith("usage: expctr fit [RUN] [--config")
     assert printed("fit", "-h") == text
 
 
