@@ -1,7 +1,7 @@
 """What looks wrong in a dataset's samples, each with what to do about it; `expctr prepare` prints it."""
 
 from expctr.data.options import SampleOptions
-from expctr.data.summary import DataSummary
+from expctr.data.summary import COPIES, DataSummary
 
 _FEW = 10  # rows of a label
 _DRIFT, _ERRORS = 0.1, 4.0  # a difference of base rates that matters, in itself and in standard errors
@@ -32,10 +32,11 @@ def findings(summary: DataSummary, options: SampleOptions, own_splits: bool = Fa
 
 
 def _dropped_rows(summary: DataSummary) -> list[str]:
-    dropped = summary.rows - summary.interactions
+    dropped = summary.rows - summary.interactions - summary.dropped.get(COPIES, 0)  # another row stands for a copy
     if dropped <= _DROPPED * summary.rows:
         return []
     reasons = sorted(summary.dropped.items(), key=lambda reason: -reason[1])
+    reasons = [reason for reason in reasons if reason[0] != COPIES]
     named = "; ".join(f"{reason}: {count:,}" for reason, count in reasons[:3])
     keep = "; data.samples.repeats: keep uses all impressions of an item" if "earlier rating" in reasons[0][0] else ""
     return [

@@ -11,7 +11,7 @@ from expctr.data.options import SPLITS, SampleOptions
 from expctr.data.random_draws import draws_of_ids, id_codes, mix
 from expctr.data.readers.bad_rows import NO_TIME, OUT_OF_RANGE
 from expctr.data.readers.base import RawTable, RawTables
-from expctr.data.summary import DataSummary
+from expctr.data.summary import COPIES, DataSummary
 from expctr.data.unmatched_ids import explain_unmatched
 from expctr.errors import DataError
 
@@ -172,7 +172,7 @@ def _clean(
     if options.repeats == "latest":
         events = keep(events, ~_is_superseded(events), "earlier rating of the same item by the same user")
     if "review" in events.columns:
-        events = keep(events, ~_is_copy(events), "same review (user, text, time) under another item").drop("review")
+        events = keep(events, ~_is_copy(events), COPIES).drop("review")
     events = keep(events, pl.len().over("user") >= options.min_ratings, "user with fewer ratings than min_ratings")
     summary.interactions, summary.users = events.height, events["user"].n_unique()
     summary.items = events["item"].n_unique()

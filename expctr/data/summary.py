@@ -14,6 +14,10 @@ from expctr.data.options import SPLITS
 from expctr.untrusted import printable
 
 
+COPIES = "same review (user, text, time) under another item"
+"""The reason why a row is dropped of which another row holds the same."""
+
+
 @dataclass
 class DataSummary:
     """What became of the raw rows. It has plain values only, because it is stored as JSON.

@@ -11,7 +11,7 @@ from expctr.data.interactions import load_interactions
 from expctr.data.options import SampleOptions
 from expctr.data.readers.bad_rows import PROBLEM
 from expctr.data.readers.base import RawTable
-from expctr.data.summary import DataSummary
+from expctr.data.summary import COPIES, DataSummary
 
 OPTIONS = SampleOptions(targets_per_user=2)
 
@@ -58,6 +58,11 @@ def test_each_kind_is_found_alone_and_comes_with_a_way_out(name: str) -> None:
     (found,) = findings(replace(SOUND, **changes), OPTIONS)
     assert expected in found
     assert ". Fix: " in found
+
+
+def test_copies_are_no_loss() -> None:
+    copied = replace(SOUND, interactions=500, dropped={COPIES: 400, "item without a title": 100})
+    assert findings(copied, OPTIONS) == []
 
 
 def test_few_rows_may_differ_by_chance() -> None:
