@@ -1,4 +1,4 @@
-"""Reads JSON lines: one object per line, in chunks. Gzip files are read as they are.
+"""Reads JSON lines: one object per line, in chunks. Gzip and zstd files are read as they are.
 
 Lines may also be Python literals, as in the Amazon metadata of 2014; a literal is parsed, never evaluated as code.
 Long texts need not be kept: `RawTable.texts_at` reads those of a few rows later, by their places in the file.
@@ -16,7 +16,7 @@ from contextlib import contextmanager
 from functools import lru_cache
 from itertools import compress
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, cast
 
 import numpy as np
 import polars as pl
@@ -26,6 +26,7 @@ from expctr.data.readers import interrupts
 from expctr.data.readers.bad_rows import NOT_JSON, PROBLEM, UNDECODABLE
 from expctr.data.readers.base import RawTable
 from expctr.data.readers.files import check_file
+from expctr.data.readers.lines import GZIP, ZSTD, ZstdText, magic_of
 from expctr.data.readers.progress import reading_progress
 from expctr.data.readers.python_literals import split_literal
 from expctr.errors import DataError
@@ -38,7 +39,7 @@ def read_json_lines(path: Path, keys: Mapping[str, Sequence[str]]) -> RawTable:
     """Reads only the columns that are used.
 
     Args:
-        path: the file; gzip if its name ends in `.gz`.
+        path: the file, plain or compressed by gzip or zstd.
         keys: column -> the keys that may hold it. The first key that is present counts, and of a repeated key the first
             value.
 
@@ -46,11 +47,9 @@ def read_json_lines(path: Path, keys: Mapping[str, Sequence[str]]) -> RawTable:
         A table of strings, and `place`. Other values become their JSON text, and half of a surrogate pair a NUL byte.
 
     Raises:
-        DataError: no such file, or it is compressed by zstd.
+        DataError: no such file, or it is an archive.
     """
     check_file(path)
-    if path.suffix == ".zst":
-        raise DataError(f"JSON in zstd cannot be read, {path}. Fix: unpack it with `zstd -d`, or compress it by gzip")
     schema: dict[str, pl.DataType] = {"row": pl.UInt32(), "place": pl.UInt64(), "problem": PROBLEM}
     schema |= dict.fromkeys(["line", "column", *keys], pl.String())
 
@@ -117,7 +116,10 @@ def _texts_at(path: Path, places: pl.Series, keys: Mapping[str, Sequence[str]]) 
 def _opened(path: Path) -> Iterator[tuple[BinaryIO, BinaryIO]]:
     """The content of a file, and the file itself, whose position tells how much is read."""
     with path.open("rb") as raw:
-        if path.suffix == ".gz":
+        magic = magic_of(path)
+        if magic.startswith(ZSTD):
+            yield io.BufferedReader(cast(io.RawIOBase, ZstdText(path)), 1 << 20), raw
+        elif magic.startswith(GZIP):
             yield io.BufferedReader(gzip.GzipFile(fileobj=raw), 1 << 20), raw
         else:
             yield raw, raw

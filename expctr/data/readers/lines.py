@@ -2,6 +2,7 @@
 
 import codecs
 import gzip
+import io
 import zlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -18,7 +19,8 @@ from expctr.errors import DataError
 
 Encoding = Literal["utf-8", "latin-1"]
 
-_GZIP, _ZSTD = b"\x1f\x8b", b"\x28\xb5\x2f\xfd"
+GZIP, ZSTD = b"\x1f\x8b", b"\x28\xb5\x2f\xfd"
+"""How the content of a compressed file begins, whatever its name."""
 _LONGEST = 1000
 """Most lines of one record: the partner of a stray quote is not looked for in the whole file."""
 
@@ -66,6 +68,44 @@ def read_lines(path: Path, encoding: Encoding) -> Lines:
         ) from error
     line = pl.col("line").str.strip_chars_end("\r").str.strip_prefix("\ufeff")
     return Lines(frame.with_columns(line), has_quotes, not is_utf8 and encoding == "utf-8")
+
+
+class ZstdText(io.RawIOBase):
+    """The text of a zstd file as bytes. Seeking goes forward only."""
+
+    def __init__(self, path: Path) -> None:
+        lines = pl.scan_lines(path, name="line", glob=False)
+        self._batches = lines.collect_batches(maintain_order=True, engine="streaming")
+        self._rest, self._at = memoryview(b""), 0
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def tell(self) -> int:
+        return self._at
+
+    def readinto(self, buffer: bytearray) -> int:  # type: ignore[override]
+        """Raises OSError if the file is damaged or not UTF-8."""
+        try:
+            while not self._rest:
+                lines = next(self._batches)["line"]
+                self._rest = memoryview("".join(f"{line}\n" for line in lines).encode())
+        except StopIteration:
+            return 0
+        except pl.exceptions.PolarsError as error:
+            raise OSError(f"it is damaged, or its text is not UTF-8 ({error})") from error
+        read = min(len(buffer), len(self._rest))
+        buffer[:read], self._rest = self._rest[:read], self._rest[read:]
+        self._at += read
+        return read
+
+    def seek(self, offset: int, whence: int = 0) -> int:
+        while whence == 0 and self._at < offset and self.read(min(offset - self._at, 1 << 20)):
+            pass
+        return self._at
 
 
 def join_records(lines: pl.LazyFrame, has_odd_quotes: pl.Expr, is_record: Callable[[str], bool]) -> pl.LazyFrame:
@@ -125,7 +165,7 @@ def _join(
 
 def _inspect(path: Path) -> tuple[bool, bool]:
     """Whether the file is UTF-8, and whether there is a quote in it."""
-    if _magic(path).startswith((_GZIP, _ZSTD)):
+    if magic_of(path).startswith((GZIP, ZSTD)):
         found = pl.scan_lines(path, name="line", glob=False).select(
             pl.col("line").str.contains('"', literal=True).any()
         )
@@ -145,12 +185,13 @@ def _inspect(path: Path) -> tuple[bool, bool]:
 
 
 def _decompress(path: Path) -> bytes:
-    magic = _magic(path)
-    if magic.startswith(_ZSTD):
+    magic = magic_of(path)
+    if magic.startswith(ZSTD):
         raise DataError(f"the text is not UTF-8, {path}. Fix: unpack it, or save it as UTF-8")
-    return gzip.decompress(path.read_bytes()) if magic.startswith(_GZIP) else path.read_bytes()
+    return gzip.decompress(path.read_bytes()) if magic.startswith(GZIP) else path.read_bytes()
 
 
-def _magic(path: Path) -> bytes:
+def magic_of(path: Path) -> bytes:
+    """The first bytes, which tell a compressed file."""
     with path.open("rb") as file:
         return file.read(4)
