@@ -13,7 +13,6 @@ from rich.text import Text
 from expctr.data.options import SPLITS
 from expctr.untrusted import printable
 
-
 COPIES = "same review (user, text, time) under another item"
 """The reason why a row is dropped of which another row holds the same."""
 
