@@ -25,6 +25,7 @@ from expctr.data.readers.base import RawTable, RawTables
 from expctr.data.readers.columns import USUAL, TableColumns, check_named, find_columns, match_name, missing_column
 from expctr.data.readers.ready import all_items, history_columns, is_ready, with_tallrec
 from expctr.data.readers.sources import Source, find_files, open_source, raw
+from expctr.data.readers.splits import check_alike
 from expctr.data.readers.table_features import feature_name, find_kinds, typed_feature
 from expctr.data.readers.values import as_id, as_label, as_number, find_times, is_missing
 from expctr.errors import DataError
@@ -113,12 +114,15 @@ class TableReader:
         every = own | {str(source.table.path): source.names for source in self._side.values()}
         for role in USUAL:
             check_named(self.columns, role, f"data.columns.{role}", every if role == "title" else own)
-        return {name: self._find_roles(source) for name, source in self._sources.items()}
+        roles = [role for role in USUAL if role != "split" or "" in self.interactions]
+        found = {name: find_columns(self.columns, roles, source.names) for name, source in self._sources.items()}
+        paths = {name: str(source.table.path) for name, source in self._sources.items()}
+        check_alike({_option(name): (paths[name], columns) for name, columns in found.items()})
+        for name, source in self._sources.items():
+            self._check_roles(source, found[name])
+        return found
 
-    def _find_roles(self, source: Source) -> dict[str, str]:
-        found = find_columns(self.columns, [*USUAL], source.names)
-        if "" not in self.interactions:
-            found.pop("split", None)
+    def _check_roles(self, source: Source, found: Mapping[str, str]) -> None:
         there = {str(source.table.path): source.names}
         for role in ("label",) if is_ready(found) else ("user", "item"):
             if role not in found and not (role == "label" and "rating" in found):
@@ -131,7 +135,6 @@ class TableReader:
                 "came before a row. Fix: name the column in data.columns.timestamp; or choose a random order with "
                 "data.samples.order: shuffle (a history may then hold what happened after its target)"
             )
-        return found
 
     @cached_property
     def _interactions(self) -> dict[str, RawTable]:
@@ -194,8 +197,8 @@ class TableReader:
         if table is not None and has_titles:
             return table
         rows = [table.frame.filter(pl.col("problem").is_null()) for table in self._interactions.values()]
-        if "title" in self.found:
-            seen = pl.concat([frame.select("item", "title") for frame in rows])
+        if titled := [frame.select("item", "title") for frame in rows if "title" in frame.collect_schema()]:
+            seen = pl.concat(titled)
         else:
             seen = pl.concat([frame.select("item", title="item") for frame in rows])
             self.notes.append(

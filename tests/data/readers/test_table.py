@@ -256,6 +256,31 @@ def test_a_named_column_that_is_missing_gets_the_nearest_names() -> None:
         reader(CLICKS.rename({"user_id": "u"}), ITEMS).tables  # noqa: B018
 
 
+OTHER_SPLITS: dict[str, tuple[tuple[str, str], str]] = {
+    "no label in val": (("val", "-clicked"), r"data.splits.val: .*val.csv has no label. .*\(.*train.csv\).*'clicked'"),
+    "no label in test": (("test", "-clicked"), r"data.splits.test: .*test.csv has no label"),
+    "no label in train": (("train", "-clicked"), r"data.splits.train: .*train.csv has no label. In data.splits.val"),
+    "a rating in test": (("test", "stars"), r"data.splits.test: .* has no label, but a rating in its column 'stars'"),
+    "ready rows in val": (("val", "liked"), r"data.splits.val: .* has ready rows, but data.splits.train .* plain rows"),
+    "ready rows in train": (("train", "liked"), r"data.splits.val: .* has plain rows, but data.splits.train .* ready"),
+}
+
+
+@pytest.mark.parametrize("fault", OTHER_SPLITS)
+def test_splits_of_different_kinds_are_refused(fault: str, tmp_path: Path) -> None:
+    (split, change), message = OTHER_SPLITS[fault]
+    changed = {
+        "-clicked": CLICKS.drop("clicked"),
+        "stars": CLICKS.rename({"clicked": "stars"}),
+        "liked": CLICKS.drop("ts").with_columns(liked=pl.lit("a|b"), disliked=pl.lit("c")),
+    }
+    paths = {name: str(tmp_path / f"{name}.csv") for name in ("train", "val", "test")}
+    for name, path in paths.items():
+        (changed[change] if name == split else CLICKS).write_csv(path)
+    with pytest.raises(DataError, match=message):
+        TableReader(paths, ITEMS, None, TableColumns(), None, True).tables  # noqa: B018
+
+
 def test_columns_of_any_name_are_used_as_named() -> None:
     clicks = CLICKS.rename({"user_id": "wer", "sku": "was", "clicked": "ja", "ts": "wann"})
     items = ITEMS.rename({"sku": "was", "name": "wie"})
