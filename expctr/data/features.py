@@ -104,10 +104,9 @@ class Features:
         """
         train = samples.filter(split="train")
         side = [c for c in samples.columns if c.startswith(("user_", "target_", "context_")) and c != "target_title"]
-        vocabularies = {
-            "user": vocabulary_of(train["user"]),
-            "target": vocabulary_of(pl.concat([train["target"], *(train[name].explode() for name in _SHARES)])),
-        }
+        items = pl.concat([train["target"], *(train[name].explode() for name in _SHARES)])
+        items = items.replace("", None)  # a title that is no one item's: unseen, as typed titles are
+        vocabularies = {"user": vocabulary_of(train["user"]), "target": vocabulary_of(items)}
         read_as = kinds_of(samples.select(side), kinds)
         columns = {name: as_kind(train[name], kind) for name, kind in read_as.items()}
         known_kinds = {name: kind for name, kind in read_as.items() if kind is not None}

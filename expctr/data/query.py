@@ -11,6 +11,7 @@ from expctr.data.sample_rows import (
     HistoryEntry,
     as_samples,
     find_history,
+    history_of,
     split_titles,
     target_columns,
     with_history,
@@ -84,10 +85,10 @@ def make_query(
     if user is None:
         history = _find_typed(_titles(liked), _titles(disliked), data.catalogue, notes)
     else:
-        sample = data.samples.filter(user=user, target=item.id).sort("timestamp")
+        sample = data.samples.filter(user=user, target=item.id, target_title=item.title).sort("timestamp")
         if sample.height:
             row = sample.row(-1, named=True)
-            history, label, split = _history_of(row), row["label"], row["split"]
+            history, label, split = history_of(row), row["label"], row["split"]
             if row["rating"] is None:  # drawn, see data.samples.negatives
                 label = None
             notes.append(f"user {user} and this target are {_SPLITS[split]}; the history is the one before the target")
@@ -153,13 +154,6 @@ def _find_typed(
         else:
             notes.append(f"no item is called {title!r}: it is used without an id.{_similar(title, catalogue)}")
     return history
-
-
-def _history_of(row: dict[str, list[str]]) -> list[HistoryEntry]:
-    """The history of a sample in its order, with titles."""
-    titles = dict(zip(row["liked"] + row["disliked"], row["liked_titles"] + row["disliked_titles"], strict=True))
-    entries = zip(row["history"], row["history_liked"], strict=True)
-    return [HistoryEntry(Item(item, titles[item]), bool(liked)) for item, liked in entries]
 
 
 def _untrained(user: str | None, item: Item, data: RatingsDataModule) -> list[str]:

@@ -40,16 +40,11 @@ def ready_targets(
     if options.split == "time" and "" in sources:
         raise UserError("data.samples.split: ready rows are not ordered by time. Fix: set it to random or user")
     targets, entries = _read(sources, options, summary)
-    names = [
-        items.select("item", name="title").filter(~pl.col("name").is_duplicated()),
-        items.select("item", name="item"),
-    ]
-    ids = pl.concat(names).unique("name", keep="last")  # an id comes before a title that looks like it
-    targets, entries = (rows.join(ids, on="name", how="left", maintain_order="left") for rows in (targets, entries))
+    targets, entries = (_identified(rows, items) for rows in (targets, entries))
     summary.interactions, summary.users = targets.height, targets["user"].n_unique()
     summary.items = pl.concat([targets["item"], entries["item"]]).n_unique()
 
-    events = pl.concat([rows.select("user", "item", "rating", "timestamp") for rows in (targets, entries)])
+    events = pl.concat([rows.select("user", "item", "title", "rating", "timestamp") for rows in (targets, entries)])
     events = events.with_columns(pl.col("user", "item").cast(pl.Categorical))
     draw = draws_of_ids(targets["content"].cast(pl.Categorical), options.seed)
     if "" in sources:
@@ -67,6 +62,17 @@ def ready_targets(
     kept = pl.DataFrame(places).filter(pl.col("sample") >= 0)
     kept = kept.filter(pl.int_range(pl.len()).reverse().over("sample") < options.max_history)
     return Targets(events, rows, split, kept)
+
+
+def _identified(rows: pl.DataFrame, items: pl.DataFrame) -> pl.DataFrame:
+    """Rows with `item` and `title` for `name`. A title that several items have is an item without an id."""
+    names = [
+        items.select("item", "title", name="title").filter(~pl.col("name").is_duplicated()),
+        items.select("item", "title", name="item"),
+    ]
+    known = pl.concat(names).unique("name", keep="last")  # an id comes before a title that looks like it
+    rows = rows.join(known, on="name", how="left", maintain_order="left")
+    return rows.with_columns(pl.col("item").fill_null(""), pl.coalesce("title", "name"))
 
 
 def _read(

@@ -26,6 +26,13 @@ def find_history(liked: Sequence[str], disliked: Sequence[str], catalogue: Catal
     return [HistoryEntry(items[0] if len(items) == 1 else Item("", title), mark) for title, mark, items in found]
 
 
+def history_of(row: Mapping[str, Any]) -> list[HistoryEntry]:
+    """The history of a sample in its order, with titles."""
+    titles = {True: iter(row["liked_titles"]), False: iter(row["disliked_titles"])}
+    entries = zip(row["history"], row["history_liked"], strict=True)
+    return [HistoryEntry(Item(item, next(titles[liked])), liked) for item, liked in entries]
+
+
 def without_each(history: list[HistoryEntry]) -> list[list[HistoryEntry]]:
     """The history, then the history without each of its entries."""
     return [history, *([*history[:i], *history[i + 1 :]] for i in range(len(history)))]

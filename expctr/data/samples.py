@@ -185,19 +185,15 @@ def _histories(
 def _assemble(targets: Targets, items: pl.DataFrame, options: SampleOptions) -> pl.DataFrame:
     """One row per target, with its history as lists of ids and of titles, and side features."""
     events, rows, split, entries = targets
-    titles = items.select("item", "title")
-    history = events[entries["row"]].select(
-        entries["sample"], pl.col("item").cast(pl.String), is_liked(options).alias("is_liked")
-    )
-    history = history.join(titles, on="item", how="left", maintain_order="left")
+    history = _titled(events[entries["row"]], items)
+    history = history.with_columns(entries["sample"], is_liked=is_liked(options))
     samples = events[rows].select(
         sample=pl.int_range(pl.len()),
         split=pl.Series(split).replace_strict(dict(enumerate(SPLITS)), return_dtype=pl.String),
         user=pl.col("user").cast(pl.String),
         target=pl.col("item").cast(pl.String),
+        target_title=_titled(events[rows], items)["title"],
     )
-    side = items.rename({"item": "target"} | {c: f"target_{c}" for c in items.columns if c != "item"})
-    samples = samples.join(side.select("target", "target_title"), on="target", how="left", maintain_order="left")
     liked = pl.col("is_liked")
     lists = history.group_by("sample").agg(
         pl.col("item").filter(liked).alias("liked"),
@@ -212,7 +208,16 @@ def _assemble(targets: Targets, items: pl.DataFrame, options: SampleOptions) -> 
     place = [name for name in ("place",) if name in events.columns]
     outcome = events[rows].select(is_liked(options).cast(pl.Int8).alias("label"), "rating", "timestamp", *place)
     samples = pl.concat([samples, outcome], how="horizontal")
-    return samples.join(side.drop("target_title"), on="target", how="left", maintain_order="left")
+    side = items.drop("title").rename(lambda name: "target" if name == "item" else f"target_{name}")
+    return samples.join(side, on="target", how="left", maintain_order="left")
+
+
+def _titled(events: pl.DataFrame, items: pl.DataFrame) -> pl.DataFrame:
+    """Rows with the titles of their items, unless they have them: those of ready rows may be nobody's."""
+    events = events.with_columns(pl.col("item").cast(pl.String))
+    if "title" in events.columns:
+        return events
+    return events.join(items.select("item", "title"), on="item", how="left", maintain_order="left")
 
 
 def _texts(samples: pl.DataFrame, table: RawTable) -> pl.DataFrame:

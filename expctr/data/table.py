@@ -17,6 +17,7 @@ from expctr.data.readers.columns import TableColumns
 from expctr.data.readers.ready import is_ready
 from expctr.data.readers.table import CONTEXT, TableReader
 from expctr.data.readers.table_features import feature_name
+from expctr.data.sample_rows import history_of
 from expctr.data.summary import DataSummary
 from expctr.errors import UserError
 
@@ -94,11 +95,9 @@ class TableDataModule(RatingsDataModule):
         if not is_ready(self._reader.found):
             return super().ratings_of(users)
         last = self.samples.filter(pl.col("user").is_in([*users])).unique("user", keep="last", maintain_order=True)
-        entries = last.select("user", item="history", liked="history_liked").explode("item", "liked").drop_nulls()
-        titles = self.catalogue.items.select("item", "title")
-        return entries.join(titles, on="item", how="left", maintain_order="left").select(
-            "user", "item", "title", "liked"
-        )
+        rows = [(row["user"], *item, liked) for row in last.iter_rows(named=True) for item, liked in history_of(row)]
+        schema = {"user": pl.String, "item": pl.String, "title": pl.String, "liked": pl.Boolean}
+        return pl.DataFrame(rows, schema, orient="row")
 
     def _splits(self, tables: RawTables) -> Mapping[str, RawTable]:
         return tables.splits

@@ -7,6 +7,7 @@ from typing import Any
 import polars as pl
 import pytest
 
+from expctr.data.catalogue import Item
 from expctr.data.datamodules import SplitFiles
 from expctr.data.options import SampleOptions
 from expctr.data.query import make_query
@@ -96,6 +97,23 @@ def test_entries_are_ids_or_titles_of_a_table_of_items() -> None:
     assert (row["target_title"], row["target_genre"]) == ("Seven", "c")
     assert data.samples.filter(label=0)["target"].unique().to_list() == ["2"]
     assert data.catalogue.matches("New")[0].id == "New"
+
+
+def test_a_title_of_several_items_is_an_item_without_an_id() -> None:
+    items = pl.DataFrame({"id": ["1", "2", "3", "4"], "title": ["Heat", "Heat", "Up", "Up"], "genre": [*"abcd"]})
+    histories = [["Up", "3", "Heat", "Fargo"], ["Fargo", "Heat", "1"]]
+    rows = pl.DataFrame({"history": histories * 10, "history_labels": [[0, 1, 1, 0], [1, 0, 1]] * 10})
+    rows = rows.with_columns(label=pl.Series([1, 0] * 10), title=pl.Series(["4", "Heat"] * 10))
+    data = prepared(rows.with_columns(user=pl.lit("ann")), items=items)
+    by_id = data.samples.filter(label=1).row(0, named=True)
+    assert (by_id["target"], by_id["target_title"], by_id["target_genre"]) == ("4", "Up", "d")
+    assert (by_id["history"], by_id["liked_titles"]) == (["", "3", "", "Fargo"], ["Up", "Heat"])
+    by_title = data.samples.filter(label=0).row(0, named=True)
+    assert (by_title["target"], by_title["target_title"], by_title["target_genre"]) == ("", "Heat", None)
+    assert by_title["liked_titles"] == ["Fargo", "Heat"]
+    assert data.features.vocabularies["target"] == ["1", "3", "4", "Fargo"]
+    query = make_query(data, user="ann", target="New")
+    assert {entry.item for entry in query.history} >= {Item("", "Heat"), Item("Fargo", "Fargo")}
 
 
 def test_titles_in_brackets_are_no_lists() -> None:
