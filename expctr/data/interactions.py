@@ -112,7 +112,7 @@ def _read(
         skipped = Counter[str]()
         table = _without_times(source) if options.order == "shuffle" else source
         more = [review] if "review" in table.frame.collect_schema() else []
-        place = ["place"] if table.texts_at else []
+        place = ["place"] if table.texts_at or table.own_texts else []
         columns: list[str | pl.Expr] = [*ids, "rating", "timestamp", *more, *place]
         frame = table.collect(columns, options.on_bad_row, skipped, summary.files)
         if any(OUT_OF_RANGE in reason for reason in skipped) and frame["rating"].eq(1).all():

@@ -44,7 +44,7 @@ def ready_targets(
     summary.interactions, summary.users = targets.height, targets["user"].n_unique()
     summary.items = pl.concat([targets["item"], entries["item"]]).n_unique()
 
-    events = pl.concat([rows.select("user", "item", "title", "rating", "timestamp") for rows in (targets, entries)])
+    events = pl.concat([targets, entries], how="diagonal").drop("name", "split", "content", "of")
     events = events.with_columns(pl.col("user", "item").cast(pl.Categorical))
     draw = draws_of_ids(targets["content"].cast(pl.Categorical), options.seed)
     if "" in sources:
@@ -58,7 +58,7 @@ def ready_targets(
     rows, split = rows[order], split[order]
     sample = np.full(targets.height, -1)
     sample[rows] = np.arange(rows.size)
-    places = {"sample": sample[entries["place"].to_numpy()], "row": targets.height + np.arange(entries.height)}
+    places = {"sample": sample[entries["of"].to_numpy()], "row": targets.height + np.arange(entries.height)}
     kept = pl.DataFrame(places).filter(pl.col("sample") >= 0)
     kept = kept.filter(pl.int_range(pl.len()).reverse().over("sample") < options.max_history)
     return Targets(events, rows, split, kept)
@@ -78,20 +78,20 @@ def _identified(rows: pl.DataFrame, items: pl.DataFrame) -> pl.DataFrame:
 def _read(
     sources: Mapping[str, RawTable], options: SampleOptions, summary: DataSummary
 ) -> tuple[pl.DataFrame, pl.DataFrame]:
-    """The rows, and all entries of their histories (`place`: the row's number); `name` is an item's id or title."""
+    """The rows, and all entries of their histories (`of`: the row's number); `name` is an item's id or title."""
     frames, skipped = [], Counter[str]()
     for split, table in sources.items():
         there = table.frame.collect_schema()
         target = pl.coalesce(*(name for name in ("item", "title") if name in there)).alias("name")
-        others = ("user", "rating", "timestamp", "history", "history_liked")
+        others = ["user", "rating", "timestamp", "history", "history_liked", *(["place"] if table.own_texts else [])]
         frame = table.collect([target, *others], options.on_bad_row, skipped, summary.files)
         frames.append(frame.with_columns(split=pl.lit(SPLITS.index(split) if split else 0, pl.Int8)))
-    rows = pl.concat(frames)
+    rows = pl.concat(frames, how="diagonal")
     summary.rows, summary.dropped = rows.height + skipped.total(), dict(skipped)
     content = pl.concat_str("user", "name", pl.col("history").list.join("|"), separator="/")
     middle = options.threshold or 0.0
-    entries = rows.select("user", "timestamp", "history", "history_liked", place=pl.int_range(pl.len()))
+    entries = rows.select("user", "timestamp", "history", "history_liked", of=pl.int_range(pl.len()))
     entries = entries.explode("history", "history_liked").drop_nulls("history")
     rating = pl.when("history_liked").then(middle + 1).otherwise(middle - 1).cast(pl.Float32)
-    entries = entries.select("user", "timestamp", "place", rating.alias("rating"), name="history")
-    return rows.select("user", "name", "rating", "timestamp", "split", content.alias("content")), entries
+    entries = entries.select("user", "timestamp", "of", rating.alias("rating"), name="history")
+    return rows.with_columns(content.alias("content")).drop("history", "history_liked"), entries

@@ -57,7 +57,8 @@ def make_samples(
     side_dropped, dropped = Counter[str](), Counter[str]()
     if items is None:
         items = titled_items(tables, options, side_dropped, summary.files)
-    sources = {name: splits[name] for name in SPLITS} if splits else {"": tables.interactions}
+    named = {name: splits[name] for name in SPLITS} if splits else {"": tables.interactions}
+    sources = {name: table.with_places() for name, table in named.items()}
     if tables.is_ready:
         targets = ready_targets(sources, items, options, summary, dropped)
     else:
@@ -223,18 +224,14 @@ def _titled(events: pl.DataFrame, items: pl.DataFrame) -> pl.DataFrame:
 def _texts(samples: pl.DataFrame, table: RawTable) -> pl.DataFrame:
     """What the targets' own rows say besides: `review`, and features `context_*`.
 
-    They are read now, so that the texts of all reviews need not fit in memory. A table without places is read twice.
+    They are read now, so that the texts of all reviews need not fit in memory.
     """
     empty = pl.select(review=pl.repeat(None, samples.height, dtype=pl.String))
     if table.texts_at:
         return empty.with_columns(review=table.texts_at(samples["place"], "review"))
-    there = table.frame.collect_schema()
-    more = [name for name in there if name == "review" or name.startswith("context_")]
-    if not more or "item" not in there:
+    if not (more := table.own_texts):
         return empty
-    key = ["user", "target", "timestamp"]
-    good = table.frame.filter(pl.col("problem").is_null()).rename({"item": "target"}).select(*key, *more)
-    found = good.join(samples.lazy().select(key), on=key, how="semi", nulls_equal=True).collect(engine="streaming")
-    found = found.unique(key, keep="last", maintain_order=True)
-    found = samples.select(key).join(found, on=key, how="left", nulls_equal=True, maintain_order="left").select(more)
+    places = samples.select("place")
+    found = table.frame.select("place", *more).join(places.lazy(), on="place", how="semi").collect(engine="streaming")
+    found = places.join(found, on="place", how="left", maintain_order="left").select(more)
     return found if "review" in more else pl.concat([empty, found], how="horizontal")

@@ -116,6 +116,13 @@ def test_a_title_of_several_items_is_an_item_without_an_id() -> None:
     assert {entry.item for entry in query.history} >= {Item("", "Heat"), Item("Fargo", "Fargo")}
 
 
+def test_ready_rows_have_the_context_of_their_own_row() -> None:
+    frame = pl.DataFrame(ROWS).with_columns(place=pl.int_range(pl.len()), review=pl.int_range(pl.len()).cast(pl.String))
+    data = prepared(frame, features={"place": "number"})
+    for place, review, user, title in data.samples.select("context_place", "review", "user", "target_title").rows():
+        assert (str(int(place)), ROWS[int(place)]["user"], ROWS[int(place)]["target_title"]) == (review, user, title)
+
+
 def test_titles_in_brackets_are_no_lists() -> None:
     rows = pl.DataFrame({"liked": ["[REC]", "[REC]|Heat", '["Heat", "M"]'], "disliked": "", "title": "Seven"})
     found = TableDataModule(rows.with_columns(label=1)).read().interactions.frame.select("history").collect()

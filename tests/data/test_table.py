@@ -66,6 +66,22 @@ def test_features_have_kinds_by_type_or_as_named() -> None:
     assert [int(p) for p in named.samples["context_position"]] == [place[time] for time in named.samples["timestamp"]]
 
 
+def test_a_sample_has_the_text_and_context_of_its_own_row(tmp_path: Path) -> None:
+    """Rows alike in user, item and time, in several files, some of them bad."""
+    names = ("user", "item", "title", "label", "ts", "pos", "review")
+    rows = [(f"u{i % 6}", f"i{i % 2}", f"T{i % 2}", str(i // 6 % 2), 5 + i // 24, i, f"r{i}") for i in range(96)]
+    frame = pl.DataFrame([row if row[5] != 7 else (*row[:3], "?", *row[4:]) for row in rows], names, orient="row")
+    for i in range(4):
+        frame[24 * i : 24 * i + 24].write_csv(tmp_path / f"{i}.csv")
+    options = SampleOptions(threshold=None, repeats="keep", targets_per_user=99, on_bad_row="skip", min_history=0)
+    data = prepared(str(tmp_path / "*.csv"), features={"pos": "number"}, samples=options, cache_dir=str(tmp_path))
+    assert data.samples.height == data.samples["context_pos"].n_unique() == 95
+    found = data.samples.select("user", "target", "target_title", "label", "context_pos", "review").rows()
+    for *ids, label, place, review in found:
+        assert (*ids, str(label)) == rows[int(place)][:4]
+        assert review == f"r{place:g}"
+
+
 def test_by_default_the_newest_targets_are_the_test_split() -> None:
     data = prepared(CLICKS, ITEMS)
     times = data.samples.group_by("split", maintain_order=True).agg(pl.min("timestamp"), last=pl.max("timestamp"))

@@ -2,7 +2,7 @@
 
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import polars as pl
@@ -41,6 +41,17 @@ class RawTable:
     def files(self) -> tuple[Path, ...]:
         """All files that are read."""
         return self.parts or (self.path,)
+
+    @property
+    def own_texts(self) -> list[str]:
+        """The columns that are read again, for the targets alone: `review`, and features `context_*`."""
+        return [n for n in self.frame.collect_schema().names() if n == "review" or n.startswith("context_")]
+
+    def with_places(self) -> "RawTable":
+        """The table with the position of each row as `place`, if it has `own_texts`, unless it has places."""
+        if self.texts_at or not self.own_texts:
+            return self
+        return replace(self, frame=self.frame.with_row_index("place"))
 
     def collect(
         self,
