@@ -41,6 +41,7 @@ def ready_targets(
         raise UserError("data.samples.split: ready rows are not ordered by time. Fix: set it to random or user")
     targets, entries = _read(sources, options, summary)
     targets, entries = (_identified(rows, items) for rows in (targets, entries))
+    entries = _without_targets(entries, targets, summary)
     summary.interactions, summary.users = targets.height, targets["user"].n_unique()
     summary.items = pl.concat([targets["item"], entries["item"]]).n_unique()
 
@@ -73,6 +74,19 @@ def _identified(rows: pl.DataFrame, items: pl.DataFrame) -> pl.DataFrame:
     known = pl.concat(names).unique("name", keep="last")  # an id comes before a title that looks like it
     rows = rows.join(known, on="name", how="left", maintain_order="left")
     return rows.with_columns(pl.col("item").fill_null(""), pl.coalesce("title", "name"))
+
+
+def _without_targets(entries: pl.DataFrame, targets: pl.DataFrame, summary: DataSummary) -> pl.DataFrame:
+    """The entries that are not the row's own target, whose label they would tell; the others are counted.
+
+    Without an id, on either side, the title decides.
+    """
+    own = targets[entries["of"]]
+    is_same = (entries["item"] == own["item"]) | (entries["item"] == "") | (own["item"] == "")
+    is_target = is_same & (entries["title"] == own["title"])
+    if count := int(is_target.sum()):
+        summary.notes.append(f"{count:,} history entries were left out: they are the target of their own row")
+    return entries.filter(~is_target)
 
 
 def _read(

@@ -19,7 +19,7 @@ ROWS = [
         "user": f"u{i % 4}",
         "liked": ["Heat", f"Film {i % 5}"],
         "disliked": ["Casper"] * (i % 2),
-        "target_title": f"Film {i % 7}",
+        "target_title": f"Film {i % 5 + i % 3 + 1}",
         "label": i % 2,
     }
     for i in range(40)
@@ -101,19 +101,19 @@ def test_entries_are_ids_or_titles_of_a_table_of_items() -> None:
 
 def test_a_title_of_several_items_is_an_item_without_an_id() -> None:
     items = pl.DataFrame({"id": ["1", "2", "3", "4"], "title": ["Heat", "Heat", "Up", "Up"], "genre": [*"abcd"]})
-    histories = [["Up", "3", "Heat", "Fargo"], ["Fargo", "Heat", "1"]]
+    histories = [["Heat", "3", "1", "Fargo"], ["Fargo", "Up", "3"]]
     rows = pl.DataFrame({"history": histories * 10, "history_labels": [[0, 1, 1, 0], [1, 0, 1]] * 10})
     rows = rows.with_columns(label=pl.Series([1, 0] * 10), title=pl.Series(["4", "Heat"] * 10))
     data = prepared(rows.with_columns(user=pl.lit("ann")), items=items)
     by_id = data.samples.filter(label=1).row(0, named=True)
     assert (by_id["target"], by_id["target_title"], by_id["target_genre"]) == ("4", "Up", "d")
-    assert (by_id["history"], by_id["liked_titles"]) == (["", "3", "", "Fargo"], ["Up", "Heat"])
+    assert (by_id["history"], by_id["liked_titles"]) == (["", "3", "1", "Fargo"], ["Up", "Heat"])
     by_title = data.samples.filter(label=0).row(0, named=True)
     assert (by_title["target"], by_title["target_title"], by_title["target_genre"]) == ("", "Heat", None)
-    assert by_title["liked_titles"] == ["Fargo", "Heat"]
+    assert (by_title["history"], by_title["disliked_titles"]) == (["Fargo", "", "3"], ["Up"])
     assert data.features.vocabularies["target"] == ["1", "3", "4", "Fargo"]
     query = make_query(data, user="ann", target="New")
-    assert {entry.item for entry in query.history} >= {Item("", "Heat"), Item("Fargo", "Fargo")}
+    assert {Item("", "Heat"), Item("", "Up")} & {entry.item for entry in query.history}
 
 
 def test_ready_rows_have_the_context_of_their_own_row() -> None:
@@ -121,6 +121,20 @@ def test_ready_rows_have_the_context_of_their_own_row() -> None:
     data = prepared(frame, features={"place": "number"})
     for place, review, user, title in data.samples.select("context_place", "review", "user", "target_title").rows():
         assert (str(int(place)), ROWS[int(place)]["user"], ROWS[int(place)]["target_title"]) == (review, user, title)
+
+
+def test_a_history_does_not_hold_its_own_target() -> None:
+    items = pl.DataFrame({"id": ["1", "2", "3"], "title": ["Heat", "Up", "Up"]})
+    by_id = {"history": ["1", "Heat", "2", "3"], "history_labels": [1, 0, 1, 0], "title": "1", "label": 1}
+    by_title = {"history": ["2", "Up", "Casper"], "history_labels": [1, 1, 0], "title": "Up", "label": 0}
+    twin = {"history": ["2", "3", "Up"], "history_labels": [0, 1, 1], "title": "2", "label": 1}
+    alone = {"history": ["New", "New"], "history_labels": [0, 1], "title": "New", "label": 0}
+    options = SampleOptions(threshold=None, split=None, max_history=2)
+    data = prepared(pl.DataFrame([by_id, by_title, twin, alone] * 10), items=items, samples=options)
+    found = data.samples.select("target", pl.col("history").list.join("|")).unique().sort("target").rows()
+    assert found == [("", "Casper"), ("1", "2|3"), ("2", "3")]
+    assert "80 history entries were left out: they are the target of their own row" in data.summary.notes
+    assert data.summary.samples_dropped == {"history shorter than min_history": 10}
 
 
 def test_titles_in_brackets_are_no_lists() -> None:
