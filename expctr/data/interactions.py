@@ -191,9 +191,12 @@ def _tied_share(events: pl.DataFrame) -> float:
 
 
 def _is_superseded(events: pl.DataFrame) -> pl.Series:
-    """True for all but the latest rating of an item by a user. A rating in val or test is later than one in train."""
+    """True for all but the latest rating of an item by a user. A rating in val or test is later than one in train.
+
+    Of ratings at one time the highest is the latest: a click comes after its impression.
+    """
     pair = id_codes(events["user"]) << 32 | id_codes(events["item"])
-    return _all_but_last(events, pl.Series("key", pair), pl.col("split"), pl.col("timestamp"))
+    return _all_but_last(events, pl.Series("key", pair), pl.col("split"), pl.col("timestamp"), pl.col("rating"))
 
 
 def _is_copy(events: pl.DataFrame) -> pl.Series:

@@ -1,6 +1,7 @@
 """Repeated impressions: with `repeats: keep` all are targets, and histories show each other item once."""
 
 import random
+from dataclasses import replace
 
 import polars as pl
 from tiny import make_tables
@@ -68,3 +69,19 @@ def test_rows_alike_in_all_but_their_label_are_drawn_apart() -> None:
     rows = [(f"u{user}", item, rating, 5) for user in range(200) for item in "ab" for rating in (0.0, 1.0)]
     samples, _ = make_samples(make_tables([*rows]), SampleOptions(threshold=None, repeats="keep", fractions=(1, 0, 0)))
     assert 0.3 < float(pl.Series(samples["label"]).mean() or 0) < 0.8  # type: ignore[arg-type]
+
+
+def test_of_rows_at_one_time_the_positive_is_the_latest() -> None:
+    rows = [(f"u{i % 20}", f"i{i // 20}", float(i % 3 == 0), i // 40) for i in range(160)]
+    clicked = [(user, item, 1.0, time) for user, item, label, time in rows if label]
+    options = SampleOptions(threshold=None, targets_per_user=99, min_history=0, fractions=(1, 0, 0))
+    for repeats in ("latest", "keep"):
+        kept = replace(options, repeats=repeats)
+        expected, _ = make_samples(make_tables([*rows, *[(u, i, 0.0, t) for u, i, _, t in clicked]]), kept)
+        turned, _ = make_samples(make_tables([*[(u, i, 0.0, t) for u, i, _, t in clicked], *rows][::-1]), kept)
+        assert turned.equals(expected)
+        assert int(expected["label"].sum()) == len(clicked)
+    latest, _ = make_samples(make_tables([*clicked, *rows]), options)
+    assert latest.select("user", "target", "label").sort("user", "target").rows() == sorted(
+        (user, item, int(label)) for user, item, label, _ in rows
+    )
