@@ -2,16 +2,24 @@
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StringConstraints
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, StringConstraints
 
 MAX_PAIRS = 256
 """Pairs per request."""
 
-Title = Annotated[str, StringConstraints(min_length=1, max_length=500)]
+
+def _is_text(given: str) -> str:
+    """Refuses half of a surrogate pair, which JSON can write."""
+    given.encode()
+    return given
+
+
+Title = Annotated[str, StringConstraints(min_length=1, max_length=500), AfterValidator(_is_text)]
 Id = Annotated[
     str,
     BeforeValidator(lambda given: str(given) if type(given) is int else given),
     StringConstraints(min_length=1, max_length=200),
+    AfterValidator(_is_text),
 ]
 Titles = Annotated[list[Title], Field(max_length=100)]
 
