@@ -60,7 +60,7 @@ def main(args: Sequence[str]) -> None:
     except UserError as error:
         exit_with_error(error)
     server = make_server(str(run), options.ckpt_path, options.device, options.host, options.timeout)
-    print(f"http://{options.host}:{options.port}/ serves {run}; Ctrl-C stops it", flush=True)
+    print(f"loading {run}; http://{options.host}:{options.port}/ answers after that; Ctrl-C stops it", flush=True)
     serve(server, options.host, options.port)
 
 

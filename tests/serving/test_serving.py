@@ -128,6 +128,7 @@ HOSTILE: dict[str, tuple[str, Any, int]] = {
     "NaN": ("/explain", b'{"target": NaN, "user": "1"}', 422),
     "no pairs": ("/score", {"pairs": []}, 422),
     "pairs of nothing": ("/score", {"pairs": [{}]}, 200),
+    "too many sentences": ("/score", {"pairs": [GOOD] * 33}, 422),
     "pairs null": ("/score", {"pairs": None}, 422),
     "a pair that is text": ("/score", {"pairs": ["1"]}, 422),
     "too many pairs": ("/score", {"pairs": [GOOD] * (MAX_PAIRS + 1)}, 422),

@@ -112,7 +112,10 @@ def plain_name(name: str) -> str:
 def _listed(folder: Path) -> list[str]:
     try:
         if not folder.is_dir():
-            raise DataError(f"no such folder: {folder}. Fix: set data.path to the folder that holds the raw files")
+            here = "" if folder.is_absolute() else f", seen from {Path.cwd()}"
+            raise DataError(
+                f"no such folder: {folder}{here}. Fix: set data.path to the folder that holds the raw files"
+            )
         return sorted(path.name for path in folder.iterdir())
     except OSError as error:
         raise DataError(
