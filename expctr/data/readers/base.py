@@ -118,8 +118,10 @@ class RawTables:
     """The raw files of a dataset.
 
     Attributes:
-        interactions: `user` str, `item` str, `rating` float32, `timestamp` int64 seconds or null, and `review` str or
-            null if the dataset has reviews.
+        interactions: `user` str, `item` str, `rating` float32, `timestamp` int64 since 1970 or null, and `review` str
+            or null if the dataset has reviews. `timestamp` only orders interactions, and only equal ones are at the
+            same time. So each reader chooses its unit: seconds in the three datasets, which publish whole seconds (or
+            finer ones, which are cut), microseconds in tables of one's own.
         items: `item`, `title` (null if unknown) and side features: integers, strings, lists of strings.
         users: `user` and side features; None if the dataset has no file about users.
         notes: how the files were understood, for the summary, such as "not used: file ratings.csv.part".

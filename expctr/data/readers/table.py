@@ -26,7 +26,8 @@ from expctr.data.readers.columns import USUAL, TableColumns, check_named, find_c
 from expctr.data.readers.ready import all_items, history_columns, is_ready, with_tallrec
 from expctr.data.readers.sources import Source, find_files, open_source, raw
 from expctr.data.readers.table_features import feature_name, find_kinds, typed_feature
-from expctr.data.readers.values import as_id, as_label, as_number, find_times, is_missing
+from expctr.data.readers.timestamps import find_times
+from expctr.data.readers.values import as_id, as_label, as_number, is_missing
 from expctr.errors import DataError
 
 CONTEXT = "context_"
