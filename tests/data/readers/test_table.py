@@ -56,13 +56,16 @@ def collected(tables: RawTables) -> list[list[dict[str, Any]]]:
 def write_all(folder: Path, frame: pl.DataFrame, name: str) -> dict[str, str]:
     """One table in all formats."""
     plain = frame.with_columns(pl.col(pl.List(pl.String)).list.join("|"))
-    paths = {kind: str(folder / f"{name}.{kind}") for kind in ("parquet", "csv", "tsv", "jsonl", "json", "jsonl.gz")}
+    kinds = ("parquet", "csv", "tsv", "jsonl", "json", "jsonl.gz", "JSONL.GZ", "jsonl.zst")
+    paths = {kind: str(folder / f"{name}.{kind}") for kind in kinds}
     frame.write_parquet(paths["parquet"])
     plain.write_csv(paths["csv"])
     plain.write_csv(paths["tsv"], separator="\t", quote_style="never")
     frame.write_ndjson(paths["jsonl"])
     Path(paths["json"]).write_text(json.dumps(frame.to_dicts()))
-    Path(paths["jsonl.gz"]).write_bytes(gzip.compress(Path(paths["jsonl"]).read_bytes()))
+    for kind in ("jsonl.gz", "JSONL.GZ"):
+        Path(paths[kind]).write_bytes(gzip.compress(Path(paths["jsonl"]).read_bytes()))
+    frame.lazy().sink_ndjson(paths["jsonl.zst"], compression="zstd")
     return paths
 
 
@@ -207,7 +210,7 @@ BAD: dict[str, tuple[str, list[Any], int, str]] = {
 }
 
 
-@pytest.mark.parametrize("kind", ["parquet", "csv", "jsonl"])
+@pytest.mark.parametrize("kind", ["parquet", "csv", "jsonl", "jsonl.zst"])
 @pytest.mark.parametrize("fault", BAD)
 def test_a_bad_row_is_named_counted_and_skipped(fault: str, kind: str, tmp_path: Path) -> None:
     column, values, row, problem = BAD[fault]
