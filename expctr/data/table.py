@@ -10,7 +10,7 @@ from lightning.pytorch.utilities import rank_zero_warn
 from expctr.data.batches import Nouns
 from expctr.data.cache import cached_items, cached_samples, class_key
 from expctr.data.datamodules import PaperDataset, RatingsDataModule, SplitFiles
-from expctr.data.feature_kinds import FeatureKind
+from expctr.data.feature_kinds import FeatureKind, kind_of
 from expctr.data.options import SPLITS, SampleOptions
 from expctr.data.readers.base import RawTable, RawTables
 from expctr.data.readers.columns import TableColumns
@@ -124,7 +124,7 @@ class TableDataModule(RatingsDataModule):
         for column, dtype in samples.schema.items():
             prefix = next((p for p in ("target_", "user_", CONTEXT) if column.startswith(p)), "")
             if prefix and column != "target_title":
-                kinds[column] = given.get(column.removeprefix(prefix)) or _kind(dtype)
+                kinds[column] = given.get(column.removeprefix(prefix)) or kind_of(dtype) or "category"
         return kinds
 
     def _make(self) -> tuple[pl.DataFrame, DataSummary]:
@@ -162,11 +162,3 @@ class TableDataModule(RatingsDataModule):
                 "the interactions have neither a label nor a rating, so every row is a positive. Fix: name the column "
                 "in data.columns.label; or draw items as dislikes with data.samples.negatives: 4"
             )
-
-
-def _kind(dtype: pl.DataType) -> FeatureKind:
-    if isinstance(dtype, pl.List):
-        return "list"
-    if dtype == pl.Boolean:
-        return "boolean"
-    return "quantiles" if dtype.is_numeric() else "category"

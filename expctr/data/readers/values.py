@@ -2,7 +2,7 @@
 
 import polars as pl
 
-MISSING = ("", "NA", "N/A", "NaN", "nan", "null", "NULL", "None")
+_MISSING = ("", "NA", "N/A", "NaN", "nan", "null", "NULL", "None")
 """Texts in place of a number that is missing."""
 
 TRUTHS = dict.fromkeys(("1", "1.0", "true", "t", "yes", "y", "yes."), 1.0) | dict.fromkeys(
@@ -33,7 +33,7 @@ def as_number(value: pl.Expr, dtype: pl.DataType) -> pl.Expr:
     if dtype == pl.String:
         value = value.str.strip_chars()
     elif dtype.is_temporal():
-        value = value.cast(pl.Datetime("us")) if isinstance(dtype, pl.Date | pl.Datetime) else value
+        value = value.cast(pl.Datetime("us") if isinstance(dtype, pl.Date | pl.Datetime) else pl.Duration("us"))
         return value.cast(pl.Int64).cast(pl.Float64) / 10**6
     number = value.cast(pl.Float64, strict=False)
     return pl.when(number.is_finite()).then(number)
@@ -42,7 +42,7 @@ def as_number(value: pl.Expr, dtype: pl.DataType) -> pl.Expr:
 def is_missing(value: pl.Expr, dtype: pl.DataType) -> pl.Expr:
     """Whether there is no number, or a text that says so."""
     if dtype == pl.String:
-        return value.is_null() | value.str.strip_chars().is_in(MISSING)
+        return value.is_null() | value.str.strip_chars().is_in(_MISSING)
     return value.is_null() | value.is_nan() if dtype.is_float() else value.is_null()
 
 

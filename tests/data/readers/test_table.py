@@ -328,6 +328,11 @@ def test_kinds_of_a_text_file_are_found_by_its_content(tmp_path: Path) -> None:
     assert row["year"] is None
 
 
+def test_times_of_day_and_durations_are_seconds() -> None:
+    times = ITEMS.select("sku", "name", noon=pl.time(12), wait=pl.duration(minutes=1.5, time_unit="ms"))
+    assert collected(reader(CLICKS, times).tables)[1][0] == {"item": "a", "noon": 43200, "title": "Anvil", "wait": 90}
+
+
 def test_named_features_are_of_the_named_kinds_and_the_only_ones() -> None:
     kinds: dict[str, Any] = {"price": "category", "tags": "list", "position": "number"}
     tables = reader(CLICKS, ITEMS, features=kinds).tables
@@ -338,5 +343,8 @@ def test_named_features_are_of_the_named_kinds_and_the_only_ones() -> None:
         reader(CLICKS, ITEMS, features={"brand": "number"}).tables.items.collect(["item"], "error", Counter())
     with pytest.raises(DataError, match=r"data.features: clicked is one of the columns that samples are made of"):
         reader(CLICKS, ITEMS, features={"clicked": "boolean"}).tables  # noqa: B018
+    wrong: Any = {"brand": "sort"}
+    with pytest.raises(DataError, match=r"data.features.brand: no kind is called 'sort'. Fix: choose from number, "):
+        reader(CLICKS, ITEMS, features=wrong).tables  # noqa: B018
     with pytest.raises(DataError, match=r"data.features.tags: a column of type List\(String\) cannot be .* number"):
         reader(CLICKS, ITEMS, features={"tags": "number"}).tables  # noqa: B018
