@@ -177,7 +177,7 @@ class RatingsDataModule(L.LightningDataModule):
     def prepare_data(self) -> None:
         """Makes the samples, unless the cache has them, and prints what became of the raw rows and what looks wrong."""
         _, summary = self._load()
-        self.findings = findings(summary, self.options, summary.own_splits)
+        self.findings = findings(summary, self.options)
         if self.query_rows is None:
             Console().print(summary_tables(summary, self.findings))
 

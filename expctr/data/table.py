@@ -139,9 +139,6 @@ class TableDataModule(RatingsDataModule):
                     else "check data.columns.label, or data.samples.threshold"
                 )
             )
-        for note in summary.notes:
-            if note.startswith("no titles"):
-                rank_zero_warn(note)
         return samples, summary
 
     def _check_labels(self) -> None:

@@ -151,6 +151,14 @@ def test_the_cache_knows_columns_and_features(tmp_path: Path) -> None:
     assert [name for name in priced.samples.columns if name.startswith("target_")] == ["target_title", "target_price"]
 
 
+def test_missing_titles_are_found_from_the_cache_too(tmp_path: Path) -> None:
+    CLICKS.write_csv(tmp_path / "clicks.csv")
+    for _ in range(2):
+        data = TableDataModule(str(tmp_path / "clicks.csv"), cache_dir=str(tmp_path))
+        data.prepare_data()
+        assert any(found.startswith("no titles") for found in data.findings)
+
+
 def test_users_titles_and_people_are_found(tmp_path: Path) -> None:
     people = tmp_path / "people.csv"
     people.write_text("liked_titles,disliked_titles,target_title\nThing 1|Thing 2,,Thing 3\n,Thing 4,New thing\n")

@@ -76,7 +76,8 @@ class TableReader:
         """The three tables; the interactions are those of all splits that histories are made of."""
         interactions, items, users = next(iter(self._interactions.values())), self._read_items(), self._read_users()
         self._check_features()
-        return RawTables(interactions, items, users, notes=tuple(self.notes), splits=self._splits)
+        no_titles = "title" not in self.found and not self._items_have_titles
+        return RawTables(interactions, items, users, tuple(self.notes), self._splits, no_titles)
 
     @property
     def _splits(self) -> dict[str, RawTable]:
@@ -189,19 +190,13 @@ class TableReader:
     def _read_items(self) -> RawTable:
         """The items with titles: of the table of items, else of the interactions, else their ids."""
         table = self._read_side("items", "item", "title") if "items" in self._side else None
-        has_titles = table is not None and "title" in table.frame.collect_schema()
         if is_ready(self.found):
             return all_items([*self._interactions.values()], table)
-        if table is not None and has_titles:
+        if table is not None and self._items_have_titles:
             return table
         rows = [table.frame.filter(pl.col("problem").is_null()) for table in self._interactions.values()]
-        if "title" in self.found:
-            seen = pl.concat([frame.select("item", "title") for frame in rows])
-        else:
-            seen = pl.concat([frame.select("item", title="item") for frame in rows])
-            self.notes.append(
-                "no titles: the language model reads the ids of the items. Fix: name the column in data.columns.title"
-            )
+        title = "title" if "title" in self.found else "item"
+        seen = pl.concat([frame.select("item", title=title) for frame in rows])
         seen = seen.filter(pl.col("title") != "").unique().sort("item", "title")
         if table is None:
             first = next(iter(self._interactions.values()))
@@ -210,6 +205,11 @@ class TableReader:
             )
         seen = seen.unique("item", keep="first", maintain_order=True)
         return RawTable(table.frame.join(seen, on="item", how="full", coalesce=True), table.path, table.parts)
+
+    @property
+    def _items_have_titles(self) -> bool:
+        source = self._side.get("items")
+        return source is not None and "title" in find_columns(self.columns, ("item", "title"), source.names)
 
     def _read_users(self) -> RawTable | None:
         return self._read_side("users", "user") if "users" in self._side else None

@@ -285,9 +285,12 @@ def test_titles_come_from_the_interactions_or_are_the_ids() -> None:
     assert collected(both)[1] == [{"item": i, "title": t} for i, t in names.rows()]
     features = reader(CLICKS.join(names, on="sku"), ITEMS.drop("name", "tags")).tables
     assert collected(features)[1][0] == {"brand": "x", "item": "a", "new": True, "price": 1.5, "title": "Anvil"}
+    assert not both.no_titles
+    assert not features.no_titles
     plain = reader(CLICKS).tables
     assert collected(plain)[1] == [{"item": i, "title": i} for i in "abc"]
-    assert any("no titles" in note for note in plain.notes)
+    assert plain.no_titles
+    assert reader(CLICKS, ITEMS.drop("name")).tables.no_titles
 
 
 def test_the_notes_say_what_became_of_each_column() -> None:
