@@ -71,9 +71,11 @@ def test_by_default_the_newest_targets_are_the_test_split() -> None:
     times = data.samples.group_by("split", maintain_order=True).agg(pl.min("timestamp"), last=pl.max("timestamp"))
     (_, _, train), (_, first_val, val), (_, first_test, _) = times.rows()
     assert train <= first_val <= val <= first_test
-    assert (
-        prepared(CLICKS, ITEMS, samples=SampleOptions(threshold=None, order="shuffle", split=None)).samples.height == 8
-    )
+
+
+def test_a_random_order_needs_no_split_by_time() -> None:
+    data = prepared(CLICKS, ITEMS, samples=SampleOptions(threshold=None, order="shuffle", split=None))
+    assert data.samples.height == 8
 
 
 def test_what_has_the_targets_own_time_is_not_in_its_history() -> None:
