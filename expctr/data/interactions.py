@@ -74,7 +74,7 @@ def ratings_of_users(
     schema = {"user": pl.String, "item": pl.String, "title": pl.String, "liked": pl.Boolean}
     if own.is_empty():
         return pl.DataFrame(schema=schema)
-    source = {name: RawTable(own.lazy(), table.path)}
+    source = {name: replace(table, frame=own.lazy())}
     events = load_interactions(source, items["item"], replace(options, min_ratings=1), DataSummary())
     rated = events.select(pl.col("user", "item").cast(pl.String), liked=is_liked(options))
     rated = rated.unique(["user", "item"], keep="last", maintain_order=True)

@@ -87,4 +87,4 @@ def all_items(tables: list[RawTable], given: RawTable | None) -> RawTable:
     frame = pl.concat([*known, rest.with_columns(title="item")], how="diagonal_relaxed")
     if given is None:
         frame = frame.with_columns(problem=pl.lit(None, pl.String))
-    return RawTable(frame, (given or tables[0]).path, (given or tables[0]).parts, may_be_empty=given is None)
+    return replace(given or tables[0], frame=frame, may_be_empty=given is None)

@@ -299,7 +299,7 @@ def test_the_notes_say_what_became_of_each_column() -> None:
         "data.interactions: user = user_id; item = sku; label = clicked; timestamp = ts (seconds, "
     )
     assert "2023-11-14" in clicks
-    assert clicks.endswith("not used position")
+    assert clicks.endswith("not used: position")
     assert items == (
         "data.items: item = sku; title = name; features price (quantiles), brand (category), tags (list), new (boolean)"
     )
@@ -324,7 +324,7 @@ def test_kinds_of_a_text_file_are_found_by_its_content(tmp_path: Path) -> None:
     tables = reader(CLICKS.with_columns(sku=pl.Series([0, 1, 2, 3])), str(tmp_path / "items.csv")).tables
     assert tables.notes[1].split("features ")[1] == (
         "count (quantiles), year (quantiles), flag (boolean), kind (category), words (list), listed (list); "
-        "not used url (most rows have a value of their own), nothing (empty)"
+        "not used: url (most rows have a value of their own), nothing (empty)"
     )
     row = tables.items.collect_unique("item", "error", Counter()).row(1, named=True)
     assert (row["count"], row["flag"], row["words"], row["listed"]) == (1.0, False, ["w1", "w1"], ["a, 1"])
