@@ -7,6 +7,7 @@ import sys
 import warnings
 from collections.abc import Sequence
 from difflib import get_close_matches
+from io import TextIOWrapper
 
 from expctr import __version__
 
@@ -39,6 +40,9 @@ A first answer, without training: expctr explain --liked "Heat|Fargo" --disliked
 def main(args: Sequence[str] | None = None) -> None:
     """Run the command line, with `args` in place of `sys.argv` in tests."""
     given = sys.argv[1:] if args is None else list(args)
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, TextIOWrapper):
+            stream.reconfigure(errors="replace")  # a file or a console may not have all characters
     command, rest = (given[0], given[1:]) if given else ("--help", [])
     # these commands answer at once: they import neither torch nor Lightning
     if command in ("--help", "-h"):

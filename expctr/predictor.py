@@ -25,17 +25,13 @@ from expctr.errors import UserError
 from expctr.evaluation.explain import answer
 from expctr.modules.scoring import ScoringModule
 from expctr.modules.staged import StagedModule
+from expctr.run_folder import find_run
 from expctr.stages.models import as_lists
 from expctr.training.scheduler import StageScheduler
 from expctr.training.selection import check_sharding, select_checkpoint
 
 EXPLANATION, PROBLEM = "explanation", "problem"
 _PAIR = "_pair"
-
-
-def load(run: str | Path, checkpoint: str | None = None, device: str = "auto") -> "Predictor":
-    """Load a trained run; see `Predictor.load`."""
-    return Predictor.load(run, checkpoint, device)
 
 
 class Predictor:
@@ -62,9 +58,7 @@ class Predictor:
         Raises:
             UserError: the folder holds no run, its checkpoint cannot be used, or its weights are sharded.
         """
-        run = Path(run).expanduser()
-        if not (run / "config.yaml").is_file():
-            raise UserError(f"there is no run in {run}: name the folder of a run, which holds its config.yaml")
+        run = find_run(run)
         path = select_checkpoint("predict", checkpoint, run)
         assert path is not None
         check_sharding(path, sharded=False)
@@ -246,6 +240,9 @@ def shared_batches(texts: Sequence[SampleText], size: int) -> Iterator[list[int]
         yield from (group[start : start + size] for start in range(0, whole, size))
         rest += group[whole:]
     yield from (rest[start : start + size] for start in range(0, len(rest), size))
+
+
+load = Predictor.load
 
 
 @contextmanager

@@ -11,6 +11,7 @@ import expctr
 ORDER: list[set[str]] = [
     {"untrusted", "seeding", "stopwatch", "distributed"},
     {"errors"},
+    {"run_folder"},
     {"nan_guard"},
     {"data"},
     {"llm"},

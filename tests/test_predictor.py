@@ -1,6 +1,5 @@
 """A trained run in Python, and the pairs of a file."""
 
-import json
 from pathlib import Path
 
 import polars as pl
@@ -183,12 +182,14 @@ def test_wrong_options_are_refused_before_a_model_is_loaded(
         pair_files.check_options(tmp_path / str(given["pairs"]), out, str(given["explain"]), force=False)
 
 
-def test_the_command_scores_a_file(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_command_scores_a_file(
+    run: Path, predictor: Predictor, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     (tmp_path / "pairs.csv").write_text("user,item,price\n1,2,007\nnobody,2,1\n")
     line = ["predict", str(run), "--pairs", str(tmp_path / "pairs.csv"), "--out", str(tmp_path / "out.csv")]
     run_cli(line)
     assert "not scored: 1 (the ratings have no user nobody)" in capsys.readouterr().out
     written = pl.read_csv(tmp_path / "out.csv", infer_schema=False)
     assert written["price"].to_list() == ["007", "1"]
-    assert float(written["s_r"][0]) == pytest.approx(expctr.load(run).score(written.select("user", "item"))["s_r"][0])
-    assert not json.loads((run / "table.json").read_text()).get("predictions")
+    assert float(written["s_r"][0]) == pytest.approx(predictor.score(written.select("user", "item"))["s_r"][0])
+    assert not (run / "predictions.parquet").exists()  # that of the test rows is another command's

@@ -10,7 +10,8 @@ from typing import Any
 
 import lightning as L
 import yaml  # type: ignore[import-untyped]
-from jsonargparse import SUPPRESS, set_parsing_settings
+from jsonargparse import SUPPRESS, Namespace, set_parsing_settings
+from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI, SaveConfigCallback
 from lightning.pytorch.loggers import TensorBoardLogger
@@ -24,11 +25,12 @@ from expctr.errors import UserError, exit_with_error
 from expctr.evaluation.alarms import Alarms
 from expctr.evaluation.result_writer import ResultWriter
 from expctr.modules.expctr import ExpCTRModule
+from expctr.modules.staged import StagedModule
 from expctr.training.checkpoint import RunCheckpoint, checkpoint_folder, checkpoints
 from expctr.training.fsdp import ShardedStrategy
 from expctr.training.lock import hold
 from expctr.training.progress import ProgressLog
-from expctr.training.scheduler import StageProgressBar, StageScheduler
+from expctr.training.scheduler import StageProgressBar, StageScheduler, check_trainer
 from expctr.training.selection import check_same_options, check_sharding, select_checkpoint
 from expctr.training.signals import Stopped
 
@@ -40,14 +42,19 @@ CALLBACKS = {
     "progress": ProgressLog,
 }
 """Callbacks of every run, by the name of their options."""
+_WITH_PATHS = {"trainer", "model", "data", "ckpt_path", "pairs", "out"}
 
 
 class SaveRunConfig(SaveConfigCallback):
     """Writes the config into the run folder when a run starts. Later commands leave it unchanged."""
 
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
-        if stage == "fit" and not checkpoints(checkpoint_folder(trainer)):
-            super().setup(trainer, pl_module, stage)
+        first = stage == "fit" and not checkpoints(checkpoint_folder(trainer))
+        if first and trainer.is_global_zero and not vars(trainer)["fast_dev_run"]:
+            folder = Path(trainer.default_root_dir)  # a logger may have another one
+            folder.mkdir(parents=True, exist_ok=True)
+            path = folder / self.config_filename
+            self.parser.save(self.config, path, skip_unset=False, overwrite=True, multifile=False)
 
 
 class ExpCTRCLI(LightningCLI):
@@ -84,6 +91,9 @@ class ExpCTRCLI(LightningCLI):
         """Parse. Lightning's own method warns about arguments that are not those of `sys.argv`."""
         assert isinstance(args, list)
         self.config = parser.parse_args(args)
+        seed = self._get(self.config, "seed_everything")
+        if seed is not None and not 0 <= int(seed) < 2**32:
+            raise UserError(f"seed_everything is {seed}: it must be from 0 to {2**32 - 1}")
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         """Add a group of options for each callback, and the defaults that the stages need."""
@@ -106,6 +116,7 @@ class ExpCTRCLI(LightningCLI):
     def before_instantiate_classes(self) -> None:
         """Choose the checkpoint, and refuse to overwrite a run."""
         config = self.config[self.subcommand] if self.subcommand else self.config
+        _expand_home(config)
         if "weights_only" in config:
             config.weights_only = True  # a checkpoint may come from anywhere
         if self.subcommand == "explain":
@@ -129,6 +140,8 @@ class ExpCTRCLI(LightningCLI):
 
     def fit(self, **kwargs: Any) -> None:
         """Train, with the run's folder locked against another fit."""
+        if isinstance(self.model, StagedModule):
+            check_trainer(self.trainer)
         with ExitStack() as stack:
             if self.trainer.is_global_zero:
                 stack.callback(hold(Path(self.trainer.default_root_dir)).release)
@@ -150,9 +163,18 @@ class ExpCTRCLI(LightningCLI):
         config = self._get(self.config_init, "trainer")
         if config.get("enable_progress_bar") is False:
             self.trainer_defaults = {}  # they hold the progress bar only
+        if SLURMEnvironment.detect():  # a signal saves and ends the fit, or saves and goes on; nothing is requeued
+            kwargs["plugins"] = [*(config.get("plugins") or []), SLURMEnvironment(auto_requeue=False)]
         if config.get("logger") in (None, True):
             kwargs["logger"] = TensorBoardLogger(config.get("default_root_dir") or ".", name="", version="")
         return super().instantiate_trainer(**kwargs)
+
+
+def _expand_home(config: Namespace) -> None:
+    """Replace `~` in the options that may hold a path: only a shell does that, and only where a word begins with it."""
+    for name, value in config.items():
+        if isinstance(value, str) and value.startswith("~/") and name.split(".")[0] in _WITH_PATHS:
+            config[name] = str(Path(value).expanduser())
 
 
 def run(args: Sequence[str] | None = None) -> None:
@@ -182,6 +204,16 @@ def run(args: Sequence[str] | None = None) -> None:
     except UserError as error:
         error.args = (explain_error(str(error)),)
         exit_with_error(error)
+    except MisconfigurationException as error:
+        exit_with_error(UserError(" ".join(str(error).split())))
+    except OSError as error:
+        if error.filename is None and error.errno is None:
+            raise
+        where = f"{error.filename}: " if error.filename else ""
+        found = UserError(f"{where}{error.strerror}. Fix: choose a place that is writable and has room")
+        for note in getattr(error, "__notes__", ()):
+            found.add_note(note)
+        exit_with_error(found)
     except (KeyboardInterrupt, SystemExit) as stop:
         cause = stop.__context__ or stop
         if not isinstance(cause, KeyboardInterrupt):  # Lightning turns a KeyboardInterrupt into a SystemExit

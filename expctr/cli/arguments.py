@@ -5,6 +5,7 @@ from pathlib import Path
 
 from expctr.cli.configs import find_config, packaged_configs
 from expctr.errors import UserError
+from expctr.run_folder import find_run
 
 _CONFIG = ("--config", "-c")
 
@@ -23,12 +24,9 @@ def with_run_options(args: Sequence[str]) -> list[str]:
     command, rest = list(args[:1]), list(args[1:])
     if not names_run(rest):
         return [*command, *rest]
-    run = Path(rest[0]).expanduser()
-    if not (run / "config.yaml").is_file():
-        hint = "name the folder of a run, which holds its config.yaml"
-        if rest[0] in packaged_configs():
-            hint = f"a packaged config is named by an option: --config {rest[0]}"
-        raise UserError(f"there is no run in {run}: {hint}")
+    if rest[0] in packaged_configs() and not Path(rest[0]).is_dir():
+        raise UserError(f"{rest[0]} is a packaged config, not a run: name it by --config {rest[0]}")
+    run = find_run(rest[0])
     options = ["--config", str(run / "config.yaml"), "--trainer.default_root_dir", str(run)]
     if command == ["fit"]:
         options += ["--ckpt_path", "last"]

@@ -145,7 +145,7 @@ class Trainer(L.Trainer):
             ckpt_path: the checkpoint; null or `last` for the run's newest.
             weights_only: always true.
             pairs: CSV or parquet of pairs: `user` and `item` (ids of the data), or `liked_titles`, `disliked_titles`
-                and `target_title`, or both mixed. Other columns travel along.
+                and `target_title`, or both mixed. Other columns are copied to the output.
             out: CSV or parquet to write the pairs with their scores to.
             explain: which pairs get a sentence: `all`, `none`, or `top:3` for the three of each user that the CTR model
                 without sentences likes best.

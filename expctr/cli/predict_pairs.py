@@ -40,7 +40,7 @@ def check_options(pairs: Path, out: Path | None, explain: str, force: bool) -> P
 
 
 def predict_pairs(predictor: Predictor, pairs: Path, out: Path, explain: str, checkpoint: Path) -> dict[str, int]:
-    """Score the pairs of a file, in constant memory. What was interrupted goes on where it stopped.
+    """Score the pairs of a file, in constant memory. Called again after an interruption, it resumes.
 
     Finished chunks wait in the folder `OUT.parts`, which is removed in the end.
 

@@ -2,6 +2,7 @@
 
 import hashlib
 import sqlite3
+import warnings
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager
@@ -13,9 +14,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
+from safetensors import SafetensorError
 from torch import Tensor
 
-from expctr.errors import check_range
+from expctr.errors import UserError, check_range
 from expctr.llm.loading import locate
 from expctr.untrusted import ControlTokens
 
@@ -71,6 +73,23 @@ class SentenceEncoder:
         self.mean = torch.zeros(())
         """Subtracted from every explanation's vector, `[dim]`; a scalar 0 where vectors are not centred."""
         self._memory: dict[bytes, Tensor] = {}
+        self._cached = options.cache_dir is not None
+
+    def check_cache(self) -> None:
+        """Refuse, before anything is trained, a cache that cannot be used.
+
+        Raises:
+            UserError: naming the file.
+        """
+        if self._cached:
+            try:
+                with self._database() as database:
+                    database.execute("SELECT z FROM vectors LIMIT 1").fetchone()
+            except (sqlite3.Error, OSError) as error:
+                raise UserError(
+                    f"encoder.cache_dir: {self._cache_file} cannot be used: {error}. Fix: delete that file, or choose "
+                    "another folder"
+                ) from error
 
     @property
     def dim(self) -> int:
@@ -155,28 +174,45 @@ class SentenceEncoder:
                 mask = (torch.arange(length) < torch.tensor([[len(ids)] for ids in lines])).long()
                 yield chosen, lines, model({"input_ids": padded_ids.to(device), "attention_mask": mask.to(device)})
 
+    @property
+    def _cache_file(self) -> Path:
+        assert self.options.cache_dir is not None
+        return self.options.cache_dir / f"{self.key}.sqlite"
+
     @contextmanager
     def _database(self) -> Iterator[sqlite3.Connection]:
         """A connection for one transaction, which is safe with several processes, and when one is killed."""
-        assert self.options.cache_dir is not None
-        self.options.cache_dir.mkdir(parents=True, exist_ok=True)
-        with closing(sqlite3.connect(self.options.cache_dir / f"{self.key}.sqlite", timeout=60)) as database, database:
+        self._cache_file.parent.mkdir(parents=True, exist_ok=True)
+        with closing(sqlite3.connect(self._cache_file, timeout=60)) as database, database:
             database.execute("CREATE TABLE IF NOT EXISTS vectors (text BLOB PRIMARY KEY, z BLOB) WITHOUT ROWID")
             yield database
 
     def _read(self, keys: list[bytes]) -> dict[bytes, Tensor]:
-        if self.options.cache_dir is None or not keys:
+        if not self._cached or not keys:
             return {}
-        with self._database() as database:
-            rows = ((key, database.execute("SELECT z FROM vectors WHERE text = ?", (key,)).fetchone()) for key in keys)
-            return {key: torch.from_numpy(np.frombuffer(row[0], "<f4").copy()) for key, row in rows if row}
+        try:
+            with self._database() as database:
+                query = "SELECT z FROM vectors WHERE text = ?"
+                rows = ((key, database.execute(query, (key,)).fetchone()) for key in keys)
+                return {key: torch.from_numpy(np.frombuffer(row[0], "<f4").copy()) for key, row in rows if row}
+        except (sqlite3.Error, OSError) as error:
+            self._give_up_cache(error)
+            return {}
 
     def _write(self, vectors: dict[bytes, Tensor]) -> None:
-        if self.options.cache_dir is None:
+        if not self._cached:
             return
-        with self._database() as database:
-            rows = [(key, vector.numpy().astype("<f4").tobytes()) for key, vector in vectors.items()]
-            database.executemany("INSERT OR IGNORE INTO vectors VALUES (?, ?)", rows)
+        rows = [(key, vector.numpy().astype("<f4").tobytes()) for key, vector in vectors.items()]
+        try:
+            with self._database() as database:
+                database.executemany("INSERT OR IGNORE INTO vectors VALUES (?, ?)", rows)
+        except (sqlite3.Error, OSError) as error:
+            self._give_up_cache(error)
+
+    def _give_up_cache(self, error: Exception) -> None:
+        """Go on without the cache: a run is worth more than the seconds that it saves."""
+        self._cached = False
+        warnings.warn(f"encoder.cache_dir: {self._cache_file} is no longer used: {error}", stacklevel=2)
 
     @cached_property
     def key(self) -> str:
@@ -196,12 +232,20 @@ class SentenceEncoder:
 
         options = self.options
         source = {"revision": options.revision, "trust_remote_code": options.trust_remote_code}
-        transformer = Transformer(
-            locate(options.path, "encoder.path"),
-            model_kwargs={**source, "use_safetensors": True, "dtype": torch.float32},
-            config_kwargs=source,
-            processor_kwargs=source,
-        )
+        path = locate(options.path, "encoder.path")
+        try:
+            transformer = Transformer(
+                path,
+                model_kwargs={**source, "use_safetensors": True, "dtype": torch.float32},
+                config_kwargs=source,
+                processor_kwargs=source,
+            )
+        except (OSError, ValueError, RuntimeError, KeyError, SafetensorError) as error:
+            reason = " ".join(str(error).split())[:300]
+            raise UserError(
+                f"encoder.path: {options.path} cannot be loaded: {reason}. Fix: give a hub id that can be reached, a "
+                "folder with config.json, tokenizer and safetensors weights, or nano"
+            ) from error
         pooling = Pooling(transformer.get_embedding_dimension(), "mean")
         return SentenceTransformer(modules=[transformer, pooling], device="cpu").eval().requires_grad_(False)
 

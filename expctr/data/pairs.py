@@ -5,20 +5,21 @@ from collections.abc import Sequence
 import polars as pl
 
 from expctr.data.datamodules import RatingsDataModule
-from expctr.data.sample_rows import find_history, split_titles
+from expctr.data.readers.values import as_id, as_list
+from expctr.data.sample_rows import find_history
 from expctr.errors import DataError
 
 COLUMNS = ("user", "item", "liked_titles", "disliked_titles", "target_title")
-"""Columns that are read. A table needs `item` or `target_title`, and `user` or titles; all others travel along."""
+"""Columns that are read. A table needs `item` or `target_title`, and `user` or titles."""
 
 _LISTS = COLUMNS[2:4]
 _ENTRY = {"pair": pl.Int64, "item": pl.String, "title": pl.String, "liked": pl.Boolean}
 
 
 def read_columns(frame: pl.DataFrame) -> pl.DataFrame:
-    """The `COLUMNS` of a table: texts, and lists of titles; what is missing is empty.
+    """The `COLUMNS` of a table: ids and a title as text, and lists of titles; what is missing is empty.
 
-    Titles are a list, or a text in which they are separated by `|`.
+    Titles are a list, JSON text, or text in which they are separated by `|`.
 
     Raises:
         DataError: there is no column of targets, or none of people.
@@ -29,19 +30,15 @@ def read_columns(frame: pl.DataFrame) -> pl.DataFrame:
                 f"pairs have no column {' or '.join(needed)}; their columns are {', '.join(frame.columns)}. Fix: "
                 "rename the columns, or add one"
             )
-    lists = [name for name in _LISTS if name in frame.columns]
-    split = {name: _titles(frame[name]) for name in lists}
-    empty = pl.lit([], pl.List(pl.String))
-    return frame.select(
-        *(
-            pl.col(name).cast(pl.String).str.strip_chars().fill_null("")
-            if name in frame.columns
-            else pl.lit("").alias(name)
-            for name in COLUMNS
-            if name not in _LISTS
-        ),
-        *(split.get(name, empty.alias(name)) for name in _LISTS),
-    )
+    return frame.select(_column(name, frame.schema) for name in COLUMNS)
+
+
+def _column(name: str, schema: pl.Schema) -> pl.Expr:
+    is_list = name in _LISTS
+    if name not in schema:
+        return (pl.lit([], pl.List(pl.String)) if is_list else pl.lit("")).alias(name)
+    value = (as_list if is_list else as_id)(pl.col(name), schema[name])
+    return (value if is_list else value.fill_null("")).alias(name)
 
 
 class PairRows:
@@ -77,10 +74,12 @@ class PairRows:
         )
         pairs = self._with_targets(pairs)
         known = ~pl.col("typed")
+        newest = self.data.samples.drop("sample").sort("timestamp", nulls_last=False, maintain_order=True)
+        newest = newest.unique(["user", "target"], keep="last")
         of_samples = (
-            pairs.filter(known)
+            pairs.filter(known & (pl.col("user") != ""))
             .select("pair", "user", "target")
-            .join(self.data.samples.drop("sample"), on=["user", "target"], how="inner")
+            .join(newest, on=["user", "target"])
         )
         others = pairs.join(of_samples, on="pair", how="anti")
         entries = pl.concat([self._typed(others.filter("typed")), self._rated(others.filter(known))])
@@ -170,10 +169,3 @@ class PairRows:
             for name in self.data.samples.columns
         ]
         return rows.select(columns).cast(dict(self.data.samples.schema))  # type: ignore[arg-type]
-
-
-def _titles(column: pl.Series) -> pl.Series:
-    """Lists of titles; of texts, the parts between `|`."""
-    if isinstance(column.dtype, pl.List):
-        return column.cast(pl.List(pl.String)).fill_null([])
-    return pl.Series(column.name, [list(split_titles(text or "")) for text in column], pl.List(pl.String))

@@ -73,11 +73,11 @@ def make_query(
     typed = liked is not None or disliked is not None
     if typed == (user is not None):
         raise UserError(
-            f"{'two persons' if typed else 'no person'} to explain. Fix: give either --user ID, as in the ratings, or "
-            "titles as --liked and --disliked"
+            f"{'two persons' if typed else 'no person'} to explain. Fix: give either a user's id, as in the ratings, "
+            "or titles as liked and disliked"
         )
     if not target.strip():
-        raise UserError("no target to explain. Fix: give a title or the id of an item as --target")
+        raise UserError("no target to explain. Fix: give a title or the id of an item as target")
     notes: list[str] = []
     item = _find_target(target, data.catalogue, notes)
     row, label, split = target_columns(item, data.catalogue), None, ""
@@ -100,9 +100,9 @@ def make_query(
             if not history:
                 users = data.users()
                 if user in users:
-                    raise UserError(f"--user: {user!r} has rated no item with a title. Fix: give another id")
+                    raise UserError(f"user: {user!r} has rated no item with a title. Fix: give another id")
                 hint = _ids(user, users)
-                raise UserError(f"--user: the ratings have no user {user!r}. Fix: give another id; {hint}")
+                raise UserError(f"user: the ratings have no user {user!r}. Fix: give another id; {hint}")
     if ratings_of_target := [entry.liked for entry in history if entry.item == item]:
         label = int(ratings_of_target[-1])
         history = [entry for entry in history if entry.item != item]
@@ -113,7 +113,7 @@ def make_query(
         raise UserError(
             f"no history: user {user!r} has rated no other item. Fix: choose another user or target"
             if user is not None
-            else "no history. Fix: give titles other than the target as --liked or --disliked"
+            else "no history. Fix: give titles other than the target as liked or disliked"
         )
     rows = as_samples([with_history(row, entries) for entries in without_each(history)], data.samples)
     notes += _untrained(user, item, data)
@@ -124,14 +124,13 @@ def _find_target(typed: str, catalogue: Catalogue, notes: list[str]) -> Item:
     found = catalogue.matches(typed, ids=True)
     if len(found) > 1:
         raise UserError(
-            f"--target: {typed!r} can be {_several(found, catalogue)}. Fix: name one, such as --target "
-            f"{BY_ID}{found[0].id}"
+            f"target: {typed!r} can be {_several(found, catalogue)}. Fix: name one, such as {BY_ID}{found[0].id}"
         )
     if found:
         return found[0]
     if typed.startswith(BY_ID):
         raise UserError(
-            f"--target: no item with a title has the id {typed.removeprefix(BY_ID)!r}. Fix: give a title, or another id"
+            f"target: no item with a title has the id {typed.removeprefix(BY_ID)!r}. Fix: give a title, or another id"
         )
     notes.append(f"no item is called {typed!r}: it is treated as a new item.{_similar(typed, catalogue)}")
     return Item("", typed.strip())
@@ -147,7 +146,7 @@ def _find_typed(
     history = list(dict.fromkeys(find_history(liked, disliked, catalogue)))
     for entry in history:
         if entry.liked and HistoryEntry(entry.item, False) in history:
-            raise UserError(f"{entry.item.title!r} is in both --liked and --disliked. Fix: remove it from one of them")
+            raise UserError(f"{entry.item.title!r} is in both liked and disliked. Fix: remove it from one of them")
     for title in (entry.item.title for entry in history if not entry.item.id):
         if found := catalogue.matches(title):
             notes.append(f"{title!r} can be {_several(found, catalogue)}: it is used without an id")

@@ -142,8 +142,9 @@ class Alarms(Callback):
                     self._stopping.append(message)
                 if trainer.is_global_zero:
                     warnings.warn(f"possible reward hacking in {message}", stacklevel=1)
-                    if isinstance(trainer.logger, TensorBoardLogger):
-                        trainer.logger.experiment.add_text("alarms", message, module.batches)
+                    for logger in trainer.loggers:
+                        if isinstance(logger, TensorBoardLogger):
+                            logger.experiment.add_text("alarms", message, module.batches)
 
     def _end(self) -> None:
         raise AlarmError(
@@ -183,5 +184,5 @@ def _signs(rows: list[dict[str, Any]]) -> dict[str, float]:
 
 
 def _log(trainer: L.Trainer, module: StagedModule, values: dict[str, float]) -> None:
-    if trainer.logger is not None:
-        trainer.logger.log_metrics(values, module.batches)
+    for logger in trainer.loggers:
+        logger.log_metrics(values, module.batches)

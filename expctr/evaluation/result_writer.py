@@ -91,9 +91,11 @@ class ResultWriter(Callback):
         columns = pl_module.evaluated
         if trainer.state.fn == "validate":
             Console().print(validation_table(columns))
-        if isinstance(trainer.logger, TensorBoardLogger) and "text" in columns:
+        boards = [logger for logger in trainer.loggers if isinstance(logger, TensorBoardLogger)]
+        if boards and "text" in columns:
             shown = markdown_table(pl_module, _texts(pl_module, "val"), self.examples)
-            trainer.logger.experiment.add_text("explanations", shown, pl_module.batches)
+            for board in boards:
+                board.experiment.add_text("explanations", shown, pl_module.batches)
 
     def on_test_batch_end(
         self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Batch, *args: Any, **kwargs: Any

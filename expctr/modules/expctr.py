@@ -44,6 +44,7 @@ class ExpCTRModule(StagedModule):
 
     def build_models(self) -> None:
         """Load the base and build the CTR models for the data's vocabularies."""
+        self.encoder.check_cache()
         vocabulary, seed = self.data.features.vocabulary, self.data.seed
         mesh = self.device_mesh["data_parallel"] if self.device_mesh is not None else None
         self.explainer.build(self.data.nouns, seed, mesh, self.trainer.strategy.root_device)

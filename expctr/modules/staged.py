@@ -192,6 +192,16 @@ class StagedModule(L.LightningModule):
         fewest, ranks = min(self.data.rollout_batches(), default=0), self.trainer.world_size
         if fewest < ranks:
             raise UserError(f"a rollout batch of {fewest} rows for {ranks} ranks: raise data.rollout_batch_size")
+        limit = self.trainer.limit_train_batches
+        batches = {"rollout": len(self.data.rollout_batches())}
+        if "ctr" in self.kinds:
+            batches["CTR"] = -(-len(self.data.table("train")) // self.data.ctr_batch_size)
+        for name, count in batches.items():
+            if isinstance(limit, float) and 0 < limit < 1 and int(limit * count) < 1:
+                raise UserError(
+                    f"trainer.limit_train_batches is {limit}: of the {count} {name} batches of an epoch none would be "
+                    "left. Fix: raise it, or give a whole number of batches"
+                )
 
     def on_train_start(self) -> None:
         """Continue with the options as they are now; at a run's start, test the LC scorer."""
@@ -226,7 +236,7 @@ class StagedModule(L.LightningModule):
 
     def on_train_epoch_end(self) -> None:
         """Write the epoch's explanations to the run folder."""
-        if rank() == 0:
+        if rank() == 0 and not vars(self.trainer)["fast_dev_run"]:
             self.store.flush(self.folder / "explanations", f"{self.entry.seed_epoch:03d}-{self.entry.name}")
         self.store.rows = []
 
@@ -360,9 +370,13 @@ class StagedModule(L.LightningModule):
     # --- logging
 
     def _log(self, values: dict[str, float]) -> None:
-        """To the logger, by the number of batches so far: optimizer steps differ in size from stage to stage."""
-        if self.trainer.logger is not None:
-            self.trainer.logger.log_metrics({k: v for k, v in values.items() if math.isfinite(v)}, self.batches)
+        """To all loggers, by the number of batches so far: optimizer steps differ in size from stage to stage.
+
+        Callbacks, such as EarlyStopping, find the values in `callback_metrics`.
+        """
+        for logger in self.trainer.loggers:
+            logger.log_metrics({k: v for k, v in values.items() if math.isfinite(v)}, self.batches)
+        self.trainer.callback_metrics.update({name: torch.tensor(value) for name, value in values.items()})
         shown = {k: v for k, v in values.items() if k.split("/")[-1] in _SHOWN}
         self.trainer.progress_bar_metrics.update(shown)
 

@@ -16,8 +16,9 @@ from starlette.middleware.trustedhost import TrustedHostMiddleware
 
 from expctr import __version__
 from expctr.errors import UserError, exit_with_error
-from expctr.serving.requests import Answer, ExplainRequest, Kind, Names, ScoreRequest, ScoreResponse
-from expctr.serving.worker import Answers
+from expctr.run_folder import find_run
+from expctr.serving.schemas import Endpoint, ExplainRequest, Names, Reply, ScoreRequest, ScoreResponse
+from expctr.serving.worker import ModelWorker
 
 LOOPBACK = "127.0.0.1"
 MAX_BYTES = 1 << 20
@@ -48,9 +49,7 @@ def main(args: Sequence[str]) -> None:
     parser.add_argument("--timeout", type=float, default=60, help="seconds that a request may wait; default 60")
     options = parser.parse_args(args)
     try:
-        run = options.run.expanduser()
-        if not (run / "config.yaml").is_file():
-            raise UserError(f"there is no run in {run}: name the folder of a run, which holds its config.yaml")
+        run = find_run(options.run)
         if not 1024 <= options.port <= 65535:
             raise UserError(f"port is {options.port}: it must be from 1024 to 65535")
     except UserError as error:
@@ -61,7 +60,7 @@ def main(args: Sequence[str]) -> None:
 
 
 def serve(server: ls.LitServer, host: str, port: int) -> None:
-    """Answer until SIGINT or SIGTERM; the model's process ends with this one."""
+    """Reply until SIGINT or SIGTERM; the model's process ends with this one."""
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # otherwise it would outlive a SIGTERM
     server.run(host=host, port=port, num_api_servers=1, generate_client_file=False, log_level="warning")
 
@@ -82,7 +81,7 @@ def make_server(
     middlewares: list[Any] = []
     if host == LOOPBACK:
         middlewares.append((TrustedHostMiddleware, {"allowed_hosts": [LOOPBACK, "localhost"]}))
-    worker = Answers(run, checkpoint, _QUEUE)
+    worker = ModelWorker(run, checkpoint, _QUEUE)
     server = ls.LitServer(
         worker, accelerator=device, devices=1, timeout=timeout, max_payload_size=MAX_BYTES, middlewares=middlewares
     )
@@ -96,8 +95,8 @@ def make_server(
 def add_routes(app: FastAPI, queue: RegularRequestHandler) -> None:
     """The endpoints: each checks its request here, and hands it to the model's process."""
 
-    async def ask(kind: Kind, **request: Any) -> Any:
-        answer = cast(Answer, await queue.handle_request({"kind": kind, **request}, dict))
+    async def forward(kind: Endpoint, **request: Any) -> Any:
+        answer = cast(Reply, await queue.handle_request({"kind": kind, **request}, dict))
         if answer.status != 200:
             raise HTTPException(answer.status, str(answer.body))
         return answer.body
@@ -111,22 +110,22 @@ def add_routes(app: FastAPI, queue: RegularRequestHandler) -> None:
     @app.post("/score", response_model=ScoreResponse)
     async def score(request: ScoreRequest) -> Any:
         """Score pairs of a user and an item, by ids or by titles."""
-        return await ask("score", **request.model_dump())
+        return await forward("score", **request.model_dump())
 
     @app.post("/explain")
     async def explain(request: ExplainRequest) -> dict[str, Any]:
         """Explain one choice: the sentence, the scores, and what each title of the history does to them."""
-        return cast(dict[str, Any], await ask("explain", **request.model_dump()))
+        return cast(dict[str, Any], await forward("explain", **request.model_dump()))
 
     @app.get("/users", response_model=Names)
     async def users(typed: Annotated[str, Query(max_length=200)] = "") -> Any:
         """Users whose ids are like what is typed."""
-        return await ask("users", typed=typed)
+        return await forward("users", typed=typed)
 
     @app.get("/items", response_model=Names)
     async def items(typed: Annotated[str, Query(max_length=500)] = "") -> Any:
         """Items whose titles are like what is typed."""
-        return await ask("items", typed=typed)
+        return await forward("items", typed=typed)
 
     page = (files("expctr.serving") / "page.html").read_text("utf-8")
 

@@ -13,15 +13,15 @@ from expctr.data.pairs import COLUMNS
 from expctr.data.query import make_query
 from expctr.errors import UserError
 from expctr.predictor import Predictor
-from expctr.serving.requests import Answer
+from expctr.serving.schemas import Reply
 
 _SUGGESTIONS = 8
 _SCHEMA = {name: pl.List(pl.String) if name.startswith(("liked", "disliked")) else pl.String() for name in COLUMNS}
 log = logging.getLogger(__name__)
 
 
-class Answers(ls.LitAPI):  # type: ignore[misc]
-    """Answers requests of any kind by one loaded run.
+class ModelWorker(ls.LitAPI):  # type: ignore[misc]
+    """ModelWorker requests of any kind by one loaded run.
 
     Args:
         run: the run's folder.
@@ -37,21 +37,21 @@ class Answers(ls.LitAPI):  # type: ignore[misc]
     def setup(self, device: str) -> None:
         """Load the run."""
         self.predictor = Predictor.load(self.run, self.checkpoint, device.removesuffix(":0"))
-        self.users = self.predictor.data.users()
-        self.items = self.predictor.data.catalogue.items["title"]
+        users, titles = self.predictor.data.users(), self.predictor.data.catalogue.items["title"]
+        self.names = {kind: (names, names.str.to_lowercase()) for kind, names in (("users", users), ("items", titles))}
 
     def batch(self, inputs: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
         """The requests as they are."""
         return [*inputs]
 
-    def predict(self, requests: Sequence[Mapping[str, Any]]) -> list[Answer]:
+    def predict(self, requests: Sequence[Mapping[str, Any]]) -> list[Reply]:
         """An answer per request. Requests of one kind are answered at once; one that fails leaves the others alone."""
         kinds: dict[tuple[Any, Any], list[int]] = {}
         for place, request in enumerate(requests):
             kinds.setdefault((request["kind"], request.get("explain")), []).append(place)
-        answers: dict[int, Answer] = {}
+        answers: dict[int, Reply] = {}
         for (kind, _), places in kinds.items():
-            answer = {"score": self._score, "explain": self._explain, "users": self._users, "items": self._items}[kind]
+            answer = {"score": self._score, "explain": self._explain}.get(kind, self._suggest)
             group = [requests[place] for place in places]
             try:
                 found = answer(group)
@@ -60,49 +60,55 @@ class Answers(ls.LitAPI):  # type: ignore[misc]
             answers |= dict(zip(places, found, strict=True))
         return [answers[place] for place in range(len(requests))]
 
-    def unbatch(self, output: list[Answer]) -> list[Answer]:
+    def unbatch(self, output: list[Reply]) -> list[Reply]:
         """The answers as they are."""
         return output
 
-    def _score(self, requests: Sequence[Mapping[str, Any]]) -> list[Answer]:
+    def _score(self, requests: Sequence[Mapping[str, Any]]) -> list[Reply]:
         frames = [pl.DataFrame(request["pairs"], schema=_SCHEMA) for request in requests]
         scored = self.predictor.score(pl.concat(frames), explain=requests[0]["explain"]).drop(COLUMNS)
         starts = accumulate((frame.height for frame in frames), initial=0)
         parts = (scored[start : start + frame.height] for start, frame in zip(starts, frames, strict=False))
-        return [Answer(body={"scores": part.to_dicts()}) for part in parts]
+        return [Reply(body={"scores": part.to_dicts()}) for part in parts]
 
-    def _explain(self, requests: Sequence[Mapping[str, Any]]) -> list[Answer]:
-        answers: list[Answer] = []
+    def _explain(self, requests: Sequence[Mapping[str, Any]]) -> list[Reply]:
+        answers: list[Reply] = []
         queries = []
         for request in requests:
             titles = {name: request[name] or None for name in ("liked", "disliked")}
             try:
                 queries.append(make_query(self.predictor.data, request["user"], target=request["target"], **titles))
-                answers.append(Answer())
+                answers.append(Reply())
             except UserError as error:
-                answers.append(Answer(status=422, body=str(error).removeprefix("--user: ").removeprefix("--target: ")))
+                answers.append(Reply(status=422, body=str(error)))
         found = iter(self.predictor.answer_all(queries))
-        return [Answer(body=next(found)) if answer.status == 200 else answer for answer in answers]
+        return [Reply(body=next(found)) if answer.status == 200 else answer for answer in answers]
 
-    def _users(self, requests: Sequence[Mapping[str, Any]]) -> list[Answer]:
-        return [_suggest(request["typed"], self.users) for request in requests]
+    def _suggest(self, requests: Sequence[Mapping[str, Any]]) -> list[Reply]:
+        return [
+            Reply(body={"names": suggestions(request["typed"], *self.names[request["kind"]])}) for request in requests
+        ]
 
-    def _items(self, requests: Sequence[Mapping[str, Any]]) -> list[Answer]:
-        return [_suggest(request["typed"], self.items) for request in requests]
 
-
-def _alone(answer: Callable[[Sequence[Mapping[str, Any]]], list[Answer]], request: Mapping[str, Any]) -> Answer:
+def _alone(answer: Callable[[Sequence[Mapping[str, Any]]], list[Reply]], request: Mapping[str, Any]) -> Reply:
     try:
         return answer([request])[0]
+    except UserError as error:
+        return Reply(status=422, body=str(error))
     except Exception:
         log.exception("a request could not be answered")
-        return Answer(status=500, body="internal error")
+        return Reply(status=500, body="internal error")
 
 
-def _suggest(typed: str, names: pl.Series) -> Answer:
-    """Names that begin with or hold what is typed, or else the most similar ones."""
-    plain, typed = names.str.to_lowercase(), typed.lower()
-    starting = names.filter(plain.str.starts_with(typed))
-    holding = names.filter(plain.str.contains(typed, literal=True))
-    found = list(dict.fromkeys([*starting.head(_SUGGESTIONS), *holding.head(_SUGGESTIONS)])) or nearest(typed, names)
-    return Answer(body={"names": found[:_SUGGESTIONS]})
+def suggestions(typed: str, names: pl.Series, lower: pl.Series) -> list[str]:
+    """Names that begin with or hold what is typed, or else the most similar ones.
+
+    Args:
+        typed: in any case.
+        names: all of them.
+        lower: the same in lower case.
+    """
+    typed = typed.lower()
+    starting = names.filter(lower.str.starts_with(typed)).head(_SUGGESTIONS)
+    holding = names.filter(lower.str.contains(typed, literal=True)).head(_SUGGESTIONS)
+    return [*dict.fromkeys([*starting, *holding])][:_SUGGESTIONS] or nearest(typed, names)

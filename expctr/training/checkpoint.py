@@ -40,6 +40,7 @@ class RunCheckpoint(Checkpoint):
             raise ValueError("checkpoint.every_n_batches cannot be negative, and checkpoint.keep must be at least 1")
         self.every_n_batches, self.keep = every_n_batches, keep
         self._signals = Signals()
+        self._cut_short = False
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Listen to signals; Lightning's own handlers were set just before."""
@@ -49,7 +50,17 @@ class RunCheckpoint(Checkpoint):
         self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         done = batch_idx + 1
+        self._cut_short = False
         if done == trainer.num_training_batches:
+            return
+        limit = trainer.max_steps
+        if trainer.should_stop or (limit >= 0 and trainer.global_step >= limit):  # by max_time, or by max_steps
+            self.save(trainer, trainer.current_epoch, done)
+            self._cut_short = True
+            trainer.print(
+                f"stopped after {done} batches of an epoch, and saved; expctr fit RUN goes on, with a higher "
+                "trainer.max_time or trainer.max_steps"
+            )
             return
         signalled = self._signals.look(pl_module.device)
         if signalled or (self.every_n_batches and done % self.every_n_batches == 0):
@@ -57,7 +68,9 @@ class RunCheckpoint(Checkpoint):
             self._answer(signalled)
 
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Save after the epoch's validation."""
+        """Save after the epoch's validation, unless the trainer ends the epoch before its last batch."""
+        if self._cut_short:
+            return
         signalled = self._signals.look(pl_module.device)
         self.save(trainer, trainer.current_epoch + 1, 0)
         self._answer(signalled)
@@ -90,7 +103,12 @@ class RunCheckpoint(Checkpoint):
             exception.add_note(f"saved as {found[-1].stem}; resume with --ckpt_path last")
 
     def save(self, trainer: L.Trainer, epoch: int, batch: int) -> None:
-        """Write the checkpoint of so many finished epochs, and batches of the next; for all ranks together."""
+        """Write the checkpoint of so many finished epochs, and batches of the next; for all ranks together.
+
+        A trial by `fast_dev_run` leaves none.
+        """
+        if vars(trainer)["fast_dev_run"]:
+            return
         folder = checkpoint_folder(trainer)
         path = folder / f"epoch={epoch:04d}-batch={batch:06d}.ckpt"
         aside, old = folder / f".{path.name}.tmp", folder / f".{path.name}.old"

@@ -25,7 +25,7 @@ class ProgressLog(Callback):
     def __init__(self, every_seconds: float = 30) -> None:
         self.every_seconds = every_seconds
         check_range("progress", self, every_seconds=(0, inf))
-        self._clock = Clock()
+        self._times = StageTimes()
         self._printed = self._began = 0.0
         self._batches = self._rows = 0
 
@@ -49,19 +49,19 @@ class ProgressLog(Callback):
                 f"{_place(trainer, pl_module)}, batch {batch_idx + 1}/{trainer.num_training_batches}",
                 _metrics(trainer),
                 rate,
-                self._clock.left(pl_module, trainer, rest),
+                self._times.left(pl_module, trainer, rest),
             )
 
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Print what the epoch came to, validation included."""
         seconds = time.monotonic() - self._began
-        self._clock.add(_kind(pl_module), seconds)
+        self._times.add(_kind(pl_module), seconds)
         if _in_log(trainer):
             done = f"{_place(trainer, pl_module)} done in {duration(seconds)}"
-            _print(done, _metrics(trainer), self._clock.left(pl_module, trainer))
+            _print(done, _metrics(trainer), self._times.left(pl_module, trainer))
 
 
-class Clock:
+class StageTimes:
     """Seconds per epoch of each kind of stage, and what they mean for the rest of a plan."""
 
     def __init__(self) -> None:
@@ -82,19 +82,14 @@ class Clock:
 
         LC and IC epochs do the same work. CTR epochs may be fewer, as their stage stops early.
         """
-        known = {
-            **self._epochs,
-            **{a: self._epochs[b] for a, b in _ALIKE if a not in self._epochs and b in self._epochs},
-        }
+        policy = self._epochs.get("lc", self._epochs.get("ic"))
+        known = {"lc": policy, "ic": policy, **self._epochs}
         kinds = list(kinds)
-        seconds = this_epoch + sum(known.get(kind, 0.0) for kind in kinds)
-        unknown = sorted({kind for kind in kinds if kind not in known})
+        seconds = this_epoch + sum(known.get(kind) or 0.0 for kind in kinds)
+        unknown = sorted({kind for kind in kinds if known.get(kind) is None})
         return f"{'at most ' if 'ctr' in kinds else ''}{duration(seconds)} left" + (
-            f", and the {' and '.join(unknown)} stage, which is yet unknown" if unknown else ""
+            f", without the {' and '.join(unknown)} stage, whose time is not known yet" if unknown else ""
         )
-
-
-_ALIKE = (("ic", "lc"), ("lc", "ic"))
 
 
 def duration(seconds: float) -> str:

@@ -9,6 +9,7 @@ from typing import Any
 
 import lightning as L
 from lightning.pytorch.callbacks import Callback, RichProgressBar
+from lightning.pytorch.strategies import DDPStrategy
 
 from expctr.errors import UserError, check_range
 from expctr.modules.staged import StagedModule
@@ -120,6 +121,27 @@ class StageScheduler(Callback):
                 f"the checkpoint was made with the stages {_summary(state_dict['plan'])}, but the config says "
                 f"{_summary(ours)}: give the same stages.* options, or start a run in another folder"
             )
+
+
+def check_trainer(trainer: L.Trainer) -> None:
+    """Refuse options of the trainer that stages cannot keep to, before Lightning does in words of its own.
+
+    Raises:
+        UserError: naming the option, and ours in its place.
+    """
+    accumulated, clipped = trainer.accumulate_grad_batches, trainer.gradient_clip_val
+    if accumulated != 1:
+        raise UserError(
+            f"trainer.accumulate_grad_batches must be 1 (it is {accumulated}): model.explainer.ppo.minibatch_size is "
+            "the number of rows per step, and micro_batch_size how many of them are computed at a time"
+        )
+    if clipped is not None:
+        raise UserError(
+            f"trainer.gradient_clip_val must be null (it is {clipped}): model.explainer.ppo.grad_clip is the limit of "
+            "the policy's gradient"
+        )
+    if isinstance(trainer.strategy, DDPStrategy):
+        raise UserError("trainer.strategy ddp cannot train stages: add --config fsdp")
 
 
 class StageProgressBar(RichProgressBar):

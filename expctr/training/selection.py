@@ -37,9 +37,14 @@ def select_checkpoint(command: str, ckpt_path: str | None, run: Path) -> Path | 
         if command == "fit":
             return None
         raise UserError(f"there is no checkpoint in {folder}: run expctr fit with the same config first")
-    path = found[-1] if newest else Path(str(ckpt_path))
+    path = found[-1] if newest else Path(str(ckpt_path)).expanduser()
     if not path.exists():
         raise UserError(f"ckpt_path: there is no {path}; --ckpt_path last selects the run's newest checkpoint")
+    if command == "fit" and found and path.resolve().parent != folder.resolve():
+        raise UserError(
+            f"ckpt_path: {path} is of another run, and {run} holds a run of its own, which would be lost: choose "
+            "another folder with --trainer.default_root_dir"
+        )
     if reason := fault(path):
         good = next((other for other in reversed(found) if not fault(other)), None)
         hint = f"use the run's newest intact one, --ckpt_path {good}" if good else "the run has no intact one"

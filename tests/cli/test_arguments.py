@@ -41,7 +41,7 @@ def test_without_a_run_nothing_changes(args: list[str]) -> None:
 def test_what_is_no_run_is_refused_with_a_way_out(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="--config quickstart"):
         with_run_options(["test", "quickstart"])
-    with pytest.raises(UserError, match=r"no run in .*: name the folder of a run"):
+    with pytest.raises(UserError, match=r"no run in .*\. Fix: name the folder of a run"):
         with_run_options(["test", str(tmp_path)])
 
 

@@ -11,6 +11,7 @@ from torch import Tensor
 from transformers import BertConfig, BertModel, LlamaConfig, LlamaModel, PreTrainedModel, PreTrainedTokenizerFast
 
 from expctr.ctr.encoder import EncoderOptions, SentenceEncoder
+from expctr.errors import UserError
 
 WORDS = ["the", "viewer", "will", "likely", "enjoy", "dislike", "this", "film", "because", "it", "is", "funny", "sad"]
 TEXTS = ["the viewer will enjoy this film", "sad", "it is funny because it is sad " * 4, "the viewer will dislike this"]
@@ -195,5 +196,42 @@ def test_weights_must_be_safetensors(llama: Path, tmp_path: Path):
     path = save_model(tmp_path / "pickled")
     (path / "model.safetensors").unlink()
     torch.save(LlamaModel.from_pretrained(llama).state_dict(), path / "pytorch_model.bin")
-    with pytest.raises(OSError, match="safetensors"):
+    with pytest.raises(UserError, match="safetensors"):
         encoder(path).encode(["funny"])
+
+
+@pytest.mark.parametrize("damage", ["no database", "a file in place of the folder"])
+def test_a_cache_that_cannot_be_used_is_refused_at_the_start(llama: Path, tmp_path: Path, damage: str):
+    cache = tmp_path / "cache"
+    if damage == "no database":
+        encoder(llama, cache_dir=cache).encode(TEXTS)
+        (file,) = cache.iterdir()
+        file.write_bytes(b"this is no database" * 100)
+    else:
+        cache.touch()
+    with pytest.raises(UserError, match=r"encoder.cache_dir: .*sqlite cannot be used: .*\. Fix: "):
+        encoder(llama, cache_dir=cache).check_cache()
+
+
+def test_a_cache_that_breaks_later_is_left_with_a_warning(llama: Path, tmp_path: Path):
+    made, plain = encoder(llama, cache_dir=tmp_path), encoder(llama).encode(TEXTS)
+    made.check_cache()
+    (file,) = tmp_path.iterdir()
+    file.write_bytes(b"this is no database" * 100)
+    with pytest.warns(UserWarning, match="is no longer used"):
+        assert torch.equal(made.encode(TEXTS), plain)
+    assert torch.equal(made.encode(["sad"]), plain[1:2])
+
+
+@pytest.mark.parametrize("broken", ["no weights", "no config", "weights cut short"])
+def test_an_encoder_that_cannot_be_loaded_names_the_option(tmp_path: Path, broken: str):
+    folder = save_model(tmp_path / "model")
+    weights = folder / "model.safetensors"
+    if broken == "no weights":
+        weights.unlink()
+    elif broken == "no config":
+        (folder / "config.json").unlink()
+    else:
+        weights.write_bytes(weights.read_bytes()[:1000])
+    with pytest.raises(UserError, match=r"encoder.path: .*model cannot be loaded"):
+        encoder(folder).encode(TEXTS)

@@ -1,13 +1,17 @@
 """Pairs as rows: the same histories as a query has, and a reason for each pair that has none."""
 
+from pathlib import Path
+
 import polars as pl
 import pytest
 from polars.testing import assert_frame_equal
 from test_query import made
 
 from expctr.data.datamodules import MovieLensDataModule
+from expctr.data.options import SampleOptions
 from expctr.data.pairs import PairRows, read_columns
 from expctr.data.query import make_query
+from expctr.data.table import TableDataModule
 from expctr.errors import DataError
 
 
@@ -83,8 +87,25 @@ def test_each_pair_that_cannot_be_scored_says_why(data: MovieLensDataModule) -> 
     assert rows["sample"].to_list() == [6]
 
 
-def test_numbers_are_ids_too(data: MovieLensDataModule) -> None:
-    assert make(data, user=["a"], item=[8])[1] == [None]
+@pytest.mark.parametrize("item", [8, 8.0])
+def test_numbers_are_ids_too(data: MovieLensDataModule, item: float) -> None:
+    """A float is what a missing value makes of a column of ids."""
+    assert make(data, user=["a", "a"], item=[item, None])[1] == [None, "no item and no target_title"]
+
+
+def test_a_pair_that_is_several_samples_has_one_row_the_newest(tmp_path: Path) -> None:
+    """Impressions of item 1 at the times 3 and 9, kept as targets of their own."""
+    rows = [("a", item, time % 2, time) for time, item in enumerate("2314532451")]
+    log = pl.DataFrame(rows, schema=["user", "item", "label", "timestamp"], orient="row")
+    others = log.with_columns(user=pl.lit("b"))
+    samples = SampleOptions(threshold=None, repeats="keep", targets_per_user=10, order="time", split="random")
+    data = TableDataModule(interactions=pl.concat([log, others]), samples=samples)
+    data.setup()
+    assert data.samples.filter(user="a", target="1").height == 2
+    made, problems = make(data, user=["a"], item=["1"])
+    assert problems == [None]
+    assert made.height == 1
+    assert made["timestamp"].item() == data.samples.filter(user="a", target="1")["timestamp"].max()
 
 
 @pytest.mark.parametrize("names", [["user"], ["item"], ["target_title"], ["liked_titles", "x"]])

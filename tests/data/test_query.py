@@ -108,9 +108,7 @@ def test_a_title_of_several_items_has_no_id_in_a_history_and_is_refused_as_a_tar
     assert note == (
         "'Heat' can be one of several items: 1 ('Heat (1995)'), 2 ('Heat (1986)'): it is used without an id"
     )
-    with pytest.raises(
-        UserError, match=r"--target: 'Heat' can be one of several .* Fix: name one, such as --target id:1"
-    ):
+    with pytest.raises(UserError, match=r"target: 'Heat' can be one of several .* Fix: name one, such as id:1"):
         make_query(data, user="a", target="Heat")
     assert make_query(data, user="a", target="Heat (1986)").target == Item("2", "Heat")
 
@@ -119,7 +117,7 @@ def test_an_item_typed_twice_in_other_spellings_is_one_entry(data: MovieLensData
     query = make_query(data, liked=["Fargo", "fargo", "id:3", "New", "New"], target="Alien")
     assert query.history == [HistoryEntry(Item("3", "Fargo"), True), HistoryEntry(Item("", "New"), True)]
     for liked, disliked in (("Fargo", "fargo (1996)"), ("New", "New")):
-        with pytest.raises(UserError, match=f"{liked!r} is in both --liked and --disliked"):
+        with pytest.raises(UserError, match=f"{liked!r} is in both liked and disliked"):
             make_query(data, liked=liked, disliked=disliked, target="Alien")
 
 

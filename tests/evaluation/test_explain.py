@@ -165,7 +165,7 @@ def test_duplicate_titles_and_new_ones(run: Path, world: World, tmp_path: Path) 
     outcome = explain(world, *paths, "--user=1", "--target=Film 3, The (1953)")
     assert outcome.code == 2
     assert "one of several items: 3 ('Film 3, The (1953)'), 4 ('Film 3, The (1953)')" in outcome.output
-    assert "--target id:3" in outcome.output
+    assert "name one, such as id:3" in outcome.output
     found = answered(world, *paths, "--liked=Film 3, The|Film 5, The", "--target=id:4")
     assert found["target"] == {"id": "4", "title": "Film 3, The"}
     assert [entry["id"] for entry in found["history"]] == [None, "5"]

@@ -14,6 +14,7 @@ from running import World, curves, expctr
 from running import sharded as on_ranks
 from torch.distributed.checkpoint.metadata import Metadata
 
+from expctr.cli.app import run as run_cli
 from expctr.training.checkpoint import checkpoints, fault
 
 SHARDED = [
@@ -56,6 +57,26 @@ def test_whole_ones_have_no_fault(plain: Path, sharded: Path) -> None:
         found = checkpoints(run / "checkpoints")
         assert len(found) == 3
         assert [fault(path) for path in found] == [None] * 3
+
+
+def test_a_run_is_not_replaced_by_a_checkpoint_of_another(
+    world: World, plain: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = checkpoints(plain / "checkpoints")
+    with pytest.raises(SystemExit):
+        run_cli(["fit", *world.options("plain"), *SHORT, f"--ckpt_path={copy(plain, tmp_path / 'other.ckpt')}"])
+    assert "is of another run" in capsys.readouterr().err
+    assert checkpoints(plain / "checkpoints") == before
+
+
+def test_a_home_folder_is_one_place_for_all(
+    world: World, plain: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Also where no shell has replaced the tilde."""
+    monkeypatch.setenv("HOME", str(world.folder))
+    with pytest.raises(SystemExit):
+        run_cli(["fit", *world.options("plain"), *SHORT, "--trainer.default_root_dir=~/plain"])
+    assert f"{plain} holds a run" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("share", [0.0, 0.3, 0.9, 0.999])

@@ -11,7 +11,7 @@ import pytest
 import uvicorn
 from fastapi import FastAPI
 
-from expctr.serving.requests import Answer
+from expctr.serving.schemas import Reply
 from expctr.serving.server import add_routes
 
 webdriver = pytest.importorskip("selenium.webdriver", reason="selenium is not installed: pip install -e '.[test]'")
@@ -30,21 +30,21 @@ ENTRIES = [{"title": NASTY, "liked": True, "change": -0.125}, {"title": "Heat", 
 
 
 class ByHand:
-    """Answers in place of the model's process, and keeps what it was asked."""
+    """ModelWorker in place of the model's process, and keeps what it was asked."""
 
     def __init__(self) -> None:
         self.asked: list[Mapping[str, Any]] = []
 
-    async def handle_request(self, request: Mapping[str, Any], _: type) -> Answer:
+    async def handle_request(self, request: Mapping[str, Any], _: type) -> Reply:
         self.asked.append(request)
         if request["kind"] in ("items", "users"):
-            return Answer(body={"names": ["Heat", NASTY]})
+            return Reply(body={"names": ["Heat", NASTY]})
         if request["user"] == "nobody":
-            return Answer(status=422, body=f"no user {NASTY}")
+            return Reply(status=422, body=f"no user {NASTY}")
         scores = {"s_u": 0.75, "s_r": 0.625, "s_0": 0.5, "s_plain": 0.25}
         samples = {"count": 8, "positive": 5, "negative": 3, "no_verdict": 0, "s_u_std": 0.125, "s_r_std": None}
         shown = {"explanation": NASTY, "samples": samples, "ctr_model": "DeepFM", "moved": "s_r", "notes": [NASTY]}
-        return Answer(body={**scores, **shown, "history": ENTRIES})
+        return Reply(body={**scores, **shown, "history": ENTRIES})
 
 
 @pytest.fixture(scope="module")

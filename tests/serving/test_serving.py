@@ -16,9 +16,9 @@ from running import World
 from starlette.testclient import TestClient
 
 from expctr.predictor import Predictor
-from expctr.serving.requests import MAX_PAIRS, Answer
+from expctr.serving.schemas import MAX_PAIRS, Reply
 from expctr.serving.server import MAX_BYTES, add_routes, make_server, serve
-from expctr.serving.worker import Answers
+from expctr.serving.worker import ModelWorker
 
 
 @pytest.fixture(scope="module")
@@ -28,16 +28,16 @@ def run(world: World) -> Path:
 
 
 @pytest.fixture(scope="module")
-def worker(run: Path) -> Answers:
-    worker = Answers(str(run), None, "/queue")
+def worker(run: Path) -> ModelWorker:
+    worker = ModelWorker(str(run), None, "/queue")
     worker.setup("cpu:0")
     return worker
 
 
 @pytest.fixture(scope="module")
-def client(worker: Answers) -> TestClient:
+def client(worker: ModelWorker) -> TestClient:
     class Queue:
-        async def handle_request(self, request: Mapping[str, Any], _: type) -> Answer:
+        async def handle_request(self, request: Mapping[str, Any], _: type) -> Reply:
             return worker.predict([request])[0]
 
     app = FastAPI()
@@ -45,7 +45,7 @@ def client(worker: Answers) -> TestClient:
     return TestClient(app, raise_server_exceptions=False)
 
 
-def test_scores_are_those_of_the_predictor(client: TestClient, worker: Answers) -> None:
+def test_scores_are_those_of_the_predictor(client: TestClient, worker: ModelWorker) -> None:
     pairs = [
         {"user": 1, "item": "2"},
         {"liked_titles": ["Film 1, The"], "target_title": "New"},
@@ -61,7 +61,7 @@ def test_scores_are_those_of_the_predictor(client: TestClient, worker: Answers) 
     assert fast[0]["s_plain"] == pytest.approx(explained["s_plain"], abs=1e-6)
 
 
-def test_explanations_are_those_of_the_predictor(client: TestClient, worker: Answers) -> None:
+def test_explanations_are_those_of_the_predictor(client: TestClient, worker: ModelWorker) -> None:
     answer = client.post("/explain", json={"user": "1", "target": "Film 2, The"}).json()
     expected = worker.predictor.explain_user("1", "Film 2, The")
     assert answer["explanation"] == expected["explanation"]
@@ -70,7 +70,7 @@ def test_explanations_are_those_of_the_predictor(client: TestClient, worker: Ans
     assert [entry["title"] for entry in typed["history"]] == ["Film 1, The", "New"]
 
 
-def test_requests_of_one_batch_are_answered_as_if_alone(worker: Answers) -> None:
+def test_requests_of_one_batch_are_answered_as_if_alone(worker: ModelWorker) -> None:
     """Also beside one that the user must mend."""
     ask = {"liked": [], "disliked": []}
     requests: list[dict[str, Any]] = [
@@ -90,7 +90,7 @@ def test_requests_of_one_batch_are_answered_as_if_alone(worker: Answers) -> None
         )
 
 
-def test_one_that_crashes_leaves_the_others_alone(worker: Answers, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_one_that_crashes_leaves_the_others_alone(worker: ModelWorker, monkeypatch: pytest.MonkeyPatch) -> None:
     score = Predictor.score
 
     def crashes(self: Predictor, pairs: Any, *args: Any, **kwargs: Any) -> Any:

@@ -19,8 +19,10 @@ from unittest.mock import patch
 import polars as pl
 
 from expctr import predictor as module
-from expctr.data.batches import SampleText
+from expctr.data.batches import SampleTable, SampleText
 from expctr.data.pairs import PairRows, read_columns
+from expctr.llm.prefill import common_prefix
+from expctr.modules.staged import StagedModule
 from expctr.predictor import Predictor, shared_batches
 
 
@@ -70,19 +72,14 @@ def in_order(texts: Sequence[SampleText], size: int) -> list[list[int]]:
 
 def saved_share(predictor: Predictor, rows: pl.DataFrame) -> float:
     """The share of prompt tokens that the common beginning of a batch's prompts saves."""
-    texts = [
-        SampleText(target, tuple(liked), tuple(disliked))
-        for target, liked, disliked in rows.select("target_title", "liked_titles", "disliked_titles").iter_rows()
-    ]
-    given = computed = 0
+    assert isinstance(predictor.module, StagedModule)
+    policy, texts = predictor.module.models.policy, SampleTable.from_samples(rows, predictor.data.features).texts
+    given = saved = 0
     for places in shared_batches(texts, predictor.batch_size):
-        prompts = predictor.module.models.policy.prompts.explanation([texts[place] for place in places])
-        head = 0
-        while all(prompt[head : head + 1] == prompts[0][head : head + 1] != [] for prompt in prompts):
-            head += 1
+        prompts = policy.prompts.explanation([texts[place] for place in places])
         given += sum(map(len, prompts))
-        computed += head + sum(len(prompt) - head for prompt in prompts)
-    return 1 - computed / given
+        saved += (len(prompts) - 1) * common_prefix(policy.model, prompts)
+    return saved / given
 
 
 if __name__ == "__main__":

@@ -60,11 +60,11 @@ class Names(BaseModel):
     names: list[str]
 
 
-Kind = Literal["score", "explain", "users", "items"]
+Endpoint = Literal["score", "explain", "users", "items"]
 
 
-class Answer(BaseModel):
-    """What the model's process answers: a body, or the status and the text of an error."""
+class Reply(BaseModel):
+    """What the model's process replies: a body, or the status and the text of an error."""
 
     status: int = 200
     body: Any = None
