@@ -106,7 +106,7 @@ def check_file(path: Path) -> None:
 
 def plain_name(name: str) -> str:
     """The name without the ending of a compressed file."""
-    return next((name.removesuffix(end) for end in _COMPRESSED if name.lower().endswith(end)), name)
+    return next((name[: -len(end)] for end in _COMPRESSED if name.lower().endswith(end)), name)
 
 
 def _listed(folder: Path) -> list[str]:
