@@ -22,7 +22,7 @@ _KINDS = {
     **dict.fromkeys((".json", ".jsonl", ".ndjson"), "JSON"),
     **dict.fromkeys((".csv", ".tsv", ".txt", ".tab"), "CSV"),
 }
-_HEAD = 1000  # lines of JSON that are searched for keys
+_HEAD = 10_000  # lines of JSON that are searched for keys
 _RAW = "raw."  # a file may have a column `row` or `problem`, too
 
 

@@ -1,5 +1,8 @@
 """Labels, numbers, ids and lists of tables of one's own, which people write in many ways."""
 
+import ast
+import json
+
 import polars as pl
 
 _MISSING = ("", "NA", "N/A", "NaN", "nan", "null", "NULL", "None")
@@ -47,13 +50,19 @@ def is_missing(value: pl.Expr, dtype: pl.DataType) -> pl.Expr:
 
 
 def as_list(value: pl.Expr, dtype: pl.DataType) -> pl.Expr:
-    """A list of texts, of a list, of JSON text, or of text separated by `|`. A missing list is empty."""
+    """A list of texts, of a list, of text that is a list in JSON or Python, or of text separated by `|`.
+
+    A missing list is empty.
+    """
     if isinstance(dtype, pl.Array):
         value = value.arr.to_list()
     if dtype == pl.String:
         text = value.str.strip_chars()
-        quoted = text.str.extract_all(r'"(?:[^"\\]|\\.)*"|[^\s,\[\]"]+')  # strings, or numbers without quotes
-        quoted = quoted.list.eval(pl.element().str.strip_chars('"').str.replace_all(r"\\(.)", "$1"))
+        quoted = (
+            pl.when(is_json_list(text))
+            .then(text)
+            .map_batches(_parsed_lists, return_dtype=pl.List(pl.String), is_elementwise=True)
+        )
         parts = text.str.split("|").list.eval(pl.element().str.strip_chars())
         value = pl.when(is_json_list(text)).then(quoted).otherwise(parts)
     texts = value.cast(pl.List(pl.String)).list.drop_nulls()
@@ -61,5 +70,24 @@ def as_list(value: pl.Expr, dtype: pl.DataType) -> pl.Expr:
 
 
 def is_json_list(text: pl.Expr) -> pl.Expr:
-    """Whether a text looks like a list of JSON."""
-    return text.str.contains(r'^\[\s*(["\d\]-]|true|false|null)') & text.str.ends_with("]")  # "[REC]" is a title
+    """Whether a text looks like a list of JSON or Python."""
+    return text.str.contains(r"""^\[\s*(["'\d\]-]|true|false|null)""") & text.str.ends_with("]")  # "[REC]" is a title
+
+
+def _parsed_lists(texts: pl.Series) -> pl.Series:
+    lists = (None if text is None else _parsed_list(text) for text in texts)
+    return pl.Series(texts.name, [*lists], pl.List(pl.String))
+
+
+def _parsed_list(text: str) -> list[str]:
+    """The values of a list in JSON or Python; of any other text, its parts between `|`."""
+    try:
+        found = json.loads(text)
+    except ValueError:
+        try:
+            found = ast.literal_eval(text)
+        except (ValueError, SyntaxError, MemoryError, RecursionError):
+            found = None
+    if not isinstance(found, list):
+        return [part.strip() for part in text.split("|")]
+    return [part if isinstance(part, str) else json.dumps(part) for part in found if part is not None]
