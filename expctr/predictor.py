@@ -120,7 +120,7 @@ class Predictor:
 
     def explain_user(self, user: str, target: str) -> dict[str, Any]:
         """Explain whether a user of the dataset will like the target; otherwise as `explain`."""
-        return self.answer_all([make_query(self.data, user=user, target=target)])[0]
+        return self.answer_all([make_query(self.data, user=str(user), target=target)])[0]
 
     def answer_all(self, queries: Sequence[Query]) -> list[dict[str, Any]]:
         """The answers to several queries, computed together.
@@ -157,15 +157,15 @@ class Predictor:
         return {EXPLANATION: pl.String(), **dict.fromkeys([*scores, *spread], pl.Float64())}
 
     def score(
-        self, pairs: pl.DataFrame, explain: bool | pl.Series = True, rows: PairRows | None = None
+        self, pairs: pl.DataFrame, explain: bool | Sequence[bool] | pl.Series = True, rows: PairRows | None = None
     ) -> pl.DataFrame:
         """Score pairs of a user and an item.
 
         Args:
             pairs: with the columns `user` and `item` (ids of the data), or `liked_titles`, `disliked_titles` and
                 `target_title`, or a mixture; see `expctr.data.pairs`.
-            explain: write a sentence for all pairs, for none, or for some, as a bool per pair. Without a sentence only
-                the CTR models score a pair.
+            explain: write a sentence for all pairs (True), for none, or for some: a list or polars Series of bools.
+                Without a sentence only the CTR models score a pair.
             rows: made before for all of the pairs' users; null reads their ratings now.
 
         Returns:
@@ -182,8 +182,10 @@ class Predictor:
         columns = read_columns(pairs)
         rows = rows or PairRows(self.data, columns["user"].unique().to_list())
         made, problems = rows.make(columns)
-        wanted = explain if isinstance(explain, pl.Series) else pl.repeat(explain, pairs.height, eager=True)
-        explained = pl.Series(wanted.cast(pl.Boolean).gather(made["sample"]))
+        wanted = pl.repeat(explain, pairs.height, eager=True) if isinstance(explain, bool) else pl.Series(explain)
+        if wanted.dtype != pl.Boolean or len(wanted) != pairs.height:
+            raise UserError("explain: give True, False, or a list or polars Series with a bool for each pair")
+        explained = wanted.gather(made["sample"])
         scores = pl.concat([self._scores(made.filter(explained)), self._scores(made.filter(~explained), explain=False)])
         numbered = pairs.with_columns(pl.int_range(pl.len(), dtype=pl.Int64).alias(_PAIR))
         scored = numbered.join(scores, on=_PAIR, how="left", maintain_order="left").drop(_PAIR)
@@ -251,6 +253,7 @@ def _quiet() -> Iterator[None]:
     logger = logging.getLogger("lightning.pytorch")
     level = logger.level
     logger.setLevel(logging.ERROR)
+    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # it misses an optional package for 4 bits on CPU
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")

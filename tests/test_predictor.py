@@ -160,6 +160,32 @@ def test_an_interrupted_file_goes_on_where_it_stopped(
     assert written["explanation"].is_not_null().sum() == 12
 
 
+GOOD = b"user,item\n1,2\n"
+BROKEN = {
+    "not UTF-8": (b"user,item\ncaf\xe9,2\n", "save it as UTF-8"),
+    "a row too long": (GOOD + b"1,2,3,4\n", "as many values as the header"),
+    "no content": (b"", "cannot be read"),
+    "no rows": (b"user,item\n", "has no rows"),
+    "an open quote": (b'user,item\n"1,2\n3,4\n', "every quote"),
+    "semicolons": (b"user;item\n1;2\n", "separate columns by commas"),
+    "no people": (b"item,price\n1,2\n", "pairs have no column user"),
+}
+
+
+@pytest.mark.parametrize("name", BROKEN)
+def test_a_broken_file_of_pairs_is_refused_before_a_model_is_loaded(name: str, tmp_path: Path) -> None:
+    content, message = BROKEN[name]
+    (tmp_path / "pairs.csv").write_bytes(content)
+    with pytest.raises(ValueError, match=message):
+        pair_files.check_options(tmp_path / "pairs.csv", tmp_path / "out.csv", "all", force=False)
+
+
+def test_a_name_with_brackets_is_no_pattern(tmp_path: Path) -> None:
+    (tmp_path / "in[1].csv").write_bytes(GOOD)
+    (tmp_path / "in1.csv").write_bytes(b"no pairs")
+    assert pair_files.check_options(tmp_path / "in[1].csv", tmp_path / "out[1].csv", "all", force=False)
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
@@ -174,7 +200,7 @@ def test_an_interrupted_file_goes_on_where_it_stopped(
 def test_wrong_options_are_refused_before_a_model_is_loaded(
     options: dict[str, str | None], message: str, tmp_path: Path
 ) -> None:
-    (tmp_path / "pairs.csv").touch()
+    (tmp_path / "pairs.csv").write_bytes(GOOD)
     (tmp_path / "there.csv").touch()
     given = {"pairs": "pairs.csv", "out": "scores.csv", "explain": "all", **options}
     out = tmp_path / given["out"] if given["out"] else None

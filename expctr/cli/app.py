@@ -91,7 +91,8 @@ class ExpCTRCLI(LightningCLI):
         """Parse. Lightning's own method warns about arguments that are not those of `sys.argv`."""
         assert isinstance(args, list)
         self.config = parser.parse_args(args)
-        seed = self._get(self.config, "seed_everything")
+        command = self.config.get("subcommand")
+        seed = (self.config[command] if command else self.config).get("seed_everything")
         if seed is not None and not 0 <= int(seed) < 2**32:
             raise UserError(f"seed_everything is {seed}: it must be from 0 to {2**32 - 1}")
 

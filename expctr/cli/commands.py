@@ -159,7 +159,7 @@ class Trainer(L.Trainer):
         callbacks = [other for other in vars(self)["callbacks"] if not isinstance(other, ResultWriter)]
         predictor = Predictor.restore(self, model, datamodule, Path(str(ckpt_path)), callbacks)
         problems = predict_pairs(predictor, Path(pairs), written, explain, Path(str(ckpt_path)))
-        print(f"scores of {pairs} in {written}")
+        print(f"scores of {pairs} in {written}{'' if problems else ': all pairs'}")
         for problem, count in list(problems.items())[:5]:
             print(f"  not scored: {count:,} ({printable(problem)})")
         if others := sum(list(problems.values())[5:]):

@@ -10,7 +10,7 @@ from rich.progress import track
 
 from expctr.data.pairs import PairRows, read_columns
 from expctr.data.readers.files import check_file
-from expctr.errors import UserError
+from expctr.errors import DataError, UserError
 from expctr.predictor import PROBLEM, Predictor
 
 CHUNK = 20_000
@@ -36,6 +36,7 @@ def check_options(pairs: Path, out: Path | None, explain: str, force: bool) -> P
     if not out.parent.is_dir():
         raise UserError(f"out: there is no folder {out.parent}. Fix: make it, or choose another")
     _top(explain)
+    _check_pairs(pairs, out)
     return out
 
 
@@ -55,10 +56,8 @@ def predict_pairs(predictor: Predictor, pairs: Path, out: Path, explain: str, ch
     Returns:
         The number of pairs that could not be scored, by reason.
     """
-    table = pl.scan_csv(pairs, infer_schema=False) if pairs.suffix == ".csv" else pl.scan_parquet(pairs)
+    table = _scan(pairs)
     count = int(table.select(pl.len()).collect().item())
-    if not count:
-        raise UserError(f"pairs: {pairs} has no rows")
     rows = PairRows(predictor.data, _users(table))
     parts = _parts_folder(out, {"pairs": _stat(pairs), "checkpoint": _stat(checkpoint), "explain": explain})
 
@@ -75,7 +74,7 @@ def predict_pairs(predictor: Predictor, pairs: Path, out: Path, explain: str, ch
             scored = predictor.score(chunk, explain=False, rows=rows).select("s_plain", place=_places(start))
             person = read_columns(chunk).select(person=pl.struct("user", "liked_titles", "disliked_titles").hash())
             _write(pl.concat([scored, person], how="horizontal"), path)
-        ranked = pl.scan_parquet(parts / "ranked-*.parquet").drop_nulls("s_plain")
+        ranked = pl.scan_parquet(sorted(parts.glob("ranked-*.parquet")), glob=False).drop_nulls("s_plain")
         rank = pl.col("s_plain").rank("ordinal", descending=True).over("person")
         explained = ranked.filter(rank <= top).select("place").collect()["place"]
     for start, chunk, path in chunks("scored"):
@@ -84,7 +83,7 @@ def predict_pairs(predictor: Predictor, pairs: Path, out: Path, explain: str, ch
             chosen = chunk.select(_places(start).is_in(explained.implode())).to_series()
         _write(predictor.score(chunk, chosen, rows), path)
 
-    result = pl.scan_parquet(parts / "scored-*.parquet")
+    result = pl.scan_parquet(sorted(parts.glob("scored-*.parquet")), glob=False)
     aside = out.with_name(f".{out.name}.tmp")
     if out.suffix == ".csv":
         result.with_columns(pl.col(pl.List(pl.String)).list.join("|")).sink_csv(aside)
@@ -94,6 +93,36 @@ def predict_pairs(predictor: Predictor, pairs: Path, out: Path, explain: str, ch
     aside.replace(out)
     shutil.rmtree(parts)
     return dict(problems.iter_rows())
+
+
+def _scan(pairs: Path) -> pl.LazyFrame:
+    """The table of pairs, with its columns of text as they are written."""
+    if pairs.suffix == ".csv":
+        return pl.scan_csv(pairs, infer_schema=False, glob=False)
+    return pl.scan_parquet(pairs, glob=False)
+
+
+def _check_pairs(pairs: Path, out: Path) -> None:
+    """Read all of a table once, because an error in its last row would otherwise come after hours."""
+    try:
+        table = _scan(pairs)
+        schema = table.collect_schema()
+        if pairs.suffix == ".csv" and len(schema) == 1:
+            raise DataError(f"pairs: {pairs} has the one column {schema.names()[0]!r}. Fix: separate columns by commas")
+        read_columns(table.head(0).collect())
+        values = table.select(pl.len(), pl.all().exclude("len").is_null().sum())  # reads every value
+        rows = int(values.collect(engine="streaming").item(0, 0))
+    except pl.exceptions.PolarsError as error:
+        reason = str(error).splitlines()[0]
+        fix = "save it as UTF-8, close every quote, and give each row as many values as the header has"
+        if pairs.suffix == ".parquet":
+            fix = "write it again"
+        raise DataError(f"pairs: {pairs} cannot be read: {reason}. Fix: {fix}") from error
+    if not rows:
+        raise DataError(f"pairs: {pairs} has no rows. Fix: check that every quote in it is closed")
+    nested = [name for name, kind in schema.items() if kind.is_nested() and kind != pl.List(pl.String)]
+    if nested and out.suffix == ".csv":
+        raise DataError(f"out: a CSV cannot hold the column {nested[0]} of {pairs}. Fix: choose a .parquet")
 
 
 def _top(explain: str) -> int:

@@ -24,7 +24,7 @@ from expctr.data.readers.bad_rows import OnBadRow
 from expctr.data.summary import DataSummary
 from expctr.errors import DataError
 
-_FORMAT = 7  # increase it when a reader or make_samples returns something else
+_FORMAT = 8  # increase it when a reader or make_samples returns something else
 _ABANDONED = 24 * 3600  # seconds after which a temporary file is deleted; its process was killed
 _THIS_PROCESS = uuid.uuid4().hex
 
@@ -36,7 +36,7 @@ def cached_samples(
     options: SampleOptions,
     make: Callable[[], tuple[pl.DataFrame, DataSummary]],
     folder: str | None = None,
-    reading: object = None,
+    reader_key: object = None,
 ) -> tuple[pl.DataFrame, DataSummary]:
     """Loads the samples that were made from the same files with the same options, or makes and saves them.
 
@@ -48,7 +48,7 @@ def cached_samples(
         options: how samples are made.
         make: makes them.
         folder: of the cache; by default `$XDG_CACHE_HOME/expctr` or `~/.cache/expctr`.
-        reading: whatever else decides what is read, as plain values.
+        reader_key: whatever else decides what is read, as plain values.
 
     Raises:
         DataError: a file changed while it was read.
@@ -58,7 +58,7 @@ def cached_samples(
         samples, summary = make()
         return samples, asdict(summary)
 
-    key = [asdict(options), reading]
+    key = [asdict(options), reader_key]
     return _cached(files, key, make_table, folder, lambda about: DataSummary(**about))
 
 
@@ -67,7 +67,7 @@ def cached_items(
     on_bad_row: OnBadRow,
     make: Callable[[], tuple[pl.DataFrame, dict[str, Any]]],
     folder: str | None = None,
-    reading: object = None,
+    reader_key: object = None,
 ) -> tuple[pl.DataFrame, dict[str, Any]]:
     """Loads or makes the items that have a title, and what was counted, as plain values.
 
@@ -75,7 +75,7 @@ def cached_items(
     """
     if not all(path.exists() for path in files):
         return make()
-    return _cached(files, ["items", on_bad_row, reading], make, folder, dict)
+    return _cached(files, ["items", on_bad_row, reader_key], make, folder, dict)
 
 
 def class_key(reader: type) -> list[str]:

@@ -164,7 +164,7 @@ class RatingsDataModule(L.LightningDataModule):
         """One ratings file, for `splits`; each dataset has its own."""
         raise NotImplementedError
 
-    def reading(self) -> object:
+    def cache_key(self) -> object:
         """Whatever else decides what `read` returns, besides the files: a part of the cache's key.
 
         It is the class, its `version`, the source file of a class of yours, and what its `__init__` takes in addition
@@ -177,7 +177,7 @@ class RatingsDataModule(L.LightningDataModule):
     def prepare_data(self) -> None:
         """Makes the samples, unless the cache has them, and prints what became of the raw rows and what looks wrong."""
         _, summary = self._load()
-        self.findings = findings(summary, self.options, summary.own_splits)
+        self.findings = findings(summary, self.options)
         if self.query_rows is None:
             Console().print(summary_tables(summary, self.findings))
 
@@ -306,10 +306,21 @@ class RatingsDataModule(L.LightningDataModule):
     def _load(self) -> tuple[pl.DataFrame, DataSummary]:
         if self._loaded:
             return self._loaded
-        tables = self.read()
-        files = [*tables.files, *(path for table in self._splits(tables).values() for path in table.files)]
-        self._loaded = cached_samples(files, self.options, self._make, self.cache_dir, self.reading())
+        files = self._files()
+        if files is None:
+            self._loaded = self._make()
+        else:
+            self._loaded = cached_samples(files, self.options, self._make, self.cache_dir, self.cache_key())
         return self._loaded
+
+    def _files(self) -> list[Path] | None:
+        """The files of which samples are made; None if they are made of data frames, and not cached."""
+        tables = self.read()
+        return [*tables.files, *(path for table in self._splits(tables).values() for path in table.files)]
+
+    def _item_files(self) -> list[Path] | None:
+        """The files in which titles are; None as for `_files`."""
+        return [*self.read().items.files]
 
     def _make(self) -> tuple[pl.DataFrame, DataSummary]:
         """Reads the files only when samples must be made: a file that is not UTF-8 is held in memory."""
@@ -321,8 +332,10 @@ class RatingsDataModule(L.LightningDataModule):
 
     def _titled_items(self) -> tuple[pl.DataFrame, dict[str, dict[str, int]]]:
         """The items that have a title, from the cache if it has them, and what `titled_items` counts."""
-        files = self.read().items.files
-        return cached_items(files, self.options.on_bad_row, self._read_items, self.cache_dir, self.reading())
+        files = self._item_files()
+        if files is None:
+            return self._read_items()
+        return cached_items(files, self.options.on_bad_row, self._read_items, self.cache_dir, self.cache_key())
 
     def _read_items(self) -> tuple[pl.DataFrame, dict[str, dict[str, int]]]:
         dropped, read = Counter[str](), dict[str, int]()

@@ -10,7 +10,6 @@ from lightning.pytorch.utilities import rank_zero_warn
 from numpy.typing import NDArray
 
 from expctr.data.random_draws import Ints
-from expctr.errors import UserError
 
 FeatureKind = Literal["number", "quantiles", "category", "list", "boolean"]
 """What the models learn of a side feature. `number`: one vector, times the value; `quantiles`: a vector per bin of
@@ -24,17 +23,17 @@ FARTHEST = 5.0
 """A `number` farther from the mean than so many standard deviations counts as this far: an outlier does no harm."""
 
 _STEP = 5  # width for integers without a kind (year, age): "1995" stands for 1995 to 1999
-_BOOLEANS = {
-    **dict.fromkeys(("true", "t", "yes", "y", "1", "1.0"), "true"),
-    **dict.fromkeys(("false", "f", "no", "n", "0", "0.0"), "false"),
-}
-_NEEDS: dict[FeatureKind, str] = {
-    "number": "numbers",
-    "quantiles": "numbers",
-    "category": "single values",
-    "list": "lists of values",
-    "boolean": "true and false, yes and no, t and f, y and n, or 1 and 0",
-}
+
+
+def kind_of(dtype: pl.DataType) -> FeatureKind | None:
+    """The kind of a side feature by its type, if the user names none; None for a type that no kind can read."""
+    if isinstance(dtype, pl.List | pl.Array):
+        return "list" if kind_of(_inner(dtype)) not in (None, "list") else None
+    if dtype == pl.Boolean:
+        return "boolean"
+    if dtype.is_numeric() or dtype.is_temporal():
+        return "quantiles"
+    return "category" if isinstance(dtype, pl.String | pl.Categorical | pl.Enum) else None
 
 
 def kinds_of(columns: pl.DataFrame, chosen: Mapping[str, FeatureKind]) -> dict[str, FeatureKind | None]:
@@ -46,30 +45,24 @@ def kinds_of(columns: pl.DataFrame, chosen: Mapping[str, FeatureKind]) -> dict[s
     Args:
         columns: the side features of all rows, named as in samples (`target_price`, `user_age`).
         chosen: kinds by column.
-
-    Raises:
-        UserError: a kind is chosen for a column that does not exist, or cannot read a value of its column.
     """
-    for name, kind in chosen.items():
-        if name not in columns.columns:
-            known = ", ".join(map(_option, columns.columns)) or "none"
-            raise UserError(f"data.features.{_option(name)}: there is no such feature. Fix: choose from {known}")
-        if kind not in _NEEDS:
-            raise UserError(f"data.features.{_option(name)}: no kind is called {kind!r}. Fix: choose from {[*_NEEDS]}")
-        _check(columns[name], kind)
     kinds: dict[str, FeatureKind | None] = {}
     for name, dtype in columns.schema.items():
-        if _fits(dtype, "category") or _fits(dtype, "list"):
-            kinds[name] = chosen.get(name) or _kind_by_type(dtype)
+        if name in chosen:
+            kinds[name] = chosen[name]
+        elif dtype.is_integer() or dtype in (pl.String, pl.List(pl.String), pl.Null):
+            kinds[name] = None
+        elif kind := kind_of(dtype):
+            kinds[name] = kind
         else:
-            rank_zero_warn(f"data.features.{_option(name)}: no kind can read {dtype}, so the CTR models do not see it")
+            rank_zero_warn(f"no kind of feature can read {name} of type {dtype}, so the CTR models do not see it")
     return kinds
 
 
 def as_kind(values: pl.Series, kind: FeatureKind | None) -> pl.Series:
     """The values as floats (`number`, `quantiles`), lists of strings, or strings.
 
-    NaN, an empty string, and whatever the kind cannot read become null.
+    NaN of numbers, and an empty string, become null.
     """
     if kind is None:
         return (values // _STEP * _STEP).cast(pl.String) if values.dtype.is_integer() else values
@@ -77,20 +70,13 @@ def as_kind(values: pl.Series, kind: FeatureKind | None) -> pl.Series:
         lists = values.arr.to_list() if isinstance(values.dtype, pl.Array) else values
         lists = lists.list.eval(pl.element().fill_nan(None)) if _inner(lists.dtype).is_float() else lists
         return lists.cast(pl.List(pl.String)).list.drop_nulls()
-    if isinstance(values.dtype, pl.Categorical | pl.Enum):
-        values = values.cast(pl.String)
     if kind in ("number", "quantiles"):
-        values = values.str.strip_chars() if values.dtype == pl.String else values
-        return values.cast(pl.Float64, strict=False).fill_nan(None)
-    values = values.fill_nan(None) if values.dtype.is_float() else values
-    texts = values.cast(pl.String).replace("", None)
-    if kind == "category":
-        return texts
-    return texts.str.strip_chars().str.to_lowercase().replace_strict(_BOOLEANS, default=None, return_dtype=pl.String)
+        return values.cast(pl.Float64).fill_nan(None)
+    return values.cast(pl.String).replace("", None)
 
 
-def is_missing(values: pl.Series) -> pl.Series:
-    """Whether a row of `as_kind` has no value: null, or a list without values; bool `[rows]`."""
+def has_no_value(values: pl.Series) -> pl.Series:
+    """Whether a row of `as_kind` is null, or a list without values; bool `[rows]`."""
     return values.list.len().fill_null(0) == 0 if values.dtype == pl.List(pl.String) else values.is_null()
 
 
@@ -163,49 +149,7 @@ def _finite(numbers: pl.Series) -> NDArray[np.float64]:
     return found
 
 
-def _check(values: pl.Series, kind: FeatureKind) -> None:
-    """Raises UserError if the kind cannot read the column, or some value of it."""
-    refused = f"data.features.{_option(values.name)}: {kind} needs {_NEEDS[kind]}"
-    if not _fits(values.dtype, kind):
-        other = next((other for other in ("category", "list") if _fits(values.dtype, other)), None)
-        fix = f"set it to {other}" if other else "leave the column out"
-        raise UserError(f"{refused}, and the column holds {values.dtype}. Fix: {fix}")
-    is_text = isinstance(values.dtype, pl.String | pl.Categorical | pl.Enum)
-    if kind == "boolean" or (is_text and kind in ("number", "quantiles")):
-        there = values.filter(~is_missing(as_kind(values, "category")))
-        wrong = there.filter(is_missing(as_kind(there, kind)))
-        if len(wrong):
-            raise UserError(
-                f"{refused}, and {len(wrong):,} of {len(there):,} values are something else, such as {wrong[0]!r}. "
-                f"Fix: set it to category, or correct these values or leave them empty"
-            )
-
-
-def _option(name: str) -> str:
-    """What the user calls the column `target_price`."""
-    return name.removeprefix("target_").removeprefix("user_").removeprefix("context_")
-
-
-def _fits(dtype: pl.DataType, kind: FeatureKind) -> bool:
-    """Whether the kind can read columns of this type."""
-    inner = _inner(dtype)
-    plain = not inner.is_nested() and not isinstance(inner, pl.Binary | pl.Object)
-    return plain and isinstance(dtype, pl.List | pl.Array) == (kind == "list")
-
-
 def _inner(dtype: pl.DataType) -> pl.DataType:
     """The type of a list's values, or of the values themselves."""
     inner = dtype.inner if isinstance(dtype, pl.List | pl.Array) else dtype
     return inner if isinstance(inner, pl.DataType) else inner()
-
-
-def _kind_by_type(dtype: pl.DataType) -> FeatureKind | None:
-    if isinstance(dtype, pl.List | pl.Array):
-        return None if dtype == pl.List(pl.String) else "list"
-    if dtype == pl.Boolean:
-        return "boolean"
-    if dtype.is_float() or dtype.is_decimal():
-        return "number"
-    if dtype.is_temporal():
-        return "quantiles"
-    return "category" if isinstance(dtype, pl.Categorical | pl.Enum) else None

@@ -16,7 +16,7 @@ from expctr.data.feature_kinds import (
     FeatureKind,
     as_kind,
     bin_of,
-    is_missing,
+    has_no_value,
     kinds_of,
     mean_and_deviation,
     standardised,
@@ -100,7 +100,7 @@ class Features:
             kinds: kinds of side features, by column (`target_price`), in place of those by type.
 
         Raises:
-            UserError: no such field, the field whose vocabulary it shares is not kept, or a kind does not fit.
+            UserError: no such field, or the field whose vocabulary it shares is not kept.
         """
         train = samples.filter(split="train")
         side = [c for c in samples.columns if c.startswith(("user_", "target_", "context_")) and c != "target_title"]
@@ -125,7 +125,7 @@ class Features:
                 "disliked and history need target"
             )
         lists = [*_SHARES, *(name for name, values in columns.items() if values.dtype == pl.List(pl.String))]
-        missing = [name for name in known_kinds if is_missing(columns[name]).any()]
+        missing = [name for name in known_kinds if has_no_value(columns[name]).any()]
         counts = history_counts(train) if with_counts else {}
         return cls(
             _only(kept, vocabularies) | {name: different_counts(count) for name, count in counts.items()},
@@ -236,7 +236,7 @@ class Features:
             index = torch.from_numpy(place)
         if kind:
             first = index if index.ndim == 1 else index[:, 0]
-            first[is_missing(values).to_torch()] = self.missing_index(name)
+            first[has_no_value(values).to_torch()] = self.missing_index(name)
         return index
 
 

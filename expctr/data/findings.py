@@ -1,30 +1,30 @@
 """What looks wrong in a dataset's samples, each with what to do about it; `expctr prepare` prints it."""
 
 from expctr.data.options import SampleOptions
-from expctr.data.summary import COPIES, DataSummary
+from expctr.data.summary import COPIES, SUPERSEDED, DataSummary
 
 _FEW = 10  # rows of a label
 _DRIFT, _ERRORS = 0.1, 4.0  # a difference of base rates that matters, in itself and in standard errors
 _DROPPED = 0.1
 
 
-def findings(summary: DataSummary, options: SampleOptions, own_splits: bool = False) -> list[str]:
+def findings(summary: DataSummary, options: SampleOptions) -> list[str]:
     """Judges the samples by what became of the raw rows.
 
     Args:
         summary: the counts.
         options: with which the samples were made.
-        own_splits: the splits are the user's own (`data.splits`).
 
     Returns:
         One text per finding, which says what was found and how to fix it; none if nothing looks wrong.
     """
-    more = "give the files of data.splits more rows" if own_splits else "raise data.samples.targets_per_user"
+    more = "give the files of data.splits more rows" if summary.own_splits else "raise data.samples.targets_per_user"
     return [
         *_dropped_rows(summary),
+        *_ids_as_titles(summary),
         *(summary.unmatched or _titles(summary)),
         *_labels(summary, options, more),
-        *_drift(summary, options, own_splits),
+        *_drift(summary, options),
         *_users(summary, options, more),
         *_order(summary, options),
         *_histories(summary),
@@ -38,11 +38,17 @@ def _dropped_rows(summary: DataSummary) -> list[str]:
     reasons = sorted(summary.dropped.items(), key=lambda reason: -reason[1])
     reasons = [reason for reason in reasons if reason[0] != COPIES]
     named = "; ".join(f"{reason}: {count:,}" for reason, count in reasons[:3])
-    keep = "; data.samples.repeats: keep uses all impressions of an item" if "earlier rating" in reasons[0][0] else ""
+    keep = "; data.samples.repeats: keep uses all impressions of an item" if reasons[0][0] == SUPERSEDED else ""
     return [
         f"{dropped / summary.rows:.0%} of the rows are dropped ({named}). Fix: check that these rows are of no use, or "
         f"repair them{keep}"
     ]
+
+
+def _ids_as_titles(summary: DataSummary) -> list[str]:
+    if not summary.no_titles:
+        return []
+    return ["no titles: the language model reads the ids of the items. Fix: name the column in data.columns.title"]
 
 
 def _titles(summary: DataSummary) -> list[str]:
@@ -70,14 +76,14 @@ def _labels(summary: DataSummary, options: SampleOptions, more: str) -> list[str
     ]
 
 
-def _drift(summary: DataSummary, options: SampleOptions, own_splits: bool) -> list[str]:
+def _drift(summary: DataSummary, options: SampleOptions) -> list[str]:
     train, val = summary.splits["train"], summary.splits["val"]
     if not (train["samples"] and val["samples"]):
         return []
     error = (train["base_rate"] * (1 - train["base_rate"]) / val["samples"]) ** 0.5
     if abs(train["base_rate"] - val["base_rate"]) <= max(_DRIFT, _ERRORS * error):
         return []
-    by_time = options.split_rule == "time" and not own_splits
+    by_time = options.split_rule == "time" and not summary.own_splits
     fix = "data.samples.split: random shows whether time is the reason" if by_time else "check how the splits were made"
     return [
         f"{val['base_rate']:.0%} of the validation rows are liked, and {train['base_rate']:.0%} of the training rows: "

@@ -11,7 +11,7 @@ from expctr.data.options import SPLITS, SampleOptions
 from expctr.data.random_draws import draws_of_ids, id_codes, mix
 from expctr.data.readers.bad_rows import NO_TIME, OUT_OF_RANGE
 from expctr.data.readers.base import RawTable, RawTables
-from expctr.data.summary import COPIES, DataSummary
+from expctr.data.summary import COPIES, SUPERSEDED, DataSummary
 from expctr.data.unmatched_ids import explain_unmatched
 from expctr.errors import DataError
 
@@ -74,7 +74,7 @@ def ratings_of_users(
     schema = {"user": pl.String, "item": pl.String, "title": pl.String, "liked": pl.Boolean}
     if own.is_empty():
         return pl.DataFrame(schema=schema)
-    source = {name: RawTable(own.lazy(), table.path)}
+    source = {name: replace(table, frame=own.lazy())}
     events = load_interactions(source, items["item"], replace(options, min_ratings=1), DataSummary())
     rated = events.select(pl.col("user", "item").cast(pl.String), liked=is_liked(options))
     rated = rated.unique(["user", "item"], keep="last", maintain_order=True)
@@ -115,7 +115,7 @@ def _read(
         place = ["place"] if table.texts_at or table.own_texts else []
         columns: list[str | pl.Expr] = [*ids, "rating", "timestamp", *more, *place]
         frame = table.collect(columns, options.on_bad_row, skipped, summary.files)
-        if any(OUT_OF_RANGE in reason for reason in skipped) and frame["rating"].eq(1).all():
+        if skipped[table.reason(OUT_OF_RANGE)] and frame["rating"].eq(1).all():
             raise _not_ratings(table)
         dropped.update(skipped)
         summary.rows += frame.height + skipped.total()
@@ -170,7 +170,7 @@ def _clean(
         summary.unmatched += [unmatched] if unmatched else []
     events = keep(events, pl.Series(known[codes]), "item without a title")
     if options.repeats == "latest":
-        events = keep(events, ~_is_superseded(events), "earlier rating of the same item by the same user")
+        events = keep(events, ~_is_superseded(events), SUPERSEDED)
     if "review" in events.columns:
         events = keep(events, ~_is_copy(events), COPIES).drop("review")
     events = keep(events, pl.len().over("user") >= options.min_ratings, "user with fewer ratings than min_ratings")

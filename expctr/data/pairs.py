@@ -4,9 +4,10 @@ from collections.abc import Sequence
 
 import polars as pl
 
+from expctr.data.catalogue import Item
 from expctr.data.datamodules import RatingsDataModule
 from expctr.data.readers.values import as_id, as_list
-from expctr.data.sample_rows import find_history
+from expctr.data.sample_rows import HistoryEntry, find_history
 from expctr.errors import DataError
 
 COLUMNS = ("user", "item", "liked_titles", "disliked_titles", "target_title")
@@ -95,7 +96,13 @@ class PairRows:
             .when(
                 ~pl.col("pair").is_in(entries["pair"].implode()) & ~pl.col("pair").is_in(of_samples["pair"].implode())
             )
-            .then(pl.format("user {} has rated no other item", "user"))
+            .then(
+                pl.when(known)
+                .then(pl.format("user {} has rated no other item", "user"))
+                .otherwise(pl.lit("no title of a history but the target"))
+            )
+            .when(pl.col("liked_titles").list.set_intersection("disliked_titles").list.len() > 0)
+            .then(pl.lit("a title is both liked and disliked"))
         )
         pairs = pairs.with_columns(problem=problem)
         good = others.join(pairs.filter(pl.col("problem").is_null()), on="pair", how="semi")
@@ -117,14 +124,15 @@ class PairRows:
         )
 
     def _typed(self, pairs: pl.DataFrame) -> pl.DataFrame:
-        """The entries of typed histories, liked titles first."""
-        found = {}
+        """The entries of typed histories, liked titles first, without the target; each once, as in `explain`."""
+        found: dict[tuple[str | None, ...], list[HistoryEntry]] = {}
         rows = []
-        for pair, liked, disliked in pairs.select("pair", *_LISTS).iter_rows():
+        for pair, target, title, liked, disliked in pairs.select("pair", "target", "target_title", *_LISTS).iter_rows():
             key = (*liked, None, *disliked)
             if key not in found:
-                found[key] = find_history(liked, disliked, self.data.catalogue)
-            rows += [(pair, entry.item.id, entry.item.title, entry.liked) for entry in found[key]]
+                found[key] = list(dict.fromkeys(find_history(liked, disliked, self.data.catalogue)))
+            entries = [entry for entry in found[key] if entry.item != Item(target, title)]
+            rows += [(pair, entry.item.id, entry.item.title, entry.liked) for entry in entries]
         return pl.DataFrame(rows, schema=_ENTRY, orient="row")
 
     def _rated(self, pairs: pl.DataFrame) -> pl.DataFrame:

@@ -49,7 +49,7 @@ def make_samples(
     Raises:
         DataError: a bad row (`on_bad_row: error`), no timestamps to order by, or a split without samples.
     """
-    summary = DataSummary(rule=options.rule)
+    summary = DataSummary(rule=options.rule, no_titles=tables.no_titles)
     summary.notes = [*tables.notes, *(f"not used: {columns}" for columns in tables.unused_columns)]
     if splits:
         names, summary.own_splits = ", ".join({table.path.name: 0 for table in splits.values()}), True

@@ -15,6 +15,8 @@ from expctr.untrusted import printable
 
 COPIES = "same review (user, text, time) under another item"
 """The reason why a row is dropped of which another row holds the same."""
+SUPERSEDED = "earlier rating of the same item by the same user"
+"""The reason why a row is dropped whose user rated the item again later."""
 
 
 @dataclass
@@ -27,6 +29,7 @@ class DataSummary:
         notes: how the files were understood, and which files and columns are not used, in words.
         own_splits: the splits are those of the files.
         unmatched: ids of one file that most rows of another one do not have, in words.
+        no_titles: nothing says what the items are called, so their ids stand for titles.
         rows: rating rows read; the sum of `interactions` and of those `dropped`, by reason.
         side_dropped: rows of the item and user files not used, by reason.
         interactions: rows left, of so many `users` and `items`.
@@ -46,6 +49,7 @@ class DataSummary:
     notes: list[str] = field(default_factory=list)
     own_splits: bool = False
     unmatched: list[str] = field(default_factory=list)
+    no_titles: bool = False
     rows: int = 0
     dropped: dict[str, int] = field(default_factory=dict)
     side_dropped: dict[str, int] = field(default_factory=dict)

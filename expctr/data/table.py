@@ -1,18 +1,19 @@
 """`TableDataModule`: samples of any table of one's own, such as a click log."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict
+from pathlib import Path
 from typing import Any, ClassVar
 
 import polars as pl
 from lightning.pytorch.utilities import rank_zero_warn
 
 from expctr.data.batches import Nouns
-from expctr.data.cache import cached_items, cached_samples, class_key
+from expctr.data.cache import class_key
 from expctr.data.datamodules import PaperDataset, RatingsDataModule, SplitFiles
-from expctr.data.feature_kinds import FeatureKind
+from expctr.data.feature_kinds import FeatureKind, kind_of
 from expctr.data.options import SPLITS, SampleOptions
-from expctr.data.readers.base import RawTable, RawTables
+from expctr.data.readers.base import RawTables
 from expctr.data.readers.columns import TableColumns
 from expctr.data.readers.ready import is_ready
 from expctr.data.readers.table import CONTEXT, TableReader
@@ -61,6 +62,7 @@ class TableDataModule(RatingsDataModule):
         **kwargs: Any,
     ) -> None:
         super().__init__("", samples, nouns, paper_dataset, splits, **kwargs)
+        self.splits = None  # the reader makes them splits of the tables that it returns
         if interactions is None and splits is None:
             raise UserError(
                 "data.interactions is not set. Fix: name a file, a folder or a glob, or three files in data.splits"
@@ -83,10 +85,11 @@ class TableDataModule(RatingsDataModule):
         self._check_labels()
         return self._reader.tables
 
-    def read_ratings(self, path: Any) -> RawTable:
-        raise NotImplementedError  # `_splits` knows them all
+    def setup(self, stage: str | None = None) -> None:
+        self.feature_kinds = self._kinds(self._load()[0])
+        super().setup(stage)
 
-    def reading(self) -> object:
+    def cache_key(self) -> object:
         reader = self._reader
         return [class_key(type(self)), reader.named, asdict(reader.columns), reader.features, reader.is_timed]
 
@@ -99,22 +102,11 @@ class TableDataModule(RatingsDataModule):
         schema = {"user": pl.String, "item": pl.String, "title": pl.String, "liked": pl.Boolean}
         return pl.DataFrame(rows, schema, orient="row")
 
-    def _splits(self, tables: RawTables) -> Mapping[str, RawTable]:
-        return tables.splits
+    def _files(self) -> list[Path] | None:
+        return self._reader.files
 
-    def _load(self) -> tuple[pl.DataFrame, DataSummary]:
-        if not self._loaded:
-            files = self._reader.files
-            cached = files and cached_samples(files, self.options, self._make, self.cache_dir, self.reading())
-            self._loaded = cached or self._make()
-        self.feature_kinds = self._kinds(self._loaded[0])
-        return self._loaded
-
-    def _titled_items(self) -> tuple[pl.DataFrame, dict[str, dict[str, int]]]:
-        files = self._reader.files  # of the interactions as well: titles may be theirs
-        if files is None:
-            return self._read_items()
-        return cached_items(files, self.options.on_bad_row, self._read_items, self.cache_dir, self.reading())
+    def _item_files(self) -> list[Path] | None:
+        return self._reader.files  # of the interactions as well: titles may be theirs
 
     def _kinds(self, samples: pl.DataFrame) -> dict[str, FeatureKind]:
         """The kinds of the side features, by column: as given, else by type."""
@@ -123,7 +115,7 @@ class TableDataModule(RatingsDataModule):
         for column, dtype in samples.schema.items():
             prefix = next((p for p in ("target_", "user_", CONTEXT) if column.startswith(p)), "")
             if prefix and column != "target_title":
-                kinds[column] = given.get(column.removeprefix(prefix)) or _kind(dtype)
+                kinds[column] = given.get(column.removeprefix(prefix)) or kind_of(dtype) or "category"
         return kinds
 
     def _make(self) -> tuple[pl.DataFrame, DataSummary]:
@@ -138,9 +130,6 @@ class TableDataModule(RatingsDataModule):
                     else "check data.columns.label, or data.samples.threshold"
                 )
             )
-        for note in summary.notes:
-            if note.startswith("no titles"):
-                rank_zero_warn(note)
         return samples, summary
 
     def _check_labels(self) -> None:
@@ -161,11 +150,3 @@ class TableDataModule(RatingsDataModule):
                 "the interactions have neither a label nor a rating, so every row is a positive. Fix: name the column "
                 "in data.columns.label; or draw items as dislikes with data.samples.negatives: 4"
             )
-
-
-def _kind(dtype: pl.DataType) -> FeatureKind:
-    if isinstance(dtype, pl.List):
-        return "list"
-    if dtype == pl.Boolean:
-        return "boolean"
-    return "quantiles" if dtype.is_numeric() else "category"

@@ -1,17 +1,25 @@
 """What the server's clients send and get; the limits on both."""
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StringConstraints
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, StringConstraints, model_validator
 
-MAX_PAIRS = 256
-"""Pairs per request."""
+MAX_PAIRS, MAX_EXPLAINED = 256, 32
+"""Pairs per request, and of those that get sentences: no client may keep the others waiting for long."""
 
-Title = Annotated[str, StringConstraints(min_length=1, max_length=500)]
+
+def _is_text(given: str) -> str:
+    """Refuses half of a surrogate pair, which JSON can write."""
+    given.encode()
+    return given
+
+
+Title = Annotated[str, StringConstraints(min_length=1, max_length=500), AfterValidator(_is_text)]
 Id = Annotated[
     str,
     BeforeValidator(lambda given: str(given) if type(given) is int else given),
     StringConstraints(min_length=1, max_length=200),
+    AfterValidator(_is_text),
 ]
 Titles = Annotated[list[Title], Field(max_length=100)]
 
@@ -35,6 +43,12 @@ class ScoreRequest(_Strict):
 
     pairs: Annotated[list[Pair], Field(min_length=1, max_length=MAX_PAIRS)]
     explain: bool = Field(True, description="write a sentence for each pair; without, only the CTR models score it")
+
+    @model_validator(mode="after")
+    def _is_small(self) -> Self:
+        if self.explain and len(self.pairs) > MAX_EXPLAINED:
+            raise ValueError(f"at most {MAX_EXPLAINED} pairs with explain, {MAX_PAIRS} without")
+        return self
 
 
 class ScoreResponse(BaseModel):

@@ -1,10 +1,14 @@
 """`expctr serve RUN`: scores and explanations over HTTP, and a page to ask for them."""
 
 import argparse
+import multiprocessing
+import os
 import signal
+import time
 from collections.abc import Sequence
 from importlib.resources import files
 from pathlib import Path
+from types import FrameType
 from typing import Annotated, Any, cast
 
 import litserve as ls  # type: ignore[import-untyped]
@@ -23,6 +27,7 @@ from expctr.serving.worker import ModelWorker
 LOOPBACK = "127.0.0.1"
 MAX_BYTES = 1 << 20
 """Of a request's body."""
+_GRACE = 5.0  # seconds
 _QUEUE = "/queue"  # LitServe's own endpoint, which takes any request
 _HIDDEN = {"/", _QUEUE, "/info", "/docs", "/docs/oauth2-redirect", "/redoc"}  # /docs would load scripts from elsewhere
 _POLICY = (
@@ -55,14 +60,27 @@ def main(args: Sequence[str]) -> None:
     except UserError as error:
         exit_with_error(error)
     server = make_server(str(run), options.ckpt_path, options.device, options.host, options.timeout)
-    print(f"http://{options.host}:{options.port}/ serves {run}; Ctrl-C stops it", flush=True)
+    print(f"loading {run}; http://{options.host}:{options.port}/ answers after that; Ctrl-C stops it", flush=True)
     serve(server, options.host, options.port)
 
 
 def serve(server: ls.LitServer, host: str, port: int) -> None:
-    """Reply until SIGINT or SIGTERM; the model's process ends with this one."""
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # otherwise it would outlive a SIGTERM
+    """Answer until SIGINT or SIGTERM; all processes end within seconds."""
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, _end)
     server.run(host=host, port=port, num_api_servers=1, generate_client_file=False, log_level="warning")
+
+
+def _end(number: int, frame: FrameType | None) -> None:
+    """End the other processes: the one that listens may finish its answers, for a few seconds."""
+    children = multiprocessing.active_children()
+    for child in children:
+        child.terminate()
+    end = time.monotonic() + _GRACE
+    for child in children:
+        child.join(max(0.0, end - time.monotonic()))
+        child.kill()
+    os._exit(0)  # LitServe's own way out waits for processes that are gone
 
 
 def make_server(

@@ -1,6 +1,7 @@
 """The process that holds the model, and answers the requests that are waiting as one batch."""
 
 import logging
+import signal
 from collections.abc import Callable, Mapping, Sequence
 from itertools import accumulate
 from typing import Any
@@ -36,6 +37,7 @@ class ModelWorker(ls.LitAPI):  # type: ignore[misc]
 
     def setup(self, device: str) -> None:
         """Load the run."""
+        signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches all processes; the first of them ends this one
         self.predictor = Predictor.load(self.run, self.checkpoint, device.removesuffix(":0"))
         users, titles = self.predictor.data.users(), self.predictor.data.catalogue.items["title"]
         self.names = {kind: (names, names.str.to_lowercase()) for kind, names in (("users", users), ("items", titles))}

@@ -135,8 +135,8 @@ def test_what_a_killed_process_left_is_deleted_after_a_day(raw: Path) -> None:
 
 def test_whatever_decides_what_is_read_makes_other_samples(raw: Path) -> None:
     make = Maker()
-    for reading in (None, ["a", 1], ["a", 2], ["a", 2]):
-        cached_samples([raw], SampleOptions(), make, str(raw.parent / "cache"), reading)
+    for key in (None, ["a", 1], ["a", 2], ["a", 2]):
+        cached_samples([raw], SampleOptions(), make, str(raw.parent / "cache"), key)
     assert make.calls == 3
 
 

@@ -15,7 +15,7 @@ from expctr.data.feature_kinds import (
     FeatureKind,
     as_kind,
     bin_of,
-    is_missing,
+    has_no_value,
     kinds_of,
     lower_bounds,
     mean_and_deviation,
@@ -33,8 +33,8 @@ NAN, INF = float("nan"), float("inf")
         (pl.Series(["a"]), None),
         (pl.Series([["a"]]), None),
         (pl.Series([None]), None),
-        (pl.Series([1.5], dtype=pl.Float32), "number"),
-        (pl.Series([Decimal("1.50")]), "number"),
+        (pl.Series([1.5], dtype=pl.Float32), "quantiles"),
+        (pl.Series([Decimal("1.50")]), "quantiles"),
         (pl.Series([date(2024, 5, 1)]), "quantiles"),
         (pl.Series([True]), "boolean"),
         (pl.Series(["a"], dtype=pl.Categorical), "category"),
@@ -48,37 +48,12 @@ def test_the_kind_of_a_column_is_that_of_its_type(values: pl.Series, kind: Featu
 
 def test_a_chosen_kind_goes_before_the_type() -> None:
     columns = pl.DataFrame({"target_x": [1, 2], "user_x": [0.5, 1.5]})
-    assert kinds_of(columns, {"target_x": "category"}) == {"target_x": "category", "user_x": "number"}
+    assert kinds_of(columns, {"target_x": "category"}) == {"target_x": "category", "user_x": "quantiles"}
 
 
 def test_a_column_that_no_kind_can_read_is_left_out_and_named() -> None:
-    with pytest.warns(UserWarning, match=r"data\.features\.x: no kind can read Struct"):
+    with pytest.warns(UserWarning, match=r"no kind of feature can read target_x of type Struct"):
         assert kinds_of(pl.DataFrame({"target_x": [{"a": 1}], "target_y": ["b"]}), {}) == {"target_y": None}
-
-
-@pytest.mark.parametrize(
-    ("values", "kind", "message"),
-    [
-        (["1", "two"], "number", r"price: number needs numbers, and 1 of 2 values .* such as 'two'\. Fix: .* category"),
-        (["1,5"], "quantiles", "price: quantiles needs numbers.*'1,5'"),
-        ([["a"]], "category", r"price: category needs single values, .* holds List\(String\)\. Fix: set it to list"),
-        ([[1.5]], "number", r"holds List\(Float64\)\. Fix: set it to list"),
-        (["a|b"], "list", "price: list needs lists of values, and the column holds String. Fix: set it to category"),
-        ([0, 1, 2], "boolean", "price: boolean needs true and false.*1 of 3 values are something else, such as 2"),
-        ([{"a": 1}], "category", "Fix: leave the column out"),
-        (["a"], "sort", "no kind is called 'sort'"),
-    ],
-)
-def test_a_kind_that_does_not_fit_is_refused_with_its_option(
-    values: list[Any], kind: FeatureKind, message: str
-) -> None:
-    with pytest.raises(ValueError, match=rf"data\.features\.{message}" if "price" in message else message):
-        kinds_of(pl.DataFrame({"target_price": values}), {"target_price": kind})
-
-
-def test_a_kind_of_a_column_that_is_not_there_is_refused() -> None:
-    with pytest.raises(ValueError, match=r"data\.features\.prise: there is no such feature\. Fix: choose from price"):
-        kinds_of(pl.DataFrame({"target_price": [1]}), {"target_prise": "number"})
 
 
 @pytest.mark.parametrize(
@@ -86,14 +61,10 @@ def test_a_kind_of_a_column_that_is_not_there_is_refused() -> None:
     [
         (None, pl.Series([0, 1, 24, 1999]), ["0", "0", "20", "1995"]),
         ("number", pl.Series([1.5, None, NAN]), [1.5, None, None]),
-        ("number", pl.Series([" 2", "1e3", "", None]), [2.0, 1000.0, None, None]),
         ("quantiles", pl.Series([date(1970, 1, 3), None]), [2.0, None]),
         ("category", pl.Series(["a", "", None]), ["a", None, None]),
         ("category", pl.Series([7, None]), ["7", None]),
-        ("category", pl.Series([0.5, NAN]), ["0.5", None]),
         ("boolean", pl.Series([True, False, None]), ["true", "false", None]),
-        ("boolean", pl.Series([1, 0, None]), ["true", "false", None]),
-        ("boolean", pl.Series(["Yes", " f ", "", "maybe"]), ["true", "false", None, None]),
         ("list", pl.Series([[1, None, 2], [], None]), [["1", "2"], [], None]),
         ("list", pl.Series([[0.5, NAN]]), [["0.5"]]),
         ("list", pl.Series([[True, False]]), [["true", "false"]]),
@@ -104,8 +75,8 @@ def test_values_as_a_kind_reads_them(kind: FeatureKind | None, values: pl.Series
 
 
 def test_null_and_an_empty_list_are_missing_values() -> None:
-    assert is_missing(as_kind(pl.Series([[1], [], [None], None]), "list")).to_list() == [False, True, True, True]
-    assert is_missing(as_kind(pl.Series([0.0, NAN, None]), "number")).to_list() == [False, True, True]
+    assert has_no_value(as_kind(pl.Series([[1], [], [None], None]), "list")).to_list() == [False, True, True, True]
+    assert has_no_value(as_kind(pl.Series([0.0, NAN, None]), "number")).to_list() == [False, True, True]
 
 
 def test_numbers_are_standardised() -> None:

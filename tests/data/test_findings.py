@@ -11,7 +11,7 @@ from expctr.data.interactions import load_interactions
 from expctr.data.options import SampleOptions
 from expctr.data.readers.bad_rows import PROBLEM
 from expctr.data.readers.base import RawTable
-from expctr.data.summary import COPIES, DataSummary
+from expctr.data.summary import COPIES, SUPERSEDED, DataSummary
 
 OPTIONS = SampleOptions(targets_per_user=2)
 
@@ -38,6 +38,7 @@ def test_sound_data_have_no_findings() -> None:
 
 WRONG = {
     "rows dropped": ({"interactions": 899, "dropped": {"rating 0": 1, "no title": 100}}, "no title: 100; rating 0: 1"),
+    "ids for titles": ({"no_titles": True}, "the language model reads the ids of the items"),
     "no titles": ({"untitled": 0.51}, "51% of the rated items have no title"),
     "few of a label": ({"splits": {**SOUND.splits, "test": split(100, 0.91)}}, "test has 91 liked and 9 disliked."),
     "none of a label": ({"splits": {**SOUND.splits, "test": split(100, 0)}}, "test has 0 liked and 100 disliked."),
@@ -65,6 +66,13 @@ def test_copies_are_no_loss() -> None:
     assert findings(copied, OPTIONS) == []
 
 
+def test_repeated_impressions_come_with_the_option_that_keeps_them() -> None:
+    repeated = replace(SOUND, interactions=500, dropped={SUPERSEDED: 400, "item without a title": 100})
+    assert "data.samples.repeats: keep" in findings(repeated, OPTIONS)[0]
+    other = replace(SOUND, interactions=500, dropped={SUPERSEDED: 100, "item without a title": 400})
+    assert "data.samples.repeats" not in findings(other, OPTIONS)[0]
+
+
 def test_few_rows_may_differ_by_chance() -> None:
     """A rate of 1/2 in 16 rows has a standard error of 1/8: four of them are 1/2."""
     found = findings(replace(SOUND, splits={**SOUND.splits, "val": split(16, 0.0)}), OPTIONS)
@@ -82,8 +90,8 @@ def test_the_order_of_a_shuffle_is_no_finding() -> None:
 
 
 def test_fixes_of_own_splits_name_no_option_that_has_no_effect() -> None:
-    few = replace(SOUND, splits={**SOUND.splits, "test": split(9, 0.5, 0.0)})
-    text = " ".join(findings(few, OPTIONS, own_splits=True))
+    few = replace(SOUND, own_splits=True, splits={**SOUND.splits, "test": split(9, 0.5, 0.0)})
+    text = " ".join(findings(few, OPTIONS))
     assert "data.splits" in text
     assert "targets_per_user" not in text
 

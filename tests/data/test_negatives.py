@@ -64,7 +64,7 @@ def test_popular_items_are_drawn_as_often_as_they_occur() -> None:
     # a user u has b and one of a0 and a1: c, d, e and the other one are left
     assert drawn["uniform"]["e"] == pytest.approx(100, abs=40)
     assert drawn["uniform"]["c"] == pytest.approx(100, abs=40)
-    assert drawn["popularity"]["e"] == pytest.approx(400 * 10 / 290, abs=15)
+    assert drawn["popularity"]["e"] == pytest.approx(400 * 10 / 290, abs=10)
     assert drawn["popularity"]["c"] == pytest.approx(400 * 40 / 290, abs=35)
 
 

@@ -54,6 +54,19 @@ def test_titles_make_the_row_of_the_same_query(data: MovieLensDataModule) -> Non
         assert_frame_equal(rows.drop("sample")[place : place + 1], query.rows.drop("sample")[:1])
 
 
+def test_typed_histories_are_those_of_a_query(data: MovieLensDataModule) -> None:
+    """Without the target, each title once; what a query refuses has a reason."""
+    rows, problems = make(
+        data,
+        liked_titles=["Fargo|Alien|Fargo", "Fargo", "Alien", "Fargo|Kids"],
+        disliked_titles=["", "", "", "Kids"],
+        target_title=["Alien", "Alien", "Alien", "Alien"],
+    )
+    assert problems == [None, None, "no title of a history but the target", "a title is both liked and disliked"]
+    query = make_query(data, liked=["Fargo", "Alien", "Fargo"], target="Alien")
+    assert_frame_equal(rows.drop("sample")[:1], query.rows.drop("sample")[:1])
+
+
 def test_lists_of_titles_and_ids_can_be_mixed(data: MovieLensDataModule) -> None:
     rows, problems = make(
         data,

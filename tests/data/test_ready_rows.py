@@ -137,6 +137,17 @@ def test_a_history_does_not_hold_its_own_target() -> None:
     assert data.summary.samples_dropped == {"history shorter than min_history": 10}
 
 
+def test_a_table_of_items_needs_no_titles() -> None:
+    items = pl.DataFrame({"item": ["0", "1", "2"], "genre": ["a", "b", "c"]})
+    rows = pl.DataFrame([{**row, "item": str(i % 3)} for i, row in enumerate(ROWS)])
+    titled = prepared(rows.with_columns(target_title="T" + pl.col("item")), items=items)
+    assert {*titled.samples.select("target_title", "target_genre").rows()} == {("T0", "a"), ("T1", "b"), ("T2", "c")}
+    assert not titled.summary.no_titles
+    plain = prepared(rows.drop("target_title"), items=items)
+    assert {*plain.samples.select("target_title", "target_genre").rows()} == {("0", "a"), ("1", "b"), ("2", "c")}
+    assert plain.summary.no_titles
+
+
 def test_titles_in_brackets_are_no_lists() -> None:
     rows = pl.DataFrame({"liked": ["[REC]", "[REC]|Heat", '["Heat", "M"]'], "disliked": "", "title": "Seven"})
     found = TableDataModule(rows.with_columns(label=1)).read().interactions.frame.select("history").collect()

@@ -13,6 +13,7 @@ from expctr.data.features import Features
 from expctr.data.options import SampleOptions
 from expctr.data.readers.base import RawTable
 from expctr.data.samples import make_samples
+from expctr.data.summary import SUPERSEDED
 from expctr.errors import DataError
 
 Rating = tuple[str, str, float, int | None]
@@ -243,7 +244,7 @@ def test_a_history_does_not_reveal_the_label_of_a_later_split() -> None:
 def test_duplicates_keep_the_latest() -> None:
     ratings = [*one_user(5, 1), *[(f"u{user}", "0", 2.0, -5) for user in range(10)], ("u0", "1", 4.0, 1)]
     samples, summary = make_samples(make_tables(ratings), SampleOptions())
-    assert summary.dropped == {"earlier rating of the same item by the same user": 11}
+    assert summary.dropped == {SUPERSEDED: 11}
     assert samples.filter(user="u1").select("liked", "label").row(0) == (["0"], 0)
     assert samples.filter(user="u0")["rating"].item() == 4
 

@@ -87,9 +87,11 @@ def test_by_default_the_newest_targets_are_the_test_split() -> None:
     times = data.samples.group_by("split", maintain_order=True).agg(pl.min("timestamp"), last=pl.max("timestamp"))
     (_, _, train), (_, first_val, val), (_, first_test, _) = times.rows()
     assert train <= first_val <= val <= first_test
-    assert (
-        prepared(CLICKS, ITEMS, samples=SampleOptions(threshold=None, order="shuffle", split=None)).samples.height == 8
-    )
+
+
+def test_a_random_order_needs_no_split_by_time() -> None:
+    data = prepared(CLICKS, ITEMS, samples=SampleOptions(threshold=None, order="shuffle", split=None))
+    assert data.samples.height == 8
 
 
 def test_what_has_the_targets_own_time_is_not_in_its_history() -> None:
@@ -165,6 +167,14 @@ def test_the_cache_knows_columns_and_features(tmp_path: Path) -> None:
     assert other.samples["label"].to_list() == [1 - label for label in first.samples["label"]]
     priced = prepared(*files, cache_dir=str(tmp_path), features={"price": "number"})
     assert [name for name in priced.samples.columns if name.startswith("target_")] == ["target_title", "target_price"]
+
+
+def test_missing_titles_are_found_from_the_cache_too(tmp_path: Path) -> None:
+    CLICKS.write_csv(tmp_path / "clicks.csv")
+    for _ in range(2):
+        data = TableDataModule(str(tmp_path / "clicks.csv"), cache_dir=str(tmp_path))
+        data.prepare_data()
+        assert any(found.startswith("no titles") for found in data.findings)
 
 
 def test_users_titles_and_people_are_found(tmp_path: Path) -> None:

@@ -41,7 +41,7 @@ def in_memory(frame: pl.DataFrame) -> RawTable:
     return RawTable(frame.lazy().with_columns(row=pl.int_range(1, pl.len() + 1), **about), Path("memory"))
 
 
-KINDS: dict[str, FeatureKind] = {"target_brand": "category", "target_stock": "quantiles"}
+KINDS: dict[str, FeatureKind] = {"target_brand": "category", "target_price": "number", "target_stock": "quantiles"}
 """Kinds of `typed_samples` that its types do not say."""
 
 

@@ -30,7 +30,9 @@ def run(world: World) -> Path:
 @pytest.fixture(scope="module")
 def worker(run: Path) -> ModelWorker:
     worker = ModelWorker(str(run), None, "/queue")
-    worker.setup("cpu:0")
+    with pytest.MonkeyPatch.context() as patch:  # it is no process of its own here
+        patch.setattr("signal.signal", lambda *_: None)
+        worker.setup("cpu:0")
     return worker
 
 
@@ -126,6 +128,7 @@ HOSTILE: dict[str, tuple[str, Any, int]] = {
     "NaN": ("/explain", b'{"target": NaN, "user": "1"}', 422),
     "no pairs": ("/score", {"pairs": []}, 422),
     "pairs of nothing": ("/score", {"pairs": [{}]}, 200),
+    "too many sentences": ("/score", {"pairs": [GOOD] * 33}, 422),
     "pairs null": ("/score", {"pairs": None}, 422),
     "a pair that is text": ("/score", {"pairs": ["1"]}, 422),
     "too many pairs": ("/score", {"pairs": [GOOD] * (MAX_PAIRS + 1)}, 422),
@@ -148,6 +151,7 @@ HOSTILE: dict[str, tuple[str, Any, int]] = {
     "an unknown id": ("/explain", {"user": "1", "target": "id:999"}, 422),
     "a title on both sides": ("/explain", {"liked": ["Film 1, The"], "disliked": ["Film 1, The"], "target": "b"}, 422),
     "half a character": ("/explain", b'{"target": "\\ud800", "user": "1"}', 422),
+    "half a character in an id": ("/score", b'{"pairs": [{"user": "\\ud800", "item": "7"}]}', 422),
     "NUL": ("/explain", {"user": "1", "target": "a\0b"}, 200),
     "control characters": ("/explain", {"liked": ["\x1b[2J\u202e"], "target": "b"}, 200),
     "markup": ("/explain", {"liked": ["<script>alert(1)</script>"], "target": "[bold]b"}, 200),
@@ -197,7 +201,7 @@ def address(run: Path) -> Iterator[str]:
             time.sleep(0.2)
     yield address
     process.terminate()
-    process.join(60)
+    process.join(30)
     assert process.exitcode == 0
     with pytest.raises(OSError, match="refused"):
         urllib.request.urlopen(f"{address}/health", timeout=5)

@@ -44,10 +44,13 @@ def marked(problem: str) -> pl.Expr:
     return pl.lit(problem, PROBLEM)
 
 
-def bad_ids(*names: str) -> list[tuple[pl.Expr, str, str]]:
-    """The checks of id columns for `mark`."""
-    empty = [(pl.col(name).fill_null("") == "", NO_ID, name) for name in names]
-    return empty + [(pl.col(name).str.contains("\0", literal=True), NUL, name) for name in names]
+def bad_ids(name: str, shown: str = "") -> list[tuple[pl.Expr, str, str]]:
+    """The checks of an id column for `mark`; `shown` is what the file calls it, if that is something else."""
+    ids = pl.col(name)
+    return [
+        (ids.fill_null("") == "", NO_ID, shown or name),
+        (ids.str.contains("\0", literal=True), NUL, shown or name),
+    ]
 
 
 def mark(frame: pl.LazyFrame, *checks: tuple[pl.Expr, str, str]) -> pl.LazyFrame:

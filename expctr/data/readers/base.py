@@ -53,6 +53,10 @@ class RawTable:
             return self
         return replace(self, frame=self.frame.with_row_index("place"))
 
+    def reason(self, problem: str) -> str:
+        """What a row with this problem is counted under, if bad rows are skipped."""
+        return f"{self.path.name}: {problem}"
+
     def collect(
         self,
         columns: Sequence[str | pl.Expr],
@@ -93,7 +97,7 @@ class RawTable:
         if problems.len() and on_bad_row == "error":
             raise self._first_problem(problems.len(), frame.height)
         for problem, count in problems.value_counts().iter_rows():
-            dropped[f"{self.path.name}: {problem}"] += count
+            dropped[self.reason(problem)] += count
         good = frame.filter(pl.col("problem").is_null()) if problems.len() else frame  # a filter copies the whole table
         return good.drop("problem")
 
@@ -129,13 +133,16 @@ class RawTables:
     """The raw files of a dataset.
 
     Attributes:
-        interactions: `user` str, `item` str, `rating` float32, `timestamp` int64 seconds or null, and `review` str or
-            null if the dataset has reviews.
+        interactions: `user` str, `item` str, `rating` float32, `timestamp` int64 since 1970 or null, and `review` str
+            or null if the dataset has reviews. `timestamp` only orders interactions, and only equal ones are at the
+            same time. So each reader chooses its unit: seconds in the three datasets, which publish whole seconds (or
+            finer ones, which are cut), microseconds in tables of one's own.
         items: `item`, `title` (null if unknown) and side features: integers, strings, lists of strings.
         users: `user` and side features; None if the dataset has no file about users.
         notes: how the files were understood, for the summary, such as "not used: file ratings.csv.part".
         splits: tables like `interactions` named train, val and test, if the dataset has its own splits. `interactions`
             is then train.
+        no_titles: nothing says what the items are called, so `title` holds their ids.
     """
 
     interactions: RawTable
@@ -143,6 +150,7 @@ class RawTables:
     users: RawTable | None = None
     notes: tuple[str, ...] = ()
     splits: Mapping[str, RawTable] = field(default_factory=dict)
+    no_titles: bool = False
 
     @property
     def is_ready(self) -> bool:

@@ -106,13 +106,16 @@ def check_file(path: Path) -> None:
 
 def plain_name(name: str) -> str:
     """The name without the ending of a compressed file."""
-    return next((name.removesuffix(end) for end in _COMPRESSED if name.lower().endswith(end)), name)
+    return next((name[: -len(end)] for end in _COMPRESSED if name.lower().endswith(end)), name)
 
 
 def _listed(folder: Path) -> list[str]:
     try:
         if not folder.is_dir():
-            raise DataError(f"no such folder: {folder}. Fix: set data.path to the folder that holds the raw files")
+            here = "" if folder.is_absolute() else f", seen from {Path.cwd()}"
+            raise DataError(
+                f"no such folder: {folder}{here}. Fix: set data.path to the folder that holds the raw files"
+            )
         return sorted(path.name for path in folder.iterdir())
     except OSError as error:
         raise DataError(

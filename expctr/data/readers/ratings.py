@@ -65,7 +65,8 @@ def typed_ratings(frame: pl.LazyFrame, low: float, high: float, is_timed: bool =
     frame = frame.with_columns(pl.col("timestamp").map_batches(seconds, pl.Int64, is_elementwise=True).alias("time"))
     frame = mark(
         frame,
-        *bad_ids("user", "item"),
+        *bad_ids("user"),
+        *bad_ids("item"),
         (rating.is_null() | rating.is_nan(), NOT_A_NUMBER, "rating"),
         (~rating.is_between(low, high), OUT_OF_RANGE, "rating"),
         (no_time & is_timed, NO_TIME, "timestamp"),

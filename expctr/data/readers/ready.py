@@ -69,7 +69,6 @@ def all_items(tables: list[RawTable], given: RawTable | None) -> RawTable:
     A title that no item has is an item of its own, with the title as its id.
     """
     frames = [table.frame.filter(pl.col("problem").is_null()) for table in tables]
-    known = [] if given is None else [given.frame.with_columns(pl.coalesce("title", "item").alias("title"))]
     targets, values = [], [frame.select(pl.col("history").explode().alias("item")) for frame in frames]
     for frame in frames:
         columns = frame.collect_schema().names()
@@ -77,9 +76,17 @@ def all_items(tables: list[RawTable], given: RawTable | None) -> RawTable:
             targets.append(frame.select("item", pl.coalesce("title", "item").alias("title")))
         else:
             values.append(frame.select(pl.coalesce(*(c for c in ("item", "title") if c in columns)).alias("item")))
+    known = []
     if targets:
-        pairs = pl.concat(targets).unique().sort("item", "title").unique("item", keep="first", maintain_order=True)
-        known.append(pairs.join(known[0].select("item"), on="item", how="anti") if known else pairs)
+        pairs = pl.concat(targets).unique().sort("item", "title")
+        known.append(pairs.unique("item", keep="first", maintain_order=True))
+    if given is not None:
+        items = given.frame
+        if "title" not in items.collect_schema():
+            titles = known[0] if known else pl.LazyFrame(schema={"item": pl.String, "title": pl.String})
+            items = items.join(titles, on="item", how="left", maintain_order="left")
+        others = [pairs.join(items.select("item"), on="item", how="anti") for pairs in known]
+        known = [items.with_columns(pl.coalesce("title", "item").alias("title")), *others]
     rest = pl.concat(values).drop_nulls().unique().sort("item")
     for frame in known:
         rest = rest.join(frame.select("item"), on="item", how="anti")
@@ -87,4 +94,4 @@ def all_items(tables: list[RawTable], given: RawTable | None) -> RawTable:
     frame = pl.concat([*known, rest.with_columns(title="item")], how="diagonal_relaxed")
     if given is None:
         frame = frame.with_columns(problem=pl.lit(None, pl.String))
-    return RawTable(frame, (given or tables[0]).path, (given or tables[0]).parts, may_be_empty=given is None)
+    return replace(given or tables[0], frame=frame, may_be_empty=given is None)

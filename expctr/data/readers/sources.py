@@ -13,7 +13,7 @@ import polars as pl
 from expctr.data.readers.bad_rows import PROBLEM
 from expctr.data.readers.base import RawTable
 from expctr.data.readers.delimited import plain_header, read_delimited, read_header
-from expctr.data.readers.files import check_file
+from expctr.data.readers.files import check_file, plain_name
 from expctr.data.readers.json_lines import read_json_lines
 from expctr.errors import DataError
 
@@ -22,8 +22,7 @@ _KINDS = {
     **dict.fromkeys((".json", ".jsonl", ".ndjson"), "JSON"),
     **dict.fromkeys((".csv", ".tsv", ".txt", ".tab"), "CSV"),
 }
-_COMPRESSED = (".gz", ".zst")
-_HEAD = 1000  # lines of JSON that are searched for keys
+_HEAD = 10_000  # lines of JSON that are searched for keys
 _RAW = "raw."  # a file may have a column `row` or `problem`, too
 
 
@@ -120,8 +119,7 @@ def _opened(frames: Sequence[pl.LazyFrame], path: Path, parts: tuple[Path, ...],
 
 
 def _suffix(path: Path) -> str:
-    suffixes = [suffix.lower() for suffix in path.suffixes]
-    return next((suffix for suffix in reversed(suffixes) if suffix not in _COMPRESSED), "")
+    return Path(plain_name(path.name)).suffix.lower()
 
 
 def _kind(path: Path) -> str:
@@ -129,7 +127,7 @@ def _kind(path: Path) -> str:
     if kind != "JSON":
         return kind
     first = next(iter(_lines(path, 1)), "")
-    return "JSON" if first.lstrip("\ufeff ").startswith("[") or path.suffix.lower() == ".zst" else "JSON lines"
+    return "JSON" if first.lstrip("\ufeff ").startswith("[") else "JSON lines"
 
 
 def _scan(path: Path) -> pl.LazyFrame:
@@ -172,12 +170,10 @@ def _keys(line: str) -> list[str]:
 
 
 def _read_json(path: Path) -> pl.DataFrame:
-    """A JSON file that holds one list of objects; or JSON lines, in memory."""
+    """A JSON file that holds one list of objects."""
     lines = pl.read_lines(path, glob=False).to_series()
     text = BytesIO("\n".join(lines).removeprefix("\ufeff").encode())
     try:
-        if lines[0].lstrip("\ufeff ").startswith("{"):
-            return pl.read_ndjson(text, infer_schema_length=None)
         return pl.read_json(text, infer_schema_length=None)
     except pl.exceptions.PolarsError as error:
         raise DataError(

@@ -1,7 +1,7 @@
 """Any table as raw tables: interactions, items and users of one's own, in columns of any names."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -17,8 +17,8 @@ from expctr.data.readers.bad_rows import (
     NO_ID,
     NO_TIME,
     NOT_A_NUMBER,
-    NUL,
     OTHER_TIME,
+    bad_ids,
     mark,
 )
 from expctr.data.readers.base import RawTable, RawTables
@@ -27,7 +27,8 @@ from expctr.data.readers.ready import all_items, history_columns, is_ready, with
 from expctr.data.readers.sources import Source, find_files, open_source, raw
 from expctr.data.readers.splits import check_alike
 from expctr.data.readers.table_features import feature_name, find_kinds, typed_feature
-from expctr.data.readers.values import as_id, as_label, as_number, find_times, is_missing
+from expctr.data.readers.timestamps import find_times
+from expctr.data.readers.values import as_id, as_label, as_number, is_missing
 from expctr.errors import DataError
 
 CONTEXT = "context_"
@@ -76,7 +77,8 @@ class TableReader:
         """The three tables; the interactions are those of all splits that histories are made of."""
         interactions, items, users = next(iter(self._interactions.values())), self._read_items(), self._read_users()
         self._check_features()
-        return RawTables(interactions, items, users, notes=tuple(self.notes), splits=self._splits)
+        no_titles = not any("title" in found for found in self._found.values()) and not self._items_have_titles
+        return RawTables(interactions, items, users, tuple(self.notes), self._splits, no_titles)
 
     @property
     def _splits(self) -> dict[str, RawTable]:
@@ -88,7 +90,7 @@ class TableReader:
         table, bad = self._interactions[""], pl.col("problem").is_not_null()
         rows = {name: ~bad & (pl.col("split") == name) for name in SPLITS}
         rows["train"] |= bad  # in one of the three, so that they are counted once
-        return {name: RawTable(table.frame.filter(rows[name]), table.path, table.parts) for name in SPLITS}
+        return {name: replace(table, frame=table.frame.filter(rows[name])) for name in SPLITS}
 
     @property
     def found(self) -> dict[str, str]:
@@ -151,7 +153,7 @@ class TableReader:
         for role in ("user", "item"):
             if role in found:
                 columns[role] = as_id(*value(role))
-                checks += _id_checks(role, found[role])
+                checks += bad_ids(role, shown=found[role])
             elif role == "user":
                 columns["user"] = pl.lit("")  # ready rows may name nobody
         columns["rating"] = pl.lit(1.0, pl.Float32)  # without a label or a rating, a row is a positive
@@ -191,27 +193,24 @@ class TableReader:
     def _read_items(self) -> RawTable:
         """The items with titles: of the table of items, else of the interactions, else their ids."""
         table = self._read_side("items", "item", "title") if "items" in self._side else None
-        has_titles = table is not None and "title" in table.frame.collect_schema()
         if is_ready(self.found):
             return all_items([*self._interactions.values()], table)
-        if table is not None and has_titles:
+        if table is not None and self._items_have_titles:
             return table
         rows = [table.frame.filter(pl.col("problem").is_null()) for table in self._interactions.values()]
-        if titled := [frame.select("item", "title") for frame in rows if "title" in frame.collect_schema()]:
-            seen = pl.concat(titled)
-        else:
-            seen = pl.concat([frame.select("item", title="item") for frame in rows])
-            self.notes.append(
-                "no titles: the language model reads the ids of the items. Fix: name the column in data.columns.title"
-            )
+        titled = [frame for frame in rows if "title" in frame.collect_schema()]
+        seen = pl.concat([frame.select("item", title="title" if titled else "item") for frame in titled or rows])
         seen = seen.filter(pl.col("title") != "").unique().sort("item", "title")
         if table is None:
             first = next(iter(self._interactions.values()))
-            return RawTable(
-                seen.with_columns(problem=pl.lit(None, pl.String)), first.path, first.parts, may_be_empty=True
-            )
+            return replace(first, frame=seen.with_columns(problem=pl.lit(None, pl.String)), may_be_empty=True)
         seen = seen.unique("item", keep="first", maintain_order=True)
-        return RawTable(table.frame.join(seen, on="item", how="full", coalesce=True), table.path, table.parts)
+        return replace(table, frame=table.frame.join(seen, on="item", how="full", coalesce=True))
+
+    @property
+    def _items_have_titles(self) -> bool:
+        source = self._side.get("items")
+        return source is not None and "title" in find_columns(self.columns, ("item", "title"), source.names)
 
     def _read_users(self) -> RawTable | None:
         return self._read_side("users", "user") if "users" in self._side else None
@@ -225,7 +224,7 @@ class TableReader:
             named = getattr(self.columns, key) or key
             raise missing_column(named, f"data.columns.{key}", {str(source.table.path): source.names})
         columns = {key: as_id(raw(name), source.schema[name])}
-        checks = _id_checks(key, name)
+        checks = bad_ids(key, shown=name)
         if "title" in found:
             columns["title"] = raw(found["title"]).cast(pl.String).str.strip_chars()
         others = [column for column in source.names if column not in found.values()]
@@ -258,17 +257,12 @@ class TableReader:
         if kinds:
             said.append(f"features {', '.join(f'{name} ({kind})' for name, kind in kinds.items())}")
         if unused:
-            said.append("not used " + ", ".join(f"{name} ({why})" if why else name for name, why in unused.items()))
+            said.append("not used: " + ", ".join(f"{name} ({why})" if why else name for name, why in unused.items()))
         self.notes.append(f"{source.table.path}: {'; '.join(said)}")
 
 
 def _option(split: str) -> str:
     return f"data.splits.{split}" if split else "data.interactions"
-
-
-def _id_checks(column: str, name: str) -> _Checks:
-    value = pl.col(column)
-    return [(value.fill_null("") == "", NO_ID, name), (value.str.contains("\0", literal=True), NUL, name)]
 
 
 def _features(source: Source, kinds: Mapping[str, FeatureKind], checks: _Checks, prefix: str) -> dict[str, pl.Expr]:
@@ -289,7 +283,7 @@ def _typed(source: Source, columns: Mapping[str, pl.Expr], checks: Sequence[tupl
         values = pl.struct(raw(name).alias(name) for name in source.names)
         shown = values.map_batches(_shown, return_dtype=pl.String, is_elementwise=True)
         frame = frame.with_columns(line=shown)
-    return RawTable(frame.select(*about, *columns), table.path, table.parts)
+    return replace(table, frame=frame.select(*about, *columns))
 
 
 def _shown(rows: pl.Series) -> pl.Series:

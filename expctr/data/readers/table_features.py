@@ -1,12 +1,13 @@
 """Side features of tables of one's own: which columns they are, and of which kind."""
 
 from collections.abc import Sequence
+from typing import get_args
 
 import polars as pl
 
-from expctr.data.feature_kinds import FeatureKind
+from expctr.data.feature_kinds import FeatureKind, kind_of
 from expctr.data.readers.sources import Source, raw
-from expctr.data.readers.values import MISSING, as_id, as_label, as_list, as_number, is_json_list, is_missing
+from expctr.data.readers.values import as_id, as_label, as_list, as_number, is_json_list, is_missing
 from expctr.errors import DataError
 
 _RESERVED = (
@@ -33,7 +34,7 @@ def feature_name(column: str) -> str:
 
 def find_kinds(source: Source, names: Sequence[str], skipped: dict[str, str]) -> dict[str, FeatureKind]:
     """The kind of each column, by type, or by content in text files. `skipped` gets the others, with the reason."""
-    kinds = {name: kind for name in names if (kind := _by_type(source.schema[name]))}
+    kinds = {name: kind for name in names if (kind := kind_of(source.schema[name]))}
     skipped.update({name: f"of type {source.schema[name]}" for name in names if name not in kinds})
     texts = [name for name in kinds if source.schema[name] == pl.String]
     if not texts:
@@ -60,10 +61,14 @@ def typed_feature(value: pl.Expr, dtype: pl.DataType, kind: FeatureKind, name: s
     """The values of a feature; and which rows have a value, if it may be one that is not of this kind and becomes null.
 
     Raises:
-        DataError: no value of this type can be.
+        DataError: there is no such kind, or no value of this type can be of it.
     """
+    if kind not in get_args(FeatureKind):
+        raise DataError(
+            f"data.features.{name}: no kind is called {kind!r}. Fix: choose from {', '.join(get_args(FeatureKind))}"
+        )
     is_list = isinstance(dtype, pl.List | pl.Array)
-    if (is_list != (kind == "list") and not (kind == "list" and dtype == pl.String)) or _by_type(dtype) is None:
+    if (is_list != (kind == "list") and not (kind == "list" and dtype == pl.String)) or kind_of(dtype) is None:
         raise DataError(
             f"data.features.{name}: a column of type {dtype} cannot be of the kind {kind}. Fix: choose another kind, "
             "or leave the column out"
@@ -81,7 +86,7 @@ _ABOUT = ("filled", "numbers", "truths", "lists", "different")
 
 
 def _content(value: pl.Expr, prefix: str) -> list[pl.Expr]:
-    text = pl.when(~value.str.strip_chars().is_in(MISSING)).then(value.str.strip_chars())
+    text = pl.when(~is_missing(value, pl.String())).then(value.str.strip_chars())
     counted = (
         text.count(),
         as_number(text, pl.String()).count(),
@@ -90,17 +95,3 @@ def _content(value: pl.Expr, prefix: str) -> list[pl.Expr]:
         text.approx_n_unique(),
     )
     return [number.alias(prefix + what) for what, number in zip(_ABOUT, counted, strict=True)]
-
-
-def _by_type(dtype: pl.DataType) -> FeatureKind | None:
-    if isinstance(dtype, pl.List | pl.Array):
-        return "list" if _by_type(_inner(dtype)) else None
-    if dtype == pl.Boolean:
-        return "boolean"
-    if dtype.is_numeric() or isinstance(dtype, pl.Date | pl.Datetime):
-        return "quantiles"
-    return "category" if isinstance(dtype, pl.String | pl.Categorical | pl.Enum) else None
-
-
-def _inner(dtype: pl.List | pl.Array) -> pl.DataType:
-    return dtype.inner if isinstance(dtype.inner, pl.DataType) else dtype.inner()

@@ -1,41 +1,121 @@
-"""Times as text: numbers since 1970 in several units, and dates."""
+"""Times as numbers since 1970 in several units, as dates, and as texts of either.
+
+The datasets' files need one answer per value, and get seconds (`seconds`). Tables of one's own have a form per column,
+which is found in all its values (`find_times`), and get microseconds.
+"""
+
+from typing import NamedTuple
 
 import polars as pl
 
-_UNITS = {10**17: 10**9, 10**14: 10**6, 10**11: 10**3}
-"""A larger number than the first is in nano-, micro- or milliseconds; in seconds 10**11 would be the year 5138."""
+
+class _Unit(NamedTuple):
+    name: str
+    per_second: int
+    below: int
+    """The first number that is too large for the unit: in seconds 10^11 would be the year 5138."""
+
+
+_UNITS = (
+    _Unit("seconds", 1, 10**11),
+    _Unit("milliseconds", 10**3, 10**14),
+    _Unit("microseconds", 10**6, 10**17),
+    _Unit("nanoseconds", 10**9, 2**63),
+)
 _USUAL = "%Y-%m-%d %H:%M:%S%.f"
-_DATE = r"^(\d{4}[-/]\d\d?[-/]\d\d?)(?:[T ](\d\d?:\d\d)(:\d\d(?:\.\d+)?)?)? ?(Z|UTC|[+-]\d\d:?\d\d)?$"
+_BASIC = r"^(\d{4})(\d\d)(\d\d)T(\d\d)(\d\d)(\d\d)"  # 20050402T235347
+_DATE = r"(?i)^(\d{4}[-/]\d\d?[-/]\d\d?)(?:[T ](\d\d?:\d\d)(:\d\d(?:\.\d+)?)? ?(Z|UTC|GMT|[+-]\d\d(?::?\d\d)?)?)?$"
+
+
+class Times(NamedTuple):
+    """How the times of one column are written."""
+
+    form: str
+    """The unit or the form, with the first and the last day, for people."""
+    micros: pl.Expr
+    """Microseconds since 1970, int64; null for a time that is missing or unlike most others."""
 
 
 def seconds(text: pl.Series) -> pl.Series:
-    """Seconds since 1970 (int64) of numbers and dates; null for anything else.
+    """Seconds since 1970 (int64) of texts, each of which may be a number in any unit or a date; null for anything else.
 
-    Numbers may be seconds, milliseconds, microseconds or nanoseconds. Dates are ISO 8601, with or without a time and an
-    offset: 2005-04-02, 2005-04-02 23:53:47, 2005-04-02T23:53:47.5+02:00. A time without an offset is UTC.
+    For numbers see `find_times`, for dates `micros_of_dates`.
     """
     time = text.cast(pl.Float64, strict=False).cast(pl.Int64, strict=False)  # NaN and infinity become null
-    if (time.abs() > min(_UNITS)).any():
+    if (time.abs() >= _UNITS[0].below).any():
         size = pl.lit(time).abs()
-        divisor = pl.coalesce(*(pl.when(size > least).then(unit) for least, unit in _UNITS.items()), 1)
-        time = pl.select(pl.lit(time) // divisor).to_series()
+        *smaller, largest = _UNITS
+        divisor = pl.coalesce(*(pl.when(size < unit.below).then(unit.per_second) for unit in smaller))
+        time = pl.select(pl.lit(time) // divisor.fill_null(largest.per_second)).to_series()
     others = (time.is_null() & text.is_not_null()).arg_true()
     if others.len():
-        time = time.scatter(others, _seconds_of_dates(text.gather(others)))
+        time = time.scatter(others, micros_of_dates(text.gather(others)) // 10**6)
     return time.alias(text.name)
 
 
-def _seconds_of_dates(text: pl.Series) -> pl.Series:
+def find_times(frame: pl.LazyFrame, value: pl.Expr, dtype: pl.DataType) -> Times:
+    """Finds the form that most values of a column have. One number does not say its unit, but all of them do.
+
+    Numbers are seconds, milliseconds, microseconds or nanoseconds since 1970. For texts of dates see `micros_of_dates`.
+    """
+    forms = _forms(value, dtype)
+    about = [
+        [v.count().alias(f"{n} count"), v.min().alias(f"{n} min"), v.max().alias(f"{n} max")] for n, v in forms.items()
+    ]
+    found = frame.select(*(expr for three in about for expr in three)).collect(engine="streaming").row(0, named=True)
+    form = max(forms, key=lambda name: found[f"{name} count"])
+    days = [_day(found[f"{form} {end}"]) for end in ("min", "max")]
+    return Times(f"{form}, {' to '.join(days)}" if all(days) else form, forms[form])
+
+
+def micros_of_dates(text: pl.Series) -> pl.Series:
+    """Microseconds since 1970 (int64) of dates; null for anything else.
+
+    Dates are those of ISO 8601, with or without a time and an offset, and looser ones: 2005-04-02, 2005/4/2 23:53,
+    2005-04-02T23:53:47.5+02:00, 2005-04-02 23:53:47 GMT, 20050402T235347Z. A time without an offset is UTC.
+    """
     dates = text.str.to_datetime(_USUAL, time_unit="us", strict=False)
-    if dates.null_count():
-        part = pl.lit(text).str.strip_chars().str.extract_groups(_DATE).struct
+    if dates.null_count() > text.null_count():  # slower, so only if some date is written in another way
+        dashed = pl.lit(text).str.strip_chars().str.replace(_BASIC, "${1}-${2}-${3}T${4}:${5}:${6}")
+        part = dashed.str.extract_groups(_DATE).struct
         whole = pl.concat_str(
             part[0].str.replace_all("/", "-", literal=True),
             pl.lit(" "),
             part[1].fill_null("00:00"),
             part[2].fill_null(":00"),
-            part[3].str.replace("UTC", "Z", literal=True).fill_null("Z"),
+            part[3].str.replace("(?i)^[A-Z]+$", "Z").fill_null("Z"),
         )
         parsed = whole.str.to_datetime(f"{_USUAL}%#z", time_unit="us", time_zone="UTC", strict=False)
         dates = pl.select(parsed).to_series()
-    return dates.dt.epoch("s")
+    return dates.dt.epoch("us")
+
+
+def _forms(value: pl.Expr, dtype: pl.DataType) -> dict[str, pl.Expr]:
+    """Form -> microseconds of the values that have this form, null for all others."""
+    if isinstance(dtype, pl.Datetime | pl.Date):
+        if isinstance(dtype, pl.Datetime) and dtype.time_zone is not None:
+            value = value.dt.convert_time_zone("UTC").dt.replace_time_zone(None)
+        return {"dates and times": value.cast(pl.Datetime("us")).cast(pl.Int64)}
+    if dtype == pl.String:
+        value = value.str.strip_chars()
+    whole, number = value.cast(pl.Int64, strict=False), value.cast(pl.Float64, strict=False)
+    forms: dict[str, pl.Expr] = {}
+    low = 0
+    for unit, per_second, below in _UNITS:
+        inside = (number.abs() >= low) & (number.abs() < below)
+        exact = whole * (10**6 // per_second) if per_second <= 10**6 else whole // (per_second // 10**6)
+        rounded = (number * (10**6 / per_second)).cast(pl.Int64, strict=False)
+        # a fraction counts only where the number is not whole
+        forms[unit] = pl.when(inside).then(pl.when(whole == number).then(exact).otherwise(rounded))
+        low = below
+    if dtype == pl.String:
+        text = pl.when(number.is_null()).then(value)
+        forms["dates and times"] = text.map_batches(micros_of_dates, pl.Int64, is_elementwise=True)
+    return forms
+
+
+def _day(micros: int | None) -> str:
+    """A day since 1980, the first of which data are likely."""
+    if micros is None or micros < 315_532_800_000_000:
+        return ""
+    return str(pl.Series([micros // 86_400_000_000], dtype=pl.Int32).cast(pl.Date)[0])

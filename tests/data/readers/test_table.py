@@ -56,13 +56,16 @@ def collected(tables: RawTables) -> list[list[dict[str, Any]]]:
 def write_all(folder: Path, frame: pl.DataFrame, name: str) -> dict[str, str]:
     """One table in all formats."""
     plain = frame.with_columns(pl.col(pl.List(pl.String)).list.join("|"))
-    paths = {kind: str(folder / f"{name}.{kind}") for kind in ("parquet", "csv", "tsv", "jsonl", "json", "jsonl.gz")}
+    kinds = ("parquet", "csv", "tsv", "jsonl", "json", "jsonl.gz", "JSONL.GZ", "jsonl.zst")
+    paths = {kind: str(folder / f"{name}.{kind}") for kind in kinds}
     frame.write_parquet(paths["parquet"])
     plain.write_csv(paths["csv"])
     plain.write_csv(paths["tsv"], separator="\t", quote_style="never")
     frame.write_ndjson(paths["jsonl"])
     Path(paths["json"]).write_text(json.dumps(frame.to_dicts()))
-    Path(paths["jsonl.gz"]).write_bytes(gzip.compress(Path(paths["jsonl"]).read_bytes()))
+    for kind in ("jsonl.gz", "JSONL.GZ"):
+        Path(paths[kind]).write_bytes(gzip.compress(Path(paths["jsonl"]).read_bytes()))
+    frame.lazy().sink_ndjson(paths["jsonl.zst"], compression="zstd")
     return paths
 
 
@@ -207,7 +210,7 @@ BAD: dict[str, tuple[str, list[Any], int, str]] = {
 }
 
 
-@pytest.mark.parametrize("kind", ["parquet", "csv", "jsonl"])
+@pytest.mark.parametrize("kind", ["parquet", "csv", "jsonl", "jsonl.zst"])
 @pytest.mark.parametrize("fault", BAD)
 def test_a_bad_row_is_named_counted_and_skipped(fault: str, kind: str, tmp_path: Path) -> None:
     column, values, row, problem = BAD[fault]
@@ -307,9 +310,12 @@ def test_titles_come_from_the_interactions_or_are_the_ids() -> None:
     assert collected(both)[1] == [{"item": i, "title": t} for i, t in names.rows()]
     features = reader(CLICKS.join(names, on="sku"), ITEMS.drop("name", "tags")).tables
     assert collected(features)[1][0] == {"brand": "x", "item": "a", "new": True, "price": 1.5, "title": "Anvil"}
+    assert not both.no_titles
+    assert not features.no_titles
     plain = reader(CLICKS).tables
     assert collected(plain)[1] == [{"item": i, "title": i} for i in "abc"]
-    assert any("no titles" in note for note in plain.notes)
+    assert plain.no_titles
+    assert reader(CLICKS, ITEMS.drop("name")).tables.no_titles
 
 
 def test_the_notes_say_what_became_of_each_column() -> None:
@@ -318,7 +324,7 @@ def test_the_notes_say_what_became_of_each_column() -> None:
         "data.interactions: user = user_id; item = sku; label = clicked; timestamp = ts (seconds, "
     )
     assert "2023-11-14" in clicks
-    assert clicks.endswith("not used position")
+    assert clicks.endswith("not used: position")
     assert items == (
         "data.items: item = sku; title = name; features price (quantiles), brand (category), tags (list), new (boolean)"
     )
@@ -343,11 +349,16 @@ def test_kinds_of_a_text_file_are_found_by_its_content(tmp_path: Path) -> None:
     tables = reader(CLICKS.with_columns(sku=pl.Series([0, 1, 2, 3])), str(tmp_path / "items.csv")).tables
     assert tables.notes[1].split("features ")[1] == (
         "count (quantiles), year (quantiles), flag (boolean), kind (category), words (list), listed (list); "
-        "not used url (most rows have a value of their own), nothing (empty)"
+        "not used: url (most rows have a value of their own), nothing (empty)"
     )
     row = tables.items.collect_unique("item", "error", Counter()).row(1, named=True)
     assert (row["count"], row["flag"], row["words"], row["listed"]) == (1.0, False, ["w1", "w1"], ["a, 1"])
     assert row["year"] is None
+
+
+def test_times_of_day_and_durations_are_seconds() -> None:
+    times = ITEMS.select("sku", "name", noon=pl.time(12), wait=pl.duration(minutes=1.5, time_unit="ms"))
+    assert collected(reader(CLICKS, times).tables)[1][0] == {"item": "a", "noon": 43200, "title": "Anvil", "wait": 90}
 
 
 def test_named_features_are_of_the_named_kinds_and_the_only_ones() -> None:
@@ -360,5 +371,8 @@ def test_named_features_are_of_the_named_kinds_and_the_only_ones() -> None:
         reader(CLICKS, ITEMS, features={"brand": "number"}).tables.items.collect(["item"], "error", Counter())
     with pytest.raises(DataError, match=r"data.features: clicked is one of the columns that samples are made of"):
         reader(CLICKS, ITEMS, features={"clicked": "boolean"}).tables  # noqa: B018
+    wrong: Any = {"brand": "sort"}
+    with pytest.raises(DataError, match=r"data.features.brand: no kind is called 'sort'. Fix: choose from number, "):
+        reader(CLICKS, ITEMS, features=wrong).tables  # noqa: B018
     with pytest.raises(DataError, match=r"data.features.tags: a column of type List\(String\) cannot be .* number"):
         reader(CLICKS, ITEMS, features={"tags": "number"}).tables  # noqa: B018

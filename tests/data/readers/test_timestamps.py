@@ -1,36 +1,55 @@
-"""Times since 1970 in several units, and dates, are seconds; anything else is null."""
+"""Times since 1970 in several units, and dates, are seconds in the datasets and microseconds in tables of one's own."""
 
 import polars as pl
+import pytest
 
-from expctr.data.readers.timestamps import seconds
+from expctr.data.readers.timestamps import find_times, seconds
 
 NOON = 1112486027  # 2005-04-02 23:53:47 UTC
+TIMES = {
+    "1112486027": NOON,
+    "1112486027.9": NOON + 0.9,
+    "1.112486027e9": NOON,
+    "1112486027125": NOON + 0.125,
+    "1112486027125250": NOON + 0.12525,
+    "1112486027125250999": NOON + 0.12525,
+    "-1": -1,
+    "2005-04-02 23:53:47": NOON,
+    " 2005-04-02 23:53:47 ": NOON,
+    "2005-04-02T23:53:47Z": NOON,
+    "2005-04-02t23:53:47z": NOON,
+    "2005-04-02T23:53:47.999": NOON + 0.999,
+    "2005-04-03 01:53:47+02:00": NOON,
+    "2005-04-03 01:53:47.5+02": NOON + 0.5,
+    "2005-04-02 18:53:47 -0500": NOON,
+    "2005-04-02 23:53:47 UTC": NOON,
+    "2005-04-02 23:53:47 GMT": NOON,
+    "2005-04-02T23:53+00:00": NOON - 47,
+    "2005/4/2 23:53:47": NOON,
+    "2005-04-02 23:53": NOON - 47,
+    "2005-04-02": 1112400000,
+    "20050402T235347": NOON,
+    "20050402T235347.5Z": NOON + 0.5,
+    "2005-13-02": None,
+    "2005-04-02-05": None,
+    "2.4.2005": None,
+    "2005092T235347": None,
+    "yesterday": None,
+    "nan": None,
+    "inf": None,
+    "": None,
+    None: None,
+}
 
 
-def test_numbers_and_dates() -> None:
-    times = {
-        "1112486027": NOON,
-        "1112486027.9": NOON,
-        "1.112486027e9": NOON,
-        "1112486027123": NOON,
-        "1112486027123456": NOON,
-        "1112486027123456789": NOON,
-        "-1": -1,
-        "2005-04-02 23:53:47": NOON,
-        "2005-04-02T23:53:47Z": NOON,
-        "2005-04-02T23:53:47.999": NOON,
-        "2005-04-03 01:53:47+02:00": NOON,
-        "2005-04-02 18:53:47 -0500": NOON,
-        "2005-04-02 23:53:47 UTC": NOON,
-        "2005/4/2 23:53:47": NOON,
-        "2005-04-02 23:53": NOON - 47,
-        "2005-04-02": 1112400000,
-        "2005-13-02": None,
-        "2.4.2005": None,
-        "yesterday": None,
-        "nan": None,
-        "inf": None,
-        "": None,
-    }
-    assert seconds(pl.Series("t", [*times])).to_list() == [*times.values()]
-    assert seconds(pl.Series("t", ["1", None])).to_list() == [1, None]
+def test_seconds_of_each_value() -> None:
+    whole = [time if time is None else int(time) for time in TIMES.values()]
+    assert seconds(pl.Series("t", [*TIMES])).to_list() == whole
+
+
+@pytest.mark.parametrize("text", TIMES)
+def test_a_column_of_the_same_text_is_read_alike(text: str | None) -> None:
+    frame = pl.LazyFrame({"t": [text]}, schema={"t": pl.String})
+    found = frame.select(find_times(frame, pl.col("t"), pl.String()).micros).collect().item()
+    expected = TIMES[text]
+    assert found == (None if expected is None else round(expected * 10**6))
