@@ -86,7 +86,7 @@ def make_samples(
     summary.count_samples(samples)
     for name, share in zip(SPLITS, options.fractions, strict=True):
         if not summary.splits[name]["samples"] and (splits or share):
-            raise _empty_split(name, samples.height, summary, own=bool(splits))
+            raise _empty_split(name, samples.height, summary, options, own=bool(splits))
     return samples, summary
 
 
@@ -115,11 +115,16 @@ def _choose(
     return Targets(events, rows, split, entries)
 
 
-def _empty_split(name: str, samples: int, summary: DataSummary, own: bool) -> DataError:
+def _empty_split(name: str, samples: int, summary: DataSummary, options: SampleOptions, own: bool) -> DataError:
     reasons = "; ".join(f"{reason}: {count:,}" for reason, count in summary.samples_dropped.items())
     fix = "raise data.samples.targets_per_user or the share in data.samples.fractions"
     if own:
         fix = f"check that the users of data.splits.{name} have earlier rows in data.splits.train"
+    if options.same_time == "drop" and options.order == "time" and summary.tied > 0.5:
+        fix = (
+            f"{summary.tied:.0%} of the rows have the time of another row of their user, and are in no history of it: "
+            f"keep them with data.samples.same_time: keep, or {fix}"
+        )
     return DataError(
         f"the {name} split is empty: {samples} samples from {summary.users} users in all"
         f"{f', not used: {reasons}' if reasons else ''}. Fix: {fix}, or lower data.samples.min_ratings or "

@@ -11,7 +11,7 @@ from expctr.data.options import SampleOptions
 from expctr.data.query import make_query
 from expctr.data.readers.columns import TableColumns
 from expctr.data.table import TABLE, TableDataModule
-from expctr.errors import UserError
+from expctr.errors import DataError, UserError
 
 CLICKS = pl.DataFrame(
     {
@@ -100,6 +100,12 @@ def test_what_has_the_targets_own_time_is_not_in_its_history() -> None:
     time = {(user, item): moment for user, item, moment in page.select("user_id", "sku", pl.col("ts") * 10**6).rows()}
     for user, moment, history in data.samples.select("user", "timestamp", "history").rows():
         assert all(time[user, item] < moment for item in history)
+
+
+def test_a_log_of_one_day_per_user_is_told_of_same_time() -> None:
+    daily = CLICKS.with_columns(ts=pl.lit("2024-03-01"))
+    with pytest.raises(DataError, match=r"train split is empty.*100% of the rows.*data.samples.same_time: keep"):
+        prepared(daily, ITEMS)
 
 
 def test_labels_thresholds_and_negatives_must_fit() -> None:

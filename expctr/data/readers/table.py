@@ -191,21 +191,23 @@ class TableReader:
         return _typed(source, columns, checks)
 
     def _read_items(self) -> RawTable:
-        """The items with titles: of the table of items, else of the interactions, else their ids."""
+        """The items with titles: of the table of items, else of the interactions; without any, their ids."""
         table = self._read_side("items", "item", "title") if "items" in self._side else None
         if is_ready(self.found):
             return all_items([*self._interactions.values()], table)
-        if table is not None and self._items_have_titles:
-            return table
         rows = [table.frame.filter(pl.col("problem").is_null()) for table in self._interactions.values()]
         titled = [frame for frame in rows if "title" in frame.collect_schema()]
+        if table is not None and self._items_have_titles and not titled:
+            return table
         seen = pl.concat([frame.select("item", title="title" if titled else "item") for frame in titled or rows])
         seen = seen.filter(pl.col("title") != "").unique().sort("item", "title")
         if table is None:
             first = next(iter(self._interactions.values()))
             return replace(first, frame=seen.with_columns(problem=pl.lit(None, pl.String)), may_be_empty=True)
         seen = seen.unique("item", keep="first", maintain_order=True)
-        return replace(table, frame=table.frame.join(seen, on="item", how="full", coalesce=True))
+        frame = table.frame.join(seen.rename({"title": "seen"}), on="item", how="full", coalesce=True)
+        titles = [pl.col(name).replace("", None) for name in ("title", "seen") if name in frame.collect_schema()]
+        return replace(table, frame=frame.with_columns(pl.coalesce(titles).alias("title")).drop("seen"))
 
     @property
     def _items_have_titles(self) -> bool:

@@ -312,6 +312,13 @@ def test_titles_come_from_the_interactions_or_are_the_ids() -> None:
     assert collected(features)[1][0] == {"brand": "x", "item": "a", "new": True, "price": 1.5, "title": "Anvil"}
     assert not both.no_titles
     assert not features.no_titles
+    part = ITEMS.drop("tags")[:2].with_columns(name=pl.Series(["An anvil", None]))
+    found = collected(reader(CLICKS.join(names, on="sku"), part).tables)[1]
+    assert [(row["item"], row["title"], row["brand"]) for row in found] == [
+        ("a", "An anvil", "x"),
+        ("b", "Bell", "y"),
+        ("c", "Cup", None),
+    ]
     plain = reader(CLICKS).tables
     assert collected(plain)[1] == [{"item": i, "title": i} for i in "abc"]
     assert plain.no_titles
