@@ -15,24 +15,24 @@ def check_alike(tables: Mapping[str, tuple[str, Mapping[str, str]]]) -> None:
         tables: path and columns (role -> name) of each, by option, such as `data.splits.val`.
     """
     first, *others = tables
+    named = {option: option if path == option else f"{option} ({path})" for option, (path, _) in tables.items()}
     for option in others:
-        (first_path, first_found), (path, found) = tables[first], tables[option]
-        if is_ready(found) != is_ready(first_found):
+        expected, found = tables[first][1], tables[option][1]
+        if is_ready(found) != is_ready(expected):
             here, there = ("ready", "plain") if is_ready(found) else ("plain", "ready")
             raise DataError(
-                f"{option}: {path} has {here} rows, but {first} ({first_path}) has {there} rows. Fix: give all of "
-                "data.splits columns of histories, or none of them"
+                f"{named[option]} has {here} rows, but {named[first]} has {there} rows. Fix: give all of data.splits "
+                "columns of histories, or none of them"
             )
-        wanted, got = _outcome(first_found), _outcome(found)
+        wanted, got = _outcome(expected), _outcome(found)
         if wanted == got:
             continue
         has, lacks = (first, option) if wanted else (option, first)
         role = wanted or got or ""
-        other = f", but a {got} in its column {found[got]!r}" if wanted and got else ""
+        other = f"; its column {found[got]!r} is a {got}" if wanted and got else ""
         raise DataError(
-            f"{lacks}: {tables[lacks][0]} has no {role}{other}. In {has} ({tables[has][0]}) the {role} is the column "
-            f"{tables[has][1][role]!r}. Fix: give {tables[lacks][0]} this column; or name one that all of data.splits "
-            "have in data.columns.label or data.columns.rating"
+            f"{named[lacks]} has no column {tables[has][1][role]!r}, which is the {role} of {named[has]}{other}. Fix: "
+            "give it this column; or name one that all of data.splits have in data.columns.label or data.columns.rating"
         )
 
 

@@ -260,12 +260,21 @@ def test_a_named_column_that_is_missing_gets_the_nearest_names() -> None:
 
 
 OTHER_SPLITS: dict[str, tuple[tuple[str, str], str]] = {
-    "no label in val": (("val", "-clicked"), r"data.splits.val: .*val.csv has no label. .*\(.*train.csv\).*'clicked'"),
-    "no label in test": (("test", "-clicked"), r"data.splits.test: .*test.csv has no label"),
-    "no label in train": (("train", "-clicked"), r"data.splits.train: .*train.csv has no label. In data.splits.val"),
-    "a rating in test": (("test", "stars"), r"data.splits.test: .* has no label, but a rating in its column 'stars'"),
-    "ready rows in val": (("val", "liked"), r"data.splits.val: .* has ready rows, but data.splits.train .* plain rows"),
-    "ready rows in train": (("train", "liked"), r"data.splits.val: .* has plain rows, but data.splits.train .* ready"),
+    "no label in val": (
+        ("val", "-clicked"),
+        r"data.splits.val \(.*val.csv\) has no column 'clicked', which is the label of data.splits.train \(.*train.csv",
+    ),
+    "no label in test": (("test", "-clicked"), r"data.splits.test \(.*test.csv\) has no column 'clicked'"),
+    "no label in train": (
+        ("train", "-clicked"),
+        r"data.splits.train .*no column 'clicked', .* label of data.splits.val",
+    ),
+    "a rating in test": (
+        ("test", "stars"),
+        r"data.splits.test .* no column 'clicked'.*; its column 'stars' is a rating",
+    ),
+    "ready rows in val": (("val", "liked"), r"data.splits.val .* has ready rows, but data.splits.train .* plain rows"),
+    "ready rows in train": (("train", "liked"), r"data.splits.val .* has plain rows, but data.splits.train .* ready"),
 }
 
 
