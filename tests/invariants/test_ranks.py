@@ -66,6 +66,7 @@ def test_a_run_goes_on_from_any_number_of_ranks(one: Path, world: World) -> None
     assert "--config fsdp" in refused.output
 
 
+@pytest.mark.slow
 def test_other_ways_through_a_step_agree_too(world: World) -> None:
     """Started as a user would: the launcher runs the command again for the second rank."""
     expctr("fit", *world.options("grouped", "grouped")).ok()

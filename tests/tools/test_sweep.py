@@ -170,6 +170,7 @@ def heard() -> Iterator[None]:
     signal.signal(signal.SIGINT, before)
 
 
+@pytest.mark.slow
 def test_ctrl_c_stops_the_runs_too(world: World, heard: None) -> None:
     run = world.folder / "stopped" / NAMES[0]
     line = [sys.executable, "-m", "tools.sweep", *arguments(world, "stopped", *TWO[:-2])]

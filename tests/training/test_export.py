@@ -272,6 +272,7 @@ def test_what_an_adapter_of_responses_means_is_said_and_its_exact_use_works(worl
     assert (usual - expected).abs().max() > 1e-4
 
 
+@pytest.mark.slow
 def test_a_sharded_run_exports_the_same(out: Path, world: World) -> None:
     options = [*world.options("two"), *sharded(2)]
     run = world.once("two", ["fit", *options], ["test", *options, "--data.init_args.eval_batch_size=1"], ranks=2)
