@@ -33,7 +33,7 @@ class Stage:
         self.saved: list[tuple[int, int]] = []
         checkpoint = RunCheckpoint()
         checkpoint.save = lambda trainer, epoch, batch: self.saved.append((epoch, batch))  # type: ignore[method-assign]
-        state, common = SimpleNamespace(fn="fit"), {"logger": None, "is_global_zero": True, "num_training_batches": 9}
+        state, common = SimpleNamespace(fn="fit"), {"loggers": [], "is_global_zero": True, "num_training_batches": 9}
         self.fake = SimpleNamespace(state=state, checkpoint_callbacks=[checkpoint], current_epoch=0, **common)
         self.module._trainer = cast(Any, self.fake)
 

@@ -59,10 +59,16 @@ def test_a_gzip_file_cut_short_is_refused(tmp_path: Path, cut: int, mode: str) -
 
 def test_other_bytes_in_a_gzip_file_are_refused(tmp_path: Path) -> None:
     path = tmp_path / "Books.json.gz"
-    for content in (GOOD, gzip.compress(GOOD) + b"garbage"):
+    for content in (b"\x1e" + gzip.compress(GOOD)[1:], gzip.compress(GOOD) + b"garbage"):
         path.write_bytes(content)
         with pytest.raises(DataError, match=r"cannot read .*Books.json.gz"):
             amazon.read_interactions(path).collect(["user"], "skip", Counter())
+
+
+def test_a_plain_file_called_gzip_is_read_as_what_it_is(tmp_path: Path) -> None:
+    path = tmp_path / "Books.json.gz"
+    path.write_bytes(GOOD)
+    assert amazon.read_interactions(path).collect(["user"], "error", Counter()).height
 
 
 @pytest.mark.parametrize("time", ["inf", "nan", "1e999", "1e300", "-1e300"])

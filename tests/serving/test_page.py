@@ -114,7 +114,7 @@ def test_titles_are_typed_one_per_line(page: Any, server: tuple[str, ByHand]) ->
     page.find_element(By.ID, "target").send_keys("Seven")
     page.find_element(By.ID, "ask").click()
     wait(lambda: answer(page))
-    asked = server[1].asked[-1]
+    asked = next(request for request in reversed(server[1].asked) if request["kind"] == "explain")
     assert (asked["user"], asked["liked"], asked["disliked"]) == (None, ["Heat", "Fargo"], [])
 
 

@@ -134,8 +134,9 @@ def vector(world: World, text: str) -> Tensor:
 def samples(world: World, run: str, cache: Path) -> dict[int, dict[str, Any]]:
     """A run's rows by sample; not of the world's cache, which has other tests' samples, too."""
     expctr("prepare", *world.options(run), f"--data.init_args.cache_dir={cache}").ok()
-    (cached,) = cache.glob("*.parquet")
-    return {row["sample"]: row for row in pl.read_parquet(cached).to_dicts()}
+    tables = [pl.read_parquet(path) for path in cache.glob("*.parquet")]  # the samples, and the items with a title
+    (found,) = (table for table in tables if "sample" in table.columns)
+    return {row["sample"]: row for row in found.to_dicts()}
 
 
 def assert_deepfm(world: World, run: Path, out: Path, rows: dict[int, dict[str, Any]]) -> None:

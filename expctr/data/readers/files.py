@@ -95,6 +95,9 @@ def check_file(path: Path) -> None:
             packed = next((kind for magic, kind in _ARCHIVES.items() if start.startswith(magic)), None)
             if packed:
                 raise DataError(f"a {packed} archive, {path}. Fix: unpack it; gzip and zstd files are read as they are")
+            is_text = start.isascii() and min(start, default=9) >= 9  # unpacked, with its name left as it was
+            if path.suffix == ".gz" and not is_text and not start.startswith((b"\x1f\x8b", b"\x28\xb5\x2f\xfd")):
+                raise DataError(f"cannot read {path}: its first bytes are damaged. Fix: download it again")
             return
         exists = os.path.lexists(path)
     except OSError as error:
