@@ -240,6 +240,7 @@ def test_a_spoilt_run_names_stage_and_rows_and_keeps_its_checkpoint(what: str, r
     assert str(newest) in line
 
 
+@pytest.mark.slow
 def test_after_a_spoilt_ctr_step_the_run_goes_on_to_the_same_end(run: Path, world: World) -> None:
     options = world.options("spoilt-ctr-step")
     outcome = expctr("fit", *options, *poison(2, 2, "ctr"))
@@ -249,6 +250,7 @@ def test_after_a_spoilt_ctr_step_the_run_goes_on_to_the_same_end(run: Path, worl
     assert last(curves(world.folder / "spoilt-ctr-step")) == last(curves(run))
 
 
+@pytest.mark.slow
 def test_other_options_go_on_from_the_good_checkpoint_in_another_folder(world: World) -> None:
     one_stage = "--stages.rounds=0"
     output = expctr("fit", *world.options("spoilt-first"), *poison(0, 3, "critic"), one_stage).output

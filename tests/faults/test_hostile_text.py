@@ -203,6 +203,7 @@ def test_printed_text_has_no_escape_sequence_and_is_no_longer_than_asked() -> No
     assert printable("Emma" * 1_000_000, 4) == "Emma..."
 
 
+@pytest.mark.slow
 def test_an_error_line_has_no_escape_sequence(world: World) -> None:
     outcome = expctr("fit", *world.options("refused"), "--data.init_args.path=/no\x1b[31m\u202ewhere[bold]")
     assert outcome.code == 2

@@ -119,6 +119,7 @@ def test_a_base_in_4_bits_trains_the_same_on_two_ranks(world: World) -> None:
     assert_tables_agree(two, one)
 
 
+@pytest.mark.slow
 @pytest.mark.int8
 def test_a_base_in_8_bits_trains_the_same_sharded(world: World) -> None:
     """On one rank: bitsandbytes chooses what it keeps in 16 bits by all rows of a batch, and two ranks have others."""

@@ -126,6 +126,7 @@ def test_finished_points_stay_and_missing_points_run(swept: Path, world: World, 
     assert (swept / "sweep.json").read_text() == before
 
 
+@pytest.mark.slow
 def test_a_killed_point_resumes_and_has_the_same_result(
     swept: Path, world: World, fast: None, capsys: pytest.CaptureFixture[str]
 ) -> None:
