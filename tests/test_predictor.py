@@ -1,6 +1,8 @@
 """A trained run in Python, and the pairs of a file."""
 
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, cast
 
 import polars as pl
 import pytest
@@ -218,3 +220,18 @@ def test_the_command_scores_a_file(
     written = pl.read_csv(tmp_path / "out.csv", infer_schema=False)
     assert written["price"].to_list() == ["007", "1"]
     assert float(written["s_r"][0]) == pytest.approx(predictor.score(written.select("user", "item"))["s_r"][0])
+
+
+@pytest.mark.parametrize("option", ["--out=scores.csv", "--explain=none", "--force=true"])
+def test_an_option_of_pairs_without_pairs_is_refused(
+    run: Path, option: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit):
+        run_cli(["predict", str(run), option])
+    assert "Fix: give --pairs FILE" in capsys.readouterr().err
+
+
+def test_a_ranking_needs_a_ctr_model_without_sentences(tmp_path: Path) -> None:
+    scorer = SimpleNamespace(columns={"score": pl.Float64()})
+    with pytest.raises(UserError, match=r"explain: top:3 needs a run of ExpCTRModule"):
+        predict_pairs(cast(Any, scorer), tmp_path / "pairs.csv", tmp_path / "out.csv", "top:3", tmp_path)

@@ -152,6 +152,9 @@ class Trainer(L.Trainer):
             force: overwrite `out`.
         """
         if pairs is None:
+            of_pairs = {"out": out is not None, "explain": explain != "all", "force": force}
+            if idle := [name for name, given in of_pairs.items() if given]:
+                raise UserError(f"{', '.join(idle)}: only pairs of a file have such options. Fix: give --pairs FILE")
             return super().predict(model, dataloaders, datamodule, return_predictions, ckpt_path, weights_only)
         assert isinstance(model, (StagedModule, ScoringModule))
         assert isinstance(datamodule, RatingsDataModule)

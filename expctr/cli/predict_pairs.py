@@ -56,6 +56,8 @@ def predict_pairs(predictor: Predictor, pairs: Path, out: Path, explain: str, ch
     Returns:
         The number of pairs that could not be scored, by reason.
     """
+    if _top(explain) and "s_plain" not in predictor.columns:
+        raise UserError(f"explain: {explain} needs a run of ExpCTRModule whose CTR model is trained. Fix: leave it out")
     table = _scan(pairs)
     count = int(table.select(pl.len()).collect().item())
     rows = PairRows(predictor.data, _users(table))

@@ -1,7 +1,7 @@
 """What looks wrong in a dataset's samples, each with what to do about it; `expctr prepare` prints it."""
 
 from expctr.data.options import SampleOptions
-from expctr.data.summary import COPIES, SUPERSEDED, DataSummary
+from expctr.data.summary import BEYOND_MAX_SAMPLES, COPIES, SUPERSEDED, DataSummary
 
 _FEW = 10  # rows of a label
 _DRIFT, _ERRORS = 0.1, 4.0  # a difference of base rates that matters, in itself and in standard errors
@@ -70,6 +70,8 @@ def _labels(summary: DataSummary, options: SampleOptions, more: str) -> list[str
         return []
     scale = f"check data.samples.threshold ({options.threshold or 0:g}) against the scale of the ratings"
     labels = "check that the column of labels is the right one" if options.threshold is None else scale
+    if summary.samples_dropped.get(BEYOND_MAX_SAMPLES):
+        more = "raise data.samples.max_samples"
     return [
         f"few rows of a label: {', '.join(few)}. Below {_FEW} rows an AUC is mostly chance, and without any there is "
         f"none. Fix: {labels}, or {more}"

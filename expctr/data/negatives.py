@@ -8,6 +8,7 @@ import polars as pl
 from expctr.data.interactions import is_liked
 from expctr.data.options import SampleOptions
 from expctr.data.random_draws import Draws, Ints, draws_of_ids, id_codes, mix, redraw
+from expctr.data.sample_rows import target_features
 from expctr.data.summary import DataSummary
 from expctr.errors import DataError
 
@@ -43,7 +44,7 @@ def with_negatives(
     names = pl.DataFrame({"code": drawn[place, slot], "place": place}).join(
         codes, on="code", how="left", maintain_order="left"
     )
-    side = items.rename({"item": "target"} | {c: f"target_{c}" for c in items.columns if c != "item"})
+    side = target_features(items)
     negatives = samples[place].drop(column for column in side.columns if column in samples.columns)
     negatives = negatives.with_columns(names["item"].cast(pl.String).alias("target"))
     negatives = negatives.join(side, on="target", how="left", maintain_order="left").with_columns(

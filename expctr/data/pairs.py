@@ -7,7 +7,7 @@ import polars as pl
 from expctr.data.catalogue import Item
 from expctr.data.datamodules import RatingsDataModule
 from expctr.data.readers.values import as_id, as_list
-from expctr.data.sample_rows import HistoryEntry, find_history
+from expctr.data.sample_rows import HistoryEntry, find_history, history_lists, target_features
 from expctr.errors import DataError
 
 COLUMNS = ("user", "item", "liked_titles", "disliked_titles", "target_title")
@@ -146,18 +146,8 @@ class PairRows:
 
     def _with_features(self, pairs: pl.DataFrame, entries: pl.DataFrame) -> pl.DataFrame:
         """Adds the histories, and the side features of known users and items."""
-        liked = pl.col("liked")
-        lists = entries.group_by("pair", maintain_order=True).agg(
-            pl.col("item").alias("history"),
-            liked.alias("history_liked"),
-            *(
-                pl.col(column).filter(kept).alias(name + ending)
-                for name, kept in (("liked", liked), ("disliked", ~liked))
-                for column, ending in (("item", ""), ("title", "_titles"))
-            ),
-        )
-        items = self.data.catalogue.items.drop("title")
-        items = items.rename({name: f"target_{name}" for name in items.columns}).rename({"target_item": "target"})
+        lists = entries.group_by("pair", maintain_order=True).agg(history_lists(pl.col("liked")))
+        items = target_features(self.data.catalogue.items.drop("title"))
         users = self.data.samples.select("user", "^user_.*$").unique("user", keep="first", maintain_order=True)
         return (
             pairs.select("pair", pl.when(~pl.col("typed")).then("user").alias("user"), "target", "target_title")

@@ -1,4 +1,4 @@
-"""Sample rows for people who are not in the ratings: typed titles as rows of the table of `make_samples`."""
+"""Parts of sample rows: histories and targets, of ratings or of typed titles, as in the table of `make_samples`."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
@@ -50,6 +50,28 @@ def with_history(row: Mapping[str, Any], history: Sequence[HistoryEntry]) -> dic
         items = [item for item, liked in history if liked is kind]
         changed |= {name: [item.id for item in items], f"{name}_titles": [item.title for item in items]}
     return changed
+
+
+def history_lists(liked: pl.Expr) -> list[pl.Expr]:
+    """The columns of a sample's history, aggregated from its entries (`item` and `title`, oldest first).
+
+    Args:
+        liked: whether an entry was liked.
+    """
+    item, title = pl.col("item"), pl.col("title")
+    return [
+        item.filter(liked).alias("liked"),
+        title.filter(liked).alias("liked_titles"),
+        item.filter(~liked).alias("disliked"),
+        title.filter(~liked).alias("disliked_titles"),
+        item.alias("history"),
+        liked.alias("history_liked"),
+    ]
+
+
+def target_features(items: pl.DataFrame) -> pl.DataFrame:
+    """Items as targets of samples: `target`, and their other columns as `target_*`."""
+    return items.rename(lambda name: "target" if name == "item" else f"target_{name}")
 
 
 def as_samples(rows: Sequence[Mapping[str, Any]], like: pl.DataFrame) -> pl.DataFrame:

@@ -17,6 +17,7 @@ from expctr.data.options import IGNORED_WITH_SPLITS, SPLITS, SampleOptions
 from expctr.data.random_draws import Ints, id_codes, redraw
 from expctr.data.readers.base import RawTable, RawTables
 from expctr.data.ready_rows import ready_targets
+from expctr.data.sample_rows import history_lists, target_features
 from expctr.data.summary import DataSummary
 from expctr.data.targets import Targets, draw_splits, draw_targets
 from expctr.data.unmatched_ids import explain_unmatched
@@ -200,22 +201,13 @@ def _assemble(targets: Targets, items: pl.DataFrame, options: SampleOptions) -> 
         target=pl.col("item").cast(pl.String),
         target_title=_titled(events[rows], items)["title"],
     )
-    liked = pl.col("is_liked")
-    lists = history.group_by("sample").agg(
-        pl.col("item").filter(liked).alias("liked"),
-        pl.col("title").filter(liked).alias("liked_titles"),
-        pl.col("item").filter(~liked).alias("disliked"),
-        pl.col("title").filter(~liked).alias("disliked_titles"),
-        pl.col("item").alias("history"),
-        liked.alias("history_liked"),
-    )
+    lists = history.group_by("sample").agg(history_lists(pl.col("is_liked")))
     samples = samples.join(lists, on="sample", how="left", maintain_order="left")
     samples = samples.with_columns(pl.col(pl.List(pl.String), pl.List(pl.Boolean)).fill_null([]))
     place = [name for name in ("place",) if name in events.columns]
     outcome = events[rows].select(is_liked(options).cast(pl.Int8).alias("label"), "rating", "timestamp", *place)
     samples = pl.concat([samples, outcome], how="horizontal")
-    side = items.drop("title").rename(lambda name: "target" if name == "item" else f"target_{name}")
-    return samples.join(side, on="target", how="left", maintain_order="left")
+    return samples.join(target_features(items.drop("title")), on="target", how="left", maintain_order="left")
 
 
 def _titled(events: pl.DataFrame, items: pl.DataFrame) -> pl.DataFrame:

@@ -17,6 +17,8 @@ COPIES = "same review (user, text, time) under another item"
 """The reason why a row is dropped of which another row holds the same."""
 SUPERSEDED = "earlier rating of the same item by the same user"
 """The reason why a row is dropped whose user rated the item again later."""
+BEYOND_MAX_SAMPLES = "beyond max_samples"
+"""The reason why a target is not used that the limit of samples leaves out."""
 
 
 @dataclass

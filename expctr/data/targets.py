@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from expctr.data.interactions import is_liked
 from expctr.data.options import SampleOptions
 from expctr.data.random_draws import Ints, draws_of_ids, redraw
+from expctr.data.summary import BEYOND_MAX_SAMPLES
 
 
 class Targets(NamedTuple):
@@ -51,7 +52,7 @@ def keep_subset(drawn: pl.DataFrame, options: SampleOptions, dropped: Counter[st
         drawn = drawn.filter(pl.col("turn") <= smaller)
     most = drawn.height if options.max_samples is None else options.max_samples // (1 + options.negatives)
     kept = drawn.sort("turn", "second").head(most)
-    dropped["beyond max_samples"] += drawn.height - kept.height
+    dropped[BEYOND_MAX_SAMPLES] += drawn.height - kept.height
     return kept["row"].to_numpy().astype(np.int64)
 
 

@@ -22,7 +22,7 @@ log = logging.getLogger(__name__)
 
 
 class ModelWorker(ls.LitAPI):  # type: ignore[misc]
-    """ModelWorker requests of any kind by one loaded run.
+    """Answers requests of any kind by one loaded run.
 
     Args:
         run: the run's folder.

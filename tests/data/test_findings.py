@@ -61,6 +61,12 @@ def test_each_kind_is_found_alone_and_comes_with_a_way_out(name: str) -> None:
     assert ". Fix: " in found
 
 
+def test_where_the_number_of_samples_is_limited_the_limit_is_what_to_raise() -> None:
+    few = replace(SOUND, splits={**SOUND.splits, "test": split(9, 0.5)}, samples_dropped={"beyond max_samples": 1})
+    (found,) = findings(few, OPTIONS)
+    assert found.endswith("or raise data.samples.max_samples")
+
+
 def test_copies_are_no_loss() -> None:
     copied = replace(SOUND, interactions=500, dropped={COPIES: 400, "item without a title": 100})
     assert findings(copied, OPTIONS) == []

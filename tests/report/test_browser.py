@@ -1,31 +1,20 @@
 """The page in a real Chromium: what is clicked and typed, what is fetched, how it looks on a phone and at night."""
 
 import json
-import shutil
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+from browser import NEEDS_BROWSER, By, Keys, open_browser, wait
 from fake_run import make_run
 
 from expctr.report.render import render
 from expctr.report.run import read_run
 
-webdriver = pytest.importorskip("selenium.webdriver", reason="selenium is not installed: pip install -e '.[test]'")
-from selenium.webdriver.common.by import By  # noqa: E402
-from selenium.webdriver.common.keys import Keys  # noqa: E402
-
-CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome") or shutil.which("chromium-browser")
-DRIVER = shutil.which("chromedriver")
-pytestmark = [
-    pytest.mark.cli,  # selenium starts the processes
-    pytest.mark.skipif(
-        not (CHROMIUM and DRIVER), reason="chromium and chromedriver are not installed: apt-get install chromium-driver"
-    ),
-]
+pytestmark = NEEDS_BROWSER
 
 NASTY = "</script><script>alert(1)</script><img src=https://example.org/x onerror=alert(2)> & Film"
 PAGE = 25
@@ -33,14 +22,8 @@ PAGE = 25
 
 @pytest.fixture(scope="module")
 def driver() -> Iterator[Any]:
-    options = webdriver.ChromeOptions()
-    options.binary_location = CHROMIUM
-    for flag in ("--headless=new", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage"):
-        options.add_argument(flag)
-    options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
-    made = webdriver.Chrome(options=options, service=webdriver.ChromeService(DRIVER))
-    yield made
-    made.quit()
+    with open_browser() as opened:
+        yield opened
 
 
 @pytest.fixture(scope="module")
@@ -70,14 +53,6 @@ def look(driver: Any, width: int = 1280, height: int = 900, scheme: str = "light
         {"name": "prefers-reduced-motion", "value": "reduce"},  # a click need not wait until the page has moved
     ]
     driver.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": features})
-
-
-def wait(until: Callable[[], bool]) -> None:
-    for _ in range(500):
-        if until():
-            return
-        time.sleep(0.02)
-    raise AssertionError("it did not happen in ten seconds")
 
 
 def count(page: Any) -> str:

@@ -1,36 +1,26 @@
 """The page in a real Chromium, with answers made by hand: asking by keyboard, hostile texts, a phone, the dark."""
 
-import shutil
 import threading
-import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import pytest
 import uvicorn
+from browser import NEEDS_BROWSER, ActionChains, By, Keys, open_browser, wait
 from fastapi import FastAPI
 
 from expctr.serving.schemas import Reply
 from expctr.serving.server import add_routes
 
-webdriver = pytest.importorskip("selenium.webdriver", reason="selenium is not installed: pip install -e '.[test]'")
-from selenium.webdriver.common.by import By  # noqa: E402
-from selenium.webdriver.common.keys import Keys  # noqa: E402
-
-CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome") or shutil.which("chromium-browser")
-DRIVER = shutil.which("chromedriver")
-pytestmark = [
-    pytest.mark.cli,
-    pytest.mark.skipif(not (CHROMIUM and DRIVER), reason="chromium and chromedriver are not installed"),
-]
+pytestmark = NEEDS_BROWSER
 
 NASTY = "</script><img src=x onerror=document.title='hacked'>" + "wide" * 60
 ENTRIES = [{"title": NASTY, "liked": True, "change": -0.125}, {"title": "Heat", "liked": False, "change": 0.25}]
 
 
 class ByHand:
-    """ModelWorker in place of the model's process, and keeps what it was asked."""
+    """Answers in place of the model's process, and keeps what it was asked."""
 
     def __init__(self) -> None:
         self.asked: list[Mapping[str, Any]] = []
@@ -63,14 +53,8 @@ def server() -> Iterator[tuple[str, ByHand]]:
 
 @pytest.fixture(scope="module")
 def driver() -> Iterator[Any]:
-    options = webdriver.ChromeOptions()
-    options.binary_location = CHROMIUM
-    for flag in ("--headless=new", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage"):
-        options.add_argument(flag)
-    options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
-    made = webdriver.Chrome(options=options, service=webdriver.ChromeService(DRIVER))
-    yield made
-    made.quit()
+    with open_browser() as opened:
+        yield opened
 
 
 @pytest.fixture
@@ -81,20 +65,12 @@ def page(driver: Any, server: tuple[str, ByHand]) -> Any:
     return driver
 
 
-def wait(until: Callable[[], Any]) -> None:
-    for _ in range(500):
-        if until():
-            return
-        time.sleep(0.02)
-    raise AssertionError("it did not happen in ten seconds")
-
-
 def answer(page: Any) -> str:
     return str(page.find_element(By.ID, "answer").text)
 
 
 def test_a_choice_is_asked_and_read_with_the_keyboard_alone(page: Any, server: tuple[str, ByHand]) -> None:
-    keys = webdriver.ActionChains(page)
+    keys = ActionChains(page)
     keys.send_keys(Keys.TAB, Keys.TAB, "42", Keys.TAB, "Heat", Keys.ENTER).perform()
     wait(lambda: "DeepFM with the sentence" in answer(page))
     (asked,) = [request for request in server[1].asked if request["kind"] == "explain"]

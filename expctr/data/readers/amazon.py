@@ -32,27 +32,10 @@ _ITEMS = {
 }
 _ENTITY = re.compile(r"&(?:#\d{1,7}|#[xX][0-9a-fA-F]{1,6}|[a-zA-Z]\w{1,31});")  # "R&D" and "Cats &c" are none
 _TAGS = (
-    *("a", "b", "body", "br", "button", "center", "code", "div", "em", "font", "form", "h[1-6]", "head", "hr", "html"),
-    *("i", "iframe", "img", "input", "label", "li", "link", "meta", "noscript", "ol", "option", "p", "script"),
-    *(
-        "select",
-        "small",
-        "span",
-        "strong",
-        "style",
-        "sub",
-        "sup",
-        "table",
-        "tbody",
-        "td",
-        "th",
-        "title",
-        "tr",
-        "u",
-        "ul",
-    ),
+    "a|b|body|br|button|center|code|div|em|font|form|h[1-6]|head|hr|html|i|iframe|img|input|label|li|link|meta|noscript"
+    "|ol|option|p|script|select|small|span|strong|style|sub|sup|table|tbody|td|th|title|tr|u|ul"
 )
-_SCRAPED = rf"^var |(?i:<(?:{'|'.join(_TAGS)})(?:\s[^>]*)?/?>)"
+_SCRAPED = rf"^var |(?i:<(?:{_TAGS})(?:\s[^>]*)?/?>)"
 """What marks a title of 2018 that is a script or part of a page. Other words in angle brackets belong to a title."""
 
 
