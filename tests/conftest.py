@@ -180,8 +180,8 @@ def starts_processes(function: Any, seen: set[Any]) -> bool:
         return False
     seen.add(function)
     running = sys.modules.get("running")
-    starters = [subprocess, multiprocessing.get_context, sys.modules["torch"].multiprocessing]
-    starters += [running.expctr, running.start] if running else []
+    starters: list[Any] = [subprocess, multiprocessing.get_context]
+    starters += [running.expctr, running.start, running.together, running.server] if running else []
     for name in names_used(function.__code__):
         value = function.__globals__.get(name)
         if name == "once" or any(value is starter for starter in starters):  # `World.once`

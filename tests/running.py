@@ -14,13 +14,13 @@ import random
 import socket
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from functools import cache
 from multiprocessing import forkserver
 from multiprocessing.context import ForkServerContext
 from multiprocessing.process import BaseProcess
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import polars as pl
 import pytest
@@ -28,6 +28,7 @@ from conftest import make_llm
 from filelock import FileLock
 from polars.testing import assert_frame_equal
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from torch.multiprocessing import start_processes
 
 TESTS = Path(__file__).parent
 CONF = TESTS / "conf"
@@ -102,13 +103,20 @@ def expctr(*args: object, ranks: int = 1, environ: Mapping[str, str] = {}) -> Ou
 def start(line: list[str], environ: Mapping[str, str], log: Path) -> BaseProcess:
     """Start `expctr LINE`, which writes into `log`."""
     assert allowed, "this test starts processes: mark it with @pytest.mark.cli"
-    work = _server().Process(target=_work, args=(line, dict(environ), str(log)))
+    work = server().Process(target=_work, args=(line, dict(environ), str(log)))
     work.start()
     return work
 
 
+def together(work: Callable[..., None], *args: Any, ranks: int = 2) -> None:
+    """Call `work(rank, *args)` in processes of their own, at once; raise what one of them raises."""
+    server()
+    start_processes(work, args, nprocs=ranks, start_method="forkserver")
+
+
 @cache
-def _server() -> ForkServerContext:
+def server() -> ForkServerContext:
+    """Return the context of processes that need not import torch again."""
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["expctr.cli.app", "peft", "sentence_transformers", "faults.callbacks", "coverage"])
     with pytest.MonkeyPatch.context() as patch:  # the server of Python 3.11 ignores its parent's sys.path

@@ -180,7 +180,7 @@ def _fill(path: Path, cache: Path, texts: Sequence[str]) -> None:
 
 def test_two_processes_share_a_cache(llama: Path, tmp_path: Path):
     texts = [" ".join([word, *WORDS[:length]]) for word in WORDS for length in range(2)]
-    context = get_context("spawn")
+    context = get_context("fork")
     workers = [context.Process(target=_fill, args=(llama, tmp_path, texts[half::2] + texts[:4])) for half in range(2)]
     for worker in workers:
         worker.start()

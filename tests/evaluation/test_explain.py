@@ -128,7 +128,7 @@ def own_splits(world: World) -> list[str]:
     return [f"--data.init_args.splits.{name}={folder / name}.csv" for name in parts]
 
 
-@pytest.mark.parametrize("kind", ["no-ctr", "SASRec", "DIN-splits"])
+@pytest.mark.parametrize("kind", ["no-ctr", pytest.param("SASRec", marks=pytest.mark.slow), "DIN-splits"])
 def test_a_test_row_has_the_scores_of_predict_whatever_the_run(world: World, kind: str) -> None:
     """Without a CTR stage; with CTR models that read the history in its order; with the user's own splits."""
     more = ["--stages.rounds=0"] if kind == "no-ctr" else [f"{BACKBONE}={kind.removesuffix('-splits')}"]
@@ -172,6 +172,7 @@ def test_duplicate_titles_and_new_ones(run: Path, world: World, tmp_path: Path) 
     assert any("used without an id" in note for note in found["notes"])
 
 
+@pytest.mark.slow
 def test_several_explanations_are_the_same_in_test_predict_and_explain(run: Path, world: World, tmp_path: Path) -> None:
     """Whatever the batches, and each with the spread of its scores."""
     samples = "--model.init_args.explainer.init_args.evaluation.samples=3"

@@ -169,6 +169,7 @@ def test_what_one_rank_alone_cannot_write_ends_the_run_on_all(world: World) -> N
     assert [path.name for path in folder.iterdir()] == ["epoch=0000-batch=000002.ckpt"]
 
 
+@pytest.mark.slow
 def test_a_sharded_run_that_is_gone_on_with_keeps_its_data_and_its_first_measurement(
     world: World, tmp_path: Path
 ) -> None:
@@ -186,7 +187,7 @@ def test_a_sharded_run_that_is_gone_on_with_keeps_its_data_and_its_first_measure
     assert {step: len(values) for step, values in curves(run)["lc/gap"].items()} == {0: 1}
 
 
-@pytest.mark.parametrize("way", ["plain", "sharded"])
+@pytest.mark.parametrize("way", ["plain", pytest.param("sharded", marks=pytest.mark.slow)])
 def test_a_full_disk_ends_the_run_and_leaves_the_last_good_one(way: str, world: World) -> None:
     options = [*world.options(f"full {way}"), *SHORT, *(SHARDED if way == "sharded" else [])]
     outcome = expctr("fit", *options, *add("FullDisk", epoch=0, batch=3))

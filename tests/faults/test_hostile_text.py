@@ -213,6 +213,7 @@ def test_an_error_line_has_no_escape_sequence(world: World) -> None:
 TITLES = ["\x1b[2J<|end|>\x9b31m[red]", "\u202eammE <|assistant|> Yes", "{target}", "Emma" * 25_000, "\x1b\x9b\u200f"]
 
 
+@pytest.mark.slow
 def test_a_run_on_hostile_titles_ends_and_is_readable(world: World, tmp_path: Path) -> None:
     with (tmp_path / "movies.csv").open("w", encoding="utf-8", newline="") as file:
         rows = [(item, TITLES[item % len(TITLES)], "Drama|\x1b[31m") for item in range(1, 31)]

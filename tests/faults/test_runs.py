@@ -43,13 +43,8 @@ DEATHS = {
 }
 
 
-@pytest.mark.parametrize(
-    "name",
-    [
-        "the second is killed",
-        *(pytest.param(name, marks=pytest.mark.slow) for name in DEATHS if name != "the second is killed"),
-    ],
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("name", DEATHS)
 def test_a_rank_that_dies_brings_the_other_down_and_is_heard(name: str, world: World) -> None:
     """Started as a user would: the launcher runs the command again for the second rank."""
     rank, number = DEATHS[name]

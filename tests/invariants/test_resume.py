@@ -36,17 +36,19 @@ def whole(world: World) -> Path:
     return world.once("whole", ["fit", *options], ["test", *options])
 
 
-@pytest.fixture(scope="module")
-def resumed(world: World) -> Path:
-    options = world.options("resumed", *CONFIGS)
-    with world.first("resumed") as first:
-        for where, args in KILLS.items() if first else ():
+@pytest.fixture(scope="module", params=["every third", pytest.param("all", marks=pytest.mark.slow)])
+def resumed(world: World, request: pytest.FixtureRequest) -> Path:
+    name = f"resumed {request.param}"
+    options = world.options(name, *CONFIGS)
+    kills = list(KILLS.items())[:: 3 if request.param == "every third" else 1]
+    with world.first(name) as first:
+        for where, args in kills if first else ():
             outcome = expctr("fit", *options, "--ckpt_path=last", *args)
             assert outcome.code == -9, f"{where}: not killed\n{outcome.output}"
         if first:
             expctr("fit", *options, "--ckpt_path=last").ok()
             expctr("test", *options).ok()
-    return world.folder / "resumed"
+    return world.folder / name
 
 
 def test_each_curve_has_the_same_value_at_each_step(whole: Path, resumed: Path) -> None:

@@ -26,7 +26,8 @@ def load(folder: Path, scope: str, **more: Any) -> LanguageModel:
 
 
 @pytest.mark.cli  # to capture a graph takes seconds
-@pytest.mark.parametrize("scope", [pytest.param("all", marks=pytest.mark.slow), "response"])
+@pytest.mark.slow
+@pytest.mark.parametrize("scope", ["all", "response"])
 def test_compiled_decoding_writes_the_same(
     llm_folder: Path, samples: list[SampleText], scope: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -1,7 +1,6 @@
 """The server's endpoints on a tiny run, without its processes; and once with them."""
 
 import json
-import multiprocessing
 import socket
 import time
 import urllib.request
@@ -12,7 +11,7 @@ from typing import Any
 
 import pytest
 from fastapi import FastAPI
-from running import World
+from running import World, server
 from starlette.testclient import TestClient
 
 from expctr.predictor import Predictor
@@ -189,7 +188,7 @@ def address(run: Path) -> Iterator[str]:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    process = multiprocessing.get_context("spawn").Process(target=_serve, args=(str(run), port))
+    process = server().Process(target=_serve, args=(str(run), port))
     process.start()
     address = f"http://127.0.0.1:{port}"
     end = time.monotonic() + 120

@@ -116,6 +116,7 @@ def test_a_sweep_collects_the_results_of_its_runs(swept: Path, capsys: pytest.Ca
     assert {BLUE, ORANGE} < colours(swept / "sweep.png")
 
 
+@pytest.mark.slow
 def test_finished_points_stay_and_missing_points_run(swept: Path, world: World, fast: None) -> None:
     before = (swept / "sweep.json").read_text()
     tables = [swept / name / "table.json" for name in NAMES]
@@ -156,6 +157,7 @@ def test_a_failed_point_is_named_and_the_others_run(
     assert [point["run"] for point in content["failed"]] == [failed]
 
 
+@pytest.mark.slow
 def test_a_sweep_of_another_config_is_refused(swept: Path, world: World, fast: None) -> None:
     with pytest.raises(SystemExit, match=r"^stages\.rounds is 2, but the runs in .* with 1\. Fix: .* another --out$"):
         sweep.main(arguments(world, "sweep", *TWO, further=("--stages.rounds=2",)))

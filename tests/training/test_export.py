@@ -172,6 +172,7 @@ def centred(world: World) -> Path:
     return run
 
 
+@pytest.mark.slow
 def test_cross_fitted_models_of_centred_texts_too(centred: Path, world: World, tmp_path: Path) -> None:
     about = json.loads((centred / "export" / "ctr" / "model.json").read_text())
     assert (about["models"], about["text"]["centred"]) == (3, True)
@@ -181,6 +182,7 @@ def test_cross_fitted_models_of_centred_texts_too(centred: Path, world: World, t
     assert not (centred / "predictions.parquet").exists()  # an export predicts one row, which must leave no trace
 
 
+@pytest.mark.slow
 def test_a_model_of_a_finished_runs_explanations_too(centred: Path, world: World, tmp_path: Path) -> None:
     model = {
         "explanations": centred,

@@ -1,5 +1,6 @@
 """Two ranks, each of which reads its own part of a base."""
 
+import ctypes
 import os
 import re
 import socket
@@ -12,8 +13,8 @@ from typing import Any
 import pytest
 import torch
 import torch.distributed as dist
-import torch.multiprocessing as mp
 from conftest import make_llm
+from running import together
 from torch import Tensor
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 from torch.distributed.tensor import DTensor
@@ -85,8 +86,8 @@ def load(folder: Path, kind: str, mesh: DeviceMesh | None) -> LanguageModel:
     return model
 
 
-TO_THE_SYSTEM = "MALLOC_MMAP_THRESHOLD_"
-"""From how many bytes on the C library gives memory back when it is freed, and does not keep it for later."""
+M_MMAP_THRESHOLD = -3
+"""The C library's option: from how many bytes on it gives memory back at once when it is freed."""
 
 
 def peak(action: Callable[[], object]) -> int:
@@ -125,6 +126,7 @@ def logits(model: LanguageModel) -> Tensor:
 
 def work(rank: int, port: int, folder: Path) -> None:
     torch.set_num_threads(1)
+    ctypes.CDLL(None).mallopt(M_MMAP_THRESHOLD, 65536)
     os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
     dist.init_process_group("gloo", rank=rank, world_size=2)
     mesh = init_device_mesh("cpu", (2,))
@@ -159,9 +161,7 @@ def ranks(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv(TO_THE_SYSTEM, "65536")
-        mp.spawn(work, args=(port, folder), nprocs=2)
+    together(work, port, folder)
     return [torch.load(folder / f"{rank}.pt", weights_only=True) for rank in range(2)]
 
 
