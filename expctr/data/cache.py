@@ -24,7 +24,7 @@ from expctr.data.readers.bad_rows import OnBadRow
 from expctr.data.summary import DataSummary
 from expctr.errors import DataError
 
-_FORMAT = 8  # increase it when a reader or make_samples returns something else
+_FORMAT = 9  # increase it when a reader or make_samples returns something else
 _ABANDONED = 24 * 3600  # seconds after which a temporary file is deleted; its process was killed
 _THIS_PROCESS = uuid.uuid4().hex
 

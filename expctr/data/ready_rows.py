@@ -49,7 +49,8 @@ def ready_targets(
     events = events.with_columns(pl.col("user", "item").cast(pl.Categorical))
     draw = draws_of_ids(targets["content"].cast(pl.Categorical), options.seed)
     if "" in sources:
-        drawn = targets.select(is_liked(options).alias("label"), row=pl.int_range(pl.len()), draw=pl.Series(draw))
+        label, row = is_liked(options).alias("label"), pl.int_range(pl.len())
+        drawn = targets.select("user", label, row=row, draw=pl.Series(draw))
         rows = keep_subset(drawn, options, dropped)
         drawn = events[rows].with_columns(draw=pl.Series(draw[rows]))
         split = draw_splits(drawn, replace(options, split=options.split or "random"))

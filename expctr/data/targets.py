@@ -27,31 +27,35 @@ class Targets(NamedTuple):
 
 
 def draw_targets(events: pl.DataFrame, lengths: Ints, options: SampleOptions, dropped: Counter[str]) -> Ints:
-    """The rows of the targets: those with the lowest draws per user, then a random subset over all users."""
+    """The rows of the targets: those with the lowest draws per user, then those of a random subset of the users."""
     eligible = events.select("user", "draw", row=pl.int_range(pl.len())).filter(lengths >= options.min_history)
     lowest = pl.col("row").bottom_k_by("draw", options.targets_per_user)  # a sort would copy the whole table
     by_user = eligible.group_by("user").agg(lowest)
     dropped["user with too few ratings for min_history"] += events["user"].n_unique() - by_user.height
     row = by_user["row"].explode().sort()
-    drawn = events[row].select("draw", is_liked(options).alias("label"), row=row)
+    drawn = events[row].select("user", "draw", is_liked(options).alias("label"), row=row)
     return keep_subset(drawn, options, dropped)
 
 
 def keep_subset(drawn: pl.DataFrame, options: SampleOptions, dropped: Counter[str]) -> Ints:
-    """A random subset of the targets (`row`, `draw`, `label`) for `balance` and `max_samples`; their rows."""
+    """The rows of the targets (`row`, `user`, `draw`, `label`) that `balance` and `max_samples` keep.
+
+    `max_samples` keeps all targets of some users, drawn at random: one target of each of many users would teach a model
+    nothing about any of them.
+    """
     # The lowest of many draws is lower than the lowest of few. So a second draw decides whose targets are kept; the
     # first one would favour users with many ratings.
-    turn = pl.col("second").rank("ordinal")
-    drawn = drawn.with_columns(second=redraw(drawn["draw"].to_numpy(), 1)).with_columns(
-        turn=turn.over("label") if options.balance else turn
-    )
+    lowest = drawn.select(pl.min("draw").over("user"))["draw"].to_numpy()
+    drawn = drawn.with_columns(second=redraw(lowest, 1)).sort("second", "draw")
+    turn = pl.int_range(pl.len())
+    drawn = drawn.with_columns(turn=turn.over("label") if options.balance else turn)
     if options.balance:
         likes = int(drawn["label"].sum())
         smaller = min(likes, drawn.height - likes)
         dropped["surplus of one label (balance)"] += drawn.height - 2 * smaller
-        drawn = drawn.filter(pl.col("turn") <= smaller)
+        drawn = drawn.filter(pl.col("turn") < smaller).sort("turn", "second")
     most = drawn.height if options.max_samples is None else options.max_samples // (1 + options.negatives)
-    kept = drawn.sort("turn", "second").head(most)
+    kept = drawn.head(most)
     dropped[BEYOND_MAX_SAMPLES] += drawn.height - kept.height
     return kept["row"].to_numpy().astype(np.int64)
 

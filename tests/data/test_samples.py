@@ -282,6 +282,14 @@ def test_max_samples_does_not_favour_users_with_many_ratings(balance: bool) -> N
     assert 25 < first["user"].str.starts_with("m").sum() < 55
 
 
+def test_max_samples_keeps_users_with_all_their_targets() -> None:
+    ratings = [(f"u{user}", f"{item}", 1.0 + 4 * (item % 2), item) for user in range(50) for item in range(9)]
+    all_of = make_samples(make_tables(ratings), SampleOptions(targets_per_user=6))[0]
+    kept = make_samples(make_tables(ratings), SampleOptions(targets_per_user=6, max_samples=33))[0]
+    assert sorted(kept.group_by("user").len()["len"]) == [3, 6, 6, 6, 6, 6]
+    assert kept.join(all_of, on=["user", "target"], how="anti").is_empty()
+
+
 def test_splits() -> None:
     ratings = world(users=60)
     by_user, _ = make_samples(make_tables(ratings), SampleOptions(targets_per_user=5, split="user"))
