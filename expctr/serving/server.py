@@ -51,7 +51,7 @@ def main(args: Sequence[str]) -> None:
     )
     parser.add_argument("--device", default="auto", help="auto, cpu or cuda")
     parser.add_argument("--ckpt_path", help="the checkpoint; default the run's newest")
-    parser.add_argument("--timeout", type=float, default=60, help="seconds that a request may wait; default 60")
+    parser.add_argument("--timeout", type=float, default=120, help="seconds that a request may wait; default 120")
     options = parser.parse_args(args)
     try:
         run = find_run(options.run)
@@ -84,7 +84,7 @@ def _end(number: int, frame: FrameType | None) -> None:
 
 
 def make_server(
-    run: str, checkpoint: str | None = None, device: str = "auto", host: str = LOOPBACK, timeout: float = 60
+    run: str, checkpoint: str | None = None, device: str = "auto", host: str = LOOPBACK, timeout: float = 120
 ) -> ls.LitServer:
     """A server that is not yet running.
 

@@ -4,8 +4,9 @@
     python -m tools.bench.serve runs/quickstart --clients 10 --seconds 20
 
 Each client sends its next request when it has the answer to the last: a user of the run and an item, both at random.
-`score` asks for scores of ten items without sentences, `explain` for one sentence with what each title of the history
-does to the scores. Every answer but 200 counts as an error. Times are in milliseconds. The last line is JSON.
+`score` asks for scores of ten items without sentences, `sentence` for one item with one, `explain` also for what each
+title of the history does to the scores. Every answer but 200 counts as an error. Times are in milliseconds. The last
+line is JSON.
 """
 
 import http.client
@@ -50,9 +51,9 @@ def main() -> None:
             time.sleep(0.1)
         found: dict[str, object] = {"ready_s": round(time.monotonic() - began, 1)}
         print(f"ready after {found['ready_s']} s")
-        for kind, body in (("score", some_scores), ("explain", an_explanation)):
-            alone = load(port, kind, body, names, 1, own.seconds / 4)
-            together = load(port, kind, body, names, own.clients, own.seconds)
+        for kind, (path, body) in KINDS.items():
+            alone = load(port, path, body, names, 1, own.seconds / 4)
+            together = load(port, path, body, names, own.clients, own.seconds)
             found |= {f"{kind}, 1 client": alone, f"{kind}, {own.clients} clients": together}
         assert answers(port), "the server no longer answers"
     finally:
@@ -88,14 +89,23 @@ def some_scores(chance: random.Random, names: Names) -> object:
     return {"pairs": pairs, "explain": False}
 
 
+def a_sentence(chance: random.Random, names: Names) -> object:
+    """A request for a score with its sentence."""
+    return {"pairs": [{"user": chance.choice(names[0]), "item": chance.choice(names[1])}]}
+
+
 def an_explanation(chance: random.Random, names: Names) -> object:
     """A request for one explanation."""
     return {"user": chance.choice(names[0]), "target": f"id:{chance.choice(names[1])}"}
 
 
+KINDS = {"score": ("/score", some_scores), "sentence": ("/score", a_sentence), "explain": ("/explain", an_explanation)}
+"""What is asked for: the path, and what makes a body."""
+
+
 def load(
     port: int,
-    kind: str,
+    path: str,
     make: Callable[[random.Random, Names], object],
     names: Names,
     clients: int,
@@ -110,7 +120,7 @@ def load(
         waits = []
         while (start := time.monotonic()) < end:
             try:
-                good = ask(connection, "POST", f"/{kind}", make(chance, names)) == 200
+                good = ask(connection, "POST", path, make(chance, names)) == 200
             except (OSError, http.client.HTTPException):
                 good = False
                 connection.close()
