@@ -5,8 +5,10 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from io import BytesIO
+from itertools import takewhile
 from pathlib import Path
 from typing import Any
+from urllib.parse import unquote
 
 import polars as pl
 
@@ -23,6 +25,7 @@ _KINDS = {
     **dict.fromkeys((".csv", ".tsv", ".txt", ".tab"), "CSV"),
 }
 _HEAD = 10_000  # lines of JSON that are searched for keys
+_NO_VALUE = "__HIVE_DEFAULT_PARTITION__"
 _RAW = "raw."  # a file may have a column `row` or `problem`, too
 
 
@@ -83,6 +86,9 @@ def open_source(source: Any, option: str) -> Source:
             raise DataError(
                 f"cannot read {path}: {error}. Fix: check that the file is complete and of the format of its name"
             ) from error
+        found = frame.collect_schema().names()
+        folders = {name: value for name, value in partition(path, str(source)).items() if _RAW + name not in found}
+        frame = frame.with_columns(pl.lit(value, pl.String).alias(_RAW + name) for name, value in folders.items())
         frames.append(frame.with_columns(file=pl.lit(str(path))) if len(files) > 1 else frame)
     return _opened(frames, Path(source), tuple(files) if len(files) > 1 else (), kinds <= {"CSV", "JSON lines"})
 
@@ -104,6 +110,13 @@ def find_files(named: str, option: str) -> list[Path]:
     for file in files:
         check_file(file)
     return files
+
+
+def partition(path: Path, named: str) -> dict[str, str | None]:
+    """What the folders of a file are called, below what a user named: `date=2024-01-01/split=train/part-0.parquet`."""
+    fixed = [*takewhile(lambda part: not glob.has_magic(part), Path(named).expanduser().parts)]
+    pairs = (folder.partition("=") for folder in path.parts[len(fixed) : -1])
+    return {name: None if value == _NO_VALUE else unquote(value) for name, equals, value in pairs if name and equals}
 
 
 def _opened(frames: Sequence[pl.LazyFrame], path: Path, parts: tuple[Path, ...], is_text: bool) -> Source:

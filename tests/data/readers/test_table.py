@@ -12,6 +12,7 @@ import pytest
 
 from expctr.data.readers.base import RawTables
 from expctr.data.readers.columns import TableColumns
+from expctr.data.readers.sources import open_source
 from expctr.data.readers.table import TableReader
 from expctr.errors import DataError
 
@@ -124,6 +125,25 @@ def test_a_frame_of_pandas_is_read_without_pandas() -> None:
     items = PandasFrame(**(ITEMS.to_dict(as_series=False) | {"brand": ["x", "y", nan], "price": [1.5, nan, 3.0]}))
     clicks = PandasFrame(**CLICKS.to_dict(as_series=False))
     assert collected(reader(clicks, items).tables) == collected(reader(CLICKS, ITEMS).tables)
+
+
+@pytest.mark.parametrize("named", [".", "ts=*/*/*.csv", "**/part-*.csv"])
+def test_columns_that_only_the_folders_names_hold_are_read(tmp_path: Path, named: str) -> None:
+    for (label, time), rows in CLICKS.group_by("clicked", "ts"):
+        folder = tmp_path / f"ts={time}" / f"clicked={label}"
+        folder.mkdir(parents=True)
+        rows.select("user_id", "sku").write_csv(folder / "part-0.csv")
+    assert collected(reader(str(tmp_path / named)).tables) == collected(reader(CLICKS.drop("position")).tables)
+
+
+def test_folders_above_and_columns_of_the_file_itself_come_first(tmp_path: Path) -> None:
+    folder = tmp_path / "user_id=nobody" / "sku=other" / "brand=A%2FB"
+    folder.mkdir(parents=True)
+    CLICKS.write_parquet(folder / "x.parquet")
+    source = open_source(str(tmp_path / "user_id=nobody"), "data.interactions")
+    assert source.names == [*CLICKS.columns, "brand"]
+    assert source.table.frame.collect()["raw.brand"].unique().to_list() == ["A/B"]
+    assert source.table.frame.collect()["raw.sku"].to_list() == CLICKS["sku"].to_list()
 
 
 def test_a_folder_a_glob_and_one_file_are_the_same_table(tmp_path: Path) -> None:
