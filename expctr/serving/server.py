@@ -99,9 +99,9 @@ def make_server(
     middlewares: list[Any] = []
     if host == LOOPBACK:
         middlewares.append((TrustedHostMiddleware, {"allowed_hosts": [LOOPBACK, "localhost"]}))
-    worker = ModelWorker(run, checkpoint, _QUEUE)
+    worker = ModelWorker(run, checkpoint, device, _QUEUE)
     server = ls.LitServer(
-        worker, accelerator=device, devices=1, timeout=timeout, max_payload_size=MAX_BYTES, middlewares=middlewares
+        worker, accelerator="cpu", devices=1, timeout=timeout, max_payload_size=MAX_BYTES, middlewares=middlewares
     )
     app = server.app
     app.title, app.version = "expctr", __version__

@@ -1,4 +1,7 @@
-"""The process that holds the model, and answers the requests that are waiting as one batch."""
+"""The process that holds the model, and answers the requests that are waiting as one batch.
+
+What imports torch is imported in that process alone: the one that listens needs none of it, and is ready sooner.
+"""
 
 import logging
 import signal
@@ -10,14 +13,11 @@ import litserve as ls  # type: ignore[import-untyped]
 import polars as pl
 
 from expctr.data.catalogue import nearest
-from expctr.data.pairs import COLUMNS
-from expctr.data.query import make_query
 from expctr.errors import UserError
-from expctr.predictor import Predictor
-from expctr.serving.schemas import Reply
+from expctr.serving.schemas import Pair, Reply
 
 _SUGGESTIONS = 8
-_SCHEMA = {name: pl.List(pl.String) if name.startswith(("liked", "disliked")) else pl.String() for name in COLUMNS}
+_SCHEMA = {name: pl.List(pl.String) if "titles" in name else pl.String() for name in Pair.model_fields}
 log = logging.getLogger(__name__)
 
 
@@ -27,18 +27,21 @@ class ModelWorker(ls.LitAPI):  # type: ignore[misc]
     Args:
         run: the run's folder.
         checkpoint: a path; null for the newest.
+        device: `auto`, `cpu` or `cuda`. LitServe is told `cpu`, because it would import torch to choose.
         path: of LitServe's own endpoint, which the server's endpoints stand before.
         batch_size: requests that are answered together, at most.
     """
 
-    def __init__(self, run: str, checkpoint: str | None, path: str, batch_size: int = 64) -> None:
+    def __init__(self, run: str, checkpoint: str | None, device: str, path: str, batch_size: int = 64) -> None:
         super().__init__(max_batch_size=batch_size, batch_timeout=0.005, api_path=path)
-        self.run, self.checkpoint = run, checkpoint
+        self.run, self.checkpoint, self.chosen_device = run, checkpoint, device
 
     def setup(self, device: str) -> None:
         """Load the run."""
+        from expctr.predictor import Predictor
+
         signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches all processes; the first of them ends this one
-        self.predictor = Predictor.load(self.run, self.checkpoint, device.removesuffix(":0"))
+        self.predictor = Predictor.load(self.run, self.checkpoint, self.chosen_device)
         users, titles = self.predictor.data.users(), self.predictor.data.catalogue.items["title"]
         self.names = {kind: (names, names.str.to_lowercase()) for kind, names in (("users", users), ("items", titles))}
 
@@ -68,12 +71,14 @@ class ModelWorker(ls.LitAPI):  # type: ignore[misc]
 
     def _score(self, requests: Sequence[Mapping[str, Any]]) -> list[Reply]:
         frames = [pl.DataFrame(request["pairs"], schema=_SCHEMA) for request in requests]
-        scored = self.predictor.score(pl.concat(frames), explain=requests[0]["explain"]).drop(COLUMNS)
+        scored = self.predictor.score(pl.concat(frames), explain=requests[0]["explain"]).drop(_SCHEMA)
         starts = accumulate((frame.height for frame in frames), initial=0)
         parts = (scored[start : start + frame.height] for start, frame in zip(starts, frames, strict=False))
         return [Reply(body={"scores": part.to_dicts()}) for part in parts]
 
     def _explain(self, requests: Sequence[Mapping[str, Any]]) -> list[Reply]:
+        from expctr.data.query import make_query
+
         answers: list[Reply] = []
         queries = []
         for request in requests:

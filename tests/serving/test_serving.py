@@ -28,7 +28,7 @@ def run(world: World) -> Path:
 
 @pytest.fixture(scope="module")
 def worker(run: Path) -> ModelWorker:
-    worker = ModelWorker(str(run), None, "/queue")
+    worker = ModelWorker(str(run), None, "cpu", "/queue")
     with pytest.MonkeyPatch.context() as patch:  # it is no process of its own here
         patch.setattr("signal.signal", lambda *_: None)
         worker.setup("cpu:0")
