@@ -40,8 +40,20 @@ def check_range(group: str, options: object, **bounds: tuple[float, float]) -> N
             raise UserError(f"{group}.{name} must be {allowed}, not {value}")
 
 
+def root_cause(error: BaseException) -> UserError:
+    """The error that was raised first, which jsonargparse wraps once for each class that it makes."""
+    while error.__cause__ is not None:
+        error = error.__cause__
+    return UserError(" ".join(str(error).split()))
+
+
 def exit_with_error(error: UserError) -> NoReturn:
-    """Print an error with its notes as one line on stderr, and end the process with exit code 2."""
+    """Print an error as `print_error` does, and end the process with exit code 2."""
+    print_error(error)
+    raise SystemExit(2) from error
+
+
+def print_error(error: Exception) -> None:
+    """Print an error with its notes as one line on stderr."""
     message = "; ".join([str(error), *getattr(error, "__notes__", [])])
     Console(stderr=True).print(f"[bold red]error:[/] {escape(printable(message))}", highlight=False, soft_wrap=True)
-    raise SystemExit(2) from error

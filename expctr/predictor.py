@@ -13,6 +13,8 @@ import lightning as L
 import polars as pl
 import torch
 import yaml  # type: ignore[import-untyped]
+from jsonargparse import ArgumentError
+from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.cli import LightningArgumentParser
 from lightning.pytorch.utilities.seed import isolate_rng
@@ -21,7 +23,7 @@ from expctr.data.batches import Batch, SampleTable, SampleText
 from expctr.data.datamodules import RatingsDataModule
 from expctr.data.pairs import PairRows, read_columns
 from expctr.data.query import Query, make_query
-from expctr.errors import UserError
+from expctr.errors import UserError, root_cause
 from expctr.evaluation.explain import answer
 from expctr.modules.scoring import ScoringModule
 from expctr.modules.staged import StagedModule
@@ -32,6 +34,7 @@ from expctr.training.selection import check_sharding, select_checkpoint
 
 EXPLANATION, PROBLEM = "explanation", "problem"
 _PAIR = "_pair"
+_DEVICES = ("auto", "cpu", "cuda", "mps")
 
 
 class Predictor:
@@ -58,6 +61,9 @@ class Predictor:
         Raises:
             UserError: the folder holds no run, its checkpoint cannot be used, or its weights are sharded.
         """
+        accelerator, _, index = device.partition(":")
+        if accelerator not in _DEVICES or not (index.isdigit() or not index):
+            raise UserError(f"device is {device!r}. Fix: give {', '.join(_DEVICES)}, or one GPU of several as cuda:1")
         run = find_run(run)
         path = select_checkpoint("predict", checkpoint, run)
         assert path is not None
@@ -67,23 +73,25 @@ class Predictor:
         parser.add_lightning_class_args(L.LightningModule, "model", subclass_mode=True)
         parser.add_lightning_class_args(RatingsDataModule, "data", subclass_mode=True)
         parser.add_lightning_class_args(StageScheduler, "stages")
-        accelerator, _, index = device.partition(":")
         with isolate_rng(), _quiet():
             L.seed_everything(config["seed_everything"], verbose=False)
-            made = parser.instantiate_classes(
-                parser.parse_object({name: config[name] for name in ("model", "data", "stages")})
-            )
+            try:
+                made = parser.instantiate_classes(
+                    parser.parse_object({name: config[name] for name in ("model", "data", "stages")})
+                )
+                trainer = L.Trainer(
+                    accelerator=accelerator,
+                    devices=[int(index)] if index else 1,
+                    default_root_dir=run,
+                    logger=False,
+                    enable_checkpointing=False,
+                    enable_progress_bar=False,
+                    enable_model_summary=False,
+                    max_epochs=-1,
+                )
+            except (ValueError, ArgumentError, MisconfigurationException) as error:
+                raise root_cause(error) from error
             made.data.seed = config["seed_everything"]
-            trainer = L.Trainer(
-                accelerator=accelerator,
-                devices=[int(index)] if index else 1,
-                default_root_dir=run,
-                logger=False,
-                enable_checkpointing=False,
-                enable_progress_bar=False,
-                enable_model_summary=False,
-                max_epochs=-1,
-            )
             return cls.restore(trainer, made.model, made.data, path, [made.stages])
 
     @classmethod

@@ -21,7 +21,7 @@ from expctr.cli.commands import Trainer
 from expctr.cli.help import print_class_help
 from expctr.cli.parser import Parser, explain_error
 from expctr.data.datamodules import RatingsDataModule
-from expctr.errors import UserError, exit_with_error
+from expctr.errors import UserError, exit_with_error, root_cause
 from expctr.evaluation.alarms import Alarms
 from expctr.evaluation.result_writer import ResultWriter
 from expctr.modules.expctr import ExpCTRModule
@@ -153,10 +153,7 @@ class ExpCTRCLI(LightningCLI):
         try:
             super().instantiate_classes()
         except (ValueError, MisconfigurationException) as error:
-            cause: BaseException = error
-            while cause.__cause__ is not None:  # jsonargparse wraps it once per class
-                cause = cause.__cause__
-            raise UserError(str(cause)) from error
+            raise root_cause(error) from error
         if path := self._get(self.config_init, "ckpt_path"):
             check_sharding(Path(path), isinstance(self.trainer.strategy, ShardedStrategy))
 
@@ -206,7 +203,7 @@ def run(args: Sequence[str] | None = None) -> None:
         error.args = (explain_error(str(error)),)
         exit_with_error(error)
     except MisconfigurationException as error:
-        exit_with_error(UserError(" ".join(str(error).split())))
+        exit_with_error(root_cause(error))
     except OSError as error:
         if error.filename is None and error.errno is None:
             raise

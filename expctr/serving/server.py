@@ -68,7 +68,12 @@ def serve(server: ls.LitServer, host: str, port: int) -> None:
     """Answer until SIGINT or SIGTERM; all processes end within seconds."""
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, _end)
-    server.run(host=host, port=port, num_api_servers=1, generate_client_file=False, log_level="warning")
+    try:
+        server.run(host=host, port=port, num_api_servers=1, generate_client_file=False, log_level="warning")
+    except RuntimeError as error:
+        if "failed to start" not in str(error):
+            raise
+        raise SystemExit(2) from None  # the model's process has said why
 
 
 def _end(number: int, frame: FrameType | None) -> None:

@@ -13,7 +13,7 @@ import litserve as ls  # type: ignore[import-untyped]
 import polars as pl
 
 from expctr.data.catalogue import nearest
-from expctr.errors import UserError
+from expctr.errors import UserError, print_error
 from expctr.serving.schemas import Pair, Reply
 
 _SUGGESTIONS = 8
@@ -41,7 +41,12 @@ class ModelWorker(ls.LitAPI):  # type: ignore[misc]
         from expctr.predictor import Predictor
 
         signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches all processes; the first of them ends this one
-        self.predictor = Predictor.load(self.run, self.checkpoint, self.chosen_device)
+        try:
+            self.predictor = Predictor.load(self.run, self.checkpoint, self.chosen_device)
+        except (UserError, OSError) as error:
+            print_error(error)
+            logging.getLogger("litserve").setLevel(logging.CRITICAL)  # it would add a traceback
+            raise
         users, titles = self.predictor.data.users(), self.predictor.data.catalogue.items["title"]
         self.names = {kind: (names, names.str.to_lowercase()) for kind, names in (("users", users), ("items", titles))}
 

@@ -1,6 +1,8 @@
 """The server's endpoints on a tiny run, without its processes; and once with them."""
 
 import json
+import re
+import shutil
 import socket
 import time
 import urllib.request
@@ -14,6 +16,7 @@ from fastapi import FastAPI
 from running import World, server
 from starlette.testclient import TestClient
 
+from expctr.errors import UserError
 from expctr.predictor import Predictor
 from expctr.serving.schemas import MAX_PAIRS, Reply
 from expctr.serving.server import MAX_BYTES, add_routes, make_server, serve
@@ -218,6 +221,23 @@ def _post(address: str, body: Any, **headers: str) -> tuple[int, Any]:
             return answer.status, json.loads(answer.read())
     except urllib.error.HTTPError as error:
         return error.code, error.read().decode()
+
+
+def test_a_run_that_cannot_be_loaded_is_said_in_a_line(
+    run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shutil.copytree(run, tmp_path / "run")
+    config = tmp_path / "run" / "config.yaml"
+    config.write_text(re.sub(r"\bpath: \S*movielens", "path: /gone", config.read_text()))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("signal.signal", lambda *_: None)
+        for worker in (ModelWorker(str(run), None, "tpu", "/q"), ModelWorker(str(tmp_path / "run"), None, "cpu", "/q")):
+            with pytest.raises(UserError):
+                worker.setup("cpu")
+    first, second = capsys.readouterr().err.splitlines()
+    assert first.startswith("error: ")
+    assert second.startswith("error: ")
+    assert "/gone" in second
 
 
 @pytest.mark.cli
