@@ -12,7 +12,7 @@ from expctr.data.random_draws import draws_of_ids, id_codes, mix
 from expctr.data.readers.bad_rows import NO_TIME, OUT_OF_RANGE
 from expctr.data.readers.base import RawTable, RawTables
 from expctr.data.summary import COPIES, SUPERSEDED, DataSummary
-from expctr.data.unmatched_ids import explain_unmatched
+from expctr.data.unmatched_ids import check_spellings, explain_unmatched
 from expctr.errors import DataError
 
 
@@ -121,6 +121,8 @@ def _read(
         summary.rows += frame.height + skipped.total()
         frames.append(frame.with_columns(split=pl.lit(SPLITS.index(name) if name else 0, pl.Int8)))
     events = pl.concat(frames, how="diagonal")
+    for column in ("user", "item"):
+        check_spellings(events[column], column, dict.fromkeys(table.path for table in sources.values()))
     untimed = events["timestamp"].null_count()
     if options.order == "time" and untimed:
         table = next((table for table in sources.values() if "timestamp" in table.absent), table)

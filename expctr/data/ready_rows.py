@@ -13,6 +13,7 @@ from expctr.data.random_draws import draws_of_ids, redraw
 from expctr.data.readers.base import RawTable
 from expctr.data.summary import DataSummary
 from expctr.data.targets import Targets, draw_splits, keep_subset
+from expctr.data.unmatched_ids import check_spellings
 from expctr.errors import UserError
 
 
@@ -80,11 +81,13 @@ def _identified(rows: pl.DataFrame, items: pl.DataFrame) -> pl.DataFrame:
 def _without_targets(entries: pl.DataFrame, targets: pl.DataFrame, summary: DataSummary) -> pl.DataFrame:
     """The entries that are not the row's own target, whose label they would tell; the others are counted.
 
-    Without an id, on either side, the title decides.
+    Without an id, on either side, the title decides, in upper or lower case. A title is no id.
     """
     own = targets[entries["of"]]
-    is_same = (entries["item"] == own["item"]) | (entries["item"] == "") | (own["item"] == "")
-    is_target = is_same & (entries["title"] == own["title"])
+    titles = [frame["title"].str.to_lowercase() for frame in (entries, own)]
+    unnamed = [frame["item"].is_in(["", None]) | (frame["item"] == frame["title"]) for frame in (entries, own)]
+    is_target = (entries["item"] == own["item"]) & (entries["item"] != "")
+    is_target |= (unnamed[0] | unnamed[1]) & (titles[0] == titles[1])
     if count := int(is_target.sum()):
         summary.notes.append(f"{count:,} history entries were left out: they are the target of their own row")
     return entries.filter(~is_target)
@@ -102,6 +105,8 @@ def _read(
         frame = table.collect([target, *others], options.on_bad_row, skipped, summary.files)
         frames.append(frame.with_columns(split=pl.lit(SPLITS.index(split) if split else 0, pl.Int8)))
     rows = pl.concat(frames, how="diagonal")
+    for column in ("user", "name"):
+        check_spellings(rows[column], {"name": "item"}.get(column, column), [table.path for table in sources.values()])
     summary.rows, summary.dropped = rows.height + skipped.total(), dict(skipped)
     content = pl.concat_str("user", "name", pl.col("history").list.join("|"), separator="/")
     middle = options.threshold or 0.0

@@ -1,8 +1,10 @@
 """Ids that should match between two files but do not: three examples of either side, and why."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 import polars as pl
+
+from expctr.errors import DataError
 
 _MOST = 0.5
 _EXAMPLES = 3
@@ -18,11 +20,33 @@ _REASONS: dict[str, Form] = {
     ),
     "the files differ in upper and lower case. Fix: use one case in both": lambda ids: ids.str.to_lowercase(),
     "the files differ in white space. Fix: remove it in both": lambda ids: ids.str.replace_all(r"\s+", ""),
+    "one file writes an accented letter as one character, the other as two. Fix: write ids alike (NFC)": (
+        lambda ids: ids.str.normalize("NFC")
+    ),
     "the files differ in punctuation. Fix: write the ids alike": lambda ids: ids.str.replace_all(r"[^\pL\pN]+", ""),
     "one file has ISBN-10, the other ISBN-13. Fix: write one of them in both": (
         lambda ids: ids.str.replace(r"^(?:978)?(\d{9})[\dXx]$", "$1")
     ),
 }
+
+
+def check_spellings(ids: pl.Series, name: str, sources: Iterable[object]) -> None:
+    """Raises DataError if a whole number is written as 28 in one row and as 28.0 in another one.
+
+    Args:
+        ids: of one kind, categorical or strings.
+        name: of what.
+        sources: the files, or what else holds the ids.
+    """
+    every = ids.unique().cast(pl.String)
+    floats = every.filter(every.str.contains(r"^-?\d+\.0+$"))
+    both = floats.filter(floats.str.replace(r"\.0+$", "").is_in(every.implode())).sort()
+    if both.len():
+        short = both[0].partition(".")[0]
+        raise DataError(
+            f"{name} ids of {', '.join(map(str, sources))} are written in two ways: {short!r} and {both[0]!r} ("
+            f"{both.len():,} ids). Fix: write them as {short} everywhere (pandas: .astype('Int64'))"
+        )
 
 
 def explain_unmatched(used: pl.Series, described: pl.Series, used_in: str, described_in: str) -> str | None:

@@ -11,11 +11,12 @@ OnBadRow = Literal["error", "skip"]
 
 TOO_FEW, TOO_MANY, BAD_CSV = "too few columns", "too many columns", "not a row of CSV"
 UNDECODABLE, NUL = "undecodable bytes", "NUL byte"
-NOT_JSON, NO_ID = "not a JSON object", "no user or item id"
+NOT_JSON, NO_ID, ROUNDED_ID = "not a JSON object", "no user or item id", "id is a number that lost its last digits"
 NOT_A_NUMBER, OUT_OF_RANGE = "rating is not a number", "rating out of range"
 NO_TIME, BAD_TIME, OTHER_TIME = "no timestamp", "timestamp is not a time", "timestamp is unlike most others"
 BAD_LABEL, BAD_SPLIT = "label is neither 1 nor 0", "split is none of train, val and test"
 BAD_FEATURE, BAD_HISTORY = "feature is not of its kind", "history and its labels do not match"
+BAD_TITLES = "titles cannot be told apart"
 FIXES = {  # {scale} and {path} are those of the table
     TOO_FEW: "give the row all its columns",
     TOO_MANY: "put quotes around the value that contains the delimiter",
@@ -24,6 +25,7 @@ FIXES = {  # {scale} and {path} are those of the table
     NUL: "the file is damaged or not a text file; download it again",
     NOT_JSON: "write one JSON object per line",
     NO_ID: "give the row a user id and an item id",
+    ROUNDED_ID: "write ids as whole numbers or texts, in all files; a column of floats holds 15 digits",
     NOT_A_NUMBER: "write a number",
     OUT_OF_RANGE: "use the rating scale, {scale}; labels of 0 and 1, such as clicks, are read with --data "
     "TableDataModule --data.interactions {path}",
@@ -34,6 +36,7 @@ FIXES = {  # {scale} and {path} are those of the table
     BAD_SPLIT: "write train, val or test",
     BAD_FEATURE: "correct the value, or choose the kind category in data.features",
     BAD_HISTORY: "give each entry of the history one label, 1 or 0",
+    BAD_TITLES: "write each title in double quotes, with a comma after it",
 }
 PROBLEM = pl.Enum(list(FIXES))
 """Type of the column `problem`. An enum takes one byte per row; the column is read for every row."""

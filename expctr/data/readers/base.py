@@ -1,7 +1,8 @@
 """Base of the readers: raw files as lazy tables. Bad rows are raised or counted when a table is collected."""
 
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -10,6 +11,23 @@ import polars as pl
 from expctr.data.readers import interrupts
 from expctr.data.readers.bad_rows import FIXES, OnBadRow
 from expctr.errors import DataError
+
+
+@contextmanager
+def readable(source: str | Path) -> Iterator[None]:
+    """Raises DataError, which names the file or option, in place of errors of polars and of the system."""
+    try:
+        yield
+    except (OSError, pl.exceptions.PolarsError, pl.exceptions.PanicException) as error:
+        raise DataError(
+            f"cannot read {source}: {first_line(error)}. Fix: check its permissions, that its download is complete, "
+            "and that it is of the format of its name"
+        ) from error
+
+
+def first_line(error: BaseException) -> str:
+    """What is wrong. The further lines of an error of polars are the plan of a query, which nobody asked for."""
+    return str(error).strip().partition("\n")[0].rstrip(".:")
 
 
 @dataclass(frozen=True)
@@ -25,6 +43,7 @@ class RawTable:
         unused: columns of the file that the reader does not use.
         scale: of ratings, such as "0.5 to 5 for MovieLens".
         texts_at: reads one column of the rows at some places (the column `place`); None if the table has no places.
+        empty: what is wrong if it has no rows, and how to fix it.
         may_be_empty: having no rows is no error, because the table is made of another one, which says what is wrong.
     """
 
@@ -35,6 +54,7 @@ class RawTable:
     unused: tuple[str, ...] = ()
     scale: str = ""
     texts_at: Callable[[pl.Series, str], pl.Series] | None = None
+    empty: str = ". Fix: check that this is the right file and that its download is complete"
     may_be_empty: bool = False
 
     @property
@@ -76,21 +96,16 @@ class RawTable:
             DataError: a row is bad and `on_bad_row` is `error`, or the file has no rows.
         """
         try:
-            frame = self.frame.select(*columns, "problem").collect(engine="streaming")
+            with readable(self.path):
+                frame = self.frame.select(*columns, "problem").collect(engine="streaming")
         except KeyboardInterrupt:
             try:
                 interrupts.end_sources()
             except KeyboardInterrupt:  # one Ctrl-C is raised twice: by polars and by Python
                 interrupts.end_sources()
             raise
-        except OSError as error:
-            raise DataError(
-                f"cannot read {self.path}: {error}. Fix: check its permissions, and that its download is complete"
-            ) from error
         if frame.is_empty() and not self.may_be_empty:
-            raise DataError(
-                f"no rows in {self.path}. Fix: check that this is the right file and that its download is complete"
-            )
+            raise DataError(f"no rows in {self.path}{self.empty}")
         if read is not None:
             read[str(self.path)] = max(frame.height, read.get(str(self.path), 0))  # one file may hold several tables
         problems = frame["problem"].drop_nulls()
@@ -122,6 +137,8 @@ class RawTable:
         bad = self.frame.filter(pl.col("problem").is_not_null()).select(place, "row", "problem", "column", "line")
         path, row, problem, column, line = bad.head(1).collect().row(0)
         fix = FIXES[problem].format(scale=self.scale, path=path)
+        if "\t" in line and '"' in line:
+            fix += "; quotes are text in a table separated by tabs, so write the values without them"
         return DataError(
             f"{problem}, {path}, row {row:,}, column {column}: {line[:120]!r}. Fix: {fix}; or count "
             f"and skip bad rows with data.samples.on_bad_row: skip ({count:,} of {rows:,} rows are bad)"

@@ -4,6 +4,8 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
 
+import polars as pl
+
 from expctr.data.readers.delimited import plain_header
 from expctr.errors import DataError
 
@@ -61,17 +63,19 @@ USUAL: dict[str, tuple[str, ...]] = {
 """What a column is -> the usual names, in lower case and without punctuation; the first that is there counts."""
 
 _READY = (("liked", "disliked"), ("history", "history_labels"))
+LISTS = tuple(role for pair in _READY for role in pair)
 
 
-def find_columns(columns: TableColumns, roles: Sequence[str], names: Sequence[str]) -> dict[str, str]:
+def find_columns(columns: TableColumns, roles: Sequence[str], schema: Mapping[str, pl.DataType]) -> dict[str, str]:
     """The columns of a table that have one of these roles, as named or by usual names: role -> name in the file.
 
     `liked` and `disliked` are taken together or not at all, as are `history` and `history_labels`; and a usual name for
-    a rating counts only where there is no label.
+    a rating counts only where there is no label. A column `name` is a title only in a table of items.
     """
+    names = [name for name in schema if "user" not in roles or plain_header(name) != "name"]
     found: dict[str, str] = {}
     for role in USUAL:
-        if role in roles and (name := _find(role, columns, names, found.values())):
+        if role in roles and (name := _find(role, columns, schema, names, found.values())):
             found[role] = name
         if role == "history_labels":  # the last of the columns of ready rows
             for pair in _READY:
@@ -80,6 +84,16 @@ def find_columns(columns: TableColumns, roles: Sequence[str], names: Sequence[st
     if "label" in found and "rating" in found:
         found.pop("label" if columns.rating and not columns.label else "rating")
     return found
+
+
+def check_type(role: str, name: str, dtype: pl.DataType, path: object) -> None:
+    """Raises DataError if a column of this type cannot be what it is named as."""
+    if not _fits(role, dtype):
+        wanted = "lists, or texts separated by |" if role in LISTS else "texts or numbers"
+        raise DataError(
+            f"{path}, column {name}: a column of type {dtype} cannot be the {role}. Fix: write {wanted}; or name "
+            f"another column in data.columns.{role}"
+        )
 
 
 def check_named(columns: TableColumns, role: str, option: str, tables: Mapping[str, Sequence[str]]) -> None:
@@ -105,9 +119,23 @@ def match_name(name: str, names: Sequence[str]) -> str | None:
     return alike[0] if len(alike) == 1 else None
 
 
-def _find(role: str, columns: TableColumns, names: Sequence[str], taken: Collection[str]) -> str | None:
+def _fits(role: str, dtype: pl.DataType) -> bool:
+    if role in LISTS:
+        return isinstance(dtype, pl.List | pl.Array | pl.String | pl.Null)
+    return not dtype.is_nested() and dtype != pl.Object and not (role == "timestamp" and dtype == pl.Time)
+
+
+def _find(
+    role: str,
+    columns: TableColumns,
+    schema: Mapping[str, pl.DataType],
+    names: Sequence[str],
+    taken: Collection[str],
+) -> str | None:
     if named := getattr(columns, role):
-        return match_name(named, names)
+        return match_name(named, [*schema])
+    if role in (*LISTS, "timestamp"):  # a label may be called `liked`, and a time of day `time`
+        names = [name for name in names if _fits(role, schema[name])]
     meant = {getattr(columns, other) for other in USUAL}
     plain = {plain_header(name): name for name in reversed(names) if name not in taken and name not in meant}
     return next((plain[usual] for usual in USUAL[role] if usual in plain), None)

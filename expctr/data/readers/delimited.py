@@ -135,7 +135,12 @@ def _detect_columns(
         place = _positions(fields, headers, ())
         known = place.keys() >= set(required) and len(fields) > 1 and "\0" not in head[0]
         plain = [plain_header(field) for field in fields]
-        twice = [fields[i] for i in place.values() if plain.count(plain[i]) > 1]
+        exact = {name for accepted in headers.values() for name in accepted}
+        twice = [
+            fields[i]
+            for i in place.values()
+            if fields.count(fields[i]) > 1 or (fields[i] not in exact and plain.count(plain[i]) > 1)
+        ]
         if twice:
             raise DataError(
                 f"two columns of one name, {path}, row 1, column {twice[0][:60]}. Fix: delete or rename one of them"
@@ -156,8 +161,9 @@ def _positions(fields: Sequence[str], headers: Mapping[str, Sequence[str]], orde
     """Column -> its position in the file."""
     if order:
         return {name: i for i, name in enumerate(fields) if name in order}
-    plain = [plain_header(field) for field in fields]
-    found = {name: next((plain.index(a) for a in accepted if a in plain), None) for name, accepted in headers.items()}
+    index = {name: i for i, name in reversed([*enumerate(map(plain_header, fields))])}
+    index |= {name: i for i, name in reversed([*enumerate(fields)])}
+    found = {name: next((index[a] for a in accepted if a in index), None) for name, accepted in headers.items()}
     return {name: i for name, i in found.items() if i is not None}
 
 

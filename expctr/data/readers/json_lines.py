@@ -183,5 +183,7 @@ def _first_values(pairs: list[tuple[str, object]]) -> dict[str, object]:
 
 
 def _text(value: object) -> str:
+    if isinstance(value, float):
+        return np.format_float_positional(value, trim="-")  # as polars writes it: 28.0 is 28, and 1e-7 has its zeros
     text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
     return text if text.isascii() else _SURROGATE.sub("\0", text)

@@ -5,17 +5,23 @@ from dataclasses import replace
 
 import polars as pl
 
-from expctr.data.readers.bad_rows import BAD_HISTORY
+from expctr.data.readers.bad_rows import BAD_HISTORY, BAD_TITLES, mark
 from expctr.data.readers.base import RawTable
+from expctr.data.readers.columns import LISTS, USUAL
+from expctr.data.readers.delimited import plain_header
 from expctr.data.readers.sources import Source, column_of, raw
-from expctr.data.readers.values import TRUTHS, as_list
+from expctr.data.readers.values import TRUTHS, as_entries, as_label
 
 _TALLREC = {"input", "output"}
 _PARTS = {
     "liked": r"(?is)User Preference:(.*?)User Unpreference:",
     "disliked": r"(?is)User Unpreference:(.*?)Whether the user ",
 }
-_TARGET = r'(?is)Whether the user.*?"+([^"]+)"'
+_TITLE = r'"(.+?)"(?: written by [^"]*)?\s*(?:[,.]|$)'  # a quote inside a title has neither of these after it
+_TARGET = r'(?is)Whether the user.*?"(?:"(.+?)" written by [^"]*|(.+))"\s*\??\s*$'  # of books, of anything else
+
+
+_FLAGS = {*USUAL["liked"], *USUAL["disliked"]}
 
 
 def is_ready(found: Mapping[str, str]) -> bool:
@@ -30,14 +36,28 @@ def with_tallrec(source: Source) -> Source:
     first = source.table.frame.select(raw("input")).drop_nulls().head(1).collect()
     if first.is_empty() or "user preference:" not in first.item().lower():
         return source
-    quoted = r'"[^"]+"'
-    lists = {name: raw("input").str.extract(part).str.extract_all(quoted) for name, part in _PARTS.items()}
-    new = {name: texts.list.eval(pl.element().str.strip_chars('"')) for name, texts in lists.items()}
-    new |= {"title": raw("input").str.extract(_TARGET), "label": raw("output")}
+    parts = {name: raw("input").str.extract(part).str.strip_chars() for name, part in _PARTS.items()}
+    title = pl.element().str.extract(f"^{_TITLE}$")
+    new = {name: text.str.extract_all(_TITLE).list.eval(title) for name, text in parts.items()}
+    new |= {"title": pl.coalesce(raw("input").str.extract(_TARGET, i) for i in (1, 2)), "label": raw("output")}
+    rest = pl.concat_str(text.str.replace_all(_TITLE, "") for text in parts.values()).str.strip_chars()
     schema = {"liked": pl.List(pl.String), "disliked": pl.List(pl.String), "title": pl.String(), "label": pl.String()}
-    frame = source.table.frame.with_columns(value.alias(column_of(name)) for name, value in new.items())
+    frame = mark(source.table.frame, (rest.fill_null("?") != "", BAD_TITLES, "input"))
+    frame = frame.with_columns(value.alias(column_of(name)) for name, value in new.items())
     hidden = {name: dtype for name, dtype in source.schema.items() if name not in {*_TALLREC, "instruction", *schema}}
     return replace(source, table=replace(source.table, frame=frame), schema={**hidden, **schema})
+
+
+def with_flags(source: Source) -> Source:
+    """A source, with texts of 1 and 0, as in a column `liked` of a click log, as numbers: they are no lists."""
+    texts = [name for name, dtype in source.schema.items() if dtype == pl.String and plain_header(name) in _FLAGS]
+    flags = {name: as_label(raw(name), pl.String()) for name in texts}
+    others = [flag.is_null() & (raw(name) != "") for name, flag in flags.items()]
+    if not texts or source.table.frame.select(pl.any_horizontal(others).any()).collect(engine="streaming").item():
+        return source
+    frame = source.table.frame.with_columns(flag.alias(column_of(name)) for name, flag in flags.items())
+    schema = source.schema | dict.fromkeys(flags, pl.Float32())
+    return replace(source, table=replace(source.table, frame=frame), schema=schema)
 
 
 def history_columns(source: Source, found: Mapping[str, str]) -> tuple[dict[str, pl.Expr], tuple[pl.Expr, str, str]]:
@@ -45,22 +65,21 @@ def history_columns(source: Source, found: Mapping[str, str]) -> tuple[dict[str,
 
     Without a common order, disliked entries count as later than liked ones, as they do for new users.
     """
-    lists = {role: as_list(raw(name), source.schema[name]) for role, name in found.items() if role in _ROLES}
+    lists = {role: as_entries(raw(name), source.schema[name]) for role, name in found.items() if role in LISTS}
     if "history" in lists:
         marks = lists["history_labels"].list.eval(
             pl.element().str.to_lowercase().replace_strict(TRUTHS, default=None, return_dtype=pl.Float64) == 1
         )
         columns = {"history": lists["history"], "history_liked": marks}
     else:
-        liked, disliked = lists["liked"], lists["disliked"]
+        liked, disliked = (lists[role].list.drop_nulls() for role in ("liked", "disliked"))
         marks = pl.concat_list(liked.list.eval(pl.element().is_not_null()), disliked.list.eval(pl.element().is_null()))
         columns = {"history": pl.concat_list(liked, disliked), "history_liked": marks}
-    marks = pl.col("history_liked")
-    bad = (marks.list.len() != pl.col("history").list.len()) | (marks.list.drop_nulls().list.len() != marks.list.len())
+    filled = [pl.col(name).list.drop_nulls().list.len() for name in columns]
+    bad = pl.any_horizontal(
+        pl.col("history").list.len() != size for size in [pl.col("history_liked").list.len(), *filled]
+    )
     return columns, (bad, BAD_HISTORY, found.get("history_labels", found.get("disliked", "")))
-
-
-_ROLES = ("liked", "disliked", "history", "history_labels")
 
 
 def all_items(tables: list[RawTable], given: RawTable | None) -> RawTable:

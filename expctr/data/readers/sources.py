@@ -13,9 +13,10 @@ from urllib.parse import unquote
 import polars as pl
 
 from expctr.data.readers.bad_rows import PROBLEM
-from expctr.data.readers.base import RawTable
+from expctr.data.readers.base import RawTable, first_line, readable
 from expctr.data.readers.delimited import plain_header, read_delimited, read_header
 from expctr.data.readers.files import check_file, plain_name
+from expctr.data.readers.frames import as_frame, check_types, plain_types
 from expctr.data.readers.json_lines import read_json_lines
 from expctr.errors import DataError
 
@@ -70,7 +71,7 @@ def open_source(source: Any, option: str) -> Source:
         DataError: nothing is there, the files are of several formats, or they cannot be read.
     """
     if not isinstance(source, str | Path):
-        return _opened([_numbered(_as_frame(source, option).lazy())], Path(option), (), False)
+        return _opened([_numbered(as_frame(source, option).lazy())], Path(option), (), False)
     files = find_files(str(source), option)
     kinds = {_kind(path) for path in files}
     if len(kinds) > 1:
@@ -80,16 +81,13 @@ def open_source(source: Any, option: str) -> Source:
         )
     frames = []
     for path in files:
-        try:
+        with readable(path):
             frame = _scan(path)
-        except (OSError, pl.exceptions.PolarsError) as error:
-            raise DataError(
-                f"cannot read {path}: {error}. Fix: check that the file is complete and of the format of its name"
-            ) from error
         found = frame.collect_schema().names()
         folders = {name: value for name, value in partition(path, str(source)).items() if _RAW + name not in found}
         frame = frame.with_columns(pl.lit(value, pl.String).alias(_RAW + name) for name, value in folders.items())
         frames.append(frame.with_columns(file=pl.lit(str(path))) if len(files) > 1 else frame)
+    check_types({str(path): frame for path, frame in zip(files, frames, strict=True)})
     return _opened(frames, Path(source), tuple(files) if len(files) > 1 else (), kinds <= {"CSV", "JSON lines"})
 
 
@@ -99,6 +97,9 @@ def find_files(named: str, option: str) -> list[Path]:
     if path.is_dir():
         inside = [(file, file.relative_to(path).parts) for file in sorted(path.rglob("*"))]
         files = [file for file, parts in inside if _suffix(file) in _KINDS and not any(p[0] in "._" for p in parts)]
+        files = [
+            file for file in files if (plain := file.with_name(plain_name(file.name))) == file or plain not in files
+        ]
         if not files:
             raise DataError(f"{option}: no table in {path}. Fix: name a folder with files of {', '.join(_KINDS)}")
     elif not path.exists() and glob.has_magic(named):
@@ -110,6 +111,16 @@ def find_files(named: str, option: str) -> list[Path]:
     for file in files:
         check_file(file)
     return files
+
+
+def unused_files(named: str) -> list[str]:
+    """The files of a folder that are not read: of other formats, and compressed copies of those that are."""
+    path = Path(named).expanduser()
+    if not path.is_dir():
+        return []
+    files = sorted({file for file in path.rglob("*") if file.is_file()} - {*find_files(named, "")})
+    names = [file.relative_to(path) for file in files]
+    return [str(name) for name in names if not any(part[0] in "._" for part in name.parts)]
 
 
 def partition(path: Path, named: str) -> dict[str, str | None]:
@@ -125,9 +136,15 @@ def _opened(frames: Sequence[pl.LazyFrame], path: Path, parts: tuple[Path, ...],
         schema = frame.collect_schema()
     except pl.exceptions.PolarsError as error:
         raise DataError(
-            f"{path} has files whose columns do not fit together: {error}. Fix: give a column the same type in all"
+            f"{path} has files whose columns do not fit together: {first_line(error)}. Fix: give a column the same "
+            "type in all"
         ) from error
     columns = {name.removeprefix(_RAW): dtype for name, dtype in schema.items() if name.startswith(_RAW)}
+    if not columns:
+        raise DataError(
+            f"no rows in {path}. Fix: check that this is the right file; in JSON, write one object per line, or one "
+            "list of objects"
+        )
     return Source(RawTable(frame, path, parts), columns, is_text)
 
 
@@ -153,13 +170,19 @@ def _scan(path: Path) -> pl.LazyFrame:
         keys = dict.fromkeys(key for line in _lines(path, _HEAD) for key in _keys(line))
         return read_json_lines(path, {_RAW + key: (key,) for key in keys}).frame
     names = [name for name in read_header(path) if plain_header(name)]
-    headers = {_RAW + name: (plain_header(name),) for name in names}
+    if len(names) < 2:
+        raise DataError(
+            f"no names of columns in {path}, row 1: {' '.join(names)!r}. Fix: begin the file with its header; delete "
+            "comments and sep= above it"
+        )
+    headers = {_RAW + name: (name,) for name in names}
     frame = read_delimited(path, headers, [*headers]).frame
     return frame.with_columns(pl.col(*headers).replace("", None))
 
 
 def _numbered(frame: pl.LazyFrame) -> pl.LazyFrame:
     """A typed frame as that of a source: its rows are counted from 1, and none is bad by itself. It has no `line`."""
+    frame = plain_types(frame)
     names = frame.collect_schema().names()
     frame = frame.rename({name: _RAW + name for name in names}).with_row_index("row", 1)
     return frame.with_columns(problem=pl.lit(None, PROBLEM), column=pl.lit("all"))
@@ -171,7 +194,9 @@ def _lines(path: Path, count: int) -> list[str]:
         lines = pl.scan_lines(path, name="line", glob=False).filter(pl.col("line").str.strip_chars() != "")
         return lines.head(count).collect()["line"].to_list()
     except (OSError, pl.exceptions.PolarsError) as error:
-        raise DataError(f"cannot read {path}: {error}. Fix: check that the file is complete and UTF-8") from error
+        raise DataError(
+            f"cannot read {path}: {first_line(error)}. Fix: check that the file is complete and UTF-8"
+        ) from error
 
 
 def _keys(line: str) -> list[str]:
@@ -190,25 +215,6 @@ def _read_json(path: Path) -> pl.DataFrame:
         return pl.read_json(text, infer_schema_length=None)
     except pl.exceptions.PolarsError as error:
         raise DataError(
-            f"cannot read {path} as JSON: {error}. Fix: write one list of objects, [{{...}}, {{...}}]; or one object "
-            "per line without the brackets"
+            f"cannot read {path} as JSON: {first_line(error)}. Fix: write one list of objects, [{{...}}, {{...}}]; or "
+            "one object per line without the brackets"
         ) from error
-
-
-def _as_frame(source: Any, option: str) -> pl.DataFrame:
-    """A data frame as one of polars. pandas is not imported."""
-    if isinstance(source, pl.LazyFrame):
-        return source.collect()
-    if isinstance(source, pl.DataFrame):
-        return source
-    if not hasattr(source, "columns") or not hasattr(source, "iloc"):
-        raise DataError(
-            f"{option} is of type {type(source).__name__}. Fix: name a file, a folder or a glob, or give a data frame "
-            "of polars or pandas"
-        )
-    try:
-        return pl.DataFrame(source)
-    except (ImportError, TypeError):  # polars needs pyarrow for most columns of pandas, and reads them without a copy
-        columns = {str(name): source[name] for name in source.columns}
-        filled = {name: values.astype(object).where(values.notna(), None).tolist() for name, values in columns.items()}
-        return pl.DataFrame([pl.Series(name, values, strict=False) for name, values in filled.items()])

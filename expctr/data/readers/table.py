@@ -18,17 +18,26 @@ from expctr.data.readers.bad_rows import (
     NO_TIME,
     NOT_A_NUMBER,
     OTHER_TIME,
+    ROUNDED_ID,
     bad_ids,
     mark,
 )
-from expctr.data.readers.base import RawTable, RawTables
-from expctr.data.readers.columns import USUAL, TableColumns, check_named, find_columns, match_name, missing_column
-from expctr.data.readers.ready import all_items, history_columns, is_ready, with_tallrec
-from expctr.data.readers.sources import Source, find_files, open_source, raw
+from expctr.data.readers.base import RawTable, RawTables, readable
+from expctr.data.readers.columns import (
+    USUAL,
+    TableColumns,
+    check_named,
+    check_type,
+    find_columns,
+    match_name,
+    missing_column,
+)
+from expctr.data.readers.ready import all_items, history_columns, is_ready, with_flags, with_tallrec
+from expctr.data.readers.sources import Source, find_files, open_source, raw, unused_files
 from expctr.data.readers.splits import check_alike
 from expctr.data.readers.table_features import feature_name, find_kinds, typed_feature
 from expctr.data.readers.timestamps import find_times
-from expctr.data.readers.values import as_id, as_label, as_number, is_missing
+from expctr.data.readers.values import as_key, as_label, as_number, is_missing, is_rounded
 from expctr.errors import DataError
 
 CONTEXT = "context_"
@@ -77,6 +86,8 @@ class TableReader:
         """The three tables; the interactions are those of all splits that histories are made of."""
         interactions, items, users = next(iter(self._interactions.values())), self._read_items(), self._read_users()
         self._check_features()
+        unused = [name for source in self.named.values() if isinstance(source, str) for name in unused_files(source)]
+        self.notes += [f"not used: file {', '.join(unused[:5])}{', ...' if unused[5:] else ''}"] if unused else []
         no_titles = not any("title" in found for found in self._found.values()) and not self._items_have_titles
         return RawTables(interactions, items, users, tuple(self.notes), self._splits, no_titles)
 
@@ -90,7 +101,15 @@ class TableReader:
         table, bad = self._interactions[""], pl.col("problem").is_not_null()
         rows = {name: ~bad & (pl.col("split") == name) for name in SPLITS}
         rows["train"] |= bad  # in one of the three, so that they are counted once
-        return {name: replace(table, frame=table.frame.filter(rows[name])) for name in SPLITS}
+        empty = " whose column {} is {}. Fix: mark some rows as {}; or rename the column, and splits are drawn"
+        return {
+            name: replace(
+                table,
+                frame=table.frame.filter(rows[name]),
+                empty=empty.format(self.found["split"], name, name),
+            )
+            for name in SPLITS
+        }
 
     @property
     def found(self) -> dict[str, str]:
@@ -103,7 +122,8 @@ class TableReader:
 
     @cached_property
     def _sources(self) -> dict[str, Source]:
-        return {name: with_tallrec(open_source(source, _option(name))) for name, source in self.interactions.items()}
+        opened = {name: open_source(source, _option(name)) for name, source in self.interactions.items()}
+        return {name: with_flags(with_tallrec(source)) for name, source in opened.items()}
 
     @cached_property
     def _side(self) -> dict[str, Source]:
@@ -117,7 +137,7 @@ class TableReader:
         for role in USUAL:
             check_named(self.columns, role, f"data.columns.{role}", every if role == "title" else own)
         roles = [role for role in USUAL if role != "split" or "" in self.interactions]
-        found = {name: find_columns(self.columns, roles, source.names) for name, source in self._sources.items()}
+        found = {name: find_columns(self.columns, roles, source.schema) for name, source in self._sources.items()}
         paths = {name: str(source.table.path) for name, source in self._sources.items()}
         check_alike({_option(name): (paths[name], columns) for name, columns in found.items()})
         for name, source in self._sources.items():
@@ -126,6 +146,8 @@ class TableReader:
 
     def _check_roles(self, source: Source, found: Mapping[str, str]) -> None:
         there = {str(source.table.path): source.names}
+        for role, name in found.items():
+            check_type(role, name, source.schema[name], source.table.path)
         for role in ("label",) if is_ready(found) else ("user", "item"):
             if role not in found and not (role == "label" and "rating" in found):
                 raise missing_column(getattr(self.columns, role) or role, f"data.columns.{role}", there)
@@ -140,7 +162,11 @@ class TableReader:
 
     @cached_property
     def _interactions(self) -> dict[str, RawTable]:
-        return {name: self._read_interactions(source, self._found[name]) for name, source in self._sources.items()}
+        tables = {}
+        for name, source in self._sources.items():
+            with readable(source.table.path):
+                tables[name] = self._read_interactions(source, self._found[name])
+        return tables
 
     def _read_interactions(self, source: Source, found: Mapping[str, str]) -> RawTable:
         columns: dict[str, pl.Expr] = {}
@@ -148,12 +174,12 @@ class TableReader:
         forms: dict[str, str] = {}
 
         def value(role: str) -> tuple[pl.Expr, pl.DataType]:
-            return raw(found[role]), source.schema[found[role]]
+            return _value(source, found[role])
 
         for role in ("user", "item"):
             if role in found:
-                columns[role] = as_id(*value(role))
-                checks += bad_ids(role, shown=found[role])
+                columns[role] = as_key(*value(role))
+                checks += [*bad_ids(role, shown=found[role]), (is_rounded(*value(role)), ROUNDED_ID, found[role])]
             elif role == "user":
                 columns["user"] = pl.lit("")  # ready rows may name nobody
         columns["rating"] = pl.lit(1.0, pl.Float32)  # without a label or a rating, a row is a positive
@@ -165,7 +191,8 @@ class TableReader:
             checks.append((pl.col("rating").is_null(), NOT_A_NUMBER, found["rating"]))
         columns["timestamp"] = pl.lit(None, pl.Int64)
         if self.is_timed and "timestamp" in found and not is_ready(found):
-            times = find_times(source.table.frame, *value("timestamp"))
+            where = f"{source.table.path}, column {found['timestamp']}"
+            times = find_times(source.table.frame, *value("timestamp"), where)
             columns["timestamp"], forms["timestamp"] = times.micros, f" ({times.form})"
             checks.append((is_missing(*value("timestamp")), NO_TIME, found["timestamp"]))
             checks.append((pl.col("timestamp").is_null(), OTHER_TIME, found["timestamp"]))
@@ -212,7 +239,7 @@ class TableReader:
     @property
     def _items_have_titles(self) -> bool:
         source = self._side.get("items")
-        return source is not None and "title" in find_columns(self.columns, ("item", "title"), source.names)
+        return source is not None and "title" in find_columns(self.columns, ("item", "title"), source.schema)
 
     def _read_users(self) -> RawTable | None:
         return self._read_side("users", "user") if "users" in self._side else None
@@ -220,18 +247,22 @@ class TableReader:
     def _read_side(self, table: str, key: str, *more: str) -> RawTable:
         """The items or the users: the key, perhaps a title, and side features."""
         source = self._side[table]
-        found = find_columns(self.columns, [key, *more], source.names)
+        found = find_columns(self.columns, [key, *more], source.schema)
         name = found.setdefault(key, match_name("id", source.names) or "")
         if not name:
             named = getattr(self.columns, key) or key
             raise missing_column(named, f"data.columns.{key}", {str(source.table.path): source.names})
-        columns = {key: as_id(raw(name), source.schema[name])}
-        checks = bad_ids(key, shown=name)
+        for role, column in found.items():
+            check_type(role, column, source.schema[column], source.table.path)
+        value = _value(source, name)
+        columns = {key: as_key(*value)}
+        checks = [*bad_ids(key, shown=name), (is_rounded(*value), ROUNDED_ID, name)]
         if "title" in found:
             columns["title"] = raw(found["title"]).cast(pl.String).str.strip_chars()
         others = [column for column in source.names if column not in found.values()]
         unused: dict[str, str] = {}
-        kinds = find_kinds(source, others, unused) if self.features is None else self.features
+        with readable(source.table.path):
+            kinds = find_kinds(source, others, unused) if self.features is None else self.features
         kinds = {column: kinds[column] for column in others if column in kinds}
         unused |= dict.fromkeys((column for column in others if column not in kinds and column not in unused), "")
         columns |= _features(source, kinds, checks, "")
@@ -267,6 +298,12 @@ def _option(split: str) -> str:
     return f"data.splits.{split}" if split else "data.interactions"
 
 
+def _value(source: Source, name: str) -> tuple[pl.Expr, pl.DataType]:
+    """A column and its type; bytes are text."""
+    dtype = source.schema[name]
+    return (raw(name).cast(pl.String), pl.String()) if dtype == pl.Binary else (raw(name), dtype)
+
+
 def _features(source: Source, kinds: Mapping[str, FeatureKind], checks: _Checks, prefix: str) -> dict[str, pl.Expr]:
     columns = {}
     for name, kind in kinds.items():
@@ -282,7 +319,7 @@ def _typed(source: Source, columns: Mapping[str, pl.Expr], checks: Sequence[tupl
     about = ["row", "problem", "column", "line", *(["file"] if table.parts else [])]
     frame = mark(table.frame.with_columns(**columns), *checks)
     if "line" not in frame.collect_schema():  # made last, so that filters come before this slow step
-        values = pl.struct(raw(name).alias(name) for name in source.names)
+        values = pl.struct(raw(name).alias(name) for name, dtype in source.schema.items() if dtype != pl.Object)
         shown = values.map_batches(_shown, return_dtype=pl.String, is_elementwise=True)
         frame = frame.with_columns(line=shown)
     return replace(table, frame=frame.select(*about, *columns))

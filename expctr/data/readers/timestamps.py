@@ -6,7 +6,10 @@ which is found in all its values (`find_times`), and get microseconds.
 
 from typing import NamedTuple
 
+import numpy as np
 import polars as pl
+
+from expctr.errors import DataError
 
 
 class _Unit(NamedTuple):
@@ -22,6 +25,7 @@ _UNITS = (
     _Unit("microseconds", 10**6, 10**17),
     _Unit("nanoseconds", 10**9, 2**63),
 )
+_LIKELY = (-86_400 * 10**6, 4_102_444_800 * 10**6)  # microseconds: 1970, in any time zone, and the year 2100
 _USUAL = "%Y-%m-%d %H:%M:%S%.f"
 _BASIC = r"^(\d{4})(\d\d)(\d\d)T(\d\d)(\d\d)(\d\d)"  # 20050402T235347
 _DATE = r"(?i)^(\d{4}[-/]\d\d?[-/]\d\d?)(?:[T ](\d\d?:\d\d)(:\d\d(?:\.\d+)?)? ?(Z|UTC|GMT|[+-]\d\d(?::?\d\d)?)?)?$"
@@ -53,17 +57,33 @@ def seconds(text: pl.Series) -> pl.Series:
     return time.alias(text.name)
 
 
-def find_times(frame: pl.LazyFrame, value: pl.Expr, dtype: pl.DataType) -> Times:
+def find_times(frame: pl.LazyFrame, value: pl.Expr, dtype: pl.DataType, where: str = "") -> Times:
     """Finds the form that most values of a column have. One number does not say its unit, but all of them do.
 
     Numbers are seconds, milliseconds, microseconds or nanoseconds since 1970. For texts of dates see `micros_of_dates`.
+
+    Raises:
+        DataError: most times are before 1970 or after the year 2100; it names `where` they are.
     """
     forms = _forms(value, dtype)
     about = [
-        [v.count().alias(f"{n} count"), v.min().alias(f"{n} min"), v.max().alias(f"{n} max")] for n, v in forms.items()
+        expr.alias(f"{name} {what}")
+        for name, v in forms.items()
+        for what, expr in {
+            "count": v.count(),
+            "min": v.min(),
+            "max": v.max(),
+            "far": (~v.is_between(*_LIKELY)).sum(),
+        }.items()
     ]
-    found = frame.select(*(expr for three in about for expr in three)).collect(engine="streaming").row(0, named=True)
+    found = frame.select(*about).collect(engine="streaming").row(0, named=True)
     form = max(forms, key=lambda name: found[f"{name} count"])
+    if found[f"{form} far"] > found[f"{form} count"] / 2:
+        first, last = (np.datetime64(found[f"{form} {end}"], "us").astype("datetime64[D]") for end in ("min", "max"))
+        raise DataError(
+            f"{where}: most times are before 1970 or after the year 2100, if these are {form}: {first} to {last}. "
+            "Fix: write seconds since 1970 or dates, or name another column in data.columns.timestamp"
+        )
     days = [_day(found[f"{form} {end}"]) for end in ("min", "max")]
     return Times(f"{form}, {' to '.join(days)}" if all(days) else form, forms[form])
 

@@ -2,11 +2,17 @@
 
 import ast
 import json
+import re
+from io import StringIO
+from tokenize import STRING, TokenError, generate_tokens
 
 import polars as pl
 
 _MISSING = ("", "NA", "N/A", "NaN", "nan", "null", "NULL", "None")
-"""Texts in place of a number that is missing."""
+"""Texts in place of a number or an id that is missing."""
+
+_INFINITE = tuple(sign + text for sign in ("", "+", "-") for text in ("inf", "Inf", "infinity", "Infinity"))
+_LARGEST = 2**53  # from here on, floats are farther apart than whole numbers
 
 TRUTHS = dict.fromkeys(("1", "1.0", "true", "t", "yes", "y", "yes."), 1.0) | dict.fromkeys(
     ("0", "0.0", "false", "f", "no", "n", "no."), 0.0
@@ -20,6 +26,17 @@ def as_id(value: pl.Expr, dtype: pl.DataType) -> pl.Expr:
         value = pl.when(whole == value).then(whole.cast(pl.String)).otherwise(value.fill_nan(None).cast(pl.String))
     value = value.cast(pl.String)
     return value.str.strip_chars() if dtype == pl.String else value
+
+
+def as_key(value: pl.Expr, dtype: pl.DataType) -> pl.Expr:
+    """The id of a user or an item as text; null if it is missing, or a text that says so."""
+    text = as_id(value, dtype)
+    return pl.when(~text.is_in(_MISSING)).then(text)
+
+
+def is_rounded(value: pl.Expr, dtype: pl.DataType) -> pl.Expr:
+    """Whether an id is a float so large that it may have lost its last digits."""
+    return value.abs() >= _LARGEST if dtype.is_float() else pl.lit(False)
 
 
 def as_label(value: pl.Expr, dtype: pl.DataType) -> pl.Expr:
@@ -43,19 +60,27 @@ def as_number(value: pl.Expr, dtype: pl.DataType) -> pl.Expr:
 
 
 def is_missing(value: pl.Expr, dtype: pl.DataType) -> pl.Expr:
-    """Whether there is no number, or a text that says so."""
+    """Whether there is no finite number, or a text that says so."""
     if dtype == pl.String:
-        return value.is_null() | value.str.strip_chars().is_in(_MISSING)
-    return value.is_null() | value.is_nan() if dtype.is_float() else value.is_null()
+        return value.is_null() | value.str.strip_chars().is_in([*_MISSING, *_INFINITE])
+    return value.is_null() | ~value.is_finite() if dtype.is_float() else value.is_null()
 
 
 def as_list(value: pl.Expr, dtype: pl.DataType) -> pl.Expr:
     """A list of texts, of a list, of text that is a list in JSON or Python, or of text separated by `|`.
 
-    A missing list is empty.
+    A missing list is empty, and missing entries are left out.
     """
+    return as_entries(value, dtype).list.drop_nulls()
+
+
+def as_entries(value: pl.Expr, dtype: pl.DataType) -> pl.Expr:
+    """A list as `as_list` reads it, in which an entry that is missing or empty is null."""
+    inner: pl.DataType = pl.String()
     if isinstance(dtype, pl.Array):
         value = value.arr.to_list()
+    if isinstance(dtype, pl.List | pl.Array) and isinstance(dtype.inner, pl.DataType):
+        inner = dtype.inner
     if dtype == pl.String:
         text = value.str.strip_chars()
         quoted = (
@@ -63,10 +88,10 @@ def as_list(value: pl.Expr, dtype: pl.DataType) -> pl.Expr:
             .then(text)
             .map_batches(_parsed_lists, return_dtype=pl.List(pl.String), is_elementwise=True)
         )
-        parts = text.str.split("|").list.eval(pl.element().str.strip_chars())
+        parts = pl.when(text != "").then(text).str.split("|")
         value = pl.when(is_json_list(text)).then(quoted).otherwise(parts)
-    texts = value.cast(pl.List(pl.String)).list.drop_nulls()
-    return texts.list.filter(pl.element() != "").fill_null(pl.lit([], pl.List(pl.String)))
+    text = as_id(pl.element(), inner)
+    return value.list.eval(pl.when(text != "").then(text)).fill_null(pl.lit([], pl.List(pl.String)))
 
 
 def is_json_list(text: pl.Expr) -> pl.Expr:
@@ -79,15 +104,32 @@ def _parsed_lists(texts: pl.Series) -> pl.Series:
     return pl.Series(texts.name, [*lists], pl.List(pl.String))
 
 
-def _parsed_list(text: str) -> list[str]:
-    """The values of a list in JSON or Python; of any other text, its parts between `|`."""
+def _parsed_list(text: str) -> list[str | None]:
+    """The values of a list in JSON, Python or numpy; of any other text, its parts between `|`."""
     try:
         found = json.loads(text)
     except ValueError:
         try:
-            found = ast.literal_eval(text)
-        except (ValueError, SyntaxError, MemoryError, RecursionError):
+            found = _python_list(text)
+        except (ValueError, SyntaxError, TokenError, MemoryError, RecursionError):
             found = None
     if not isinstance(found, list):
-        return [part.strip() for part in text.split("|")]
-    return [part if isinstance(part, str) else json.dumps(part) for part in found if part is not None]
+        return [*text.split("|")]
+    return [None if part is None else _text(part) for part in found]
+
+
+def _python_list(text: str) -> object:
+    if re.fullmatch(r"\[\s*[-+.\deE]+(\s+[-+.\deE]+)*\s*\]", text):  # numpy writes no commas
+        return [part.removesuffix(".") for part in text[1:-1].split()]
+    if re.search(r"""["']\s+["']""", text):  # Python would join the two texts
+        texts = [token.string for token in generate_tokens(StringIO(text).readline) if token.type == STRING]
+        if "".join(text[1:-1].split()) == "".join("".join(texts).split()):
+            return [ast.literal_eval(part) for part in texts]
+    return ast.literal_eval(text)
+
+
+def _text(value: object) -> str:
+    """A value as text, whole numbers without a point."""
+    if isinstance(value, float) and value.is_integer():
+        value = int(value)
+    return value if isinstance(value, str) else json.dumps(value, default=str)

@@ -175,7 +175,7 @@ def test_nothing_there_and_several_formats_are_refused(tmp_path: Path) -> None:
         reader(str(tmp_path / "x")).tables  # noqa: B018
     CLICKS.write_parquet(tmp_path / "x" / "a.parquet")
     CLICKS.with_columns(ts=pl.lit([1])).write_parquet(tmp_path / "x" / "torn.parquet")
-    with pytest.raises(DataError, match="has files whose columns do not fit together"):
+    with pytest.raises(DataError, match=r"column ts holds numbers in .*a\.parquet and lists in .*torn\.parquet"):
         reader(str(tmp_path / "x")).tables  # noqa: B018
     with pytest.raises(DataError, match=r"data.interactions is of type int"):
         reader(7).tables  # noqa: B018
@@ -334,7 +334,7 @@ def test_without_times_a_random_order_must_be_chosen() -> None:
 
 
 def test_titles_come_from_the_interactions_or_are_the_ids() -> None:
-    names = ITEMS.select("sku", "name")
+    names = ITEMS.select("sku", title="name")
     both = reader(CLICKS.join(names, on="sku")).tables
     assert collected(both)[1] == [{"item": i, "title": t} for i, t in names.rows()]
     features = reader(CLICKS.join(names, on="sku"), ITEMS.drop("name", "tags")).tables
