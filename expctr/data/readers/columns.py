@@ -71,6 +71,9 @@ def find_columns(columns: TableColumns, roles: Sequence[str], schema: Mapping[st
 
     `liked` and `disliked` are taken together or not at all, as are `history` and `history_labels`; and a usual name for
     a rating counts only where there is no label. A column `name` is a title only in a table of items.
+
+    Raises:
+        DataError: two columns have one usual name, or the type of a column cannot be what it is named as.
     """
     names = [name for name in schema if "user" not in roles or plain_header(name) != "name"]
     found: dict[str, str] = {}
@@ -83,17 +86,15 @@ def find_columns(columns: TableColumns, roles: Sequence[str], schema: Mapping[st
                     found = {one: name for one, name in found.items() if one not in pair}
     if "label" in found and "rating" in found:
         found.pop("label" if columns.rating and not columns.label else "rating")
+    for role, name in found.items():
+        if not _fits(role, schema[name]):
+            wanted = "seconds since 1970 or dates" if role == "timestamp" else "texts or numbers"
+            wanted = "lists, or texts separated by |" if role in LISTS else wanted
+            raise DataError(
+                f"data.columns.{role}: column {name} is of type {schema[name]}, which cannot be the {role}. Fix: write "
+                f"{wanted}; or name another column"
+            )
     return found
-
-
-def check_type(role: str, name: str, dtype: pl.DataType, path: object) -> None:
-    """Raises DataError if a column of this type cannot be what it is named as."""
-    if not _fits(role, dtype):
-        wanted = "lists, or texts separated by |" if role in LISTS else "texts or numbers"
-        raise DataError(
-            f"{path}, column {name}: a column of type {dtype} cannot be the {role}. Fix: write {wanted}; or name "
-            f"another column in data.columns.{role}"
-        )
 
 
 def check_named(columns: TableColumns, role: str, option: str, tables: Mapping[str, Sequence[str]]) -> None:
@@ -122,7 +123,8 @@ def match_name(name: str, names: Sequence[str]) -> str | None:
 def _fits(role: str, dtype: pl.DataType) -> bool:
     if role in LISTS:
         return isinstance(dtype, pl.List | pl.Array | pl.String | pl.Null)
-    return not dtype.is_nested() and dtype != pl.Object and not (role == "timestamp" and dtype == pl.Time)
+    is_single = not dtype.is_nested() and dtype != pl.Object and not isinstance(dtype, pl.BaseExtension)
+    return is_single and not (role == "timestamp" and dtype == pl.Time)
 
 
 def _find(
@@ -134,8 +136,15 @@ def _find(
 ) -> str | None:
     if named := getattr(columns, role):
         return match_name(named, [*schema])
-    if role in (*LISTS, "timestamp"):  # a label may be called `liked`, and a time of day `time`
-        names = [name for name in names if _fits(role, schema[name])]
+    # a label may be called `liked`, and a time of day `time`
+    names = [name for name in names if (_fits(role, schema[name]) if role in LISTS else schema[name] != pl.Time)]
     meant = {getattr(columns, other) for other in USUAL}
-    plain = {plain_header(name): name for name in reversed(names) if name not in taken and name not in meant}
-    return next((plain[usual] for usual in USUAL[role] if usual in plain), None)
+    for usual in USUAL[role]:
+        alike = [name for name in names if plain_header(name) == usual and name not in taken and name not in meant]
+        if len(alike) > 1:
+            raise DataError(
+                f"{role}: columns {' and '.join(alike)} have one usual name. Fix: name it in data.columns.{role}"
+            )
+        if alike:
+            return alike[0]
+    return None

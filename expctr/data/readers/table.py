@@ -1,6 +1,6 @@
 """Any table as raw tables: interactions, items and users of one's own, in columns of any names."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -11,7 +11,6 @@ import polars as pl
 from expctr.data.feature_kinds import FeatureKind
 from expctr.data.options import SPLITS
 from expctr.data.readers.bad_rows import (
-    BAD_FEATURE,
     BAD_LABEL,
     BAD_SPLIT,
     NO_ID,
@@ -20,14 +19,12 @@ from expctr.data.readers.bad_rows import (
     OTHER_TIME,
     ROUNDED_ID,
     bad_ids,
-    mark,
 )
 from expctr.data.readers.base import RawTable, RawTables, readable
 from expctr.data.readers.columns import (
     USUAL,
     TableColumns,
     check_named,
-    check_type,
     find_columns,
     match_name,
     missing_column,
@@ -35,8 +32,9 @@ from expctr.data.readers.columns import (
 from expctr.data.readers.ready import all_items, history_columns, is_ready, with_flags, with_tallrec
 from expctr.data.readers.sources import Source, find_files, open_source, raw, unused_files
 from expctr.data.readers.splits import check_alike
-from expctr.data.readers.table_features import feature_name, find_kinds, typed_feature
+from expctr.data.readers.table_features import find_kinds
 from expctr.data.readers.timestamps import find_times
+from expctr.data.readers.typed import Checks, feature_columns, typed_table, value_of
 from expctr.data.readers.values import as_key, as_label, as_number, is_missing, is_rounded
 from expctr.errors import DataError
 
@@ -45,9 +43,6 @@ CONTEXT = "context_"
 
 _SPLITS = {name: name for name in SPLITS} | dict.fromkeys(("valid", "validation", "dev"), "val")
 _SPLITS |= {"training": "train", "testing": "test"}
-
-_Checks = list[tuple[pl.Expr, str, str]]
-"""Conditions of bad rows, the problem and the column, for `mark`."""
 
 
 @dataclass
@@ -101,14 +96,11 @@ class TableReader:
         table, bad = self._interactions[""], pl.col("problem").is_not_null()
         rows = {name: ~bad & (pl.col("split") == name) for name in SPLITS}
         rows["train"] |= bad  # in one of the three, so that they are counted once
-        empty = " whose column {} is {}. Fix: mark some rows as {}; or rename the column, and splits are drawn"
+        empty = (
+            f" whose {self.found['split']} is {{}}. Fix: mark some rows so; or rename the column, and splits are drawn"
+        )
         return {
-            name: replace(
-                table,
-                frame=table.frame.filter(rows[name]),
-                empty=empty.format(self.found["split"], name, name),
-            )
-            for name in SPLITS
+            name: replace(table, frame=table.frame.filter(own), empty=empty.format(name)) for name, own in rows.items()
         }
 
     @property
@@ -122,8 +114,11 @@ class TableReader:
 
     @cached_property
     def _sources(self) -> dict[str, Source]:
-        opened = {name: open_source(source, _option(name)) for name, source in self.interactions.items()}
-        return {name: with_flags(with_tallrec(source)) for name, source in opened.items()}
+        sources = {}
+        for name, source in self.interactions.items():
+            with readable(_option(name)):
+                sources[name] = with_flags(with_tallrec(open_source(source, _option(name))))
+        return sources
 
     @cached_property
     def _side(self) -> dict[str, Source]:
@@ -146,8 +141,6 @@ class TableReader:
 
     def _check_roles(self, source: Source, found: Mapping[str, str]) -> None:
         there = {str(source.table.path): source.names}
-        for role, name in found.items():
-            check_type(role, name, source.schema[name], source.table.path)
         for role in ("label",) if is_ready(found) else ("user", "item"):
             if role not in found and not (role == "label" and "rating" in found):
                 raise missing_column(getattr(self.columns, role) or role, f"data.columns.{role}", there)
@@ -170,11 +163,11 @@ class TableReader:
 
     def _read_interactions(self, source: Source, found: Mapping[str, str]) -> RawTable:
         columns: dict[str, pl.Expr] = {}
-        checks: _Checks = []
+        checks: Checks = []
         forms: dict[str, str] = {}
 
         def value(role: str) -> tuple[pl.Expr, pl.DataType]:
-            return _value(source, found[role])
+            return value_of(source, found[role])
 
         for role in ("user", "item"):
             if role in found:
@@ -212,10 +205,10 @@ class TableReader:
         others = [name for name in source.names if name not in found.values()]
         side = {name for table in self._side.values() for name in table.names}
         kinds = {name: kind for name, kind in (self.features or {}).items() if name in others and name not in side}
-        columns |= _features(source, kinds, checks, CONTEXT)
+        columns |= feature_columns(source, kinds, checks, CONTEXT)
         unused = dict.fromkeys((name for name in others if name not in kinds), "")
         self._say(source, {role: name + forms.get(role, "") for role, name in found.items()}, kinds, unused)
-        return _typed(source, columns, checks)
+        return typed_table(source, columns, checks)
 
     def _read_items(self) -> RawTable:
         """The items with titles: of the table of items, else of the interactions; without any, their ids."""
@@ -252,9 +245,7 @@ class TableReader:
         if not name:
             named = getattr(self.columns, key) or key
             raise missing_column(named, f"data.columns.{key}", {str(source.table.path): source.names})
-        for role, column in found.items():
-            check_type(role, column, source.schema[column], source.table.path)
-        value = _value(source, name)
+        value = value_of(source, name)
         columns = {key: as_key(*value)}
         checks = [*bad_ids(key, shown=name), (is_rounded(*value), ROUNDED_ID, name)]
         if "title" in found:
@@ -265,9 +256,9 @@ class TableReader:
             kinds = find_kinds(source, others, unused) if self.features is None else self.features
         kinds = {column: kinds[column] for column in others if column in kinds}
         unused |= dict.fromkeys((column for column in others if column not in kinds and column not in unused), "")
-        columns |= _features(source, kinds, checks, "")
+        columns |= feature_columns(source, kinds, checks, "")
         self._say(source, found, kinds, unused)
-        return _typed(source, columns, checks)
+        return typed_table(source, columns, checks)
 
     def _check_features(self) -> None:
         sources = [*self._sources.values(), *self._side.values()]
@@ -296,34 +287,3 @@ class TableReader:
 
 def _option(split: str) -> str:
     return f"data.splits.{split}" if split else "data.interactions"
-
-
-def _value(source: Source, name: str) -> tuple[pl.Expr, pl.DataType]:
-    """A column and its type; bytes are text."""
-    dtype = source.schema[name]
-    return (raw(name).cast(pl.String), pl.String()) if dtype == pl.Binary else (raw(name), dtype)
-
-
-def _features(source: Source, kinds: Mapping[str, FeatureKind], checks: _Checks, prefix: str) -> dict[str, pl.Expr]:
-    columns = {}
-    for name, kind in kinds.items():
-        column = prefix + feature_name(name)
-        columns[column], bad = typed_feature(raw(name), source.schema[name], kind, name)
-        if bad is not None:
-            checks.append((bad & pl.col(column).is_null(), BAD_FEATURE, name))
-    return columns
-
-
-def _typed(source: Source, columns: Mapping[str, pl.Expr], checks: Sequence[tuple[pl.Expr, str, str]]) -> RawTable:
-    table = source.table
-    about = ["row", "problem", "column", "line", *(["file"] if table.parts else [])]
-    frame = mark(table.frame.with_columns(**columns), *checks)
-    if "line" not in frame.collect_schema():  # made last, so that filters come before this slow step
-        values = pl.struct(raw(name).alias(name) for name, dtype in source.schema.items() if dtype != pl.Object)
-        shown = values.map_batches(_shown, return_dtype=pl.String, is_elementwise=True)
-        frame = frame.with_columns(line=shown)
-    return replace(table, frame=frame.select(*about, *columns))
-
-
-def _shown(rows: pl.Series) -> pl.Series:
-    return pl.Series([str(row) for row in rows], dtype=pl.String)

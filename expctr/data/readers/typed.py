@@ -1,0 +1,50 @@
+"""Columns of a source as a raw table: expressions of its values, and the rows that are bad."""
+
+from collections.abc import Mapping
+from dataclasses import replace
+
+import polars as pl
+
+from expctr.data.feature_kinds import FeatureKind
+from expctr.data.readers.bad_rows import BAD_FEATURE, mark
+from expctr.data.readers.base import RawTable
+from expctr.data.readers.sources import Source, raw
+from expctr.data.readers.table_features import feature_name, typed_feature
+
+Checks = list[tuple[pl.Expr, str, str]]
+"""Conditions of bad rows, the problem and the column, for `mark`."""
+
+
+def value_of(source: Source, name: str) -> tuple[pl.Expr, pl.DataType]:
+    """A column and its type; bytes are text."""
+    dtype = source.schema[name]
+    return (raw(name).cast(pl.String), pl.String()) if dtype == pl.Binary else (raw(name), dtype)
+
+
+def feature_columns(
+    source: Source, kinds: Mapping[str, FeatureKind], checks: Checks, prefix: str
+) -> dict[str, pl.Expr]:
+    """The side features, and into `checks` the checks of their values. `prefix` begins their names."""
+    columns = {}
+    for name, kind in kinds.items():
+        column = prefix + feature_name(name)
+        columns[column], bad = typed_feature(raw(name), source.schema[name], kind, name)
+        if bad is not None:
+            checks.append((bad & pl.col(column).is_null(), BAD_FEATURE, name))
+    return columns
+
+
+def typed_table(source: Source, columns: Mapping[str, pl.Expr], checks: Checks) -> RawTable:
+    """The columns of a source as a raw table, in which the rows that fail a check are marked."""
+    table = source.table
+    about = ["row", "problem", "column", "line", *(["file"] if table.parts else [])]
+    frame = mark(table.frame.with_columns(**columns), *checks)
+    if "line" not in frame.collect_schema():  # made last, so that filters come before this slow step
+        values = pl.struct(raw(name).alias(name) for name, dtype in source.schema.items() if dtype != pl.Object)
+        shown = values.map_batches(_shown, return_dtype=pl.String, is_elementwise=True)
+        frame = frame.with_columns(line=shown)
+    return replace(table, frame=frame.select(*about, *columns))
+
+
+def _shown(rows: pl.Series) -> pl.Series:
+    return pl.Series([str(row) for row in rows], dtype=pl.String)
