@@ -195,3 +195,36 @@ def test_options_that_ready_rows_cannot_have_are_refused() -> None:
         prepared(frame.drop("label"))
     with pytest.raises(UserError, match="all 20 samples have the label 1"):
         prepared(frame.filter(label=1))
+
+
+def test_the_target_is_not_in_its_history_however_it_is_written() -> None:
+    row = {"user": "u", "liked": [" heat", "Sula"], "disliked": ["M"], "target_title": "Heat ", "label": 1}
+    found = prepared(pl.DataFrame([row, row | {"label": 0}] * 20)).samples
+    assert {*found["history"].list.join("|")} == {"Sula|M"}
+    items = pl.DataFrame({"id": [1, 2, 3], "title": ["Heat", "Casper", "Heat"]})  # one title, two items
+    rows = pl.DataFrame(
+        {"liked": [[3.0, 1.0, 2.0]] * 20, "disliked": [[]] * 20, "item": [1] * 20, "label": [0, 1] * 10}
+    )
+    assert {*prepared(rows, items=items).samples["history"].list.join("|")} == {"3|2"}
+
+
+@pytest.mark.parametrize(
+    ("history", "labels"),
+    [(["Heat", None, "M"], [1, 0]), (["Heat", "M"], [1, None]), ("Heat||M", "1|0|0"), ("Heat|M", "1|maybe")],
+)
+def test_entries_and_labels_that_are_missing_do_not_close_up(history: Any, labels: Any) -> None:
+    good = {"history": type(history)(), "history_labels": type(labels)(), "title": "Seven", "label": 1}
+    rows = pl.DataFrame([good, good | {"history": history, "history_labels": labels}])
+    with pytest.raises(DataError, match=r"history and its labels do not match, data.interactions, row 2"):
+        prepared(rows)
+
+
+def test_titles_of_tallrec_may_have_quotes_and_commas_in_them() -> None:
+    liked = ['"Crocodile" Dundee', 'Mr. "X", Jr', "10,000 BC", 'What\'s Up, "Doc"', "Vol. 2"]
+    row = tallrec(ROWS[0] | {"liked": liked[:1] + liked[2:], "disliked": [], "target_title": 'Who is "K"'})
+    frame = TableDataModule(pl.DataFrame([row])).read().interactions.frame
+    found = frame.select("title", "history").collect().row(0)
+    assert found == ('Who is "K"', liked[:1] + liked[2:])
+    torn = tallrec(ROWS[0] | {"liked": [liked[1], "Heat"]})
+    with pytest.raises(DataError, match=r"titles cannot be told apart, .*, row 1, column input"):
+        prepared(pl.DataFrame([torn]))

@@ -94,7 +94,7 @@ class Column:
         self.values = values
 
     def notna(self) -> list[bool]:
-        return [value is not None and value == value for value in self.values]
+        return [not (value is None or (isinstance(value, float) and value != value)) for value in self.values]
 
     def astype(self, kind: type) -> "Column":
         assert kind is object

@@ -4,6 +4,7 @@ import polars as pl
 import pytest
 
 from expctr.data.readers.timestamps import find_times, seconds
+from expctr.errors import DataError
 
 NOON = 1112486027  # 2005-04-02 23:53:47 UTC
 TIMES = {
@@ -53,3 +54,16 @@ def test_a_column_of_the_same_text_is_read_alike(text: str | None) -> None:
     found = frame.select(find_times(frame, pl.col("t"), pl.String()).micros).collect().item()
     expected = TIMES[text]
     assert found == (None if expected is None else round(expected * 10**6))
+
+
+@pytest.mark.parametrize(
+    "times",
+    [
+        pl.Series([NOON * 40, NOON * 50, NOON]),
+        pl.Series(["1912-04-14", "1912-04-15", "2012-04-14"]),
+        pl.Series([-(10**8)]),
+    ],
+)
+def test_times_that_are_mostly_in_another_century_are_refused(times: pl.Series) -> None:
+    with pytest.raises(DataError, match=r"log.csv, column t: most times are before 1970 or after the year 2100.* to "):
+        find_times(pl.LazyFrame({"t": times}), pl.col("t"), times.dtype, "log.csv, column t")

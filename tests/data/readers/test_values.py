@@ -5,7 +5,7 @@ import json
 import polars as pl
 import pytest
 
-from expctr.data.readers.values import as_list
+from expctr.data.readers.values import as_key, as_list, is_missing
 
 TEXTS = ["Café", 'a "q"', "b,c", "d\\e", "line\nbreak", "[REC]", "|", "it's"]
 
@@ -31,3 +31,34 @@ def test_a_title_in_brackets_is_a_title(text: str) -> None:
 
 def test_lists_of_numbers_are_texts() -> None:
     assert lists([1, 2], [], dtype=pl.List(pl.Int64())) == [["1", "2"], []]
+
+
+@pytest.mark.parametrize(
+    ("text", "parts"),
+    [
+        ("['a b' \"it's\"\n 'c']", ["a b", "it's", "c"]),
+        ("['a' 'b', 'c']", ["ab", "c"]),  # no numpy, which writes no comma
+        ("['x\\' \\'y', 'z']", ["x' 'y", "z"]),
+        ("[ 7 12]", ["7", "12"]),
+        ("[0.5 2. ]", ["0.5", "2"]),
+        ("[3.0, 4.5]", ["3", "4.5"]),
+    ],
+)
+def test_lists_of_numpy_have_no_commas(text: str, parts: list[str]) -> None:
+    assert lists(text) == [parts]
+
+
+def test_entries_of_any_type_are_texts_without_white_space_or_points() -> None:
+    assert lists([4.0, None, 2.5], dtype=pl.List(pl.Float64())) == [["4", "2.5"]]
+    assert lists([" Up", "", "  "], dtype=pl.List(pl.String())) == [["Up"]]
+
+
+def test_an_infinite_number_and_the_text_of_one_are_missing() -> None:
+    for values, dtype in (("-Infinity", "3", "x"), pl.String()), ((float("-inf"), 3.0, 1e300), pl.Float64()):
+        frame = pl.DataFrame({"x": pl.Series([*values], dtype=dtype)})
+        assert frame.select(is_missing(pl.col("x"), dtype)).to_series().to_list() == [True, False, False]
+
+
+def test_texts_in_place_of_an_id_are_nobody() -> None:
+    frame = pl.DataFrame({"x": ["None", " NaN", "Nan Goldin", "0"]})
+    assert frame.select(as_key(pl.col("x"), pl.String())).to_series().to_list() == [None, None, "Nan Goldin", "0"]

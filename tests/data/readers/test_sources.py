@@ -1,0 +1,95 @@
+"""Which files of a folder are read, and files that hold no table."""
+
+import gzip
+from pathlib import Path
+
+import polars as pl
+import pytest
+from readers.test_table import CLICKS, ITEMS, collected, reader
+
+from expctr.data.readers.columns import TableColumns
+from expctr.errors import DataError
+
+
+def test_of_a_file_and_its_compressed_copy_the_plain_one_is_read_and_the_notes_say_so(tmp_path: Path) -> None:
+    folder = tmp_path / "in"
+    (folder / "day").mkdir(parents=True)
+    CLICKS.write_ndjson(folder / "day" / "a.jsonl")
+    (folder / "day" / "a.jsonl.gz").write_bytes(gzip.compress((folder / "day" / "a.jsonl").read_bytes()))
+    (folder / "day" / "part-1").write_text("x")
+    (folder / "_SUCCESS").write_text("")
+    tables = reader(str(folder)).tables
+    assert collected(tables) == collected(reader(CLICKS).tables)
+    assert tables.notes[-1] == "not used: file day/a.jsonl.gz, day/part-1"
+
+
+def test_headers_that_differ_in_case_only_stop_who_uses_them(tmp_path: Path) -> None:
+    path = tmp_path / "clicks.csv"
+    CLICKS.rename({"position": "Ad"}).with_columns(pl.lit("x").alias("a.d"), AD=pl.lit("y")).write_csv(path)
+    named = reader(str(path), features={"a.d": "category"}).tables.interactions
+    assert named.frame.collect()["context_a.d"].to_list() == ["x"] * 4
+    CLICKS.with_columns(TS=pl.lit(1)).write_csv(path)
+    with pytest.raises(DataError, match=r"timestamp: columns ts and TS .* Fix: name it in data.columns.timestamp"):
+        reader(str(path)).tables  # noqa: B018
+    chosen = reader(str(path), columns=TableColumns(timestamp="ts")).tables
+    assert collected(chosen) == collected(reader(CLICKS).tables)
+
+
+@pytest.mark.parametrize("first", ["sep=;", "# from the shop", ""])
+def test_a_first_line_without_names_is_shown(tmp_path: Path, first: str) -> None:
+    path = tmp_path / "clicks.csv"
+    path.write_text(f"{first}\n{CLICKS.write_csv(separator=';') if first else ''}")
+    with pytest.raises(DataError, match=rf"^no names of columns in .*clicks\.csv, row 1: '{first.partition(';')[0]}'"):
+        reader(str(path)).tables  # noqa: B018
+
+
+@pytest.mark.parametrize("text", ["\n", "[\n]", '{\n  "user_id": 1\n}\n', "{}\n{}"])
+def test_json_without_rows_is_said_to_have_none(tmp_path: Path, text: str) -> None:
+    path = tmp_path / "clicks.json"
+    path.write_text(text)
+    with pytest.raises(DataError, match=r"^no rows in .*clicks\.json"):
+        reader(str(path)).tables  # noqa: B018
+
+
+def test_quotes_in_a_table_with_tabs_are_explained(tmp_path: Path) -> None:
+    path = tmp_path / "clicks.tsv"
+    CLICKS.select("user_id", "sku", ts="ts", rating=pl.lit(" 4")).write_csv(path, separator="\t", quote_style="always")
+    with pytest.raises(DataError, match=r"not a number.*quotes are text in a table separated by tabs"):
+        collected(reader(str(path), is_timed=False).tables)
+
+
+def test_a_split_without_rows_is_named() -> None:
+    tables = reader(CLICKS.with_columns(split=pl.Series(["train", "test"] * 2)), ITEMS).tables
+    with pytest.raises(DataError, match=r"no rows in data.interactions whose split is val\. Fix: "):
+        tables.splits["val"].collect(["user"], "error", {})  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("kind", ["csv", "jsonl", "parquet"])
+def test_a_click_log_may_have_columns_of_likes_and_dislikes(tmp_path: Path, kind: str) -> None:
+    flags = {"like_count": pl.lit(3), "liked": pl.Series([1, 0, 0, 1]), "disliked": pl.Series([0, 0, 1, 0])}
+    log = CLICKS.drop("clicked").with_columns(**flags)
+    path = tmp_path / f"log.{kind}"
+    {"csv": log.write_csv, "jsonl": log.write_ndjson, "parquet": log.write_parquet}[kind](path)
+    one = reader(str(path))
+    assert collected(one.tables)[0] == collected(reader(CLICKS).tables)[0]
+    assert one.found["label"] == "liked"
+
+
+def test_a_time_of_day_is_no_timestamp() -> None:
+    log = CLICKS.rename({"ts": "created_at"}).with_columns(time=pl.time(pl.lit(23) - pl.int_range(pl.len()), 30))
+    assert reader(log).found["timestamp"] == "created_at"
+    with pytest.raises(DataError, match=r"data.columns.timestamp: column time is of type Time"):
+        reader(log, columns=TableColumns(timestamp="time")).tables  # noqa: B018
+
+
+def test_a_name_beside_a_click_may_be_anyones() -> None:
+    log = CLICKS.with_columns(Name=pl.lit("Ann Smith"))
+    assert reader(log).tables.no_titles
+    assert reader(log, columns=TableColumns(title="name")).found["title"] == "Name"
+
+
+def test_ids_as_floats_are_refused_where_they_lose_digits() -> None:
+    log = CLICKS.with_columns(user_id=pl.Series([2.0**53 - 1, 1.0, 2.0, 2.0**54]))
+    with pytest.raises(DataError, match=r"lost its last digits, data.interactions, row 4, column user_id"):
+        collected(reader(log).tables)
+    assert {row["user"] for row in collected(reader(log[:3]).tables)[0]} == {"9007199254740991", "1", "2"}
