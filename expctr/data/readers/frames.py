@@ -51,7 +51,7 @@ def plain_types(frame: pl.LazyFrame) -> pl.LazyFrame:
         inner = dtype.inner if isinstance(dtype, pl.List | pl.Array) else dtype
         if isinstance(inner, pl.Categorical | pl.Enum):
             plain[name] = pl.String() if inner is dtype else pl.List(pl.String())
-    return frame.cast({**plain})
+    return frame.with_columns(pl.col(name).cast(dtype) for name, dtype in plain.items())
 
 
 def check_types(frames: Mapping[str, pl.LazyFrame]) -> None:

@@ -56,7 +56,7 @@ def with_flags(source: Source) -> Source:
     if not texts or source.table.frame.select(pl.any_horizontal(others).any()).collect(engine="streaming").item():
         return source
     frame = source.table.frame.with_columns(flag.alias(column_of(name)) for name, flag in flags.items())
-    schema = source.schema | dict.fromkeys(flags, pl.Float32())
+    schema = {**source.schema, **dict.fromkeys(flags, pl.Float32())}
     return replace(source, table=replace(source.table, frame=frame), schema=schema)
 
 
