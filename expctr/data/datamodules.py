@@ -28,7 +28,7 @@ from expctr.data.new_users import new_user_samples, read_new_users
 from expctr.data.options import IGNORED_WITH_SPLITS, SPLITS, SampleOptions
 from expctr.data.readers import amazon, bookcrossing, movielens
 from expctr.data.readers.base import RawTable, RawTables
-from expctr.data.samples import make_samples
+from expctr.data.samples import make_samples, notes_on
 from expctr.data.summary import DataSummary, summary_tables
 from expctr.errors import UserError, check_range
 
@@ -310,7 +310,10 @@ class RatingsDataModule(L.LightningDataModule):
         if files is None:
             self._loaded = self._make()
         else:
-            self._loaded = cached_samples(files, self.options, self._make, self.cache_dir, self.cache_key())
+            samples, summary = cached_samples(files, self.options, self._make, self.cache_dir, self.cache_key())
+            tables = self.read()
+            summary.notes = notes_on(tables, self._splits(tables))  # of files that are not read, and may be new
+            self._loaded = samples, summary
         return self._loaded
 
     def _files(self) -> list[Path] | None:

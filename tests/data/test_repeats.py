@@ -85,3 +85,11 @@ def test_of_rows_at_one_time_the_positive_is_the_latest() -> None:
     assert latest.select("user", "target", "label").sort("user", "target").rows() == sorted(
         (user, item, int(label)) for user, item, label, _ in rows
     )
+
+
+def test_a_history_is_full_however_often_one_item_is_shown() -> None:
+    rows = [("u", f"i{i}", 1.0, i) for i in range(12)]
+    rows += [("u", "spam", 0.0, 100 + i) for i in range(400)] + [("u", "t", 1.0, 999)]
+    samples, _ = make_samples(make_tables(rows), replace(ALL, targets_per_user=500))
+    (history,) = samples.filter(timestamp=999)["history"]
+    assert history.to_list() == [f"i{i}" for i in range(3, 12)] + ["spam"]

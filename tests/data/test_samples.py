@@ -282,6 +282,15 @@ def test_max_samples_does_not_favour_users_with_many_ratings(balance: bool) -> N
     assert 25 < first["user"].str.starts_with("m").sum() < 55
 
 
+def test_balance_leaves_every_user_both_labels() -> None:
+    ratings = [(f"u{u}", f"{i}", 5.0 if (7 * u + i) % 20 == 0 else 1.0, i) for u in range(300) for i in range(20)]
+    options = SampleOptions(targets_per_user=20, balance=True, min_history=0)
+    for most in (None, 200):
+        kept = make_samples(make_tables(ratings), replace(options, max_samples=most))[0]
+        liked, disliked = (set(kept.filter(label=label)["user"]) for label in (1, 0))
+        assert len(disliked) > 0.55 * len(liked)
+
+
 def test_max_samples_keeps_users_with_all_their_targets() -> None:
     ratings = [(f"u{user}", f"{item}", 1.0 + 4 * (item % 2), item) for user in range(50) for item in range(9)]
     all_of = make_samples(make_tables(ratings), SampleOptions(targets_per_user=6))[0]

@@ -58,6 +58,7 @@ class TableReader:
     """Whether interactions need times."""
     notes: list[str] = field(default_factory=list, init=False)
     _featured: set[str] = field(default_factory=set, init=False)
+    _described: RawTable | None = field(default=None, init=False)
 
     @property
     def named(self) -> dict[str, Any]:
@@ -78,7 +79,7 @@ class TableReader:
         interactions, items, users = next(iter(self._interactions.values())), self._read_items(), self._read_users()
         self._check_features()
         no_titles = not any("title" in found for found in self._found.values()) and not self._items_have_titles
-        return RawTables(interactions, items, users, tuple(self.notes), self._splits, no_titles)
+        return RawTables(interactions, items, users, tuple(self.notes), self._splits, no_titles, self._described)
 
     @property
     def _splits(self) -> dict[str, RawTable]:
@@ -204,6 +205,7 @@ class TableReader:
         if table is None:
             first = next(iter(self._interactions.values()))
             return replace(first, frame=seen.with_columns(problem=pl.lit(None, pl.String)), may_be_empty=True)
+        self._described = table
         seen = seen.unique("item", keep="first", maintain_order=True)
         frame = table.frame.join(seen.rename({"title": "seen"}), on="item", how="full", coalesce=True)
         titles = [pl.col(name).replace("", None) for name in ("title", "seen") if name in frame.collect_schema()]
@@ -270,7 +272,7 @@ def _option(split: str) -> str:
 def _features(source: Source, kinds: Mapping[str, FeatureKind], checks: _Checks, prefix: str) -> dict[str, pl.Expr]:
     columns = {}
     for name, kind in kinds.items():
-        column = prefix + feature_name(name)
+        column = prefix + name if prefix else feature_name(name)
         columns[column], bad = typed_feature(raw(name), source.schema[name], kind, name)
         if bad is not None:
             checks.append((bad & pl.col(column).is_null(), BAD_FEATURE, name))
