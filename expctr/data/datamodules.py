@@ -13,6 +13,7 @@ from typing import Any, ClassVar, Literal
 import lightning as L
 import polars as pl
 import torch
+from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities import rank_zero_warn
 from rich.console import Console
 from torch import Tensor
@@ -151,6 +152,7 @@ class RatingsDataModule(L.LightningDataModule):
             )
         check_range("data", self, rollout_batch_size=(1, inf), ctr_batch_size=(1, inf), eval_batch_size=(1, inf))
         self._loaded: tuple[pl.DataFrame, DataSummary] | None = None
+        self._told = False
         self._tables: dict[str, SampleTable] = {}
         self._train: Callable[[], BatchSpec] = lambda: BatchSpec(ctr_batch_size, epoch=self._trainer.current_epoch)
         self._val: Callable[[], BatchSpec] = lambda: BatchSpec(ctr_batch_size)
@@ -175,11 +177,16 @@ class RatingsDataModule(L.LightningDataModule):
         return [class_key(type(self)), {name: getattr(self, name, None) for name in added}]
 
     def prepare_data(self) -> None:
-        """Makes the samples, unless the cache has them, and prints what became of the raw rows and what looks wrong."""
+        """Makes the samples, unless the cache has them.
+
+        Before a training, it prints what became of the raw rows and what looks wrong, once.
+        """
         _, summary = self._load()
         self.findings = findings(summary, self.options)
-        if self.query_rows is None:
+        trains = self.trainer is None or self.trainer.state.fn == TrainerFn.FITTING
+        if trains and not self._told:
             Console().print(summary_tables(summary, self.findings))
+            self._told = True
 
     def setup(self, stage: str | None = None) -> None:
         """Loads the samples and fits the vocabularies; the same on every rank."""

@@ -267,7 +267,7 @@ def test_balance() -> None:
     ratings = [(f"u{user}", f"{item}", 1.0 if user % 5 == 0 else 5.0, item) for user in range(100) for item in range(3)]
     samples, summary = make_samples(make_tables(ratings), SampleOptions(balance=True))
     assert samples["label"].value_counts().sort("label")["count"].to_list() == [20, 20]
-    assert summary.samples_dropped == {"surplus of one label (balance)": 60}
+    assert summary.samples_dropped == {"beyond targets_per_user": 100, "surplus of one label (balance)": 60}
     fewer, _ = make_samples(make_tables(ratings), SampleOptions(balance=True, max_samples=10))
     assert fewer["label"].sum() == 5
 

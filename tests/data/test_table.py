@@ -233,3 +233,12 @@ def test_notes_are_of_the_files_as_they_are_now(tmp_path: Path) -> None:
     assert notes() == []
     (tmp_path / "u.data.part").touch()
     assert notes() == ["not used: file u.data.part"]
+
+
+def test_a_user_is_found_in_a_log_with_features_of_its_rows() -> None:
+    data = prepared(CLICKS, ITEMS, features={"position": "category"})
+    assert "context_position" in data.samples.columns
+    assert set(data.ratings_of(["u3"])["item"]) == set(CLICKS.filter(user_id="u3")["sku"])
+    never_had = min({*ITEMS["sku"]} - {*CLICKS.filter(user_id="u3")["sku"]})
+    asked = make_query(data, "u3", target=f"id:{never_had}").rows
+    assert asked["context_position"].null_count() == asked.height

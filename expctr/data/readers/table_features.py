@@ -41,7 +41,7 @@ def find_kinds(source: Source, names: Sequence[str], skipped: dict[str, str]) ->
             kinds[name] = "boolean"
         elif source.is_text and numbers == filled:
             kinds[name] = "quantiles"
-        elif source.is_text and lists > filled / 2:
+        elif lists > filled / 2:
             kinds[name] = "list"
         elif filled > _FEW and different > filled / 2:
             skipped[name] = "most rows have a value of their own"
