@@ -108,7 +108,7 @@ SYSTEMS = (ICL, PLAIN, LLM, AUG)
 
 SHARE = System("share", "Share liked", "", "logistic regression on the share of liked titles in the history")
 SHARE_ITEM = System(
-    "share_item", "Share + item rate", "", "that share, and the target's like rate among other training rows"
+    "share_item", "Share + item rate", "", "logistic regression on the share of liked titles and the target's like rate"
 )
 SIMPLE = (SHARE, SHARE_ITEM)
 """Baselines without a model, first in every result table: what counting alone achieves on the same rows."""
