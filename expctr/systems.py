@@ -67,7 +67,7 @@ _METRICS = (
     Metric("mse", "MSE", "Mean squared difference of score and label."),
     Metric("gauc", "GAUC", "Mean of the users' own AUCs, weighted by their rows.", higher_is_better=True),
     Metric("ne", "NE", "Normalised entropy: LogLoss divided by that of the best constant score."),
-    Metric("ece", "ECE", "Expected calibration error: mean distance of scores from the share of likes among their like."),
+    Metric("ece", "ECE", "Expected calibration error: mean distance of scores from the share of likes at them."),
 )
 METRICS = {metric.key: metric for metric in _METRICS}
 """By key, in the order of the paper's Table 1, which ends with RMSE. The paper names MSE in its text only;

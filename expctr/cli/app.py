@@ -29,8 +29,8 @@ from expctr.modules.staged import StagedModule
 from expctr.training.checkpoint import RunCheckpoint, checkpoint_folder, checkpoints
 from expctr.training.fsdp import ShardedStrategy
 from expctr.training.lock import hold
-from expctr.training.progress import ProgressLog
-from expctr.training.scheduler import StageProgressBar, StageScheduler, check_trainer
+from expctr.training.progress import ProgressLog, StageProgressBar
+from expctr.training.scheduler import StageScheduler, check_trainer
 from expctr.training.selection import check_same_options, check_sharding, select_checkpoint
 from expctr.training.signals import Stopped
 
@@ -147,6 +147,15 @@ class ExpCTRCLI(LightningCLI):
             if self.trainer.is_global_zero:
                 stack.callback(hold(Path(self.trainer.default_root_dir)).release)
             self.trainer.fit(**kwargs)
+        if self.trainer.is_global_zero and not vars(self.trainer)["fast_dev_run"]:
+            print(self._end_of_fit())
+
+    def _end_of_fit(self) -> str:
+        """What a fit came to, and the next command."""
+        run, done, most = self.trainer.default_root_dir, self.trainer.current_epoch, self.trainer.max_epochs
+        if isinstance(self.model, StagedModule) and done < (most or 0):
+            return f"stopped after {done} of {most} epochs. Next: expctr fit {run} resumes it"
+        return f"trained; the run is in {run}. Next: expctr test {run}"
 
     def instantiate_classes(self) -> None:
         """Make model, data and trainer. An error that they raise is an error of the config."""

@@ -9,8 +9,8 @@ from expctr.report.run import Run, backbone
 from expctr.systems import COMPARISONS, METRICS, SIMPLE, SYSTEMS, of_backbone
 
 _OTHERS = {
-    "T": "The temperature with the lowest LogLoss on the validation rows. Scores are divided by it, on the logit scale, "
-    "which changes no ranking. Above 1, scores are too extreme.",
+    "T": "The temperature with the lowest LogLoss on the validation rows. Logits are divided by it, which changes no "
+    "ranking. Above 1, scores are too extreme.",
     "ROC": "Share of liked rows above a threshold (true positive rate) against that of disliked rows above it (false "
     "positive rate), for every threshold.",
     "LC": "The first stage: the language model learns to write sentences whose verdict, as the frozen language model "
@@ -27,12 +27,12 @@ _OTHERS = {
     "Label": "Whether the user liked the item.",
     "Before training": "The sentence of the untrained language model.",
     "After training": "The sentence of the trained language model.",
-    "Verdict": "What the frozen language model reads in the sentence: liked if s_u is above 0.5. It is right if the label "
-    "says the same.",
+    "Verdict": "What the frozen language model reads in the sentence: liked if s_u is above 0.5. It is right if it is "
+    "the label.",
     "s_u": "Score of ExpCTR-LLM: the frozen language model's probability of a like, after reading the sentence. "
     "± is the spread over several sentences for the same row.",
-    "s_r": "Score of ExpCTR-Aug: the CTR model's probability of a like, with the sentence. ± is the spread over several "
-    "sentences for the same row.",
+    "s_r": "Score of ExpCTR-Aug: the CTR model's probability of a like, with the sentence. ± is the spread over "
+    "several sentences for the same row.",
     "s_0": "The CTR model's probability of a like, without the sentence.",
     "Stage": "The stage that wrote the sentence; test: the trained model, on test rows.",
     "Run": "The letter of the run, as in the title.",

@@ -64,8 +64,8 @@ def sign_figures(runs: Sequence[Run]) -> list[Figure]:
     ):
         bound = number(options.get(option))
         bounds = [] if math.isnan(bound) else [bound, 1 - bound] if option == "positive" else [bound]
-        about = ", ".join(filter(None, [about, "dashed: alarm" if bounds else ""]))
-        made.append(_stage_figure(runs, title, tag, about, reference=bounds))
+        shown = ", ".join(filter(None, [about, "dashed: alarm" if bounds else ""]))
+        made.append(_stage_figure(runs, title, tag, shown, reference=bounds))
     return figures.drawn(made)
 
 

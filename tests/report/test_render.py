@@ -194,7 +194,9 @@ def test_a_ctr_model_that_has_learnt_from_untrained_sentences_is_the_opponent_wh
     run = Run("run", Path(), table=compared(llm_training=0.1, aug_training=0.1, aug_untrained_text=0.0))
     answer = headline(run)[1]
     assert answer.word == "Partly"
-    assert answer.comparisons[1].sentence.startswith("No difference in AUC shown: 0.5000 on untrained sentences, 0.6000 on")
+    assert answer.comparisons[1].sentence.startswith(
+        "No difference in AUC shown: 0.5000 on untrained sentences, 0.6000 on"
+    )
 
 
 def test_titles_in_place_of_sentences_stand_beside_the_first_answer() -> None:
@@ -242,7 +244,8 @@ def test_a_better_ranking_does_not_hide_bad_probabilities() -> None:
 def test_a_comparison_says_what_is_not_clear() -> None:
     (unclear,) = headline(Run("run", Path(), table=compared(llm_training=0.02)))[1].comparisons
     assert unclear.sentence == (
-        "No difference in AUC shown: 0.5000 before training, 0.5200 after training; difference +0.0200 (−0.020 to +0.060)."
+        "No difference in AUC shown: 0.5000 before training, 0.5200 after training; "
+        "difference +0.0200 (−0.020 to +0.060)."
     )
     assert unclear.gain == pytest.approx(Estimate(0.02, -0.02, 0.06))
     (higher,) = headline(Run("run", Path(), table=compared(aug_training=0.1)))[1].comparisons
