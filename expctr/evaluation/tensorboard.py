@@ -24,7 +24,8 @@ _NAMES = {"s_u": "s_u", "s_r": "s_r", "s_0": "s_0", "reward_lc": "LC reward", "r
 
 def add_first_page(writer: SummaryWriter) -> None:
     """Lay out the page Custom Scalars; once per writer."""
-    writer.add_custom_scalars({"Run": {title: ["Multiline", tags] for title, tags in FIRST_PAGE.items()}})
+    whole = {title: [f"{tag}$" for tag in tags] for title, tags in FIRST_PAGE.items()}  # they are patterns
+    writer.add_custom_scalars({"Run": {title: ["Multiline", tags] for title, tags in whole.items()}})
 
 
 def explanations_to_read(module: StagedModule, texts: Mapping[int, SampleText], count: int) -> str:
