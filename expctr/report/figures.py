@@ -100,7 +100,7 @@ def forest(
     for row in rows:
         if numbered:
             parts.extend(_text(WIDTH, y + 11, interval(m.estimate, signed), "value", "end") for m in row.marks)
-        for line in textwrap.wrap(row.label, 30 if numbered else 44):
+        for line in textwrap.wrap(row.label, 30 if numbered else 50):
             parts.append(_text(0, y + 11, line, "label"))
             y += 14
         y += 2
