@@ -26,7 +26,7 @@ from expctr.evaluation.alarms import Alarms
 from expctr.evaluation.result_writer import ResultWriter
 from expctr.modules.expctr import ExpCTRModule
 from expctr.modules.staged import StagedModule
-from expctr.training.checkpoint import RunCheckpoint, checkpoint_folder, checkpoints
+from expctr.training.checkpoint import RunCheckpoint, checkpoint_folder, checkpoints, position
 from expctr.training.fsdp import ShardedStrategy
 from expctr.training.lock import hold
 from expctr.training.progress import ProgressLog, StageProgressBar
@@ -151,10 +151,12 @@ class ExpCTRCLI(LightningCLI):
             print(self._end_of_fit())
 
     def _end_of_fit(self) -> str:
-        """What a fit came to, and the next command."""
-        run, done, most = self.trainer.default_root_dir, self.trainer.current_epoch, self.trainer.max_epochs
-        if isinstance(self.model, StagedModule) and done < (most or 0):
-            return f"stopped after {done} of {most} epochs. Next: expctr fit {run} resumes it"
+        """Whether the plan is trained to its end, and the next command."""
+        run = self.trainer.default_root_dir
+        made = checkpoints(checkpoint_folder(self.trainer))
+        epochs = position(made[-1]) if made else None
+        if isinstance(self.model, StagedModule) and epochs and epochs[0] < len(self.model.plan):
+            return f"the plan is not finished. Next: expctr fit {run}"
         return f"trained; the run is in {run}. Next: expctr test {run}"
 
     def instantiate_classes(self) -> None:

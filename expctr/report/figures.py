@@ -96,7 +96,9 @@ def forest(
     low, high, steps = axis(min(shown), max(shown))
     place = Scale(low, high, 22.0 if several else 6.0, WIDTH - 8)
     numbered = values and not several
-    parts, bands, y = [], [], 4.0
+    parts: list[Markup] = []
+    bands: list[tuple[float, float]] = []  # of the marks, below their labels
+    y = 4.0
     for row in rows:
         if numbered:
             parts.extend(_text(WIDTH, y + 11, interval(m.estimate, signed), "value", "end") for m in row.marks)

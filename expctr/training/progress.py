@@ -26,24 +26,28 @@ class Pace:
     def start(self) -> None:
         """An epoch begins; or a resumed one goes on."""
         self._began = time.monotonic()
-        self._batches = self._rows = 0
+        self._batches = self._rows = self._last = 0
 
     @property
     def seconds(self) -> float:
         """Of the epoch so far."""
         return time.monotonic() - self._began
 
-    def add_batch(self, rows: int) -> None:
+    def cut_short(self, trainer: L.Trainer) -> bool:
+        """Whether a limit of the trainer has ended the epoch before its last batch."""
+        return 0 < self._last < trainer.num_training_batches
+
+    def add_batch(self, rows: int, batch_idx: int) -> None:
         """A batch of so many rows, over all ranks, is done."""
-        self._batches, self._rows = self._batches + 1, self._rows + rows
+        self._batches, self._rows, self._last = self._batches + 1, self._rows + rows, batch_idx + 1
 
     def add_epoch(self, kind: str, seconds: float) -> None:
         """An epoch took so long."""
         self._epochs[kind] = seconds
 
-    def now(self, trainer: L.Trainer, module: L.LightningModule, batch_idx: int) -> list[str]:
+    def now(self, trainer: L.Trainer, module: L.LightningModule) -> list[str]:
         """Samples per second and the time left, after a batch."""
-        left = int(trainer.num_training_batches) - batch_idx - 1
+        left = int(trainer.num_training_batches) - self._last
         rest = left * self.seconds / self._batches
         return [f"{self._rows / self.seconds:.3g} samples/s", self.left(trainer, module, rest)]
 
@@ -112,14 +116,16 @@ class ProgressLog(Callback):
         self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         """Print a line, if it is time."""
-        self._pace.add_batch(len(batch) * trainer.world_size)
+        self._pace.add_batch(len(batch) * trainer.world_size, batch_idx)
         if _in_log(trainer) and self._pace.seconds - self._printed >= self.every_seconds:
             self._printed = self._pace.seconds
             place = f"{_place(trainer, pl_module)}, batch {batch_idx + 1}/{trainer.num_training_batches}"
-            _print(place, _metrics(trainer), *self._pace.now(trainer, pl_module, batch_idx))
+            _print(place, _metrics(trainer), *self._pace.now(trainer, pl_module))
 
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Print what the epoch came to, validation included."""
+        """Print what the epoch came to, validation included; nothing where a limit ended it early."""
+        if self._pace.cut_short(trainer):
+            return
         seconds = self._pace.seconds
         self._pace.add_epoch(_kind(pl_module), seconds)
         if _in_log(trainer):
@@ -169,13 +175,15 @@ class StageProgressBar(RichProgressBar):
     ) -> None:
         """Show the pace beside the batches."""
         super().on_train_batch_end(trainer, pl_module, outputs, batch, batch_idx)
-        self._pace.add_batch(len(batch) * trainer.world_size)
+        self._pace.add_batch(len(batch) * trainer.world_size, batch_idx)
         if self.progress is not None and self.train_progress_bar_id is not None:
-            now = ", ".join(self._pace.now(trainer, pl_module, batch_idx))
+            now = ", ".join(self._pace.now(trainer, pl_module))
             self.progress.update(self.train_progress_bar_id, note=now)
 
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Move the stage on; one that stops early is shorter than planned."""
+        if self._pace.cut_short(trainer):
+            return
         self._pace.add_epoch(_kind(pl_module), self._pace.seconds)
         if isinstance(pl_module, StagedModule):
             entry = pl_module.entry
