@@ -3,6 +3,7 @@
 import gc
 import logging
 import os
+import re
 import sys
 import warnings
 from collections.abc import Sequence
@@ -102,9 +103,10 @@ def _run(given: list[str]) -> None:
 def silence_libraries() -> None:
     """Drop warnings of libraries about what is so on purpose, before these are imported."""
     logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # it misses an optional package for 4 bits on CPU
-    advertised = "litlogger"
+    os.environ.setdefault("TQDM_DELAY", "10")  # a model that loads fast needs no bar
+    unwanted = re.compile("litlogger|`Trainer.fit` stopped: `max_epochs=")  # the end of a fit has our own words
     logging.getLogger("lightning.pytorch.utilities.rank_zero").addFilter(
-        lambda line: advertised not in line.getMessage()
+        lambda line: not unwanted.search(line.getMessage())
     )
     for message in (
         "does not have many workers",  # batches are slices of tensors in memory

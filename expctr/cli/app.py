@@ -26,11 +26,11 @@ from expctr.evaluation.alarms import Alarms
 from expctr.evaluation.result_writer import ResultWriter
 from expctr.modules.expctr import ExpCTRModule
 from expctr.modules.staged import StagedModule
-from expctr.training.checkpoint import RunCheckpoint, checkpoint_folder, checkpoints
+from expctr.training.checkpoint import RunCheckpoint, checkpoint_folder, checkpoints, position
 from expctr.training.fsdp import ShardedStrategy
 from expctr.training.lock import hold
-from expctr.training.progress import ProgressLog
-from expctr.training.scheduler import StageProgressBar, StageScheduler, check_trainer
+from expctr.training.progress import ProgressLog, StageProgressBar
+from expctr.training.scheduler import StageScheduler, check_trainer
 from expctr.training.selection import check_same_options, check_sharding, select_checkpoint
 from expctr.training.signals import Stopped
 
@@ -147,6 +147,17 @@ class ExpCTRCLI(LightningCLI):
             if self.trainer.is_global_zero:
                 stack.callback(hold(Path(self.trainer.default_root_dir)).release)
             self.trainer.fit(**kwargs)
+        if self.trainer.is_global_zero and not vars(self.trainer)["fast_dev_run"]:
+            print(self._end_of_fit())
+
+    def _end_of_fit(self) -> str:
+        """Whether the plan is trained to its end, and the next command."""
+        run = self.trainer.default_root_dir
+        made = checkpoints(checkpoint_folder(self.trainer))
+        epochs = position(made[-1]) if made else None
+        if isinstance(self.model, StagedModule) and epochs and epochs[0] < len(self.model.plan):
+            return f"the plan is not finished. Next: expctr fit {run}"
+        return f"trained; the run is in {run}. Next: expctr test {run}"
 
     def instantiate_classes(self) -> None:
         """Make model, data and trainer. An error that they raise is an error of the config."""

@@ -15,6 +15,7 @@ from lightning.pytorch.loggers import TensorBoardLogger
 from rich.console import Console
 from rich.text import Text
 from torch import Tensor
+from torch.utils.tensorboard import SummaryWriter
 
 from expctr.data.batches import Batch, SampleText
 from expctr.data.datamodules import RatingsDataModule
@@ -22,10 +23,11 @@ from expctr.distributed import all_gather_columns
 from expctr.errors import UserError, check_range
 from expctr.evaluation.assessment import Assessment, assess, query_models
 from expctr.evaluation.comparison_models import comparison_scores
-from expctr.evaluation.examples import before_and_after, markdown_table, print_examples
+from expctr.evaluation.examples import before_and_after, print_examples
 from expctr.evaluation.simple_baselines import simple_scores
 from expctr.evaluation.table import ResultTable, validation_table
 from expctr.evaluation.temperature import fit_temperatures
+from expctr.evaluation.tensorboard import add_first_page, explanations_to_read
 from expctr.metrics import fit_temperature
 from expctr.modules.scoring import ScoringModule
 from expctr.modules.staged import StagedModule
@@ -76,7 +78,10 @@ class ResultWriter(Callback):
             _describe_data(trainer)
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Describe the data under sharding, where a checkpoint is restored after `on_fit_start`."""
+        """Lay out TensorBoard's first page; under sharding, describe the data: only now is a checkpoint restored."""
+        if trainer.is_global_zero and isinstance(pl_module, StagedModule):
+            for board in _boards(trainer):
+                add_first_page(board)
         if trainer.strategy.restore_checkpoint_after_setup:
             _describe_data(trainer)
 
@@ -91,11 +96,10 @@ class ResultWriter(Callback):
         columns = pl_module.evaluated
         if trainer.state.fn == "validate":
             Console().print(validation_table(columns))
-        boards = [logger for logger in trainer.loggers if isinstance(logger, TensorBoardLogger)]
-        if boards and "text" in columns:
-            shown = markdown_table(pl_module, _texts(pl_module, "val"), self.examples)
+        if "text" in columns and (boards := _boards(trainer)):
+            shown = explanations_to_read(pl_module, _texts(pl_module, "val"), self.examples)
             for board in boards:
-                board.experiment.add_text("explanations", shown, pl_module.batches)
+                board.add_text("explanations", shown, pl_module.batches)
 
     def on_test_batch_end(
         self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Batch, *args: Any, **kwargs: Any
@@ -257,6 +261,11 @@ def _write_table(
     frame.write_parquet(folder / "scores.parquet")
     console = Console()
     console.print(table, *map(Text, table.detail_lines()), sep="\n")
+
+
+def _boards(trainer: L.Trainer) -> list[SummaryWriter]:
+    """The writers of all TensorBoard loggers."""
+    return [logger.experiment for logger in trainer.loggers if isinstance(logger, TensorBoardLogger)]
 
 
 def _describe_data(trainer: L.Trainer) -> None:

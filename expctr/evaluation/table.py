@@ -264,7 +264,7 @@ class ResultTable:
         for key, gain in self.gains.items():
             a, b = (Estimate(known[name]["auc"].value).format() for name in (gain.first, gain.second))
             (before, after), difference = GAINS[key].phrases, gain.metrics["auc"].format(sign="+")
-            gains.append(f"- {GAINS[key].title}: {a} {before}, {b} {after}; difference {difference}")
+            gains.append(f"- {GAINS[key].heading(gain.first)}: {a} {before}, {b} {after}; difference {difference}")
         slices = []
         for name, part in self.slices.items():
             found = [f"{system} {row['auc'].format()}" for system, row in part.systems.items()]

@@ -1,4 +1,4 @@
-"""The scheduler of the stages (paper 4.3.2), LC, then CTR and IC in turn; and a progress bar that names them."""
+"""The scheduler of the stages (paper 4.3.2), LC, then CTR and IC in turn."""
 
 import math
 import re
@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import lightning as L
-from lightning.pytorch.callbacks import Callback, RichProgressBar
+from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.strategies import DDPStrategy
 
 from expctr.errors import UserError, check_range
@@ -142,16 +142,6 @@ def check_trainer(trainer: L.Trainer) -> None:
         )
     if isinstance(trainer.strategy, DDPStrategy):
         raise UserError("trainer.strategy ddp cannot train stages: add --config fsdp")
-
-
-class StageProgressBar(RichProgressBar):
-    """Rich's bar with an ETA, the stage, and the epoch of the plan."""
-
-    def _get_train_description(self, current_epoch: int) -> str:
-        module = self.trainer.lightning_module
-        if not isinstance(module, StagedModule):
-            return super()._get_train_description(current_epoch)
-        return f"{module.entry.name} {module.entry.stage_epoch + 1} ({current_epoch + 1}/{len(module.plan)})"
 
 
 def _checked(option: str, rewards: Sequence[Reward]) -> list[Reward]:

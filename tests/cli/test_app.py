@@ -278,6 +278,7 @@ def test_equal_rewards_make_no_update_and_are_counted_through_a_resume(run: Path
     assert "lr_scheduler" not in killed.output
     resumed = expctr("fit", *options).ok()
     assert "1 rollout batches had equal rewards" in resumed.output
+    assert f"Next: expctr test {world.folder / 'equal'}" in resumed.output
     found, normal = curves(world.folder / "equal"), curves(run)
     assert last(found)["lc/skipped_updates"] == dict.fromkeys(range(1, 6), 1)
     assert last(normal)["lc/skipped_updates"] == dict.fromkeys(range(1, 6), 0)

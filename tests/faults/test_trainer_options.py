@@ -22,6 +22,7 @@ def test_a_stop_by_steps_goes_on_exactly(world: World, whole: Path) -> None:
     stopped = expctr("fit", *options, "--trainer.max_steps=12").ok().output
     run = world.folder / "limited"
     assert "stopped after 3 batches of an epoch" in stopped
+    assert f"the plan is not finished. Next: expctr fit {run}" in stopped
     assert [path.name for path in checkpoints(run / "checkpoints")][-1] == "epoch=0000-batch=000003.ckpt"
     expctr("fit", str(run), "--trainer.max_steps=-1").ok()
     assert_agree(curves(run), curves(whole))
