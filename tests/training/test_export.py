@@ -1,18 +1,23 @@
 """What `expctr export` writes is the run's model, for programs that do not know this package."""
 
+import ast
 import importlib
 import json
 import os
+import re
 import sys
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, Literal
 
 import polars as pl
 import pytest
 import torch
 from conftest import make_llm, stir_adapter
+from huggingface_hub import ModelCard
 from llama_cpp_file import write_gguf
+from markdown import markdown
 from peft import PeftModel
 from running import TESTS, World, expctr, sharded
 from safetensors.torch import load_file
@@ -24,15 +29,22 @@ from expctr.ctr.embedding import FieldEmbeddings
 from expctr.ctr.zoo import DeepFM
 from expctr.data.batches import Nouns, SampleTable, SampleText
 from expctr.data.features import Features
+from expctr.data.summary import DataSummary
+from expctr.errors import UserError
 from expctr.llm.loading import LLMOptions
 from expctr.llm.model import LanguageModel
 from expctr.llm.prefill import pad_left
 from expctr.llm.prompts import PromptOptions, Prompts
 from expctr.llm.rollout import RolloutOptions, decode_texts, generate
+from expctr.modules.baselines.tallrec import TALLRecModule
 from expctr.modules.ctr import CTRModule
-from expctr.training.export import write
-from expctr.training.export_files import apply_umask
+from expctr.modules.expctr import ExpCTRModule
+from expctr.modules.explainer import PPOExplainerModule
+from expctr.training.export import Exporter, write
+from expctr.training.export_card import base_license, write_card
+from expctr.training.export_files import apply_umask, write_json
 from expctr.training.export_llm import last_token, write_language_model
+from expctr.untrusted import one_line
 
 LLM = "--model.init_args.explainer.llm"
 SENTENCE = "The liked books: none. Considering the preference of the customer,"
@@ -248,6 +260,9 @@ def test_a_merge_starts_from_the_exact_base(world: World, kind: str) -> None:
     assert not hasattr(merged.config, "quantization_config")
     torch.testing.assert_close(merged(input_ids=ids).logits, expected, atol=1e-4, rtol=0)
     assert AutoTokenizer.from_pretrained(folder / "export" / "merged")(SENTENCE).input_ids == ids[0].tolist()
+    loaded, tokenizer = imported(folder / "export").load()  # of nf4, without its 4 bits
+    torch.testing.assert_close(loaded(input_ids=ids).logits, expected, atol=1e-4, rtol=0)
+    assert tokenizer(SENTENCE).input_ids == ids[0].tolist()
     theirs = by_peft(world, folder / "export" / "adapter")(input_ids=ids).logits
     torch.testing.assert_close(theirs, expected, atol=1e-5, rtol=0)
     if kind == "nf4":  # what a merge into the rounded base would be off by
@@ -267,6 +282,16 @@ def imported(out: Path) -> Any:
     for name in beside:
         del sys.modules[name]
     return made
+
+
+def run_card(out: Path) -> list[Any]:
+    """What the Python code of the exported card prints."""
+    (code,) = re.findall(r"```python\n(.*?)\n```", (out / "README.md").read_text(), re.DOTALL)
+    printed = list[Any]()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(sys.modules, "explain", imported(out))
+        exec(code, {"print": printed.append})
+    return printed
 
 
 HOSTILE = [
@@ -355,6 +380,69 @@ def test_prompts_that_end_with_different_tokens_are_read_by_the_base_in_explain(
         assert theirs.explain(loaded, tokenizer, sample.liked, sample.disliked, sample.target) == sentence
 
 
+def test_the_card_is_one_that_hubs_read(out: Path, world: World) -> None:
+    card = ModelCard.load(out / "README.md")
+    assert card.data.to_dict() == {
+        "library_name": "peft",
+        "datasets": ["movielens"],
+        "metrics": ["roc_auc", "mae", "mse"],
+        "pipeline_tag": "text-generation",
+        "tags": ["lora", "expctr", "recommendation"],
+    }
+    assert f"the folder `{world.folder / 'llm'}` of the machine that trained" in card.text
+    assert (out / "table.md").read_text().split("\n\n")[0] in card.text
+    assert "--max-lora-rank 8 " in card.text
+    prompt, sentence = run_card(out)
+    assert prompt.endswith("<|assistant|>")
+    assert sentence
+
+
+EVIL = '``` [x](http://evil.example) <script>alert(1)</script>\n```\n# {liked} {0} " | \\'
+
+
+def test_no_title_is_markup_in_the_card(tmp_path: Path) -> None:
+    (tmp_path / "base").mkdir()
+    (tmp_path / "base" / "README.md").write_text("---\nlicense: mit\n---\n# A base\n")
+    explainer = PPOExplainerModule(llm=LLMOptions(path=str(tmp_path / "base")))
+    explainer.prompts = SimpleNamespace(tokenizer=SimpleNamespace(chat_template="x"))  # type: ignore[assignment]
+    write_json({"base": str(tmp_path / "base"), "source": {}, "dtype": "float32"}, tmp_path / "prompt.json")
+    (tmp_path / "adapter").mkdir()
+    config = {"base_model_name_or_path": "b", "r": 9, "alora_invocation_tokens": None}
+    write_json(config, tmp_path / "adapter" / "adapter_config.json")
+    data: Any = SimpleNamespace(
+        path=f"data/{EVIL.splitlines()[0]}",
+        summary=DataSummary(rule=f"{EVIL} >= 4"),
+        samples=pl.DataFrame({"target_title": [EVIL, "Heat"]}),
+    )
+    write_card(ExpCTRModule(explainer, CTRModule(DeepFM)), data, tmp_path, ["ctr: DeepFM"])
+    card = ModelCard.load(tmp_path / "README.md")
+    assert card.data.license == "mit"
+    assert card.data.datasets == ["script"]  # the last part of the path
+    shown = markdown(card.text, extensions=["fenced_code", "tables"])
+    assert not re.search(r"<(script|a|img|h1>[^E])", shown)
+    assert [line for line in card.text.splitlines() if line.startswith("#")] == [
+        "# ExpCTRModule of expctr, trained on script",
+        *(f"## {name}" for name in ("Use", "Where it runs", "Base", "Files", "Data", "Results")),
+    ]
+    (code,) = re.findall(r"```python\n(.*?)\n```", card.text, re.DOTALL)
+    (call,) = [node for node in ast.walk(ast.parse(code)) if isinstance(node, ast.Call) and len(node.keywords) == 3][:1]
+    assert ast.literal_eval(call.keywords[0].value) == [one_line(EVIL), "Heat"]
+
+
+def test_the_license_of_a_base_is_the_one_of_its_card(tmp_path: Path) -> None:
+    assert base_license(LLMOptions(path="nano")) == "apache-2.0"
+    assert base_license(LLMOptions(path="nobody/never-loaded")) is None
+    for text, expected in (("---\nlicense: [\n---\n", None), ("no card", None), ("---\nlicense: mit\n---\n", "mit")):
+        (tmp_path / "README.md").write_text(text)
+        assert base_license(LLMOptions(path=str(tmp_path))) == expected
+
+
+def test_an_adapter_of_responses_is_not_merged(tmp_path: Path) -> None:
+    model = ExpCTRModule(PPOExplainerModule(llm=LLMOptions(adapter_scope="response")), CTRModule(DeepFM))
+    with pytest.raises(UserError, match=r"merged: an adapter with llm\.adapter_scope: response does not act"):
+        Exporter(model, tmp_path / "out", merged=True, run=tmp_path)
+
+
 def test_nano_is_exported_with_its_base_and_files_have_the_mode_of_the_umask(tmp_path: Path) -> None:
     model = LanguageModel.load(LLMOptions(path="nano", dtype="float32", lora_r=2))
     prompts = Prompts(model.tokenizer, PromptOptions(), Nouns("movie", "movies", "viewer", "viewing"))
@@ -373,15 +461,12 @@ def test_nano_is_exported_with_its_base_and_files_have_the_mode_of_the_umask(tmp
     assert tokenizer.chat_template == model.tokenizer.chat_template
 
 
-@pytest.mark.parametrize("scope", ["all", "response"])
+@pytest.mark.parametrize("scope", ["all", pytest.param("response", marks=pytest.mark.slow)])
 def test_an_exported_run_explains_as_explain_does(out: Path, world: World, scope: str) -> None:
     options, folder = world.options("one"), out
     if scope == "response":
         options = [*world.options("responses"), f"{LLM}.adapter_scope=response", "--stages.rounds=0"]
         expctr("fit", *options).ok()
-        refused = expctr("export", *options, "--merged=true")
-        assert refused.code == 2
-        assert "merged: an adapter with llm.adapter_scope: response does not act on the prompt" in refused.output
         done = expctr("export", *options).ok()
         assert "activated LoRA" in done.output
         assert "no CTR model" in done.output
@@ -443,7 +528,23 @@ def test_baselines_are_exported_too(world: World) -> None:
         out = world.folder / f"export-{name}" / "export"
         files[name] = {str(file.relative_to(out)) for file in out.rglob("*.*") if file.suffix != ".md"}
     assert files["deepfm"] == {"ctr/model.safetensors", "ctr/model.json", "vocabulary.json", "config.yaml"}
-    assert files["tallrec"] == {"adapter/adapter_model.safetensors", "adapter/adapter_config.json", "config.yaml"}
+    code = {"explain.py", "prompt_writer.py", "untrusted.py", "prompt.json"}
+    adapter = {"adapter/adapter_model.safetensors", "adapter/adapter_config.json"}
+    assert files["tallrec"] == {*adapter, *code, "config.yaml"}
+    assert "license" not in ModelCard.load(world.folder / "export-deepfm" / "export" / "README.md").data.to_dict()
+
+
+def test_the_cards_code_gives_tallrecs_scores(tmp_path: Path) -> None:
+    module = TALLRecModule(LLMOptions(path=str(make_llm(tmp_path / "llm")), dtype="float32", lora_r=4))
+    module.build(Nouns("movie", "movies", "viewer", "viewing"))
+    stir_adapter(module.model)
+    data: Any = SimpleNamespace(
+        path="ratings", summary=DataSummary(), samples=pl.DataFrame({"target_title": ["Alien", "Kids", "Heat"]})
+    )
+    out = tmp_path / "out"
+    write_card(module, data, out, write(module, Features.fit(typed_samples()), out, merged=False))
+    expected = module.question.scores([SampleText("Heat", ("Alien", "Kids"))], adapter=True)
+    assert run_card(out) == [pytest.approx(float(expected), abs=1e-5)]
 
 
 def test_side_features_of_all_kinds_can_be_computed_from_the_files_alone(tmp_path: Path) -> None:
