@@ -64,4 +64,5 @@ def explain(
         with model.disable_adapter():
             cache = model(input_ids=ids[:, :-1], use_cache=True).past_key_values
     written = model.generate(input_ids=ids, attention_mask=torch.ones_like(ids), past_key_values=cache)
-    return " ".join(tokenizer.decode(written[0, ids.shape[1] :], skip_special_tokens=True).split())
+    text = str(tokenizer.decode(written[0, ids.shape[1] :], skip_special_tokens=True))
+    return " ".join(text.split())
