@@ -2,6 +2,7 @@
 
 import signal
 import sys
+import threading
 from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
@@ -126,7 +127,9 @@ class ExpCTRCLI(LightningCLI):
                     f"{config.model.class_path.split('.')[-1]} writes no sentence that could be explained: explain "
                     "needs a config whose model is ExpCTRModule; expctr predict writes the scores of this one"
                 )
-            config.trainer.logger = config.trainer.enable_progress_bar = False  # only the answer is printed
+            config.trainer.enable_progress_bar = False  # only the answer is printed
+        if self.subcommand in ("predict", "export", "explain"):
+            config.trainer.logger = False  # they have no curves, and a run may lie where nothing can be written
         if self.subcommand in ("prepare", "plan", None):
             return
         run = Path(config.trainer.default_root_dir or ".")
@@ -162,6 +165,11 @@ class ExpCTRCLI(LightningCLI):
 
     def instantiate_trainer(self, **kwargs: Any) -> L.Trainer:
         config = self._get(self.config_init, "trainer")
+        if config.get("enable_checkpointing") is False or config.get("barebones"):
+            raise UserError(
+                "trainer.enable_checkpointing must be true, and trainer.barebones false: expctr test reads a run's "
+                "checkpoint. Fix: for fewer checkpoints, set checkpoint.every_n_batches to 0 and checkpoint.keep to 1"
+            )
         if config.get("enable_progress_bar") is False:
             self.trainer_defaults = {}  # they hold the progress bar only
         if SLURMEnvironment.detect():  # a signal saves and ends the fit, or saves and goes on; nothing is requeued
@@ -178,8 +186,15 @@ def _expand_home(config: Namespace) -> None:
             config[name] = str(Path(value).expanduser())
 
 
+def _drop_writer_error(failed: threading.ExceptHookArgs) -> None:
+    """Drop the error of TensorBoard's thread on a full disk: its flush raises it again where it is caught."""
+    if not isinstance(failed.exc_value, OSError):
+        threading.__excepthook__(failed)
+
+
 def run(args: Sequence[str] | None = None) -> None:
     """Run the command line: exit with code 2 after an error of the user's, 128 + N after the signal N."""
+    threading.excepthook = _drop_writer_error
     given = list(sys.argv[1:] if args is None else args)
     # documenting options means reading their source, which is slow: only where their documentation is shown
     documented = any(arg == "-h" or "help" in arg or "print_config" in arg for arg in given)

@@ -27,12 +27,12 @@ class ProgressLog(Callback):
         check_range("progress", self, every_seconds=(0, inf))
         self._times = StageTimes()
         self._printed = self._began = 0.0
-        self._batches = self._rows = 0
+        self._batches = self._rows = self._last = 0
 
     def on_train_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Start the clock of the epoch."""
         self._began = self._printed = time.monotonic()
-        self._batches = self._rows = 0
+        self._batches = self._rows = self._last = 0
 
     def on_train_batch_end(
         self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
@@ -40,6 +40,7 @@ class ProgressLog(Callback):
         """Print a line, if it is time."""
         now = time.monotonic()
         self._batches, self._rows = self._batches + 1, self._rows + len(batch) * trainer.world_size
+        self._last = batch_idx + 1
         if _in_log(trainer) and now - self._printed >= self.every_seconds:
             self._printed = now
             seconds = now - self._began
@@ -53,7 +54,9 @@ class ProgressLog(Callback):
             )
 
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Print what the epoch came to, validation included."""
+        """Print what the epoch came to, validation included; nothing where a limit ended it early."""
+        if 0 < self._last < trainer.num_training_batches:
+            return
         seconds = time.monotonic() - self._began
         self._times.add(_kind(pl_module), seconds)
         if _in_log(trainer):
