@@ -16,6 +16,7 @@ from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI, SaveConfigCallback
 from lightning.pytorch.loggers import TensorBoardLogger
+from safetensors import SafetensorError
 
 from expctr.cli.arguments import with_packaged_configs, with_run_options
 from expctr.cli.commands import Trainer
@@ -222,6 +223,8 @@ def run(args: Sequence[str] | None = None) -> None:
         exit_with_error(error)
     except MisconfigurationException as error:
         exit_with_error(UserError(" ".join(str(error).split())))
+    except SafetensorError as error:  # of writing; that of reading is caught where the file is known
+        exit_with_error(UserError(f"weights: {error}. Fix: choose a place that is writable and has room"))
     except OSError as error:
         if error.filename is None and error.errno is None:
             raise

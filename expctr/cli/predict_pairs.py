@@ -12,6 +12,7 @@ from expctr.data.pairs import PairRows, read_columns
 from expctr.data.readers.files import check_file
 from expctr.errors import DataError, UserError
 from expctr.predictor import PROBLEM, Predictor
+from expctr.whole_files import replacing
 
 CHUNK = 20_000
 """Pairs in memory at a time."""
@@ -86,13 +87,12 @@ def predict_pairs(predictor: Predictor, pairs: Path, out: Path, explain: str, ch
         _write(predictor.score(chunk, chosen, rows), path)
 
     result = pl.scan_parquet(sorted(parts.glob("scored-*.parquet")), glob=False)
-    aside = out.with_name(f".{out.name}.tmp")
-    if out.suffix == ".csv":
-        result.with_columns(pl.col(pl.List(pl.String)).list.join("|")).sink_csv(aside)
-    else:
-        result.sink_parquet(aside)
     problems = result.select(pl.col(PROBLEM).drop_nulls().value_counts(sort=True)).unnest(PROBLEM).collect()
-    aside.replace(out)
+    with replacing(out) as part:
+        if out.suffix == ".csv":
+            result.with_columns(pl.col(pl.List(pl.String)).list.join("|")).sink_csv(part)
+        else:
+            result.sink_parquet(part)
     shutil.rmtree(parts)
     return dict(problems.iter_rows())
 
@@ -164,7 +164,5 @@ def _stat(path: Path) -> list[object]:
 
 
 def _write(frame: pl.DataFrame, path: Path) -> None:
-    """Writes aside and renames, so that a part is whole or not there."""
-    aside = path.with_suffix(".tmp")
-    frame.write_parquet(aside)
-    aside.replace(path)
+    with replacing(path) as part:
+        frame.write_parquet(part)
