@@ -23,6 +23,7 @@ def replacing(path: Path) -> Iterator[Path]:
     except ComputeError as error:
         raise OSError(errno.ENOSPC, f"cannot be written ({' '.join(str(error).split())})", str(path)) from error
     except OSError as error:
-        raise OSError(error.errno, error.strerror, str(path)) from error
+        reason = error.strerror or " ".join(str(error).split())  # polars gives its errors a message alone
+        raise type(error)(error.errno or errno.EIO, reason, str(path)) from error
     finally:
         part.unlink(missing_ok=True)

@@ -19,13 +19,21 @@ def test_a_file_takes_the_place_of_the_old_one_when_it_is_whole(tmp_path: Path) 
     assert path.read_text() == "new"
 
 
-@pytest.mark.parametrize("error", [OSError(errno.ENOSPC, "No space left on device"), ComputeError("transport error")])
+def fail(path: Path, error: Exception) -> None:
+    with replacing(path) as part:
+        part.write_text("half")
+        raise error
+
+
+@pytest.mark.parametrize(
+    "error",
+    [OSError(errno.ENOSPC, "No space left on device"), ComputeError("transport error"), PermissionError("denied")],
+)
 def test_an_error_names_the_file_and_leaves_the_old_one(error: Exception, tmp_path: Path) -> None:
     path = tmp_path / "table.csv"
     path.write_text("old")
-    with pytest.raises(OSError, match=str(error).split("] ")[-1]) as raised, replacing(path) as part:
-        part.write_text("half")
-        raise error
+    with pytest.raises(OSError, match=str(error).split("] ")[-1]) as raised:
+        fail(path, error)
     assert raised.value.filename == str(path)
     assert [file.name for file in tmp_path.iterdir()] == ["table.csv"]
     assert path.read_text() == "old"

@@ -1,5 +1,6 @@
 """The command-line application: `expctr COMMAND [RUN] [--config NAME_OR_FILE] [--config OVERLAY] [--option value]`."""
 
+import os
 import signal
 import sys
 import threading
@@ -228,7 +229,7 @@ def run(args: Sequence[str] | None = None) -> None:
     except OSError as error:
         if error.filename is None and error.errno is None:
             raise
-        where = f"{error.filename}: " if error.filename else ""
+        where = f"{os.fsdecode(error.filename)}: " if error.filename else ""
         found = UserError(f"{where}{error.strerror}. Fix: choose a place that is writable and has room")
         for note in getattr(error, "__notes__", ()):
             found.add_note(note)

@@ -34,6 +34,8 @@ def check_options(pairs: Path, out: Path | None, explain: str, force: bool) -> P
     check_file(pairs)
     if out.exists() and not force:
         raise UserError(f"out: {out} exists. Fix: choose another file, or overwrite it with --force true")
+    if out.is_dir():
+        raise UserError(f"out: {out} is a folder. Fix: name a file in it")
     if not out.parent.is_dir():
         raise UserError(f"out: there is no folder {out.parent}. Fix: make it, or choose another")
     _top(explain)
@@ -154,7 +156,8 @@ def _parts_folder(out: Path, job: dict[str, object]) -> Path:
     if not (about.exists() and about.read_text() == json.dumps(job)):
         shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir()
-        about.write_text(json.dumps(job))
+        with replacing(about) as part:
+            part.write_text(json.dumps(job))
     return folder
 
 
