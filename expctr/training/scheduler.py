@@ -8,7 +8,14 @@ from dataclasses import dataclass
 from typing import Any
 
 import lightning as L
-from lightning.pytorch.callbacks import Callback, RichProgressBar
+from lightning.pytorch.callbacks import (
+    BatchSizeFinder,
+    Callback,
+    GradientAccumulationScheduler,
+    LearningRateFinder,
+    RichProgressBar,
+    StochasticWeightAveraging,
+)
 from lightning.pytorch.strategies import ParallelStrategy
 
 from expctr.errors import UserError, check_range
@@ -132,6 +139,10 @@ class StageScheduler(Callback):
             )
 
 
+_ONE_OPTIMIZER = (BatchSizeFinder, GradientAccumulationScheduler, LearningRateFinder, StochasticWeightAveraging)
+"""Callbacks for a module with one optimizer, which Lightning steps."""
+
+
 def check_trainer(trainer: L.Trainer) -> None:
     """Refuse options of the trainer that stages cannot keep to, before Lightning does in words of its own.
 
@@ -149,6 +160,12 @@ def check_trainer(trainer: L.Trainer) -> None:
             f"trainer.gradient_clip_val must be null (it is {clipped}): model.explainer.ppo.grad_clip is the limit of "
             "the policy's gradient"
         )
+    for callback in vars(trainer)["callbacks"]:
+        if isinstance(callback, _ONE_OPTIMIZER):
+            raise UserError(
+                f"trainer.callbacks: {type(callback).__name__} needs one optimizer that Lightning steps, and a run has "
+                "several, which its stages step. Fix: leave it out"
+            )
     if trainer.limit_train_batches == 0:
         raise UserError("trainer.limit_train_batches is 0, so nothing would be trained. Fix: raise it, or leave it out")
     if vars(trainer)["overfit_batches"]:

@@ -5,6 +5,7 @@ from typing import Any, cast
 
 import lightning as L
 import pytest
+from lightning.pytorch.callbacks import GradientAccumulationScheduler, LearningRateFinder
 from torch import Tensor
 
 from expctr.data.batches import Batch
@@ -143,6 +144,8 @@ def test_another_module_is_left_alone() -> None:
 @pytest.mark.parametrize(
     ("options", "said"),
     [
+        ({"callbacks": [GradientAccumulationScheduler({0: 2})]}, "GradientAccumulationScheduler needs one optimizer"),
+        ({"callbacks": [LearningRateFinder()]}, "LearningRateFinder needs one optimizer"),
         ({"overfit_batches": 3}, "overfit_batches must be 0.*max_samples"),
         ({"limit_train_batches": 0}, "limit_train_batches is 0"),
         ({"devices": 2, "strategy": "ddp_spawn"}, "DDPStrategy, which .* selects, cannot train stages.*--config fsdp"),
