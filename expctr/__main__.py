@@ -40,7 +40,7 @@ A first answer, without training: expctr explain --liked "Heat|Fargo" --disliked
 
 def main(args: Sequence[str] | None = None) -> None:
     """Run the command line, with `args` in place of `sys.argv` in tests."""
-    given = sys.argv[1:] if args is None else list(args)
+    given = [_expand_home(arg) for arg in (sys.argv[1:] if args is None else args)]
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, TextIOWrapper):
             stream.reconfigure(errors="replace")  # a file or a console may not have all characters
@@ -67,6 +67,12 @@ def main(args: Sequence[str] | None = None) -> None:
         raise SystemExit(2)
     else:
         _run(given)
+
+
+def _expand_home(arg: str) -> str:
+    """`~` in a path: a shell replaces it at the beginning of a word, and not in `--config=~/run.yaml`."""
+    option, equals, value = arg.partition("=") if arg.startswith("-") else ("", "", arg)
+    return f"{option}{equals}{os.path.expanduser(value) if value.startswith('~/') else value}"
 
 
 def _serve(args: list[str]) -> None:

@@ -1,5 +1,6 @@
 """The data modules: each names a reader, its defaults and its nouns; `RatingsDataModule` does the rest."""
 
+import hashlib
 import inspect
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
@@ -31,7 +32,7 @@ from expctr.data.readers import amazon, bookcrossing, movielens
 from expctr.data.readers.base import RawTable, RawTables
 from expctr.data.samples import make_samples, notes_on
 from expctr.data.summary import DataSummary, summary_tables
-from expctr.errors import UserError, check_range
+from expctr.errors import DataError, UserError, check_range
 
 BOOKS = Nouns("book", "books", "reader", "reading")
 
@@ -195,6 +196,28 @@ class RatingsDataModule(L.LightningDataModule):
         if not self._tables:
             self.samples, self.summary = self._load()
             self.features = Features.fit(self.samples, self.fields, self.history_counts, self.feature_kinds)
+
+    @cached_property
+    def _digest(self) -> str:
+        """Of every sample's split, user, target and label."""
+        rows = self.samples.select("sample", "split", "user", "target", pl.col("label").cast(pl.Int8))
+        return hashlib.sha256(rows.write_csv().encode()).hexdigest()
+
+    def state_dict(self) -> dict[str, Any]:
+        """For a checkpoint: what shows whether the samples are the same."""
+        return {"samples": self._digest}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Check that the samples are the checkpoint's.
+
+        Raises:
+            DataError: they are not. Their vocabularies are compared before, with a message on what differs.
+        """
+        if state_dict["samples"] != self._digest:
+            raise DataError(
+                f"data.path: the samples of {self.path} are not those of the checkpoint: labels, or who rated what, "
+                "have changed. Fix: put the run's files back, or start a run in another folder"
+            )
 
     def rows(self, split: str) -> pl.DataFrame:
         return self.samples.filter(split=split)

@@ -34,6 +34,7 @@ from expctr.modules.staged import StagedModule
 from expctr.systems import COMPARISONS, PLAIN, SOURCES, SYSTEMS, of_backbone
 from expctr.training.checkpoint import position
 from expctr.untrusted import printable
+from expctr.whole_files import replacing
 
 
 class ResultWriter(Callback):
@@ -63,7 +64,10 @@ class ResultWriter(Callback):
         self._scored: list[Mapping[str, list[Any]]] = []
 
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
-        """Refuse a test without the rows that it needs: without test rows, Lightning would skip it silently."""
+        """Refuse a test without the rows that it needs: without rows, Lightning would skip it silently."""
+        option = {"validate": "limit_val_batches", "test": "limit_test_batches", "predict": "limit_predict_batches"}
+        if stage in option and getattr(trainer, option[stage]) == 0:
+            raise UserError(f"trainer.{option[stage]} is 0, so there is nothing to do. Fix: raise it, or leave it out")
         if stage == "test" and not len(_data(trainer).table("test")):
             raise UserError("there are no test rows. Fix: set the last share of data.samples.fractions above 0")
         if stage == "test" and self.temperature and not len(_data(trainer).table("val")):
@@ -143,9 +147,9 @@ class ResultWriter(Callback):
         folder, console = module.folder / "explanations", Console()
         folder.mkdir(parents=True, exist_ok=True)
         frame = pl.DataFrame({**columns, **assessment.columns}, schema_overrides=assessment.schema)
-        frame.write_parquet(folder / "test.parquet")
-        pl.DataFrame(examples).write_parquet(folder / "examples.parquet")
-        _latest_explanations(module).write_parquet(folder / "latest.parquet")
+        _write(frame, folder / "test.parquet")
+        _write(pl.DataFrame(examples), folder / "examples.parquet")
+        _write(_latest_explanations(module), folder / "latest.parquet")
         print_examples(examples, console)
         backbone = module.models.plain_name
         shown = (*SYSTEMS, *(system for system in COMPARISONS if system.column in columns))
@@ -177,7 +181,7 @@ class ResultWriter(Callback):
         if trainer.is_global_zero:
             path = _folder(trainer) / "predictions.parquet"
             path.parent.mkdir(parents=True, exist_ok=True)
-            _data(trainer).prediction_ids().join(frame, on="sample", how="inner").write_parquet(path)
+            _write(_data(trainer).prediction_ids().join(frame, on="sample", how="inner"), path)
             Console().print(f"{frame.height} predictions in {printable(str(path))}", markup=False)
 
     def _keep(self, **columns: Tensor) -> None:
@@ -258,7 +262,7 @@ def _write_table(
     table.write(folder)
     by_system = {name: values.tolist() for name, values in scores.items()}
     frame = pl.DataFrame({"sample": samples, "user": users, "label": labels.tolist(), **by_system})
-    frame.write_parquet(folder / "scores.parquet")
+    _write(frame, folder / "scores.parquet")
     console = Console()
     console.print(table, *map(Text, table.detail_lines()), sep="\n")
 
@@ -275,7 +279,12 @@ def _describe_data(trainer: L.Trainer) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         (folder / "data.json").write_text(json.dumps(asdict(data.summary), indent=2) + "\n", "utf-8")
         columns = ["sample", "split", "user", "target", "target_title", "label"]
-        data.samples.select(columns).write_parquet(folder / "samples.parquet")
+        _write(data.samples.select(columns), folder / "samples.parquet")
+
+
+def _write(frame: pl.DataFrame, path: Path) -> None:
+    with replacing(path) as part:
+        frame.write_parquet(part)
 
 
 def _data(trainer: L.Trainer) -> RatingsDataModule:

@@ -3,6 +3,7 @@
 import argparse
 import base64
 import hashlib
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -73,7 +74,7 @@ def read_runs(folders: Sequence[Path]) -> list[Run]:
     """
     if len(folders) > len(LETTERS):
         raise UserError(f"{len(folders)} runs: one report can show at most {len(LETTERS)}")
-    places = [folder.resolve() for folder in folders]
+    places = [Path(os.path.realpath(folder)) for folder in folders]
     names = [place.name for place in places]
     if len(set(names)) < len(names):
         names = [f"{place.parent.name}/{place.name}" for place in places]
