@@ -3,6 +3,7 @@
 import gc
 import logging
 import os
+import re
 import sys
 import warnings
 from collections.abc import Sequence
@@ -39,7 +40,7 @@ A first answer, without training: expctr explain --liked "Heat|Fargo" --disliked
 
 def main(args: Sequence[str] | None = None) -> None:
     """Run the command line, with `args` in place of `sys.argv` in tests."""
-    given = sys.argv[1:] if args is None else list(args)
+    given = [_expand_home(arg) for arg in (sys.argv[1:] if args is None else args)]
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, TextIOWrapper):
             stream.reconfigure(errors="replace")  # a file or a console may not have all characters
@@ -66,6 +67,12 @@ def main(args: Sequence[str] | None = None) -> None:
         raise SystemExit(2)
     else:
         _run(given)
+
+
+def _expand_home(arg: str) -> str:
+    """`~` in a path: a shell replaces it at the beginning of a word, and not in `--config=~/run.yaml`."""
+    option, equals, value = arg.partition("=") if arg.startswith("-") else ("", "", arg)
+    return f"{option}{equals}{os.path.expanduser(value) if value.startswith('~/') else value}"
 
 
 def _serve(args: list[str]) -> None:
@@ -102,9 +109,10 @@ def _run(given: list[str]) -> None:
 def silence_libraries() -> None:
     """Drop warnings of libraries about what is so on purpose, before these are imported."""
     logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # it misses an optional package for 4 bits on CPU
-    advertised = "litlogger"
+    os.environ.setdefault("TQDM_DELAY", "10")  # a model that loads fast needs no bar
+    unwanted = re.compile("litlogger|`Trainer.fit` stopped: `max_epochs=")  # the end of a fit has our own words
     logging.getLogger("lightning.pytorch.utilities.rank_zero").addFilter(
-        lambda line: advertised not in line.getMessage()
+        lambda line: not unwanted.search(line.getMessage())
     )
     for message in (
         "does not have many workers",  # batches are slices of tensors in memory

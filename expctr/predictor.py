@@ -109,6 +109,8 @@ class Predictor:
         vars(trainer)["callbacks"] = [*callbacks]
         trainer.predict(module, None, data, return_predictions=False, ckpt_path=checkpoint, weights_only=True)
         data.query_rows = None
+        if isinstance(module, ScoringModule):
+            module.best.restore()  # without a batch Lightning calls no hook that does
         return cls(module.to(trainer.strategy.root_device), data)
 
     # --- explaining

@@ -44,6 +44,8 @@ class Metric(NamedTuple):
     key: str
     """In table.json, and in TensorBoard before the system's key: `val/auc_llm`."""
     name: str
+    about: str
+    """What it is, in a sentence."""
     higher_is_better: bool = False
 
     @property
@@ -58,11 +60,14 @@ class Metric(NamedTuple):
 
 
 _METRICS = (
-    Metric("auc", "AUC", higher_is_better=True),
-    *(Metric(name.lower(), name) for name in ("LogLoss", "MAE", "RMSE", "MSE")),
-    Metric("gauc", "GAUC", higher_is_better=True),
-    Metric("ne", "NE"),
-    Metric("ece", "ECE"),
+    Metric("auc", "AUC", "Chance that a liked row scores above a disliked one; 0.5 is random.", higher_is_better=True),
+    Metric("logloss", "LogLoss", "Mean negative logarithm of the probability that a score gives to the label."),
+    Metric("mae", "MAE", "Mean absolute difference of score and label."),
+    Metric("rmse", "RMSE", "Square root of the MSE."),
+    Metric("mse", "MSE", "Mean squared difference of score and label."),
+    Metric("gauc", "GAUC", "Mean of the users' own AUCs, weighted by their rows.", higher_is_better=True),
+    Metric("ne", "NE", "Normalised entropy: LogLoss divided by that of the best constant score."),
+    Metric("ece", "ECE", "Expected calibration error: mean distance of scores from the share of likes at them."),
 )
 METRICS = {metric.key: metric for metric in _METRICS}
 """By key, in the order of the paper's Table 1, which ends with RMSE. The paper names MSE in its text only;
@@ -93,7 +98,7 @@ class System(NamedTuple):
     """What it is, in the report's table of metrics."""
 
 
-ICL = System("icl", "ICL", "s_icl", "untrained language model, asked directly")
+ICL = System("icl", "ICL", "s_icl", "in-context learning: the untrained language model, asked directly")
 PLAIN = System("plain", "DeepFM", "s_plain", "CTR model without text")
 """In table.json and scores.parquet it has the name of the run's backbone; this is the default backbone's."""
 LLM = System("llm", "ExpCTR-LLM", "s_u", "language model, after reading its explanation")
@@ -103,7 +108,7 @@ SYSTEMS = (ICL, PLAIN, LLM, AUG)
 
 SHARE = System("share", "Share liked", "", "logistic regression on the share of liked titles in the history")
 SHARE_ITEM = System(
-    "share_item", "Share + item rate", "", "the same with the target's like rate among other training rows"
+    "share_item", "Share + item rate", "", "logistic regression on the share of liked titles and the target's like rate"
 )
 SIMPLE = (SHARE, SHARE_ITEM)
 """Baselines without a model, first in every result table: what counting alone achieves on the same rows."""
@@ -138,6 +143,10 @@ class Pair(NamedTuple):
     phrases: tuple[str, str]
     """What tells the two apart, as in "0.512 before training, 0.603 after training"."""
 
+    def heading(self, first: str) -> str:
+        """The title, with the first system's name in this run, which may have another backbone."""
+        return self.title.replace(self.first.name, first)
+
 
 _SENTENCES = ("without sentences", "with sentences")
 _TITLES = ("with titles", "with sentences")
@@ -146,15 +155,13 @@ _TRAINING = ("before training", "after training")
 _OTHER_ROW = ("with another row's sentence", "with its own sentence")
 _NO_TEXT = ("without a sentence", "with its own sentence")
 GAINS = {
-    "aug_plain": Pair("CTR model trained with sentences, and trained without", PLAIN, AUG, _SENTENCES),
-    "aug_title": Pair("CTR model trained with sentences, and with titles in their place", TITLE, AUG, _TITLES),
-    "aug_untrained_text": Pair(
-        "CTR model trained on untrained sentences, and on trained ones", UNTRAINED_TEXT, AUG, _UNTRAINED
-    ),
-    "llm_training": Pair("Language model's verdict, before and after training", LLM_UNTRAINED, LLM, _TRAINING),
-    "aug_training": Pair("CTR model, on sentences from before and after training", AUG_UNTRAINED, AUG, _TRAINING),
-    "aug_text": Pair("CTR model, with and without a sentence", AUG_NO_TEXT, AUG, _NO_TEXT),
-    "aug_own_row": Pair("CTR model, on its own and another row's sentence", AUG_OTHER_ROW, AUG, _OTHER_ROW),
+    "aug_plain": Pair("ExpCTR-Aug against DeepFM", PLAIN, AUG, _SENTENCES),
+    "aug_title": Pair("ExpCTR-Aug against DeepFM + title", TITLE, AUG, _TITLES),
+    "aug_untrained_text": Pair("ExpCTR-Aug against DeepFM + untrained sentences", UNTRAINED_TEXT, AUG, _UNTRAINED),
+    "llm_training": Pair("ExpCTR-LLM, before and after training", LLM_UNTRAINED, LLM, _TRAINING),
+    "aug_training": Pair("ExpCTR-Aug, on sentences from before and after training", AUG_UNTRAINED, AUG, _TRAINING),
+    "aug_text": Pair("ExpCTR-Aug, with and without a sentence", AUG_NO_TEXT, AUG, _NO_TEXT),
+    "aug_own_row": Pair("ExpCTR-Aug, on its own and another row's sentence", AUG_OTHER_ROW, AUG, _OTHER_ROW),
 }
 """The comparisons under `gains` in table.json, each by a paired bootstrap."""
 

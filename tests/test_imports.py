@@ -9,7 +9,7 @@ import pytest
 import expctr
 
 ORDER: list[set[str]] = [
-    {"untrusted", "seeding", "stopwatch", "distributed"},
+    {"untrusted", "seeding", "stopwatch", "distributed", "whole_files"},
     {"errors"},
     {"run_folder"},
     {"nan_guard"},

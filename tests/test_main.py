@@ -50,3 +50,16 @@ assert not {"peft", "bitsandbytes", "sentence_transformers"} & set(sys.modules)
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
+
+
+def test_a_model_that_loads_fast_draws_no_bar() -> None:
+    code = """
+from expctr.__main__ import silence_libraries
+
+silence_libraries()
+from tqdm.auto import tqdm
+
+print(sum(tqdm(range(5), desc="Loading weights")))
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert (done.stdout, done.stderr) == ("10\n", "")

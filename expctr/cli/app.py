@@ -1,7 +1,9 @@
 """The command-line application: `expctr COMMAND [RUN] [--config NAME_OR_FILE] [--config OVERLAY] [--option value]`."""
 
+import os
 import signal
 import sys
+import threading
 from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
@@ -15,6 +17,7 @@ from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI, SaveConfigCallback
 from lightning.pytorch.loggers import TensorBoardLogger
+from safetensors import SafetensorError
 
 from expctr.cli.arguments import with_packaged_configs, with_run_options
 from expctr.cli.commands import Trainer
@@ -26,11 +29,11 @@ from expctr.evaluation.alarms import Alarms
 from expctr.evaluation.result_writer import ResultWriter
 from expctr.modules.expctr import ExpCTRModule
 from expctr.modules.staged import StagedModule
-from expctr.training.checkpoint import RunCheckpoint, checkpoint_folder, checkpoints
+from expctr.training.checkpoint import RunCheckpoint, checkpoint_folder, checkpoints, position
 from expctr.training.fsdp import ShardedStrategy
 from expctr.training.lock import hold
-from expctr.training.progress import ProgressLog
-from expctr.training.scheduler import StageProgressBar, StageScheduler, check_trainer
+from expctr.training.progress import ProgressLog, StageProgressBar
+from expctr.training.scheduler import StageScheduler, check_trainer
 from expctr.training.selection import check_same_options, check_sharding, select_checkpoint
 from expctr.training.signals import Stopped
 
@@ -126,7 +129,9 @@ class ExpCTRCLI(LightningCLI):
                     f"{config.model.class_path.split('.')[-1]} writes no sentence that could be explained: explain "
                     "needs a config whose model is ExpCTRModule; expctr predict writes the scores of this one"
                 )
-            config.trainer.logger = config.trainer.enable_progress_bar = False  # only the answer is printed
+            config.trainer.enable_progress_bar = False  # only the answer is printed
+        if self.subcommand in ("predict", "export", "explain"):
+            config.trainer.logger = False  # they have no curves, and a run may lie where nothing can be written
         if self.subcommand in ("prepare", "plan", None):
             return
         run = Path(config.trainer.default_root_dir or ".")
@@ -147,6 +152,17 @@ class ExpCTRCLI(LightningCLI):
             if self.trainer.is_global_zero:
                 stack.callback(hold(Path(self.trainer.default_root_dir)).release)
             self.trainer.fit(**kwargs)
+        if self.trainer.is_global_zero and not vars(self.trainer)["fast_dev_run"]:
+            print(self._end_of_fit())
+
+    def _end_of_fit(self) -> str:
+        """Whether the plan is trained to its end, and the next command."""
+        run = self.trainer.default_root_dir
+        made = checkpoints(checkpoint_folder(self.trainer))
+        epochs = position(made[-1]) if made else None
+        if isinstance(self.model, StagedModule) and epochs and epochs[0] < len(self.model.plan):
+            return f"the plan is not finished. Next: expctr fit {run}"
+        return f"trained; the run is in {run}. Next: expctr test {run}"
 
     def instantiate_classes(self) -> None:
         """Make model, data and trainer. An error that they raise is an error of the config."""
@@ -159,6 +175,11 @@ class ExpCTRCLI(LightningCLI):
 
     def instantiate_trainer(self, **kwargs: Any) -> L.Trainer:
         config = self._get(self.config_init, "trainer")
+        if config.get("enable_checkpointing") is False or config.get("barebones"):
+            raise UserError(
+                "trainer.enable_checkpointing must be true, and trainer.barebones false: expctr test reads a run's "
+                "checkpoint. Fix: for fewer checkpoints, set checkpoint.every_n_batches to 0 and checkpoint.keep to 1"
+            )
         if config.get("enable_progress_bar") is False:
             self.trainer_defaults = {}  # they hold the progress bar only
         if SLURMEnvironment.detect():  # a signal saves and ends the fit, or saves and goes on; nothing is requeued
@@ -175,8 +196,15 @@ def _expand_home(config: Namespace) -> None:
             config[name] = str(Path(value).expanduser())
 
 
+def _drop_writer_error(failed: threading.ExceptHookArgs) -> None:
+    """Drop the error of TensorBoard's thread on a full disk: its flush raises it again where it is caught."""
+    if not isinstance(failed.exc_value, OSError):
+        threading.__excepthook__(failed)
+
+
 def run(args: Sequence[str] | None = None) -> None:
     """Run the command line: exit with code 2 after an error of the user's, 128 + N after the signal N."""
+    threading.excepthook = _drop_writer_error
     given = list(sys.argv[1:] if args is None else args)
     # documenting options means reading their source, which is slow: only where their documentation is shown
     documented = any(arg == "-h" or "help" in arg or "print_config" in arg for arg in given)
@@ -204,10 +232,12 @@ def run(args: Sequence[str] | None = None) -> None:
         exit_with_error(error)
     except MisconfigurationException as error:
         exit_with_error(root_cause(error))
+    except SafetensorError as error:  # of writing; that of reading is caught where the file is known
+        exit_with_error(UserError(f"weights: {error}. Fix: choose a place that is writable and has room"))
     except OSError as error:
         if error.filename is None and error.errno is None:
             raise
-        where = f"{error.filename}: " if error.filename else ""
+        where = f"{os.fsdecode(error.filename)}: " if error.filename else ""
         found = UserError(f"{where}{error.strerror}. Fix: choose a place that is writable and has room")
         for note in getattr(error, "__notes__", ()):
             found.add_note(note)

@@ -91,7 +91,7 @@ class Trainer(L.Trainer):
             merged: also write the language model with the adapter merged into its weights, in float32.
         """
         run = Path(self.default_root_dir)
-        exporter = Exporter(model, Path(out or run / "export"), merged, run / "config.yaml")
+        exporter = Exporter(model, Path(out or run / "export"), merged, run)
         datamodule.setup()
         self._predict_for(exporter, model, datamodule, datamodule.samples.head(1), ckpt_path)
 

@@ -31,7 +31,13 @@ _NO_CLASS = re.compile(r"(?P<path>(?:[\w.]+: +)*).*Expected a dot import path st
 
 
 class Parser(LightningArgumentParser):
-    """Reports an error without a page of usage."""
+    """Reports an error without a page of usage, and takes null for an option of any depth."""
+
+    def parse_args(self, args: Sequence[str] | None = None, *others: Any, **more: Any) -> Any:  # type: ignore[override]
+        """Parse; jsonargparse hands an inner option that is null on to the parser of its class as the word None."""
+        if args is not None:
+            args = [f"{arg[:-4]}null" if arg.startswith("--") and arg.endswith("=None") else arg for arg in args]
+        return super().parse_args(args, *others, **more)
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
         """Raise a UserError, for `explain_error`. A nested class's parser is first; each outer one prepends its key."""

@@ -12,6 +12,7 @@ from expctr.data.pairs import PairRows, read_columns
 from expctr.data.readers.files import check_file
 from expctr.errors import DataError, UserError
 from expctr.predictor import PROBLEM, Predictor
+from expctr.whole_files import replacing
 
 CHUNK = 20_000
 """Pairs in memory at a time."""
@@ -33,6 +34,8 @@ def check_options(pairs: Path, out: Path | None, explain: str, force: bool) -> P
     check_file(pairs)
     if out.exists() and not force:
         raise UserError(f"out: {out} exists. Fix: choose another file, or overwrite it with --force true")
+    if out.is_dir():
+        raise UserError(f"out: {out} is a folder. Fix: name a file in it")
     if not out.parent.is_dir():
         raise UserError(f"out: there is no folder {out.parent}. Fix: make it, or choose another")
     _top(explain)
@@ -86,13 +89,12 @@ def predict_pairs(predictor: Predictor, pairs: Path, out: Path, explain: str, ch
         _write(predictor.score(chunk, chosen, rows), path)
 
     result = pl.scan_parquet(sorted(parts.glob("scored-*.parquet")), glob=False)
-    aside = out.with_name(f".{out.name}.tmp")
-    if out.suffix == ".csv":
-        result.with_columns(pl.col(pl.List(pl.String)).list.join("|")).sink_csv(aside)
-    else:
-        result.sink_parquet(aside)
     problems = result.select(pl.col(PROBLEM).drop_nulls().value_counts(sort=True)).unnest(PROBLEM).collect()
-    aside.replace(out)
+    with replacing(out) as part:
+        if out.suffix == ".csv":
+            result.with_columns(pl.col(pl.List(pl.String)).list.join("|")).sink_csv(part)
+        else:
+            result.sink_parquet(part)
     shutil.rmtree(parts)
     return dict(problems.iter_rows())
 
@@ -154,7 +156,8 @@ def _parts_folder(out: Path, job: dict[str, object]) -> Path:
     if not (about.exists() and about.read_text() == json.dumps(job)):
         shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir()
-        about.write_text(json.dumps(job))
+        with replacing(about) as part:
+            part.write_text(json.dumps(job))
     return folder
 
 
@@ -164,7 +167,5 @@ def _stat(path: Path) -> list[object]:
 
 
 def _write(frame: pl.DataFrame, path: Path) -> None:
-    """Writes aside and renames, so that a part is whole or not there."""
-    aside = path.with_suffix(".tmp")
-    frame.write_parquet(aside)
-    aside.replace(path)
+    with replacing(path) as part:
+        frame.write_parquet(part)

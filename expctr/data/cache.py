@@ -23,6 +23,7 @@ from expctr.data.options import SampleOptions
 from expctr.data.readers.bad_rows import OnBadRow
 from expctr.data.summary import DataSummary
 from expctr.errors import DataError
+from expctr.whole_files import replacing
 
 _FORMAT = 9  # increase it when a reader or make_samples returns something else
 _ABANDONED = 24 * 3600  # seconds after which a temporary file is deleted; its process was killed
@@ -147,9 +148,5 @@ def _write(path: Path, write: Callable[[Path], object]) -> None:
         with suppress(FileNotFoundError):  # another process may do the same
             if time.time() - left.stat().st_mtime > _ABANDONED:
                 left.unlink()
-    temporary = path.with_name(f"{path.name}.{os.getpid()}.part")
-    try:
-        write(temporary)
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    with replacing(path) as part:
+        write(part)

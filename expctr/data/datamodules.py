@@ -1,5 +1,6 @@
 """The data modules: each names a reader, its defaults and its nouns; `RatingsDataModule` does the rest."""
 
+import hashlib
 import inspect
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
@@ -13,6 +14,7 @@ from typing import Any, ClassVar, Literal
 import lightning as L
 import polars as pl
 import torch
+from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities import rank_zero_warn
 from rich.console import Console
 from torch import Tensor
@@ -28,9 +30,9 @@ from expctr.data.new_users import new_user_samples, read_new_users
 from expctr.data.options import IGNORED_WITH_SPLITS, SPLITS, SampleOptions
 from expctr.data.readers import amazon, bookcrossing, movielens
 from expctr.data.readers.base import RawTable, RawTables
-from expctr.data.samples import make_samples
+from expctr.data.samples import make_samples, notes_on
 from expctr.data.summary import DataSummary, summary_tables
-from expctr.errors import UserError, check_range
+from expctr.errors import DataError, UserError, check_range
 
 BOOKS = Nouns("book", "books", "reader", "reading")
 
@@ -151,6 +153,7 @@ class RatingsDataModule(L.LightningDataModule):
             )
         check_range("data", self, rollout_batch_size=(1, inf), ctr_batch_size=(1, inf), eval_batch_size=(1, inf))
         self._loaded: tuple[pl.DataFrame, DataSummary] | None = None
+        self._told = False
         self._tables: dict[str, SampleTable] = {}
         self._train: Callable[[], BatchSpec] = lambda: BatchSpec(ctr_batch_size, epoch=self._trainer.current_epoch)
         self._val: Callable[[], BatchSpec] = lambda: BatchSpec(ctr_batch_size)
@@ -175,11 +178,16 @@ class RatingsDataModule(L.LightningDataModule):
         return [class_key(type(self)), {name: getattr(self, name, None) for name in added}]
 
     def prepare_data(self) -> None:
-        """Makes the samples, unless the cache has them, and prints what became of the raw rows and what looks wrong."""
+        """Makes the samples, unless the cache has them.
+
+        Before a training, it prints what became of the raw rows and what looks wrong, once.
+        """
         _, summary = self._load()
         self.findings = findings(summary, self.options)
-        if self.query_rows is None:
+        trains = self.trainer is None or self.trainer.state.fn == TrainerFn.FITTING
+        if trains and not self._told:
             Console().print(summary_tables(summary, self.findings))
+            self._told = True
 
     def setup(self, stage: str | None = None) -> None:
         """Loads the samples and fits the vocabularies; the same on every rank."""
@@ -188,6 +196,28 @@ class RatingsDataModule(L.LightningDataModule):
         if not self._tables:
             self.samples, self.summary = self._load()
             self.features = Features.fit(self.samples, self.fields, self.history_counts, self.feature_kinds)
+
+    @cached_property
+    def _digest(self) -> str:
+        """Of every sample's split, user, target and label."""
+        rows = self.samples.select("sample", "split", "user", "target", pl.col("label").cast(pl.Int8))
+        return hashlib.sha256(rows.write_csv().encode()).hexdigest()
+
+    def state_dict(self) -> dict[str, Any]:
+        """For a checkpoint: what shows whether the samples are the same."""
+        return {"samples": self._digest}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Check that the samples are the checkpoint's.
+
+        Raises:
+            DataError: they are not. Their vocabularies are compared before, with a message on what differs.
+        """
+        if state_dict["samples"] != self._digest:
+            raise DataError(
+                f"data.path: the samples of {self.path} are not those of the checkpoint: labels, or who rated what, "
+                "have changed. Fix: put the run's files back, or start a run in another folder"
+            )
 
     def rows(self, split: str) -> pl.DataFrame:
         return self.samples.filter(split=split)
@@ -310,7 +340,10 @@ class RatingsDataModule(L.LightningDataModule):
         if files is None:
             self._loaded = self._make()
         else:
-            self._loaded = cached_samples(files, self.options, self._make, self.cache_dir, self.cache_key())
+            samples, summary = cached_samples(files, self.options, self._make, self.cache_dir, self.cache_key())
+            tables = self.read()
+            summary.notes = notes_on(tables, self._splits(tables))  # of files that are not read, and may be new
+            self._loaded = samples, summary
         return self._loaded
 
     def _files(self) -> list[Path] | None:

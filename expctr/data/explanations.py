@@ -6,6 +6,8 @@ from typing import Any
 
 import polars as pl
 
+from expctr.whole_files import replacing
+
 
 class ExplanationStore:
     """Sample -> its explanations, and the rows of the epoch under way.
@@ -64,9 +66,9 @@ class ExplanationStore:
         if not self.rows:
             return None
         folder.mkdir(parents=True, exist_ok=True)
-        path, aside = folder / f"{name}.parquet", folder / f".{name}.tmp"
-        pl.DataFrame(self.rows, infer_schema_length=None).write_parquet(aside)
-        aside.replace(path)
+        path = folder / f"{name}.parquet"
+        with replacing(path) as part:
+            pl.DataFrame(self.rows, infer_schema_length=None).write_parquet(part)
         self.rows = []
         return path
 

@@ -6,6 +6,7 @@ from expctr.data.summary import BEYOND_MAX_SAMPLES, COPIES, SUPERSEDED, DataSumm
 _FEW = 10  # rows of a label
 _DRIFT, _ERRORS = 0.1, 4.0  # a difference of base rates that matters, in itself and in standard errors
 _DROPPED = 0.1
+_OVERRULED = 0.05
 
 
 def findings(summary: DataSummary, options: SampleOptions) -> list[str]:
@@ -21,6 +22,7 @@ def findings(summary: DataSummary, options: SampleOptions) -> list[str]:
     more = "give the files of data.splits more rows" if summary.own_splits else "raise data.samples.targets_per_user"
     return [
         *_dropped_rows(summary),
+        *_overruled_likes(summary),
         *_ids_as_titles(summary),
         *(summary.unmatched or _titles(summary)),
         *_labels(summary, options, more),
@@ -42,6 +44,15 @@ def _dropped_rows(summary: DataSummary) -> list[str]:
     return [
         f"{dropped / summary.rows:.0%} of the rows are dropped ({named}). Fix: check that these rows are of no use, or "
         f"repair them{keep}"
+    ]
+
+
+def _overruled_likes(summary: DataSummary) -> list[str]:
+    if summary.overruled <= _OVERRULED:
+        return []
+    return [
+        f"{summary.overruled:.0%} of the items that somebody liked do not count as liked, because only the latest row "
+        "of a user and an item counts, and it is not a like. Fix: data.samples.repeats: keep uses all rows"
     ]
 
 

@@ -70,7 +70,8 @@ def ratings_of_users(
     """
     name, table = ("train", splits["train"]) if splits else ("", tables.interactions)
     usable = pl.col("item").is_in(items["item"].implode()) | pl.col("problem").is_not_null()
-    own = table.frame.filter(pl.col("user").is_in([*users])).collect(engine="streaming").filter(usable)
+    frame = table.frame.drop(table.own_texts)  # of targets alone
+    own = frame.filter(pl.col("user").is_in([*users])).collect(engine="streaming").filter(usable)
     schema = {"user": pl.String, "item": pl.String, "title": pl.String, "liked": pl.Boolean}
     if own.is_empty():
         return pl.DataFrame(schema=schema)
@@ -172,7 +173,9 @@ def _clean(
         summary.unmatched += [unmatched] if unmatched else []
     events = keep(events, pl.Series(known[codes]), "item without a title")
     if options.repeats == "latest":
-        events = keep(events, ~_is_superseded(events), SUPERSEDED)
+        latest = keep(events, ~_is_superseded(events), SUPERSEDED)
+        summary.overruled = _overruled_share(events, latest, is_liked(options))
+        events = latest
     if "review" in events.columns:
         events = keep(events, ~_is_copy(events), COPIES).drop("review")
     events = keep(events, pl.len().over("user") >= options.min_ratings, "user with fewer ratings than min_ratings")
@@ -199,6 +202,15 @@ def _is_superseded(events: pl.DataFrame) -> pl.Series:
     """
     pair = id_codes(events["user"]) << 32 | id_codes(events["item"])
     return _all_but_last(events, pl.Series("key", pair), pl.col("split"), pl.col("timestamp"), pl.col("rating"))
+
+
+def _overruled_share(events: pl.DataFrame, latest: pl.DataFrame, liked: pl.Expr) -> float:
+    """The share of the liked pairs of user and item whose latest row is not liked."""
+    if events.height == latest.height:
+        return 0.0
+    once = events.filter(liked).select("user", "item").unique()
+    last = once.join(latest.filter(~liked), on=["user", "item"], how="semi")
+    return last.height / max(1, once.height)
 
 
 def _is_copy(events: pl.DataFrame) -> pl.Series:

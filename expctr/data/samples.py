@@ -23,7 +23,7 @@ from expctr.data.targets import Targets, draw_splits, draw_targets
 from expctr.data.unmatched_ids import explain_unmatched
 from expctr.errors import DataError
 
-_REPEATS = 5  # rows that are searched for each entry of a history, where some rows show an item again
+_NO_ENTRIES = pl.DataFrame(schema={"sample": pl.Int64, "row": pl.Int64})
 
 
 def make_samples(
@@ -51,10 +51,7 @@ def make_samples(
         DataError: a bad row (`on_bad_row: error`), no timestamps to order by, or a split without samples.
     """
     summary = DataSummary(rule=options.rule, no_titles=tables.no_titles)
-    summary.notes = [*tables.notes, *(f"not used: {columns}" for columns in tables.unused_columns)]
-    if splits:
-        names, summary.own_splits = ", ".join({table.path.name: 0 for table in splits.values()}), True
-        summary.notes.append(f"not used, because {names} are the splits: data.samples.{', '.join(IGNORED_WITH_SPLITS)}")
+    summary.notes, summary.own_splits = notes_on(tables, splits), bool(splits)
     side_dropped, dropped = Counter[str](), Counter[str]()
     if items is None:
         items = titled_items(tables, options, side_dropped, summary.files)
@@ -80,6 +77,11 @@ def make_samples(
             summary.unmatched.append(unmatched)
         users = users.rename({c: f"user_{c}" for c in users.columns if c != "user"})
         samples = samples.join(users, on="user", how="left", maintain_order="left")
+    if tables.described is not None:
+        ids = tables.described.collect(["item"], options.on_bad_row, Counter())["item"]
+        about = f"the rows of {tables.described.path.name}"
+        if unmatched := explain_unmatched(samples["target"], ids, "items of samples", about):
+            summary.unmatched.append(unmatched)
     if options.negatives:
         samples = with_negatives(samples, targets.events, items, options, summary)
     samples = samples.with_columns(pl.int_range(pl.len(), dtype=pl.Int64).alias("sample"))
@@ -89,6 +91,15 @@ def make_samples(
         if not summary.splits[name]["samples"] and (splits or share):
             raise _empty_split(name, samples.height, summary, options, own=bool(splits))
     return samples, summary
+
+
+def notes_on(tables: RawTables, splits: Mapping[str, RawTable] | None) -> list[str]:
+    """How the files were understood, and what in them is not used."""
+    notes = [*tables.notes, *(f"not used: {columns}" for columns in tables.unused_columns)]
+    if splits:
+        names = ", ".join({table.path.name: 0 for table in splits.values()})
+        notes.append(f"not used, because {names} are the splits: data.samples.{', '.join(IGNORED_WITH_SPLITS)}")
+    return notes
 
 
 def _choose(
@@ -168,25 +179,38 @@ def _histories(
 
     Entries that are targets of a later split are withheld, because they would reveal its labels, and counted. Where
     repeats are kept, an item is in a history once, as last seen before the target, and the target itself is not: an
-    explanation that repeats what the user did with this very item would explain nothing.
+    explanation that repeats what the user did with this very item would explain nothing. So the rows of longer and
+    longer times are searched until a history is full.
     """
-    longest = options.max_history if options.repeats == "latest" else _REPEATS * options.max_history
-    count = np.minimum(lengths[rows], longest)
-    last = starts[rows] + lengths[rows]
-    sample = np.repeat(np.arange(rows.size), count)
-    within = np.arange(sample.size) - np.repeat(np.cumsum(count) - count, count)
-    entry = np.flatnonzero(events["split"].to_numpy() == 0)[(last - count)[sample] + within]
+    usable = np.flatnonzero(events["split"].to_numpy() == 0)
     target_of = np.zeros(events.height, dtype=np.int8)
     target_of[rows] = split
-    allowed = target_of[entry] <= split[sample]
-    entries, withheld = pl.DataFrame({"sample": sample[allowed], "row": entry[allowed]}), int((~allowed).sum())
-    if options.repeats == "keep":
-        item = id_codes(events["item"])
-        entries = entries.with_columns(item=pl.Series(item[entries["row"].to_numpy()]))
-        entries = entries.filter(pl.Series(item[rows[entries["sample"].to_numpy()]]) != entries["item"])
-        entries = entries.unique(["sample", "item"], keep="last", maintain_order=True).drop("item")
-        entries = entries.filter(pl.int_range(pl.len()).reverse().over("sample") < options.max_history)
-    return entries, withheld
+    samples, longest = np.arange(rows.size), options.max_history
+    found, withheld = [], 0
+    while samples.size:
+        count = np.minimum(lengths[rows[samples]], longest)
+        sample = np.repeat(samples, count)
+        back = np.repeat(np.cumsum(count), count) - np.arange(sample.size)  # of the last entry: 1
+        entry = usable[starts[rows[sample]] + lengths[rows[sample]] - back]
+        allowed = target_of[entry] <= split[sample]
+        entries = pl.DataFrame({"sample": sample[allowed], "row": entry[allowed]})
+        full = np.ones(rows.size, dtype=np.bool_)
+        if options.repeats == "keep":
+            entries = _last_seen(entries, id_codes(events["item"]), rows, options.max_history)
+            full = np.bincount(entries["sample"].to_numpy(), minlength=rows.size) == options.max_history
+        done = full[samples] | (count == lengths[rows[samples]])
+        withheld += int((~allowed & np.isin(sample, samples[done])).sum())
+        found.append(entries.filter(pl.col("sample").is_in(samples[done])))
+        samples, longest = samples[~done], 5 * longest
+    return pl.concat(found).sort("sample", "row") if found else _NO_ENTRIES, withheld
+
+
+def _last_seen(entries: pl.DataFrame, item: Ints, rows: Ints, max_history: int) -> pl.DataFrame:
+    """The entries of each sample without its target, each item once."""
+    entries = entries.with_columns(item=pl.Series(item[entries["row"].to_numpy()]))
+    entries = entries.filter(pl.Series(item[rows[entries["sample"].to_numpy()]]) != entries["item"])
+    entries = entries.unique(["sample", "item"], keep="last", maintain_order=True).drop("item")
+    return entries.filter(pl.int_range(pl.len()).reverse().over("sample") < max_history)
 
 
 def _assemble(targets: Targets, items: pl.DataFrame, options: SampleOptions) -> pl.DataFrame:

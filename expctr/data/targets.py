@@ -33,6 +33,7 @@ def draw_targets(events: pl.DataFrame, lengths: Ints, options: SampleOptions, dr
     by_user = eligible.group_by("user").agg(lowest)
     dropped["user with too few ratings for min_history"] += events["user"].n_unique() - by_user.height
     row = by_user["row"].explode().sort()
+    dropped["beyond targets_per_user"] += eligible.height - row.len()
     drawn = events[row].select("user", "draw", is_liked(options).alias("label"), row=row)
     return keep_subset(drawn, options, dropped)
 
@@ -41,18 +42,19 @@ def keep_subset(drawn: pl.DataFrame, options: SampleOptions, dropped: Counter[st
     """The rows of the targets (`row`, `user`, `draw`, `label`) that `balance` and `max_samples` keep.
 
     `max_samples` keeps all targets of some users, drawn at random: one target of each of many users would teach a model
-    nothing about any of them.
+    nothing about any of them. With `balance` both labels are drawn from all users: if one label were that of a few
+    users, their ids would tell it.
     """
     # The lowest of many draws is lower than the lowest of few. So a second draw decides whose targets are kept; the
     # first one would favour users with many ratings.
-    lowest = drawn.select(pl.min("draw").over("user"))["draw"].to_numpy()
-    drawn = drawn.with_columns(second=redraw(lowest, 1)).sort("second", "draw")
-    turn = pl.int_range(pl.len())
-    drawn = drawn.with_columns(turn=turn.over("label") if options.balance else turn)
+    chosen_by = pl.col("draw") if options.balance else pl.min("draw").over("user")
+    second = redraw(drawn.select(chosen_by)["draw"].to_numpy(), 1)
+    drawn = drawn.with_columns(second=second).sort("second", "draw")
     if options.balance:
         likes = int(drawn["label"].sum())
         smaller = min(likes, drawn.height - likes)
         dropped["surplus of one label (balance)"] += drawn.height - 2 * smaller
+        drawn = drawn.with_columns(turn=pl.int_range(pl.len()).over("label"))
         drawn = drawn.filter(pl.col("turn") < smaller).sort("turn", "second")
     most = drawn.height if options.max_samples is None else options.max_samples // (1 + options.negatives)
     kept = drawn.head(most)

@@ -31,13 +31,13 @@ class Scores(NamedTuple):
     """A comparison model's scores, and their temperature."""
 
     test: list[float]
-    """Click probabilities of the test rows."""
+    """Click probabilities of the tested rows."""
     temperature: float
     """With the lowest LogLoss on the validation rows."""
 
 
 def comparison_scores(module: StagedModule, untrained: bool) -> dict[str, Scores]:
-    """Train the comparison models of a finished run, and score the test rows; all ranks call it alike.
+    """Train the comparison models of a finished run, and score the tested rows; all ranks call it alike.
 
     Args:
         module: the run's module, whose CTR model is trained.
@@ -47,6 +47,8 @@ def comparison_scores(module: StagedModule, untrained: bool) -> dict[str, Scores
         By the systems' columns.
     """
     tables = {split: module.data.table(split) for split in ("train", "val", "test")}
+    places = torch.tensor(module.evaluated["sample"]) - tables["test"].sample[0]
+    tables["test"] = SampleTable(**vars(tables["test"].batch(places)))  # trainer.limit_test_batches may leave rows out
     titles = {split: [[row.target] for row in table.texts] for split, table in tables.items()}
     scores = {TITLE.column: _scores(module, tables, titles)}
     if untrained:

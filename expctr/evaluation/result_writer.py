@@ -15,6 +15,7 @@ from lightning.pytorch.loggers import TensorBoardLogger
 from rich.console import Console
 from rich.text import Text
 from torch import Tensor
+from torch.utils.tensorboard import SummaryWriter
 
 from expctr.data.batches import Batch, SampleText
 from expctr.data.datamodules import RatingsDataModule
@@ -22,16 +23,18 @@ from expctr.distributed import all_gather_columns
 from expctr.errors import UserError, check_range
 from expctr.evaluation.assessment import Assessment, assess, query_models
 from expctr.evaluation.comparison_models import comparison_scores
-from expctr.evaluation.examples import before_and_after, markdown_table, print_examples
+from expctr.evaluation.examples import before_and_after, print_examples
 from expctr.evaluation.simple_baselines import simple_scores
 from expctr.evaluation.table import ResultTable, validation_table
 from expctr.evaluation.temperature import fit_temperatures
+from expctr.evaluation.tensorboard import add_first_page, explanations_to_read
 from expctr.metrics import fit_temperature
 from expctr.modules.scoring import ScoringModule
 from expctr.modules.staged import StagedModule
 from expctr.systems import COMPARISONS, PLAIN, SOURCES, SYSTEMS, of_backbone
 from expctr.training.checkpoint import position
 from expctr.untrusted import printable
+from expctr.whole_files import replacing
 
 
 class ResultWriter(Callback):
@@ -61,7 +64,10 @@ class ResultWriter(Callback):
         self._scored: list[Mapping[str, list[Any]]] = []
 
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
-        """Refuse a test without the rows that it needs: without test rows, Lightning would skip it silently."""
+        """Refuse a test without the rows that it needs: without rows, Lightning would skip it silently."""
+        option = {"validate": "limit_val_batches", "test": "limit_test_batches", "predict": "limit_predict_batches"}
+        if stage in option and getattr(trainer, option[stage]) == 0:
+            raise UserError(f"trainer.{option[stage]} is 0, so there is nothing to do. Fix: raise it, or leave it out")
         if stage == "test" and not len(_data(trainer).table("test")):
             raise UserError("there are no test rows. Fix: set the last share of data.samples.fractions above 0")
         if stage == "test" and self.temperature and not len(_data(trainer).table("val")):
@@ -76,7 +82,10 @@ class ResultWriter(Callback):
             _describe_data(trainer)
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Describe the data under sharding, where a checkpoint is restored after `on_fit_start`."""
+        """Lay out TensorBoard's first page; under sharding, describe the data: only now is a checkpoint restored."""
+        if trainer.is_global_zero and isinstance(pl_module, StagedModule):
+            for board in _boards(trainer):
+                add_first_page(board)
         if trainer.strategy.restore_checkpoint_after_setup:
             _describe_data(trainer)
 
@@ -91,11 +100,10 @@ class ResultWriter(Callback):
         columns = pl_module.evaluated
         if trainer.state.fn == "validate":
             Console().print(validation_table(columns))
-        boards = [logger for logger in trainer.loggers if isinstance(logger, TensorBoardLogger)]
-        if boards and "text" in columns:
-            shown = markdown_table(pl_module, _texts(pl_module, "val"), self.examples)
+        if "text" in columns and (boards := _boards(trainer)):
+            shown = explanations_to_read(pl_module, _texts(pl_module, "val"), self.examples)
             for board in boards:
-                board.experiment.add_text("explanations", shown, pl_module.batches)
+                board.add_text("explanations", shown, pl_module.batches)
 
     def on_test_batch_end(
         self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Batch, *args: Any, **kwargs: Any
@@ -139,9 +147,9 @@ class ResultWriter(Callback):
         folder, console = module.folder / "explanations", Console()
         folder.mkdir(parents=True, exist_ok=True)
         frame = pl.DataFrame({**columns, **assessment.columns}, schema_overrides=assessment.schema)
-        frame.write_parquet(folder / "test.parquet")
-        pl.DataFrame(examples).write_parquet(folder / "examples.parquet")
-        _latest_explanations(module).write_parquet(folder / "latest.parquet")
+        _write(frame, folder / "test.parquet")
+        _write(pl.DataFrame(examples), folder / "examples.parquet")
+        _write(_latest_explanations(module), folder / "latest.parquet")
         print_examples(examples, console)
         backbone = module.models.plain_name
         shown = (*SYSTEMS, *(system for system in COMPARISONS if system.column in columns))
@@ -173,7 +181,7 @@ class ResultWriter(Callback):
         if trainer.is_global_zero:
             path = _folder(trainer) / "predictions.parquet"
             path.parent.mkdir(parents=True, exist_ok=True)
-            _data(trainer).prediction_ids().join(frame, on="sample", how="inner").write_parquet(path)
+            _write(_data(trainer).prediction_ids().join(frame, on="sample", how="inner"), path)
             Console().print(f"{frame.height} predictions in {printable(str(path))}", markup=False)
 
     def _keep(self, **columns: Tensor) -> None:
@@ -254,9 +262,14 @@ def _write_table(
     table.write(folder)
     by_system = {name: values.tolist() for name, values in scores.items()}
     frame = pl.DataFrame({"sample": samples, "user": users, "label": labels.tolist(), **by_system})
-    frame.write_parquet(folder / "scores.parquet")
+    _write(frame, folder / "scores.parquet")
     console = Console()
     console.print(table, *map(Text, table.detail_lines()), sep="\n")
+
+
+def _boards(trainer: L.Trainer) -> list[SummaryWriter]:
+    """The writers of all TensorBoard loggers."""
+    return [logger.experiment for logger in trainer.loggers if isinstance(logger, TensorBoardLogger)]
 
 
 def _describe_data(trainer: L.Trainer) -> None:
@@ -266,7 +279,12 @@ def _describe_data(trainer: L.Trainer) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         (folder / "data.json").write_text(json.dumps(asdict(data.summary), indent=2) + "\n", "utf-8")
         columns = ["sample", "split", "user", "target", "target_title", "label"]
-        data.samples.select(columns).write_parquet(folder / "samples.parquet")
+        _write(data.samples.select(columns), folder / "samples.parquet")
+
+
+def _write(frame: pl.DataFrame, path: Path) -> None:
+    with replacing(path) as part:
+        frame.write_parquet(part)
 
 
 def _data(trainer: L.Trainer) -> RatingsDataModule:

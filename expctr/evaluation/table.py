@@ -32,6 +32,7 @@ from expctr.systems import (
     Estimate,
     of_backbone,
 )
+from expctr.whole_files import replacing
 
 PAPER: dict[str, dict[str, list[float]]] = json.loads(Path(__file__).with_name("paper.json").read_text("utf-8"))
 """The paper's Table 1, by dataset and system: AUC, LogLoss, MAE, RMSE."""
@@ -254,8 +255,9 @@ class ResultTable:
         content = json.dumps(self.to_dict(), indent=2, allow_nan=False, ensure_ascii=False)
         # each list of numbers on one line; no string holds a line break
         content = re.sub(r"\[\n[-+.,\deE\s]+\]", lambda numbers: json.dumps(json.loads(numbers[0])), content)
-        (folder / "table.json").write_text(content + "\n", encoding="utf-8")
-        (folder / "table.md").write_text(self.to_markdown(), encoding="utf-8")
+        for name, text in (("table.json", content + "\n"), ("table.md", self.to_markdown())):
+            with replacing(folder / name) as part:
+                part.write_text(text, encoding="utf-8")
 
     def _auc_lines(self) -> list[str]:
         """AUC on other explanations, paired gains and AUC by slice, one line each."""
@@ -264,7 +266,7 @@ class ResultTable:
         for key, gain in self.gains.items():
             a, b = (Estimate(known[name]["auc"].value).format() for name in (gain.first, gain.second))
             (before, after), difference = GAINS[key].phrases, gain.metrics["auc"].format(sign="+")
-            gains.append(f"- {GAINS[key].title}: {a} {before}, {b} {after}; difference {difference}")
+            gains.append(f"- {GAINS[key].heading(gain.first)}: {a} {before}, {b} {after}; difference {difference}")
         slices = []
         for name, part in self.slices.items():
             found = [f"{system} {row['auc'].format()}" for system, row in part.systems.items()]

@@ -1,7 +1,6 @@
 """Prompts: templates -> text -> token ids (paper 4.1, 4.2.2).
 
-Titles and explanations are untrusted: control characters and the tokenizer's control tokens are removed from them.
-Titles, and prompts with a history, have a maximum length in tokens; cut titles are counted.
+`prompt_writer.py` writes the text, and keeps titles and prompts within their limits.
 """
 
 from collections.abc import Sequence
@@ -13,7 +12,7 @@ from transformers import PreTrainedTokenizerBase
 
 from expctr.data.batches import Nouns, SampleText
 from expctr.errors import UserError, check_range
-from expctr.untrusted import ControlTokens, one_line
+from expctr.llm.prompt_writer import PromptWriter
 
 _FIELDS = {
     "explanation": {"liked", "disliked", "target"},
@@ -82,15 +81,14 @@ class PromptOptions:
                 raise ValueError(f"prompts.{name} must contain {sorted('{' + f + '}' for f in allowed - used)}")
 
 
-class Prompts:
+class Prompts(PromptWriter):
     """Writes prompts for one dataset and one tokenizer, whose chat template is applied if it has one."""
 
+    error = UserError
+
     def __init__(self, tokenizer: PreTrainedTokenizerBase, options: PromptOptions, nouns: Nouns) -> None:
-        self.tokenizer, self.options, self.nouns = tokenizer, options, nouns
-        self.cut = {"titles": 0, "history_titles": 0}
-        """Number of titles cut, and of history titles dropped, since `reset_counts`."""
-        self._titles: dict[str, tuple[str, bool]] = {}
-        self._control = ControlTokens(tokenizer)
+        super().__init__(tokenizer, vars(nouns), options.none, options.title_tokens, options.prompt_tokens)
+        self.options = options
 
     def reset_counts(self) -> None:
         """Set `cut` to 0. The names stay, so that all ranks add up the same ones."""
@@ -113,58 +111,15 @@ class Prompts:
         template = self.options.lc_titled if include_title else self.options.lc
         titles = [self.title(text.target) if include_title else "" for text in texts]
         return [
-            self.encode(self._fill(template, reason=self.clean(reason), target=target))
+            self.encode(self.fill(template, reason=self.clean(reason), target=target))
             for reason, target in zip(reasons, titles, strict=True)
         ]
 
     def ending(self, template: str) -> str:
         """A template's last line with empty fields, which the answer follows."""
         empty = dict.fromkeys(set().union(*_FIELDS.values()), "")
-        return template.format(**vars(self.nouns), **empty).rsplit("\n", 1)[-1]
-
-    def encode(self, message: str) -> list[int]:
-        """Token ids of one user message, followed by the start of the answer."""
-        if self.tokenizer.chat_template is None:
-            return list(self.tokenizer(message).input_ids)
-        text = self.tokenizer.apply_chat_template(
-            [{"role": "user", "content": message}], add_generation_prompt=True, tokenize=False
-        )
-        return list(self.tokenizer(text, add_special_tokens=False).input_ids)
-
-    def clean(self, text: str) -> str:
-        """Text on one line, without control characters and control tokens."""
-        return self._control.remove(one_line(text))
-
-    def title(self, raw: str) -> str:
-        """A title as prompts show it: cleaned, and cut after `title_tokens`."""
-        if raw not in self._titles:
-            text = self.clean(raw[: 64 * self.options.title_tokens])
-            offsets = self.tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)["offset_mapping"]
-            cut = len(offsets) > self.options.title_tokens
-            if cut:
-                text = self.clean(text[: offsets[self.options.title_tokens - 1][1]].rstrip() + "...")
-            self._titles[raw] = text, cut
-        text, cut = self._titles[raw]
-        self.cut["titles"] += cut
-        return text
+        return template.format(**self.nouns, **empty).rsplit("\n", 1)[-1]
 
     def _with_history(self, template: str, text: SampleText) -> tuple[list[int], SampleText]:
-        liked, disliked = [self.title(t) for t in text.liked], [self.title(t) for t in text.disliked]
-        target = self.title(text.target)
-        while True:
-            ids = self.encode(self._fill(template, liked=liked, disliked=disliked, target=target))
-            if len(ids) <= self.options.prompt_tokens:
-                return ids, SampleText(target, tuple(liked), tuple(disliked))
-            longer = liked if len(liked) >= len(disliked) else disliked
-            if not longer:
-                raise UserError(
-                    f"a prompt without history is {len(ids)} tokens long, over prompts.prompt_tokens="
-                    f"{self.options.prompt_tokens}: raise it, or shorten the template or prompts.title_tokens"
-                )
-            longer.pop(0)
-            self.cut["history_titles"] += 1
-
-    def _fill(self, template: str, **values: str | list[str]) -> str:
-        quoted = {k: ", ".join(f'"{t}"' for t in v) for k, v in values.items() if not isinstance(v, str)}
-        filled = {k: quoted.get(k, v) or self.options.none for k, v in values.items()}
-        return template.format(**vars(self.nouns), **filled)
+        ids, liked, disliked, target = self.with_history(template, text.liked, text.disliked, text.target)
+        return ids, SampleText(target, tuple(liked), tuple(disliked))

@@ -4,6 +4,7 @@ A figure is 360 units wide, so that its text is readable on a phone. Larger scre
 """
 
 import math
+import textwrap
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
@@ -94,12 +95,17 @@ def forest(
     several = any(len(row.marks) > 1 for row in rows)
     low, high, steps = axis(min(shown), max(shown))
     place = Scale(low, high, 22.0 if several else 6.0, WIDTH - 8)
-    parts, y = [], 4.0
+    numbered = values and not several
+    parts: list[Markup] = []
+    bands: list[tuple[float, float]] = []  # of the marks, below their labels
+    y = 4.0
     for row in rows:
-        parts.append(_text(0, y + 11, row.label, "label"))
-        if values and not several:
+        if numbered:
             parts.extend(_text(WIDTH, y + 11, interval(m.estimate, signed), "value", "end") for m in row.marks)
-        y += 16
+        for line in textwrap.wrap(row.label, 30 if numbered else 50):
+            parts.append(_text(0, y + 11, line, "label"))
+            y += 14
+        y += 2
         top = y
         for mark in row.marks:
             y += 13
@@ -111,13 +117,19 @@ def forest(
             label = f"the paper's value: {row.paper:.4f}"
             parts.append(_tag("path", _tag("title", label), d=f"M{n(x)} {n(top)}V{n(y)}", class_="paper"))
         y += 9
+        bands.append((top, y - 5))
     bottom = y
+
+    def upright(value: float, kind: str) -> Markup:
+        """A vertical line, interrupted where labels stand."""
+        return _tag("path", d="".join(f"M{n(place(value))} {n(a)}V{n(b)}" for a, b in bands), class_=kind)
+
     grid = [
-        *(_tag("path", d=f"M{n(place(s))} 4V{n(bottom)}", class_="grid") for s in steps),
+        *(upright(s, "grid") for s in steps),
         *(_text(place(s), bottom + 12, tick(s, steps), "tick", "middle") for s in steps),
     ]
     if zero is not None:
-        grid.append(_tag("path", d=f"M{n(place(zero))} 4V{n(bottom)}", class_="zero"))
+        grid.append(upright(zero, "zero"))
     return _figure(title, WIDTH, bottom + 17, [*grid, *parts])
 
 
@@ -126,7 +138,7 @@ def curves(
     lines: Sequence[Line],
     *,
     stages: Sequence[tuple[str, float, float]] = (),
-    reference: Sequence[tuple[float, str]] = (),
+    reference: Sequence[float] = (),
 ) -> Markup:
     """Curves over a shared axis.
 
@@ -134,16 +146,16 @@ def curves(
         title: for screen readers.
         lines: whose points have finite coordinates.
         stages: names with their first and last x, written above the curves and separated by lines.
-        reference: horizontal lines with their labels.
+        reference: heights of horizontal lines.
     """
     lines = [line for line in lines if line.points]
     if not lines:
         return Markup()
     points = [point for line in lines for point in line.points]
-    heights = [y for _, y in points] + [value for value, _ in reference]
+    heights = [y for _, y in points] + [*reference]
     low, high, steps = axis(min(heights), max(heights))
     longest = max(len(line.label) for line in lines)
-    right = WIDTH - (9 + 6.2 * longest if longest else 8)
+    right = WIDTH - (9 + 7.2 * longest if longest else 8)
     left_x, right_x = _extent([x for x, _ in points] + [edge for _, *edges in stages for edge in edges])
     across = Scale(left_x, right_x, 36, right)
     down = Scale(low, high, _HEIGHT - 22, 20)
@@ -158,9 +170,7 @@ def curves(
         if i:
             x = across((start + stages[i - 1][2]) / 2)
             parts.append(_tag("path", d=f"M{n(x)} 15V{n(_HEIGHT - 22)}", class_="part"))
-    for value, label in reference:
-        parts.append(_tag("path", d=f"M36 {n(down(value))}H{n(right)}", class_="paper"))
-        parts.append(_text(right, down(value) - 4, label, "tick", "end"))
+    parts += [_tag("path", d=f"M36 {n(down(value))}H{n(right)}", class_="paper") for value in reference]
     ends: list[tuple[float, Line]] = []
     for line in lines:
         placed = [(across(x), down(y)) for x, y in line.points]
@@ -264,7 +274,7 @@ def _square(title: str, below: str, beside: str, parts: list[Markup], across: Sc
     frame += [
         _tag("path", d=path([(across(0), down(0)), (across(1), down(1))]), class_="zero"),
         _text(across(0.5), _SQUARE - 7, below, "tick", "middle"),
-        _text(0, 0, beside, "tick", "middle", transform=f"translate(9 {n(down(0.5))}) rotate(-90)"),
+        _text(0, 0, beside, "tick", "middle", transform=f"translate(7 {n(down(0.5))}) rotate(-90)"),
     ]
     return _figure(title, _SQUARE, _SQUARE, [*frame, *parts])
 

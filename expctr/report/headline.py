@@ -35,7 +35,8 @@ class Compared(NamedTuple):
     def sentence(self) -> str:
         """The comparison in words and numbers."""
         (first, second), (a, b), difference = self.phrases, self.values, interval(self.gain, signed=True)
-        start = "No difference shown" if self.finding == "unclear" else f"{self.metric.name} is {self.finding} {second}"
+        name, unclear = self.metric.name, self.finding == "unclear"
+        start = f"No difference in {name} shown" if unclear else f"{name} is {self.finding} {second}"
         return f"{start}: {a:.4f} {first}, {b:.4f} {second}; difference {difference}."
 
 
@@ -82,7 +83,8 @@ def compared(run: Run, key: str, metric: str = "auc") -> Compared | None:
     gain = estimate(entry.get(metric))
     if not (first and second and gain):
         return None
-    return Compared(GAINS[key].title, (first.value, second.value), GAINS[key].phrases, gain, METRICS[metric])
+    title = GAINS[key].heading(str(entry["first"]))
+    return Compared(title, (first.value, second.value), GAINS[key].phrases, gain, METRICS[metric])
 
 
 def _sentences(run: Run) -> Answer:
@@ -95,7 +97,7 @@ def _sentences(run: Run) -> Answer:
     plain = section(run.table, "gains", "aug_plain").get("first")
     why = f"{AUG.name} reads a sentence beside each row's fields; {plain} sees the same fields alone."
     if not found:
-        why = "table.json does not compare the CTR model with sentences and the one without: older versions did not."
+        why = f"table.json does not compare {AUG.name} with the CTR model without sentences: older versions did not."
     titled = [c._replace(title=f"{c.metric.name}, {c.metric.better} is better") for c in found]
     if title := compared(run, "aug_title"):
         titled.append(title)
@@ -117,10 +119,10 @@ def _training(run: Run) -> Answer:
     elif found == ["better", "better"]:
         word, why = "Yes", "Both predictions are better with the trained model's explanations."
     elif verdict and verdict.finding == "better":
-        word, why = "Partly", "The language model's verdict on its sentence became better"
-        why += "; for the CTR model, the difference may be chance." if ctr else "."
+        word, why = "Partly", f"{LLM.name} became better"
+        why += f"; for {AUG.name}, the difference may be chance." if ctr else "."
     elif "better" in found:
-        word, why = "Partly", "The CTR model became better; for the language model, the difference may be chance."
+        word, why = "Partly", f"{AUG.name} became better; for {LLM.name}, the difference may be chance."
     else:
         word, why = "Not shown", "The differences between before and after training may be chance."
     cautions, constant = [], number(run.table.get("constant_logloss"))
@@ -152,23 +154,23 @@ def _faithfulness(run: Run) -> Answer:
         facts.append(Fact("Sentences that name an invented title", invented))
     used = own_row is not None and own_row.finding == "better"
     if own_row is None and share is None:
-        word, why = "Unknown", "table.json has no test of the CTR model on other explanations."
+        word, why = "Unknown", f"table.json has no test of {AUG.name} on other explanations."
     elif used and agrees:
         word = "Yes" if reason and reason.finding == "better" else "Partly"
         helped = "the sentence's reasons help in addition to its verdict"
-        why = "The CTR model uses the sentence, and agrees with its verdict more often than by chance. "
+        why = f"{AUG.name} uses the sentence, and agrees with its verdict more often than by chance. "
         if word == "Yes":
             why += helped.capitalize() + "."
         else:
             why += f"Whether {helped} {'is not clear' if reason else 'was not tested'}."
     elif used:
         word = "Partly"
-        why = "The CTR model uses the sentence, but its agreement with the sentence's verdict may be chance."
+        why = f"{AUG.name} uses the sentence, but its agreement with the sentence's verdict may be chance."
     elif agrees:
         word = "Not shown"
-        why = "The CTR model agrees with the sentence's verdict, but another row's sentence may serve as well."
+        why = f"{AUG.name} agrees with the sentence's verdict, but another row's sentence may serve as well."
     else:
-        word, why = "Not shown", "There is no evidence that the CTR model's score depends on the sentence."
+        word, why = "Not shown", f"There is no evidence that the score of {AUG.name} depends on the sentence."
     comparisons = [comparison for comparison in (own_row, reason) if comparison]
     return Answer("Are the explanations faithful to the model?", word, why, comparisons, facts, [])
 
@@ -181,4 +183,4 @@ def _reason(run: Run) -> Compared | None:
     if not (other and own and gain):
         return None
     phrases = ("with another row's reasons for the same verdict", "with its own reasons")
-    return Compared("CTR model, reasons in addition to verdicts", (other.value, own.value), phrases, gain)
+    return Compared(f"{AUG.name}, reasons in addition to verdicts", (other.value, own.value), phrases, gain)

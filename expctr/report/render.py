@@ -3,6 +3,7 @@
 import argparse
 import base64
 import hashlib
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -16,7 +17,8 @@ from expctr.report import figures, sections, training
 from expctr.report.browser import LETTERS, browser
 from expctr.report.figures import Mark, Row
 from expctr.report.headline import Answer, headline
-from expctr.report.run import Run, read_run, section
+from expctr.report.run import Run, backbone, read_run, section
+from expctr.report.terms import Terms, anchor
 from expctr.systems import FEWEST_OF_A_LABEL, FEWEST_ROWS, T_NOTE
 
 _SECTIONS = {
@@ -30,6 +32,7 @@ _SECTIONS = {
     "alarms": "Alarms",
     "data": "Data",
     "config": "Config",
+    "terms": "Terms",
 }
 
 
@@ -71,7 +74,7 @@ def read_runs(folders: Sequence[Path]) -> list[Run]:
     """
     if len(folders) > len(LETTERS):
         raise UserError(f"{len(folders)} runs: one report can show at most {len(LETTERS)}")
-    places = [folder.resolve() for folder in folders]
+    places = [Path(os.path.realpath(folder)) for folder in folders]
     names = [place.name for place in places]
     if len(set(names)) < len(names):
         names = [f"{place.parent.name}/{place.name}" for place in places]
@@ -83,6 +86,8 @@ def render(runs: Sequence[Run], rows: int = 20_000) -> str:
     loader = PackageLoader("expctr.report")
     environment = Environment(loader=loader, autoescape=True, undefined=StrictUndefined, trim_blocks=True)
     css, js = (loader.get_source(environment, f"report.{kind}")[0] for kind in ("css", "js"))
+    terms = Terms(runs)
+    environment.filters |= {"terms": terms.mark, "anchor": anchor}
     view = {
         "title": f"{', '.join(run.name for run in runs)} – expctr report",
         "policy": policy(css, js),
@@ -93,7 +98,7 @@ def render(runs: Sequence[Run], rows: int = 20_000) -> str:
         "over": _over(runs),
         "metrics": {
             "figures": sections.metric_figures(runs),
-            **sections.metric_table(runs),
+            "tables": sections.metric_tables(runs),
             "about": _metrics_about(runs),
         },
         "rewards": training.reward_figures(runs),
@@ -102,6 +107,7 @@ def render(runs: Sequence[Run], rows: int = 20_000) -> str:
         "without_audit": [run.name for run in runs if not section(run.table, "audit")],
         "quality": sections.quality(runs),
         "browser": browser(runs, rows),
+        "terms": terms,
         "slices": sections.slice_figures(runs),
         "few": (FEWEST_ROWS, FEWEST_OF_A_LABEL),
         "signs": training.sign_figures(runs),
@@ -153,11 +159,10 @@ def _about(run: Run) -> str:
     """Dataset, language model, seed."""
     data, model = (section(run.config, part) for part in ("data", "model"))
     llm = section(model, "init_args", "explainer", "init_args", "llm").get("path")
-    backbone = str(section(model, "init_args", "ctr", "init_args", "backbone").get("class_path", "")).rpartition(".")[2]
     parts = [
         str(data.get("class_path", "")).rpartition(".")[2],
         f"language model {llm}" if llm else "",
-        f"CTR model {backbone}" if backbone else "",
+        f"CTR model {backbone(run)}" if section(model, "init_args", "ctr") or run.table else "",
         f"seed {run.config['seed_everything']}" if "seed_everything" in run.config else "",
         sections.summary(run),
     ]
@@ -169,7 +174,7 @@ def _answer(answer: Answer, place: int) -> dict[str, Any]:
     lines = [(comparison.title, comparison.sentence) for comparison in answer.comparisons]
     lines += [*((fact.title, fact.sentence) for fact in answer.facts), *answer.cautions]
     several = len({comparison.metric for comparison in answer.comparisons}) > 1
-    caption = "Differences" if several else "Difference in AUC"
+    caption = "Differences, with their 95% intervals." if several else "Difference in AUC, with its 95% interval."
     svg = figures.forest(caption, rows, zero=0, signed=True, values=False)
     return {**answer._asdict(), "lines": lines, "svg": svg, "caption": caption}
 

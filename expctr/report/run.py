@@ -15,7 +15,7 @@ import yaml  # type: ignore[import-untyped]
 
 from expctr.errors import UserError
 from expctr.report.curves import Events, read_events
-from expctr.systems import Bin, Estimate
+from expctr.systems import PLAIN, Bin, Estimate
 
 _TEXT = ("text", "text_untrained", "target")
 _LISTS = ("invented", "invented_untrained", "liked", "disliked")
@@ -41,6 +41,12 @@ class Run:
     """`data.json`: what became of the raw rows."""
     notes: tuple[str, ...] = ()
     """What is missing or wrong, one sentence each."""
+
+
+def backbone(run: Run) -> str:
+    """The name of the CTR model without text, which is in the names of those that are made of it."""
+    path = section(run.config, "model", "init_args", "ctr", "init_args", "backbone").get("class_path", "")
+    return str(section(run.table, "gains", "aug_plain").get("first") or str(path).rpartition(".")[2] or PLAIN.name)
 
 
 def read_run(folder: Path, name: str = "") -> Run:

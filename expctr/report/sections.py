@@ -9,7 +9,7 @@ from expctr.report import figures
 from expctr.report.browser import LETTERS
 from expctr.report.figures import Figure, Line, Mark, Row
 from expctr.report.run import Run, bins, estimate, number, points, section
-from expctr.systems import ABLATIONS, COMPARISONS, FEWEST_ROWS, MEASURES, METRICS, SIMPLE, SYSTEMS, Estimate, Measure
+from expctr.systems import ABLATIONS, FEWEST_ROWS, MEASURES, METRICS, Estimate, Measure
 
 
 def _marks(runs: Sequence[Run], key: str, *path: str) -> list[Mark]:
@@ -41,12 +41,22 @@ def metric_figures(runs: Sequence[Run]) -> list[Figure]:
     return figures.drawn(made)
 
 
-def metric_table(runs: Sequence[Run]) -> dict[str, Any]:
-    """Each system's metrics with intervals and the paper's values, one row per run; without columns of no number."""
-    abouts = {system.name: system.heading for system in (*SIMPLE, *SYSTEMS, *COMPARISONS)}
-    columns = [("systems", key, metric.heading) for key, metric in METRICS.items()]
-    columns += [("temperature", "t", "T")]
-    columns += [("temperature", key, f"{METRICS[key].heading} at T") for key in systems.RESCALED]
+def metric_tables(runs: Sequence[Run]) -> list[dict[str, Any]]:
+    """The two tables of `table.md`: the metrics of the paper, and the further ones."""
+    main = [("systems", key, metric.heading) for key, metric in METRICS.items() if key not in systems.FURTHER]
+    further = [("systems", key, METRICS[key].heading) for key in systems.FURTHER]
+    further += [("temperature", "t", "T")]
+    further += [("temperature", key, f"{METRICS[key].heading} at T") for key in systems.RESCALED]
+    return [made for columns in (main, further) if (made := _metric_table(runs, columns))["headings"]]
+
+
+def _metric_table(runs: Sequence[Run], columns: Sequence[tuple[str, str, str]]) -> dict[str, Any]:
+    """Each system's metrics with intervals and the paper's values, one row per run; without columns of no number.
+
+    Args:
+        runs: the runs.
+        columns: of each, the part of table.json, the key in it, and the heading.
+    """
     names = _names(runs, "systems")
     shown = [column for column in columns if any(_marks(runs, column[1], column[0], name) for name in names)]
     rows = []
@@ -65,7 +75,7 @@ def metric_table(runs: Sequence[Run]) -> dict[str, Any]:
                         "paper": _shown(paper, ".4f", ""),
                     }
                 )
-            rows.append({"name": name, "about": abouts.get(name, ""), "run": i, "cells": cells})
+            rows.append({"name": name, "run": i, "cells": cells})
     return {"headings": [heading for *_, heading in shown], "rows": rows}
 
 
@@ -117,12 +127,12 @@ def audit_figures(runs: Sequence[Run]) -> list[Figure]:
     }
     places = {heading: paths.get(key, ("audit", "ablations", key)) for key, heading in ABLATIONS.items()}
     rows = [Row(heading, _marks(runs, "auc", *place)) for heading, place in places.items()]
-    made = [_forest("CTR model on other sentences", rows, "AUC")]
+    made = [_forest(f"{systems.AUG.name} on other sentences", rows, "AUC")]
     for key, title, about in (
         ("expected", "A changed prompt has the expected effect", "share of changed prompts"),
         ("text_changed", "The sentence changes", "share of its words"),
-        ("s_u", "Change of the language model's score", "mean |change| of s_u"),
-        ("s_r", "Change of the CTR model's score", "mean |change| of s_r"),
+        ("s_u", f"Change of the score of {systems.LLM.name}", "mean |change| of s_u"),
+        ("s_r", f"Change of the score of {systems.AUG.name}", "mean |change| of s_r"),
     ):
         made.append(_forest(title, _rows(runs, key, "audit", "counterfactuals"), about))
     probes = {
@@ -146,7 +156,7 @@ def slice_figures(runs: Sequence[Run]) -> list[Figure]:
             for row in _rows(runs, "auc", "slices", name, "systems")
         ]
         counts = dict.fromkeys(filter(None, (_shown(part.get("rows"), ",.0f", "") for part in parts)))
-        about = ", ".join(f"{count} rows" for count in counts)
+        about = ", ".join(f"{count} row{'' if count == '1' else 's'}" for count in counts)
         figure = _forest(name.capitalize(), rows, about)
         made.append(figure if figure.svg else figure._replace(about=f"{about}, too few for an AUC"))
     return made

@@ -7,7 +7,7 @@ from expctr.report import figures
 from expctr.report.browser import LETTERS
 from expctr.report.curves import smooth, stages
 from expctr.report.figures import Figure, Line
-from expctr.report.run import Run, number, section
+from expctr.report.run import Run, backbone, number, section
 from expctr.systems import AUG, LLM
 
 
@@ -64,12 +64,13 @@ def sign_figures(runs: Sequence[Run]) -> list[Figure]:
     ):
         bound = number(options.get(option))
         bounds = [] if math.isnan(bound) else [bound, 1 - bound] if option == "positive" else [bound]
-        made.append(_stage_figure(runs, title, tag, about, reference=[(value, "alarm") for value in bounds]))
+        shown = ", ".join(filter(None, [about, "dashed: alarm" if bounds else ""]))
+        made.append(_stage_figure(runs, title, tag, shown, reference=bounds))
     return figures.drawn(made)
 
 
 def _stage_figure(
-    runs: Sequence[Run], title: str, tag: str, about: str, *, val: str = "", reference: Sequence[tuple[float, str]] = ()
+    runs: Sequence[Run], title: str, tag: str, about: str, *, val: str = "", reference: Sequence[float] = ()
 ) -> Figure:
     """A curve of the LC and IC stages, and under the tag `val` its values on the validation split."""
     axis = stage_axis(runs)
@@ -112,7 +113,7 @@ def _ctr_figure(runs: Sequence[Run]) -> Figure:
                 continue
             within = [y for step, y in curve.items() if trained[0] <= step <= trained[-1] and math.isfinite(y)]
             aug, letter = tag == f"val/logloss_{AUG.key}", LETTERS[i] if len(runs) > 1 else ""
-            label = f"{letter} with" if aug else f"{letter} without"
+            label = f"{letter} {AUG.name if aug else backbone(run)}"
             points = [(k + 1.0, value) for k, value in enumerate(within)]
             lines.append(Line(points, i, label.strip(), "line" if aug else "dashed"))
     title = "CTR model: LogLoss"

@@ -41,6 +41,7 @@ class RunCheckpoint(Checkpoint):
         self.every_n_batches, self.keep = every_n_batches, keep
         self._signals = Signals()
         self._cut_short = False
+        self._limit_val_batches: int | float = 1.0
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Listen to signals; Lightning's own handlers were set just before."""
@@ -53,13 +54,14 @@ class RunCheckpoint(Checkpoint):
         self._cut_short = False
         if done == trainer.num_training_batches:
             return
-        limit = trainer.max_steps
-        if trainer.should_stop or (limit >= 0 and trainer.global_step >= limit):  # by max_time, or by max_steps
+        limit, stopping = trainer.max_steps, trainer.should_stop and trainer.fit_loop._can_stop_early
+        if stopping or (limit >= 0 and trainer.global_step >= limit):  # by max_time, or by max_steps
             self.save(trainer, trainer.current_epoch, done)
-            self._cut_short = True
+            self._cut_short, self._limit_val_batches = True, trainer.limit_val_batches
+            trainer.limit_val_batches = 0  # or Lightning would validate, and log, in the middle of an epoch
             trainer.print(
-                f"stopped after {done} batches of an epoch, and saved; expctr fit RUN goes on, with a higher "
-                "trainer.max_time or trainer.max_steps"
+                f"stopped after {done} batches of epoch {trainer.current_epoch + 1}, and saved. To resume, run expctr "
+                "fit RUN with a higher trainer.max_time or trainer.max_steps"
             )
             return
         signalled = self._signals.look(pl_module.device)
@@ -70,6 +72,7 @@ class RunCheckpoint(Checkpoint):
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Save after the epoch's validation, unless the trainer ends the epoch before its last batch."""
         if self._cut_short:
+            trainer.limit_val_batches = self._limit_val_batches
             return
         signalled = self._signals.look(pl_module.device)
         self.save(trainer, trainer.current_epoch + 1, 0)

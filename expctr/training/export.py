@@ -1,10 +1,6 @@
 """Export of the trained weights to files that other programs read without this package (`expctr export`)."""
 
-import json
-from collections.abc import Mapping
-from dataclasses import replace
 from functools import partial
-from importlib.resources import files
 from pathlib import Path
 from shutil import copyfile
 from typing import Any
@@ -12,22 +8,22 @@ from typing import Any
 import lightning as L
 from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.utilities import rank_zero_info
-from safetensors.torch import save_file
 from torch import Tensor
-from torch.distributed.tensor import DTensor
 
 from expctr.ctr.embedding import FieldEmbeddings
 from expctr.ctr.encoder import SentenceEncoder
+from expctr.data.datamodules import RatingsDataModule
 from expctr.data.features import FIRST, Features
 from expctr.distributed import rank
 from expctr.errors import UserError
-from expctr.llm.loading import load_base
-from expctr.llm.model import LanguageModel
 from expctr.modules.baselines.explained import ExplainedCTRModule
 from expctr.modules.baselines.tallrec import TALLRecModule
 from expctr.modules.ctr import CTRModule
 from expctr.modules.expctr import ExpCTRModule
 from expctr.modules.scoring import ScoringModule
+from expctr.training.export_card import write_card
+from expctr.training.export_files import apply_umask, card, save, write_json
+from expctr.training.export_llm import write_language_model
 
 
 class Exporter(Callback):
@@ -40,39 +36,54 @@ class Exporter(Callback):
         model: the run's module.
         out: a new folder, or an empty one.
         merged: also write the language model with the adapter merged into its weights.
-        config: is copied if it exists.
+        run: its config and result table are copied, if they exist.
 
     Raises:
-        UserError: the folder is not empty, or there is nothing to write.
+        UserError: the folder is not empty, there is nothing to write, or the adapter cannot be merged.
     """
 
-    def __init__(self, model: L.LightningModule, out: Path, merged: bool, config: Path) -> None:
+    def __init__(self, model: L.LightningModule, out: Path, merged: bool, run: Path) -> None:
         if not isinstance(model, ExpCTRModule | CTRModule | TALLRecModule):
             raise UserError(f"export: {type(model).__name__} trains nothing, so there is nothing to export")
         if merged and isinstance(model, CTRModule):
             raise UserError(f"merged: {type(model).__name__} has no language model")
+        if merged and isinstance(model, ExpCTRModule) and model.explainer.llm.adapter_scope == "response":
+            raise UserError(
+                "merged: an adapter with llm.adapter_scope: response does not act on the prompt, and merged weights "
+                "would. Fix: leave merged out, and use the adapter with PEFT; or train with adapter_scope: all"
+            )
         if out.exists() and (not out.is_dir() or any(out.iterdir())):
             raise UserError(f"out: {out} exists already and is not empty: choose another folder")
-        self.model, self.out, self.merged, self.config = model, out, merged, config
+        self.model, self.out, self.merged, self.run = model, out, merged, run
 
     def on_predict_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        features: Features = trainer.datamodule.features  # type: ignore[attr-defined]
-        write(self.model, features, self.out, self.merged)
-        if rank() == 0 and self.config.exists():
-            copyfile(self.config, self.out / "config.yaml")
+        data: RatingsDataModule = trainer.datamodule  # type: ignore[attr-defined]
+        lines = write(self.model, data.features, self.out, self.merged)
+        if rank() == 0:
+            for name in ("config.yaml", "table.md"):
+                if (self.run / name).exists():
+                    copyfile(self.run / name, self.out / name)
+            write_card(self.model, data, self.out, lines)
+        rank_zero_info("\n".join([f"exported to {self.out}", *(f"  {line}" for line in lines)]))
         trainer.strategy.barrier()
 
 
-def write(module: ExpCTRModule | CTRModule | TALLRecModule, features: Features, out: Path, merged: bool) -> None:
-    """Write a trained module, and the data's vocabularies. All ranks have to call this, and rank 0 writes."""
+def write(module: ExpCTRModule | CTRModule | TALLRecModule, features: Features, out: Path, merged: bool) -> list[str]:
+    """Write a trained module, and the data's vocabularies; return a line on each part.
+
+    All ranks have to call this, and rank 0 writes.
+    """
     lines: list[str] = []
     if isinstance(module, ScoringModule):
         module.best.restore()  # a checkpoint holds both the last weights and the best ones
     if isinstance(module, ExpCTRModule):
         explainer = module.explainer
-        lines += _write_language_model(explainer.model, out, merged, explainer.llm.adapter_scope == "response")
+        prompts, length = explainer.prompts, explainer.rollout_options.max_new_tokens
+        response = explainer.llm.adapter_scope == "response"
+        template = prompts.options.explanation
+        lines += write_language_model(explainer.model, prompts, template, length, out, merged, response)
         if explainer.ppo.advantage == "gae":
-            _save(explainer.value_head.state_dict(), out / "critic.safetensors")
+            save(explainer.value_head.state_dict(), out / "critic.safetensors")
             lines.append("critic.safetensors: the value head")
         if module.models.ctr_trained:
             _write_ctr(module.ctr, out / "ctr", module.encoder, module.encoder.mean)
@@ -81,85 +92,18 @@ def write(module: ExpCTRModule | CTRModule | TALLRecModule, features: Features, 
         else:
             lines.append("no CTR model: its stage has not finished")
     elif isinstance(module, TALLRecModule):
-        lines += _write_language_model(module.model, out, merged, response_only=False)
+        prompts = module.question.prompts
+        lines += write_language_model(module.model, prompts, prompts.options.icl, 1, out, merged, response=False)
     else:
         reads = (module.encoder, module.encoder.mean) if isinstance(module, ExplainedCTRModule) else ()
         _write_ctr(module, out / "ctr", *reads)
         lines.append(f"ctr: {module.name}")
-    if (out / "ctr").exists() and rank() == 0:
-        _write_json(_vocabulary(features), out / "vocabulary.json")
-        (out / "ctr" / "README.md").write_text(_card("ctr"), encoding="utf-8")
-    rank_zero_info("\n".join([f"exported to {out}", *(f"  {line}" for line in lines)]))
-
-
-def _save(weights: Mapping[str, Tensor], path: Path) -> None:
-    """Gather tensors from all ranks and write them."""
-    whole = {name: _whole(weight) for name, weight in weights.items()}
     if rank() == 0:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        save_file(whole, path)
-
-
-def _whole(weight: Tensor) -> Tensor:
-    """A copy on the CPU, gathered from all ranks where it is sharded."""
-    weight = weight.full_tensor() if isinstance(weight, DTensor) else weight
-    return weight.detach().to("cpu", copy=True).contiguous()
-
-
-def _card(name: str) -> str:
-    """The text of a README, from the folder `cards`."""
-    return (files("expctr") / "training" / "cards" / f"{name}.md").read_text(encoding="utf-8")
-
-
-def _write_json(content: object, path: Path) -> None:
-    path.write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-
-
-# --- the language model
-
-
-def _write_language_model(model: LanguageModel, out: Path, merged: bool, response_only: bool) -> list[str]:
-    """Write the adapter in PEFT's format, and the merged model if asked for; return a line on each."""
-    options = model.options
-    if merged and model.quantized and options.quantization == "none":
-        raise UserError(
-            f"merged: {options.path} is quantized on disk, and a merge would round the adapter's weights away: set "
-            "llm.path to the float weights, or load the adapter with PEFT"
-        )
-    weights = {name: _whole(p) for name, p in model.peft.named_parameters() if p.requires_grad}
-    folder = out / "adapter"
-    if rank() > 0:
-        return []
-    # save_embedding_layers=False: PEFT would ask the hub whether the vocabulary has grown
-    model.peft.save_pretrained(str(folder), state_dict=weights, save_embedding_layers=False)
-    base = options.path + (f" ({options.gguf_file})" if options.gguf_file else "")
-    trained = f"{str(model.causal.dtype).removeprefix('torch.')}{', in 4 or 8 bits' if model.quantized else ''}"
-    about = _card("adapter").format(base=base, revision=options.revision or "the default", trained=trained)
-    (folder / "README.md").write_text(
-        about + _card("response_only" if response_only else "every_token"), encoding="utf-8"
-    )
-    lines = ["adapter: PEFT's format"]
-    if merged:
-        lines.append("merged: the language model in float32, with the adapter in its weights")
-        _merge(model, folder, out / "merged")
-        if response_only:
-            card = "# NOT the model that was trained\n" + _card("response_only")
-            (out / "merged" / "README.md").write_text(card, encoding="utf-8")
-    if response_only:
-        lines.append(
-            "WARNING: the adapter was trained with llm.adapter_scope: response. Merged, or loaded with PEFT as usual, "
-            "it also acts on the prompt, and that is ANOTHER MODEL. adapter/README.md shows the exact use"
-        )
+        if (out / "ctr").exists():
+            write_json(_vocabulary(features), out / "vocabulary.json")
+            (out / "ctr" / "README.md").write_text(card("ctr.md"), encoding="utf-8")
+        apply_umask(out)
     return lines
-
-
-def _merge(model: LanguageModel, adapter: Path, out: Path) -> None:
-    """Merge into a fresh base in float32: the one in memory is rounded, and must not change."""
-    from peft import PeftModel
-
-    base = load_base(replace(model.options, dtype="float32", quantization="none"))
-    PeftModel.from_pretrained(base, adapter).merge_and_unload().save_pretrained(out)
-    model.tokenizer.save_pretrained(out)
 
 
 # --- the CTR models
@@ -171,7 +115,7 @@ def _write_ctr(
     """Write a CTR model: `model.safetensors`, and `model.json`, which describes it."""
     weights = module.backbones.state_dict()
     centred = text_mean is not None and text_mean.ndim > 0
-    _save(weights | ({"text_mean": text_mean} if centred else {}), folder / "model.safetensors")
+    save(weights | ({"text_mean": text_mean} if centred else {}), folder / "model.safetensors")
     backbone: Any = module.backbones[0]
     if rank() > 0:
         return
@@ -183,7 +127,7 @@ def _write_ctr(
         "tables": tables,
         "text": encoder and {"dim": encoder.dim, "encoder": _encoder(encoder), "centred": centred},
     }
-    _write_json(about, folder / "model.json")
+    write_json(about, folder / "model.json")
 
 
 def _encoder(encoder: SentenceEncoder) -> dict[str, Any]:

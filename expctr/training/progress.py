@@ -1,4 +1,4 @@
-"""Progress in a log file: lines where no terminal shows a bar."""
+"""Progress of a fit: the plan and a bar in a terminal, lines in a log file."""
 
 import sys
 import time
@@ -7,10 +7,84 @@ from math import inf
 from typing import Any
 
 import lightning as L
-from lightning.pytorch.callbacks import Callback
+from lightning.pytorch.callbacks import Callback, RichProgressBar
+from rich.progress import ProgressColumn, Task, TaskID
+from rich.text import Text
 
 from expctr.errors import check_range
 from expctr.modules.staged import StagedModule
+from expctr.stages.plan import Plan, PlanEntry
+
+
+class Pace:
+    """How fast a fit is, and what this means for the rest of its plan."""
+
+    def __init__(self) -> None:
+        self._epochs: dict[str, float] = {}  # seconds of the last epoch of each kind of stage
+        self.start()
+
+    def start(self) -> None:
+        """An epoch begins; or a resumed one goes on."""
+        self._began = time.monotonic()
+        self._batches = self._rows = self._last = 0
+
+    @property
+    def seconds(self) -> float:
+        """Of the epoch so far."""
+        return time.monotonic() - self._began
+
+    def cut_short(self, trainer: L.Trainer) -> bool:
+        """Whether a limit of the trainer has ended the epoch before its last batch."""
+        return 0 < self._last < trainer.num_training_batches
+
+    def add_batch(self, rows: int, batch_idx: int) -> None:
+        """A batch of so many rows, over all ranks, is done."""
+        self._batches, self._rows, self._last = self._batches + 1, self._rows + rows, batch_idx + 1
+
+    def add_epoch(self, kind: str, seconds: float) -> None:
+        """An epoch took so long."""
+        self._epochs[kind] = seconds
+
+    def now(self, trainer: L.Trainer, module: L.LightningModule) -> list[str]:
+        """Samples per second and the time left, after a batch."""
+        left = int(trainer.num_training_batches) - self._last
+        rest = left * self.seconds / self._batches
+        return [f"{self._rows / self.seconds:.3g} samples/s", self.left(trainer, module, rest)]
+
+    def left(self, trainer: L.Trainer, module: L.LightningModule, this_epoch: float = 0.0) -> str:
+        """The time left, in words."""
+        if not isinstance(module, StagedModule):
+            return ""
+        patience = max((model.options.patience for model in module.models.click_models), default=0)
+        coming = list(module.plan)[trainer.current_epoch + 1 :]
+        return self.forecast(coming, this_epoch, module.entry.name, patience + 1)
+
+    def forecast(self, coming: Iterable[PlanEntry], this_epoch: float, stage: str = "", fewest: int = 1) -> str:
+        """The time left, in words: a range where a CTR stage is to come, which may stop early.
+
+        LC and IC epochs do the same work.
+
+        Args:
+            coming: the epochs after this one.
+            this_epoch: seconds that are left of this one.
+            stage: the name of its stage, which may stop after it.
+            fewest: the number of epochs after which another CTR stage may stop.
+        """
+        policy = self._epochs.get("lc", self._epochs.get("ic"))
+        known = {"lc": policy, "ic": policy, **self._epochs}
+        least = most = this_epoch
+        unknown = set()
+        for entry in coming:
+            seconds = known.get(entry.stage)
+            if seconds is None:
+                unknown.add(entry.stage)
+            most += seconds or 0.0
+            if entry.stage != "ctr" or (entry.name != stage and entry.stage_epoch < fewest):
+                least += seconds or 0.0
+        time_left = dict.fromkeys([duration(least), duration(most)])
+        return f"{' to '.join(time_left)} left" + (
+            f", without the {' and '.join(sorted(unknown))} stage, whose time is not known yet" if unknown else ""
+        )
 
 
 class ProgressLog(Callback):
@@ -25,71 +99,128 @@ class ProgressLog(Callback):
     def __init__(self, every_seconds: float = 30) -> None:
         self.every_seconds = every_seconds
         check_range("progress", self, every_seconds=(0, inf))
-        self._times = StageTimes()
-        self._printed = self._began = 0.0
-        self._batches = self._rows = 0
+        self._pace = Pace()
+        self._printed = 0.0
+
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Start the clock, also of an epoch that is resumed in its middle, which has no start."""
+        self._pace.start()
+        self._printed = 0.0
 
     def on_train_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Start the clock of the epoch."""
-        self._began = self._printed = time.monotonic()
-        self._batches = self._rows = 0
+        """Start the clock of the epoch, and forget what the one before came to."""
+        self.on_train_start(trainer, pl_module)
+        trainer.progress_bar_metrics.clear()
 
     def on_train_batch_end(
         self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         """Print a line, if it is time."""
-        now = time.monotonic()
-        self._batches, self._rows = self._batches + 1, self._rows + len(batch) * trainer.world_size
-        if _in_log(trainer) and now - self._printed >= self.every_seconds:
-            self._printed = now
-            seconds = now - self._began
-            left = int(trainer.num_training_batches) - batch_idx - 1
-            rate, rest = f"{self._rows / seconds:.3g} samples/s", left * seconds / self._batches
-            _print(
-                f"{_place(trainer, pl_module)}, batch {batch_idx + 1}/{trainer.num_training_batches}",
-                _metrics(trainer),
-                rate,
-                self._times.left(pl_module, trainer, rest),
-            )
+        self._pace.add_batch(len(batch) * trainer.world_size, batch_idx)
+        if _in_log(trainer) and self._pace.seconds - self._printed >= self.every_seconds:
+            self._printed = self._pace.seconds
+            place = f"{_place(trainer, pl_module)}, batch {batch_idx + 1}/{trainer.num_training_batches}"
+            _print(place, _metrics(trainer), *self._pace.now(trainer, pl_module))
 
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Print what the epoch came to, validation included."""
-        seconds = time.monotonic() - self._began
-        self._times.add(_kind(pl_module), seconds)
+        """Print what the epoch came to, validation included; nothing where a limit ended it early."""
+        if self._pace.cut_short(trainer):
+            return
+        seconds = self._pace.seconds
+        self._pace.add_epoch(_kind(pl_module), seconds)
         if _in_log(trainer):
             done = f"{_place(trainer, pl_module)} done in {duration(seconds)}"
-            _print(done, _metrics(trainer), self._times.left(pl_module, trainer))
+            _print(done, _metrics(trainer), self._pace.left(trainer, pl_module))
 
 
-class StageTimes:
-    """Seconds per epoch of each kind of stage, and what they mean for the rest of a plan."""
+class StageProgressBar(RichProgressBar):
+    """The plan of a fit in a terminal: a row per stage with what it came to, the epoch's batches, and the time left."""
 
     def __init__(self) -> None:
-        self._epochs: dict[str, float] = {}
+        super().__init__()
+        self._pace = Pace()
+        self._stages: dict[str, TaskID] = {}
+        self._seconds: dict[str, float] = {}
 
-    def add(self, kind: str, seconds: float) -> None:
-        """An epoch took so long."""
-        self._epochs[kind] = seconds
+    def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
+        """Draw nothing where there is no terminal."""
+        super().setup(trainer, pl_module, stage)
+        if not sys.stdout.isatty():
+            self.disable()
 
-    def left(self, module: L.LightningModule, trainer: L.Trainer, this_epoch: float = 0.0) -> str:
-        """The time left, in words."""
+    def configure_columns(self, trainer: L.Trainer) -> list[ProgressColumn]:
+        """Description, bar and count, as Lightning has them; then our notes."""
+        description, bar, count = super().configure_columns(trainer)[:3]
+        bar.bar_width = 16
+        return [description, bar, count, _Note()]
+
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Show the plan, with the stages that a resumed run has behind it."""
+        super().on_train_start(trainer, pl_module)
+        self._pace.start()
+        if isinstance(pl_module, StagedModule) and self.progress is not None:
+            done = [entry.name for entry in pl_module.plan][: trainer.current_epoch]
+            self._stages = {}
+            for name, epochs in stage_lengths(pl_module.plan).items():
+                task = self.progress.add_task(name, total=epochs, completed=done.count(name), note="")
+                self._stages[name] = task
+
+    def on_train_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Start the clock of the epoch."""
+        super().on_train_epoch_start(trainer, pl_module)
+        self._pace.start()
+
+    def on_train_batch_end(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Show the pace beside the batches."""
+        super().on_train_batch_end(trainer, pl_module, outputs, batch, batch_idx)
+        self._pace.add_batch(len(batch) * trainer.world_size, batch_idx)
+        if self.progress is not None and self.train_progress_bar_id is not None:
+            now = ", ".join(self._pace.now(trainer, pl_module))
+            self.progress.update(self.train_progress_bar_id, note=now)
+
+    def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Move the stage on; one that stops early is shorter than planned."""
+        if self._pace.cut_short(trainer):
+            return
+        self._pace.add_epoch(_kind(pl_module), self._pace.seconds)
+        if isinstance(pl_module, StagedModule):
+            entry = pl_module.entry
+            self._seconds[entry.name] = self._seconds.get(entry.name, 0.0) + self._pace.seconds
+            if self.progress is not None:
+                epochs = stage_lengths(pl_module.plan)[entry.name]
+                self.progress.update(self._stages[entry.name], total=epochs, completed=entry.stage_epoch + 1)
+        super().on_train_epoch_end(trainer, pl_module)
+
+    def _update_metrics(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Show the metrics beside their stage; Lightning's own column has them beside the batches."""
+        if isinstance(pl_module, StagedModule) and self.progress is not None and self._stages:
+            name = pl_module.entry.name
+            spent = [duration(self._seconds[name])] if name in self._seconds else []
+            early = ["stopped early"] if name in pl_module.plan.stopped else []
+            note = ", ".join([*spent, *early, _metrics(trainer, pl_module.entry.stage)])
+            self.progress.update(self._stages[name], note=note)
+
+    def _get_train_description(self, current_epoch: int) -> str:
+        module = self.trainer.lightning_module
         if not isinstance(module, StagedModule):
-            return ""
-        return self.forecast([entry.stage for entry in list(module.plan)[trainer.current_epoch + 1 :]], this_epoch)
+            return super()._get_train_description(current_epoch)
+        return "batches"
 
-    def forecast(self, kinds: Iterable[str], this_epoch: float) -> str:
-        """The time left, in words, with epochs of these kinds to come.
 
-        LC and IC epochs do the same work. CTR epochs may be fewer, as their stage stops early.
-        """
-        policy = self._epochs.get("lc", self._epochs.get("ic"))
-        known = {"lc": policy, "ic": policy, **self._epochs}
-        kinds = list(kinds)
-        seconds = this_epoch + sum(known.get(kind) or 0.0 for kind in kinds)
-        unknown = sorted({kind for kind in kinds if known.get(kind) is None})
-        return f"{'at most ' if 'ctr' in kinds else ''}{duration(seconds)} left" + (
-            f", without the {' and '.join(unknown)} stage, whose time is not known yet" if unknown else ""
-        )
+class _Note(ProgressColumn):
+    """What is noted beside a row; of rows without a note, the time."""
+
+    def render(self, task: Task) -> Text:
+        note = task.fields.get("note")
+        return Text(duration(task.elapsed or 0) if note is None else note)
+
+
+def stage_lengths(plan: Plan) -> dict[str, int]:
+    """Epochs of each stage of a plan, by the stage's name, in order."""
+    names = [entry.name for entry in plan]
+    return {name: names.count(name) for name in dict.fromkeys(names)}
 
 
 def duration(seconds: float) -> str:
@@ -116,9 +247,10 @@ def _place(trainer: L.Trainer, module: L.LightningModule) -> str:
     return f"epoch {trainer.current_epoch + 1}"
 
 
-def _metrics(trainer: L.Trainer) -> str:
+def _metrics(trainer: L.Trainer, stage: str = "") -> str:
+    """The metrics of this epoch, without the name of their stage, if given."""
     shown: Mapping[str, Any] = trainer.progress_bar_metrics
-    return ", ".join(f"{name} {float(value):.4g}" for name, value in shown.items())
+    return ", ".join(f"{name.removeprefix(f'{stage}/')} {float(value):.4g}" for name, value in shown.items())
 
 
 def _print(*parts: str) -> None:

@@ -1,4 +1,4 @@
-"""The scheduler of the stages (paper 4.3.2), LC, then CTR and IC in turn; and a progress bar that names them."""
+"""The scheduler of the stages (paper 4.3.2), LC, then CTR and IC in turn."""
 
 import math
 import re
@@ -8,14 +8,21 @@ from dataclasses import dataclass
 from typing import Any
 
 import lightning as L
-from lightning.pytorch.callbacks import Callback, RichProgressBar
-from lightning.pytorch.strategies import DDPStrategy
+from lightning.pytorch.callbacks import (
+    BatchSizeFinder,
+    Callback,
+    GradientAccumulationScheduler,
+    LearningRateFinder,
+    StochasticWeightAveraging,
+)
+from lightning.pytorch.strategies import ParallelStrategy
 
 from expctr.errors import UserError, check_range
 from expctr.modules.staged import StagedModule
 from expctr.rl.rewards import ICAlignment, LCAlignment, Reward
 from expctr.stages.plan import make_plan
 from expctr.training.fsdp import ShardedStrategy
+from expctr.training.monitors import check_monitors, check_trained_monitors
 
 
 @dataclass
@@ -87,6 +94,14 @@ class StageScheduler(Callback):
         pl_module.set_plan(self.plan, {"lc": self.lc_rewards, "ic": self.ic_rewards}, self.explanations)
         if stage == "fit":
             self._check(trainer)
+            check_monitors(trainer, pl_module)
+
+    def on_train_batch_end(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Refuse early what a callback of the user would miss at the end of the first epoch."""
+        if isinstance(pl_module, StagedModule) and trainer.current_epoch == batch_idx == 0:
+            check_trained_monitors(trainer, pl_module)
 
     def _check(self, trainer: L.Trainer) -> None:
         """Refuse options that would silently train something else than the plan."""
@@ -123,6 +138,10 @@ class StageScheduler(Callback):
             )
 
 
+_ONE_OPTIMIZER = (BatchSizeFinder, GradientAccumulationScheduler, LearningRateFinder, StochasticWeightAveraging)
+"""Callbacks for a module with one optimizer, which Lightning steps."""
+
+
 def check_trainer(trainer: L.Trainer) -> None:
     """Refuse options of the trainer that stages cannot keep to, before Lightning does in words of its own.
 
@@ -140,18 +159,24 @@ def check_trainer(trainer: L.Trainer) -> None:
             f"trainer.gradient_clip_val must be null (it is {clipped}): model.explainer.ppo.grad_clip is the limit of "
             "the policy's gradient"
         )
-    if isinstance(trainer.strategy, DDPStrategy):
-        raise UserError("trainer.strategy ddp cannot train stages: add --config fsdp")
-
-
-class StageProgressBar(RichProgressBar):
-    """Rich's bar with an ETA, the stage, and the epoch of the plan."""
-
-    def _get_train_description(self, current_epoch: int) -> str:
-        module = self.trainer.lightning_module
-        if not isinstance(module, StagedModule):
-            return super()._get_train_description(current_epoch)
-        return f"{module.entry.name} {module.entry.stage_epoch + 1} ({current_epoch + 1}/{len(module.plan)})"
+    for callback in vars(trainer)["callbacks"]:
+        if isinstance(callback, _ONE_OPTIMIZER):
+            raise UserError(
+                f"trainer.callbacks: {type(callback).__name__} needs one optimizer that Lightning steps, and a run has "
+                "several, which its stages step. Fix: leave it out"
+            )
+    if trainer.limit_train_batches == 0:
+        raise UserError("trainer.limit_train_batches is 0, so nothing would be trained. Fix: raise it, or leave it out")
+    if vars(trainer)["overfit_batches"]:
+        raise UserError(
+            "trainer.overfit_batches must be 0: batches are drawn anew in each epoch, so the run would not overfit a "
+            "few of them. Fix: data.samples.max_samples keeps a few samples"
+        )
+    if isinstance(trainer.strategy, ParallelStrategy) and not isinstance(trainer.strategy, ShardedStrategy):
+        raise UserError(
+            f"{type(trainer.strategy).__name__}, which trainer.strategy, devices or num_nodes selects, cannot train "
+            "stages. Fix: add --config fsdp, or train on one device"
+        )
 
 
 def _checked(option: str, rewards: Sequence[Reward]) -> list[Reward]:

@@ -16,6 +16,7 @@ from faults.callbacks import kill, poison
 from running import LIMIT, TESTS, World, curves, expctr, last, movielens
 
 from expctr.cli.app import run as run_cli
+from expctr.predictor import Predictor
 from expctr.report.render import render
 from expctr.report.run import read_run
 from expctr.systems import SIMPLE
@@ -278,6 +279,7 @@ def test_equal_rewards_make_no_update_and_are_counted_through_a_resume(run: Path
     assert "lr_scheduler" not in killed.output
     resumed = expctr("fit", *options).ok()
     assert "1 rollout batches had equal rewards" in resumed.output
+    assert f"Next: expctr test {world.folder / 'equal'}" in resumed.output
     found, normal = curves(world.folder / "equal"), curves(run)
     assert last(found)["lc/skipped_updates"] == dict.fromkeys(range(1, 6), 1)
     assert last(normal)["lc/skipped_updates"] == dict.fromkeys(range(1, 6), 0)
@@ -603,6 +605,9 @@ def test_deepfm_alone_trains_stops_early_resumes_and_tests(world: World) -> None
     assert scores.columns == ["sample", "user", "label", *names]
     assert scores.select("sample", "user").equals(rows.select("sample", "user"))
     assert table["users"] == scores["user"].n_unique() < table["rows"]
+    loaded = Predictor.load(world.folder / "deepfm")  # by its best weights, as the test
+    asked = loaded.score(rows.select(pl.col("user", "target").cast(pl.String)).rename({"target": "item"}))
+    assert asked["score"].to_list() == pytest.approx(rows["score"].to_list(), abs=1e-6)
     validated = expctr("validate", *options, run).ok().output
     assert f"{best}"[:8] in validated
 

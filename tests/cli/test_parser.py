@@ -1,8 +1,9 @@
 """Unknown options and classes are answered with the nearest known ones."""
 
+import lightning as L
 import pytest
 
-from expctr.cli.parser import MOVED, explain_error, nearest_options
+from expctr.cli.parser import MOVED, Parser, explain_error, nearest_options
 
 KNOWN = [
     "stages.rounds",
@@ -47,3 +48,11 @@ def test_an_option_that_has_moved_is_answered_with_its_new_name(name: str) -> No
 def test_an_unknown_class_is_answered_with_the_known_ones() -> None:
     message = "model: ctr: backbone: Expected a dot import path string: DIM"
     assert explain_error(message).startswith("model.ctr.backbone: there is no class DIM; known classes: FM, DSSM, ")
+
+
+def test_null_is_null_at_any_depth() -> None:
+    parser = Parser(exit_on_error=False)
+    parser.add_subclass_arguments(L.LightningModule, "model")
+    for typed in ("--model.kl.target=null", "--model.init_args.kl.target=null"):
+        model = parser.parse_args(["--model=expctr.PPOExplainerModule", "--model.kl.target=3", typed]).model
+        assert model.init_args.kl.target is None

@@ -1,6 +1,7 @@
 """From a folder of raw files to batches, through the cache."""
 
 import os
+import re
 from pathlib import Path
 from typing import get_args
 
@@ -20,6 +21,7 @@ from expctr.data.datamodules import (
     SplitFiles,
 )
 from expctr.data.options import SampleOptions
+from expctr.errors import DataError
 from expctr.evaluation.table import PAPER
 
 ROOT = Path(__file__).parents[2]
@@ -78,6 +80,23 @@ def test_cache_is_used_until_a_file_or_an_option_changes(tmp_path: Path, monkeyp
     assert len(made) == 3
     tables = 3 + 2  # the items are read again only if their file changes
     assert sorted(path.suffix for path in (folder / "cache").iterdir()) == [".json"] * tables + [".parquet"] * tables
+
+
+def test_a_checkpoint_is_of_its_samples(tmp_path: Path) -> None:
+    """Also where users, items and therefore all vocabularies are the same, and only a label has changed."""
+    folders = [tmp_path / name for name in ("made", "again", "changed")]
+    for folder in folders:
+        folder.mkdir()
+    made, again, changed = (module(movielens(folder)) for folder in folders)
+    ratings = folders[-1] / "ratings.csv"
+    ratings.write_text(re.sub(r"(\d+,\d+),5,", r"\1,1,", ratings.read_text()))
+    for data in (made, again, changed):
+        data.prepare_data()
+        data.setup("fit")
+    again.load_state_dict(made.state_dict())
+    changed.features.check_same(made.features)
+    with pytest.raises(DataError, match=r"labels, or who rated what, have changed\. Fix: "):
+        changed.load_state_dict(made.state_dict())
 
 
 def test_own_splits_in_other_spellings(tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ from dataclasses import replace
 import polars as pl
 from tiny import make_tables
 
+from expctr.data.findings import findings
 from expctr.data.options import SampleOptions
 from expctr.data.samples import make_samples
 
@@ -85,3 +86,22 @@ def test_of_rows_at_one_time_the_positive_is_the_latest() -> None:
     assert latest.select("user", "target", "label").sort("user", "target").rows() == sorted(
         (user, item, int(label)) for user, item, label, _ in rows
     )
+
+
+def test_a_history_is_full_however_often_one_item_is_shown() -> None:
+    rows = [("u", f"i{i}", 1.0, i) for i in range(12)]
+    rows += [("u", "spam", 0.0, 100 + i) for i in range(400)] + [("u", "t", 1.0, 999)]
+    samples, _ = make_samples(make_tables(rows), replace(ALL, targets_per_user=500))
+    (history,) = samples.filter(timestamp=999)["history"]
+    assert history.to_list() == [f"i{i}" for i in range(3, 12)] + ["spam"]
+
+
+def test_likes_that_a_later_row_overrules_are_counted() -> None:
+    """Of u's likes a and b, a is overruled; v's like comes last."""
+    rows = [("u", "a", 1.0, 1), ("u", "b", 1.0, 2), ("u", "c", 0.0, 3), ("u", "a", 0.0, 4)]
+    rows += [("v", "a", 0.0, 1), ("v", "b", 0.0, 2), ("v", "a", 1.0, 3)]
+    options = SampleOptions(threshold=None, fractions=(1, 0, 0))
+    _, summary = make_samples(make_tables(rows), options)
+    assert summary.overruled == 1 / 3
+    assert any("33% of the items that somebody liked" in text for text in findings(summary, options))
+    assert make_samples(make_tables(rows), replace(options, repeats="keep"))[1].overruled == 0

@@ -267,7 +267,7 @@ def test_balance() -> None:
     ratings = [(f"u{user}", f"{item}", 1.0 if user % 5 == 0 else 5.0, item) for user in range(100) for item in range(3)]
     samples, summary = make_samples(make_tables(ratings), SampleOptions(balance=True))
     assert samples["label"].value_counts().sort("label")["count"].to_list() == [20, 20]
-    assert summary.samples_dropped == {"surplus of one label (balance)": 60}
+    assert summary.samples_dropped == {"beyond targets_per_user": 100, "surplus of one label (balance)": 60}
     fewer, _ = make_samples(make_tables(ratings), SampleOptions(balance=True, max_samples=10))
     assert fewer["label"].sum() == 5
 
@@ -280,6 +280,15 @@ def test_max_samples_does_not_favour_users_with_many_ratings(balance: bool) -> N
     assert 80 < samples["user"].str.starts_with("m").sum() < 120
     first = samples.filter(split="train").head(80)
     assert 25 < first["user"].str.starts_with("m").sum() < 55
+
+
+def test_balance_leaves_every_user_both_labels() -> None:
+    ratings = [(f"u{u}", f"{i}", 5.0 if (7 * u + i) % 20 == 0 else 1.0, i) for u in range(300) for i in range(20)]
+    options = SampleOptions(targets_per_user=20, balance=True, min_history=0)
+    for most in (None, 200):
+        kept = make_samples(make_tables(ratings), replace(options, max_samples=most))[0]
+        liked, disliked = (set(kept.filter(label=label)["user"]) for label in (1, 0))
+        assert len(disliked) > 0.55 * len(liked)
 
 
 def test_max_samples_keeps_users_with_all_their_targets() -> None:

@@ -6,7 +6,7 @@ from typing import Any
 import polars as pl
 import pytest
 
-from expctr.data.datamodules import SplitFiles
+from expctr.data.datamodules import MovieLensDataModule, SplitFiles
 from expctr.data.options import SampleOptions
 from expctr.data.query import make_query
 from expctr.data.readers.columns import TableColumns
@@ -200,3 +200,45 @@ def test_defaults_do_not_warn_of_options_without_effect(recwarn: pytest.Warnings
     TableDataModule(splits=SplitFiles("a", "b", "c"))
     TableDataModule(splits=SplitFiles("a", "b", "c"), samples=TABLE)
     assert not recwarn.list
+
+
+def test_a_table_of_items_that_has_none_of_the_ids_is_said_though_titles_are_elsewhere(tmp_path: Path) -> None:
+    titled = CLICKS.with_columns(title=pl.lit("Thing"))
+    items = ITEMS.drop("title").with_columns(sku=pl.format("item/{}", "sku"))
+    (said,) = prepared(titled, items).summary.unmatched
+    assert "23 of 23 ids of items of samples are not in the rows of data.items: 's" in said
+    assert "'item/s" in said
+    assert not prepared(titled, ITEMS.drop("title")).summary.unmatched
+
+
+def test_features_may_have_any_name() -> None:
+    odd = {"brand": "place", "new": "seen", "size": "^s.*$", "price": "*"}
+    items = ITEMS.rename(odd)
+    samples, plain = prepared(CLICKS, items).samples, prepared(CLICKS, ITEMS).samples
+    for was, now in odd.items():
+        assert samples[f"target_{now}_"].to_list() == plain[f"target_{was}"].to_list()
+    assert samples["target_title"].to_list() == plain["target_title"].to_list()
+
+
+def test_notes_are_of_the_files_as_they_are_now(tmp_path: Path) -> None:
+    ratings = [f"{u}\t{i}\t{1 + i % 5}\t{i}" for u in range(20) for i in range(8)]
+    (tmp_path / "u.data").write_text("\n".join(ratings))
+    (tmp_path / "u.item").write_text("\n".join(f"{i}|T{i}|01-Jan-1995||x|" + "|".join("0" * 19) for i in range(8)))
+
+    def notes() -> list[str]:
+        data = MovieLensDataModule(str(tmp_path), cache_dir=str(tmp_path / "cache"))
+        data.setup()
+        return data.summary.notes
+
+    assert notes() == []
+    (tmp_path / "u.data.part").touch()
+    assert notes() == ["not used: file u.data.part"]
+
+
+def test_a_user_is_found_in_a_log_with_features_of_its_rows() -> None:
+    data = prepared(CLICKS, ITEMS, features={"position": "category"})
+    assert "context_position" in data.samples.columns
+    assert set(data.ratings_of(["u3"])["item"]) == set(CLICKS.filter(user_id="u3")["sku"])
+    never_had = min({*ITEMS["sku"]} - {*CLICKS.filter(user_id="u3")["sku"]})
+    asked = make_query(data, "u3", target=f"id:{never_had}").rows
+    assert asked["context_position"].null_count() == asked.height

@@ -1,6 +1,7 @@
 """What a run leaves for people to read: curves, tables of explanations, the parquet files."""
 
 import json
+import re
 from pathlib import Path
 
 import polars as pl
@@ -8,6 +9,7 @@ import pytest
 import torch
 from running import World, curves
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from tensorboard.plugins.custom_scalar import layout_pb2
 
 from expctr.metrics import apply_temperature, bootstrap, ctr_metrics, with_intervals
 from expctr.systems import GAINS, SIMPLE, SOURCES
@@ -66,12 +68,26 @@ def test_explanations_are_shown_with_their_prompt_and_scores(events: list[EventA
     tag = "explanations/text_summary"
     shown = [event for file in events if tag in file.Tags()["tensors"] for event in file.Tensors(tag)]
     assert len(shown) >= 2
-    table = shown[-1].tensor_proto.string_val[0].decode()
-    header, _, *rows = table.splitlines()
-    for column in ("label", "explanation", "s_u", "reward_lc", "s_r", "s_0", "prompt"):
-        assert column in header
+    rows = shown[-1].tensor_proto.string_val[0].decode().split("---")
+    assert rows.pop() == ""
     assert len(rows) == 2
-    assert all("Film" in row for row in rows)
+    for row in rows:
+        title, sentence, scores, prompt = row.strip().split("\n\n")
+        assert re.fullmatch(r"#### Film .* \((dis)?liked\)", title)
+        assert sentence.startswith("> ")
+        assert re.fullmatch(r"s_u 0\.\d+, s_r 0\.\d+, s_0 0\.\d+, LC reward .*, IC reward .*", scores)
+        assert "Film" in prompt
+
+
+def test_the_first_page_of_tensorboard_has_six_charts_of_curves_that_there_are(events: list[EventAccumulator]) -> None:
+    tag = "custom_scalars__config__"
+    (layout,) = [event for file in events if tag in file.Tags()["tensors"] for event in file.Tensors(tag)]
+    (page,) = layout_pb2.Layout.FromString(layout.tensor_proto.string_val[0]).category
+    tags = {tag for file in events for tag in file.Tags()["scalars"]}
+    assert len(page.chart) == 6
+    for chart in page.chart:
+        found = [[tag for tag in tags if re.match(pattern, tag)] for pattern in chart.multiline.tag]
+        assert max(map(len, found)) == 1, chart.title  # no pattern has two curves, and one at least has its own
 
 
 def test_every_rollout_is_in_a_parquet_file(run: Path) -> None:

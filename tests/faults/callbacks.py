@@ -102,6 +102,23 @@ class Slow(Callback):
         time.sleep(3600)
 
 
+class TimeUp(Callback):
+    """Asks for a stop at the end of one training batch, as `trainer.max_time` does.
+
+    Args:
+        epoch: of that batch.
+        batch: its number.
+    """
+
+    def __init__(self, epoch: int, batch: int) -> None:
+        self.place = (epoch, batch)
+
+    def on_train_batch_end(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        trainer.should_stop |= (trainer.current_epoch, batch_idx) == self.place
+
+
 class FullDisk(Callback):
     """Allows no file above a size from some training batch on.
 
@@ -125,6 +142,21 @@ class FullDisk(Callback):
         else:
             signal.signal(signal.SIGXFSZ, signal.SIG_IGN)  # writing then fails with an error, as on a full disk
             resource.setrlimit(resource.RLIMIT_FSIZE, (self.room, self.room))
+
+
+class NoRoom(Callback):
+    """Allows no file above a size in any command, from its set-up on.
+
+    Args:
+        room: the size in bytes.
+    """
+
+    def __init__(self, room: int) -> None:
+        self.room = room
+
+    def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
+        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (self.room, self.room))
 
 
 class Poison(Callback):

@@ -1,9 +1,12 @@
 """Options of Lightning's trainer in a staged run: what ends it early, what tries it, where it logs."""
 
 import csv
+import json
 from pathlib import Path
 
+import polars as pl
 import pytest
+from faults.callbacks import add
 from running import World, assert_agree, curves, expctr
 
 from expctr.training.checkpoint import checkpoints
@@ -21,10 +24,39 @@ def test_a_stop_by_steps_goes_on_exactly(world: World, whole: Path) -> None:
     options = [*world.options("limited"), *SHORT]
     stopped = expctr("fit", *options, "--trainer.max_steps=12").ok().output
     run = world.folder / "limited"
-    assert "stopped after 3 batches of an epoch" in stopped
+    assert "stopped after 3 batches of epoch 1" in stopped
+    assert f"the plan is not finished. Next: expctr fit {run}" in stopped
     assert [path.name for path in checkpoints(run / "checkpoints")][-1] == "epoch=0000-batch=000003.ckpt"
     expctr("fit", str(run), "--trainer.max_steps=-1").ok()
     assert_agree(curves(run), curves(whole))
+
+
+def test_a_stop_by_time_goes_on_exactly(world: World, whole: Path) -> None:
+    """And neither validates half an epoch nor calls it done."""
+    options = [*world.options("timed"), *SHORT]
+    stopped = expctr("fit", *options, *add("TimeUp", epoch=1, batch=1)).ok().output
+    run = world.folder / "timed"
+    assert "stopped after 2 batches of epoch 2, and saved" in stopped
+    assert "lc epoch 1 (1/2 of the plan) done" in stopped
+    assert "lc epoch 2" not in stopped
+    expctr("fit", *options, "--ckpt_path=last").ok()
+    assert_agree(curves(run), curves(whole))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("stage", "epoch", "batch"), [("ctr", 2, 1), ("ic", 4, 2)])
+@pytest.mark.parametrize("limit", ["time", "steps"])
+def test_a_stop_in_any_stage_goes_on_exactly(stage: str, epoch: int, batch: int, limit: str, world: World) -> None:
+    """Steps: 4 in each of a policy epoch's 5 batches, 2 in each of a CTR epoch's 3."""
+    run, rounds = world.folder / f"{limit}-{stage}", "--stages.rounds=1"
+    reference = world.once("one-round", ["fit", *world.options("one-round"), rounds])
+    steps = 20 + 6 * min(epoch - 1, 3) + (2 if stage == "ctr" else 4) * (batch + 1)
+    stop = add("TimeUp", epoch=epoch, batch=batch) if limit == "time" else [f"--trainer.max_steps={steps}"]
+    expctr("fit", *world.options(run), rounds, *stop).ok()
+    name = f"epoch={epoch:04d}-batch={batch + 1:06d}.ckpt"
+    assert checkpoints(run / "checkpoints")[-1].name == name
+    expctr("fit", *world.options(run), rounds, "--ckpt_path=last").ok()
+    assert_agree(curves(run), curves(reference))
 
 
 def test_a_trial_leaves_no_run(world: World) -> None:
@@ -57,3 +89,13 @@ def test_callbacks_find_the_metrics(world: World) -> None:
     limits = ["--trainer.callbacks.mode=max", "--trainer.callbacks.stopping_threshold=0"]
     expctr("fit", *world.options("stopping"), *SHORT, *stopping, *limits).ok()
     assert checkpoints(world.folder / "stopping" / "checkpoints")[-1].name == "epoch=0001-batch=000000.ckpt"
+
+
+def test_a_test_of_some_rows_is_a_test_of_these(world: World) -> None:
+    """With a CTR model, which is compared with others on the same rows."""
+    run = world.once("some-rows", ["fit", *world.options("some-rows"), "--stages.rounds=1", "--stages.ctr.epochs=1"])
+    expctr("test", run, "--trainer.limit_test_batches=1", "--results.counterfactual_rows=0").ok()
+    assert json.loads((run / "table.json").read_text())["rows"] == len(pl.read_parquet(run / "scores.parquet")) < 12
+    outcome = expctr("test", run, "--trainer.limit_test_batches=0")
+    assert outcome.code == 2
+    assert "error: trainer.limit_test_batches is 0, so there is nothing to do" in outcome.output

@@ -8,7 +8,7 @@ import numpy as np
 import polars as pl
 from torch.utils.tensorboard import SummaryWriter
 
-from expctr.systems import GAINS, SOURCES
+from expctr.systems import GAINS, METRICS, SOURCES
 
 CONFIG = """\
 seed_everything: 3
@@ -39,10 +39,13 @@ def measured(value: float, reach: float = 0.02) -> dict[str, float]:
 
 def table(rows: int) -> dict[str, Any]:
     """A table.json with everything that a report shows."""
+    aucs = {"ICL": 0.54, "DeepFM": 0.61, "ExpCTR-LLM": 0.6, "ExpCTR-Aug": 0.67, "DeepFM + title": 0.62}
+    further = {name: measured(0.5) for name in METRICS if name not in ("auc", "logloss", "mae", "ece")}
     systems = {
-        name: {"auc": measured(auc), "logloss": measured(0.66), "mae": {"value": None, "low": None, "high": None}}
-        for name, auc in (("ICL", 0.54), ("DeepFM", 0.61), ("ExpCTR-LLM", 0.6), ("ExpCTR-Aug", 0.67))
+        name: {"auc": measured(auc), "logloss": measured(0.66), "mae": dict.fromkeys(measured(0)), **further}
+        for name, auc in aucs.items()
     }
+    temperature = {name: {"t": 1.2, "logloss": measured(0.65), "ece": measured(0.04)} for name in systems}
     sources = {source.name: {"auc": measured(0.55 + i / 100)} for i, source in enumerate(SOURCES)}
     values = {name: row["auc"]["value"] for name, row in {**systems, **sources}.items()}
     gains = {
@@ -61,6 +64,7 @@ def table(rows: int) -> dict[str, Any]:
         "test_rate": 0.5,
         "constant_logloss": 0.69,
         "systems": systems,
+        "temperature": temperature,
         "sources": sources,
         "gains": gains,
         "calibration": {name: {"ece": 0.0423, "bins": bins} for name in systems},
@@ -94,11 +98,14 @@ def explanations(rows: int, titles: list[str] | None = None, seed: int = 0) -> p
             "sample": np.arange(rows),
             "label": label,
             **scores,
+            "s_u_std": random.random(rows),
+            "s_r_std": random.random(rows),
             "s_r_exchanged": random.random(rows),
             "text": [f"They liked Alien and will love {title}." for title in target],
             "text_untrained": [f"Perhaps {title}." for title in target],
             "target": target,
             "reward_lc": 1 - np.abs(label - scores["s_u"]),
+            "reward_ic": 1 - np.abs(label - scores["s_r"]),
             "invented": [["Alien"] if i % 5 == 0 else [] for i in range(rows)],
             "liked": [["Heat"]] * rows,
             "disliked": [["Kids", "Casper"]] * rows,
@@ -122,6 +129,7 @@ def make_run(folder: Path, rows: int = 60, titles: list[str] | None = None, seed
         for step in range(1, 11):
             writer.add_scalar("lc/reward_lc", 0.4 + step / 100, step)
             writer.add_scalar("lc/unique", 0.9, step)
+            writer.add_scalar("lc/kl", step / 10, step)
         writer.add_scalar("val/reward_lc", 0.5, 10)
         for step in range(11, 15):
             writer.add_scalar("ctr/loss", 0.7, step)

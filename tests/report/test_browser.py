@@ -1,9 +1,9 @@
 """The page in a real Chromium: what is clicked and typed, what is fetched, how it looks on a phone and at night."""
 
 import json
+import shutil
 import time
 from collections.abc import Iterator
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -155,23 +155,93 @@ def test_the_first_tab_skips_to_the_answers_and_focus_is_seen(page: Any) -> None
     assert style == ["solid", "2px"]
 
 
-@pytest.mark.parametrize("width", [360, 800, 1280])
-def test_the_page_needs_no_sideways_scrolling(driver: Any, folder: Path, tmp_path: Path, width: int) -> None:
-    """With three runs, which have the most columns."""
-    file = tmp_path / "report.html"
-    runs = [replace(read_run(folder), name=name) for name in ("ExpCTR-1", "a name that is rather long", "c")]
-    file.write_text(render(runs), encoding="utf-8")
+@pytest.fixture(scope="module")
+def three(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> str:
+    """A report on three runs, which have the most columns, one of them with another CTR model than the others."""
+    other = shutil.copytree(folder, tmp_path_factory.mktemp("report") / "run") / "table.json"
+    other.write_text(other.read_text().replace("DeepFM", "A model of a rather long name"))
+    folders = {"ExpCTR-1": folder, "a name that is rather long": folder, "c": other.parent}
+    file = other.parent / "report.html"
+    file.write_text(render([read_run(path, name) for name, path in folders.items()]), encoding="utf-8")
+    return file.as_uri()
+
+
+@pytest.mark.parametrize("width", [360, 390, 800, 1400])
+def test_nothing_is_cut_and_nobody_scrolls_sideways(driver: Any, three: str, width: int) -> None:
     look(driver, width, 740)
-    driver.get(file.as_uri())
+    driver.get(three)
     driver.execute_script("for (const part of document.querySelectorAll('details')) part.open = true")
     assert driver.execute_script("return document.documentElement.scrollWidth") <= width
     wide = """return [...document.querySelectorAll('body *')].filter((e) => e.getBoundingClientRect().right
         > innerWidth + 1 && !e.closest('.scroll, pre, nav, svg')).map((e) => e.outerHTML.slice(0, 80))"""
     assert driver.execute_script(wide) == []
-    if width == 360:
-        outside = "const t = document.querySelector('.browse'); return t.getBoundingClientRect().right"
-        assert driver.execute_script(outside) <= 360  # cards, which nobody has to scroll
+    cut = """return [...document.querySelectorAll('.scroll')].filter((e) => e.scrollWidth > e.clientWidth)
+        .map((e) => e.getAttribute('aria-label') || e.innerHTML.slice(0, 80))"""
+    assert driver.execute_script(cut) == []
+    outside = """return [...document.querySelectorAll('svg text')].filter((e) => e.getBoundingClientRect().right
+        > e.closest('svg').getBoundingClientRect().right + 2).map((e) => e.textContent)"""
+    assert driver.execute_script(outside) == []
     assert column(driver, "Item")[0] == "Film 0"
+
+
+CROSSED = """
+const crossed = [];
+for (const svg of document.querySelectorAll('svg')) {
+  const labels = [...svg.querySelectorAll('text')].map((text) => [text.textContent, text.getBoundingClientRect()]);
+  for (const path of svg.querySelectorAll('.grid, .zero, .paper, .part')) {
+    const matrix = path.getScreenCTM();
+    for (const [, x, y, kind, end] of path.getAttribute('d').matchAll(/M([-\\d.]+) ([-\\d.]+)([HV])([-\\d.]+)/g)) {
+      const from = new DOMPoint(x, y).matrixTransform(matrix);
+      const to = (kind === 'H' ? new DOMPoint(end, y) : new DOMPoint(x, end)).matrixTransform(matrix);
+      const [left, right] = [from.x, to.x].sort((a, b) => a - b), [top, bottom] = [from.y, to.y].sort((a, b) => a - b);
+      for (const [name, box] of labels) {
+        const [wide, high] = [Math.min(right, box.right) - Math.max(left, box.left),
+          Math.min(bottom, box.bottom) - Math.max(top, box.top)];
+        if (wide >= 0 && high >= 0 && wide + high > 3) crossed.push([svg.getAttribute('aria-label'), name]);
+      }
+    }
+  }
+}
+return crossed;
+"""
+
+
+@pytest.mark.parametrize("width", [390, 1400])
+def test_no_line_of_a_figure_crosses_a_label(driver: Any, three: str, page: Any, width: int) -> None:
+    for address in (page.current_url, three):
+        look(driver, width)
+        driver.get(address)
+        assert driver.execute_script("return document.querySelectorAll('svg .grid').length") > 50
+        assert driver.execute_script(CROSSED) == []
+
+
+def test_the_first_screen_has_with_sentences_against_without(page: Any) -> None:
+    first = page.find_element(By.CLASS_NAME, "answer")
+    assert "With sentences against without" in first.text
+    assert "AUC is better with sentences: 0.6100 without sentences, 0.6700 with sentences" in first.text
+    assert "ExpCTR-Aug against DeepFM + title" in first.text
+    assert first.rect["y"] + first.rect["height"] <= 900
+
+
+def test_every_term_is_explained_on_hover_and_in_print(driver: Any, three: str) -> None:
+    look(driver)
+    driver.get(three)
+    links = """return [...document.querySelectorAll('a.term')].map((a) =>
+        [a.textContent, a.title, document.querySelector(a.getAttribute('href') + ' dd').textContent])"""
+    found = {name: (hover, listed) for name, hover, listed in driver.execute_script(links)}
+    assert all(hover == listed != "" for hover, listed in found.values())
+    headings = "return [...document.querySelectorAll('.cards:not(.plain) thead th, .cards:not(.plain) tbody th')]"
+    shown = driver.execute_script(f"{headings}.filter((e) => !e.querySelector('a.term')).map((e) => e.textContent)")
+    assert set(shown) == {"System"}
+    assert {"A model of a rather long name + title", "DeepFM", "ECE", "s_u", "warm", "KL", "LC reward"} <= found.keys()
+    columns = "return [...document.querySelectorAll('.browse thead th')].map((e) => e.title)"
+    assert all(driver.execute_script(columns))
+    driver.execute_cdp_cmd("Emulation.setEmulatedMedia", {"media": "print"})
+    try:
+        printed = driver.find_element(By.ID, "terms").text
+        assert all(listed in printed for _, listed in found.values())
+    finally:
+        driver.execute_cdp_cmd("Emulation.setEmulatedMedia", {"media": ""})
 
 
 CONTRAST = """

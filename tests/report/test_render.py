@@ -15,7 +15,7 @@ from expctr.report.browser import browser, script_json
 from expctr.report.headline import headline
 from expctr.report.render import render
 from expctr.report.run import Run, read_run
-from expctr.report.sections import data, metric_table, slice_figures
+from expctr.report.sections import data, metric_tables, slice_figures
 from expctr.report.training import stage_axis, stage_curve
 from expctr.systems import GAINS, Estimate
 
@@ -146,27 +146,29 @@ def test_a_temperature_is_named_beside_scores_that_are_no_probabilities(tmp_path
     run = Run("run", tmp_path, table=table)
     ((_, numbers),) = headline(run)[1].cautions
     assert numbers.endswith("has 0.6900. With temperature 3.22, it is 0.6800 (0.660 to 0.700).")
-    made = metric_table([run])
-    assert made["headings"] == ["AUC ↑", "LogLoss ↓", "T", "LogLoss ↓ at T", "ECE ↓ at T"]
-    assert [cell["value"] for cell in made["rows"][0]["cells"]] == ["0.6000", "1.2000", "3.2170", "0.6800", "0.0300"]
+    made = metric_tables([run])
+    assert [part["headings"] for part in made] == [["AUC ↑", "LogLoss ↓"], ["T", "LogLoss ↓ at T", "ECE ↓ at T"]]
+    values = [[cell["value"] for cell in part["rows"][0]["cells"]] for part in made]
+    assert values == [["0.6000", "1.2000"], ["3.2170", "0.6800", "0.0300"]]
     assert "above 1, scores are too extreme" in render([run])
 
 
 def test_rows_that_the_report_does_not_know_are_shown_as_others_are(tmp_path: Path) -> None:
     run = make_run(tmp_path / "run")
     table = json.loads((run / "table.json").read_text())
-    for name in ("Share + item rate", "DeepFM + title"):
+    for name in ("Share + item rate", "DeepFM + untrained sentences"):
         table["systems"][name] = {"auc": measured(0.7123), "logloss": measured(0.6), "gauc": measured(0.6543)}
         table["calibration"][name] = table["calibration"]["ICL"]
         table["slices"]["warm items"] = {"rows": 53, "systems": {name: {"auc": measured(0.7)}}}
     (run / "table.json").write_text(json.dumps(table))
     page = render([read_run(run)])
-    made = metric_table([read_run(run)])
-    assert [row["name"] for row in made["rows"]][-2:] == ["Share + item rate", "DeepFM + title"]
-    assert made["headings"] == ["AUC ↑", "LogLoss ↓", "GAUC ↑"]
+    main, further = metric_tables([read_run(run)])
+    for part in (main, further):
+        assert [row["name"] for row in part["rows"]][-2:] == ["Share + item rate", "DeepFM + untrained sentences"]
+    assert main["headings"] == ["AUC ↑", "LogLoss ↓", "RMSE ↓", "MSE ↓"]  # nothing has an MAE
+    assert "0.6543" in [cell["value"] for cell in further["rows"][-1]["cells"]]
     assert page.count("0.7123 (0.692 to 0.732)") >= 2
-    assert "GAUC ↑" in page
-    assert page.count("DeepFM + title") >= 4  # both figures, the table, calibration, the slice
+    assert page.count("DeepFM + untrained sentences") >= 4  # both figures, the table, calibration, the slice
 
 
 def test_a_slice_that_is_too_small_has_its_count_and_no_auc(tmp_path: Path) -> None:
@@ -192,7 +194,9 @@ def test_a_ctr_model_that_has_learnt_from_untrained_sentences_is_the_opponent_wh
     run = Run("run", Path(), table=compared(llm_training=0.1, aug_training=0.1, aug_untrained_text=0.0))
     answer = headline(run)[1]
     assert answer.word == "Partly"
-    assert answer.comparisons[1].sentence.startswith("No difference shown: 0.5000 on untrained sentences, 0.6000 on")
+    assert answer.comparisons[1].sentence.startswith(
+        "No difference in AUC shown: 0.5000 on untrained sentences, 0.6000 on"
+    )
 
 
 def test_titles_in_place_of_sentences_stand_beside_the_first_answer() -> None:
@@ -240,7 +244,8 @@ def test_a_better_ranking_does_not_hide_bad_probabilities() -> None:
 def test_a_comparison_says_what_is_not_clear() -> None:
     (unclear,) = headline(Run("run", Path(), table=compared(llm_training=0.02)))[1].comparisons
     assert unclear.sentence == (
-        "No difference shown: 0.5000 before training, 0.5200 after training; difference +0.0200 (−0.020 to +0.060)."
+        "No difference in AUC shown: 0.5000 before training, 0.5200 after training; "
+        "difference +0.0200 (−0.020 to +0.060)."
     )
     assert unclear.gain == pytest.approx(Estimate(0.02, -0.02, 0.06))
     (higher,) = headline(Run("run", Path(), table=compared(aug_training=0.1)))[1].comparisons

@@ -5,6 +5,7 @@ from typing import Any, cast
 
 import lightning as L
 import pytest
+from lightning.pytorch.callbacks import GradientAccumulationScheduler, LearningRateFinder
 from torch import Tensor
 
 from expctr.data.batches import Batch
@@ -12,7 +13,7 @@ from expctr.errors import UserError
 from expctr.modules.explainer import PPOExplainerModule
 from expctr.modules.staged import StagedModule
 from expctr.rl.rewards import ICAlignment, LCAlignment, LengthPenalty, Reward
-from expctr.training.scheduler import CTRStageOptions, PolicyStageOptions, StageScheduler
+from expctr.training.scheduler import CTRStageOptions, PolicyStageOptions, StageScheduler, check_trainer
 
 
 def scheduler(lc_epochs: int = 2, rounds: int = 1, ctr_epochs: int = 50, ic_epochs: int = 2) -> StageScheduler:
@@ -138,3 +139,23 @@ def test_another_module_is_left_alone() -> None:
     fit = trainer(max_epochs=1)
     StageScheduler().setup(fit, cast(L.LightningModule, L.LightningModule()), "fit")
     assert fit.max_epochs == 1
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"callbacks": [GradientAccumulationScheduler({0: 2})]}, "GradientAccumulationScheduler needs one optimizer"),
+        ({"callbacks": [LearningRateFinder()]}, "LearningRateFinder needs one optimizer"),
+        ({"overfit_batches": 3}, "overfit_batches must be 0.*max_samples"),
+        ({"limit_train_batches": 0}, "limit_train_batches is 0"),
+        ({"devices": 2, "strategy": "ddp_spawn"}, "DDPStrategy, which .* selects, cannot train stages.*--config fsdp"),
+        ({"accumulate_grad_batches": 4}, r"accumulate_grad_batches must be 1 \(it is 4\).*micro_batch_size"),
+    ],
+)
+def test_options_that_stages_cannot_keep_to_are_refused_in_our_words(options: dict[str, Any], said: str) -> None:
+    with pytest.raises(UserError, match=said):
+        check_trainer(trainer(**options))
+
+
+def test_a_limit_of_batches_can_be_kept_to() -> None:
+    check_trainer(trainer(limit_train_batches=2, limit_val_batches=0.5, max_steps=3, min_steps=2))

@@ -160,6 +160,7 @@ class RawTables:
         splits: tables like `interactions` named train, val and test, if the dataset has its own splits. `interactions`
             is then train.
         no_titles: nothing says what the items are called, so `title` holds their ids.
+        described: the table about items, where `items` holds others too, whose titles are in the interactions.
     """
 
     interactions: RawTable
@@ -168,6 +169,7 @@ class RawTables:
     notes: tuple[str, ...] = ()
     splits: Mapping[str, RawTable] = field(default_factory=dict)
     no_titles: bool = False
+    described: RawTable | None = None
 
     @property
     def is_ready(self) -> bool:

@@ -62,6 +62,7 @@ class TableReader:
     """Whether interactions need times."""
     notes: list[str] = field(default_factory=list, init=False)
     _featured: set[str] = field(default_factory=set, init=False)
+    _described: RawTable | None = field(default=None, init=False)
 
     @property
     def named(self) -> dict[str, Any]:
@@ -84,7 +85,7 @@ class TableReader:
         unused = [name for source in self.named.values() if isinstance(source, str) for name in unused_files(source)]
         self.notes += [f"not used: file {', '.join(unused[:5])}{', ...' if unused[5:] else ''}"] if unused else []
         no_titles = not any("title" in found for found in self._found.values()) and not self._items_have_titles
-        return RawTables(interactions, items, users, tuple(self.notes), self._splits, no_titles)
+        return RawTables(interactions, items, users, tuple(self.notes), self._splits, no_titles, self._described)
 
     @property
     def _splits(self) -> dict[str, RawTable]:
@@ -224,6 +225,7 @@ class TableReader:
         if table is None:
             first = next(iter(self._interactions.values()))
             return replace(first, frame=seen.with_columns(problem=pl.lit(None, pl.String)), may_be_empty=True)
+        self._described = table
         seen = seen.unique("item", keep="first", maintain_order=True)
         frame = table.frame.join(seen.rename({"title": "seen"}), on="item", how="full", coalesce=True)
         titles = [pl.col(name).replace("", None) for name in ("title", "seen") if name in frame.collect_schema()]

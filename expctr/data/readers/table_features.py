@@ -10,26 +10,17 @@ from expctr.data.readers.sources import Source, raw
 from expctr.data.readers.values import as_id, as_label, as_list, as_number, is_json_list, is_missing
 from expctr.errors import DataError
 
-_RESERVED = (
-    "user",
-    "item",
-    "title",
-    "rating",
-    "timestamp",
-    "review",
-    "split",
-    "row",
-    "line",
-    "problem",
-    "column",
-    "file",
-)
+_RESERVED = {
+    *("user", "item", "title", "rating", "timestamp", "review", "split"),
+    *("row", "line", "problem", "column", "file", "place", "seen", "*"),
+}
 _FEW = 100  # rows, of which each may well have another value
 
 
 def feature_name(column: str) -> str:
-    """What a column is called as a feature: a name that samples need for something else gets a `_`."""
-    return f"{column}_" if column in _RESERVED else column
+    """What a column is called as a feature: a name that means something else to samples or to polars gets a `_`."""
+    is_pattern = column.startswith("^") and column.endswith("$")
+    return f"{column}_" if column in _RESERVED or is_pattern else column
 
 
 def find_kinds(source: Source, names: Sequence[str], skipped: dict[str, str]) -> dict[str, FeatureKind]:
@@ -50,7 +41,7 @@ def find_kinds(source: Source, names: Sequence[str], skipped: dict[str, str]) ->
             kinds[name] = "boolean"
         elif source.is_text and numbers == filled:
             kinds[name] = "quantiles"
-        elif source.is_text and lists > filled / 2:
+        elif lists > filled / 2:
             kinds[name] = "list"
         elif filled > _FEW and different > filled / 2:
             skipped[name] = "most rows have a value of their own"

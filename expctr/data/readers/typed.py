@@ -27,7 +27,7 @@ def feature_columns(
     """The side features, and into `checks` the checks of their values. `prefix` begins their names."""
     columns = {}
     for name, kind in kinds.items():
-        column = prefix + feature_name(name)
+        column = prefix + name if prefix else feature_name(name)
         columns[column], bad = typed_feature(raw(name), source.schema[name], kind, name)
         if bad is not None:
             checks.append((bad & pl.col(column).is_null(), BAD_FEATURE, name))

@@ -124,6 +124,8 @@ function browse({ columns, headings, stages, runs }) {
       cell.append(runs[it]);
     } else {
       cell.append(it === null ? "–" : it.toFixed(3).replace("-", "−"));
+      const spread = value(`${key}_std`, i);
+      if (spread !== null) cell.append(small(`±\u00a0${spread.toFixed(3)}`));
     }
   }
 

@@ -1,0 +1,107 @@
+"""How a prompt is written: the titles, the limits on its length, and the chat template.
+
+Titles are untrusted: control characters and the tokenizer's control tokens are removed from them. Titles, and prompts
+with a history, have a maximum length in tokens; cut titles are counted.
+
+`expctr export` copies this file, so that a prompt can be written without expctr. It imports nothing but `untrusted`.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, ClassVar
+
+from expctr.untrusted import ControlTokens, one_line
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+
+class PromptWriter:
+    """Writes prompts for one tokenizer, whose chat template is applied if it has one.
+
+    Args:
+        tokenizer: of the base.
+        nouns: what items and people are called; fields of the templates.
+        none: text for an empty list of titles.
+        title_tokens: titles are cut after this many tokens.
+        prompt_tokens: maximum length of a prompt with a history.
+    """
+
+    error: ClassVar[type[ValueError]] = ValueError
+
+    def __init__(
+        self,
+        tokenizer: "PreTrainedTokenizerBase",
+        nouns: Mapping[str, str],
+        none: str,
+        title_tokens: int,
+        prompt_tokens: int,
+    ) -> None:
+        self.tokenizer, self.nouns, self.none = tokenizer, nouns, none
+        self.title_tokens, self.prompt_tokens = title_tokens, prompt_tokens
+        self.cut = {"titles": 0, "history_titles": 0}
+        """Number of titles cut, and of history titles dropped."""
+        self._titles: dict[str, tuple[str, bool]] = {}
+        self._control = ControlTokens(tokenizer)
+
+    def with_history(
+        self, template: str, liked: Sequence[str], disliked: Sequence[str], target: str
+    ) -> tuple[list[int], list[str], list[str], str]:
+        """Token ids of a prompt with a history, and the titles as it shows them: liked, disliked and the target.
+
+        Until the prompt fits into `prompt_tokens`, the oldest title of its longer history is dropped.
+
+        Raises:
+            ValueError: it is too long without a history.
+        """
+        liked, disliked = [self.title(title) for title in liked], [self.title(title) for title in disliked]
+        target = self.title(target)
+        while True:
+            ids = self.encode(self.fill(template, liked=liked, disliked=disliked, target=target))
+            if len(ids) <= self.prompt_tokens:
+                return ids, liked, disliked, target
+            longer = liked if len(liked) >= len(disliked) else disliked
+            if not longer:
+                raise self.error(
+                    f"a prompt without history is {len(ids)} tokens long, over prompts.prompt_tokens="
+                    f"{self.prompt_tokens}: raise it, or shorten the template or prompts.title_tokens"
+                )
+            longer.pop(0)
+            self.cut["history_titles"] += 1
+
+    def encode(self, message: str) -> list[int]:
+        """Token ids of one user message, followed by the start of the answer."""
+        bare = self.tokenizer.chat_template is None  # a chat template writes its special tokens itself
+        return list(self.tokenizer(self.in_template(message), add_special_tokens=bare).input_ids)
+
+    def in_template(self, message: str) -> str:
+        """The text that `encode` encodes: the message in the chat template, if there is one."""
+        if self.tokenizer.chat_template is None:
+            return message
+        return str(
+            self.tokenizer.apply_chat_template(
+                [{"role": "user", "content": message}], add_generation_prompt=True, tokenize=False
+            )
+        )
+
+    def clean(self, text: str) -> str:
+        """Text on one line, without control characters and control tokens."""
+        return self._control.remove(one_line(text))
+
+    def title(self, raw: str) -> str:
+        """A title as prompts show it: cleaned, and cut after `title_tokens`."""
+        if raw not in self._titles:
+            text = self.clean(raw[: 64 * self.title_tokens])
+            offsets = self.tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)["offset_mapping"]
+            cut = len(offsets) > self.title_tokens
+            if cut:
+                text = self.clean(text[: offsets[self.title_tokens - 1][1]].rstrip() + "...")
+            self._titles[raw] = text, cut
+        text, cut = self._titles[raw]
+        self.cut["titles"] += cut
+        return text
+
+    def fill(self, template: str, **values: str | list[str]) -> str:
+        """A template with its fields filled in; lists of titles are quoted."""
+        quoted = {k: ", ".join(f'"{t}"' for t in v) for k, v in values.items() if not isinstance(v, str)}
+        filled = {k: quoted.get(k, v) or self.none for k, v in values.items()}
+        return template.format(**self.nouns, **filled)
