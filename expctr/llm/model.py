@@ -11,6 +11,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Self, cast
 
 import torch
+from safetensors import SafetensorError
 from torch import Tensor, nn
 from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.tensor import DTensor
@@ -71,8 +72,20 @@ class LanguageModel(nn.Module):
         try:
             tokenizer = load_tokenizer(options)
             base = load_base(options, mesh, device)
-        except OSError as error:  # transformers found nothing under that name
-            raise UserError(f"llm.path: {options.path} cannot be loaded: {str(error).splitlines()[0]}") from error
+        except UserError:
+            raise
+        except (OSError, ValueError, KeyError, SafetensorError) as error:  # nothing there, or files missing or damaged
+            reason = str(error).splitlines()[0]
+            raise UserError(
+                f"llm.path: {options.path} cannot be loaded: {reason}. Fix: give a hub id that can be reached, or a "
+                "folder with config.json, a tokenizer and whole safetensors weights (a Git LFS pointer is not one)"
+            ) from error
+        rows = base.get_input_embeddings().num_embeddings
+        if (pad := tokenizer.pad_token_id) is not None and pad >= rows:
+            raise UserError(
+                f"llm.path: {options.path} has {rows} embeddings, and its padding token has the id {pad}. Fix: name a "
+                "token of the vocabulary as pad_token in tokenizer_config.json"
+            )
         base.requires_grad_(False)
         with initial_weights(seed):
             peft = add_adapter(base, options, is_quantized(base))

@@ -42,6 +42,21 @@ def test_only_safetensors_are_read(llm_folder: Path, tmp_path: Path) -> None:
         load(folder)
 
 
+def test_a_folder_that_is_not_whole_is_refused(tmp_path: Path) -> None:
+    """Weights that were cut short, no tokenizer, and a padding token that was added without an embedding."""
+    cut, bare, padded = (make_llm(tmp_path / name) for name in ("cut", "bare", "padded"))
+    weights = cut / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[: weights.stat().st_size // 2])
+    for file in bare.glob("*token*"):
+        file.unlink()
+    tokenizer = AutoTokenizer.from_pretrained(padded)
+    tokenizer.add_special_tokens({"pad_token": "<new pad>"})
+    tokenizer.save_pretrained(padded)
+    for folder, said in ((cut, "cut cannot be loaded: "), (bare, "bare cannot be loaded: "), (padded, "its padding")):
+        with pytest.raises(UserError, match=rf"llm\.path: .*{said}.*Fix: "):
+            load(folder)
+
+
 @pytest.mark.parametrize("path", ["/nowhere/model", "./nowhere", "~/nowhere-at-all", "models/of/mine"])
 def test_a_missing_folder_is_named(path: str) -> None:
     with pytest.raises(ValueError, match=r"llm\.path: there is no folder .*(nowhere|mine)"):
