@@ -6,6 +6,7 @@ from typing import Any
 
 import lightning as L
 import polars as pl
+from lightning.pytorch.accelerators import CPUAccelerator
 from lightning.pytorch.callbacks import Callback
 
 from expctr.cli.predict_pairs import check_options, predict_pairs
@@ -45,7 +46,7 @@ class Trainer(L.Trainer):
         devices: int = 1,
         memory: str = "80GB",
         prompt_tokens: int | None = None,
-        processor: bool = False,
+        processor: bool | None = None,
         samples: int | None = None,
         tflops: float = 312.0,
         utilisation: float = 0.3,
@@ -59,7 +60,7 @@ class Trainer(L.Trainer):
             devices: number of devices that share the run.
             memory: memory of each device, such as 80GB or 24GiB.
             prompt_tokens: length of the longest prompt; null for model.explainer.prompts.prompt_tokens.
-            processor: the run is on CPUs instead of GPUs.
+            processor: the run is on CPUs instead of GPUs; null for what trainer.accelerator says.
             samples: number of samples over all splits; null for data.samples.max_samples.
             tflops: peak rate of each device, in 10^12 operations per second; 312 is an A100's or A800's in bfloat16.
             utilisation: the share of the peak rate that the whole run reaches.
@@ -69,6 +70,7 @@ class Trainer(L.Trainer):
             raise UserError(f"model: plan needs ExpCTRModule, not {type(model).__name__}")
         from expctr.planning.output import PlanOptions, print_plan  # it imports peft, which --help can do without
 
+        processor = isinstance(self.accelerator, CPUAccelerator) if processor is None else processor
         options = PlanOptions(devices, memory, prompt_tokens, processor, samples, tflops, utilisation, json)
         (stages,) = [callback for callback in vars(self)["callbacks"] if isinstance(callback, StageScheduler)]
         print_plan(model.explainer, datamodule, stages.plan, stages.explanations, options)

@@ -53,7 +53,8 @@ def print_plan(
         train, val = (round(count * share) for share in data.options.fractions[:2])
         splits = train, val, count - train - val
         work = estimate_workload(blueprint, explainer, size, plan, splits, data.ctr_batch_size, explanations)
-    hours = estimate_hours(sum(work.values(), Workload()), options.devices, options.tflops, options.utilisation)
+    total = sum(work.values(), Workload())
+    hours = None if options.processor else estimate_hours(total, options.devices, options.tflops, options.utilisation)
     if options.json:
         memory = {"parameters": blueprint.base_size, "peak": peak, "memory": limit, "stages": stages}
         by_stage = {stage: workload._asdict() for stage, workload in work.items()}
@@ -75,12 +76,13 @@ def print_plan(
         console.print("Steps, tokens and hours need --samples N, because the config does not say how many there are.")
         return
     console.print(workload_table(work))
+    rate = f"{options.devices} x {options.tflops:g} TFLOP/s at a utilisation of {options.utilisation:.0%}"
+    time = "Hours on a CPU are not forecast, but fit prints the time left" if hours is None else f"{hours:.1f} hours"
     console.print(
-        f"{hours:.1f} hours on {options.devices} x {options.tflops:g} TFLOP/s at a utilisation of "
-        f"{options.utilisation:.0%}: {'' if options.samples else 'at most '}{count} samples, every prompt and every "
-        f"response at its maximum of {size.prompt_tokens} and {size.response_tokens} tokens, and CTR stages trained to "
-        "their last epoch. CTR models, the sentence encoder, and the test's audit, comparison models and temperature "
-        "are not counted."
+        f"{time}{'' if hours is None else f' on {rate}'}. Counted: {'' if options.samples else 'at most '}{count} "
+        f"samples, every prompt and every response at its maximum of {size.prompt_tokens} and {size.response_tokens} "
+        "tokens, and CTR stages trained to their last epoch. CTR models, the sentence encoder, and the test's audit, "
+        "comparison models and temperature are not counted."
     )
 
 

@@ -60,6 +60,7 @@ def test_it_fits_in_a_hundred_columns(printed: Callable[..., str]) -> None:
     )
     assert [part for part in expected if part not in out] == []
     assert max(map(len, out.splitlines())) <= 100
+    assert "Hours on a CPU are not forecast" in printed(processor=True)
 
 
 def test_without_a_number_of_samples_it_asks_for_one(printed: Callable[..., str]) -> None:
@@ -77,6 +78,7 @@ def test_json_is_one_line_of_bytes(printed: Callable[..., str]) -> None:
     assert list(found["changes"].values()) == sorted(found["changes"].values(), reverse=True)
     assert found["work"]["lc"]["batches"] == 10
     assert found["hours"] > 0
+    assert json.loads(printed(json=True, processor=True))["hours"] is None
 
 
 @pytest.mark.cli
