@@ -41,7 +41,7 @@ def check_range(group: str, options: object, **bounds: tuple[float, float]) -> N
 
 
 def root_cause(error: BaseException) -> UserError:
-    """The error that was raised first, which jsonargparse wraps once for each class that it makes."""
+    """A UserError with the message of the first error; jsonargparse wraps it once per class that it makes."""
     while error.__cause__ is not None:
         error = error.__cause__
     return UserError(" ".join(str(error).split()))

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import polars as pl
 from polars.exceptions import ComputeError
 
 
@@ -27,3 +28,9 @@ def replacing(path: Path) -> Iterator[Path]:
         raise type(error)(error.errno or errno.EIO, reason, str(path)) from error
     finally:
         part.unlink(missing_ok=True)
+
+
+def write_parquet(frame: pl.DataFrame, path: Path) -> None:
+    """Write a table that is whole or not there."""
+    with replacing(path) as part:
+        frame.write_parquet(part)

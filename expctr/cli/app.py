@@ -159,9 +159,13 @@ class ExpCTRCLI(LightningCLI):
         """Whether the plan is trained to its end, and the next command."""
         run = self.trainer.default_root_dir
         made = checkpoints(checkpoint_folder(self.trainer))
-        epochs = position(made[-1]) if made else None
-        if isinstance(self.model, StagedModule) and epochs and epochs[0] < len(self.model.plan):
-            return f"the plan is not finished. Next: expctr fit {run}"
+        epochs, batches = (made and position(made[-1])) or (0, 0)
+        planned = len(self.model.plan) if isinstance(self.model, StagedModule) else 0
+        if made and (epochs < planned or batches):
+            limits = self._get(self.config_init, "trainer")
+            named = [f"trainer.{name}" for name in ("max_time", "max_steps") if limits.get(name) not in (None, -1)]
+            more = f", with a higher {' or '.join(named)}" if named else ""
+            return f"the plan is not finished. Next: expctr fit {run}{more}"
         return f"trained; the run is in {run}. Next: expctr test {run}"
 
     def instantiate_classes(self) -> None:

@@ -34,9 +34,9 @@ class Parser(LightningArgumentParser):
     """Reports an error without a page of usage, and takes null for an option of any depth."""
 
     def parse_args(self, args: Sequence[str] | None = None, *others: Any, **more: Any) -> Any:  # type: ignore[override]
-        """Parse; jsonargparse hands an inner option that is null on to the parser of its class as the word None."""
+        """Parse. jsonargparse passes null for a nested option to its class's parser as the word None: undo that."""
         if args is not None:
-            args = [f"{arg[:-4]}null" if arg.startswith("--") and arg.endswith("=None") else arg for arg in args]
+            args = [re.sub(r"^(--.*)=None$", r"\1=null", arg) for arg in args]
         return super().parse_args(args, *others, **more)
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:

@@ -12,7 +12,7 @@ from expctr.data.pairs import PairRows, read_columns
 from expctr.data.readers.files import check_file
 from expctr.errors import DataError, UserError
 from expctr.predictor import PROBLEM, Predictor
-from expctr.whole_files import replacing
+from expctr.whole_files import replacing, write_parquet
 
 CHUNK = 20_000
 """Pairs in memory at a time."""
@@ -78,7 +78,7 @@ def predict_pairs(predictor: Predictor, pairs: Path, out: Path, explain: str, ch
         for start, chunk, path in chunks("ranked"):
             scored = predictor.score(chunk, explain=False, rows=rows).select("s_plain", place=_places(start))
             person = read_columns(chunk).select(person=pl.struct("user", "liked_titles", "disliked_titles").hash())
-            _write(pl.concat([scored, person], how="horizontal"), path)
+            write_parquet(pl.concat([scored, person], how="horizontal"), path)
         ranked = pl.scan_parquet(sorted(parts.glob("ranked-*.parquet")), glob=False).drop_nulls("s_plain")
         rank = pl.col("s_plain").rank("ordinal", descending=True).over("person")
         explained = ranked.filter(rank <= top).select("place").collect()["place"]
@@ -86,7 +86,7 @@ def predict_pairs(predictor: Predictor, pairs: Path, out: Path, explain: str, ch
         chosen: bool | pl.Series = explain == "all"
         if explained is not None:
             chosen = chunk.select(_places(start).is_in(explained.implode())).to_series()
-        _write(predictor.score(chunk, chosen, rows), path)
+        write_parquet(predictor.score(chunk, chosen, rows), path)
 
     result = pl.scan_parquet(sorted(parts.glob("scored-*.parquet")), glob=False)
     problems = result.select(pl.col(PROBLEM).drop_nulls().value_counts(sort=True)).unnest(PROBLEM).collect()
@@ -164,8 +164,3 @@ def _parts_folder(out: Path, job: dict[str, object]) -> Path:
 def _stat(path: Path) -> list[object]:
     stat = path.stat()
     return [str(path.resolve()), stat.st_size, stat.st_mtime_ns]
-
-
-def _write(frame: pl.DataFrame, path: Path) -> None:
-    with replacing(path) as part:
-        frame.write_parquet(part)

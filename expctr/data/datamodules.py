@@ -153,7 +153,7 @@ class RatingsDataModule(L.LightningDataModule):
             )
         check_range("data", self, rollout_batch_size=(1, inf), ctr_batch_size=(1, inf), eval_batch_size=(1, inf))
         self._loaded: tuple[pl.DataFrame, DataSummary] | None = None
-        self._told = False
+        self._printed = False
         self._tables: dict[str, SampleTable] = {}
         self._train: Callable[[], BatchSpec] = lambda: BatchSpec(ctr_batch_size, epoch=self._trainer.current_epoch)
         self._val: Callable[[], BatchSpec] = lambda: BatchSpec(ctr_batch_size)
@@ -180,14 +180,14 @@ class RatingsDataModule(L.LightningDataModule):
     def prepare_data(self) -> None:
         """Makes the samples, unless the cache has them.
 
-        Before a training, it prints what became of the raw rows and what looks wrong, once.
+        Before training, and in `expctr prepare`, it prints once what became of the raw rows and what looks wrong.
         """
         _, summary = self._load()
         self.findings = findings(summary, self.options)
-        trains = self.trainer is None or self.trainer.state.fn == TrainerFn.FITTING
-        if trains and not self._told:
+        is_training = self.trainer is None or self.trainer.state.fn == TrainerFn.FITTING
+        if is_training and not self._printed:
             Console().print(summary_tables(summary, self.findings))
-            self._told = True
+            self._printed = True
 
     def setup(self, stage: str | None = None) -> None:
         """Loads the samples and fits the vocabularies; the same on every rank."""
@@ -215,7 +215,7 @@ class RatingsDataModule(L.LightningDataModule):
         """
         if state_dict["samples"] != self._digest:
             raise DataError(
-                f"data.path: the samples of {self.path} are not those of the checkpoint: labels, or who rated what, "
+                f"the samples of {', '.join(self.summary.files)} are not the checkpoint's: labels, or who rated what, "
                 "have changed. Fix: put the run's files back, or start a run in another folder"
             )
 
@@ -342,7 +342,7 @@ class RatingsDataModule(L.LightningDataModule):
         else:
             samples, summary = cached_samples(files, self.options, self._make, self.cache_dir, self.cache_key())
             tables = self.read()
-            summary.notes = notes_on(tables, self._splits(tables))  # of files that are not read, and may be new
+            summary.notes = notes_on(tables, self._splits(tables))  # the cache's key does not cover unused files
             self._loaded = samples, summary
         return self._loaded
 

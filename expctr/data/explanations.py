@@ -6,7 +6,7 @@ from typing import Any
 
 import polars as pl
 
-from expctr.whole_files import replacing
+from expctr.whole_files import write_parquet
 
 
 class ExplanationStore:
@@ -67,8 +67,7 @@ class ExplanationStore:
             return None
         folder.mkdir(parents=True, exist_ok=True)
         path = folder / f"{name}.parquet"
-        with replacing(path) as part:
-            pl.DataFrame(self.rows, infer_schema_length=None).write_parquet(part)
+        write_parquet(pl.DataFrame(self.rows, infer_schema_length=None), path)
         self.rows = []
         return path
 

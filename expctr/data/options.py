@@ -47,7 +47,8 @@ class SampleOptions:
     min_ratings: int = 2
     """Users with fewer interactions are dropped."""
     max_samples: int | None = None
-    """Keep this many samples over all splits: those of some users, drawn at random; null keeps all."""
+    """At most this many samples over all splits: all those of randomly drawn users (with `balance`, random samples of
+    all users). null keeps all."""
     split: Literal["random", "user", "time"] | None = "random"
     """Split samples at random (paper), by user (no user in two splits), or by time (the newest targets are test); null
     for by time, or at random where there is no time."""

@@ -105,8 +105,9 @@ def _read(
         frame = table.collect([target, *others], options.on_bad_row, skipped, summary.files)
         frames.append(frame.with_columns(split=pl.lit(SPLITS.index(split) if split else 0, pl.Int8)))
     rows = pl.concat(frames, how="diagonal")
-    for column in ("user", "name"):
-        check_spellings(rows[column], {"name": "item"}.get(column, column), [table.path for table in sources.values()])
+    paths = [table.path for table in sources.values()]
+    check_spellings(rows["user"], "user", paths)
+    check_spellings(rows["name"], "item", paths)
     summary.rows, summary.dropped = rows.height + skipped.total(), dict(skipped)
     content = pl.concat_str("user", "name", pl.col("history").list.join("|"), separator="/")
     middle = options.threshold or 0.0

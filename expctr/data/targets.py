@@ -27,7 +27,7 @@ class Targets(NamedTuple):
 
 
 def draw_targets(events: pl.DataFrame, lengths: Ints, options: SampleOptions, dropped: Counter[str]) -> Ints:
-    """The rows of the targets: those with the lowest draws per user, then those of a random subset of the users."""
+    """The rows of the targets: those with the lowest draws per user, of which `keep_subset` keeps some."""
     eligible = events.select("user", "draw", row=pl.int_range(pl.len())).filter(lengths >= options.min_history)
     lowest = pl.col("row").bottom_k_by("draw", options.targets_per_user)  # a sort would copy the whole table
     by_user = eligible.group_by("user").agg(lowest)

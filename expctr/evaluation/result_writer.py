@@ -34,7 +34,7 @@ from expctr.modules.staged import StagedModule
 from expctr.systems import COMPARISONS, PLAIN, SOURCES, SYSTEMS, of_backbone
 from expctr.training.checkpoint import position
 from expctr.untrusted import printable
-from expctr.whole_files import replacing
+from expctr.whole_files import write_parquet
 
 
 class ResultWriter(Callback):
@@ -147,9 +147,9 @@ class ResultWriter(Callback):
         folder, console = module.folder / "explanations", Console()
         folder.mkdir(parents=True, exist_ok=True)
         frame = pl.DataFrame({**columns, **assessment.columns}, schema_overrides=assessment.schema)
-        _write(frame, folder / "test.parquet")
-        _write(pl.DataFrame(examples), folder / "examples.parquet")
-        _write(_latest_explanations(module), folder / "latest.parquet")
+        write_parquet(frame, folder / "test.parquet")
+        write_parquet(pl.DataFrame(examples), folder / "examples.parquet")
+        write_parquet(_latest_explanations(module), folder / "latest.parquet")
         print_examples(examples, console)
         backbone = module.models.plain_name
         shown = (*SYSTEMS, *(system for system in COMPARISONS if system.column in columns))
@@ -181,7 +181,7 @@ class ResultWriter(Callback):
         if trainer.is_global_zero:
             path = _folder(trainer) / "predictions.parquet"
             path.parent.mkdir(parents=True, exist_ok=True)
-            _write(_data(trainer).prediction_ids().join(frame, on="sample", how="inner"), path)
+            write_parquet(_data(trainer).prediction_ids().join(frame, on="sample", how="inner"), path)
             Console().print(f"{frame.height} predictions in {printable(str(path))}", markup=False)
 
     def _keep(self, **columns: Tensor) -> None:
@@ -262,7 +262,7 @@ def _write_table(
     table.write(folder)
     by_system = {name: values.tolist() for name, values in scores.items()}
     frame = pl.DataFrame({"sample": samples, "user": users, "label": labels.tolist(), **by_system})
-    _write(frame, folder / "scores.parquet")
+    write_parquet(frame, folder / "scores.parquet")
     console = Console()
     console.print(table, *map(Text, table.detail_lines()), sep="\n")
 
@@ -279,12 +279,7 @@ def _describe_data(trainer: L.Trainer) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         (folder / "data.json").write_text(json.dumps(asdict(data.summary), indent=2) + "\n", "utf-8")
         columns = ["sample", "split", "user", "target", "target_title", "label"]
-        _write(data.samples.select(columns), folder / "samples.parquet")
-
-
-def _write(frame: pl.DataFrame, path: Path) -> None:
-    with replacing(path) as part:
-        frame.write_parquet(part)
+        write_parquet(data.samples.select(columns), folder / "samples.parquet")
 
 
 def _data(trainer: L.Trainer) -> RatingsDataModule:

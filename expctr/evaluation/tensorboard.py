@@ -24,8 +24,8 @@ _NAMES = {"s_u": "s_u", "s_r": "s_r", "s_0": "s_0", "reward_lc": "LC reward", "r
 
 def add_first_page(writer: SummaryWriter) -> None:
     """Lay out the page Custom Scalars; once per writer."""
-    whole = {title: [f"{tag}$" for tag in tags] for title, tags in FIRST_PAGE.items()}  # they are patterns
-    writer.add_custom_scalars({"Run": {title: ["Multiline", tags] for title, tags in whole.items()}})
+    charts = {title: ["Multiline", [f"{tag}$" for tag in tags]] for title, tags in FIRST_PAGE.items()}
+    writer.add_custom_scalars({"Run": charts})  # tags are patterns: without $, longer tags would match, too
 
 
 def explanations_to_read(module: StagedModule, texts: Mapping[int, SampleText], count: int) -> str:

@@ -59,10 +59,7 @@ class RunCheckpoint(Checkpoint):
             self.save(trainer, trainer.current_epoch, done)
             self._cut_short, self._limit_val_batches = True, trainer.limit_val_batches
             trainer.limit_val_batches = 0  # or Lightning would validate, and log, in the middle of an epoch
-            trainer.print(
-                f"stopped after {done} batches of epoch {trainer.current_epoch + 1}, and saved. To resume, run expctr "
-                "fit RUN with a higher trainer.max_time or trainer.max_steps"
-            )
+            trainer.print(f"stopped after {done} batches of epoch {trainer.current_epoch + 1}, and saved")
             return
         signalled = self._signals.look(pl_module.device)
         if signalled or (self.every_n_batches and done % self.every_n_batches == 0):

@@ -8,7 +8,6 @@ from typing import Any
 import lightning as L
 from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.utilities import rank_zero_info
-from torch import Tensor
 
 from expctr.ctr.embedding import FieldEmbeddings
 from expctr.ctr.encoder import SentenceEncoder
@@ -86,7 +85,7 @@ def write(module: ExpCTRModule | CTRModule | TALLRecModule, features: Features, 
             save(explainer.value_head.state_dict(), out / "critic.safetensors")
             lines.append("critic.safetensors: the value head")
         if module.models.ctr_trained:
-            _write_ctr(module.ctr, out / "ctr", module.encoder, module.encoder.mean)
+            _write_ctr(module.ctr, out / "ctr", module.encoder)
             _write_ctr(module.baseline, out / "ctr_without_text")
             lines.append(f"ctr, ctr_without_text: {module.ctr.name} with explanations and without")
         else:
@@ -95,8 +94,7 @@ def write(module: ExpCTRModule | CTRModule | TALLRecModule, features: Features, 
         prompts = module.question.prompts
         lines += write_language_model(module.model, prompts, prompts.options.icl, 1, out, merged, response=False)
     else:
-        reads = (module.encoder, module.encoder.mean) if isinstance(module, ExplainedCTRModule) else ()
-        _write_ctr(module, out / "ctr", *reads)
+        _write_ctr(module, out / "ctr", module.encoder if isinstance(module, ExplainedCTRModule) else None)
         lines.append(f"ctr: {module.name}")
     if rank() == 0:
         if (out / "ctr").exists():
@@ -109,13 +107,11 @@ def write(module: ExpCTRModule | CTRModule | TALLRecModule, features: Features, 
 # --- the CTR models
 
 
-def _write_ctr(
-    module: CTRModule, folder: Path, encoder: SentenceEncoder | None = None, text_mean: Tensor | None = None
-) -> None:
+def _write_ctr(module: CTRModule, folder: Path, encoder: SentenceEncoder | None = None) -> None:
     """Write a CTR model: `model.safetensors`, and `model.json`, which describes it."""
     weights = module.backbones.state_dict()
-    centred = text_mean is not None and text_mean.ndim > 0
-    save(weights | ({"text_mean": text_mean} if centred else {}), folder / "model.safetensors")
+    mean = encoder.mean if encoder is not None and encoder.mean.ndim > 0 else None
+    save(weights if mean is None else weights | {"text_mean": mean}, folder / "model.safetensors")
     backbone: Any = module.backbones[0]
     if rank() > 0:
         return
@@ -125,7 +121,7 @@ def _write_ctr(
         "options": module.backbone.keywords if isinstance(module.backbone, partial) else {},
         "models": module.options.crossfit,
         "tables": tables,
-        "text": encoder and {"dim": encoder.dim, "encoder": _encoder(encoder), "centred": centred},
+        "text": encoder and {"dim": encoder.dim, "encoder": _encoder(encoder), "centred": mean is not None},
     }
     write_json(about, folder / "model.json")
 

@@ -33,7 +33,8 @@ def write_card(module: L.LightningModule, data: RatingsDataModule, out: Path, li
         out: the folder, with everything else in it.
         lines: what was written, each as `names: description`.
     """
-    name = re.sub(r"[^\w.-]+", "-", Path(data.path).resolve().name, flags=re.ASCII).strip("-.") or "ratings"
+    source = Path(data.path).resolve().name if data.path else Path(next(iter(data.summary.files), "")).stem
+    name = re.sub(r"[^\w.-]+", "-", source, flags=re.ASCII).strip("-.") or "ratings"
     tested, summary = (out / "table.md").exists(), data.summary
     meta = ModelCardData(
         datasets=[name], metrics=["roc_auc", "mae", "mse"] if tested else None, tags=["expctr", "recommendation"]
@@ -43,7 +44,7 @@ def write_card(module: L.LightningModule, data: RatingsDataModule, out: Path, li
         options = module.explainer.llm if isinstance(module, ExpCTRModule) else module.llm
         meta.library_name, meta.pipeline_tag, meta.license = "peft", "text-generation", base_license(options)
         meta.tags = ["lora", "expctr", "recommendation"]
-        meta.base_model = options.path if on_hub(options) else None
+        meta.base_model = options.path if is_on_hub(options) else None
         parts += [_language_model(module, data, out), _base(options, meta.license, out)]
     else:
         parts.append("A model that predicts clicks. [ctr/README.md](ctr/README.md) says how it computes.")
@@ -60,8 +61,8 @@ def write_card(module: L.LightningModule, data: RatingsDataModule, out: Path, li
     (out / "README.md").write_text("\n\n".join([f"---\n{meta.to_yaml()}\n---", *parts]) + "\n", encoding="utf-8")
 
 
-def on_hub(options: LLMOptions) -> bool:
-    """Is the base's path the id of a repository on a hub?"""
+def is_on_hub(options: LLMOptions) -> bool:
+    """Whether the base's path is an id on a hub."""
     return options.path != "nano" and not Path(options.path).expanduser().is_dir()
 
 
@@ -69,7 +70,7 @@ def base_license(options: LLMOptions) -> str | None:
     """The license of the base as its own card names it, where that card is on this machine."""
     if options.path == "nano":
         return "apache-2.0"
-    if on_hub(options):
+    if is_on_hub(options):
         path = try_to_load_from_cache(options.path, "README.md", revision=options.revision)
     else:
         path = str(Path(locate(options.path, "llm.path")) / "README.md")
@@ -111,7 +112,7 @@ def _base(options: LLMOptions, license_: str | None, out: Path) -> str:
     file = f", file {_code(source['gguf_file'])}" if "gguf_file" in source else ""
     if options.path == "nano":
         where = "nano (1.2 M parameters), which ships with expctr and is on no hub. The folder `base` is a copy of it"
-    elif on_hub(options):
+    elif is_on_hub(options):
         where = f"{_code(options.path)} of the hub{file}, revision {_code(source.get('revision', 'main'))}"
     else:
         where = (
@@ -119,7 +120,7 @@ def _base(options: LLMOptions, license_: str | None, out: Path) -> str:
             "as a folder or hub id: `load(base=...)`"
         )
     lines = [f"## Base\n\nThe adapter needs {where}."]
-    lines.append(f"It computed in {settings['dtype']}, as `load` does.")
+    lines.append(f"Training computed in {settings['dtype']}, as `load` does.")
     if options.quantization != "none":
         bits = _BITS[options.quantization]
         lines.append(f"Its weights were in 4 or 8 bits: `load(quantization_config=BitsAndBytesConfig({bits}))`.")

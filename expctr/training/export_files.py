@@ -13,7 +13,7 @@ from torch.distributed.tensor import DTensor
 from expctr.distributed import rank
 
 
-def whole(weight: Tensor) -> Tensor:
+def gathered(weight: Tensor) -> Tensor:
     """A copy on the CPU, gathered from all ranks where it is sharded."""
     weight = weight.full_tensor() if isinstance(weight, DTensor) else weight
     return weight.detach().to("cpu", copy=True).contiguous()
@@ -21,10 +21,10 @@ def whole(weight: Tensor) -> Tensor:
 
 def save(weights: Mapping[str, Tensor], path: Path) -> None:
     """Gather tensors from all ranks and write them."""
-    gathered = {name: whole(weight) for name, weight in weights.items()}
+    tensors = {name: gathered(weight) for name, weight in weights.items()}
     if rank() == 0:
         path.parent.mkdir(parents=True, exist_ok=True)
-        save_file(gathered, path)
+        save_file(tensors, path)
 
 
 def write_json(content: object, path: Path) -> None:

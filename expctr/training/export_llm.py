@@ -13,7 +13,7 @@ from expctr.errors import UserError
 from expctr.llm.loading import LLMOptions, hub_arguments, load_base, locate
 from expctr.llm.model import LanguageModel
 from expctr.llm.prompts import Prompts
-from expctr.training.export_files import whole, write_json
+from expctr.training.export_files import gathered, write_json
 
 _CODE = ("training/cards/explain.py", "llm/prompt_writer.py", "untrusted.py")
 """Files of this package that are copied, so that the exported prompt is written by the code that trained with it."""
@@ -41,7 +41,7 @@ def write_language_model(
             f"merged: {options.path} is quantized on disk, and a merge would round the adapter's weights away: set "
             "llm.path to the float weights, or load the adapter with PEFT"
         )
-    weights = {name: whole(p) for name, p in model.peft.named_parameters() if p.requires_grad}
+    weights = {name: gathered(p) for name, p in model.peft.named_parameters() if p.requires_grad}
     if rank() > 0:
         return []
     # save_embedding_layers=False: PEFT would ask the hub whether the vocabulary has grown

@@ -11,7 +11,7 @@ from expctr.systems import AUG, LLM, METRICS, PLAIN
 
 
 def check_monitors(trainer: L.Trainer, module: StagedModule) -> None:
-    """Refuse, before anything is trained, a callback that would end the run with an error or by a metric of old.
+    """Refuse, before training, a callback whose metric is missing in a stage: it would fail, or act on an old value.
 
     Raises:
         UserError: naming the callback's option, and what it may be.

@@ -24,30 +24,30 @@ class Pace:
         self.start()
 
     def start(self) -> None:
-        """An epoch begins; or a resumed one goes on."""
+        """Start the clock of an epoch, or of the rest of a resumed one."""
         self._began = time.monotonic()
-        self._batches = self._rows = self._last = 0
+        self._batches = self._rows = self._done = 0
 
     @property
     def seconds(self) -> float:
-        """Of the epoch so far."""
+        """Seconds since `start`."""
         return time.monotonic() - self._began
 
-    def cut_short(self, trainer: L.Trainer) -> bool:
+    def was_cut_short(self, trainer: L.Trainer) -> bool:
         """Whether a limit of the trainer has ended the epoch before its last batch."""
-        return 0 < self._last < trainer.num_training_batches
+        return 0 < self._done < trainer.num_training_batches
 
     def add_batch(self, rows: int, batch_idx: int) -> None:
-        """A batch of so many rows, over all ranks, is done."""
-        self._batches, self._rows, self._last = self._batches + 1, self._rows + rows, batch_idx + 1
+        """Count a batch of so many rows over all ranks."""
+        self._batches, self._rows, self._done = self._batches + 1, self._rows + rows, batch_idx + 1
 
     def add_epoch(self, kind: str, seconds: float) -> None:
-        """An epoch took so long."""
+        """Remember how long an epoch took."""
         self._epochs[kind] = seconds
 
     def now(self, trainer: L.Trainer, module: L.LightningModule) -> list[str]:
         """Samples per second and the time left, after a batch."""
-        left = int(trainer.num_training_batches) - self._last
+        left = int(trainer.num_training_batches) - self._done
         rest = left * self.seconds / self._batches
         return [f"{self._rows / self.seconds:.3g} samples/s", self.left(trainer, module, rest)]
 
@@ -88,12 +88,10 @@ class Pace:
 
 
 class ProgressLog(Callback):
-    """Prints lines on the progress of a fit: now and then a batch, and each epoch.
-
-    In a terminal there is a progress bar, and no line.
+    """Prints lines on the progress of a fit: one per epoch, and some on batches. A terminal has a progress bar instead.
 
     Args:
-        every_seconds: time between two lines on batches, at least; epochs have theirs at their end.
+        every_seconds: least time between two lines on batches; each epoch also has a line at its end.
     """
 
     def __init__(self, every_seconds: float = 30) -> None:
@@ -124,7 +122,7 @@ class ProgressLog(Callback):
 
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Print what the epoch came to, validation included; nothing where a limit ended it early."""
-        if self._pace.cut_short(trainer):
+        if self._pace.was_cut_short(trainer):
             return
         seconds = self._pace.seconds
         self._pace.add_epoch(_kind(pl_module), seconds)
@@ -182,7 +180,7 @@ class StageProgressBar(RichProgressBar):
 
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Move the stage on; one that stops early is shorter than planned."""
-        if self._pace.cut_short(trainer):
+        if self._pace.was_cut_short(trainer):
             return
         self._pace.add_epoch(_kind(pl_module), self._pace.seconds)
         if isinstance(pl_module, StagedModule):

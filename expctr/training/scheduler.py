@@ -143,10 +143,10 @@ _ONE_OPTIMIZER = (BatchSizeFinder, GradientAccumulationScheduler, LearningRateFi
 
 
 def check_trainer(trainer: L.Trainer) -> None:
-    """Refuse options of the trainer that stages cannot keep to, before Lightning does in words of its own.
+    """Refuse trainer options that do not work with stages, before Lightning refuses them in its own words.
 
     Raises:
-        UserError: naming the option, and ours in its place.
+        UserError: it names the option, and the one to use instead.
     """
     accumulated, clipped = trainer.accumulate_grad_batches, trainer.gradient_clip_val
     if accumulated != 1:

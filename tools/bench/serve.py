@@ -45,17 +45,17 @@ def main() -> None:
     began = time.monotonic()
     server = subprocess.Popen([*COMMAND, "serve", str(own.run), "--port", str(port)], stdout=sys.stderr)
     try:
-        while not answers(port):
+        while not is_ready(port):
             if server.poll() is not None:
                 raise SystemExit(f"expctr serve ended with exit code {server.returncode}")
             time.sleep(0.1)
         found: dict[str, object] = {"ready_s": round(time.monotonic() - began, 1)}
         print(f"ready after {found['ready_s']} s")
         for kind, (path, body) in KINDS.items():
-            alone = load(port, path, body, names, 1, own.seconds / 4)
-            together = load(port, path, body, names, own.clients, own.seconds)
+            alone = measure(port, path, body, names, 1, own.seconds / 4)
+            together = measure(port, path, body, names, own.clients, own.seconds)
             found |= {f"{kind}, 1 client": alone, f"{kind}, {own.clients} clients": together}
-        assert answers(port), "the server no longer answers"
+        assert is_ready(port), "the server no longer answers"
     finally:
         server.terminate()
         server.wait(30)
@@ -65,15 +65,15 @@ def main() -> None:
     print(json.dumps(found))
 
 
-def answers(port: int) -> bool:
+def is_ready(port: int) -> bool:
     """Return whether the server is ready."""
     try:
-        return ask(http.client.HTTPConnection("127.0.0.1", port, timeout=5), "GET", "/health", None) == 200
+        return send(http.client.HTTPConnection("127.0.0.1", port, timeout=5), "GET", "/health", None) == 200
     except OSError:
         return False
 
 
-def ask(connection: http.client.HTTPConnection, method: str, path: str, body: object) -> int:
+def send(connection: http.client.HTTPConnection, method: str, path: str, body: object) -> int:
     """Return the status of the answer, after reading it whole."""
     content = None if body is None else json.dumps(body)
     connection.request(method, path, content, {"content-type": "application/json"})
@@ -82,28 +82,32 @@ def ask(connection: http.client.HTTPConnection, method: str, path: str, body: ob
     return answer.status
 
 
-def some_scores(chance: random.Random, names: Names) -> object:
+def score_request(chance: random.Random, names: Names) -> object:
     """A request for scores without sentences."""
     user = chance.choice(names[0])
     pairs = [{"user": user, "item": item} for item in chance.sample(names[1], min(10, len(names[1])))]
     return {"pairs": pairs, "explain": False}
 
 
-def a_sentence(chance: random.Random, names: Names) -> object:
+def sentence_request(chance: random.Random, names: Names) -> object:
     """A request for a score with its sentence."""
     return {"pairs": [{"user": chance.choice(names[0]), "item": chance.choice(names[1])}]}
 
 
-def an_explanation(chance: random.Random, names: Names) -> object:
+def explain_request(chance: random.Random, names: Names) -> object:
     """A request for one explanation."""
     return {"user": chance.choice(names[0]), "target": f"id:{chance.choice(names[1])}"}
 
 
-KINDS = {"score": ("/score", some_scores), "sentence": ("/score", a_sentence), "explain": ("/explain", an_explanation)}
-"""What is asked for: the path, and what makes a body."""
+KINDS = {
+    "score": ("/score", score_request),
+    "sentence": ("/score", sentence_request),
+    "explain": ("/explain", explain_request),
+}
+"""Kinds of request: the path, and the function that makes a body."""
 
 
-def load(
+def measure(
     port: int,
     path: str,
     make: Callable[[random.Random, Names], object],
@@ -120,7 +124,7 @@ def load(
         waits = []
         while (start := time.monotonic()) < end:
             try:
-                good = ask(connection, "POST", path, make(chance, names)) == 200
+                good = send(connection, "POST", path, make(chance, names)) == 200
             except (OSError, http.client.HTTPException):
                 good = False
                 connection.close()

@@ -98,7 +98,7 @@ def find_columns(columns: TableColumns, roles: Sequence[str], schema: Mapping[st
 
 
 def check_named(columns: TableColumns, role: str, option: str, tables: Mapping[str, Sequence[str]]) -> None:
-    """Raises DataError if a column was named (or is needed: see `missing`) that none of the tables has."""
+    """Raises DataError if the column named for a role is in none of the tables."""
     name = getattr(columns, role)
     if name is not None and not any(match_name(name, names) for names in tables.values()):
         raise missing_column(name, option, tables)

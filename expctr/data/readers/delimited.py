@@ -161,6 +161,7 @@ def _positions(fields: Sequence[str], headers: Mapping[str, Sequence[str]], orde
     """Column -> its position in the file."""
     if order:
         return {name: i for i, name in enumerate(fields) if name in order}
+    # reversed: the first of equal names counts; and an exact name comes before one that only looks alike
     index = {name: i for i, name in reversed([*enumerate(map(plain_header, fields))])}
     index |= {name: i for i, name in reversed([*enumerate(fields)])}
     found = {name: next((index[a] for a in accepted if a in index), None) for name, accepted in headers.items()}

@@ -19,9 +19,8 @@ _PARTS = {
 }
 _TITLE = r'"(.+?)"(?: written by [^"]*)?\s*(?:[,.]|$)'  # a quote inside a title has neither of these after it
 _TARGET = r'(?is)Whether the user.*?"(?:"(.+?)" written by [^"]*|(.+))"\s*\??\s*$'  # of books, of anything else
-
-
 _FLAGS = {*USUAL["liked"], *USUAL["disliked"]}
+"""Columns of this name may hold lists of titles, or 1 and 0 as in a click log."""
 
 
 def is_ready(found: Mapping[str, str]) -> bool:
@@ -49,7 +48,7 @@ def with_tallrec(source: Source) -> Source:
 
 
 def with_flags(source: Source) -> Source:
-    """A source, with texts of 1 and 0, as in a column `liked` of a click log, as numbers: they are no lists."""
+    """A source, with columns such as `liked` that hold only 1 and 0 as numbers: they are labels, not lists."""
     texts = [name for name, dtype in source.schema.items() if dtype == pl.String and plain_header(name) in _FLAGS]
     flags = {name: as_label(raw(name), pl.String()) for name in texts}
     others = [flag.is_null() & (raw(name) != "") for name, flag in flags.items()]

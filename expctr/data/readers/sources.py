@@ -97,9 +97,8 @@ def find_files(named: str, option: str) -> list[Path]:
     if path.is_dir():
         inside = [(file, file.relative_to(path).parts) for file in sorted(path.rglob("*"))]
         files = [file for file, parts in inside if _suffix(file) in _KINDS and not any(p[0] in "._" for p in parts)]
-        files = [
-            file for file in files if (plain := file.with_name(plain_name(file.name))) == file or plain not in files
-        ]
+        plain = {*files}  # a compressed copy of a file that is there, too, is not read
+        files = [file for file in files if (own := file.with_name(plain_name(file.name))) == file or own not in plain]
         if not files:
             raise DataError(f"{option}: no table in {path}. Fix: name a folder with files of {', '.join(_KINDS)}")
     elif not path.exists() and glob.has_magic(named):

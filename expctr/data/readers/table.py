@@ -97,11 +97,10 @@ class TableReader:
         table, bad = self._interactions[""], pl.col("problem").is_not_null()
         rows = {name: ~bad & (pl.col("split") == name) for name in SPLITS}
         rows["train"] |= bad  # in one of the three, so that they are counted once
-        empty = (
-            f" whose {self.found['split']} is {{}}. Fix: mark some rows so; or rename the column, and splits are drawn"
-        )
+        column, fix = self.found["split"], "Fix: give some rows this value; or rename the column, and splits are drawn"
         return {
-            name: replace(table, frame=table.frame.filter(own), empty=empty.format(name)) for name, own in rows.items()
+            name: replace(table, frame=table.frame.filter(own), empty=f" whose {column} is {name}. {fix}")
+            for name, own in rows.items()
         }
 
     @property
@@ -149,8 +148,8 @@ class TableReader:
             raise missing_column("title", "data.columns.title (of the target)", there)
         if self.is_timed and not is_ready(found) and "timestamp" not in found:
             raise DataError(
-                f"{source.table.path} has no column of times among {', '.join(source.names)}, so nobody knows what "
-                "came before a row. Fix: name the column in data.columns.timestamp; or choose a random order with "
+                f"{source.table.path} has no column of times among {', '.join(source.names)}, so the order of its "
+                "rows is unknown. Fix: name the column in data.columns.timestamp; or choose a random order with "
                 "data.samples.order: shuffle (a history may then hold what happened after its target)"
             )
 
