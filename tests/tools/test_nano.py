@@ -8,6 +8,7 @@ import pytest
 import torch
 
 import expctr
+from expctr.data.batches import Nouns
 from expctr.llm.prompts import PromptOptions, Prompts
 from tools.nano import titles
 from tools.nano.check import movielens, quality
@@ -95,7 +96,7 @@ def test_judge_reads_the_verdict(nano: Nano, titled: bool) -> None:
     means = []
     for level, wanted in YES.items():
         texts = [history(rng) for _ in range(20)]
-        said = [opinion(rng, text, nano.prompts.nouns, level)[0] for text in texts]
+        said = [opinion(rng, text, Nouns(**nano.prompts.nouns), level)[0] for text in texts]
         yes = nano.yes(nano.prompts.lc(texts, said, titled))
         assert ((yes > 0.5) == (level > 0)).float().mean() >= 0.95
         assert yes.mean() == pytest.approx(wanted, abs=0.12)
