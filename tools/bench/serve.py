@@ -11,7 +11,6 @@ line is JSON.
 
 import http.client
 import json
-import os
 import random
 import socket
 import subprocess
@@ -145,5 +144,4 @@ def measure(
 
 
 if __name__ == "__main__":
-    os.environ.setdefault("OMP_NUM_THREADS", "1")
     main()
