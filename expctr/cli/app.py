@@ -131,7 +131,7 @@ class ExpCTRCLI(LightningCLI):
                 )
             config.trainer.enable_progress_bar = False  # only the answer is printed
         if self.subcommand in ("predict", "export", "explain"):
-            config.trainer.logger = False  # they have no curves, and a run may lie where nothing can be written
+            config.trainer.logger = False  # they log no curves, and the run's folder may be read-only
         if self.subcommand in ("prepare", "plan", None):
             return
         run = Path(config.trainer.default_root_dir or ".")

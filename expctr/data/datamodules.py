@@ -199,7 +199,7 @@ class RatingsDataModule(L.LightningDataModule):
 
     @cached_property
     def _digest(self) -> str:
-        """Of every sample's split, user, target and label."""
+        """A hash of every sample's split, user, target and label."""
         rows = self.samples.select("sample", "split", "user", "target", pl.col("label").cast(pl.Int8))
         return hashlib.sha256(rows.write_csv().encode()).hexdigest()
 

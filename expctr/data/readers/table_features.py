@@ -24,7 +24,10 @@ def feature_name(column: str) -> str:
 
 
 def find_kinds(source: Source, names: Sequence[str], skipped: dict[str, str]) -> dict[str, FeatureKind]:
-    """The kind of each column, by type, or by content in text files. `skipped` gets the others, with the reason."""
+    """The kind of each column, by type, and for texts by content. `skipped` gets the others, with the reason.
+
+    Texts are numbers or booleans only in text files, and lists in any file.
+    """
     kinds = {name: kind for name in names if (kind := kind_of(source.schema[name]))}
     skipped.update({name: f"of type {source.schema[name]}" for name in names if name not in kinds})
     texts = [name for name in kinds if source.schema[name] == pl.String]
