@@ -15,6 +15,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -66,6 +67,8 @@ def make_targets(run: Path, folder: Path) -> dict[str, Target]:
     assert isinstance(predictor.module, StagedModule)
     drawn = read_run(run)
     drawn = replace(drawn, test=drawn.test.head(3))
+    with suppress(FaultError):  # the first start of a command imports for seconds
+        options.try_option(run, folder, ("seed_everything", "0"))
     return {
         "table": Target(tables.TABLES, tables.try_table),
         "layout": Target(tables.layouts(), tables.try_layout),

@@ -73,7 +73,7 @@ def try_request(asked: TestClient, request: tuple[str, str, bytes]) -> None:
     with answered():
         try:
             params = json.loads(body) if method == "GET" else None
-        except ValueError:
+        except (ValueError, RecursionError):
             params = None
         params = params if isinstance(params, dict) else None
         given = {"content": body, "headers": {"Content-Type": "application/json"}} if method != "GET" else {}

@@ -6,8 +6,9 @@ import io
 import json
 import tempfile
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import polars as pl
 from hypothesis import strategies as st
@@ -20,6 +21,7 @@ from expctr.data.datamodules import (
     RatingsDataModule,
 )
 from expctr.data.new_users import new_user_samples, read_new_users
+from expctr.data.readers.bad_rows import OnBadRow
 from expctr.data.table import TableDataModule
 from expctr.predictor import Predictor
 from tools.fuzz.check import FaultError, answered
@@ -81,10 +83,11 @@ _GOOD = {
 @st.composite
 def rows(draw: st.DrawFn, known: Mapping[str, st.SearchStrategy[str]]) -> tuple[list[str], list[list[str]]]:
     """The names of columns, perhaps odd or twice, and rows of texts: some are good but for a few cells."""
-    if not draw(st.booleans()):
+    if draw(st.integers(0, 3)) == 0:
         names = draw(st.lists(st.sampled_from([*known]), min_size=1, max_size=6))
         return names, draw(st.lists(st.tuples(*(known[name] for name in names)).map(list), max_size=25))
-    names = draw(st.lists(st.sampled_from([*_GOOD]), min_size=3, unique=True))
+    names = ["user_id", "item_id", "clicked", "timestamp"]
+    names += draw(st.lists(st.sampled_from(["rating", "title"]), max_size=2, unique=True))
     made = [[_GOOD[name](u, i) for name in names] for u in range(8) for i in range(5)]
     for name in draw(st.lists(st.sampled_from([*known]), max_size=2)):
         column = draw(st.lists(known[name], min_size=1, max_size=4))
@@ -109,7 +112,9 @@ def text_files(draw: st.DrawFn, known: Mapping[str, st.SearchStrategy[str]]) -> 
         mark = "\t" if kind == "tsv" else draw(st.sampled_from([",", ";", "|"]))
         writer = csv.writer(out, delimiter=mark, quoting=quoting, lineterminator=draw(st.sampled_from(["\n", "\r\n"])))
         writer.writerows([names, *values])
-        content = out.getvalue().encode(draw(st.sampled_from(["utf-8", "utf-8-sig", "utf-16", "latin-1"])), "replace")
+        content = out.getvalue().encode(
+            draw(st.sampled_from([*["utf-8"] * 9, "utf-8-sig", "utf-16", "latin-1"])), "replace"
+        )
     elif kind in ("jsonl", "json"):
         records: list[Any] = [dict(zip(names, row, strict=True)) for row in values]
         if draw(st.booleans()):
@@ -124,7 +129,7 @@ def text_files(draw: st.DrawFn, known: Mapping[str, st.SearchStrategy[str]]) -> 
         written = io.BytesIO()
         table.write_parquet(written)
         content = written.getvalue()
-    content = draw(damaged(content)) if draw(st.integers(0, 4)) == 0 else content
+    content = draw(damaged(content)) if draw(st.integers(0, 7)) == 0 else content
     if kind != "parquet" and draw(st.integers(0, 9)) == 0:
         return f"file.{kind}.gz", gzip.compress(content)
     return f"file.{kind}", content
@@ -227,23 +232,25 @@ _LAYOUTS: dict[str, tuple[type[RatingsDataModule], dict[str, str]]] = {
 
 
 @st.composite
-def layouts(draw: st.DrawFn) -> tuple[str, dict[str, bytes]]:
-    """A dataset's files of which one or two are damaged."""
+def layouts(draw: st.DrawFn) -> tuple[str, OnBadRow, dict[str, bytes]]:
+    """A dataset's files of which one or two are damaged, and what becomes of bad rows."""
     name = draw(st.sampled_from([*_LAYOUTS]))
     files = {file: text.encode() for file, text in _LAYOUTS[name][1].items()}
     for file in draw(st.lists(st.sampled_from([*files]), min_size=1, max_size=2, unique=True)):
         files[file] = draw(damaged(files[file]))
-    return name, files
+    return name, draw(st.sampled_from(get_args(OnBadRow))), files
 
 
-def try_layout(given: tuple[str, dict[str, bytes]]) -> None:
+def try_layout(given: tuple[str, OnBadRow, dict[str, bytes]]) -> None:
     """Read the files of a dataset."""
-    name, files = given
+    name, on_bad_row, files = given
     with tempfile.TemporaryDirectory() as folder, answered():
         for file, content in files.items():
             (Path(folder) / file).write_bytes(content)
         made: Any = _LAYOUTS[name][0]
-        read_all(made(folder, cache_dir=f"{folder}/cache"))
+        data = made(folder, cache_dir=f"{folder}/cache")
+        data.options = replace(data.options, on_bad_row=on_bad_row)
+        read_all(data)
 
 
 _PEOPLE = {
