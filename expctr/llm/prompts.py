@@ -153,9 +153,8 @@ class Prompts(PromptWriter):
         """
         now = self.in_template("")
         if now != then:
-            same = next(
-                (i for i, (a, b) in enumerate(zip(now, then, strict=False)) if a != b), min(len(now), len(then))
-            )
+            shorter = min(len(now), len(then))
+            same = next((i for i in range(shorter) if now[i] != then[i]), shorter)
             shown = [repr(text[max(0, same - 20) : same + 40]) for text in (now, then)]
             raise UserError(
                 f"the chat template of {self.tokenizer.name_or_path} writes {shown[0]}, and the run was trained with "
