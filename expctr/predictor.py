@@ -52,7 +52,7 @@ class Predictor:
 
     @classmethod
     def load(cls, run: str | Path, checkpoint: str | None = None, device: str = "auto") -> Self:
-        """Load a run.
+        """Load a run, and keep all ratings in memory for the questions that follow.
 
         Args:
             run: its folder.
@@ -93,7 +93,9 @@ class Predictor:
             except (ValueError, ArgumentError, MisconfigurationException) as error:
                 raise root_cause(error) from error
             made.data.seed = config["seed_everything"]
-            return cls.restore(trainer, made.model, made.data, path, [made.stages])
+            predictor = cls.restore(trainer, made.model, made.data, path, [made.stages])
+            made.data.keep_ratings()
+            return predictor
 
     @classmethod
     def restore(

@@ -22,6 +22,7 @@ ORDER: list[set[str]] = [
     {"stages"},
     {"modules"},
     {"training"},
+    {"export"},
     {"evaluation"},
     {"predictor"},
     {"serving"},

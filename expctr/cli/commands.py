@@ -15,11 +15,11 @@ from expctr.data.query import make_query
 from expctr.errors import UserError
 from expctr.evaluation.explain import ExplanationPrinter
 from expctr.evaluation.result_writer import ResultWriter
+from expctr.export.exporter import Exporter
 from expctr.modules.expctr import ExpCTRModule
 from expctr.modules.scoring import ScoringModule
 from expctr.modules.staged import StagedModule
 from expctr.predictor import PROBLEM, Predictor
-from expctr.training.export import Exporter
 from expctr.training.scheduler import StageScheduler
 from expctr.untrusted import printable
 

@@ -1,4 +1,5 @@
-"""A cache of tables that are made from the raw files, in a folder: the finished samples, and the items with a title.
+"""A cache of tables that are made from the raw files, in a folder: the finished samples, the items with a title,
+and users' ratings.
 
 A table is written to a temporary file, which is renamed when it is complete. So an interrupted process leaves no part
 of a table behind.
@@ -77,6 +78,18 @@ def cached_items(
     if not all(path.exists() for path in files):
         return make()
     return _cached(files, ["items", on_bad_row, reader_key], make, folder, dict)
+
+
+def cached_ratings(
+    files: Sequence[Path],
+    options: SampleOptions,
+    make: Callable[[], pl.DataFrame],
+    folder: str | None = None,
+    reader_key: object = None,
+) -> pl.DataFrame:
+    """Loads or makes all users' ratings, as `cached_samples`."""
+    key = ["ratings", asdict(options), reader_key]
+    return _cached(files, key, lambda: (make(), None), folder, lambda _: None)[0]
 
 
 def class_key(reader: type) -> list[str]:

@@ -20,18 +20,19 @@ from rich.console import Console
 from torch import Tensor
 
 from expctr.data.batches import BatchSpec, EpochSampler, Nouns, ResumableLoader, SampleTable
-from expctr.data.cache import cached_items, cached_samples, class_key
+from expctr.data.cache import cached_items, cached_ratings, cached_samples, class_key
 from expctr.data.catalogue import Catalogue
 from expctr.data.feature_kinds import FeatureKind
 from expctr.data.features import Features
 from expctr.data.findings import findings
-from expctr.data.interactions import ratings_of_users, titled_items
+from expctr.data.interactions import titled_items
 from expctr.data.new_users import new_user_samples, read_new_users
 from expctr.data.options import IGNORED_WITH_SPLITS, SPLITS, SampleOptions
 from expctr.data.readers import amazon, bookcrossing, movielens
 from expctr.data.readers.base import RawTable, RawTables
 from expctr.data.samples import make_samples, notes_on
 from expctr.data.summary import DataSummary, summary_tables
+from expctr.data.user_ratings import KeptRatings, read_ratings, with_titles
 from expctr.errors import DataError, UserError, check_range
 
 BOOKS = Nouns("book", "books", "reader", "reading")
@@ -153,6 +154,7 @@ class RatingsDataModule(L.LightningDataModule):
             )
         check_range("data", self, rollout_batch_size=(1, inf), ctr_batch_size=(1, inf), eval_batch_size=(1, inf))
         self._loaded: tuple[pl.DataFrame, DataSummary] | None = None
+        self._kept: KeptRatings | None = None
         self._printed = False
         self._tables: dict[str, SampleTable] = {}
         self._train: Callable[[], BatchSpec] = lambda: BatchSpec(ctr_batch_size, epoch=self._trainer.current_epoch)
@@ -297,10 +299,14 @@ class RatingsDataModule(L.LightningDataModule):
         """The items that have a title, rated or not."""
         return Catalogue(self._titled_items()[0])
 
+    def keep_ratings(self) -> None:
+        """Keep all ratings in memory, for many questions about users; they are read once, and then from the cache."""
+        self._kept = KeptRatings(self._read_ratings_once())
+
     def ratings_of(self, users: Sequence[str]) -> pl.DataFrame:
-        """Some users' ratings from the raw files: `user`, `item`, `title`, `liked`, oldest first."""
-        tables = self.read()
-        return ratings_of_users(users, tables, self.catalogue.items, self.options, self._splits(tables))
+        """Some users' ratings, kept or from the raw files, oldest first: `user`, `item`, `title`, `liked`."""
+        rated = self._kept.of(users) if self._kept else self._read_ratings(users)
+        return with_titles(rated, self.catalogue.items)
 
     def users(self) -> pl.Series:
         """The ids of all who rated something, in order; with `splits`, in train."""
@@ -369,6 +375,17 @@ class RatingsDataModule(L.LightningDataModule):
         if files is None:
             return self._read_items()
         return cached_items(files, self.options.on_bad_row, self._read_items, self.cache_dir, self.cache_key())
+
+    def _read_ratings_once(self) -> pl.DataFrame:
+        """All ratings, from the cache if it has them."""
+        files = self._files()
+        if files is None:
+            return self._read_ratings()
+        return cached_ratings(files, self.options, self._read_ratings, self.cache_dir, self.cache_key())
+
+    def _read_ratings(self, users: Sequence[str] | None = None) -> pl.DataFrame:
+        tables = self.read()
+        return read_ratings(tables, self.catalogue.items, self.options, self._splits(tables), users)
 
     def _read_items(self) -> tuple[pl.DataFrame, dict[str, dict[str, int]]]:
         dropped, read = Counter[str](), dict[str, int]()

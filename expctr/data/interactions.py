@@ -1,7 +1,7 @@
-"""The interactions of a dataset: all ratings in one table, cleaned and sorted by user and time; or some users'."""
+"""The interactions of a dataset: all ratings in one table, cleaned and sorted by user and time."""
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import replace
 
 import numpy as np
@@ -51,35 +51,6 @@ def load_interactions(
         tie = tie + place - np.maximum.accumulate(np.where(is_new, place, np.uint64(0)))
     summary.tied = _tied_share(events)
     return events.with_columns(pl.Series("draw", mix(tie)))
-
-
-def ratings_of_users(
-    users: Sequence[str],
-    tables: RawTables,
-    items: pl.DataFrame,
-    options: SampleOptions,
-    splits: Mapping[str, RawTable] | None = None,
-) -> pl.DataFrame:
-    """Some users' ratings of items (`user`, `item`, `title`, `liked`), oldest first, as in `make_samples` but without
-    minimum counts; no row for a user who is unknown, or has rated none of these items.
-
-    Of `splits` only train is read, because histories hold training rows only.
-
-    Raises:
-        DataError: a bad row of these users.
-    """
-    name, table = ("train", splits["train"]) if splits else ("", tables.interactions)
-    usable = pl.col("item").is_in(items["item"].implode()) | pl.col("problem").is_not_null()
-    frame = table.frame.drop(table.own_texts)  # of targets alone
-    own = frame.filter(pl.col("user").is_in([*users])).collect(engine="streaming").filter(usable)
-    schema = {"user": pl.String, "item": pl.String, "title": pl.String, "liked": pl.Boolean}
-    if own.is_empty():
-        return pl.DataFrame(schema=schema)
-    source = {name: replace(table, frame=own.lazy())}
-    events = load_interactions(source, items["item"], replace(options, min_ratings=1), DataSummary())
-    rated = events.select(pl.col("user", "item").cast(pl.String), liked=is_liked(options))
-    rated = rated.unique(["user", "item"], keep="last", maintain_order=True)
-    return rated.join(items.select("item", "title"), on="item", how="left", maintain_order="left").select(*schema)
 
 
 def titled_items(

@@ -51,7 +51,7 @@ class PairRows:
 
     Args:
         data: the dataset, after `setup`.
-        users: ids of all users who may occur. Their ratings are read once, here.
+        users: ids of all users who may occur. Their ratings are looked up once, here.
     """
 
     def __init__(self, data: RatingsDataModule, users: Sequence[str]) -> None:
@@ -75,7 +75,8 @@ class PairRows:
         )
         pairs = self._with_targets(pairs)
         known = ~pl.col("typed")
-        newest = self.data.samples.drop("sample").sort("timestamp", nulls_last=False, maintain_order=True)
+        asked = self.data.samples.filter(pl.col("user").is_in(pairs["user"].implode())).drop("sample")
+        newest = asked.sort("timestamp", nulls_last=False, maintain_order=True)
         newest = newest.unique(["user", "target"], keep="last")
         of_samples = (
             pairs.filter(known & (pl.col("user") != ""))

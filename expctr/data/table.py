@@ -20,6 +20,7 @@ from expctr.data.readers.table import CONTEXT, TableReader
 from expctr.data.readers.table_features import feature_name
 from expctr.data.sample_rows import history_of
 from expctr.data.summary import DataSummary
+from expctr.data.user_ratings import SCHEMA
 from expctr.errors import UserError
 
 TABLE = SampleOptions(threshold=None, targets_per_user=20, max_samples=100_000, split=None, same_time="drop")
@@ -93,14 +94,17 @@ class TableDataModule(RatingsDataModule):
         reader = self._reader
         return [class_key(type(self)), reader.named, asdict(reader.columns), reader.features, reader.is_timed]
 
+    def keep_ratings(self) -> None:
+        if not is_ready(self._reader.found):  # the samples are in memory
+            super().keep_ratings()
+
     def ratings_of(self, users: Sequence[str]) -> pl.DataFrame:
         """Some users' ratings, oldest first (`user`, `item`, `title`, `liked`); of ready rows, the last history."""
         if not is_ready(self._reader.found):
             return super().ratings_of(users)
         last = self.samples.filter(pl.col("user").is_in([*users])).unique("user", keep="last", maintain_order=True)
         rows = [(row["user"], *item, liked) for row in last.iter_rows(named=True) for item, liked in history_of(row)]
-        schema = {"user": pl.String, "item": pl.String, "title": pl.String, "liked": pl.Boolean}
-        return pl.DataFrame(rows, schema, orient="row")
+        return pl.DataFrame(rows, SCHEMA, orient="row")
 
     def _files(self) -> list[Path] | None:
         return self._reader.files

@@ -149,7 +149,9 @@ def _gaps(run: Run) -> list[str]:
             "different tests."
         )
     if not run.events.curves:
-        gaps.append("There are no curves in events.out.tfevents.*, so training is not shown.")
+        elsewhere = section(run.config, "trainer").get("logger") not in (None, True)
+        why = ": the loggers in trainer.logger keep them elsewhere" if elsewhere else ""
+        gaps.append(f"There are no curves in events.out.tfevents.*, so training is not shown{why}.")
     if not run.config_text:
         gaps.append("There is no config.yaml, so the options are unknown.")
     return gaps

@@ -52,6 +52,15 @@ def test_what_is_missing_is_named_and_the_rest_is_shown(run: Path, name: str) ->
     assert MISSING[name] in page
 
 
+def test_without_curves_it_says_whether_a_logger_of_the_users_has_them(run: Path) -> None:
+    for events in run.glob("events.*"):
+        events.unlink()
+    assert any("training is not shown." in note for note in read_run(run).notes)
+    config = {"trainer": {"logger": [{"class_path": "TensorBoardLogger", "init_args": {"save_dir": "logs"}}]}}
+    (run / "config.yaml").write_text(json.dumps(config))
+    assert any("the loggers in trainer.logger keep them elsewhere" in note for note in read_run(run).notes)
+
+
 BROKEN = {
     "table.json": (b"[1, 2", "table.json is not a JSON object"),
     "samples.parquet": (b"no parquet", "samples.parquet is not a readable Parquet file"),

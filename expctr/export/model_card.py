@@ -10,10 +10,10 @@ from huggingface_hub import ModelCard, ModelCardData, try_to_load_from_cache
 from yaml import YAMLError  # type: ignore[import-untyped]
 
 from expctr.data.datamodules import RatingsDataModule
+from expctr.export.files import card
 from expctr.llm.loading import LLMOptions, locate
 from expctr.modules.baselines.tallrec import TALLRecModule
 from expctr.modules.expctr import ExpCTRModule
-from expctr.training.export_files import card
 from expctr.untrusted import one_line
 
 _RANKS = (8, 16, 32, 64, 128, 256, 320, 512)

@@ -15,14 +15,14 @@ from expctr.data.datamodules import RatingsDataModule
 from expctr.data.features import FIRST, Features
 from expctr.distributed import rank
 from expctr.errors import UserError
+from expctr.export.files import apply_umask, card, save, write_json
+from expctr.export.language_model import write_language_model
+from expctr.export.model_card import write_card
 from expctr.modules.baselines.explained import ExplainedCTRModule
 from expctr.modules.baselines.tallrec import TALLRecModule
 from expctr.modules.ctr import CTRModule
 from expctr.modules.expctr import ExpCTRModule
 from expctr.modules.scoring import ScoringModule
-from expctr.training.export_card import write_card
-from expctr.training.export_files import apply_umask, card, save, write_json
-from expctr.training.export_llm import write_language_model
 
 
 class Exporter(Callback):

@@ -31,6 +31,10 @@ from expctr.data.batches import Nouns, SampleTable, SampleText
 from expctr.data.features import Features
 from expctr.data.summary import DataSummary
 from expctr.errors import UserError
+from expctr.export.exporter import Exporter, write
+from expctr.export.files import apply_umask, write_json
+from expctr.export.language_model import last_token, write_language_model
+from expctr.export.model_card import base_license, write_card
 from expctr.llm.loading import LLMOptions
 from expctr.llm.model import LanguageModel
 from expctr.llm.prefill import pad_left
@@ -40,10 +44,6 @@ from expctr.modules.baselines.tallrec import TALLRecModule
 from expctr.modules.ctr import CTRModule
 from expctr.modules.expctr import ExpCTRModule
 from expctr.modules.explainer import PPOExplainerModule
-from expctr.training.export import Exporter, write
-from expctr.training.export_card import base_license, write_card
-from expctr.training.export_files import apply_umask, write_json
-from expctr.training.export_llm import last_token, write_language_model
 from expctr.untrusted import one_line
 
 LLM = "--model.init_args.explainer.llm"

@@ -10,12 +10,12 @@ from typing import Any
 
 from expctr.distributed import rank
 from expctr.errors import UserError
+from expctr.export.files import gathered, write_json
 from expctr.llm.loading import LLMOptions, hub_arguments, load_base, locate
 from expctr.llm.model import LanguageModel
 from expctr.llm.prompts import Prompts
-from expctr.training.export_files import gathered, write_json
 
-_CODE = ("training/cards/explain.py", "llm/prompt_writer.py", "untrusted.py")
+_CODE = ("export/cards/explain.py", "llm/prompt_writer.py", "untrusted.py")
 """Files of this package that are copied, so that the exported prompt is written by the code that trained with it."""
 _PROBES = ("Heat (1995)", "7", "M", "Se7en: a film", "...", '"Yes"', "Amélie", "千と千尋", "Пила", "🎬", "x\u200d", "")
 """Titles whose last characters differ in kind, so that a tokenizer that joins them to what follows is noticed."""

@@ -34,7 +34,7 @@ def write_json(content: object, path: Path) -> None:
 
 def card(name: str) -> str:
     """A text for the exported folder, from the folder `cards`."""
-    return (files("expctr") / "training" / "cards" / name).read_text(encoding="utf-8")
+    return (files("expctr.export") / "cards" / name).read_text(encoding="utf-8")
 
 
 def apply_umask(folder: Path) -> None:
