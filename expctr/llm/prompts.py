@@ -12,6 +12,7 @@ from math import inf
 from string import Formatter
 from typing import Any
 
+from jinja2 import TemplateError
 from lightning.pytorch.utilities import rank_zero_info
 from transformers import PreTrainedTokenizerBase
 
@@ -83,7 +84,10 @@ class PromptOptions:
         except ValueError:
             raise UserError(f"prompts.date is {self.date!r}. Fix: give a day as 2024-07-26") from None
         if taken := self.template_kwargs.keys() & signature(PreTrainedTokenizerBase.apply_chat_template).parameters:
-            raise UserError(f"prompts.template_kwargs: {sorted(taken)} are set by expctr, or have no use here")
+            raise UserError(
+                f"prompts.template_kwargs: {sorted(taken)} are arguments of apply_chat_template. Fix: give variables "
+                "of the chat template"
+            )
         for name, allowed in _FIELDS.items():
             try:
                 used = {field for _, field, _, _ in Formatter().parse(getattr(self, name)) if field is not None}
@@ -111,7 +115,13 @@ class Prompts(PromptWriter):
                     "give variables of the template (chat_template.jinja, or tokenizer_config.json)"
                 )
         limits = options.title_tokens, options.prompt_tokens
-        super().__init__(tokenizer, vars(nouns), options.none, *limits, options.template_kwargs, options.date)
+        try:
+            super().__init__(tokenizer, vars(nouns), options.none, *limits, options.template_kwargs, options.date)
+        except TemplateError as error:
+            raise UserError(
+                f"the chat template of {tokenizer.name_or_path} cannot be filled in: {error}. Fix: give its variables "
+                "by prompts.template_kwargs, or choose another base (llm.path)"
+            ) from error
         self.options = options
         if self.chat and self.chat.turned_off:
             means = ", ".join(self.chat.turned_off)

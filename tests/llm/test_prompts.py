@@ -288,6 +288,8 @@ def test_variables_that_the_template_does_not_read_are_refused(
             UserError, match=r"prompts\.template_kwargs: .* no chat template that reads 'enable_thinkin'"
         ):
             Prompts(tokenizer, options, BOOKS)
+    with pytest.raises(UserError, match=r"template of .* cannot be filled in: no effort\. Fix: give its variables by"):
+        Prompts(with_template(chat, "{{ raise_exception('no effort') }}"), PromptOptions(), BOOKS)
     with pytest.raises(UserError, match=r"prompts\.template_kwargs: \['tokenize'\]"):
         PromptOptions(template_kwargs={"tokenize": True})
 
