@@ -27,6 +27,7 @@ from expctr.data.datamodules import RatingsDataModule
 from expctr.errors import UserError, exit_with_error, root_cause
 from expctr.evaluation.alarms import Alarms
 from expctr.evaluation.result_writer import ResultWriter
+from expctr.modules.checks import usable_accelerator
 from expctr.modules.expctr import ExpCTRModule
 from expctr.modules.staged import StagedModule
 from expctr.training.checkpoint import RunCheckpoint, checkpoint_folder, checkpoints, position
@@ -186,6 +187,7 @@ class ExpCTRCLI(LightningCLI):
             )
         if config.get("enable_progress_bar") is False:
             self.trainer_defaults = {}  # they hold the progress bar only
+        kwargs["accelerator"] = usable_accelerator(config.get("accelerator"))
         if SLURMEnvironment.detect():  # a signal saves and ends the fit, or saves and goes on; nothing is requeued
             kwargs["plugins"] = [*(config.get("plugins") or []), SLURMEnvironment(auto_requeue=False)]
         if config.get("logger") in (None, True):

@@ -39,8 +39,8 @@ class LLMOptions:
     trust_remote_code: bool = False
     """Run the model's own Python code. Leave it off unless you have read that code."""
     dtype: DType = "auto"
-    """Data type of the base. `auto`: bfloat16 if the device computes in it, else float32. The adapter is always
-    float32."""
+    """Data type of the base. `auto`: bfloat16 if the device computes in it (a T4 or V100 does not), else float32. The
+    adapter is always float32."""
     quantization: Literal["none", "nf4", "int8"] = "none"
     """Load the base in 4 or 8 bits (bitsandbytes). With `int8`, results depend slightly on the micro-batch size and on
     the number of devices, because all rows of a batch decide which values stay in 16 bits."""
@@ -59,7 +59,8 @@ class LLMOptions:
     lora_alpha: int = 32
     """Scale of the adapter, divided by its rank."""
     lora_targets: str | list[str] = "all-linear"
-    """Layers that get an adapter: names, or `all-linear`; never the output layer."""
+    """Layers that get an adapter: names, or `all-linear`; never the output layer. In a mixture of experts `all-linear`
+    means the attention and the dense layers, without router and experts."""
 
     def __post_init__(self) -> None:
         check_range("llm", self, lora_r=(1, inf), lora_alpha=(1, inf))
@@ -162,7 +163,12 @@ def resolve_dtype(dtype: DType, device: torch.device | None = None) -> torch.dty
     if dtype != "auto":
         return cast(torch.dtype, getattr(torch, dtype))
     device = device or best_device()
-    fast = torch.cuda.is_bf16_supported() if device.type == "cuda" else torch.cpu._is_avx512_bf16_supported()
+    # not emulated: a T4 or V100 computes in it, slowly
+    fast = (
+        torch.cuda.is_bf16_supported(including_emulation=False)
+        if device.type == "cuda"
+        else torch.cpu._is_avx512_bf16_supported()
+    )
     return torch.bfloat16 if fast else torch.float32
 
 

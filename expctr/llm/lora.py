@@ -5,12 +5,17 @@ from typing import Any, cast
 from peft import LoraConfig, PeftModel, get_peft_model
 from peft.tuners.lora.layer import Linear
 from peft.tuners.tuners_utils import BaseTunerLayer
+from peft.utils.transformers_weight_conversion import convert_peft_config_for_transformers
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from expctr.errors import UserError
 from expctr.llm.cpu.linear import apply_linear
 from expctr.llm.loading import LLMOptions
+
+_ROUTED = {"experts", "router", "gate", "shared_expert_gate"}
+"""Names of the parts of a mixture of experts that `all-linear` leaves out: a router's choice is no smooth function, and
+adapters of all experts take far longer than the experts that a token uses."""
 
 
 class LoraLinear(Linear):
@@ -41,9 +46,12 @@ def add_adapter(base: PreTrainedModel, options: LLMOptions, quantized: bool) -> 
     Raises:
         UserError: the output layer would get an adapter.
     """
-    lora = LoraConfig(
-        r=options.lora_r, lora_alpha=options.lora_alpha, target_modules=options.lora_targets, task_type="CAUSAL_LM"
-    )
+    targets = options.lora_targets
+    if targets == "all-linear" and any(
+        {"experts", "router"} & set(name.split(".")) for name, _ in base.named_modules()
+    ):
+        targets = dense_layers(base)
+    lora = LoraConfig(r=options.lora_r, lora_alpha=options.lora_alpha, target_modules=targets, task_type="CAUSAL_LM")
     if not quantized:  # quantized layers are subclasses of nn.Linear, and get PEFT's own adapters
         lora._register_custom_module({nn.Linear: LoraLinear})
     model = get_peft_model(base, lora).eval()
@@ -53,3 +61,20 @@ def add_adapter(base: PreTrainedModel, options: LLMOptions, quantized: bool) -> 
             "it. Name layers of the decoder, or all-linear"
         )
     return model
+
+
+def dense_layers(base: PreTrainedModel) -> list[str]:
+    """The linear layers of a mixture of experts that each token goes through, by name, without the output layer.
+
+    PEFT takes some names for those of experts, also where a dense layer has them; such layers are left out, or the
+    experts would get the adapter.
+    """
+    output = base.get_output_embeddings()
+    names = [
+        name
+        for name, layer in base.named_modules()
+        if isinstance(layer, nn.Linear) and layer is not output and not _ROUTED & set(name.split("."))
+    ]
+    config = LoraConfig(target_modules=names)
+    convert_peft_config_for_transformers(config, base, None)
+    return sorted(cast(set[str], config.target_modules))

@@ -153,12 +153,16 @@ class LanguageModel(nn.Module):
         return cast(Tensor, out.last_hidden_state)
 
     def output(self, hidden: Tensor, tokens: list[int] | None = None) -> Tensor:
-        """Logits in the base's dtype, `[..., hidden]` -> `[..., vocabulary]`, or `[..., tokens]` for given tokens."""
+        """Logits in the base's dtype, `[..., hidden]` -> `[..., vocabulary]`, or `[..., tokens]` for given tokens.
+
+        Those of given tokens are float32: bfloat16 steps by 1/16 between 8 and 16, so that rows would tie.
+        """
         head = cast(nn.Linear, self.causal.get_output_embeddings())
         states = hidden.to(head.weight.dtype) if head.weight.is_floating_point() else hidden
         if tokens is not None:
             if type(head) is nn.Linear:
-                return F.linear(states, head.weight[tokens], None if head.bias is None else head.bias[tokens])
+                bias = None if head.bias is None else head.bias[tokens].float()
+                return F.linear(hidden.float(), head.weight[tokens].float(), bias)
             return self.output(hidden)[..., tokens]
         return cast(Tensor, apply_linear(head, states.flatten(0, -2)).unflatten(0, states.shape[:-1]))
 

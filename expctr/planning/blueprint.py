@@ -32,7 +32,7 @@ from expctr.llm.logprobs import score_responses
 from expctr.llm.lora import add_adapter
 from expctr.llm.model import LanguageModel
 from expctr.llm.rollout import Rollout, decode_step
-from expctr.llm.yes_no import Answers, LCOptions, score_states
+from expctr.llm.yes_no import Answers, state_answers
 from expctr.planning.trace import FLASH, FUSED, Trace, remove_storage
 
 BITS = {"nf4": 4, "int8": 8}
@@ -153,7 +153,7 @@ class Blueprint(nn.Module):
     def score(self, trace: Trace, rows: int, tokens: int) -> None:
         """Yes/no scores of one batch of prompts."""
         states = self.model.hidden(_ids(rows, tokens), _mask(rows, tokens), False, DynamicCache())
-        score_states(self.model, states[:, -1], Answers([0], [1]), LCOptions())
+        state_answers(self.model, states[:, -1], Answers([0], [1]), normalised=True)
 
     @_traced
     @torch.no_grad()

@@ -135,11 +135,18 @@ class Policy(nn.Module):
         return self.noise(seed, 0, 0, [seed_of(sample.target) for sample in samples], count)
 
     def extra_state(self) -> dict[str, Any]:
-        """What a checkpoint needs besides weights, as plain numbers."""
-        return {"beta": self.update.beta, "running": self.normaliser.state_dict()}
+        """What a checkpoint needs besides weights, as plain values."""
+        chat = self.prompts.in_template("")
+        return {"beta": self.update.beta, "running": self.normaliser.state_dict(), "chat": chat}
 
     def load_extra_state(self, state: dict[str, Any]) -> None:
-        """The inverse of `extra_state`."""
+        """The inverse of `extra_state`. Checkpoints before 0.2 do not have `chat`.
+
+        Raises:
+            UserError: the chat template is not the run's.
+        """
+        if "chat" in state:
+            self.prompts.check_same_chat(state["chat"])
         if self.kl.target is not None:  # otherwise the option says what beta is
             self.update.beta = state["beta"]
         self.normaliser.load_state_dict(state["running"])

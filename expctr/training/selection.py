@@ -78,7 +78,7 @@ def check_sharding(checkpoint: Path, sharded: bool) -> None:
 
 def _changes(now: Any, then: Any, name: str) -> Iterator[str]:
     """The options that differ. One that only one of the two has belongs to another version of expctr."""
-    if isinstance(now, dict) and isinstance(then, dict):
+    if isinstance(now, dict) and isinstance(then, dict) and not name.endswith(".template_kwargs"):  # free names
         for key in now:
             if key == "class_path" and key in then:  # a class may have moved to another module
                 same = now[key].rpartition(".")[2] == then[key].rpartition(".")[2]

@@ -1,6 +1,7 @@
 """What can be loaded as the base: folders, GGUF files, and quantized weights."""
 
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -215,11 +216,19 @@ def test_dtype_by_name_and_by_machine() -> None:
     assert resolve_dtype("auto") in (torch.bfloat16, torch.float32)
 
 
+@pytest.mark.parametrize(("major", "dtype"), [(7, torch.float32), (8, torch.bfloat16)])  # T4 and V100; A100
+def test_auto_uses_no_emulated_bfloat16(major: int, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "current_device", lambda: 0)
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device: SimpleNamespace(major=major))
+    assert resolve_dtype("auto", torch.device("cuda")) == dtype
+
+
 def test_auto_asks_the_device_that_computes_not_what_else_the_machine_has(
     llm_folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda: True)
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation: True)
     monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: False)
     for device, dtype, attention in (("cpu", torch.float32, "grouped"), ("cuda", torch.bfloat16, "sdpa")):
         base = load_base(LLMOptions(path=str(llm_folder)), device=torch.device(device))  # it stays where it is

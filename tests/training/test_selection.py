@@ -69,6 +69,10 @@ def test_options_of_the_model_and_the_data_must_be_the_runs() -> None:
     check_same_options(config(data=moved), config())  # the module of a class, and where the data are, may change
     newer = {**moved, "init_args": {**moved["init_args"], "new_option": 1}}  # type: ignore[dict-item]
     check_same_options(config(data=newer), config())
+    plain, thinking = ({"init_args": {"prompts": {"template_kwargs": kwargs}}} for kwargs in ({}, {"thinking": True}))
+    for now, then in ((plain, thinking), (thinking, plain)):
+        with pytest.raises(UserError, match=r"^model\.init_args\.prompts\.template_kwargs is .* was made with"):
+            check_same_options(config(model=now), config(model=then))
     with pytest.raises(UserError, match=r"^seed_everything is 2 and the run was made with 1: give the run's value"):
         check_same_options(config(seed_everything=2), config())
     other = {"class_path": "expctr.AmazonBooksDataModule", "init_args": {"rollout_batch_size": 4}}

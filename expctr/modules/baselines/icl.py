@@ -61,10 +61,18 @@ class DirectModule(ScoringModule):
         return self.question.scores(batch.texts, adapter=self.tuned)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Trained weights only."""
+        """Trained weights only, and what the chat template writes."""
         super().on_save_checkpoint(checkpoint)
+        if self.built:
+            checkpoint["chat"] = self.question.prompts.in_template("")
         state = checkpoint["state_dict"]
         checkpoint["state_dict"] = {k: state[k] for k, p in self.named_parameters() if p.requires_grad and k in state}
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Refuse another chat template than the run's."""
+        super().on_load_checkpoint(checkpoint)
+        if "chat" in checkpoint:
+            self.question.prompts.check_same_chat(checkpoint["chat"])
 
 
 class ICLModule(DirectModule):
