@@ -35,12 +35,23 @@ def one(world: World) -> Path:
 WAYS = {"sharded": sharded, "replicated": replicated}
 
 
-@pytest.fixture(scope="module", params=WAYS)
+@pytest.fixture(scope="module", params=["sharded", pytest.param("replicated", marks=pytest.mark.slow)])
 def two(world: World, request: pytest.FixtureRequest) -> Path:
     options = [*world.options(f"two {request.param}"), *WAYS[request.param](2)]
     # in batches of one row, one of the ranks has none
     test = ["test", *options, "--data.init_args.eval_batch_size=1"]
     return world.once(f"two {request.param}", ["fit", *options], test, ranks=2)
+
+
+def test_the_beginning_of_a_replicated_run_agrees(one: Path, world: World) -> None:
+    """All of the LC stage and two batches of the CTR stage; the whole run is a slow test."""
+    options = [*world.options("replicated"), *replicated(2), "--trainer.max_steps=24"]
+    expctr("fit", *options, ranks=2).ok()
+    found = curves(world.folder / "replicated")
+    last = max(found["ctr/loss_without_text"])
+    assert last == 7
+    beginning = {tag: {step: v for step, v in curve.items() if step <= last} for tag, curve in curves(one).items()}
+    assert_agree(found, {tag: curve for tag, curve in beginning.items() if curve})
 
 
 def test_all_curves_agree(one: Path, two: Path) -> None:

@@ -61,7 +61,7 @@ def test_each_layer_of_the_base_starts_its_kernels(bare: LLMOptions, blueprint: 
     config = json.loads((Path(bare.path) / "config.json").read_text())
     (tmp_path / "config.json").write_text(json.dumps(config | {"num_hidden_layers": 4, "tie_word_embeddings": False}))
     deeper = Blueprint(replace(bare, path=str(tmp_path)), torch.bfloat16, on_cpu=False)
-    assert 2 * 21 <= deeper.launches - blueprint.launches < 2 * 100
+    assert 2 * 21 <= deeper.launches - blueprint.launches < 2 * 200
     assert deeper.read_bytes == deeper.base_bytes + 4 * deeper.adapter_size - 2 * 100 * 32  # without the embeddings
 
 

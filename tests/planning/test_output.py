@@ -103,7 +103,7 @@ def test_it_names_the_overlay_for_several_devices(bare: LLMOptions, printed: Cal
 
 
 def test_it_names_what_limits_decoding(printed: Callable[..., str]) -> None:
-    assert "limited by starting" in printed()
+    assert "limited by starting" in " ".join(printed().split())
     assert "limited by reading weights and cache" in " ".join(printed(launch_us=0.0, bandwidth=1.0).split())
 
 
