@@ -105,7 +105,7 @@ class Blueprint(nn.Module):
         """Number of weights that multiply each token: the base's matrices without embeddings and output layer."""
         self.base_bytes = self._frozen_bytes(base)
         self.read_bytes = self.base_bytes - (0 if embeddings is output else embeddings.nbytes) + 4 * self.adapter_size
-        """Bytes of all weights that one step of decoding reads: those of the embeddings only if they are the output's."""
+        """Bytes of the weights that a step of decoding reads: without the embeddings, unless they are the output's."""
         self.layer_bytes = [self._frozen_bytes(layer) for layer in getattr(base.base_model, "layers", [])]
         """Bytes of the frozen weights in each decoder layer, which sharding divides."""
         self._fake = FakeTensorMode()

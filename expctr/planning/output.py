@@ -20,7 +20,6 @@ from expctr.planning.memory import COMPONENTS, Sizes, batch_sizes, forecast_memo
 from expctr.planning.workload import Rates, Workload, estimate_decoding, estimate_hours, estimate_workload
 from expctr.stages.plan import PlanEntry
 
-
 OVERLAYS = {
     None: "",
     "ddp": ", with --config ddp, which holds all weights on each device",
@@ -90,8 +89,8 @@ def print_plan(
     console.print(memory_table(stages))
     console.print(
         f"{'Fits' if peak <= limit else 'Does not fit'}: {peak / 1e9:.1f} of {limit / 1e9:.1f} GB, with prompts of "
-        f"{size.prompt_tokens} tokens{OVERLAYS[overlay]}. CTR models, the sentence encoder, buffers for sharding and the "
-        "device's own context are not counted."
+        f"{size.prompt_tokens} tokens{OVERLAYS[overlay]}. CTR models, the sentence encoder, buffers for sharding and "
+        "the device's own context are not counted."
     )
     if peak > limit:
         console.print("Changes that lower it, each on top of those before:")

@@ -7,7 +7,7 @@ import pytest
 from tools.bench import gpu
 
 
-@pytest.mark.cli
+@pytest.mark.slow
 def test_a_tiny_base_is_measured_and_every_check_holds(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

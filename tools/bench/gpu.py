@@ -4,18 +4,19 @@
     python -m tools.bench.gpu --sizes 8B --minutes 4
     python -m tools.bench.gpu --sizes tiny                   # what a processor does by default, in less than a minute
 
-Bases have the shapes of Llama 3 and random weights, which are drawn on the device; ratings are random, too. Each setting
-(a base, a scope of the adapter, decoding compiled or not) is three rollout batches of the LC stage of 32 rows with 64 new
-tokens, in bfloat16 where the device computes in it. Checked are
+Bases have the shapes of Llama 3 and random weights, which are drawn on the device; ratings are random, too. A setting
+is a base, a scope of the adapter, and decoding compiled or not. Each trains on three rollout batches of the LC stage,
+of 32 rows with 64 new tokens, in bfloat16 where the device computes in it. Checked are
 
 - `ratio_first`: the first minibatch's ratio of new to old policy is 1;
 - `decode_error`: log-probabilities while decoding are those of one pass over prompt and response (mean difference);
 - `scope_error`: a fresh adapter says the same in both scopes (mean difference of log-probabilities);
-- `resume_error`: a run resumed after the second batch ends with the adapter of the run that was not stopped, relative to
-  how far that has moved. GPU kernels may round differently from run to run.
+- `resume_error`: a run resumed after the second batch ends with the adapter of the run that was not stopped (distance,
+  relative to how far that has moved). GPU kernels may round differently from run to run.
 
-Seconds are those of the faster of the last two batches, since the first one compiles. A setting that would not fit the device's memory, or the time that is
-left, is left out and named. The last line is JSON; the exit code is 1 where something does not hold.
+Seconds are those of the faster of the last two batches, since the first one compiles. A setting that would not fit the
+device's memory, or the time that is left, is left out and named. The last line is JSON; the exit code is 1 where
+something does not hold.
 """
 
 import contextlib
@@ -44,7 +45,7 @@ from expctr.errors import UserError
 from expctr.llm.loading import LLMOptions, best_device, load_tokenizer, resolve_dtype
 from expctr.llm.logprobs import score_responses
 from expctr.llm.prompts import PromptOptions, Prompts
-from expctr.llm.rollout import RolloutOptions
+from expctr.llm.rollout import Rollout, RolloutOptions
 from expctr.llm.yes_no import LCOptions
 from expctr.modules.explainer import PPOExplainerModule
 from expctr.modules.staged import StagedModule
@@ -56,13 +57,13 @@ from expctr.training.checkpoint import RunCheckpoint
 from tools.runs import script
 
 SIZES: dict[str, dict[str, int]] = {  # width, of the MLP, layers, heads, heads of keys and values, words
-    "tiny": dict(hidden=64, mlp=128, layers=2, heads=4, kv=2, words=4096),
-    "1B": dict(hidden=2048, mlp=8192, layers=16, heads=32, kv=8, words=128_256),
-    "8B": dict(hidden=4096, mlp=14_336, layers=32, heads=32, kv=8, words=128_256),
+    "tiny": {"hidden": 64, "mlp": 128, "layers": 2, "heads": 4, "kv": 2, "words": 4096},
+    "1B": {"hidden": 2048, "mlp": 8192, "layers": 16, "heads": 32, "kv": 8, "words": 128_256},
+    "8B": {"hidden": 4096, "mlp": 14_336, "layers": 32, "heads": 32, "kv": 8, "words": 128_256},
 }
 PHASES = ("prefill", "decode", "score", "reference", "train")
 ROWS, TOKENS, BATCHES = 32, 64, 3
-LIMITS = {"ratio_first": 1e-3, "decode_error": 0.03, "scope_error": 0.03, "resume_error": 0.05}
+LIMITS = {"ratio_first": 1e-3, "decode_error": 0.03, "scope_error": 0.03, "resume_error": 0.1}
 """Largest error of what must hold, in bfloat16. On a processor, resumed runs agree bit for bit."""
 
 
@@ -121,7 +122,7 @@ def random_ratings(users: int = 60, each: int = 12) -> TableDataModule:
 
 
 class Record(L.Callback):
-    """What each rollout batch logs, the errors before training, and the adapter before and after."""
+    """What each rollout batch logs, the errors, and the adapter before and after."""
 
     def __init__(self) -> None:
         self.batches: list[dict[str, float]] = []
@@ -129,24 +130,15 @@ class Record(L.Callback):
         self.adapter: list[Tensor] = []
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Compare what decoding, a pass, and a pass in the other scope say of the same responses."""
+        """Compare what a fresh adapter says in both scopes of the same responses."""
         module = cast(PPOExplainerModule, pl_module)
         self.adapter.append(flat_adapter(module))
-        texts = module.data.table("train").texts[:8]
-        rollout, _ = module.explain(texts, module.noise(0, 0, 0, range(len(texts))))
-        options, mask = module.model.options, rollout.response_mask
-
-        def error(expected: Tensor) -> float:
-            with torch.no_grad():
-                found = score_responses(module.model, rollout, True, 1.0).logprobs
-            return float((found - expected)[mask].abs().mean())
-
-        self.errors["decode_error"] = error(rollout.logprobs)
-        if rollout.cache is not None:
-            with torch.no_grad():
-                said = score_responses(module.model, rollout, True, 1.0).logprobs
-            module.model.options, rollout = replace(options, adapter_scope="all"), replace(rollout, cache=None)
-            self.errors["scope_error"] = error(said)
+        options = module.model.options
+        if options.adapter_scope == "response":
+            rollout = explain(module)
+            said = logprobs(module, rollout)
+            module.model.options = replace(options, adapter_scope="all")
+            self.errors["scope_error"] = difference(logprobs(module, replace(rollout, cache=None)), said, rollout)
             module.model.options = options
 
     def on_train_batch_end(self, trainer: L.Trainer, pl_module: L.LightningModule, *_: Any) -> None:
@@ -154,7 +146,27 @@ class Record(L.Callback):
         self.batches.append(found)
 
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        self.adapter.append(flat_adapter(cast(PPOExplainerModule, pl_module)))
+        """Compare what a trained adapter says while decoding and in one pass."""
+        module = cast(PPOExplainerModule, pl_module)
+        self.adapter.append(flat_adapter(module))
+        rollout = explain(module)
+        self.errors["decode_error"] = difference(logprobs(module, rollout), rollout.logprobs, rollout)
+
+
+def explain(module: PPOExplainerModule) -> Rollout:
+    texts = module.data.table("train").texts[:8]
+    return module.explain(texts, module.noise(0, 0, 0, range(len(texts))))[0]
+
+
+@torch.no_grad()
+def logprobs(module: PPOExplainerModule, rollout: Rollout) -> Tensor:
+    """Log-probabilities of responses in one pass, `[rows, response]`."""
+    return score_responses(module.model, rollout, True, 1.0).logprobs
+
+
+def difference(found: Tensor, expected: Tensor, rollout: Rollout) -> float:
+    """Mean absolute difference over the tokens of all responses."""
+    return float((found - expected)[rollout.response_mask].abs().mean())
 
 
 def flat_adapter(module: PPOExplainerModule) -> Tensor:
@@ -232,8 +244,8 @@ def measure(folder: Path, llm: LLMOptions, forecast: dict[str, float]) -> dict[s
 
 def free_memory() -> None:
     gc.collect()
-    torch._dynamo.reset()
     if torch.cuda.is_available():
+        torch._dynamo.reset()
         torch.cuda.empty_cache()
 
 
