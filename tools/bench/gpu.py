@@ -27,10 +27,11 @@ import tempfile
 import time
 import warnings
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from math import inf
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, Literal, cast
 from unittest.mock import patch
 
 import lightning as L
@@ -249,57 +250,59 @@ def free_memory() -> None:
         torch.cuda.empty_cache()
 
 
+def settings(sizes: Sequence[str], folder: Path, on_gpu: bool) -> Iterator[tuple[str, LLMOptions]]:
+    """Write the bases, and yield each setting with its name; compiled decoding, which takes longest, comes last."""
+    scopes: tuple[Literal["response", "all"], ...] = ("response", "all")
+    for size in sizes:
+        write_base(size, folder / size)
+        for compiled in (False, True) if on_gpu else (False,):  # not worth it on a processor
+            for scope in scopes:
+                llm = LLMOptions(str(folder / size), adapter_scope=scope, compile_decoding=compiled)
+                yield f"{size}, {scope}{', compiled' * compiled}", llm
+
+
 def main(args: list[str] | None = None) -> int:
     """Measure, print, and return the exit code."""
-    parser, device = script(__doc__), best_device()
-    on_gpu = device.type == "cuda"
+    parser, began, on_gpu = script(__doc__), time.monotonic(), best_device().type == "cuda"
     parser.add_argument("--sizes", nargs="+", choices=list(SIZES), default=["1B", "8B"] if on_gpu else ["tiny"])
     parser.add_argument("--minutes", type=float, default=8.0, help="no setting begins that would take longer")
     asked = parser.parse_args(args)
-    began, dtype = time.monotonic(), resolve_dtype("auto", device)
-    room = torch.cuda.mem_get_info()[0] if on_gpu else float("inf")
-    settings, left_out = dict[str, Any](), dict[str, str]()
-    warnings.filterwarnings("ignore", ".*blind")  # random bases are
+    room, took = torch.cuda.mem_get_info()[0] / 1e9 if on_gpu else inf, 0.0
+    found, left_out = dict[str, Any](), dict[str, str]()
+    warnings.filterwarnings("ignore", ".*in eval mode at the start of training")
     with (
         contextlib.redirect_stdout(sys.stderr),
-        tempfile.TemporaryDirectory() as place,
+        tempfile.TemporaryDirectory() as folder,
         patch.object(AutoModelForCausalLM, "from_pretrained", draw_base),
         patch.object(StagedModule, "_measure_gap"),  # of a random base it says nothing
     ):
-        for size in asked.sizes:
-            base, took = Path(place) / size, 0.0
-            write_base(size, base)
-            for compiled in (False, True) if on_gpu else (False,):
-                for scope in ("response", "all"):
-                    name = f"{size}, {scope}{', compiled' * compiled}"
-                    llm = LLMOptions(str(base), adapter_scope=scope, compile_decoding=compiled)
-                    planned = plan(llm, dtype)
-                    passed = time.monotonic() - began
-                    if planned["peak"] > room / 1e9:
-                        left_out[name] = f"{planned['peak']:.1f} GB are forecast, and {room / 1e9:.1f} are free"
-                    elif passed + 1.5 * took > 60 * asked.minutes:
-                        left_out[name] = f"{passed / 60:.1f} minutes have passed"
-                    else:
-                        try:
-                            settings[name] = measure(base / name, llm, planned)
-                        except (RuntimeError, UserError) as error:  # the others may still run
-                            settings[name] = {"error": str(error).splitlines()[0], "holds": False}
-                        took = time.monotonic() - began - passed
-                    free_memory()
-                    print(name, settings.get(name) or left_out[name], file=sys.stderr, flush=True)
-    found = {"device": torch.cuda.get_device_name() if on_gpu else "cpu", "torch": torch.__version__}
-    holds = all(setting["holds"] for setting in settings.values())
+        for name, llm in settings(asked.sizes, Path(folder), on_gpu):
+            planned, passed = plan(llm), time.monotonic() - began
+            if planned["peak"] > room:
+                left_out[name] = f"{planned['peak']:.1f} GB are forecast, and {room:.1f} are free"
+            elif passed + 1.5 * took > 60 * asked.minutes:
+                left_out[name] = f"{passed / 60:.1f} minutes have passed"
+            else:
+                try:
+                    found[name] = measure(Path(folder) / name, llm, planned)
+                except (RuntimeError, UserError) as error:  # the others may still run
+                    found[name] = {"error": str(error), "holds": False}
+                took = time.monotonic() - began - passed
+            free_memory()
+            print(name, found.get(name) or left_out[name], flush=True)
+    holds = all(setting["holds"] for setting in found.values())
+    device = {"device": torch.cuda.get_device_name() if on_gpu else "cpu", "torch": torch.__version__}
     minutes = (time.monotonic() - began) / 60
-    print(json.dumps({**found, "settings": settings, "left_out": left_out, "holds": holds, "minutes": minutes}))
+    print(json.dumps({**device, "settings": found, "left_out": left_out, "holds": holds, "minutes": minutes}))
     return 0 if holds else 1
 
 
-def plan(llm: LLMOptions, dtype: torch.dtype) -> dict[str, float]:
+def plan(llm: LLMOptions) -> dict[str, float]:
     """What `expctr plan` forecasts: GB of each phase, and the `peak`; kernels and GB read per step of decoding."""
     data = random_ratings()
     data.prepare_data()
     data.setup()
-    module, blueprint = explainer(llm), Blueprint(llm, dtype, on_cpu=best_device().type == "cpu")
+    module, blueprint = explainer(llm), Blueprint(llm, resolve_dtype("auto"), on_cpu=best_device().type == "cpu")
     prompts = Prompts(load_tokenizer(llm), PromptOptions(), data.nouns).explanation(data.table("train").texts)
     stages = forecast_memory(blueprint, module, batch_sizes(module, data, 1, max(map(len, prompts))))
     phases = {phase: found.total() / 1e9 for phase, found in stages["lc"].items()}
