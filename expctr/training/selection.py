@@ -71,7 +71,7 @@ def check_same_options(now: Mapping[str, Any], then: Mapping[str, Any]) -> None:
 def check_sharding(checkpoint: Path, sharded: bool) -> None:
     """Raises UserError for a sharded run's checkpoint (a folder) without sharding, or another (a file) with it."""
     if checkpoint.is_dir() != sharded:
-        fix = "remove the sharding strategy" if sharded else "add --config fsdp"
+        fix = "leave --config fsdp out, or give --config ddp in its place" if sharded else "add --config fsdp"
         made = "without sharding" if sharded else "with sharding"
         raise UserError(f"{checkpoint} was saved by a run {made}: {fix}")
 

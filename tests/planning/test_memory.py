@@ -1,5 +1,6 @@
 """The memory forecast of a small Llama, worked by hand."""
 
+import json
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -25,6 +26,7 @@ def test_what_it_holds_at_rest(blueprint: Blueprint) -> None:
     assert blueprint.base_size == 100 * 32 + 2 * (layer + 2 * 32) + 32
     assert blueprint.base_bytes == 2 * blueprint.base_size
     assert blueprint.cache_bytes == 2 * 2 * 2 * 8 * 2  # keys and values, layers, heads, width, bytes
+    assert blueprint.read_bytes == blueprint.base_bytes + 4 * blueprint.adapter_size  # the embeddings are the output's
     assert blueprint.adapter_size == 2 * 4 * (2 * 64 + 2 * 48 + 3 * 96)
 
 
@@ -38,6 +40,9 @@ def test_more_devices_hold_less_and_more_rows_hold_more(bare: LLMOptions, bluepr
     assert peak_bytes(four) < peak_bytes(one)
     more = forecast_memory(blueprint, explainer, Sizes(1, 16, 4, 4, 40, 10))
     assert more["lc"]["train"]["activations"] > one["lc"]["train"]["activations"]
+    whole = forecast_memory(blueprint, explainer, Sizes(4, 16, 4, 2, 40, 10, replicated=True))
+    held = ("weights", "adapter", "gradients", "optimizer")
+    assert [whole["lc"]["train"][name] for name in held] == [one["lc"]["train"][name] for name in held]
 
 
 def test_memory_has_a_known_unit() -> None:
@@ -49,6 +54,15 @@ def test_memory_has_a_known_unit() -> None:
 def test_a_folder_without_a_config_is_named(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"config\.json"):
         Blueprint(LLMOptions(path=str(tmp_path)), torch.bfloat16, on_cpu=False)
+
+
+def test_each_layer_of_the_base_starts_its_kernels(bare: LLMOptions, blueprint: Blueprint, tmp_path: Path) -> None:
+    """At least its 7 products and twice as many of the adapter."""
+    config = json.loads((Path(bare.path) / "config.json").read_text())
+    (tmp_path / "config.json").write_text(json.dumps(config | {"num_hidden_layers": 4, "tie_word_embeddings": False}))
+    deeper = Blueprint(replace(bare, path=str(tmp_path)), torch.bfloat16, on_cpu=False)
+    assert 2 * 21 <= deeper.launches - blueprint.launches < 2 * 200
+    assert deeper.read_bytes == deeper.base_bytes + 4 * deeper.adapter_size - 2 * 100 * 32  # without the embeddings
 
 
 def test_layers_computed_again_hold_less(bare: LLMOptions) -> None:
