@@ -99,6 +99,9 @@ class ExpCTRCLI(LightningCLI):
         if seed is not None and not 0 <= int(seed) < 2**32:
             raise UserError(f"seed_everything is {seed}: it must be from 0 to {2**32 - 1}")
 
+    def _parse_ckpt_path(self) -> None:
+        """Do not let a checkpoint set options: it may come from anywhere, and options can turn on a base's own code."""
+
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         """Add a group of options for each callback, and the defaults that the stages need."""
         for name, callback in CALLBACKS.items():
