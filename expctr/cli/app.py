@@ -29,6 +29,7 @@ from expctr.evaluation.alarms import Alarms
 from expctr.evaluation.result_writer import ResultWriter
 from expctr.modules.expctr import ExpCTRModule
 from expctr.modules.staged import StagedModule
+from expctr.run_folder import read_config
 from expctr.training.checkpoint import RunCheckpoint, checkpoint_folder, checkpoints, position
 from expctr.training.fsdp import ShardedStrategy
 from expctr.training.lock import hold
@@ -145,7 +146,7 @@ class ExpCTRCLI(LightningCLI):
         made = run / "config.yaml"
         if path and path.resolve().parent == (run / "checkpoints").resolve() and made.exists():
             now = self._parser(self.subcommand).dump(config, skip_unset=False, skip_validation=True)
-            check_same_options(yaml.safe_load(now), yaml.safe_load(made.read_text(encoding="utf-8")))
+            check_same_options(yaml.safe_load(now), read_config(run))
 
     def fit(self, **kwargs: Any) -> None:
         """Train, with the run's folder locked against another fit."""

@@ -79,7 +79,9 @@ def load_tokenizer(options: LLMOptions) -> PreTrainedTokenizerBase:
         raise UserError(f"{options.path} has no fast tokenizer (tokenizer.json), which cutting titles needs")
     if tokenizer.chat_template is not None:
         try:
-            tokenizer.apply_chat_template([{"role": "user", "content": "?"}], add_generation_prompt=True, tokenize=False)
+            tokenizer.apply_chat_template(
+                [{"role": "user", "content": "?"}], add_generation_prompt=True, tokenize=False
+            )
         except Exception as error:  # a template is a program, so anything may be wrong with it
             raise UserError(
                 f"llm.path: the chat template of {options.path} cannot be used: {error}. Fix: mend or remove it in the "
