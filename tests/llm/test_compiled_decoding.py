@@ -28,6 +28,7 @@ def load(folder: Path, scope: str, **more: Any) -> LanguageModel:
     return model
 
 
+@pytest.mark.slow  # it imports the compiler
 def test_compiled_code_is_kept_in_a_folder_of_the_users(monkeypatch: pytest.MonkeyPatch) -> None:
     """Anyone could put pickles into torch's default, in the shared /tmp, before this user compiles."""
     monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", "")  # so that it is restored

@@ -1,6 +1,5 @@
 """Each promise of docs/security.md names its tests, and they exist."""
 
-import ast
 import re
 from pathlib import Path
 
@@ -19,8 +18,5 @@ def test_each_promise_names_its_tests() -> None:
 
 def test_the_tests_that_it_names_are_there() -> None:
     named = {tuple(name.split("::")) for _, tests in PROMISES for name in re.findall(r"`([^`]+)`", tests)}
-    trees = {file: ast.parse((ROOT / file).read_text(encoding="utf-8")) for file, _ in named}
-    known = {
-        (file, node.name) for file, tree in trees.items() for node in tree.body if isinstance(node, ast.FunctionDef)
-    }
-    assert named - known == set()
+    sources = {file: (ROOT / file).read_text(encoding="utf-8") for file, _ in named}
+    assert [(file, test) for file, test in sorted(named) if f"\ndef {test}(" not in sources[file]] == []
