@@ -12,7 +12,6 @@ from typing import Any, Self
 import lightning as L
 import polars as pl
 import torch
-import yaml  # type: ignore[import-untyped]
 from jsonargparse import ArgumentError
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.callbacks import Callback
@@ -28,7 +27,7 @@ from expctr.evaluation.explain import answer
 from expctr.modules.checks import usable_accelerator
 from expctr.modules.scoring import ScoringModule
 from expctr.modules.staged import StagedModule
-from expctr.run_folder import find_run
+from expctr.run_folder import find_run, read_config
 from expctr.stages.models import as_lists
 from expctr.training.scheduler import StageScheduler
 from expctr.training.selection import check_sharding, select_checkpoint
@@ -69,7 +68,7 @@ class Predictor:
         path = select_checkpoint("predict", checkpoint, run)
         assert path is not None
         check_sharding(path, sharded=False)
-        config = yaml.safe_load((run / "config.yaml").read_text(encoding="utf-8"))
+        config = read_config(run)
         parser = LightningArgumentParser(exit_on_error=False)
         parser.add_lightning_class_args(L.LightningModule, "model", subclass_mode=True)
         parser.add_lightning_class_args(RatingsDataModule, "data", subclass_mode=True)

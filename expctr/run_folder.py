@@ -1,6 +1,9 @@
 """The folder of a trained run, as a user names it."""
 
 from pathlib import Path
+from typing import Any
+
+import yaml  # type: ignore[import-untyped]
 
 from expctr.errors import UserError
 
@@ -15,3 +18,20 @@ def find_run(path: str | Path) -> Path:
     if not (run / "config.yaml").is_file():
         raise UserError(f"there is no run in {run}. Fix: name the folder of a run, which holds its config.yaml")
     return run
+
+
+def read_config(run: Path) -> dict[str, Any]:
+    """The options of a run.
+
+    Raises:
+        UserError: its config.yaml is damaged.
+    """
+    path = run / "config.yaml"
+    try:
+        config = yaml.safe_load(path.read_text(encoding="utf-8"))
+        missing = {"seed_everything", "model", "data", "stages"} - {*config}
+    except (ValueError, TypeError, RecursionError, yaml.YAMLError) as error:
+        raise UserError(f"{path} cannot be read: {error}. Fix: put the run's own config.yaml back") from error
+    if missing:
+        raise UserError(f"{path} has no {min(missing)}. Fix: put the run's own config.yaml back")
+    return dict(config)

@@ -30,6 +30,7 @@ from expctr.evaluation.result_writer import ResultWriter
 from expctr.modules.checks import usable_accelerator
 from expctr.modules.expctr import ExpCTRModule
 from expctr.modules.staged import StagedModule
+from expctr.run_folder import read_config
 from expctr.training.checkpoint import RunCheckpoint, checkpoint_folder, checkpoints, position
 from expctr.training.fsdp import ShardedStrategy
 from expctr.training.lock import hold
@@ -100,6 +101,9 @@ class ExpCTRCLI(LightningCLI):
         if seed is not None and not 0 <= int(seed) < 2**32:
             raise UserError(f"seed_everything is {seed}: it must be from 0 to {2**32 - 1}")
 
+    def _parse_ckpt_path(self) -> None:
+        """Do not let a checkpoint set options: it may come from anywhere, and options can turn on a base's own code."""
+
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         """Add a group of options for each callback, and the defaults that the stages need."""
         for name, callback in CALLBACKS.items():
@@ -143,7 +147,7 @@ class ExpCTRCLI(LightningCLI):
         made = run / "config.yaml"
         if path and path.resolve().parent == (run / "checkpoints").resolve() and made.exists():
             now = self._parser(self.subcommand).dump(config, skip_unset=False, skip_validation=True)
-            check_same_options(yaml.safe_load(now), yaml.safe_load(made.read_text(encoding="utf-8")))
+            check_same_options(yaml.safe_load(now), read_config(run))
 
     def fit(self, **kwargs: Any) -> None:
         """Train, with the run's folder locked against another fit."""

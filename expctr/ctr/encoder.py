@@ -1,6 +1,7 @@
 """The sentence encoder: from explanations to vectors, by a frozen model with a cache (Eq. 11)."""
 
 import hashlib
+import pickle
 import sqlite3
 import warnings
 from collections import defaultdict
@@ -18,12 +19,15 @@ from safetensors import SafetensorError
 from torch import Tensor
 
 from expctr.errors import UserError, check_range
-from expctr.llm.loading import locate
+from expctr.llm.loading import load_config, locate
 from expctr.untrusted import ControlTokens
 
 if TYPE_CHECKING:
     from sentence_transformers import SentenceTransformer
     from transformers import PreTrainedTokenizerBase
+
+
+_UNLOADABLE = (OSError, ValueError, RuntimeError, KeyError, ImportError, SafetensorError, pickle.UnpicklingError)
 
 
 @dataclass(frozen=True)
@@ -194,10 +198,14 @@ class SentenceEncoder:
             with self._database() as database:
                 query = "SELECT z FROM vectors WHERE text = ?"
                 rows = ((key, database.execute(query, (key,)).fetchone()) for key in keys)
-                return {key: torch.from_numpy(np.frombuffer(row[0], "<f4").copy()) for key, row in rows if row}
-        except (sqlite3.Error, OSError) as error:
+                return {key: self._vector(row[0]) for key, row in rows if row}
+        except (sqlite3.Error, OSError, TypeError, ValueError) as error:
             self._give_up_cache(error)
             return {}
+
+    def _vector(self, stored: bytes) -> Tensor:
+        """A vector of the cache; TypeError or ValueError if it is none of this encoder."""
+        return torch.from_numpy(np.frombuffer(stored, "<f4").reshape(self.dim).copy())
 
     def _write(self, vectors: dict[bytes, Tensor]) -> None:
         if not self._cached:
@@ -234,14 +242,18 @@ class SentenceEncoder:
         source = {"revision": options.revision, "trust_remote_code": options.trust_remote_code}
         path = locate(options.path, "encoder.path")
         try:
+            load_config(path, "encoder.path", **source)
             transformer = Transformer(
                 path,
                 model_kwargs={**source, "use_safetensors": True, "dtype": torch.float32},
                 config_kwargs=source,
                 processor_kwargs=source,
             )
-        except (OSError, ValueError, RuntimeError, KeyError, SafetensorError) as error:
-            reason = " ".join(str(error).split())[:300]
+        except UserError:
+            raise
+        except _UNLOADABLE as error:
+            pickled = isinstance(error, pickle.UnpicklingError)
+            reason = "its weights are pickled" if pickled else " ".join(str(error).split())[:300]
             raise UserError(
                 f"encoder.path: {options.path} cannot be loaded: {reason}. Fix: give a hub id that can be reached, a "
                 "folder with config.json, tokenizer and safetensors weights, or nano"

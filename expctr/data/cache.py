@@ -49,7 +49,7 @@ def cached_samples(
         files: the raw files.
         options: how samples are made.
         make: makes them.
-        folder: of the cache; by default `$XDG_CACHE_HOME/expctr` or `~/.cache/expctr`.
+        folder: of the cache; by default `cache_folder`.
         reader_key: whatever else decides what is read, as plain values.
 
     Raises:
@@ -92,6 +92,11 @@ def cached_ratings(
     return _cached(files, key, lambda: (make(), None), folder, lambda _: None)[0]
 
 
+def cache_folder() -> Path:
+    """The folder of caches if an option names no other: `$XDG_CACHE_HOME/expctr` or `~/.cache/expctr`."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "expctr"
+
+
 def class_key(reader: type) -> list[str]:
     """What identifies the code of a class that reads raw files: its name, its `version`, and a user's source file.
 
@@ -118,13 +123,12 @@ def _cached(
     """A table, and what is known about it, as JSON."""
     stats = _stats(files)
     name = hashlib.sha256(json.dumps([_FORMAT, stats, key], default=repr).encode()).hexdigest()[:16]
-    base = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "expctr"
-    rows, about = (Path(folder or base) / f"{name}.{kind}" for kind in ("parquet", "json"))
+    rows, about = (Path(folder or cache_folder()) / f"{name}.{kind}" for kind in ("parquet", "json"))
     try:
         saved = json.loads(about.read_text())
         if saved["sha256"] == _sha256(rows):
             return pl.read_parquet(rows), read(saved["about"])
-    except (OSError, ValueError, TypeError, KeyError):
+    except (OSError, ValueError, TypeError, KeyError, pl.exceptions.PolarsError):
         pass  # missing or damaged
     table, found = make()
     for before, after in zip(stats, _stats(files), strict=True):

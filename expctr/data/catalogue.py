@@ -10,6 +10,7 @@ BY_ID = "id:"
 """Prefix of an id, because a title may look like an id."""
 
 _GRAM = 3  # letters
+_RUNS = 40  # runs of so many letters that are looked for; a long text would take minutes among millions of titles
 _CANDIDATES = 200  # names that are compared in full
 _COUNT = 3  # names that are suggested
 
@@ -106,7 +107,7 @@ def nearest(typed: str, names: pl.Series, count: int = _COUNT) -> list[str]:
     Only the names that share the most runs of three letters are compared in full, because there may be millions.
     """
     typed = _plain(typed)
-    runs = {typed[i : i + _GRAM] for i in range(max(1, len(typed) - _GRAM + 1))}
+    runs = {typed[i : i + _GRAM] for i in range(max(1, len(typed) - _GRAM + 1))[:_RUNS]}
     plain = names.str.to_lowercase()
     shared = pl.sum_horizontal(pl.lit(plain).str.contains(run, literal=True).cast(pl.Int32) for run in runs)
     likely = pl.DataFrame({"name": names}).with_columns(shared=shared).top_k(_CANDIDATES, by="shared")["name"]

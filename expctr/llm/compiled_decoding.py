@@ -1,5 +1,6 @@
 """Compiled decoding: one token per row and step, with a cache of fixed size."""
 
+import os
 from collections.abc import Callable
 from typing import Any, cast
 
@@ -7,6 +8,8 @@ import torch
 from torch import Tensor
 from transformers import Cache
 from transformers.cache_utils import StaticLayer
+
+from expctr.data.cache import cache_folder
 
 WIDTH = 128
 """Cache widths are multiples of this. Each width, and each number of rows, needs a graph of its own."""
@@ -17,7 +20,12 @@ MAX_CACHES = 4
 
 
 def compile_step(step: Callable[..., Tensor], device: torch.device) -> Callable[..., Tensor]:
-    """Compile a decoding step at its first call; on a GPU, it is recorded as a CUDA graph."""
+    """Compile a decoding step at its first call; on a GPU, it is recorded as a CUDA graph.
+
+    Compiled code is kept in `$TORCHINDUCTOR_CACHE_DIR`. Unless it is set, that is a folder of this user's: torch's own
+    default is in the shared `/tmp`, where anyone could put pickles for it to load.
+    """
+    os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(cache_folder() / "compiled"))
     torch._dynamo.config.recompile_limit = max(torch._dynamo.config.recompile_limit, MAX_GRAPHS)
     compiled = torch.compile(step, mode="reduce-overhead" if device.type == "cuda" else "default")
 

@@ -11,12 +11,15 @@ import torch
 from lightning.pytorch.utilities import rank_zero_info
 from torch.distributed.device_mesh import DeviceMesh
 from transformers import (
+    AutoConfig,
     AutoModelForCausalLM,
     AutoTokenizer,
     BitsAndBytesConfig,
+    PreTrainedConfig,
     PreTrainedModel,
     PreTrainedTokenizerBase,
 )
+from transformers.utils.peft_utils import find_adapter_config_file
 
 from expctr.errors import UserError, check_range
 from expctr.llm.cpu.attention import GROUPED
@@ -69,12 +72,22 @@ class LLMOptions:
 
 
 def load_tokenizer(options: LLMOptions) -> PreTrainedTokenizerBase:
-    """Load the base's tokenizer, or raise `UserError` if it is not a fast one."""
+    """Load the base's tokenizer, or raise `UserError` if it is not a fast one, or its chat template fails."""
     tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(
         locate(options.path, "llm.path"), **hub_arguments(options), clean_up_tokenization_spaces=False
     )
     if not tokenizer.is_fast:
         raise UserError(f"{options.path} has no fast tokenizer (tokenizer.json), which cutting titles needs")
+    if tokenizer.chat_template is not None:
+        try:
+            tokenizer.apply_chat_template(
+                [{"role": "user", "content": "?"}], add_generation_prompt=True, tokenize=False
+            )
+        except Exception as error:  # a template is a program, so anything may be wrong with it
+            raise UserError(
+                f"llm.path: the chat template of {options.path} cannot be used: {error}. Fix: mend or remove it in the "
+                "tokenizer's files"
+            ) from error
     return tokenizer
 
 
@@ -106,6 +119,7 @@ def load_base(
     if not options.gguf_file:
         settings["use_safetensors"] = True
     path = locate(options.path, "llm.path")
+    load_config(path, "llm.path", **hub_arguments(options))
     in_floats = options.quantization == "none" and not options.gguf_file
     if mesh is not None and in_floats and can_load_shards(path, mesh, **hub_arguments(options)):
         model = load_shards(path, mesh, dtype, **settings)
@@ -145,6 +159,22 @@ def locate(path: str, option: str) -> str:
     if path.startswith(("/", ".", "~")) or path.count("/") > 1:
         raise UserError(f"{option}: there is no folder {folder}; give a folder, a hub id, or nano")
     return path
+
+
+def load_config(path: str, option: str, **hub: Any) -> PreTrainedConfig:
+    """Load the config of a model, which an option of this name gives; `hub` are arguments of `from_pretrained`.
+
+    Raises:
+        UserError: with the model is an adapter, which names another model to load; or the config names an attention
+            from a hub, whose compiled code transformers would run without `trust_remote_code`.
+    """
+    if find_adapter_config_file(path, revision=hub.get("revision")):
+        raise UserError(f"{option}: {path} has an adapter_config.json. Fix: merge the adapter into its base first")
+    config: PreTrainedConfig = AutoConfig.from_pretrained(path, **hub)
+    for part in (config, *(getattr(config, name, None) for name in config.sub_configs)):
+        if "/" in (named := str(getattr(part, "_attn_implementation", None))):
+            raise UserError(f"{option}: config.json of {path} asks for code, {named}. Fix: remove this attention there")
+    return config
 
 
 def hub_arguments(options: LLMOptions) -> dict[str, Any]:

@@ -5,6 +5,7 @@ critic reads. Base weights are never written: merging and unmerging an adapter w
 reward.
 """
 
+import pickle
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import cached_property
@@ -74,8 +75,10 @@ class LanguageModel(nn.Module):
             base = load_base(options, mesh, device)
         except UserError:
             raise
-        except (OSError, ValueError, KeyError, SafetensorError) as error:  # nothing there, or files missing or damaged
-            reason = str(error).splitlines()[0]
+        # nothing there; files missing or damaged; a package missing; pickles under another name
+        except (OSError, ValueError, KeyError, SafetensorError, ImportError, pickle.UnpicklingError) as error:
+            pickled = isinstance(error, pickle.UnpicklingError)
+            reason = "its weights are pickled" if pickled else str(error).splitlines()[0]
             raise UserError(
                 f"llm.path: {options.path} cannot be loaded: {reason}. Fix: give a hub id that can be reached, or a "
                 "folder with config.json, a tokenizer and whole safetensors weights (a Git LFS pointer is not one)"

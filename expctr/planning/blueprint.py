@@ -14,7 +14,6 @@ from torch import Tensor, nn
 from torch._subclasses.fake_tensor import DynamicOutputShapeException, FakeTensorMode
 from torch.nn import functional as F
 from transformers import (
-    AutoConfig,
     AutoModelForCausalLM,
     DynamicCache,
     PreTrainedConfig,
@@ -27,7 +26,7 @@ from expctr.llm.cpu.attention import GROUPED
 from expctr.llm.critic import ValueHead
 from expctr.llm.gradient_checkpointing import recompute_activations
 from expctr.llm.kv_cache import PreallocatedLayer, share_cache
-from expctr.llm.loading import LLMOptions, hub_arguments, locate
+from expctr.llm.loading import LLMOptions, hub_arguments, load_config, locate
 from expctr.llm.logprobs import score_responses
 from expctr.llm.lora import add_adapter
 from expctr.llm.model import LanguageModel
@@ -79,7 +78,7 @@ class Blueprint(nn.Module):
     def __init__(self, options: LLMOptions, dtype: torch.dtype, on_cpu: bool) -> None:
         super().__init__()
         self.on_cpu = on_cpu
-        config = load_config(options)
+        config = base_config(options)
         self.bits = BITS.get(_quantization(config, options), 0)
         """4 or 8 for a quantized base, else 0."""
         with torch.device("meta"):
@@ -210,11 +209,12 @@ class Blueprint(nn.Module):
             ) from error
 
 
-def load_config(options: LLMOptions) -> PreTrainedConfig:
+def base_config(options: LLMOptions) -> PreTrainedConfig:
     """Load the base's config, or raise `UserError` if there is none."""
     try:
-        path = locate(options.path, "llm.path")
-        return cast(PreTrainedConfig, AutoConfig.from_pretrained(path, **hub_arguments(options)))
+        return load_config(locate(options.path, "llm.path"), "llm.path", **hub_arguments(options))
+    except UserError:
+        raise
     except (OSError, ValueError) as error:
         raise UserError(
             f"llm.path: there is no model config in {options.path} ({str(error).splitlines()[0]}); give a folder "

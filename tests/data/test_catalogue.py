@@ -1,5 +1,7 @@
 """A typed title or id finds its item, or is a new title."""
 
+from collections.abc import Iterable
+
 import polars as pl
 import pytest
 
@@ -86,6 +88,20 @@ def test_the_nearest_titles_show_their_years_and_one_of_a_spelling() -> None:
 @pytest.mark.parametrize("typed", ["", "a", "(.*[", "|", "\x00", "ß"])
 def test_anything_may_be_typed(typed: str) -> None:
     assert len(nearest(typed, pl.Series(["Alien", "A (.*[ title", "ß"]))) <= 3
+
+
+def test_a_long_text_is_looked_up_by_its_beginning(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each run of three letters takes a pass over all titles, of which there may be millions."""
+    total, passes = pl.sum_horizontal, list[int]()
+
+    def counted(parts: Iterable[pl.Expr]) -> pl.Expr:
+        parts = [*parts]
+        passes.append(len(parts))
+        return total(parts)
+
+    monkeypatch.setattr(pl, "sum_horizontal", counted)
+    nearest("".join(map(chr, range(0x4E00, 0x4E00 + 500))), ITEMS["title"])
+    assert passes == [40]
 
 
 def test_the_nearest_of_many_is_found_among_them() -> None:

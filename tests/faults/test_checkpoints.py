@@ -4,7 +4,6 @@ import os
 import pickle
 import shutil
 import zipfile
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -12,6 +11,7 @@ import torch
 from faults.callbacks import add, kill
 from running import World, curves, expctr
 from running import sharded as on_ranks
+from security.bombs import Bomb
 from torch.distributed.checkpoint.metadata import Metadata
 
 from expctr.cli.app import run as run_cli
@@ -23,16 +23,6 @@ SHARDED = [
     "--trainer.strategy.init_args.data_parallel_size=1",
 ]
 SHORT = ["--stages.rounds=0", "--checkpoint.keep=9"]
-
-
-class Bomb:
-    """A pickle that makes a folder where it is read."""
-
-    def __init__(self, mark: Path) -> None:
-        self.mark = mark
-
-    def __reduce__(self) -> tuple[Callable[[str], None], tuple[str]]:
-        return os.mkdir, (str(self.mark),)
 
 
 @pytest.fixture(scope="module")

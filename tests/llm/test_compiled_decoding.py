@@ -1,5 +1,6 @@
 """Compiled decoding samples the same tokens as uncompiled decoding, and compiles once per shape."""
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,8 @@ from conftest import stir_adapter
 from torch import Tensor
 
 from expctr.data.batches import Nouns, SampleText
+from expctr.data.cache import cache_folder
+from expctr.llm.compiled_decoding import compile_step
 from expctr.llm.kv_cache import keys_and_values
 from expctr.llm.loading import LLMOptions
 from expctr.llm.model import LanguageModel
@@ -23,6 +26,15 @@ def load(folder: Path, scope: str, **more: Any) -> LanguageModel:
     model = LanguageModel.load(options)
     stir_adapter(model)
     return model
+
+
+@pytest.mark.slow  # it imports the compiler
+def test_compiled_code_is_kept_in_a_folder_of_the_users(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Anyone could put pickles into torch's default, in the shared /tmp, before this user compiles."""
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", "")  # so that it is restored
+    monkeypatch.delenv("TORCHINDUCTOR_CACHE_DIR")
+    compile_step(lambda: None, torch.device("cpu"))
+    assert Path(os.environ["TORCHINDUCTOR_CACHE_DIR"]) == cache_folder() / "compiled"
 
 
 @pytest.mark.cli  # to capture a graph takes seconds

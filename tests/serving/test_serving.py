@@ -11,6 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 from fastapi import FastAPI
 from running import World, server
@@ -183,6 +184,24 @@ def test_the_page_and_the_schema_load_nothing_from_elsewhere(client: TestClient,
         assert "innerHTML" not in answer.text
 
 
+def test_no_page_of_another_site_can_ask_or_read(client: TestClient) -> None:
+    """A browser sends such requests without a question first, or asks first and is refused."""
+    body = json.dumps({"pairs": [GOOD]}).encode()
+    for kind in ({"content-type": "text/plain"}, {"content-type": "application/x-www-form-urlencoded"}, {}):
+        assert client.post("/score", content=body, headers=kind).status_code == 422
+    asked = {"origin": "http://elsewhere.example", "access-control-request-method": "POST"}
+    assert client.options("/score", headers=asked).status_code == 405
+    answer = client.get("/users", params={"typed": "1"}, headers={"origin": "http://elsewhere.example"})
+    assert not [name for name in answer.headers if name.startswith("access-control")]
+
+
+def test_the_server_has_no_other_endpoints() -> None:
+    """None that shuts it down, takes a request unchecked, or says what it runs on."""
+    app = make_server("run").app
+    found = {path for route in app.routes if (path := getattr(route, "path", "")) not in ("", "/openapi.json")}
+    assert found == {"/", "/health", "/score", "/explain", "/users", "/items"}
+
+
 # --- with its processes
 
 
@@ -249,6 +268,22 @@ def test_clients_at_once_get_their_own_answers(address: str) -> None:
         answers = [*pool.map(ask, range(40))]
     assert [status for status, _ in answers] == [200] * 40
     assert [answer["user"] for _, answer in answers] == [str(user % 20 + 1) for user in range(40)]
+
+
+@pytest.mark.cli
+def test_the_server_listens_at_one_address_of_this_machine_alone(address: str) -> None:
+    """Its processes talk through sockets in folders of this user's."""
+    (served,) = (process for process in psutil.Process().children(recursive=True) if listens(process, address))
+    family = [served, *served.children(recursive=True)]
+    open_ports = {one.laddr for process in family for one in process.net_connections("inet") if one.status == "LISTEN"}
+    assert [f"http://{host}:{port}" for host, port in open_ports] == [address]
+    paths = {Path(one.laddr) for process in family for one in process.net_connections("unix") if one.laddr}
+    assert {path.parent.stat().st_mode & 0o077 for path in paths if path.exists()} <= {0}
+
+
+def listens(process: psutil.Process, address: str) -> bool:
+    ports = [one.laddr.port for one in process.net_connections("inet") if one.status == "LISTEN"]
+    return int(address.rpartition(":")[2]) in ports
 
 
 @pytest.mark.cli
