@@ -7,10 +7,13 @@ from peft.tuners.lora.layer import Linear
 from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import Tensor, nn
 from transformers import PreTrainedModel
+from transformers.pytorch_utils import Conv1D
 
 from expctr.errors import UserError
 from expctr.llm.cpu.linear import apply_linear
 from expctr.llm.loading import LLMOptions
+
+_LINEAR = (nn.Linear, Conv1D)
 
 
 class LoraLinear(Linear):
@@ -39,17 +42,39 @@ def add_adapter(base: PreTrainedModel, options: LLMOptions, quantized: bool) -> 
     """Add a fresh adapter to a frozen base, in evaluation mode, since dropout would break PPO's ratio.
 
     Raises:
-        UserError: the output layer would get an adapter.
+        UserError: the base has no such layers, or the output layer would get an adapter.
     """
     lora = LoraConfig(
         r=options.lora_r, lora_alpha=options.lora_alpha, target_modules=options.lora_targets, task_type="CAUSAL_LM"
     )
     if not quantized:  # quantized layers are subclasses of nn.Linear, and get PEFT's own adapters
         lora._register_custom_module({nn.Linear: LoraLinear})
-    model = get_peft_model(base, lora).eval()
+    _check_targets(base, options.lora_targets)
+    try:
+        model = get_peft_model(base, lora).eval()
+    except ValueError as error:
+        raise UserError(f"llm.lora_targets: {error}. Fix: {_which_layers(base)}") from error
     if isinstance(base.get_output_embeddings(), BaseTunerLayer):
         raise UserError(
             "llm.lora_targets names the output layer, which cannot have an adapter: policy, reference and scorer share "
             "it. Name layers of the decoder, or all-linear"
         )
     return model
+
+
+def _check_targets(base: PreTrainedModel, targets: str | list[str]) -> None:
+    """PEFT refuses names that all match nothing, and leaves out one of several that does not."""
+    if isinstance(targets, str):
+        return
+    names = [name for name, _ in base.named_modules()]
+    unknown = [target for target in targets if not any(f".{name}".endswith(f".{target}") for name in names)]
+    if unknown or not targets:
+        found = f"{type(base).__name__} has no layer {unknown[0]}" if unknown else "no layer is named"
+        raise UserError(f"llm.lora_targets: {found}. Fix: {_which_layers(base)}")
+
+
+def _which_layers(base: PreTrainedModel) -> str:
+    """What may be named: the linear layers of the decoder."""
+    output = base.get_output_embeddings()
+    linear = (name for name, module in base.named_modules() if isinstance(module, _LINEAR) and module is not output)
+    return f"name some of {', '.join(sorted({name.rpartition('.')[2] for name in linear}))}; or choose all-linear"

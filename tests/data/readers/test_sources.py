@@ -89,12 +89,12 @@ def test_a_glob_below_a_folder_with_brackets(tmp_path: Path) -> None:
     assert [note.rpartition(": ")[2] for note in read.notes] == ["position, day"]
 
 
-@pytest.mark.parametrize("prices", [["1,50", "2,00", "3,50"], ["$1.99", "$2", "$1,000.00"], ["1", "2", "—"], ["5%"] * 3])
-def test_numbers_in_another_spelling_are_shown(tmp_path: Path, prices: list[str]) -> None:
-    ITEMS.select("sku", "name", price=pl.Series(prices)).write_csv(tmp_path / "items.csv")
+@pytest.mark.parametrize("prices", ["1,50 2,00 3,50", "$1.99 $2 $1,000.00", "1 2 —", "5% 7% 9%"])
+def test_numbers_in_another_spelling_are_shown(tmp_path: Path, prices: str) -> None:
+    ITEMS.select("sku", "name", price=pl.Series(prices.split())).write_csv(tmp_path / "items.csv")
     read = reader(CLICKS, str(tmp_path / "items.csv"))
     read.tables  # noqa: B018
-    odd = next(price for price in prices if not price.isdigit())
+    odd = next(price for price in prices.split() if not price.isdigit())
     assert read.notes[-1].endswith(f"features price (category; not a number: {odd!r})")
 
 
