@@ -4,6 +4,7 @@ import os
 import signal
 import sys
 import threading
+import traceback
 from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
@@ -155,7 +156,7 @@ class ExpCTRCLI(LightningCLI):
             check_trainer(self.trainer)
         with ExitStack() as stack:
             if self.trainer.is_global_zero:
-                stack.callback(hold(Path(self.trainer.default_root_dir)).release)
+                stack.enter_context(hold(Path(self.trainer.default_root_dir)))
             self.trainer.fit(**kwargs)
         if self.trainer.is_global_zero and not vars(self.trainer)["fast_dev_run"]:
             print(self._end_of_fit())
@@ -178,6 +179,10 @@ class ExpCTRCLI(LightningCLI):
         try:
             super().instantiate_classes()
         except (ValueError, MisconfigurationException) as error:
+            raise root_cause(error) from error
+        except (ImportError, RuntimeError, TypeError) as error:
+            if not _is_of_lightning(error):
+                raise
             raise root_cause(error) from error
         if path := self._get(self.config_init, "ckpt_path"):
             check_sharding(Path(path), isinstance(self.trainer.strategy, ShardedStrategy))
@@ -204,6 +209,12 @@ def _expand_home(config: Namespace) -> None:
     for name, value in config.items():
         if isinstance(value, str) and value.startswith("~/") and name.split(".")[0] in _WITH_PATHS:
             config[name] = str(Path(value).expanduser())
+
+
+def _is_of_lightning(error: BaseException) -> bool:
+    """Whether Lightning raised an error, as of an accelerator or a logger whose package is not installed."""
+    *_, (frame, _) = traceback.walk_tb(error.__traceback__)
+    return str(frame.f_globals.get("__name__")).startswith("lightning.")
 
 
 def _drop_writer_error(failed: threading.ExceptHookArgs) -> None:

@@ -24,7 +24,7 @@ from transformers.utils.peft_utils import find_adapter_config_file
 from expctr.errors import UserError, check_range
 from expctr.llm.cpu.attention import GROUPED
 from expctr.llm.cpu.int8 import int8_is_exact
-from expctr.llm.sharding.loading import can_load_shards, fill, load_shards
+from expctr.llm.sharding.loading import can_load_shards, fill, load_complete, load_shards
 
 DType = Literal["auto", "float32", "bfloat16", "float16"]
 
@@ -127,7 +127,7 @@ def load_base(
         if mesh is not None and mesh.size() > 1:
             rank_zero_info("each rank loads the whole base: only safetensors in floats can be loaded in shards")
         settings["dtype"] = torch.float32 if options.gguf_file else dtype
-        model = cast(PreTrainedModel, AutoModelForCausalLM.from_pretrained(path, **settings))
+        model = load_complete(path, **settings)
     if options.gguf_file:
         model = _plain_model(model)
         for parameter in model.parameters():  # not buffers: rounded rotary frequencies shift late positions

@@ -8,6 +8,7 @@ from peft.tuners.tuners_utils import BaseTunerLayer
 from peft.utils.transformers_weight_conversion import convert_peft_config_for_transformers
 from torch import Tensor, nn
 from transformers import PreTrainedModel
+from transformers.pytorch_utils import Conv1D
 
 from expctr.errors import UserError
 from expctr.llm.cpu.linear import apply_linear
@@ -16,6 +17,7 @@ from expctr.llm.loading import LLMOptions
 _ROUTED = {"experts", "router", "gate", "shared_expert_gate"}
 """Names of the parts of a mixture of experts that `all-linear` leaves out: a router's choice is no smooth function, and
 adapters of all experts take far longer than the experts that a token uses."""
+_LINEAR = (nn.Linear, Conv1D)
 
 
 class LoraLinear(Linear):
@@ -44,7 +46,7 @@ def add_adapter(base: PreTrainedModel, options: LLMOptions, quantized: bool) -> 
     """Add a fresh adapter to a frozen base, in evaluation mode, since dropout would break PPO's ratio.
 
     Raises:
-        UserError: the output layer would get an adapter.
+        UserError: the base has no such layers, or the output layer would get an adapter.
     """
     targets = options.lora_targets
     if targets == "all-linear" and any(
@@ -54,7 +56,11 @@ def add_adapter(base: PreTrainedModel, options: LLMOptions, quantized: bool) -> 
     lora = LoraConfig(r=options.lora_r, lora_alpha=options.lora_alpha, target_modules=targets, task_type="CAUSAL_LM")
     if not quantized:  # quantized layers are subclasses of nn.Linear, and get PEFT's own adapters
         lora._register_custom_module({nn.Linear: LoraLinear})
-    model = get_peft_model(base, lora).eval()
+    _check_targets(base, options.lora_targets)
+    try:
+        model = get_peft_model(base, lora).eval()
+    except ValueError as error:
+        raise UserError(f"llm.lora_targets: {error}. Fix: {_which_layers(base)}") from error
     if isinstance(base.get_output_embeddings(), BaseTunerLayer):
         raise UserError(
             "llm.lora_targets names the output layer, which cannot have an adapter: policy, reference and scorer share "
@@ -78,3 +84,21 @@ def dense_layers(base: PreTrainedModel) -> list[str]:
     config = LoraConfig(target_modules=names)
     convert_peft_config_for_transformers(config, base, None)
     return sorted(cast(set[str], config.target_modules))
+
+
+def _check_targets(base: PreTrainedModel, targets: str | list[str]) -> None:
+    """PEFT refuses names that all match nothing, and leaves out one of several that does not."""
+    if isinstance(targets, str):
+        return
+    names = [name for name, _ in base.named_modules()]
+    unknown = [target for target in targets if not any(f".{name}".endswith(f".{target}") for name in names)]
+    if unknown or not targets:
+        found = f"{type(base).__name__} has no layer {unknown[0]}" if unknown else "no layer is named"
+        raise UserError(f"llm.lora_targets: {found}. Fix: {_which_layers(base)}")
+
+
+def _which_layers(base: PreTrainedModel) -> str:
+    """What may be named: the linear layers of the decoder."""
+    output = base.get_output_embeddings()
+    linear = (name for name, module in base.named_modules() if isinstance(module, _LINEAR) and module is not output)
+    return f"name some of {', '.join(sorted({name.rpartition('.')[2] for name in linear}))}; or choose all-linear"

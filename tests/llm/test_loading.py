@@ -9,7 +9,9 @@ from bitsandbytes.functional import dequantize_4bit
 from bitsandbytes.nn import Linear4bit, Linear8bitLt
 from conftest import make_llm, stir_adapter
 from llama_cpp_file import write_gguf
+from peft import LoraConfig, get_peft_model
 from plain_forward import TEXT, load, logits, plain_logits
+from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from transformers import (
     AutoModelForCausalLM,
@@ -18,12 +20,15 @@ from transformers import (
     DynamicCache,
     LlamaConfig,
     LlamaForCausalLM,
+    LlamaForSequenceClassification,
 )
 
 from expctr.errors import UserError
 from expctr.llm.kv_cache import keys_and_values
 from expctr.llm.loading import LLMOptions, load_base, load_tokenizer, resolve_dtype
 from expctr.llm.model import LanguageModel
+
+PT = {"format": "pt"}
 
 
 @pytest.fixture(scope="module")
@@ -55,6 +60,30 @@ def test_a_folder_that_is_not_whole_is_refused(tmp_path: Path) -> None:
     tokenizer.save_pretrained(padded)
     for folder, said in ((cut, "cut cannot be loaded: "), (bare, "bare cannot be loaded: "), (padded, "its padding")):
         with pytest.raises(UserError, match=rf"llm\.path: .*{said}.*Fix: "):
+            load(folder)
+
+
+def test_weights_that_the_files_lack_are_never_random(tmp_path: Path) -> None:
+    """A weight of a layer, and the whole output layer of a model that classifies."""
+    folder = make_llm(tmp_path / "lacking")
+    weights = load_file(folder / "model.safetensors")
+    lost = next(name for name in sorted(weights) if "up_proj" in name)
+    save_file({name: weight for name, weight in weights.items() if name != lost}, folder / "model.safetensors", PT)
+    with pytest.raises(UserError, match=rf"llm\.path: .*lacks weights of LlamaForCausalLM: {lost} would be random"):
+        load(folder)
+    config = LlamaConfig.from_pretrained(make_llm(tmp_path / "judge"), tie_word_embeddings=False)
+    LlamaForSequenceClassification(config).save_pretrained(tmp_path / "judge")
+    with pytest.raises(UserError, match=r"judge lacks weights .*: lm_head\.weight would be random\. Fix: "):
+        load(tmp_path / "judge")
+
+
+def test_an_adapter_beside_the_base_is_refused(llm_folder: Path, tmp_path: Path) -> None:
+    """An adapter's folder in place of a base, and a base's folder into which an adapter was saved."""
+    adapted = get_peft_model(AutoModelForCausalLM.from_pretrained(llm_folder), LoraConfig(target_modules=["q_proj"]))
+    for folder in (tmp_path / "adapter", make_llm(tmp_path / "both")):
+        adapted.save_pretrained(folder)
+        AutoTokenizer.from_pretrained(llm_folder).save_pretrained(folder)
+        with pytest.raises(UserError, match=rf"{folder.name} has a PEFT adapter .*Fix: .*merge_and_unload"):
             load(folder)
 
 

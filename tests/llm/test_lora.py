@@ -1,16 +1,37 @@
-"""The adapter's layer against PEFT's."""
+"""The adapter's layer against PEFT's, and layers that cannot have one."""
 
+import re
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from peft import LoraConfig
 from peft.tuners.lora.layer import Linear
+from plain_forward import load
 from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM
 
+from expctr.errors import UserError
 from expctr.llm.loading import LLMOptions
 from expctr.llm.lora import LoraLinear, add_adapter
+
+LAYERS = "name some of down_proj, gate_proj, k_proj, o_proj, q_proj, up_proj, v_proj; or choose all-linear"
+
+
+@pytest.mark.parametrize(
+    ("targets", "said"),
+    [
+        (["c_attn"], "LlamaForCausalLM has no layer c_attn"),
+        (["q_proj", "v_pro"], "LlamaForCausalLM has no layer v_pro"),
+        ([], "no layer is named"),
+        ("query|key", "Target modules"),
+        (["norm"], "Target module LlamaRMSNorm"),
+    ],
+)
+def test_layers_that_cannot_get_an_adapter_are_named(llm_folder: Path, targets: str | list[str], said: str) -> None:
+    with pytest.raises(UserError, match=rf"^llm\.lora_targets: {re.escape(said)}.*Fix: {LAYERS}$"):
+        load(llm_folder, lora_targets=targets)
 
 
 def layers(dtype: torch.dtype) -> list[Linear]:

@@ -1,4 +1,4 @@
-"""Loading of a base in shards: each rank reads only its own shard from disk."""
+"""Loading of a base, whole or in shards: then each rank reads only its own shard from disk."""
 
 import os
 from typing import Any, cast
@@ -8,8 +8,33 @@ from torch import Tensor, nn
 from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.tensor import DTensor
 from transformers import AutoConfig, AutoModelForCausalLM, DistributedConfig, PreTrainedModel
+from transformers.utils import find_adapter_config_file
 
 from expctr.errors import UserError
+
+
+def load_complete(path: str, **settings: Any) -> PreTrainedModel:
+    """Load a base, all of whose weights come from its files. `settings` are arguments of `from_pretrained`.
+
+    transformers gives random weights to what the files lack, and loads an adapter that lies beside them, with no more
+    than a line in the log.
+
+    Raises:
+        UserError: weights are missing, or the folder has a PEFT adapter.
+    """
+    if find_adapter_config_file(path, revision=settings.get("revision")):
+        raise UserError(
+            f"llm.path: {path} has a PEFT adapter (adapter_config.json), which a base cannot have. Fix: name the base "
+            "without it; or merge the adapter into its base (peft: merge_and_unload, then save_pretrained)"
+        )
+    model, found = AutoModelForCausalLM.from_pretrained(path, output_loading_info=True, **settings)
+    if missing := sorted(found["missing_keys"]):
+        more = f" and {len(missing) - 1} others" if missing[1:] else ""
+        raise UserError(
+            f"llm.path: {path} lacks weights of {type(model).__name__}: {missing[0]}{more} would be random. Fix: "
+            "download it again, or name a causal language model"
+        )
+    return cast(PreTrainedModel, model)
 
 
 def load_shards(path: str, mesh: DeviceMesh, dtype: torch.dtype, **settings: Any) -> PreTrainedModel:
@@ -29,7 +54,7 @@ def load_shards(path: str, mesh: DeviceMesh, dtype: torch.dtype, **settings: Any
         model: PreTrainedModel = AutoModelForCausalLM.from_config(config, dtype=dtype, **attention, **hub)
     layers = next(name for name, module in model.named_modules() if module is decoder_layers(model))
     sharing = DistributedConfig(fsdp_size=mesh.size(), fsdp_plan={f"{layers}.*": "free_full_weight"})
-    loaded = AutoModelForCausalLM.from_pretrained(path, dtype=dtype, distributed_config=sharing, **settings)
+    loaded = load_complete(path, dtype=dtype, distributed_config=sharing, **settings)
     weights = {
         name: (weight if name.startswith(f"{layers}.") else cast(DTensor, weight).full_tensor()).detach()
         for name, weight in loaded.named_parameters()
