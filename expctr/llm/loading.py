@@ -14,6 +14,7 @@ from transformers import (
     AutoModelForCausalLM,
     AutoTokenizer,
     BitsAndBytesConfig,
+    PreTrainedConfig,
     PreTrainedModel,
     PreTrainedTokenizerBase,
 )
@@ -121,13 +122,26 @@ def load_base(
         _keep_differentiable(model)
         # it would log at each layer of each forward pass that it rounds to float16
         logging.getLogger("bitsandbytes.autograd._functions").setLevel(logging.ERROR)
-    supported = model._supports_attention_backend
-    if options.attention == GROUPED and not supported:
-        raise UserError(f"llm.attention: {type(model).__name__} has its own attention code: choose auto, sdpa or eager")
-    if options.attention == GROUPED or (options.attention == "auto" and supported and device.type != "cuda"):
-        model.set_attn_implementation(GROUPED)
+    choose_attention(model, options, device)
     model.eval()
     return model
+
+
+def check_config(config: PreTrainedConfig, options: LLMOptions) -> None:
+    """Refuse a base that is no decoder, with a `UserError`."""
+    if config.is_encoder_decoder:
+        raise UserError(
+            f"llm.path: {options.path} ({config.model_type}) is an encoder-decoder. Fix: choose a decoder-only base"
+        )
+
+
+def choose_attention(model: PreTrainedModel, options: LLMOptions, device: torch.device) -> None:
+    """Set the attention that the options select for a device, as far as it is not that of transformers."""
+    supported = model._supports_attention_backend
+    if options.attention == GROUPED and not supported:
+        raise UserError(f"llm.attention: {type(model).__name__} has its own attention code. Fix: set it to auto")
+    if options.attention == GROUPED or (options.attention == "auto" and supported and device.type != "cuda"):
+        model.set_attn_implementation(GROUPED)
 
 
 def locate(path: str, option: str) -> str:

@@ -11,6 +11,7 @@ from expctr.data.batches import Nouns, SampleText
 from expctr.llm.critic import ValueHead
 from expctr.llm.loading import LLMOptions
 from expctr.llm.model import LanguageModel
+from expctr.llm.probe import load_model
 from expctr.llm.prompts import PromptOptions, Prompts
 from expctr.llm.rollout import Rollout, RolloutOptions, decode_texts, draw_noise, generate
 from expctr.llm.yes_no import DirectQuestion, LCOptions, LCScorer
@@ -72,7 +73,7 @@ class Policy(nn.Module):
         """
         if self.built:
             return
-        self.model = LanguageModel.load(self.llm, seed, mesh, device)
+        self.model = load_model(self.llm, seed, mesh, device)
         self.value_head = ValueHead(self.model.hidden_size, seed=seed, reads_label=self.ppo.critic_label)
         self.prompts = Prompts(self.model.tokenizer, self.prompt_options, nouns)
         self.lc_scorer = LCScorer(self.model, self.prompts, self.lc)

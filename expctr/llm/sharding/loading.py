@@ -4,12 +4,12 @@ import os
 from typing import Any, cast
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.tensor import DTensor
 from transformers import AutoConfig, AutoModelForCausalLM, DistributedConfig, PreTrainedModel
 
-from expctr.errors import UserError
+from expctr.llm.architecture import decoder_layers
 
 
 def load_shards(path: str, mesh: DeviceMesh, dtype: torch.dtype, **settings: Any) -> PreTrainedModel:
@@ -54,11 +54,3 @@ def can_load_shards(path: str, mesh: DeviceMesh, **hub: Any) -> bool:
     if mesh.size() == 1 or mesh.device_type != (accelerator.type if accelerator else "cpu"):
         return False
     return getattr(AutoConfig.from_pretrained(path, **hub), "quantization_config", None) is None
-
-
-def decoder_layers(model: PreTrainedModel) -> nn.ModuleList:
-    """The decoder's layers, with or without adapters; `UserError` if there are none."""
-    layers = getattr(model.base_model, "layers", None)
-    if not isinstance(layers, nn.ModuleList):
-        raise UserError(f"llm.path: {type(model).__name__} has no list of layers to shard; train it on one device")
-    return layers
