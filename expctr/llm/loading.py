@@ -11,6 +11,8 @@ import torch
 from lightning.pytorch.utilities import rank_zero_info
 from torch.distributed.device_mesh import DeviceMesh
 from transformers import (
+    MODEL_FOR_CAUSAL_LM_MAPPING,
+    AutoConfig,
     AutoModelForCausalLM,
     AutoTokenizer,
     BitsAndBytesConfig,
@@ -106,6 +108,7 @@ def load_base(
     if not options.gguf_file:
         settings["use_safetensors"] = True
     path = locate(options.path, "llm.path")
+    check_config(AutoConfig.from_pretrained(path, **hub_arguments(options)), options)
     in_floats = options.quantization == "none" and not options.gguf_file
     if mesh is not None and in_floats and can_load_shards(path, mesh, **hub_arguments(options)):
         model = load_shards(path, mesh, dtype, **settings)
@@ -113,7 +116,12 @@ def load_base(
         if mesh is not None and mesh.size() > 1:
             rank_zero_info("each rank loads the whole base: only safetensors in floats can be loaded in shards")
         settings["dtype"] = torch.float32 if options.gguf_file else dtype
-        model = cast(PreTrainedModel, AutoModelForCausalLM.from_pretrained(path, **settings))
+        model, info = AutoModelForCausalLM.from_pretrained(path, output_loading_info=True, **settings)
+        if missing := sorted(info["missing_keys"]):  # transformers would draw them at random
+            raise UserError(
+                f"llm.path: {options.path} lacks {len(missing)} weights, such as {missing[0]}. Fix: load all its files "
+                "again, or choose a base whose head predicts the next token"
+            )
     if options.gguf_file:
         model = _plain_model(model)
         for parameter in model.parameters():  # not buffers: rounded rotary frequencies shift late positions
@@ -128,11 +136,14 @@ def load_base(
 
 
 def check_config(config: PreTrainedConfig, options: LLMOptions) -> None:
-    """Refuse a base that is no decoder, with a `UserError`."""
+    """Refuse a base that does not predict the next token, with a `UserError`."""
     if config.is_encoder_decoder:
-        raise UserError(
-            f"llm.path: {options.path} ({config.model_type}) is an encoder-decoder. Fix: choose a decoder-only base"
-        )
+        kind = "an encoder-decoder"
+    elif type(config) not in MODEL_FOR_CAUSAL_LM_MAPPING and not options.trust_remote_code:
+        kind = "no causal language model that this version of transformers knows"
+    else:
+        return
+    raise UserError(f"llm.path: {options.path} ({config.model_type}) is {kind}. Fix: choose a decoder-only base")
 
 
 def choose_attention(model: PreTrainedModel, options: LLMOptions, device: torch.device) -> None:

@@ -35,7 +35,7 @@ Caching = Literal["shared", "separate", "native"]
 """How prompts and their caches are computed, the fastest first.
 
 - `shared`: the common head of prompts once; caches have free positions, which are written in place.
-- `separate`: each prompt whole; caches are copied to extend them.
+- `separate`: each prompt whole; caches are copied to extend them, and results of products to store them row by row.
 - `native`: all prompts in one batch, with a cache of the base's own kind, as in `generate` of transformers.
 """
 
@@ -44,7 +44,7 @@ class LanguageModel(nn.Module):
     """The base with its adapter. `LanguageModel.load` reads both from disk."""
 
     caching: Caching = "shared"
-    """Set by `llm.probe`."""
+    """See `set_caching`."""
     _compiled_step: Callable[..., Tensor] | None = None
 
     def __init__(self, peft: "PeftModel", tokenizer: PreTrainedTokenizerBase, options: LLMOptions) -> None:
@@ -100,8 +100,7 @@ class LanguageModel(nn.Module):
         base.requires_grad_(False)
         with initial_weights(seed):
             peft = add_adapter(base, options, is_quantized(base))
-        model = cls(peft, tokenizer, options)
-        return model
+        return cls(peft, tokenizer, options)
 
     @property
     def is_sharded(self) -> bool:
@@ -127,6 +126,12 @@ class LanguageModel(nn.Module):
     def reads_shared_prompts(self) -> bool:
         """Can the attention read a `SharedPromptLayer`?"""
         return self.attention == GROUPED and self.caching == "shared"
+
+    def set_caching(self, caching: Caching) -> None:
+        """Choose how prompts and their caches are computed."""
+        self.caching = caching
+        for layer in self._adapter_layers:
+            layer.by_rows = caching != "shared"
 
     @contextmanager
     def adapter(self, on: bool) -> Iterator[None]:

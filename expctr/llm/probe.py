@@ -24,9 +24,8 @@ from expctr.llm.prefill import prefill
 from expctr.llm.rollout import Rollout
 
 TEXT = "The viewer liked most of what they saw, so they will likely enjoy this one. Yes or No?"
-EXACT, ROUGH = 1e-3, 0.1
-"""Tolerated differences of log-probabilities in units of the logits' standard deviation: of a base in float32, and of
-others."""
+EXACT, ROUGH = 1e-3, 0.25
+"""Tolerated differences (`difference`) of a base in float32, and of others. In bfloat16, rounding gives up to 0.08."""
 
 Scope = Literal["all", "response"]
 
@@ -68,7 +67,7 @@ def probe(model: LanguageModel, rows: Rows | None = None) -> None:
     plain, problems = plain_logits(model, rows), list[str]()
     for way in _ways(model):
         _set_attention(model, way.attention)
-        model.caching = way.caching
+        model.set_caching(way.caching)
         problem = find_problem(model, rows, plain, way.scope)
         if problem is None:
             break
@@ -84,7 +83,19 @@ def probe(model: LanguageModel, rows: Rows | None = None) -> None:
         fix = " and ".join(f"set {option} to {value}" for option, value in wanted.items())
         raise UserError(f"{name} needs other options: {_reason(model, rows, plain, problems)}. Fix: {fix}")
     if problems:
-        rank_zero_info(f"{name} is computed with attention {way.attention} and caching {way.caching}: {problems[0]}")
+        rank_zero_info(
+            f"{name} is computed with attention {way.attention} and caching {way.caching}: {_reason(model, rows, plain, problems)}"
+        )
+
+
+def check_context(model: LanguageModel, tokens: int, options: str) -> None:
+    """Refuse a base whose context is shorter than a number of tokens that these options allow, with a `UserError`."""
+    context = getattr(model.causal.config.get_text_config(), "max_position_embeddings", None)
+    if context is not None and context < tokens:
+        raise UserError(
+            f"{options} allow {tokens} tokens, and llm.path: {model.options.path} has a context of {context}. Fix: lower "
+            "them, or choose a base with a longer context"
+        )
 
 
 def short_rows(model: LanguageModel) -> Rows:
@@ -119,12 +130,21 @@ def plain_logits(model: LanguageModel, rows: Rows) -> list[Tensor]:
     Raises:
         UserError: it cannot compute, or some logits are NaN or infinite.
     """
-    chosen, found = model.attention, []
+    chosen, caching, found = model.attention, model.caching, []
+    model.set_caching("native")
     if model.causal._can_set_attn_implementation():
         _set_attention(model, "eager")
     for prompt, response in zip(*rows, strict=True):
         ids = torch.tensor([prompt + response], device=model.device)
-        logits = model.causal(input_ids=ids, use_cache=False).logits[0, len(prompt) - 1 : -1].float()
+        try:
+            logits = model.causal(input_ids=ids, use_cache=False).logits[0, len(prompt) - 1 : -1].float()
+        except torch.OutOfMemoryError:
+            raise
+        except Exception as error:  # a base's code can raise anything
+            name = f"{model.options.path} ({type(model.causal).__name__})"
+            raise UserError(
+                f"llm.path: {name} cannot compute: {_first_line(error)}. Fix: choose another base"
+            ) from error
         if logits.isnan().any() or logits.isposinf().any():
             raise UserError(
                 f"llm.path: {model.options.path} gives logits that are NaN or infinite. Fix: load its weights again, "
@@ -132,6 +152,7 @@ def plain_logits(model: LanguageModel, rows: Rows) -> list[Tensor]:
             )
         found.append(logits)
     _set_attention(model, chosen)
+    model.set_caching(caching)
     return found
 
 
@@ -145,13 +166,17 @@ def find_problem(model: LanguageModel, rows: Rows, plain: Sequence[Tensor], scop
     except torch.OutOfMemoryError:
         raise
     except Exception as error:  # a base's code can raise anything
-        return f"{type(error).__name__} ({(str(error).splitlines() or ['no message'])[0].rstrip('. ')})"
+        return _first_line(error)
     return None
+
+
+def _first_line(error: Exception) -> str:
+    return f"{type(error).__name__}: {(str(error).splitlines() or ['no message'])[0].rstrip('. ')}"
 
 
 def _logits(model: LanguageModel, rows: Rows, scope: Scope) -> Iterator[tuple[str, int, Tensor]]:
     """What is computed, the number of a row, and its logits by our ways, `[1 or response, vocabulary]`."""
-    (ids, mask), cache = prefill(model, rows.prompts, adapter=scope == "all", room=1)
+    (ids, mask), cache = prefill(model, rows.prompts, adapter=scope == "all", room=2)  # of which one stays free
     kept = share_cache(cache) if scope == "response" else None
     states = model.hidden(ids[:, -1:], mask, True, cache)
     for row, logits in enumerate(model.logits(states)):
@@ -174,10 +199,10 @@ def _set_attention(model: LanguageModel, attention: str) -> None:
 
 
 def difference(ours: Tensor, plain: Tensor) -> float:
-    """Largest difference of log-probabilities, in units of the plain logits' standard deviation."""
+    """Root mean square difference of log-probabilities, in units of the plain logits' standard deviation."""
     there = plain.isfinite()  # some bases set what cannot be said to -inf
-    gap = (ours.log_softmax(-1) - plain.log_softmax(-1))[there].abs()
-    return float(gap.max() / plain[there].std())
+    gap = (ours.log_softmax(-1) - plain.log_softmax(-1))[there]
+    return float(gap.square().mean().sqrt() / plain[there].std())
 
 
 def _reason(model: LanguageModel, rows: Rows, plain: Sequence[Tensor], problems: Sequence[str]) -> str:
