@@ -83,9 +83,8 @@ def probe(model: LanguageModel, rows: Rows | None = None) -> None:
         fix = " and ".join(f"set {option} to {value}" for option, value in wanted.items())
         raise UserError(f"{name} needs other options: {_reason(model, rows, plain, problems)}. Fix: {fix}")
     if problems:
-        rank_zero_info(
-            f"{name} is computed with attention {way.attention} and caching {way.caching}: {_reason(model, rows, plain, problems)}"
-        )
+        why = _reason(model, rows, plain, problems)
+        rank_zero_info(f"{name} is computed with attention {way.attention} and caching {way.caching}: {why}")
 
 
 def check_context(model: LanguageModel, tokens: int, options: str) -> None:
@@ -93,8 +92,8 @@ def check_context(model: LanguageModel, tokens: int, options: str) -> None:
     context = getattr(model.causal.config.get_text_config(), "max_position_embeddings", None)
     if context is not None and context < tokens:
         raise UserError(
-            f"{options} allow {tokens} tokens, and llm.path: {model.options.path} has a context of {context}. Fix: lower "
-            "them, or choose a base with a longer context"
+            f"{options} allow {tokens} tokens, and llm.path: {model.options.path} has a context of {context}. "
+            "Fix: lower them, or choose a base with a longer context"
         )
 
 
@@ -158,16 +157,19 @@ def plain_logits(model: LanguageModel, rows: Rows) -> list[Tensor]:
 
 def find_problem(model: LanguageModel, rows: Rows, plain: Sequence[Tensor], scope: Scope) -> str | None:
     """What differs from the plain logits when the base is computed as the model is set, or None."""
-    tolerance = EXACT if model.causal.dtype == torch.float32 and not model.quantized else ROUGH
     try:
         for what, row, ours in _logits(model, rows, scope):
-            if not difference(ours, plain[row][: len(ours)]) <= tolerance:  # NaN is a problem, too
+            if not difference(ours, plain[row][: len(ours)]) <= _tolerance(model):  # NaN is a problem, too
                 return f"it gives other logits when {what} than for the same tokens alone"
     except torch.OutOfMemoryError:
         raise
     except Exception as error:  # a base's code can raise anything
         return _first_line(error)
     return None
+
+
+def _tolerance(model: LanguageModel) -> float:
+    return EXACT if model.causal.dtype == torch.float32 and not model.quantized else ROUGH
 
 
 def _first_line(error: Exception) -> str:
@@ -208,7 +210,7 @@ def difference(ours: Tensor, plain: Tensor) -> float:
 def _reason(model: LanguageModel, rows: Rows, plain: Sequence[Tensor], problems: Sequence[str]) -> str:
     """Why the fastest way is not right."""
     cut = Rows(rows.prompts, [response[:-1] for response in rows.responses])
-    if difference(plain_logits(model, cut)[0], plain[0][:-1]) > ROUGH:
+    if difference(plain_logits(model, cut)[0], plain[0][:-1]) > _tolerance(model):
         return "it is not causal, because tokens see later ones"
     if any(DynamicCache(config=model.causal.config).is_linear):
         return "some layers keep a state in place of each token's keys and values"
