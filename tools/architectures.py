@@ -20,6 +20,7 @@ from transformers import CONFIG_MAPPING, AutoModelForCausalLM, PreTrainedConfig
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
 from expctr.errors import UserError
+from expctr.llm.architecture import WINDOWS
 from expctr.llm.loading import LLMOptions, check_config, choose_attention, load_tokenizer
 from expctr.llm.logprobs import score_responses
 from expctr.llm.lora import add_adapter
@@ -108,7 +109,7 @@ SPECIAL: dict[str, dict[str, Any]] = {
     "lfm2": {"layer_types": ["conv", "full_attention"] * 2},
     "lfm2_moe": {"layer_types": ["conv", "full_attention"] * 2},
     "dots1": {"n_shared_experts": 1},
-    "bailing_hybrid": {"head_dim": 16},
+    "bailing_hybrid": {"head_dim": 16, "layer_types": ["linear_attention", "full_attention"] * 2},
     "cohere_compass_text": {"rope_parameters": {"full_attention": {"rope_type": "default", "rope_theta": 1e4}}},
     "dbrx": {"rope_parameters": {"rope_type": "default", "rope_theta": 1e4}},
     "falcon_h1": {"mamba_d_ssm": 64},
@@ -148,9 +149,9 @@ class NotTinyError(Exception):
     """An architecture has many weights, whatever its config says."""
 
 
-def tiny_config(model_type: str) -> PreTrainedConfig:
-    """A config with small sizes."""
-    return _shrink(CONFIG_MAPPING[model_type](), SMALL | SPECIAL.get(model_type, {}))
+def tiny_config(model_type: str, **changes: Any) -> PreTrainedConfig:
+    """A config with small sizes, and some changes."""
+    return _shrink(CONFIG_MAPPING[model_type](), SMALL | SPECIAL.get(model_type, {}) | changes)
 
 
 def _shrink(default: PreTrainedConfig, sizes: dict[str, Any]) -> PreTrainedConfig:
@@ -162,7 +163,7 @@ def _shrink(default: PreTrainedConfig, sizes: dict[str, Any]) -> PreTrainedConfi
     return kind(**{name: value for name, value in options.items() if name in known} | parts)
 
 
-def tiny_model(model_type: str, scope: Scope = "all") -> LanguageModel:
+def tiny_model(model_type: str, scope: Scope = "all", **changes: Any) -> LanguageModel:
     """A random base in float32 with a fresh adapter, as `LanguageModel.load` would make it from a folder.
 
     Raises:
@@ -170,7 +171,7 @@ def tiny_model(model_type: str, scope: Scope = "all") -> LanguageModel:
         NotTinyError: it would be large.
     """
     options = LLMOptions(dtype="float32", lora_r=4, adapter_scope=scope)
-    config = tiny_config(model_type)
+    config = tiny_config(model_type, **changes)
     check_config(config, options)
     with torch.device("meta"):
         weights = sum(p.numel() for p in AutoModelForCausalLM.from_config(config).parameters())
@@ -211,6 +212,11 @@ def check(model_type: str) -> Row:
         except UserError as error:
             return Row(model_type, "no", _reason(error))
     scope = model.options.adapter_scope
+    if model.has_windows:  # with windows as long as real ones, the cheap form must find the same
+        wide = tiny_model(model_type, scope, **dict.fromkeys(WINDOWS, 200))
+        probe(wide)
+        if (wide.attention, wide.caching) != (model.attention, model.caching):
+            return Row(model_type, "no", f"the probe at load finds {wide.attention}, {wide.caching}, which is wrong")
     draw = torch.Generator().manual_seed(2)
     for name, weight in model.named_parameters():
         if "lora_B" in name:
@@ -246,7 +252,7 @@ def sampling_error(model: LanguageModel) -> float:
         for row, (response, logits) in enumerate(zip(responses, plain, strict=True)):
             chosen = logits.log_softmax(-1).gather(1, torch.tensor(response)[:, None])[:, 0]
             found.append(chosen - logprobs[row, : len(response)])
-    return float(torch.cat(found).abs().max())
+    return float(torch.cat(found).detach().abs().max())
 
 
 def check_all(model_types: Iterable[str]) -> Iterator[Row]:

@@ -106,15 +106,16 @@ def short_rows(model: LanguageModel) -> Rows:
 
 def _ways(model: LanguageModel) -> Iterator[Way]:
     """All ways, the fastest first; those that the options exclude come last."""
-    attentions = [model.attention]
-    if model.attention != "eager" and model.causal._can_set_attn_implementation():
+    attentions, own_code = [model.attention], not model.causal._can_set_attn_implementation()
+    if model.attention != "eager" and not own_code:
         attentions.append("eager")
     scopes: list[Scope] = [model.options.adapter_scope]
     if "all" not in scopes:
         scopes.append("all")
     for scope in scopes:
         for attention in attentions:
-            yield Way(attention, "shared", scope)
+            if not (own_code and model.has_windows):  # it may count free positions, which shows beyond the window only
+                yield Way(attention, "shared", scope)
             yield Way(attention, "separate", scope)
             if scope == "all":
                 yield Way(attention, "native", scope)
