@@ -13,7 +13,7 @@ WINDOWS = "sliding_window", "attention_chunk_size", "window_size", "attention_wi
 
 def decoder(model: PreTrainedModel) -> PreTrainedModel:
     """The language model that computes hidden states: without output layer, images and sounds."""
-    return cast(PreTrainedModel, model.get_decoder())
+    return cast(PreTrainedModel, cast(PreTrainedModel, model.base_model).get_decoder())
 
 
 def decoder_layers(model: PreTrainedModel) -> nn.ModuleList:

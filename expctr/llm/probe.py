@@ -16,7 +16,7 @@ from torch.distributed.device_mesh import DeviceMesh
 from transformers import DynamicCache
 
 from expctr.errors import UserError
-from expctr.llm.kv_cache import share_cache
+from expctr.llm.kv_cache import share_cache, share_prompts
 from expctr.llm.loading import LLMOptions
 from expctr.llm.logprobs import score_responses
 from expctr.llm.model import Caching, LanguageModel
@@ -181,6 +181,11 @@ def _logits(model: LanguageModel, rows: Rows, scope: Scope) -> Iterator[tuple[st
     """What is computed, the number of a row, and its logits by our ways, `[1 or response, vocabulary]`."""
     (ids, mask), cache = prefill(model, rows.prompts, adapter=scope == "all", room=2)  # of which one stays free
     kept = share_cache(cache) if scope == "response" else None
+    if model.reads_shared_prompts:
+        twice, both = (x.repeat_interleave(2, 0) for x in (ids, mask))
+        states = model.hidden(twice[:, -1:], both, True, share_prompts(cache, 2))
+        for row, logits in enumerate(model.logits(states)):
+            yield "prompts are shared by responses", row // 2, logits
     states = model.hidden(ids[:, -1:], mask, True, cache)
     for row, logits in enumerate(model.logits(states)):
         yield "it decodes from a cache", row, logits
