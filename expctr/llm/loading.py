@@ -11,6 +11,7 @@ import torch
 from lightning.pytorch.utilities import rank_zero_info
 from torch.distributed.device_mesh import DeviceMesh
 from transformers import (
+    MODEL_FOR_CAUSAL_LM_MAPPING,
     AutoConfig,
     AutoModelForCausalLM,
     AutoTokenizer,
@@ -119,7 +120,7 @@ def load_base(
     if not options.gguf_file:
         settings["use_safetensors"] = True
     path = locate(options.path, "llm.path")
-    load_config(path, "llm.path", **hub_arguments(options))
+    check_config(load_config(path, "llm.path", **hub_arguments(options)), options)
     in_floats = options.quantization == "none" and not options.gguf_file
     if mesh is not None and in_floats and can_load_shards(path, mesh, **hub_arguments(options)):
         model = load_shards(path, mesh, dtype, **settings)
@@ -136,13 +137,29 @@ def load_base(
         _keep_differentiable(model)
         # it would log at each layer of each forward pass that it rounds to float16
         logging.getLogger("bitsandbytes.autograd._functions").setLevel(logging.ERROR)
-    supported = model._supports_attention_backend
-    if options.attention == GROUPED and not supported:
-        raise UserError(f"llm.attention: {type(model).__name__} has its own attention code: choose auto, sdpa or eager")
-    if options.attention == GROUPED or (options.attention == "auto" and supported and device.type != "cuda"):
-        model.set_attn_implementation(GROUPED)
+    choose_attention(model, options, device)
     model.eval()
     return model
+
+
+def check_config(config: PreTrainedConfig, options: LLMOptions) -> None:
+    """Refuse a base that does not predict the next token, with a `UserError`."""
+    if config.is_encoder_decoder:
+        kind = "an encoder-decoder"
+    elif type(config) not in MODEL_FOR_CAUSAL_LM_MAPPING and not options.trust_remote_code:
+        kind = "no causal language model that this version of transformers knows"
+    else:
+        return
+    raise UserError(f"llm.path: {options.path} ({config.model_type}) is {kind}. Fix: choose a decoder-only base")
+
+
+def choose_attention(model: PreTrainedModel, options: LLMOptions, device: torch.device) -> None:
+    """Set the attention that the options select for a device, as far as it is not that of transformers."""
+    supported = model._supports_attention_backend
+    if options.attention == GROUPED and not supported:
+        raise UserError(f"llm.attention: {type(model).__name__} has its own attention code. Fix: set it to auto")
+    if options.attention == GROUPED or (options.attention == "auto" and supported and device.type != "cuda"):
+        model.set_attn_implementation(GROUPED)
 
 
 def locate(path: str, option: str) -> str:
@@ -169,7 +186,10 @@ def load_config(path: str, option: str, **hub: Any) -> PreTrainedConfig:
             from a hub, whose compiled code transformers would run without `trust_remote_code`.
     """
     if find_adapter_config_file(path, revision=hub.get("revision")):
-        raise UserError(f"{option}: {path} has an adapter_config.json. Fix: merge the adapter into its base first")
+        raise UserError(
+            f"{option}: {path} has a PEFT adapter (adapter_config.json). Fix: name the model without it; or merge it into "
+            "its base (peft: merge_and_unload, then save_pretrained)"
+        )
     config: PreTrainedConfig = AutoConfig.from_pretrained(path, **hub)
     for part in (config, *(getattr(config, name, None) for name in config.sub_configs)):
         if "/" in (named := str(getattr(part, "_attn_implementation", None))):

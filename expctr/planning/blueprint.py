@@ -22,6 +22,7 @@ from transformers import (
 )
 
 from expctr.errors import UserError
+from expctr.llm.architecture import decoder
 from expctr.llm.cpu.attention import GROUPED
 from expctr.llm.critic import ValueHead
 from expctr.llm.gradient_checkpointing import recompute_activations
@@ -105,21 +106,36 @@ class Blueprint(nn.Module):
         self.base_bytes = self._frozen_bytes(base)
         self.read_bytes = self.base_bytes - (0 if embeddings is output else embeddings.nbytes) + 4 * self.adapter_size
         """Bytes of the weights that a step of decoding reads: without the embeddings, unless they are the output's."""
-        self.layer_bytes = [self._frozen_bytes(layer) for layer in getattr(base.base_model, "layers", [])]
+        self.layer_bytes = [self._frozen_bytes(layer) for layer in getattr(decoder(base), "layers", [])]
         """Bytes of the frozen weights in each decoder layer, which sharding divides."""
         self._fake = FakeTensorMode()
         remove_storage(self, self._fake)
         self._peaks: dict[tuple[Any, ...], Counter[str]] = {}
         with self._fake, torch.no_grad(), self._explain_errors():
-            ids = torch.zeros(1, 2, dtype=torch.long)
-            cache = DynamicCache()
-            self.model.hidden(ids, torch.ones_like(ids), False, cache)
+            cache = self._two_tokens(base, options.attention == "auto")
             self._layers = [(layer.keys[:, :, :1], layer.values[:, :, :1]) for layer in cast(list[Any], cache.layers)]
         self.cache_bytes = sum(keys.nbytes + values.nbytes for keys, values in self._layers)
         """Bytes of the keys and values of one token."""
         heads = base.config.get_text_config().num_attention_heads
         self.attention_size = sum(heads * (k.shape[-1] + v.shape[-1]) for k, v in self._layers)
         """Number of multiplications of one query with one key and its value, over all layers."""
+
+    def _two_tokens(self, base: PreTrainedModel, may_change: bool) -> DynamicCache:
+        """The cache of two tokens. The attention becomes eager if the base needs what the chosen one lacks."""
+        if any(DynamicCache(config=base.config).is_linear):
+            raise UserError(
+                f"llm.path: expctr plan cannot count the memory of {type(base).__name__}, because some layers keep a "
+                "state in place of each token's keys and values"
+            )
+        ids, cache = torch.zeros(1, 2, dtype=torch.long), DynamicCache()
+        try:
+            self.model.hidden(ids, torch.ones_like(ids), False, cache)
+        except UserError:
+            if not may_change:
+                raise
+            base.set_attn_implementation("eager")
+            return self._two_tokens(base, may_change=False)
+        return cache
 
     def _frozen_bytes(self, module: nn.Module) -> int:
         quantized = {id(layer.weight) for layer in module.modules() if isinstance(layer, QuantizedLinear)}

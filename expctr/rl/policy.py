@@ -11,6 +11,7 @@ from expctr.data.batches import Nouns, SampleText
 from expctr.llm.critic import ValueHead
 from expctr.llm.loading import LLMOptions
 from expctr.llm.model import LanguageModel
+from expctr.llm.probe import check_context, load_model
 from expctr.llm.prompts import PromptOptions, Prompts
 from expctr.llm.rollout import Rollout, RolloutOptions, decode_texts, draw_noise, generate
 from expctr.llm.yes_no import DirectQuestion, LCOptions, LCScorer
@@ -72,9 +73,13 @@ class Policy(nn.Module):
         """
         if self.built:
             return
-        self.model = LanguageModel.load(self.llm, seed, mesh, device)
+        self.model = load_model(self.llm, seed, mesh, device)
         self.value_head = ValueHead(self.model.hidden_size, seed=seed, reads_label=self.ppo.critic_label)
         self.prompts = Prompts(self.model.tokenizer, self.prompt_options, nouns)
+        question = self.prompts.lc([SampleText("", (), ())], [""], self.lc.include_title)[0]
+        longest = max(self.prompt_options.prompt_tokens, len(question) + self.prompt_options.title_tokens)
+        options = "prompts.prompt_tokens and rollout.max_new_tokens"
+        check_context(self.model, longest + self.rollout_options.max_new_tokens, options)
         self.lc_scorer = LCScorer(self.model, self.prompts, self.lc)
         self.direct = DirectQuestion(self.model, self.prompts, self.lc)
         self.update = PPOUpdate(self.model, self.value_head, self.ppo, self.kl, self.rollout_options, self.reward.delta)

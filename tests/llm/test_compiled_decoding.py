@@ -35,7 +35,8 @@ def test_compiled_code_is_kept_in_a_folder_of_the_users(monkeypatch: pytest.Monk
     monkeypatch.delenv("TORCHINDUCTOR_CACHE_DIR")
     compile_step(lambda: None, torch.device("cpu"))
     folder = cache_folder()
-    assert folder and Path(os.environ["TORCHINDUCTOR_CACHE_DIR"]) == folder / "compiled"
+    assert folder is not None
+    assert Path(os.environ["TORCHINDUCTOR_CACHE_DIR"]) == folder / "compiled"
 
 
 @pytest.mark.cli  # to capture a graph takes seconds

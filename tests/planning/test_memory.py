@@ -13,6 +13,7 @@ from expctr.llm.loading import LLMOptions
 from expctr.modules.explainer import PPOExplainerModule
 from expctr.planning.blueprint import Blueprint
 from expctr.planning.memory import Sizes, forecast_memory, parse_memory, peak_bytes
+from tools.architectures import tiny_config
 
 
 @pytest.fixture(scope="module")
@@ -99,3 +100,18 @@ def test_every_attention_can_be_counted(bare: LLMOptions, attention: Any) -> Non
     blueprint = Blueprint(replace(bare, attention=attention), torch.bfloat16, on_cpu=attention == "grouped")
     short, long = (blueprint.learn(1, tokens, 1, critic=False, entropy=False)["activations"] for tokens in (64, 256))
     assert (long > 6 * short) == (attention in ("eager", "grouped"))
+
+
+@pytest.mark.parametrize(
+    ("model_type", "said"),
+    [("gemma2", None), ("lfm2", r"cannot count the memory of Lfm2ForCausalLM, because some layers")],
+)
+def test_bases_that_need_another_attention_or_cache(tmp_path: Path, model_type: str, said: str | None) -> None:
+    """Gemma 2 caps attention scores, so `auto` counts eager attention, as the probe at load would choose it."""
+    tiny_config(model_type).save_pretrained(tmp_path)
+    options = LLMOptions(path=str(tmp_path), lora_r=4)
+    if said is None:
+        assert Blueprint(options, torch.float32, on_cpu=True).model.attention == "eager"
+    else:
+        with pytest.raises(UserError, match=said):
+            Blueprint(options, torch.float32, on_cpu=True)

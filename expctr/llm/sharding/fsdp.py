@@ -11,8 +11,9 @@ from torch.distributed.fsdp import FSDPModule, fully_shard, register_fsdp_forwar
 from torch.distributed.tensor import DTensor
 
 from expctr.errors import UserError
+from expctr.llm.architecture import decoder_layers
 from expctr.llm.model import LanguageModel
-from expctr.llm.sharding.loading import decoder_layers
+from expctr.llm.probe import probe
 
 
 def shard(model: LanguageModel, value_head: nn.Module, mesh: DeviceMesh) -> None:
@@ -47,7 +48,7 @@ def shard(model: LanguageModel, value_head: nn.Module, mesh: DeviceMesh) -> None
     register_fsdp_forward_method(model, "hidden")
     fully_shard(value_head, mesh=mesh, reshard_after_forward=True)
     if was_sharded:  # could not compute before
-        model.check_output_layer()
+        probe(model)
 
 
 def _take_shards(layer: nn.Module) -> dict[str, Tensor]:

@@ -4,29 +4,22 @@ import os
 from typing import Any, cast
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.tensor import DTensor
 from transformers import AutoConfig, AutoModelForCausalLM, DistributedConfig, PreTrainedModel
-from transformers.utils import find_adapter_config_file
 
-from expctr.errors import UserError
+from expctr.llm.architecture import decoder_layers
 
 
 def load_complete(path: str, **settings: Any) -> PreTrainedModel:
     """Load a base, all of whose weights come from its files. `settings` are arguments of `from_pretrained`.
 
-    transformers gives random weights to what the files lack, and loads an adapter that lies beside them, with no more
-    than a line in the log.
+    transformers gives random weights to what the files lack, with no more than a line in the log.
 
     Raises:
-        UserError: weights are missing, or the folder has a PEFT adapter.
+        UserError: weights are missing.
     """
-    if find_adapter_config_file(path, revision=settings.get("revision")):
-        raise UserError(
-            f"llm.path: {path} has a PEFT adapter (adapter_config.json), which a base cannot have. Fix: name the base "
-            "without it; or merge the adapter into its base (peft: merge_and_unload, then save_pretrained)"
-        )
     model, found = AutoModelForCausalLM.from_pretrained(path, output_loading_info=True, **settings)
     if missing := sorted(found["missing_keys"]):
         more = f" and {len(missing) - 1} others" if missing[1:] else ""
@@ -79,11 +72,3 @@ def can_load_shards(path: str, mesh: DeviceMesh, **hub: Any) -> bool:
     if mesh.size() == 1 or mesh.device_type != (accelerator.type if accelerator else "cpu"):
         return False
     return getattr(AutoConfig.from_pretrained(path, **hub), "quantization_config", None) is None
-
-
-def decoder_layers(model: PreTrainedModel) -> nn.ModuleList:
-    """The decoder's layers, with or without adapters; `UserError` if there are none."""
-    layers = getattr(model.base_model, "layers", None)
-    if not isinstance(layers, nn.ModuleList):
-        raise UserError(f"llm.path: {type(model).__name__} has no list of layers to shard; train it on one device")
-    return layers
