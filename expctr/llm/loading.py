@@ -187,8 +187,8 @@ def load_config(path: str, option: str, **hub: Any) -> PreTrainedConfig:
     """
     if find_adapter_config_file(path, revision=hub.get("revision")):
         raise UserError(
-            f"{option}: {path} has a PEFT adapter (adapter_config.json). Fix: name the model without it; or merge it into "
-            "its base (peft: merge_and_unload, then save_pretrained)"
+            f"{option}: {path} has a PEFT adapter (adapter_config.json). Fix: name the model without it; or merge it "
+            "into its base (peft: merge_and_unload, then save_pretrained)"
         )
     config: PreTrainedConfig = AutoConfig.from_pretrained(path, **hub)
     for part in (config, *(getattr(config, name, None) for name in config.sub_configs)):

@@ -132,15 +132,9 @@ def test_the_critic_reads_as_many_numbers_as_the_output_layer() -> None:
     probe(model, short_rows(model))
 
 
-def test_damaged_weights_are_refused(tmp_path: Path) -> None:
-    """A number that is NaN, and a layer that is not there, which transformers draws at random."""
+def test_weights_that_are_not_numbers_are_refused(tmp_path: Path) -> None:
     base = LlamaForCausalLM.from_pretrained(make_llm(tmp_path))
-    state = base.state_dict()
-    lost = {name: weight for name, weight in state.items() if not name.startswith("model.layers.1.mlp")}
-    base.save_pretrained(tmp_path, state_dict=lost)
-    with pytest.raises(UserError, match=r"lacks 3 weights, such as model\.layers\.1\.mlp\.down_proj\.weight\. Fix: "):
-        load(tmp_path)
-    state["model.norm.weight"][3] = torch.nan
+    base.model.norm.weight.data[3] = torch.nan
     base.save_pretrained(tmp_path)
     with pytest.raises(UserError, match=r"llm\.path: .*logits that are NaN or infinite\. Fix: "):
         load_model(LLMOptions(path=str(tmp_path), dtype="float32"))

@@ -9,6 +9,7 @@ from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.tensor import DTensor
 from transformers import AutoConfig, AutoModelForCausalLM, DistributedConfig, PreTrainedModel
 
+from expctr.errors import UserError
 from expctr.llm.architecture import decoder_layers
 
 
