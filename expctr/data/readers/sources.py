@@ -13,7 +13,7 @@ from urllib.parse import unquote
 import polars as pl
 
 from expctr.data.readers.bad_rows import PROBLEM
-from expctr.data.readers.base import RawTable, first_line, readable
+from expctr.data.readers.base import POLARS_ERRORS, RawTable, first_line, readable
 from expctr.data.readers.delimited import plain_header, read_delimited, read_header
 from expctr.data.readers.files import check_file, plain_name
 from expctr.data.readers.frames import as_frame, check_types, plain_types
@@ -133,7 +133,7 @@ def _opened(frames: Sequence[pl.LazyFrame], path: Path, parts: tuple[Path, ...],
     try:
         frame = frames[0] if len(frames) == 1 else pl.concat(frames, how="diagonal_relaxed")
         schema = frame.collect_schema()
-    except pl.exceptions.PolarsError as error:
+    except POLARS_ERRORS as error:
         raise DataError(
             f"{path} has files whose columns do not fit together: {first_line(error)}. Fix: give a column the same "
             "type in all"
@@ -192,7 +192,7 @@ def _lines(path: Path, count: int) -> list[str]:
     try:
         lines = pl.scan_lines(path, name="line", glob=False).filter(pl.col("line").str.strip_chars() != "")
         return lines.head(count).collect()["line"].to_list()
-    except (OSError, pl.exceptions.PolarsError) as error:
+    except (OSError, *POLARS_ERRORS) as error:
         raise DataError(
             f"cannot read {path}: {first_line(error)}. Fix: check that the file is complete and UTF-8"
         ) from error
@@ -212,7 +212,7 @@ def _read_json(path: Path) -> pl.DataFrame:
     text = BytesIO("\n".join(lines).removeprefix("\ufeff").encode())
     try:
         return pl.read_json(text, infer_schema_length=None)
-    except pl.exceptions.PolarsError as error:
+    except POLARS_ERRORS as error:
         raise DataError(
             f"cannot read {path} as JSON: {first_line(error)}. Fix: write one list of objects, [{{...}}, {{...}}]; or "
             "one object per line without the brackets"
