@@ -472,7 +472,7 @@ def test_beta_adapts_and_is_kept_in_checkpoints(build: Build, samples: list[Samp
     other = build(kl=KLOptions(beta=0.1, target=1e-6))
     other.load_extra_state(module.extra_state())
     assert other.update.beta == module.update.beta
-    with pytest.raises(UserError, match="the chat template of .* and the run was trained with '<think>'"):
+    with pytest.raises(UserError, match=r"the chat template of .* and the run was trained with '<think>'"):
         other.load_extra_state(module.extra_state() | {"chat": "<think>"})
 
 
