@@ -210,7 +210,7 @@ def test_a_base_that_hardly_answers_is_refused_for_lc_rewards_alone(world: World
         trainer(tmp_path / "a", max_epochs=1).fit(explainer(world, min_mass=0.01), data(world))
     schedule = StageScheduler(PolicyStageOptions(1, [LengthPenalty()]), rounds=0)
     with pytest.warns(UserWarning, match="the LC scorer hardly answers"):
-        trainer(tmp_path / "b", schedule, max_steps=1, limit_val_batches=0).fit(explainer(world, min_mass=0.01), data(world))
+        trainer(tmp_path / "b", schedule, max_steps=1).fit(explainer(world, min_mass=0.01), data(world))
 
 
 def test_an_apple_gpu_is_refused(world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
