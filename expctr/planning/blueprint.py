@@ -99,7 +99,8 @@ class Blueprint(nn.Module):
         """Number of the critic's parameters; they and the adapter's are float32."""
         frozen = [p for p in base.parameters() if not p.requires_grad]
         self.base_size = sum(p.numel() for p in frozen)
-        embeddings, output = (layer.weight for layer in (base.get_input_embeddings(), base.get_output_embeddings()))
+        ends = base.get_input_embeddings(), base.get_output_embeddings()
+        embeddings, output = (cast(Tensor, layer.weight) for layer in ends)
         outer = {id(embeddings), id(output)}
         self.decoder_size = sum(p.numel() for p in frozen if p.ndim == 2 and id(p) not in outer)
         """Number of weights that multiply each token: the base's matrices without embeddings and output layer."""
@@ -130,7 +131,8 @@ class Blueprint(nn.Module):
     @cached_property
     def launches(self) -> int:
         """Number of kernels of one decoding step, whatever its rows."""
-        with self._fake, torch.no_grad(), self._explain_errors(), Trace(self.model.vocab_size) as trace:
+        trace = Trace(self.model.vocab_size)
+        with self._fake, torch.no_grad(), self._explain_errors(), trace:
             cache, noise = self._prompt_cache(trace, 1, 1, 1), torch.zeros(1, dtype=torch.float64)
             before = trace.kernels
             decode_step(self.model, _ids(1, 1), _mask(1, 2), cache, True, 1.0, noise)

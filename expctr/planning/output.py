@@ -121,14 +121,14 @@ def describe_decoding(hours: Mapping[str, float], launches: int, options: PlanOp
     reason = {
         "products": "its matrix products",
         "memory": f"reading weights and cache at {options.bandwidth:g} GB/s",
-        "launches": f"starting {launches:,} kernels per token at {options.launch_us:g} us each; {fast:.1f} with "
+        "launches": f"starting {launches:,} kernels per step at {options.launch_us:g} us each; {fast:.1f} with "
         "llm.compile_decoding",
     }[limit]
     return f"{hours[limit]:.1f} of them are decoding, which is limited by {reason}"
 
 
 def forecast_qlora(blueprint: Blueprint, explainer: PPOExplainerModule, size: Sizes) -> int:
-    """Peak with `configs/qlora.yaml`, whose values these are; on several devices with `configs/ddp.yaml`, too."""
+    """Peak with `configs/qlora.yaml`, whose values these are; on several devices together with `configs/ddp.yaml`."""
     llm = replace(explainer.llm, quantization="nf4")
     changed = copy(explainer)
     changed.ppo = replace(explainer.ppo, gradient_checkpointing=True)
