@@ -60,5 +60,5 @@ def decoder_layers(model: PreTrainedModel) -> nn.ModuleList:
     """The decoder's layers, with or without adapters; `UserError` if there are none."""
     layers = getattr(model.base_model, "layers", None)
     if not isinstance(layers, nn.ModuleList):
-        raise UserError(f"llm.path: {type(model).__name__} has no list of layers to shard. Fix: give --config ddp")
+        raise UserError(f"llm.path: {type(model).__name__} has no list of layers to shard; train it on one device")
     return layers
