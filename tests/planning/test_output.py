@@ -115,7 +115,12 @@ def test_a_base_in_4_bits_is_named_where_it_would_fit(bare: LLMOptions, blueprin
     assert explained["ppo"] == {"gradient_checkpointing": True, "micro_batch_size": QLORA_MICRO}
     assert set(data.values()) == {QLORA_ROWS}
     explainer, size = PPOExplainerModule(llm=bare), Sizes(1, 64, 64, 32, 200, 20)
-    assert forecast_qlora(blueprint, explainer, size) < peak_bytes(forecast_memory(blueprint, explainer, size)) / 2
+    peak = peak_bytes(forecast_memory(blueprint, explainer, size))
+    lowered = forecast_qlora(blueprint, explainer, size, peak, peak // 2)
+    assert lowered is not None
+    assert 0 < lowered <= peak // 2
+    assert forecast_qlora(blueprint, explainer, size, peak, lowered - 1) is None
+    assert forecast_qlora(blueprint, explainer, size, peak, peak) is None
     assert not explainer.ppo.gradient_checkpointing
 
 
