@@ -155,7 +155,7 @@ class Record(L.Callback):
 
 
 def explain(module: PPOExplainerModule) -> Rollout:
-    texts = module.data.table("train").texts[:8]
+    texts = module.data.table("train").texts[:ROWS]  # as many as are trained on: compiled code is for one size
     return module.explain(texts, module.noise(0, 0, 0, range(len(texts))))[0]
 
 
