@@ -52,7 +52,7 @@ class LLMOptions:
     """Implementation of attention. `grouped` is expctr's own for CPUs, the others are those of transformers. `auto`:
     `grouped` on a CPU if the model supports it, else what transformers chooses."""
     compile_decoding: bool = False
-    """Decode with torch.compile (CUDA graphs on a GPU) and a cache of fixed size; on one device. Each new number of
+    """Decode with torch.compile (CUDA graphs on a GPU) and a cache of fixed size; not with FSDP. Each new number of
     rows or prompt width takes a minute to compile, and the last four caches stay in memory. Not worth it on a CPU."""
     adapter_scope: Literal["all", "response"] = "all"
     """`all`: the adapter acts on every token. `response`: it acts from the prompt's last token on. The prompt's keys

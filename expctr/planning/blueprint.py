@@ -99,13 +99,15 @@ class Blueprint(nn.Module):
         """Number of the critic's parameters; they and the adapter's are float32."""
         frozen = [p for p in base.parameters() if not p.requires_grad]
         self.base_size = sum(p.numel() for p in frozen)
-        embeddings, output = (layer.weight for layer in (base.get_input_embeddings(), base.get_output_embeddings()))
+        ends = base.get_input_embeddings(), base.get_output_embeddings()
+        embeddings, output = (cast(Tensor, layer.weight) for layer in ends)
         outer = {id(embeddings), id(output)}
         self.decoder_size = sum(p.numel() for p in frozen if p.ndim == 2 and id(p) not in outer)
         """Number of weights that multiply each token: the base's matrices without embeddings and output layer."""
-        self.base_bytes = self._frozen_bytes(base)
-        self.read_bytes = self.base_bytes - (0 if embeddings is output else embeddings.nbytes) + 4 * self.adapter_size
+        unread = 0 if embeddings is output else embeddings.nbytes
+        self.read_bytes = self._frozen_bytes(base) - unread + 4 * self.adapter_size
         """Bytes of the weights that a step of decoding reads: without the embeddings, unless they are the output's."""
+        self.base_bytes = self._frozen_bytes(base)
         self.layer_bytes = [self._frozen_bytes(layer) for layer in getattr(decoder(base), "layers", [])]
         """Bytes of the frozen weights in each decoder layer, which sharding divides."""
         self._fake = FakeTensorMode()
@@ -141,15 +143,6 @@ class Blueprint(nn.Module):
         quantized = {id(layer.weight) for layer in module.modules() if isinstance(layer, QuantizedLinear)}
         frozen = (p for p in module.parameters() if not p.requires_grad)
         return sum(quantized_bytes(p, self.bits) if id(p) in quantized else p.nbytes for p in frozen)
-
-    @cached_property
-    def launches(self) -> int:
-        """Number of kernels of one decoding step, whatever its rows."""
-        with self._fake, torch.no_grad(), self._explain_errors(), Trace(self.model.vocab_size) as trace:
-            cache, noise = self._prompt_cache(trace, 1, 1, 1), torch.zeros(1, dtype=torch.float64)
-            before = trace.kernels
-            decode_step(self.model, _ids(1, 1), _mask(1, 2), cache, True, 1.0, noise)
-        return trace.kernels - before
 
     # --- the phases of a step; each gives its peak on top of what is held at all times
 
@@ -199,6 +192,16 @@ class Blueprint(nn.Module):
         if critic:
             loss = loss + self.value_head(torch.empty_like(scores.hidden)).sum()
         loss.backward()
+
+    @cached_property
+    def launches(self) -> int:
+        """Number of kernels of one decoding step, whatever its rows."""
+        trace = Trace(self.model.vocab_size)
+        with self._fake, torch.no_grad(), self._explain_errors(), trace:
+            cache, noise = self._prompt_cache(trace, 1, 1, 1), torch.zeros(1, dtype=torch.float64)
+            before = trace.kernels
+            decode_step(self.model, _ids(1, 1), _mask(1, 2), cache, True, 1.0, noise)
+        return trace.kernels - before
 
     def _prompt_cache(self, trace: Trace, rows: int, filled: int, room: int = 0) -> DynamicCache:
         cache = DynamicCache()

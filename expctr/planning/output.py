@@ -5,6 +5,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from copy import copy
 from dataclasses import dataclass, replace
+from functools import partial
 from math import inf
 from typing import Any
 
@@ -66,7 +67,7 @@ def print_plan(
     overlay = "ddp" if size.replicated else "fsdp" if options.devices > 1 else None
     peak, count = peak_bytes(stages), options.samples or (None if data.splits else data.options.max_samples)
     changes = lower_memory(blueprint, explainer, size, peak, limit)
-    in_4_bits = forecast_qlora(blueprint, explainer, size) if peak > limit and not blueprint.bits else inf
+    in_4_bits = partial(forecast_qlora, blueprint, explainer, size, peak, limit)
     work = {}
     if count:
         train, val = (round(count * share) for share in data.options.fractions[:2])
@@ -80,7 +81,7 @@ def print_plan(
         hours = estimate_hours(total, options.devices, rates) + max(decoding.values())
     if options.json:
         memory = {"parameters": blueprint.base_size, "peak": peak, "memory": limit, "stages": stages}
-        advice = {"overlay": overlay, "changes": dict(changes), "qlora": in_4_bits if in_4_bits <= limit else None}
+        advice = {"overlay": overlay, "changes": dict(changes), "qlora": in_4_bits()}
         by_stage = {stage: workload._asdict() for stage, workload in work.items()}
         print(json.dumps({**memory, **advice, "work": by_stage, "hours": hours, "decoding_hours": decoding}))
         return
@@ -96,8 +97,8 @@ def print_plan(
         console.print("Changes that lower it, each on top of those before:")
     for change, lowered in changes:  # each takes seconds to compute
         console.print(f"  {change}: {lowered / 1e9:.1f} GB")
-    if in_4_bits <= limit:
-        console.print(f"Or with the base in 4 bits, --config qlora: {in_4_bits / 1e9:.1f} GB.")
+    if packed := in_4_bits():
+        console.print(f"Or with the base in 4 bits, --config qlora: {packed / 1e9:.1f} GB.")
     if not work:
         console.print("Steps, tokens and hours need --samples N, because the config does not say how many there are.")
         return
@@ -105,7 +106,7 @@ def print_plan(
     rate = f"{options.devices} x {options.tflops:g} TFLOP/s at a utilisation of {options.utilisation:.0%}"
     time = "Hours on a CPU are not forecast, but fit prints the time left"
     if decoding:
-        time = f"{hours:.1f} hours on {rate}; {describe_decoding(decoding, launches, options)}"
+        time = f"{hours:.1f} hours on {rate}; {describe_decoding(decoding, launches, options, overlay != 'fsdp')}"
     console.print(
         f"{time}. Counted: {'' if options.samples else 'at most '}{count} "
         f"samples, every prompt and every response at its maximum of {size.prompt_tokens} and {size.response_tokens} "
@@ -114,28 +115,35 @@ def print_plan(
     )
 
 
-def describe_decoding(hours: Mapping[str, float], launches: int, options: PlanOptions) -> str:
+def describe_decoding(hours: Mapping[str, float], launches: int, options: PlanOptions, can_compile: bool) -> str:
     """How long decoding takes, and by what it is limited; hours are as `estimate_decoding` gives them."""
     limit = max(hours, key=lambda name: hours[name])
-    fast = max(value for name, value in hours.items() if name != "launches")
+    compiled = max(value for name, value in hours.items() if name != "launches")
     reason = {
         "products": "its matrix products",
         "memory": f"reading weights and cache at {options.bandwidth:g} GB/s",
-        "launches": f"starting {launches:,} kernels per token at {options.launch_us:g} us each; {fast:.1f} with "
-        "llm.compile_decoding",
+        "launches": f"starting {launches:,} kernels per step at {options.launch_us:g} us each",
     }[limit]
-    return f"{hours[limit]:.1f} of them are decoding, which is limited by {reason}"
+    advice = f" ({compiled:.1f} with llm.compile_decoding)" if limit == "launches" and can_compile else ""
+    return f"{hours[limit]:.1f} of them are decoding{advice}, which is limited by {reason}"
 
 
-def forecast_qlora(blueprint: Blueprint, explainer: PPOExplainerModule, size: Sizes) -> int:
-    """Peak with `configs/qlora.yaml`, whose values these are; on several devices with `configs/ddp.yaml`, too."""
+def forecast_qlora(
+    blueprint: Blueprint, explainer: PPOExplainerModule, size: Sizes, peak: int, limit: int
+) -> int | None:
+    """The peak with `configs/qlora.yaml`, on several devices together with `configs/ddp.yaml`; None unless it fits, the
+    base is in floats, and the config's own peak does not fit.
+    """
+    if peak <= limit or blueprint.bits or explainer.llm.gguf_file:
+        return None
     llm = replace(explainer.llm, quantization="nf4")
     changed = copy(explainer)
     changed.ppo = replace(explainer.ppo, gradient_checkpointing=True)
     rows = QLORA_ROWS * explainer.rollout_options.group_size
     size = replace(size, rollout_rows=rows, eval_rows=QLORA_ROWS, micro_rows=QLORA_MICRO, replicated=True)
     packed = Blueprint(llm, blueprint.model.causal.dtype, blueprint.on_cpu)
-    return peak_bytes(forecast_memory(packed, changed, size))
+    lowered = peak_bytes(forecast_memory(packed, changed, size))
+    return lowered if lowered <= limit else None
 
 
 def lower_memory(

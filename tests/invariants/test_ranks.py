@@ -177,3 +177,12 @@ def test_a_base_in_8_bits_trains_the_same_sharded(world: World) -> None:
     assert expctr("fit", *options, *kill(0, 2), ranks=2).code == -9
     expctr("fit", *options, "--ckpt_path=last", ranks=2).ok()
     assert set(curves(world.folder / "int8-two")["lc/kl"]) == set(curves(world.folder / "int8")["lc/kl"])
+
+
+@pytest.mark.slow
+def test_a_full_disk_ends_all_ranks_of_a_replicated_run(world: World) -> None:
+    """Though rank 0 alone writes: the other one must not wait for it."""
+    options = [*world.options("full replicated"), *replicated(2)]
+    outcome = expctr("fit", *options, *add("FullDisk", epoch=0, batch=3), ranks=2)
+    assert outcome.code == 2, outcome.output
+    assert outcome.output.count("epoch=0000-batch=000004.ckpt cannot be saved: ") == 2
