@@ -14,5 +14,5 @@ python=$folder/bin/python
 "$python" -m pip install --quiet --disable-pip-version-check --editable '.[test,tools]'
 echo "Not as in tools/constraints.txt (<: there, >: here):"
 diff <(grep -v '^#' tools/constraints.txt | tr A-Z_ a-z- | sort) \
-  <("$python" -m pip freeze --exclude-editable | sed 's/+.*//' | tr A-Z_ a-z- | sort) | grep '^[<>]' || true
+  <("$python" -m pip freeze --all --exclude-editable | grep -v '^pip==' | sed 's/+.*//' | tr A-Z_ a-z- | sort) | grep '^[<>]' || true
 OMP_NUM_THREADS=1 "$python" -m pytest -q -m "not cli and not slow" "$@"
