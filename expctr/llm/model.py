@@ -186,12 +186,30 @@ class LanguageModel(nn.Module):
         frozen = (p for p in self.peft.parameters() if not p.requires_grad)
         return float(sum(p.detach().double().abs().sum() for p in frozen))
 
+    def check_length(self, prompt: int, response: int = 0) -> None:
+        """Refuse prompts and responses of so many tokens if the base has fewer positions, with a `UserError`.
+
+        Later positions would be an error of the base, or were never trained.
+        """
+        positions = getattr(self.causal.config.get_text_config(), "max_position_embeddings", None)
+        if positions and prompt + response > positions:
+            answers = f" and responses of {response} (rollout.max_new_tokens)" if response else ""
+            raise UserError(
+                f"llm.path: {self.options.path} has {positions} positions, too few for prompts of {prompt} tokens "
+                f"(prompts.prompt_tokens){answers}. Fix: lower these options, or choose another base"
+            )
+
     @torch.no_grad()
     def check_output_layer(self) -> None:
-        """Refuse a model whose logits are not those of its output layer, with a `UserError`."""
+        """Refuse a model whose logits are not finite, or not those of its output layer, with a `UserError`."""
         ids = torch.tensor([[self.eos_ids[0], self.pad_id]], device=self.device)
         ours = self.logits(self.hidden(ids, torch.ones_like(ids), adapter=True))
         theirs = self.causal(input_ids=ids).logits.float()
+        if not theirs.isfinite().all():
+            raise UserError(
+                f"llm.path: {self.options.path} answers with NaN or infinity. Fix: set llm.dtype: float32 if it is "
+                "float16; or download the weights again, which may be damaged"
+            )
         if not torch.allclose(ours, theirs, rtol=1e-2, atol=1e-2 * float(theirs.abs().max())):
             raise UserError(
                 f"{self.options.path}: {type(self.causal).__name__} changes its logits after the output layer, which "

@@ -73,6 +73,7 @@ class Policy(nn.Module):
         if self.built:
             return
         self.model = LanguageModel.load(self.llm, seed, mesh, device)
+        self.model.check_length(self.prompt_options.prompt_tokens, self.rollout_options.max_new_tokens)
         self.value_head = ValueHead(self.model.hidden_size, seed=seed, reads_label=self.ppo.critic_label)
         self.prompts = Prompts(self.model.tokenizer, self.prompt_options, nouns)
         self.lc_scorer = LCScorer(self.model, self.prompts, self.lc)

@@ -4,8 +4,9 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import stir_adapter
+from conftest import make_llm, stir_adapter
 from plain_forward import TEXT, load, logits, plain_logits
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 from transformers import (
     Gemma2Config,
@@ -97,6 +98,24 @@ def test_a_model_that_changes_its_logits_after_the_output_layer_is_refused(llm_f
     tokenizer.save_pretrained(tmp_path)
     with pytest.raises(ValueError, match="Gemma2ForCausalLM changes its logits"):
         load(tmp_path, attention="eager")
+
+
+def test_longer_texts_than_the_base_has_positions_are_refused(llm_folder: Path) -> None:
+    model = load(llm_folder)
+    model.check_length(2000, 48)
+    with pytest.raises(UserError, match=r"has 2048 positions, .*prompts of 2000 tokens .* responses of 49 "):
+        model.check_length(2000, 49)
+    with pytest.raises(UserError, match=r"too few for prompts of 2049 tokens \(prompts.prompt_tokens\)\. Fix: "):
+        model.check_length(2049)
+
+
+def test_a_base_that_answers_nan_is_refused(tmp_path: Path) -> None:
+    folder = make_llm(tmp_path / "damaged")
+    weights = load_file(folder / "model.safetensors")
+    name = next(name for name in weights if "down_proj" in name)
+    save_file(weights | {name: weights[name] * torch.nan}, folder / "model.safetensors", {"format": "pt"})
+    with pytest.raises(UserError, match=r"damaged answers with NaN or infinity\. Fix: "):
+        load(folder)
 
 
 def test_the_checksum_sees_one_changed_weight(llm_folder: Path) -> None:

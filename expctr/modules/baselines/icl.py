@@ -46,6 +46,7 @@ class DirectModule(ScoringModule):
     def build(self, nouns: Nouns, seed: int = 0, device: torch.device | None = None) -> None:
         """Load the base, and draw the adapter's initial weights by the seed; `device` is as for `load_base`."""
         self.model = LanguageModel.load(self.llm, seed, device=device)
+        self.model.check_length(self.prompt_options.prompt_tokens)
         if not self.tuned:
             self.model.requires_grad_(False)
         prompts = Prompts(self.model.tokenizer, self.prompt_options, nouns)
