@@ -181,6 +181,11 @@ class ExpCTRCLI(LightningCLI):
         except (ValueError, MisconfigurationException) as error:
             raise root_cause(error) from error
         except (ImportError, RuntimeError, TypeError) as error:
+            if "argument after ** must be a mapping, not NoneType" in str(error):  # of jsonargparse
+                raise UserError(
+                    "a section of the config is null, as stages.lc in stages: {lc: null}. Fix: give its options, or "
+                    "leave it out"
+                ) from error
             if not _is_of_lightning(error):
                 raise
             raise root_cause(error) from error

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, Literal, cast
 
 import torch
+from jinja2 import TemplateError
 from lightning.pytorch.utilities import rank_zero_info
 from torch.distributed.device_mesh import DeviceMesh
 from transformers import (
@@ -92,6 +93,39 @@ def load_tokenizer(options: LLMOptions) -> PreTrainedTokenizerBase:
     return tokenizer
 
 
+def check_tokenizer(tokenizer: PreTrainedTokenizerBase, path: str, rows: int) -> None:
+    """Refuse a tokenizer whose tokens the base, which has this number of embeddings, lacks, or a broken chat template.
+
+    Some bases have a few more added tokens than embeddings, which no prompt uses.
+    """
+    if (pad := tokenizer.pad_token_id) is not None and pad >= rows:
+        raise UserError(
+            f"llm.path: {path} has {rows} embeddings, and its padding token has the id {pad}. Fix: name a token of the "
+            "vocabulary as pad_token in tokenizer_config.json"
+        )
+    if tokenizer.vocab_size > rows:
+        raise UserError(
+            f"llm.path: {path} has {rows} embeddings, and its tokenizer {tokenizer.vocab_size} tokens. Fix: give it "
+            "the tokenizer that it was trained with"
+        )
+    if tokenizer.chat_template is None:
+        return
+    message = [{"role": "user", "content": "hello"}]
+    try:
+        text = str(tokenizer.apply_chat_template(message, add_generation_prompt=True, tokenize=False))
+    except (TemplateError, ValueError, TypeError) as error:
+        reason = (str(error) or type(error).__name__).splitlines()[0].rstrip(".!")
+        raise UserError(
+            f"llm.path: the chat template of {path} cannot be applied to a user's message: {reason}. Fix: mend it, or "
+            "delete it (chat_template.jinja, or chat_template in tokenizer_config.json)"
+        ) from error
+    if "hello" not in text:
+        raise UserError(
+            f"llm.path: the chat template of {path} does not show a user's message that is a text. Fix: mend it, or "
+            "delete it (chat_template.jinja, or chat_template in tokenizer_config.json)"
+        )
+
+
 def load_base(
     options: LLMOptions, mesh: DeviceMesh | None = None, device: torch.device | None = None
 ) -> PreTrainedModel:
@@ -166,10 +200,12 @@ def locate(path: str, option: str) -> str:
     """The folder or hub id that transformers should load for a path, which may be `nano`.
 
     Raises:
-        UserError: the path, which an option of this name holds, looks like a folder, but there is none.
+        UserError: the path, which an option of this name holds, is empty, or looks like a folder that is not there.
     """
     if path == "nano":
         return str(files("expctr") / "nano")
+    if not path:
+        raise UserError(f"{option} is empty; give a folder, a hub id, or nano")
     folder = Path(path).expanduser()
     if folder.is_dir():
         return str(folder)

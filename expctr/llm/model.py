@@ -24,7 +24,7 @@ from expctr.llm.architecture import decoder, has_windows, logit_changes
 from expctr.llm.compiled_decoding import compile_step
 from expctr.llm.cpu.attention import GROUPED
 from expctr.llm.cpu.linear import apply_linear
-from expctr.llm.loading import LLMOptions, is_quantized, load_base, load_tokenizer
+from expctr.llm.loading import LLMOptions, check_tokenizer, is_quantized, load_base, load_tokenizer
 from expctr.seeding import initial_weights
 
 if TYPE_CHECKING:
@@ -86,20 +86,17 @@ class LanguageModel(nn.Module):
             base = load_base(options, mesh, device)
         except UserError:
             raise
-        # nothing there; files missing or damaged; a package missing; pickles under another name
-        except (OSError, ValueError, KeyError, SafetensorError, ImportError, pickle.UnpicklingError) as error:
+        except ImportError as error:  # of the base, its attention or quantization
+            raise UserError(f"llm: {str(error).splitlines()[0]} Fix: install it, or choose another option") from error
+        # nothing there; files missing or damaged; pickles under another name
+        except (OSError, ValueError, KeyError, SafetensorError, pickle.UnpicklingError) as error:
             pickled = isinstance(error, pickle.UnpicklingError)
             reason = "its weights are pickled" if pickled else str(error).splitlines()[0]
             raise UserError(
                 f"llm.path: {options.path} cannot be loaded: {reason}. Fix: give a hub id that can be reached, or a "
                 "folder with config.json, a tokenizer and whole safetensors weights (a Git LFS pointer is not one)"
             ) from error
-        rows = base.get_input_embeddings().num_embeddings
-        if (pad := tokenizer.pad_token_id) is not None and pad >= rows:
-            raise UserError(
-                f"llm.path: {options.path} has {rows} embeddings, and its padding token has the id {pad}. Fix: name a "
-                "token of the vocabulary as pad_token in tokenizer_config.json"
-            )
+        check_tokenizer(tokenizer, options.path, base.get_input_embeddings().num_embeddings)
         base.requires_grad_(False)
         with initial_weights(seed):
             peft = add_adapter(base, options, is_quantized(base))

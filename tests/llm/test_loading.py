@@ -25,7 +25,7 @@ from transformers import (
 
 from expctr.errors import UserError
 from expctr.llm.kv_cache import keys_and_values
-from expctr.llm.loading import LLMOptions, load_base, load_tokenizer, resolve_dtype
+from expctr.llm.loading import LLMOptions, check_tokenizer, load_base, load_tokenizer, resolve_dtype
 from expctr.llm.model import LanguageModel
 
 PT = {"format": "pt"}
@@ -85,6 +85,46 @@ def test_an_adapter_beside_the_base_is_refused(llm_folder: Path, tmp_path: Path)
         AutoTokenizer.from_pretrained(llm_folder).save_pretrained(folder)
         with pytest.raises(UserError, match=rf"{folder.name} has a PEFT adapter .*Fix: .*merge_and_unload"):
             load(folder)
+
+
+@pytest.mark.parametrize(
+    ("template", "reason"),
+    [
+        ("{{ raise_exception('no system') }}", "cannot be applied to a user's message: no system"),
+        ("{% if %}", "cannot be applied to a user's message: Expected an expression"),
+        (
+            {"rag": "x", "tool_use": "y"},
+            "cannot be applied to a user's message: This model has multiple chat templates",
+        ),
+        ("{% for part in messages[0].content %}{{ part.text }}{% endfor %}", "does not show a user's message"),
+    ],
+)
+def test_a_chat_template_that_shows_no_message_is_refused(
+    llm_folder: Path, template: str | dict[str, str], reason: str
+) -> None:
+    tokenizer = load_tokenizer(LLMOptions(str(llm_folder)))
+    tokenizer.chat_template = template  # type: ignore[assignment]
+    with pytest.raises(UserError, match=rf"llm\.path: the chat template of base {reason}.*\. Fix: mend it"):
+        check_tokenizer(tokenizer, "base", len(tokenizer))
+
+
+def test_a_tokenizer_that_knows_more_tokens_than_the_base_is_refused(llm_folder: Path) -> None:
+    tokenizer = load_tokenizer(LLMOptions(str(llm_folder)))
+    rows = tokenizer.vocab_size
+    tokenizer.add_tokens(["<image>"])  # as Gemma 3's, without an embedding; no prompt uses it
+    check_tokenizer(tokenizer, "base", rows)
+    with pytest.raises(UserError, match=f"has {rows - 1} embeddings, and its tokenizer {rows} tokens. Fix: give it"):
+        check_tokenizer(tokenizer, "base", rows - 1)
+
+
+def test_an_option_that_needs_another_package_says_so(llm_folder: Path) -> None:
+    with pytest.raises(UserError, match=r"^llm: .*FlashAttention2.*Fix: install it, or choose another option$"):
+        LanguageModel.load(LLMOptions(str(llm_folder), attention="flash_attention_2"))
+
+
+def test_an_empty_path_is_not_the_current_folder() -> None:
+    with pytest.raises(UserError, match=r"^llm\.path is empty; give a folder"):
+        load_tokenizer(LLMOptions(""))
 
 
 @pytest.mark.parametrize("path", ["/nowhere/model", "./nowhere", "~/nowhere-at-all", "models/of/mine"])
