@@ -85,8 +85,10 @@ class LanguageModel(nn.Module):
             base = load_base(options, mesh, device)
         except UserError:
             raise
-        except (OSError, ValueError, KeyError, SafetensorError) as error:  # nothing there, or files missing or damaged
+        except (OSError, ValueError, KeyError, ImportError, SafetensorError) as error:
             reason = str(error).splitlines()[0]
+            if "ttention" in reason and options.attention != "auto":
+                raise UserError(f"llm.attention: {options.path}: {reason} Fix: set it to auto") from error
             raise UserError(
                 f"llm.path: {options.path} cannot be loaded: {reason}. Fix: give a hub id that can be reached, or a "
                 "folder with config.json, a tokenizer and whole safetensors weights (a Git LFS pointer is not one)"

@@ -8,15 +8,12 @@ import torch
 from conftest import make_llm
 from plain_forward import load
 from torch import nn
-from transformers import (
-    LlamaForCausalLM,
-    T5Config,
-)
+from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaForCausalLM, T5Config
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
 from expctr.errors import UserError
 from expctr.llm.architecture import decoder_layers, logit_changes
-from expctr.llm.loading import LLMOptions, load_base
+from expctr.llm.loading import LLMOptions, load_base, locate
 from expctr.llm.logprobs import token_logprobs
 from expctr.llm.probe import check_context, difference, load_model, probe, short_rows
 from tools.architectures import (
@@ -87,6 +84,13 @@ def test_a_refusal_says_why_and_what_to_choose(model_type: str, options: dict[st
     model.options = replace(model.options, **options)  # type: ignore[arg-type]
     with pytest.raises(UserError, match=rf"llm\.path: nano .*{said}"):
         probe(model, long_rows())
+
+
+def test_an_attention_that_a_base_has_not_is_named(tmp_path: Path) -> None:
+    AutoModelForCausalLM.from_config(tiny_config("gemma2")).save_pretrained(tmp_path)
+    AutoTokenizer.from_pretrained(locate("nano", "")).save_pretrained(tmp_path)
+    with pytest.raises(UserError, match=r"llm\.attention: .*Gemma2ForCausalLM does not support .*Fix: set it to auto"):
+        load(tmp_path, attention="sdpa")
 
 
 @pytest.mark.parametrize(
