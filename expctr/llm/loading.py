@@ -116,7 +116,8 @@ def load_base(
         if mesh is not None and mesh.size() > 1:
             rank_zero_info("each rank loads the whole base: only safetensors in floats can be loaded in shards")
         settings["dtype"] = torch.float32 if options.gguf_file else dtype
-        model, info = AutoModelForCausalLM.from_pretrained(path, output_loading_info=True, **settings)
+        loaded = AutoModelForCausalLM.from_pretrained(path, output_loading_info=True, **settings)
+        model, info = cast(tuple[PreTrainedModel, dict[str, Any]], loaded)
         if missing := sorted(info["missing_keys"]):  # transformers would draw them at random
             raise UserError(
                 f"llm.path: {options.path} lacks {len(missing)} weights, such as {missing[0]}. Fix: load all its files "

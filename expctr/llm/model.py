@@ -8,7 +8,7 @@ reward.
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import cached_property
-from typing import TYPE_CHECKING, Literal, Self, cast
+from typing import TYPE_CHECKING, Any, Literal, Self, cast
 
 import torch
 from safetensors import SafetensorError
@@ -133,7 +133,7 @@ class LanguageModel(nn.Module):
         """Choose how prompts and their caches are computed."""
         self.caching = caching
         for layer in self._adapter_layers:
-            layer.by_rows = caching != "shared"
+            cast(Any, layer).by_rows = caching != "shared"
 
     @contextmanager
     def adapter(self, on: bool) -> Iterator[None]:

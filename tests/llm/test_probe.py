@@ -77,6 +77,7 @@ def test_a_window_is_found_that_no_prompt_of_the_probe_reaches() -> None:
         ("bert", {}, r"\(BertLMHeadModel\) is not supported: it is not causal, .*Fix: choose another base"),
         ("rwkv", {}, r"\(RwkvForCausalLM\) is not supported: .*cache"),
         ("mpt", {"compile_decoding": True}, r"Fix: set llm\.compile_decoding to false"),
+        ("gpt_neo", {"compile_decoding": True}, r"windows may count .*Fix: set llm\.compile_decoding to false"),
     ],
 )
 def test_a_refusal_says_why_and_what_to_choose(model_type: str, options: dict[str, object], said: str) -> None:
