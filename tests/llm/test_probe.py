@@ -16,15 +16,7 @@ from expctr.llm.architecture import decoder_layers, logit_changes
 from expctr.llm.loading import LLMOptions, load_base, locate
 from expctr.llm.logprobs import token_logprobs
 from expctr.llm.probe import check_context, difference, load_model, probe, short_rows
-from tools.architectures import (
-    START,
-    Row,
-    check_all,
-    long_rows,
-    sampling_error,
-    tiny_config,
-    tiny_model,
-)
+from tools.architectures import check_all, long_rows, read_table, sampling_error, tiny_config, tiny_model
 
 DOCS = Path(__file__).parents[2] / "docs"
 
@@ -177,6 +169,4 @@ def test_only_the_language_model_of_a_multimodal_base_gets_adapters() -> None:
 @pytest.mark.slow
 def test_the_table_in_the_docs_is_what_the_tool_finds() -> None:
     """The full form, over every causal architecture of transformers; several minutes."""
-    table = (DOCS / "bases.md").read_text(encoding="utf-8").split(START)[1]
-    rows = [tuple(cell.strip() for cell in line.split("|")[1:-1]) for line in table.splitlines() if "|" in line][2:]
-    assert list(check_all(MODEL_FOR_CAUSAL_LM_MAPPING_NAMES)) == [Row(*row) for row in rows]
+    assert list(check_all(MODEL_FOR_CAUSAL_LM_MAPPING_NAMES)) == read_table(DOCS / "bases.md")
