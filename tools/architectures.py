@@ -1,7 +1,7 @@
 """Which bases work: a probe of every causal architecture of transformers that can be made tiny.
 
-`python -m tools.architectures docs/bases.md` writes the table of that page anew; `python -m tools.architectures -
-qwen3_next mpt` prints the rows of some.
+`python -m tools.architectures docs/bases.md` writes the table of that page anew, `python -m tools.architectures
+docs/bases.md qwen3_next mpt` some of its rows; with `-` for the page, rows are only printed.
 """
 
 import signal
@@ -89,6 +89,7 @@ SMALL: dict[str, Any] = {
     "ffn_dim": 64,
     "n_inner": 64,
     "d_model": 32,
+    "rotary_dim": 4,
     "word_embed_proj_dim": 32,
     "embedding_size": 32,
     "decoder_layers": 4,
@@ -281,19 +282,26 @@ def _time_limit(seconds: int) -> Iterator[None]:
 
 
 def _reason(error: UserError) -> str:
-    return str(error).split(": ", 2)[-1].split(". Fix: ")[0]
+    return str(error).split(". Fix: ")[0].removeprefix("llm.path: nano ").split(" is not supported: ")[-1]
+
+
+def read_table(page: Path) -> list[Row]:
+    """The rows of a page's table; none if there is no table yet."""
+    lines = page.read_text(encoding="utf-8").partition(START)[2].splitlines()
+    return [Row(*(cell.strip() for cell in line.split("|")[1:-1])) for line in lines if line.startswith("|")][2:]
 
 
 def main(arguments: list[str]) -> None:
-    """Write the table into a page, or print rows."""
+    """Write the table into a page, whole or the rows of some architectures; or print rows."""
     page, *some = arguments
     warnings.simplefilter("ignore")
     torch.set_num_threads(1)
     transformers.logging.set_verbosity_error()
     rows = list(check_all(some or MODEL_FOR_CAUSAL_LM_MAPPING_NAMES))
     if page != "-":
+        table = {row.model_type: row for row in (*(read_table(Path(page)) if some else ()), *rows)}
+        lines = [f"| {' | '.join(row)} |" for row in (HEADING, Row("---", "---", "---"), *table.values())]
         text = Path(page).read_text(encoding="utf-8").split(START)[0]
-        lines = [f"| {' | '.join(row)} |" for row in (HEADING, Row("---", "---", "---"), *rows)]
         Path(page).write_text("\n".join([text + START, "", *lines, ""]), encoding="utf-8")
 
 

@@ -147,8 +147,8 @@ def share_cache(cache: DynamicCache) -> DynamicCache:
 
 def select_rows(cache: Cache, rows: Tensor) -> None:
     """Keep some rows of a cache, in any of its layers."""
-    for layer in cache.layers:
+    for layer in cast(list[Any], cache.layers):
         if isinstance(layer, LinearAttentionCacheLayerMixin):
-            layer.reorder_cache(rows)  # which may also drop rows, and there is no other way
+            cast(Any, layer).reorder_cache(rows)  # it may drop rows, too
         else:
-            cast(DynamicLayer, layer).batch_select_indices(rows)
+            layer.batch_select_indices(rows)

@@ -9,7 +9,7 @@ import pickle
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import cached_property
-from typing import TYPE_CHECKING, Literal, Self, cast
+from typing import TYPE_CHECKING, Any, Literal, Self, cast
 
 import torch
 from safetensors import SafetensorError
@@ -86,12 +86,14 @@ class LanguageModel(nn.Module):
             base = load_base(options, mesh, device)
         except UserError:
             raise
-        except ImportError as error:  # of the base, its attention or quantization
-            raise UserError(f"llm: {str(error).splitlines()[0]} Fix: install it, or choose another option") from error
-        # nothing there; files missing or damaged; pickles under another name
-        except (OSError, ValueError, KeyError, SafetensorError, pickle.UnpicklingError) as error:
+        # nothing there; files missing or damaged; pickles under another name; a package of the base, or for an option
+        except (OSError, ValueError, KeyError, SafetensorError, pickle.UnpicklingError, ImportError) as error:
             pickled = isinstance(error, pickle.UnpicklingError)
             reason = "its weights are pickled" if pickled else str(error).splitlines()[0]
+            if "ttention" in reason and options.attention != "auto":
+                raise UserError(f"llm.attention: {options.path}: {reason} Fix: set it to auto") from error
+            if isinstance(error, ImportError):
+                raise UserError(f"llm: {reason} Fix: install it, or choose another option") from error
             raise UserError(
                 f"llm.path: {options.path} cannot be loaded: {reason}. Fix: give a hub id that can be reached, or a "
                 "folder with config.json, a tokenizer and whole safetensors weights (a Git LFS pointer is not one)"
@@ -131,7 +133,7 @@ class LanguageModel(nn.Module):
         """Choose how prompts and their caches are computed."""
         self.caching = caching
         for layer in self._adapter_layers:
-            layer.by_rows = caching != "shared"
+            cast(Any, layer).by_rows = caching != "shared"
 
     @contextmanager
     def adapter(self, on: bool) -> Iterator[None]:

@@ -174,7 +174,8 @@ def _tolerance(model: LanguageModel) -> float:
 
 
 def _first_line(error: Exception) -> str:
-    return f"{type(error).__name__}: {(str(error).splitlines() or ['no message'])[0].rstrip('. ')}"
+    line = (str(error).splitlines() or ["no message"])[0].rstrip(". ")
+    return line.split(". Fix: ")[0] if isinstance(error, UserError) else f"{type(error).__name__}: {line}"
 
 
 def _logits(model: LanguageModel, rows: Rows, scope: Scope) -> Iterator[tuple[str, int, Tensor]]:
@@ -220,4 +221,4 @@ def _reason(model: LanguageModel, rows: Rows, plain: Sequence[Tensor], problems:
         return "it is not causal, because tokens see later ones"
     if any(DynamicCache(config=model.causal.config).is_linear):
         return "some layers keep a state in place of each token's keys and values"
-    return problems[0]
+    return problems[0] if problems else "its windows may count the free positions of a cache"

@@ -8,26 +8,15 @@ import torch
 from conftest import make_llm
 from plain_forward import load
 from torch import nn
-from transformers import (
-    LlamaForCausalLM,
-    T5Config,
-)
+from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaForCausalLM, T5Config
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
 from expctr.errors import UserError
 from expctr.llm.architecture import decoder_layers, logit_changes
-from expctr.llm.loading import LLMOptions, load_base
+from expctr.llm.loading import LLMOptions, load_base, locate
 from expctr.llm.logprobs import token_logprobs
 from expctr.llm.probe import check_context, difference, load_model, probe, short_rows
-from tools.architectures import (
-    START,
-    Row,
-    check_all,
-    long_rows,
-    sampling_error,
-    tiny_config,
-    tiny_model,
-)
+from tools.architectures import check_all, long_rows, read_table, sampling_error, tiny_config, tiny_model
 
 DOCS = Path(__file__).parents[2] / "docs"
 
@@ -80,6 +69,7 @@ def test_a_window_is_found_that_no_prompt_of_the_probe_reaches() -> None:
         ("bert", {}, r"\(BertLMHeadModel\) is not supported: it is not causal, .*Fix: choose another base"),
         ("rwkv", {}, r"\(RwkvForCausalLM\) is not supported: .*cache"),
         ("mpt", {"compile_decoding": True}, r"Fix: set llm\.compile_decoding to false"),
+        ("gpt_neo", {"compile_decoding": True}, r"windows may count .*Fix: set llm\.compile_decoding to false"),
     ],
 )
 def test_a_refusal_says_why_and_what_to_choose(model_type: str, options: dict[str, object], said: str) -> None:
@@ -87,6 +77,13 @@ def test_a_refusal_says_why_and_what_to_choose(model_type: str, options: dict[st
     model.options = replace(model.options, **options)  # type: ignore[arg-type]
     with pytest.raises(UserError, match=rf"llm\.path: nano .*{said}"):
         probe(model, long_rows())
+
+
+def test_an_attention_that_a_base_has_not_is_named(tmp_path: Path) -> None:
+    AutoModelForCausalLM.from_config(tiny_config("gemma2")).save_pretrained(tmp_path)
+    AutoTokenizer.from_pretrained(locate("nano", "")).save_pretrained(tmp_path)
+    with pytest.raises(UserError, match=r"llm\.attention: .*Gemma2ForCausalLM does not support .*Fix: set it to auto"):
+        load(tmp_path, attention="sdpa")
 
 
 @pytest.mark.parametrize(
@@ -166,6 +163,4 @@ def test_only_the_language_model_of_a_multimodal_base_gets_adapters() -> None:
 @pytest.mark.slow
 def test_the_table_in_the_docs_is_what_the_tool_finds() -> None:
     """The full form, over every causal architecture of transformers; several minutes."""
-    table = (DOCS / "bases.md").read_text(encoding="utf-8").split(START)[1]
-    rows = [tuple(cell.strip() for cell in line.split("|")[1:-1]) for line in table.splitlines() if "|" in line][2:]
-    assert list(check_all(MODEL_FOR_CAUSAL_LM_MAPPING_NAMES)) == [Row(*row) for row in rows]
+    assert list(check_all(MODEL_FOR_CAUSAL_LM_MAPPING_NAMES)) == read_table(DOCS / "bases.md")

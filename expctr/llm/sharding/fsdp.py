@@ -48,6 +48,9 @@ def shard(model: LanguageModel, value_head: nn.Module, mesh: DeviceMesh) -> None
     register_fsdp_forward_method(model, "hidden")
     fully_shard(value_head, mesh=mesh, reshard_after_forward=True)
     if was_sharded:  # could not compute before
+        token = torch.tensor([[model.pad_id]], device=model.device)
+        with torch.no_grad():
+            model.hidden(token, torch.ones_like(token), False)  # FSDP wants its root to be called before the layers
         probe(model)
 
 
