@@ -2,7 +2,7 @@
 
     python -m tools.bench.gpu                                # bases of 1B and 8B weights, at most 8 minutes
     python -m tools.bench.gpu --sizes 8B --minutes 4
-    python -m tools.bench.gpu --sizes tiny                   # what a processor does by default, in less than a minute
+    python -m tools.bench.gpu --sizes tiny                   # what a processor does by default, in about a minute
 
 Bases have the shapes of Llama 3 and random weights, which are drawn on the device; ratings are random, too. A setting
 is a base, a scope of the adapter, and decoding compiled or not. Each trains on three rollout batches of the LC stage,
@@ -269,7 +269,7 @@ def main(args: list[str] | None = None) -> int:
     asked = parser.parse_args(args)
     room, took = torch.cuda.mem_get_info()[0] / 1e9 if on_gpu else inf, 0.0
     found, left_out = dict[str, Any](), dict[str, str]()
-    warnings.filterwarnings("ignore", ".*in eval mode at the start of training|.*the LC scorer is blind")
+    warnings.filterwarnings("ignore", ".*in eval mode at the start of training|.*the LC scorer")
     with (
         contextlib.redirect_stdout(sys.stderr),
         tempfile.TemporaryDirectory() as folder,
