@@ -118,7 +118,7 @@ def test_a_tokenizer_that_knows_more_tokens_than_the_base_is_refused(llm_folder:
 
 
 def test_an_option_that_needs_another_package_says_so(llm_folder: Path) -> None:
-    with pytest.raises(UserError, match=r"^llm: .*FlashAttention2.*Fix: install it, or choose another option$"):
+    with pytest.raises(UserError, match=r"^llm\.attention: .*FlashAttention2.* Fix: set it to auto$"):
         LanguageModel.load(LLMOptions(str(llm_folder), attention="flash_attention_2"))
 
 

@@ -21,14 +21,15 @@ def load_complete(path: str, **settings: Any) -> PreTrainedModel:
     Raises:
         UserError: weights are missing.
     """
-    model, found = AutoModelForCausalLM.from_pretrained(path, output_loading_info=True, **settings)
+    loaded = AutoModelForCausalLM.from_pretrained(path, output_loading_info=True, **settings)
+    model, found = cast(tuple[PreTrainedModel, dict[str, Any]], loaded)
     if missing := sorted(found["missing_keys"]):
         more = f" and {len(missing) - 1} others" if missing[1:] else ""
         raise UserError(
             f"llm.path: {path} lacks weights of {type(model).__name__}: {missing[0]}{more} would be random. Fix: "
             "download it again, or name a causal language model"
         )
-    return cast(PreTrainedModel, model)
+    return model
 
 
 def load_shards(path: str, mesh: DeviceMesh, dtype: torch.dtype, **settings: Any) -> PreTrainedModel:
