@@ -132,6 +132,7 @@ class LanguageModel(nn.Module):
     def set_caching(self, caching: Caching) -> None:
         """Choose how prompts and their caches are computed."""
         self.caching = caching
+        self.prefix_caches.clear()
         for layer in self._adapter_layers:
             cast(Any, layer).by_rows = caching != "shared"
 

@@ -182,14 +182,12 @@ def _logits(model: LanguageModel, rows: Rows, scope: Scope) -> Iterator[tuple[st
     """What is computed, the number of a row, and its logits by our ways, `[1 or response, vocabulary]`."""
     (ids, mask), cache = prefill(model, rows.prompts, adapter=scope == "all", room=2)  # of which one stays free
     kept = share_cache(cache) if scope == "response" else None
-    if model.reads_shared_prompts:
-        twice, both = (x.repeat_interleave(2, 0) for x in (ids, mask))
-        states = model.hidden(twice[:, -1:], both, True, share_prompts(cache, 2))
-        for row, logits in enumerate(model.logits(states)):
-            yield "prompts are shared by responses", row // 2, logits
-    states = model.hidden(ids[:, -1:], mask, True, cache)
-    for row, logits in enumerate(model.logits(states)):
-        yield "it decodes from a cache", row, logits
+    responses = 2 if model.reads_shared_prompts else 1  # the stricter of the two caches that decoding reads
+    if responses > 1:
+        cache = share_prompts(cache, responses)
+    newest, seen = (x.repeat_interleave(responses, 0) for x in (ids[:, -1:], mask))
+    for row, logits in enumerate(model.logits(model.hidden(newest, seen, True, cache))):
+        yield "it decodes from a cache", row // responses, logits
     lengths = torch.tensor([len(response) for response in rows.responses], device=ids.device)
     answers = torch.nn.utils.rnn.pad_sequence([torch.tensor(response) for response in rows.responses], True)
     there = torch.arange(answers.shape[1], device=ids.device) < lengths[:, None]
