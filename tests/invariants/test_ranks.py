@@ -186,3 +186,18 @@ def test_a_full_disk_ends_all_ranks_of_a_replicated_run(world: World) -> None:
     outcome = expctr("fit", *options, *add("FullDisk", epoch=0, batch=3), ranks=2)
     assert outcome.code == 2, outcome.output
     assert outcome.output.count("epoch=0000-batch=000004.ckpt cannot be saved: ") == 2
+
+
+@pytest.mark.slow
+def test_a_ctr_model_alone_trains_the_same_replicated(world: World) -> None:
+    """Lightning makes its steps."""
+    model = ["--model=CTRModule", "--model.init_args.backbone=DeepFM", "--model.init_args.options.lr=0.01"]
+    none = [f"--model.init_args.backbone.init_args.{name}=0.0" for name in ("dropout", "oov_rate")]
+    data = ["--data=MovieLensDataModule", "--data.init_args.ctr_batch_size=16", "--trainer.max_epochs=2"]
+    for run, more in (("ctr", []), ("ctr-two", replicated(2))):
+        paths = [path for path in world.paths(run) if "model" not in path]
+        options = [*model, *none, *data, *paths, "--trainer.accelerator=cpu"]
+        expctr("fit", *options, *more, ranks=2 if more else 1).ok()
+    found, expected = (curves(world.folder / run) for run in ("ctr-two", "ctr"))
+    assert_agree(found, expected)
+    assert "ctr/loss" in found
