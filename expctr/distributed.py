@@ -3,12 +3,13 @@
 Without a process group, each function returns the single rank's own data.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import torch
 import torch.distributed as dist
-from torch import Tensor
+from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
 
 
 def world_size() -> int:
@@ -47,6 +48,18 @@ def all_mean_std(x: Tensor, mask: Tensor | None = None) -> tuple[Tensor, Tensor]
     # from deviations, because E[x^2] - mean^2 loses precision if the spread is small
     variance = all_sum((weight * (values - mean) ** 2).sum()) / count
     return mean, variance.sqrt()
+
+
+def average_gradients(parameters: Iterable[nn.Parameter]) -> None:
+    """Average the gradients of these parameters over all ranks, by one reduction.
+
+    Parameters without a gradient must be the same on all ranks. Sharded ones are left alone: their backward pass has
+    averaged them already.
+    """
+    gradients = [p.grad for p in parameters if p.grad is not None and not isinstance(p, DTensor)]
+    if world_size() > 1 and gradients:
+        mean = all_sum(nn.utils.parameters_to_vector(gradients)) / world_size()
+        nn.utils.vector_to_parameters(mean, gradients)
 
 
 def all_gather_objects(obj: Any) -> list[Any]:

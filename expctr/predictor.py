@@ -24,6 +24,7 @@ from expctr.data.pairs import PairRows, read_columns
 from expctr.data.query import Query, make_query
 from expctr.errors import UserError, root_cause
 from expctr.evaluation.explain import answer
+from expctr.modules.checks import usable_accelerator
 from expctr.modules.scoring import ScoringModule
 from expctr.modules.staged import StagedModule
 from expctr.run_folder import find_run, read_config
@@ -33,7 +34,7 @@ from expctr.training.selection import check_sharding, select_checkpoint
 
 EXPLANATION, PROBLEM = "explanation", "problem"
 _PAIR = "_pair"
-_DEVICES = ("auto", "cpu", "cuda", "mps")
+_DEVICES = ("auto", "cpu", "cuda")
 
 
 class Predictor:
@@ -79,7 +80,7 @@ class Predictor:
                     parser.parse_object({name: config[name] for name in ("model", "data", "stages")})
                 )
                 trainer = L.Trainer(
-                    accelerator=accelerator,
+                    accelerator=usable_accelerator(accelerator),
                     devices=[int(index)] if index else 1,
                     default_root_dir=run,
                     logger=False,

@@ -68,6 +68,11 @@ def sharded(ranks: int) -> list[str]:
     ]
 
 
+def replicated(ranks: int) -> list[str]:
+    """Return options that train on some ranks, each of which holds everything."""
+    return [f"--config={TESTS.parent / 'configs' / 'ddp.yaml'}", f"--trainer.devices={ranks}"]
+
+
 def expctr(*args: object, ranks: int = 1, environ: Mapping[str, str] = {}) -> Outcome:
     """Run `expctr ARGS`.
 

@@ -9,7 +9,7 @@ import pytest
 import torch
 import torch.distributed as dist
 from running import together
-from torch import Tensor
+from torch import Tensor, nn
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.tensor import DTensor
 
@@ -85,6 +85,11 @@ def work(rank: int, ranks: int, port: int, folder: str) -> None:
     assert distributed.all_gather_rows(mine).tolist() == [0, 1, 0, 1, 2]
     assert distributed.all_gather_rows(torch.full((rank, 2), 7)).tolist() == [[7, 7]]
     assert distributed.all_gather_objects({"rank": rank}) == [{"rank": 0}, {"rank": 1}]
+    moved, still = (nn.Parameter(torch.zeros(2)) for _ in range(2))
+    moved.grad = torch.tensor([1.0, 3.0]) * (1 + 2 * rank)  # [1, 3] and [3, 9]
+    distributed.average_gradients([still, moved])
+    assert moved.grad.tolist() == [2, 6]
+    assert still.grad is None
     mean, std = distributed.all_mean_std(mine)
     torch.testing.assert_close((mean, std), (torch.tensor(0.8).double(), torch.tensor(0.56).double().sqrt()))
     mean, std = distributed.all_mean_std(mine, torch.tensor([0, 1, 1])[: len(mine)])

@@ -4,6 +4,7 @@ import os
 import signal
 import sys
 import threading
+import traceback
 from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
@@ -27,6 +28,7 @@ from expctr.data.datamodules import RatingsDataModule
 from expctr.errors import UserError, exit_with_error, root_cause
 from expctr.evaluation.alarms import Alarms
 from expctr.evaluation.result_writer import ResultWriter
+from expctr.modules.checks import usable_accelerator
 from expctr.modules.expctr import ExpCTRModule
 from expctr.modules.staged import StagedModule
 from expctr.run_folder import read_config
@@ -154,7 +156,7 @@ class ExpCTRCLI(LightningCLI):
             check_trainer(self.trainer)
         with ExitStack() as stack:
             if self.trainer.is_global_zero:
-                stack.callback(hold(Path(self.trainer.default_root_dir)).release)
+                stack.enter_context(hold(Path(self.trainer.default_root_dir)))
             self.trainer.fit(**kwargs)
         if self.trainer.is_global_zero and not vars(self.trainer)["fast_dev_run"]:
             print(self._end_of_fit())
@@ -178,6 +180,15 @@ class ExpCTRCLI(LightningCLI):
             super().instantiate_classes()
         except (ValueError, MisconfigurationException) as error:
             raise root_cause(error) from error
+        except (ImportError, RuntimeError, TypeError) as error:
+            if "argument after ** must be a mapping, not NoneType" in str(error):  # of jsonargparse
+                raise UserError(
+                    "a section of the config is null, as stages.lc in stages: {lc: null}. Fix: give its options, or "
+                    "leave it out"
+                ) from error
+            if not _is_of_lightning(error):
+                raise
+            raise root_cause(error) from error
         if path := self._get(self.config_init, "ckpt_path"):
             check_sharding(Path(path), isinstance(self.trainer.strategy, ShardedStrategy))
 
@@ -190,6 +201,7 @@ class ExpCTRCLI(LightningCLI):
             )
         if config.get("enable_progress_bar") is False:
             self.trainer_defaults = {}  # they hold the progress bar only
+        kwargs["accelerator"] = usable_accelerator(config.get("accelerator"))
         if SLURMEnvironment.detect():  # a signal saves and ends the fit, or saves and goes on; nothing is requeued
             kwargs["plugins"] = [*(config.get("plugins") or []), SLURMEnvironment(auto_requeue=False)]
         if config.get("logger") in (None, True):
@@ -202,6 +214,12 @@ def _expand_home(config: Namespace) -> None:
     for name, value in config.items():
         if isinstance(value, str) and value.startswith("~/") and name.split(".")[0] in _WITH_PATHS:
             config[name] = str(Path(value).expanduser())
+
+
+def _is_of_lightning(error: BaseException) -> bool:
+    """Whether Lightning raised an error, as of an accelerator or a logger whose package is not installed."""
+    *_, (frame, _) = traceback.walk_tb(error.__traceback__)
+    return str(frame.f_globals.get("__name__")).startswith("lightning.")
 
 
 def _drop_writer_error(failed: threading.ExceptHookArgs) -> None:

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from expctr.cli.configs import find_config, packaged_configs
+from expctr.cli.configs import check_config, find_config, packaged_configs
 from expctr.errors import UserError
 from expctr.run_folder import find_run
 
@@ -37,13 +37,18 @@ def with_packaged_configs(args: Sequence[str]) -> list[str]:
     """The arguments, with each `--config` as a path.
 
     Raises:
-        UserError: there is neither such a file nor such a packaged config.
+        UserError: there is neither such a file nor such a packaged config, or it is damaged.
     """
     found = list(args)
     for place, arg in enumerate(found):
         flag, equals, name = arg.partition("=")
         if flag in _CONFIG and equals:
-            found[place] = f"{flag}={find_config(name)}"
+            path = find_config(name)
+            found[place] = f"{flag}={path}"
         elif arg in _CONFIG and place + 1 < len(found):
-            found[place + 1] = str(find_config(found[place + 1]))
+            path = find_config(found[place + 1])
+            found[place + 1] = str(path)
+        else:
+            continue
+        check_config(path)
     return found

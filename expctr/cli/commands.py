@@ -50,6 +50,8 @@ class Trainer(L.Trainer):
         samples: int | None = None,
         tflops: float = 312.0,
         utilisation: float = 0.3,
+        bandwidth: float = 1600.0,
+        launch_us: float = 10.0,
         json: bool = False,
     ) -> None:
         """Forecast a run's memory, steps, tokens and hours from the language model's config. Nothing is trained.
@@ -63,7 +65,10 @@ class Trainer(L.Trainer):
             processor: the run is on CPUs instead of GPUs; null for what trainer.accelerator says.
             samples: number of samples over all splits; null for data.samples.max_samples.
             tflops: peak rate of each device, in 10^12 operations per second; 312 is an A100's or A800's in bfloat16.
-            utilisation: the share of the peak rate that the whole run reaches.
+            utilisation: the share of the peak rate that matrix products reach.
+            bandwidth: memory that a device reads while it decodes, in 10^9 bytes per second; an A100 reaches 2039 at
+                its peak.
+            launch_us: microseconds to start a kernel while decoding; llm.compile_decoding starts one per token.
             json: print one line of JSON, with memory in bytes.
         """
         if not isinstance(model, ExpCTRModule):
@@ -71,7 +76,9 @@ class Trainer(L.Trainer):
         from expctr.planning.output import PlanOptions, print_plan  # it imports peft, which --help can do without
 
         processor = isinstance(self.accelerator, CPUAccelerator) if processor is None else processor
-        options = PlanOptions(devices, memory, prompt_tokens, processor, samples, tflops, utilisation, json)
+        options = PlanOptions(
+            devices, memory, prompt_tokens, processor, samples, tflops, utilisation, bandwidth, launch_us, json
+        )
         (stages,) = [callback for callback in vars(self)["callbacks"] if isinstance(callback, StageScheduler)]
         print_plan(model.explainer, datamodule, stages.plan, stages.explanations, options)
 

@@ -5,6 +5,8 @@ from collections.abc import Sequence
 from difflib import get_close_matches
 from pathlib import Path
 
+import yaml  # type: ignore[import-untyped]
+
 import expctr
 from expctr.errors import UserError, exit_with_error
 
@@ -57,6 +59,44 @@ def find_config(name: str) -> Path:
     near = get_close_matches(plain, configs, 3)
     hint = f"the nearest packaged configs: {', '.join(near)}" if near else "expctr configs lists the packaged configs"
     raise UserError(f"config: there is no file {name}, and no packaged config of that name; {hint}")
+
+
+def check_config(path: Path) -> None:
+    """Read a config's structure.
+
+    Raises:
+        UserError: it is no text, is not YAML, has no options, or gives one twice (YAML would take the last).
+    """
+    if not path.is_file():  # a stream can be read only once
+        return
+    try:
+        root = yaml.compose(path.read_text(encoding="utf-8-sig"), getattr(yaml, "CSafeLoader", yaml.SafeLoader))
+    except UnicodeDecodeError as error:
+        raise UserError(f"config: {path} is not UTF-8 text. Fix: save it as UTF-8") from error
+    except yaml.YAMLError as error:
+        reason = " ".join(str(error).replace('in "<unicode string>", ', "in ").split())
+        raise UserError(f"config: {path} is not YAML: {reason}. Fix: mend it, or restore it") from error
+    if not isinstance(root, yaml.MappingNode):
+        raise UserError(f"config: {path} holds no options. Fix: write them as NAME: VALUE, or leave it out")
+    _check_names(root, path, "", set())
+
+
+def _check_names(node: yaml.Node, path: Path, above: str, done: set[int]) -> None:
+    if id(node) in done or isinstance(node, yaml.ScalarNode):  # an alias may be used many times, and inside itself
+        return
+    done.add(id(node))
+    seen: set[str] = set()
+    for child in node.value:
+        if isinstance(node, yaml.SequenceNode):
+            _check_names(child, path, above, done)
+            continue
+        key, value = child
+        if isinstance(key, yaml.ScalarNode) and key.value in seen:
+            line = key.start_mark.line + 1
+            raise UserError(f"config: {path} gives {above}{key.value} twice, again in line {line}. Fix: join the two")
+        name = str(key.value) if isinstance(key, yaml.ScalarNode) else ""
+        seen.add(name)
+        _check_names(value, path, f"{above}{name}.", done)
 
 
 def copy_config(name: str, out: Path | None = None) -> Path:

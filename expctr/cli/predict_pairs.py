@@ -9,6 +9,7 @@ import polars as pl
 from rich.progress import track
 
 from expctr.data.pairs import PairRows, read_columns
+from expctr.data.readers.base import POLARS_ERRORS
 from expctr.data.readers.files import check_file
 from expctr.errors import DataError, UserError
 from expctr.predictor import PROBLEM, Predictor
@@ -116,7 +117,7 @@ def _check_pairs(pairs: Path, out: Path) -> None:
         read_columns(table.head(0).collect())
         values = table.select(pl.len(), pl.all().exclude("len").is_null().sum())  # reads every value
         rows = int(values.collect(engine="streaming").item(0, 0))
-    except pl.exceptions.PolarsError as error:
+    except POLARS_ERRORS as error:
         reason = str(error).splitlines()[0]
         fix = "save it as UTF-8, close every quote, and give each row as many values as the header has"
         if pairs.suffix == ".parquet":

@@ -147,7 +147,7 @@ class ClickModel(nn.Module):
     def loss(self, batch: Batch, text: Tensor | None = None, guard: NaNGuard | None = None) -> Tensor:
         """Binary cross-entropy, averaged over the rows of all ranks and summed over the cross-fitted models.
 
-        Scaled by the world size, since sharding averages gradients over ranks.
+        Scaled by the world size, since gradients are averaged over ranks.
 
         Args:
             batch: training rows.

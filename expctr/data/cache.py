@@ -26,7 +26,7 @@ from expctr.data.summary import DataSummary
 from expctr.errors import DataError
 from expctr.whole_files import replacing
 
-_FORMAT = 9  # increase it when a reader or make_samples returns something else
+_FORMAT = 10  # increase it when a reader or make_samples returns something else
 _ABANDONED = 24 * 3600  # seconds after which a temporary file is deleted; its process was killed
 _THIS_PROCESS = uuid.uuid4().hex
 
@@ -92,9 +92,15 @@ def cached_ratings(
     return _cached(files, key, lambda: (make(), None), folder, lambda _: None)[0]
 
 
-def cache_folder() -> Path:
-    """The folder of caches if an option names no other: `$XDG_CACHE_HOME/expctr` or `~/.cache/expctr`."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "expctr"
+def cache_folder() -> Path | None:
+    """The folder of caches if an option names no other: `$XDG_CACHE_HOME/expctr` or `~/.cache/expctr`.
+
+    None in a container whose user has neither a name nor `HOME`.
+    """
+    try:
+        return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "expctr"
+    except RuntimeError:
+        return None
 
 
 def class_key(reader: type) -> list[str]:
@@ -123,7 +129,12 @@ def _cached(
     """A table, and what is known about it, as JSON."""
     stats = _stats(files)
     name = hashlib.sha256(json.dumps([_FORMAT, stats, key], default=repr).encode()).hexdigest()[:16]
-    rows, about = (Path(folder or cache_folder()) / f"{name}.{kind}" for kind in ("parquet", "json"))
+    base = Path(folder) if folder else cache_folder()
+    if base is None:
+        rank_zero_warn("this user has no home folder: what is read is not cached. Fix: set data.cache_dir to a folder")
+        table, found = make()
+        return table, read(found)
+    rows, about = (base / f"{name}.{kind}" for kind in ("parquet", "json"))
     try:
         saved = json.loads(about.read_text())
         if saved["sha256"] == _sha256(rows):

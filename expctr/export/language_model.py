@@ -100,6 +100,8 @@ def _write_code(
             "none": prompts.none,
             "title_tokens": prompts.title_tokens,
             "prompt_tokens": prompts.prompt_tokens,
+            "template_kwargs": prompts.options.template_kwargs,
+            "date": prompts.options.date,
         },
         "generation": {
             "do_sample": False,

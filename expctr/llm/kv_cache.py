@@ -7,8 +7,8 @@ from typing import Any, NamedTuple, cast
 import torch
 from torch import Tensor, tensor
 from torch.nn import functional as F
-from transformers import DynamicCache
-from transformers.cache_utils import DynamicLayer
+from transformers import Cache, DynamicCache
+from transformers.cache_utils import DynamicLayer, LinearAttentionCacheLayerMixin
 
 BLOCK = 16
 """Free positions that responses to a shared prompt get at a time: attention reads them, too."""
@@ -143,3 +143,12 @@ def share_cache(cache: DynamicCache) -> DynamicCache:
     other = DynamicCache()
     other.layers = [copy(layer) for layer in cache.layers]
     return other
+
+
+def select_rows(cache: Cache, rows: Tensor) -> None:
+    """Keep some rows of a cache, in any of its layers."""
+    for layer in cast(list[Any], cache.layers):
+        if isinstance(layer, LinearAttentionCacheLayerMixin):
+            cast(Any, layer).reorder_cache(rows)  # it may drop rows, too
+        else:
+            layer.batch_select_indices(rows)

@@ -8,9 +8,11 @@ from pathlib import Path
 from typing import Any, Literal, cast
 
 import torch
+from jinja2 import TemplateError
 from lightning.pytorch.utilities import rank_zero_info
 from torch.distributed.device_mesh import DeviceMesh
 from transformers import (
+    MODEL_FOR_CAUSAL_LM_MAPPING,
     AutoConfig,
     AutoModelForCausalLM,
     AutoTokenizer,
@@ -24,7 +26,7 @@ from transformers.utils.peft_utils import find_adapter_config_file
 from expctr.errors import UserError, check_range
 from expctr.llm.cpu.attention import GROUPED
 from expctr.llm.cpu.int8 import int8_is_exact
-from expctr.llm.sharding.loading import can_load_shards, fill, load_shards
+from expctr.llm.sharding.loading import can_load_shards, fill, load_complete, load_shards
 
 DType = Literal["auto", "float32", "bfloat16", "float16"]
 
@@ -42,8 +44,8 @@ class LLMOptions:
     trust_remote_code: bool = False
     """Run the model's own Python code. Leave it off unless you have read that code."""
     dtype: DType = "auto"
-    """Data type of the base. `auto`: bfloat16 if the device computes in it, else float32. The adapter is always
-    float32."""
+    """Data type of the base. `auto`: bfloat16 if the device computes in it (a T4 or V100 does not), else float32. The
+    adapter is always float32."""
     quantization: Literal["none", "nf4", "int8"] = "none"
     """Load the base in 4 or 8 bits (bitsandbytes). With `int8`, results depend slightly on the micro-batch size and on
     the number of devices, because all rows of a batch decide which values stay in 16 bits."""
@@ -51,7 +53,7 @@ class LLMOptions:
     """Implementation of attention. `grouped` is expctr's own for CPUs, the others are those of transformers. `auto`:
     `grouped` on a CPU if the model supports it, else what transformers chooses."""
     compile_decoding: bool = False
-    """Decode with torch.compile (CUDA graphs on a GPU) and a cache of fixed size; on one device. Each new number of
+    """Decode with torch.compile (CUDA graphs on a GPU) and a cache of fixed size; not with FSDP. Each new number of
     rows or prompt width takes a minute to compile, and the last four caches stay in memory. Not worth it on a CPU."""
     adapter_scope: Literal["all", "response"] = "all"
     """`all`: the adapter acts on every token. `response`: it acts from the prompt's last token on. The prompt's keys
@@ -62,7 +64,8 @@ class LLMOptions:
     lora_alpha: int = 32
     """Scale of the adapter, divided by its rank."""
     lora_targets: str | list[str] = "all-linear"
-    """Layers that get an adapter: names, or `all-linear`; never the output layer."""
+    """Layers that get an adapter: names, or `all-linear`; never the output layer. In a mixture of experts `all-linear`
+    means the attention and the dense layers, without router and experts."""
 
     def __post_init__(self) -> None:
         check_range("llm", self, lora_r=(1, inf), lora_alpha=(1, inf))
@@ -88,6 +91,39 @@ def load_tokenizer(options: LLMOptions) -> PreTrainedTokenizerBase:
                 "tokenizer's files"
             ) from error
     return tokenizer
+
+
+def check_tokenizer(tokenizer: PreTrainedTokenizerBase, path: str, rows: int) -> None:
+    """Refuse a tokenizer whose tokens the base, which has this number of embeddings, lacks, or a broken chat template.
+
+    Some bases have a few more added tokens than embeddings, which no prompt uses.
+    """
+    if (pad := tokenizer.pad_token_id) is not None and pad >= rows:
+        raise UserError(
+            f"llm.path: {path} has {rows} embeddings, and its padding token has the id {pad}. Fix: name a token of the "
+            "vocabulary as pad_token in tokenizer_config.json"
+        )
+    if tokenizer.vocab_size > rows:
+        raise UserError(
+            f"llm.path: {path} has {rows} embeddings, and its tokenizer {tokenizer.vocab_size} tokens. Fix: give it "
+            "the tokenizer that it was trained with"
+        )
+    if tokenizer.chat_template is None:
+        return
+    message = [{"role": "user", "content": "hello"}]
+    try:
+        text = str(tokenizer.apply_chat_template(message, add_generation_prompt=True, tokenize=False))
+    except (TemplateError, ValueError, TypeError) as error:
+        reason = (str(error) or type(error).__name__).splitlines()[0].rstrip(".!")
+        raise UserError(
+            f"llm.path: the chat template of {path} cannot be applied to a user's message: {reason}. Fix: mend it, or "
+            "delete it (chat_template.jinja, or chat_template in tokenizer_config.json)"
+        ) from error
+    if "hello" not in text:
+        raise UserError(
+            f"llm.path: the chat template of {path} does not show a user's message that is a text. Fix: mend it, or "
+            "delete it (chat_template.jinja, or chat_template in tokenizer_config.json)"
+        )
 
 
 def load_base(
@@ -118,7 +154,7 @@ def load_base(
     if not options.gguf_file:
         settings["use_safetensors"] = True
     path = locate(options.path, "llm.path")
-    load_config(path, "llm.path", **hub_arguments(options))
+    check_config(load_config(path, "llm.path", **hub_arguments(options)), options)
     in_floats = options.quantization == "none" and not options.gguf_file
     if mesh is not None and in_floats and can_load_shards(path, mesh, **hub_arguments(options)):
         model = load_shards(path, mesh, dtype, **settings)
@@ -126,7 +162,7 @@ def load_base(
         if mesh is not None and mesh.size() > 1:
             rank_zero_info("each rank loads the whole base: only safetensors in floats can be loaded in shards")
         settings["dtype"] = torch.float32 if options.gguf_file else dtype
-        model = cast(PreTrainedModel, AutoModelForCausalLM.from_pretrained(path, **settings))
+        model = load_complete(path, **settings)
     if options.gguf_file:
         model = _plain_model(model)
         for parameter in model.parameters():  # not buffers: rounded rotary frequencies shift late positions
@@ -135,23 +171,41 @@ def load_base(
         _keep_differentiable(model)
         # it would log at each layer of each forward pass that it rounds to float16
         logging.getLogger("bitsandbytes.autograd._functions").setLevel(logging.ERROR)
-    supported = model._supports_attention_backend
-    if options.attention == GROUPED and not supported:
-        raise UserError(f"llm.attention: {type(model).__name__} has its own attention code: choose auto, sdpa or eager")
-    if options.attention == GROUPED or (options.attention == "auto" and supported and device.type != "cuda"):
-        model.set_attn_implementation(GROUPED)
+    choose_attention(model, options, device)
     model.eval()
     return model
+
+
+def check_config(config: PreTrainedConfig, options: LLMOptions) -> None:
+    """Refuse a base that does not predict the next token, with a `UserError`."""
+    if config.is_encoder_decoder:
+        kind = "an encoder-decoder"
+    elif type(config) not in MODEL_FOR_CAUSAL_LM_MAPPING and not options.trust_remote_code:
+        kind = "no causal language model that this version of transformers knows"
+    else:
+        return
+    raise UserError(f"llm.path: {options.path} ({config.model_type}) is {kind}. Fix: choose a decoder-only base")
+
+
+def choose_attention(model: PreTrainedModel, options: LLMOptions, device: torch.device) -> None:
+    """Set the attention that the options select for a device, as far as it is not that of transformers."""
+    supported = model._supports_attention_backend
+    if options.attention == GROUPED and not supported:
+        raise UserError(f"llm.attention: {type(model).__name__} has its own attention code. Fix: set it to auto")
+    if options.attention == GROUPED or (options.attention == "auto" and supported and device.type != "cuda"):
+        model.set_attn_implementation(GROUPED)
 
 
 def locate(path: str, option: str) -> str:
     """The folder or hub id that transformers should load for a path, which may be `nano`.
 
     Raises:
-        UserError: the path, which an option of this name holds, looks like a folder, but there is none.
+        UserError: the path, which an option of this name holds, is empty, or looks like a folder that is not there.
     """
     if path == "nano":
         return str(files("expctr") / "nano")
+    if not path:
+        raise UserError(f"{option} is empty; give a folder, a hub id, or nano")
     folder = Path(path).expanduser()
     if folder.is_dir():
         return str(folder)
@@ -168,7 +222,10 @@ def load_config(path: str, option: str, **hub: Any) -> PreTrainedConfig:
             from a hub, whose compiled code transformers would run without `trust_remote_code`.
     """
     if find_adapter_config_file(path, revision=hub.get("revision")):
-        raise UserError(f"{option}: {path} has an adapter_config.json. Fix: merge the adapter into its base first")
+        raise UserError(
+            f"{option}: {path} has a PEFT adapter (adapter_config.json). Fix: name the model without it; or merge it "
+            "into its base (peft: merge_and_unload, then save_pretrained)"
+        )
     config: PreTrainedConfig = AutoConfig.from_pretrained(path, **hub)
     for part in (config, *(getattr(config, name, None) for name in config.sub_configs)):
         if "/" in (named := str(getattr(part, "_attn_implementation", None))):
@@ -195,7 +252,12 @@ def resolve_dtype(dtype: DType, device: torch.device | None = None) -> torch.dty
     if dtype != "auto":
         return cast(torch.dtype, getattr(torch, dtype))
     device = device or best_device()
-    fast = torch.cuda.is_bf16_supported() if device.type == "cuda" else torch.cpu._is_avx512_bf16_supported()
+    # not emulated: a T4 or V100 computes in it, slowly
+    fast = (
+        torch.cuda.is_bf16_supported(including_emulation=False)
+        if device.type == "cuda"
+        else torch.cpu._is_avx512_bf16_supported()
+    )
     return torch.bfloat16 if fast else torch.float32
 
 

@@ -1,16 +1,27 @@
 """LoRA: the adapter, whose layers compute in the base's dtype."""
 
+import re
 from typing import Any, cast
 
 from peft import LoraConfig, PeftModel, get_peft_model
 from peft.tuners.lora.layer import Linear
 from peft.tuners.tuners_utils import BaseTunerLayer
+from peft.utils.transformers_weight_conversion import convert_peft_config_for_transformers
 from torch import Tensor, nn
 from transformers import PreTrainedModel
+from transformers.pytorch_utils import Conv1D
 
 from expctr.errors import UserError
+from expctr.llm.architecture import decoder
 from expctr.llm.cpu.linear import apply_linear
 from expctr.llm.loading import LLMOptions
+
+_ROUTED = {"experts", "router", "gate", "shared_expert_gate"}
+"""Names of the parts of a mixture of experts that `all-linear` leaves out: a router's choice is no smooth function, and
+adapters of all experts take far longer than the experts that a token uses."""
+_LINEAR = (nn.Linear, Conv1D)
+MAMBA = "falcon_h1", "falcon_mamba", "mamba", "mamba2", "nemotron_h"
+"""Bases whose kernels read the weights of `out_proj` without calling it."""
 
 
 class LoraLinear(Linear):
@@ -19,6 +30,9 @@ class LoraLinear(Linear):
     Weights and their gradients stay in float32. PEFT's own layer casts each activation to float32 and back, and adds
     in separate passes; on a CPU that takes as long as the frozen layer itself.
     """
+
+    by_rows = False
+    """Is the result stored row by row? Some bases need that, and it takes a copy (`apply_linear`)."""
 
     def forward(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
         """`[..., in]` -> `[..., out]`."""
@@ -29,6 +43,8 @@ class LoraLinear(Linear):
         down, up = (cast(nn.Linear, factor[name]).weight for factor in (self.lora_A, self.lora_B))
         flat = x.reshape(-1, x.shape[-1])  # an in-place addition to a view makes autograd copy each gradient
         result = apply_linear(self.base_layer, flat)
+        if self.by_rows:
+            result = result.contiguous()
         if not self.disable_adapters:
             low = nn.functional.linear(flat, down.to(x.dtype))  # no dropout, which would break PPO's ratio
             result.addmm_(low, up.to(x.dtype).t(), alpha=self.scaling[name])
@@ -39,17 +55,76 @@ def add_adapter(base: PreTrainedModel, options: LLMOptions, quantized: bool) -> 
     """Add a fresh adapter to a frozen base, in evaluation mode, since dropout would break PPO's ratio.
 
     Raises:
-        UserError: the output layer would get an adapter.
+        UserError: the base has no such layers, or the output layer would get an adapter.
     """
+    targets = options.lora_targets
+    if targets == "all-linear" and any(
+        {"experts", "router"} & set(name.split(".")) for name, _ in base.named_modules()
+    ):
+        targets = dense_layers(base)
     lora = LoraConfig(
-        r=options.lora_r, lora_alpha=options.lora_alpha, target_modules=options.lora_targets, task_type="CAUSAL_LM"
+        r=options.lora_r,
+        lora_alpha=options.lora_alpha,
+        target_modules=targets,
+        exclude_modules=_excluded(base),
+        task_type="CAUSAL_LM",
     )
     if not quantized:  # quantized layers are subclasses of nn.Linear, and get PEFT's own adapters
         lora._register_custom_module({nn.Linear: LoraLinear})
-    model = get_peft_model(base, lora).eval()
+    _check_targets(base, options.lora_targets)
+    try:
+        model = get_peft_model(base, lora).eval()
+    except ValueError as error:
+        raise UserError(f"llm.lora_targets: {error}. Fix: {_which_layers(base)}") from error
     if isinstance(base.get_output_embeddings(), BaseTunerLayer):
         raise UserError(
             "llm.lora_targets names the output layer, which cannot have an adapter: policy, reference and scorer share "
             "it. Name layers of the decoder, or all-linear"
         )
     return model
+
+
+def dense_layers(base: PreTrainedModel) -> list[str]:
+    """The linear layers of a mixture of experts that each token goes through, by name, without the output layer.
+
+    PEFT takes some names for those of experts, also where a dense layer has them; such layers are left out, or the
+    experts would get the adapter.
+    """
+    output = base.get_output_embeddings()
+    names = [
+        name
+        for name, layer in base.named_modules()
+        if isinstance(layer, nn.Linear) and layer is not output and not _ROUTED & set(name.split("."))
+    ]
+    config = LoraConfig(target_modules=names)
+    convert_peft_config_for_transformers(config, base, None)
+    return sorted(cast(set[str], config.target_modules))
+
+
+def _check_targets(base: PreTrainedModel, targets: str | list[str]) -> None:
+    """PEFT refuses names that all match nothing, and leaves out one of several that does not."""
+    if isinstance(targets, str):
+        return
+    names = [name for name, _ in base.named_modules()]
+    unknown = [target for target in targets if not any(f".{name}".endswith(f".{target}") for name in names)]
+    if unknown or not targets:
+        found = f"{type(base).__name__} has no layer {unknown[0]}" if unknown else "no layer is named"
+        raise UserError(f"llm.lora_targets: {found}. Fix: {_which_layers(base)}")
+
+
+def _which_layers(base: PreTrainedModel) -> str:
+    """What may be named: the linear layers of the decoder."""
+    output = base.get_output_embeddings()
+    linear = (name for name, module in base.named_modules() if isinstance(module, _LINEAR) and module is not output)
+    return f"name some of {', '.join(sorted({name.rpartition('.')[2] for name in linear}))}; or choose all-linear"
+
+
+def _excluded(base: PreTrainedModel) -> str | None:
+    """A pattern of modules that get no adapter: those that see images or hear, and those that PEFT refuses."""
+    found, text = [], decoder(base)
+    if text is not base.base_model:
+        (name,) = (name for name, module in base.named_modules() if module is text)
+        found.append(rf"(?!{re.escape(name)}\.).*")
+    if base.config.get_text_config().model_type in MAMBA:
+        found.append(r".*\.out_proj")
+    return "|".join(found) or None

@@ -9,7 +9,7 @@ import pickle
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import cached_property
-from typing import TYPE_CHECKING, Self, cast
+from typing import TYPE_CHECKING, Any, Literal, Self, cast
 
 import torch
 from safetensors import SafetensorError
@@ -20,10 +20,11 @@ from torch.nn import functional as F
 from transformers import Cache, DynamicCache, PreTrainedModel, PreTrainedTokenizerBase
 
 from expctr.errors import UserError
+from expctr.llm.architecture import decoder, has_windows, logit_changes
 from expctr.llm.compiled_decoding import compile_step
 from expctr.llm.cpu.attention import GROUPED
 from expctr.llm.cpu.linear import apply_linear
-from expctr.llm.loading import LLMOptions, is_quantized, load_base, load_tokenizer
+from expctr.llm.loading import LLMOptions, check_tokenizer, is_quantized, load_base, load_tokenizer
 from expctr.seeding import initial_weights
 
 if TYPE_CHECKING:
@@ -31,20 +32,30 @@ if TYPE_CHECKING:
     from peft.tuners.tuners_utils import BaseTunerLayer
 
 
+Caching = Literal["shared", "separate", "native"]
+"""How prompts and their caches are computed, the fastest first.
+
+- `shared`: the common head of prompts once; caches have free positions, which are written in place.
+- `separate`: each prompt whole; caches are copied to extend them, and results of products to store them row by row.
+- `native`: all prompts in one batch, with a cache of the base's own kind, as in `generate` of transformers.
+"""
+
+
 class LanguageModel(nn.Module):
     """The base with its adapter. `LanguageModel.load` reads both from disk."""
 
+    caching: Caching = "shared"
+    """See `set_caching`."""
     _compiled_step: Callable[..., Tensor] | None = None
 
     def __init__(self, peft: "PeftModel", tokenizer: PreTrainedTokenizerBase, options: LLMOptions) -> None:
         super().__init__()
         self.peft, self.tokenizer, self.options = peft, tokenizer, options
         config, self.quantized = self.causal.config.get_text_config(), is_quantized(self.causal)
-        self.hidden_size, self.vocab_size = int(config.hidden_size), int(config.vocab_size)
-        self.has_local_attention = any(getattr(config, n, None) for n in ("sliding_window", "attention_chunk_size"))
-        """Do some layers see the latest tokens only? Such windows are counted in columns, padding included."""
-        self.reads_shared_prompts = config._attn_implementation == GROUPED
-        """Does the attention read a `SharedPromptLayer`?"""
+        head = cast(nn.Linear, self.causal.get_output_embeddings())
+        self.hidden_size, self.vocab_size = head.in_features, int(config.vocab_size)
+        self.logit_factor, self.logit_cap = logit_changes(config)
+        self.has_windows = has_windows(config)
         eos = getattr(self.causal.generation_config, "eos_token_id", None)
         self.eos_ids = sorted({tokenizer.eos_token_id, *([eos] if isinstance(eos, int) else eos or [])} - {None})
         if not self.eos_ids:
@@ -75,27 +86,23 @@ class LanguageModel(nn.Module):
             base = load_base(options, mesh, device)
         except UserError:
             raise
-        # nothing there; files missing or damaged; a package missing; pickles under another name
-        except (OSError, ValueError, KeyError, SafetensorError, ImportError, pickle.UnpicklingError) as error:
+        # nothing there; files missing or damaged; pickles under another name; a package of the base, or for an option
+        except (OSError, ValueError, KeyError, SafetensorError, pickle.UnpicklingError, ImportError) as error:
             pickled = isinstance(error, pickle.UnpicklingError)
             reason = "its weights are pickled" if pickled else str(error).splitlines()[0]
+            if "ttention" in reason and options.attention != "auto":
+                raise UserError(f"llm.attention: {options.path}: {reason} Fix: set it to auto") from error
+            if isinstance(error, ImportError):
+                raise UserError(f"llm: {reason} Fix: install it, or choose another option") from error
             raise UserError(
                 f"llm.path: {options.path} cannot be loaded: {reason}. Fix: give a hub id that can be reached, or a "
                 "folder with config.json, a tokenizer and whole safetensors weights (a Git LFS pointer is not one)"
             ) from error
-        rows = base.get_input_embeddings().num_embeddings
-        if (pad := tokenizer.pad_token_id) is not None and pad >= rows:
-            raise UserError(
-                f"llm.path: {options.path} has {rows} embeddings, and its padding token has the id {pad}. Fix: name a "
-                "token of the vocabulary as pad_token in tokenizer_config.json"
-            )
+        check_tokenizer(tokenizer, options.path, cast(nn.Embedding, base.get_input_embeddings()).num_embeddings)
         base.requires_grad_(False)
         with initial_weights(seed):
             peft = add_adapter(base, options, is_quantized(base))
-        model = cls(peft, tokenizer, options)
-        if not model.is_sharded:
-            model.check_output_layer()
-        return model
+        return cls(peft, tokenizer, options)
 
     @property
     def is_sharded(self) -> bool:
@@ -111,6 +118,23 @@ class LanguageModel(nn.Module):
     def device(self) -> torch.device:
         """Where the base is."""
         return self.causal.device
+
+    @property
+    def attention(self) -> str:
+        """The implementation of attention; see `LLMOptions.attention`."""
+        return str(self.causal.config.get_text_config()._attn_implementation)
+
+    @property
+    def reads_shared_prompts(self) -> bool:
+        """Can the attention read a `SharedPromptLayer`?"""
+        return self.attention == GROUPED and self.caching == "shared"
+
+    def set_caching(self, caching: Caching) -> None:
+        """Choose how prompts and their caches are computed."""
+        self.caching = caching
+        self.prefix_caches.clear()
+        for layer in self._adapter_layers:
+            cast(Any, layer).by_rows = caching != "shared"
 
     @contextmanager
     def adapter(self, on: bool) -> Iterator[None]:
@@ -146,7 +170,7 @@ class LanguageModel(nn.Module):
         """
         positions = (mask.long().cumsum(1) - 1).clamp_min(0)[:, -ids.shape[1] :]
         with self.adapter(adapter):
-            out = self.causal.base_model(
+            out = decoder(self.causal)(
                 input_ids=ids,
                 attention_mask=mask.long(),
                 position_ids=positions,
@@ -156,14 +180,24 @@ class LanguageModel(nn.Module):
         return cast(Tensor, out.last_hidden_state)
 
     def output(self, hidden: Tensor, tokens: list[int] | None = None) -> Tensor:
-        """Logits in the base's dtype, `[..., hidden]` -> `[..., vocabulary]`, or `[..., tokens]` for given tokens."""
+        """Logits in the base's dtype, `[..., hidden]` -> `[..., vocabulary]`, or `[..., tokens]` for given tokens.
+
+        Those of given tokens are float32: bfloat16 steps by 1/16 between 8 and 16, so that rows would tie.
+        """
         head = cast(nn.Linear, self.causal.get_output_embeddings())
         states = hidden.to(head.weight.dtype) if head.weight.is_floating_point() else hidden
         if tokens is not None:
-            if type(head) is nn.Linear:
-                return F.linear(states, head.weight[tokens], None if head.bias is None else head.bias[tokens])
-            return self.output(hidden)[..., tokens]
-        return cast(Tensor, apply_linear(head, states.flatten(0, -2)).unflatten(0, states.shape[:-1]))
+            if type(head) is not nn.Linear:
+                return self.output(hidden)[..., tokens]
+            bias = None if head.bias is None else head.bias[tokens].float()
+            return self._change_logits(F.linear(hidden.float(), head.weight[tokens].float(), bias))
+        logits = apply_linear(head, states.flatten(0, -2)).unflatten(0, states.shape[:-1])
+        return self._change_logits(cast(Tensor, logits))
+
+    def _change_logits(self, logits: Tensor) -> Tensor:
+        if self.logit_factor != 1:
+            logits = logits * self.logit_factor
+        return logits if self.logit_cap is None else (logits / self.logit_cap).tanh() * self.logit_cap
 
     def logits(self, hidden: Tensor, tokens: list[int] | None = None) -> Tensor:
         """`output` in float32."""
@@ -188,15 +222,3 @@ class LanguageModel(nn.Module):
         """Sum over the base's frozen weights, which training must not change."""
         frozen = (p for p in self.peft.parameters() if not p.requires_grad)
         return float(sum(p.detach().double().abs().sum() for p in frozen))
-
-    @torch.no_grad()
-    def check_output_layer(self) -> None:
-        """Refuse a model whose logits are not those of its output layer, with a `UserError`."""
-        ids = torch.tensor([[self.eos_ids[0], self.pad_id]], device=self.device)
-        ours = self.logits(self.hidden(ids, torch.ones_like(ids), adapter=True))
-        theirs = self.causal(input_ids=ids).logits.float()
-        if not torch.allclose(ours, theirs, rtol=1e-2, atol=1e-2 * float(theirs.abs().max())):
-            raise UserError(
-                f"{self.options.path}: {type(self.causal).__name__} changes its logits after the output layer, which "
-                "expctr does not support: choose a base without logit scaling or soft-capping"
-            )

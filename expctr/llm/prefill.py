@@ -42,7 +42,7 @@ def pad_left(
 
 def common_prefix(model: LanguageModel, prompts: Sequence[Sequence[int]]) -> int:
     """Number of tokens that all prompts start with; each prompt keeps at least one token after it."""
-    if model.has_local_attention:  # it could not see the prefix across the padding
+    if model.has_windows or model.caching != "shared":  # a window would not reach across the padding
         return 0
     in_order = sorted(map(list, prompts))
     first, last = in_order[0], in_order[-1]
@@ -56,7 +56,7 @@ def prefill_batches(model: LanguageModel, prompts: Sequence[Sequence[int]], adap
     if not prompts:
         return
     prefix = common_prefix(model, prompts) if len(prompts) > 1 else 0  # a single prompt shares nothing
-    start = _prefix_cache(model, tuple(prompts[0][:prefix]), adapter) if prefix else DynamicCache()
+    start = _prefix_cache(model, tuple(prompts[0][:prefix]), adapter) if prefix else None
     budget = BATCH_TOKENS[model.device.type != "cpu"]
     order = sorted(range(len(prompts)), key=lambda i: len(prompts[i]))
     while order:
@@ -67,7 +67,10 @@ def prefill_batches(model: LanguageModel, prompts: Sequence[Sequence[int]], adap
         rest, mask = pad_left([prompts[i][prefix:] for i in rows], model.pad_id, model.device)
         seen = torch.cat([torch.ones(len(rows), prefix, dtype=torch.bool, device=mask.device), mask], 1)
         size = len(rows), -1, -1, -1
-        cache = make_cache((k.expand(size), v.expand(size)) for k, v in keys_and_values(start))
+        if start is None:
+            cache = empty_cache(model)
+        else:
+            cache = make_cache((k.expand(size), v.expand(size)) for k, v in keys_and_values(start))
         last = model.hidden(rest, seen, adapter, cache)[:, -1]
         yield PromptBatch(rows, prefix, rest.shape[1], last, cache)
 
@@ -93,8 +96,16 @@ def prefill(
 ) -> tuple[tuple[Tensor, Tensor], DynamicCache]:
     """Pad prompts of at least two tokens, and compute keys and values of all tokens but the last.
 
-    Equal prompts are computed once. The cache has `room` free positions (`PreallocatedLayer`).
+    If the model's caching is `shared`, equal prompts are computed once, and the cache has `room` free positions
+    (`PreallocatedLayer`).
     """
+    if model.caching == "native":
+        ids, mask = pad_left(prompts, model.pad_id, model.device)
+        cache = empty_cache(model)
+        model.hidden(ids[:, :-1], mask[:, :-1], adapter, cache)
+        return (ids, mask), cache
+    if model.caching == "separate":
+        room = 0
     copies: dict[tuple[int, ...], list[int]] = {}
     for row, prompt in enumerate(prompts):
         copies.setdefault(tuple(prompt[:-1]), []).append(row)
@@ -109,4 +120,11 @@ def prefill(
                 whole.layers.append(PreallocatedLayer(keys, values, len(prompts), total, room))
             layer = cast(PreallocatedLayer, whole.layers[number])
             layer.put(target, keys[source], values[source], batch.prefix, batch.width)
+    if model.caching == "separate":
+        whole = make_cache(keys_and_values(whole))
     return pad_left(prompts, model.pad_id, model.device, batch.prefix), whole
+
+
+def empty_cache(model: LanguageModel) -> DynamicCache:
+    """A cache for all tokens, whatever a layer's window is; if the caching is `native`, one of the base's own kind."""
+    return DynamicCache(config=model.causal.config) if model.caching == "native" else DynamicCache()

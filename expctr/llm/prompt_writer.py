@@ -1,18 +1,72 @@
 """How a prompt is written: the titles, the limits on its length, and the chat template.
 
+The chat template is filled in without thinking and with a fixed date, so that an answer follows the prompt at once, and
+prompts are the same on every day.
+
 Titles are untrusted: control characters and the tokenizer's control tokens are removed from them. Titles, and prompts
 with a history, have a maximum length in tokens; cut titles are counted.
 
 `expctr export` copies this file, so that a prompt can be written without expctr. It imports nothing but `untrusted`.
 """
 
+import re
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, ClassVar
+from datetime import date
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from expctr.untrusted import ControlTokens, one_line
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
+
+
+_SWITCHES = ("enable_thinking", "thinking", "reasoning")
+"""Variables of chat templates that say whether the model thinks before it answers."""
+_OPEN_THOUGHTS = re.compile(r"([<\[])((?:\w+:)?think(?:ing)?)([>\]])\s*$", re.IGNORECASE)
+_TODAY = re.compile(r"""strftime_now\(\s*(["'])(.*?)\1\s*\)""")
+
+
+class ChatTemplate:
+    """A tokenizer's chat template, with a fixed date and without thinking.
+
+    Thinking is turned off by the template's own variable, or else by an empty block of thoughts; unless the given
+    variables turn it on.
+
+    Args:
+        tokenizer: has the template.
+        variables: of the template.
+        today: the day that the template prints as today, YYYY-MM-DD.
+    """
+
+    def __init__(self, tokenizer: "PreTrainedTokenizerBase", variables: Mapping[str, Any], today: str) -> None:
+        day = date.fromisoformat(today)
+        self._tokenizer = tokenizer
+        self._text = _TODAY.sub(lambda call: repr(day.strftime(call[2])), tokenizer.get_chat_template())
+        unset = [name for name in _SWITCHES if name not in variables]
+        self._variables = {**variables, **dict.fromkeys(unset, False)}
+        self._end = ""
+        start = self._fill("", variables)
+        self.turned_off = [f"{name}: false" for name in unset if self._fill("", {**variables, name: False}) != start]
+        """What turns thinking off; empty if the template does not turn it on."""
+        thoughts = _OPEN_THOUGHTS.search(self.write(""))
+        if thoughts and not any(self._variables[name] for name in _SWITCHES):
+            self._end = "\n{}/{}{}\n\n".format(*thoughts.groups())
+            self.turned_off.append(f"an empty block of {thoughts[0].strip()}")
+
+    def write(self, message: str) -> str:
+        """The text of one user message, followed by the start of the answer."""
+        return self._fill(message, self._variables) + self._end
+
+    def _fill(self, message: str, variables: Mapping[str, Any]) -> str:
+        return str(
+            self._tokenizer.apply_chat_template(
+                [{"role": "user", "content": message}],
+                chat_template=self._text,
+                add_generation_prompt=True,
+                tokenize=False,
+                **variables,
+            )
+        )
 
 
 class PromptWriter:
@@ -24,6 +78,8 @@ class PromptWriter:
         none: text for an empty list of titles.
         title_tokens: titles are cut after this many tokens.
         prompt_tokens: maximum length of a prompt with a history.
+        template_kwargs: variables of the chat template.
+        date: the day that the chat template prints as today, YYYY-MM-DD.
     """
 
     error: ClassVar[type[ValueError]] = ValueError
@@ -35,6 +91,8 @@ class PromptWriter:
         none: str,
         title_tokens: int,
         prompt_tokens: int,
+        template_kwargs: Mapping[str, Any],
+        date: str,
     ) -> None:
         self.tokenizer, self.nouns, self.none = tokenizer, nouns, none
         self.title_tokens, self.prompt_tokens = title_tokens, prompt_tokens
@@ -42,6 +100,7 @@ class PromptWriter:
         """Number of titles cut, and of history titles dropped."""
         self._titles: dict[str, tuple[str, bool]] = {}
         self._control = ControlTokens(tokenizer)
+        self.chat = None if tokenizer.chat_template is None else ChatTemplate(tokenizer, template_kwargs, date)
 
     def with_history(
         self, template: str, liked: Sequence[str], disliked: Sequence[str], target: str
@@ -70,18 +129,12 @@ class PromptWriter:
 
     def encode(self, message: str) -> list[int]:
         """Token ids of one user message, followed by the start of the answer."""
-        bare = self.tokenizer.chat_template is None  # a chat template writes its special tokens itself
+        bare = self.chat is None  # a chat template writes its special tokens itself
         return list(self.tokenizer(self.in_template(message), add_special_tokens=bare).input_ids)
 
     def in_template(self, message: str) -> str:
         """The text that `encode` encodes: the message in the chat template, if there is one."""
-        if self.tokenizer.chat_template is None:
-            return message
-        return str(
-            self.tokenizer.apply_chat_template(
-                [{"role": "user", "content": message}], add_generation_prompt=True, tokenize=False
-            )
-        )
+        return message if self.chat is None else self.chat.write(message)
 
     def clean(self, text: str) -> str:
         """Text on one line, without control characters and control tokens."""

@@ -3,11 +3,17 @@
 `prompt_writer.py` writes the text, and keeps titles and prompts within their limits.
 """
 
+import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from datetime import date
+from inspect import signature
 from math import inf
 from string import Formatter
+from typing import Any
 
+from jinja2 import TemplateError
+from lightning.pytorch.utilities import rank_zero_info
 from transformers import PreTrainedTokenizerBase
 
 from expctr.data.batches import Nouns, SampleText
@@ -64,9 +70,24 @@ class PromptOptions:
     """Titles are cut after this many tokens."""
     prompt_tokens: int = 640
     """Maximum length of a prompt. Until a prompt fits, the oldest title of its longer history is dropped."""
+    template_kwargs: dict[str, Any] = field(default_factory=dict)
+    """Variables of the base's chat template, such as `reasoning_effort: low`. Without them, a template that lets the
+    model think before it answers gets `enable_thinking: false` (or `thinking`, `reasoning`), or an empty block of
+    thoughts, because Yes or No is read from the first token of the answer."""
+    date: str = "2024-07-26"
+    """The day that chat templates print as today's, so that prompts do not change from day to day."""
 
     def __post_init__(self) -> None:
         check_range("prompts", self, title_tokens=(1, inf), prompt_tokens=(1, inf))
+        try:
+            date.fromisoformat(self.date)
+        except ValueError:
+            raise UserError(f"prompts.date is {self.date!r}. Fix: give a day as 2024-07-26") from None
+        if taken := self.template_kwargs.keys() & signature(PreTrainedTokenizerBase.apply_chat_template).parameters:
+            raise UserError(
+                f"prompts.template_kwargs: {sorted(taken)} are arguments of apply_chat_template. Fix: give variables "
+                "of the chat template"
+            )
         for name, allowed in _FIELDS.items():
             try:
                 used = {field for _, field, _, _ in Formatter().parse(getattr(self, name)) if field is not None}
@@ -87,8 +108,24 @@ class Prompts(PromptWriter):
     error = UserError
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase, options: PromptOptions, nouns: Nouns) -> None:
-        super().__init__(tokenizer, vars(nouns), options.none, options.title_tokens, options.prompt_tokens)
+        for name in options.template_kwargs:
+            if not re.search(rf"\b{re.escape(name)}\b", str(tokenizer.chat_template)):
+                raise UserError(
+                    f"prompts.template_kwargs: {tokenizer.name_or_path} has no chat template that reads {name!r}. Fix: "
+                    "give variables of the template (chat_template.jinja, or tokenizer_config.json)"
+                )
+        limits = options.title_tokens, options.prompt_tokens
+        try:
+            super().__init__(tokenizer, vars(nouns), options.none, *limits, options.template_kwargs, options.date)
+        except TemplateError as error:
+            raise UserError(
+                f"the chat template of {tokenizer.name_or_path} cannot be filled in: {error}. Fix: give its variables "
+                "by prompts.template_kwargs, or choose another base (llm.path)"
+            ) from error
         self.options = options
+        if self.chat and self.chat.turned_off:
+            means = ", ".join(self.chat.turned_off)
+            rank_zero_info(f"{tokenizer.name_or_path} would think before it answers; turned off by {means}")
 
     def reset_counts(self) -> None:
         """Set `cut` to 0. The names stay, so that all ranks add up the same ones."""
@@ -115,10 +152,29 @@ class Prompts(PromptWriter):
             for reason, target in zip(reasons, titles, strict=True)
         ]
 
+    def check_same_chat(self, then: str) -> None:
+        """Refuse to go on with a run if the chat template writes something else than it did for that run.
+
+        Args:
+            then: what `in_template("")` was.
+
+        Raises:
+            UserError: it is different now.
+        """
+        now = self.in_template("")
+        if now != then:
+            shorter = min(len(now), len(then))
+            same = next((i for i in range(shorter) if now[i] != then[i]), shorter)
+            shown = [repr(text[max(0, same - 20) : same + 40]) for text in (now, then)]
+            raise UserError(
+                f"the chat template of {self.tokenizer.name_or_path} writes {shown[0]}, and the run was trained with "
+                f"{shown[1]}. Fix: give the tokenizer, prompts.template_kwargs and prompts.date of the run"
+            )
+
     def ending(self, template: str) -> str:
-        """A template's last line with empty fields, which the answer follows."""
+        """A template's last line with empty fields, in the chat template, if there is one; the answer follows it."""
         empty = dict.fromkeys(set().union(*_FIELDS.values()), "")
-        return template.format(**self.nouns, **empty).rsplit("\n", 1)[-1]
+        return self.in_template(template.format(**self.nouns, **empty).rsplit("\n", 1)[-1])
 
     def _with_history(self, template: str, text: SampleText) -> tuple[list[int], SampleText]:
         ids, liked, disliked, target = self.with_history(template, text.liked, text.disliked, text.target)

@@ -11,7 +11,7 @@ from torch.nn import functional as F
 from transformers import Cache, DynamicCache
 
 from expctr.llm.compiled_decoding import WIDTH, to_static
-from expctr.llm.kv_cache import keys_and_values, make_cache, share_cache, share_prompts
+from expctr.llm.kv_cache import keys_and_values, make_cache, select_rows, share_cache, share_prompts
 from expctr.llm.model import LanguageModel
 from expctr.llm.prefill import prefill
 from expctr.stopwatch import Stopwatch
@@ -157,7 +157,7 @@ def generate(
                 if not static:  # remove finished rows from the batch
                     left = (~ended).nonzero()[:, 0]
                     alive, current, seen = alive[left], current[left], seen[left]
-                    cache.batch_select_indices(left)
+                    select_rows(cache, left)
     longest = int(lengths.max())
     response_mask = torch.arange(longest, device=ids.device) < lengths[:, None]
     tokens = tokens[:, :longest].where(response_mask, model.pad_id)

@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from expctr.data.batches import SampleText
-from expctr.errors import UserError
+from expctr.errors import UserError, check_range
 from expctr.llm.model import LanguageModel
 from expctr.llm.prefill import pad_left, prefill_batches
 from expctr.llm.prompts import Prompts
@@ -33,8 +33,12 @@ class LCOptions:
     """Answers that mean "does not like it"."""
     include_title: bool = False
     """Name the target in the prompt. The paper's template does not."""
+    min_mass: float = 0.01
+    """The smallest p(yes) + p(no) with which `fit` trains on the LC reward. A base that hardly ever gives one of the
+    answers says little by preferring one of them."""
 
     def __post_init__(self) -> None:
+        check_range("lc", self, min_mass=(0, 1))
         if self.temperature <= 0:
             raise ValueError(f"lc.temperature is {self.temperature}: it must be above 0")
         if not self.positive or not self.negative:
@@ -46,6 +50,15 @@ class Answers(NamedTuple):
 
     positive: list[int]
     negative: list[int]
+
+
+class ScorerCheck(NamedTuple):
+    """How an LC scorer answers, given a sentence of liking and one of dislike about each target."""
+
+    gap: float  # mean difference of the two scores
+    order: float  # share of targets where the sentence of liking has the higher score; a tie counts 0.5
+    mass: float  # mean of p(yes) + p(no)
+    likeliest: str  # the likeliest first token of an answer, to the first prompt
 
 
 class LCScorer:
@@ -64,17 +77,21 @@ class LCScorer:
         prompts = self.prompts.lc(samples, texts, self.options.include_title)
         return score_prompts(self.model, prompts, self.answers, self.options)
 
-    def gap(self, samples: Sequence[SampleText]) -> tuple[float, float]:
-        """Can the scorer tell a positive sentence about the target from a negative one?
-
-        The mean difference of their scores, and the share of rows where the first is higher (a tie counts 0.5).
-        """
-        liked, disliked = (
-            self.scores(samples, [f'The user will likely {verb} "{self.prompts.title(s.target)}".' for s in samples])
-            for verb in ("enjoy", "dislike")
-        )
+    def check(self, samples: Sequence[SampleText]) -> ScorerCheck:
+        """Can the scorer tell a sentence of liking from one of dislike, and does it answer with yes or no at all?"""
+        titles = [self.prompts.title(sample.target) for sample in samples]
+        sentences = [f'The user will likely {verb} "{title}".' for verb in ("enjoy", "dislike") for title in titles]
+        prompts = self.prompts.lc([*samples, *samples], sentences, self.options.include_title)
+        pairs = prompt_answers(self.model, prompts, self.answers, normalised=True)
+        liked, disliked = eq_8(pairs, self.options).chunk(2)
         order = (liked > disliked).float() + 0.5 * (liked == disliked).float()
-        return float((liked - disliked).mean()), float(order.mean())
+        (first,) = prefill_batches(self.model, prompts[:1], adapter=False)
+        return ScorerCheck(
+            gap=float((liked - disliked).mean()),
+            order=float(order.mean()),
+            mass=float(pairs.exp().sum(1).mean()),
+            likeliest=str(self.model.tokenizer.decode(self.model.logits(first.last).argmax(-1))),
+        )
 
 
 class DirectQuestion:
@@ -91,8 +108,8 @@ class DirectQuestion:
     def losses(self, samples: Sequence[SampleText], labels: Tensor) -> Tensor:
         """Cross-entropy of the right answer's token over the whole vocabulary, with the adapter on, `[rows]`.
 
-        If `lc` has several words for an answer, the first one is taught. The adapter acts on every token, whatever
-        `llm.adapter_scope` is.
+        If an answer has several tokens (words of `lc`, or spellings of a word), the first one is taught. The adapter
+        acts on every token, whatever `llm.adapter_scope` is.
         """
         ids, mask = pad_left(self.prompts.icl(samples), self.model.pad_id, self.model.device)
         logits = self.model.logits(self.model.hidden(ids, mask, adapter=True)[:, -1])
@@ -103,74 +120,94 @@ class DirectQuestion:
 def answer_tokens(model: LanguageModel, prompt: str, options: LCOptions) -> Answers:
     """Find the tokens of the answers, as they follow the last line of a prompt (`Prompts.ending`).
 
+    A word may have two tokens: one that continues the prompt, and one of the word alone. In a SentencePiece vocabulary
+    the latter begins with a space, and which of the two a chat model has learnt to answer with depends on the model.
+
     Raises:
         UserError: an answer is not a single token of this vocabulary.
     """
     tokenizer = model.tokenizer
-    chat = tokenizer.chat_template is not None
+    head = tokenizer(prompt, add_special_tokens=False).input_ids
+    # after a colon the natural form of a word has a leading space
+    space = "" if tokenizer.chat_template is not None or prompt[-1:].isspace() else " "
 
-    def token(word: str) -> int:
-        if chat or prompt[-1:].isspace():
-            ids = tokenizer(word, add_special_tokens=False).input_ids
-        else:  # the answer follows a colon, so its natural form has a leading space
-            head = tokenizer(prompt, add_special_tokens=False).input_ids
-            whole = tokenizer(f"{prompt} {word}", add_special_tokens=False).input_ids
-            ids = whole[len(head) :] if whole[: len(head)] == head else whole
-        if len(ids) != 1:
+    def tokens(word: str) -> list[int]:
+        alone = tokenizer(word, add_special_tokens=False).input_ids
+        whole = tokenizer(f"{prompt}{space}{word}", add_special_tokens=False).input_ids
+        spellings = [whole[len(head) :], alone] if whole[: len(head)] == head else [alone]
+        single = list(dict.fromkeys(ids[0] for ids in spellings if len(ids) == 1))
+        if not single:
             raise UserError(
-                f"lc.positive/lc.negative: {word!r} is {len(ids)} tokens for {model.options.path}, and Eq. 8 reads the "
-                "first token only; choose words that are one token each (such as Yes and No, or yes and no)"
+                f"lc.positive/lc.negative: {word!r} is {len(alone)} tokens for {model.options.path}, and Eq. 8 reads "
+                "the first token only; choose words that are one token each (such as Yes and No, or yes and no)"
             )
-        if ids[0] == tokenizer.unk_token_id:
+        known = [int(token) for token in single if token != tokenizer.unk_token_id]
+        if not known:
             raise UserError(f"lc.positive/lc.negative: {word!r} is not in the vocabulary of {model.options.path}")
-        return int(ids[0])
+        return known
 
     # two words may be the same token (in a vocabulary without capitals): its probability counts once
-    answers = Answers(*(list(dict.fromkeys(map(token, words))) for words in (options.positive, options.negative)))
+    answers = Answers(
+        *(
+            list(dict.fromkeys(token for word in words for token in tokens(word)))
+            for words in (options.positive, options.negative)
+        )
+    )
     if shared := set(answers.positive) & set(answers.negative):
         raise UserError(f"lc.positive and lc.negative share the token(s) {sorted(shared)}: choose different words")
     return answers
 
 
-@torch.no_grad()
 def score_prompts(
     model: LanguageModel, prompts: Sequence[Sequence[int]], answers: Answers, options: LCOptions, adapter: bool = False
 ) -> Tensor:
-    """Probabilities of a positive answer to prompts that end in a yes/no question (Eq. 8), float32 `[prompts]`.
-
-    Equal prompts are computed once.
-    """
-    keys = [tuple(prompt) for prompt in prompts]
-    place = {key: i for i, key in enumerate(dict.fromkeys(keys))}
-    scores = torch.empty(len(place), device=model.device)
-    for batch in prefill_batches(model, list(place), adapter):
-        scores[batch.rows] = score_states(model, batch.last, answers, options)
-    return scores[[place[key] for key in keys]]
+    """Probabilities of a positive answer to prompts that end in a yes/no question (Eq. 8), float32 `[prompts]`."""
+    return eq_8(prompt_answers(model, prompts, answers, options.score == "prob", adapter), options)
 
 
 @torch.no_grad()
-def score_states(model: LanguageModel, states: Tensor, answers: Answers, options: LCOptions) -> Tensor:
-    """Eq. 8 from hidden states of the prompts' last tokens, `[prompts, hidden]` -> `[prompts]`.
+def prompt_answers(
+    model: LanguageModel, prompts: Sequence[Sequence[int]], answers: Answers, normalised: bool, adapter: bool = False
+) -> Tensor:
+    """`state_answers` of prompts, float32 `[prompts, 2]`; equal prompts are computed once."""
+    keys = [tuple(prompt) for prompt in prompts]
+    place = {key: i for i, key in enumerate(dict.fromkeys(keys))}
+    pairs = torch.empty(len(place), 2, device=model.device)
+    for batch in prefill_batches(model, list(place), adapter):
+        pairs[batch.rows] = state_answers(model, batch.last, answers, normalised)
+    return pairs[[place[key] for key in keys]]
 
-    With `score: logit` the normaliser cancels, so only the answers' logits are computed. With `score: prob` the prompts
-    are split so that at most `MAX_LOGITS` logits exist at a time.
+
+@torch.no_grad()
+def state_answers(model: LanguageModel, states: Tensor, answers: Answers, normalised: bool) -> Tensor:
+    """Log-probabilities of yes and of no after the prompts' last tokens; each sums its tokens' probabilities.
+
+    Args:
+        model: with the output layer.
+        states: hidden states of the last tokens, `[prompts, hidden]`.
+        answers: the tokens.
+        normalised: subtract the logarithm of the sum over the vocabulary, which both have in common; otherwise only the
+            answers' logits are computed. At most `MAX_LOGITS` logits exist at a time.
+
+    Returns:
+        float32 `[prompts, 2]`.
     """
-    if options.score == "logit":
-        split = len(answers.positive)
-        tokens = [*answers.positive, *answers.negative]
-        columns = Answers(list(range(split)), list(range(split, len(tokens))))
-        return score_logits(model.logits(states, tokens), columns, options)
-    chunks = states.split(max(1, MAX_LOGITS // model.vocab_size))
-    return torch.cat([score_logits(model.logits(chunk), answers, options) for chunk in chunks])
+    tokens = [*answers.positive, *answers.negative]
+    known = model.logits(states, tokens)
+    parts = known.split([len(answers.positive), len(answers.negative)], 1)
+    pairs = torch.stack([part.logsumexp(1) for part in parts], 1)
+    if not normalised:
+        return pairs
+    rows, sums = max(1, MAX_LOGITS // model.vocab_size), []
+    for chunk, exact in zip(states.split(rows), known.split(rows), strict=True):
+        logits = model.logits(chunk)
+        logits[:, tokens] = exact  # the others are rounded to the base's dtype
+        sums.append(logits.logsumexp(1, keepdim=True))
+    return pairs - torch.cat(sums)
 
 
-def score_logits(logits: Tensor, answers: Answers, options: LCOptions) -> Tensor:
-    """Eq. 8 from the logits of the first answer token, `[batch, vocabulary]` -> `[batch]`.
-
-    With `score: logit`, tokens other than the answers may be left out.
-    """
-    logprobs = logits.log_softmax(-1)
-    pair = torch.stack([logprobs[:, ids].logsumexp(-1) for ids in answers], -1)
+def eq_8(pairs: Tensor, options: LCOptions) -> Tensor:
+    """Eq. 8 from log p(yes) and log p(no), `[rows, 2]` -> `[rows]`; with `score: logit` they need no normaliser."""
     if options.score == "prob":
-        pair = pair.exp()
-    return (pair / options.temperature).softmax(-1)[:, 0]
+        pairs = pairs.exp()
+    return (pairs / options.temperature).softmax(1)[:, 0]

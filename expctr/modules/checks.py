@@ -1,12 +1,31 @@
-"""Checks before a run: they refuse another precision, and a checkpoint of another model."""
+"""Checks before a run: they refuse a device or precision that does not work, and a checkpoint of another model."""
 
 from collections.abc import Mapping
 from typing import Any
 
 import lightning as L
+from lightning.pytorch.accelerators import MPSAccelerator
 from torch import nn
 
 from expctr.errors import UserError
+
+
+def usable_accelerator(accelerator: Any) -> Any:
+    """The CPU in place of `auto` where Lightning would choose Apple's GPU."""
+    return "cpu" if accelerator == "auto" and MPSAccelerator.is_available() else accelerator
+
+
+def check_device(trainer: L.Trainer) -> None:
+    """Refuse Apple's GPUs.
+
+    Raises:
+        UserError: the trainer would use one.
+    """
+    if trainer.strategy.root_device.type == "mps":
+        raise UserError(
+            "trainer.accelerator: Apple's GPUs (mps) have no float64, in which sampling and metrics are computed. Fix: "
+            "set trainer.accelerator to cpu"
+        )
 
 
 def check_precision(trainer: L.Trainer) -> None:

@@ -11,7 +11,7 @@ from expctr.ctr.click_model import DEFAULTS, TOO_FAST, ClickModel, CTROptions, M
 from expctr.ctr.zoo import DeepFM
 from expctr.data.batches import Batch
 from expctr.data.features import Vocabulary
-from expctr.distributed import all_sum, rank, world_size
+from expctr.distributed import all_sum, average_gradients, rank, world_size
 from expctr.modules.scoring import ScoringModule
 from expctr.nan_guard import NaNGuard
 from expctr.seeding import reseed
@@ -60,6 +60,9 @@ class CTRModule(ClickModel, ScoringModule):
         mean = all_sum(loss) / (world_size() * self.options.crossfit)
         self.log("ctr/loss", mean, prog_bar=True, batch_size=len(batch))
         return loss
+
+    def on_after_backward(self) -> None:
+        average_gradients(self.parameters())
 
     def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
         """End the run if a gradient is NaN or infinite."""

@@ -14,7 +14,7 @@ from expctr.data.batches import Batch, BatchSpec
 from expctr.data.features import Features
 from expctr.distributed import all_gather_rows
 from expctr.metrics import ctr_metrics
-from expctr.modules.checks import section
+from expctr.modules.checks import check_device, section
 from expctr.modules.resume import use_current_options
 
 
@@ -42,6 +42,7 @@ class ScoringModule(L.LightningModule, ABC):
         """Click probabilities, `[batch]`, without gradient."""
 
     def setup(self, stage: str) -> None:
+        check_device(self.trainer)
         self.trainer.datamodule.request(self.train_batches, self.val_batches)  # type: ignore[attr-defined]
 
     def train_batches(self) -> BatchSpec:

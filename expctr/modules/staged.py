@@ -20,7 +20,7 @@ from expctr.distributed import all_gather_columns, all_gather_objects, rank, wor
 from expctr.errors import BadRunError, UserError
 from expctr.llm.sharding.fsdp import unsharded
 from expctr.metrics import ctr_metrics
-from expctr.modules.checks import check_precision, section
+from expctr.modules.checks import check_device, check_precision, section
 from expctr.modules.resume import group_options, prime, skip_idle_epochs, split_critic, use_current_options
 from expctr.nan_guard import describe_rows
 from expctr.rl.rewards import ICAlignment, LCAlignment, Reward, Scorers
@@ -34,6 +34,8 @@ from expctr.systems import AUG, LLM, PLAIN
 
 BLIND = 0.75
 """Share of sentence pairs in the right order below which the LC scorer is called blind."""
+LOW_MASS = 0.05
+"""p(yes) + p(no) below which `fit` warns that the base hardly answers the LC prompt."""
 _SHOWN = {"reward_lc", "reward_ic", "kl", "loss", "auc_llm", "auc_aug"}
 """What the progress bar shows."""
 
@@ -120,6 +122,7 @@ class StagedModule(L.LightningModule):
 
     def setup(self, stage: str) -> None:
         """Make the stages, and say which batches they want."""
+        check_device(self.trainer)
         if not isinstance(getattr(self.trainer, "datamodule", None), RatingsDataModule):
             raise UserError(f"{type(self).__name__} needs a data module of expctr, such as MovieLensDataModule")
         self.models.data = self.data
@@ -207,15 +210,27 @@ class StagedModule(L.LightningModule):
         """Continue with the options as they are now; at a run's start, test the LC scorer."""
         use_current_options(self.trainer, self._optimizer_options)
         if not self.batches:  # not in `on_fit_start`: sharded, a checkpoint is restored after it
-            self._measure_gap()
+            self._check_scorer()
 
-    def _measure_gap(self) -> None:
+    def _check_scorer(self) -> None:
         texts = self.data.table("val").texts[:64] or self.data.table("train").texts[:64]
+        scorer = self.models.policy.lc_scorer
         with unsharded(self.models.policy.model):
-            gap, order = self.models.policy.lc_scorer.gap(texts)
-        self._log({"lc/gap": gap, "lc/order": order})
+            gap, order, mass, likeliest = scorer.check(texts)
+        self._log({"lc/gap": gap, "lc/order": order, "lc/mass": mass})
         found = f"{order:.0%} of sentence pairs in the right order, mean difference of s_u {gap:.3f}"
-        self.print(f"LC scorer: {found}")
+        self.print(f"LC scorer: {found}, p(yes) + p(no) {mass:.2g}")
+        if mass < LOW_MASS:
+            answers = "/".join([*scorer.options.positive, *scorer.options.negative])
+            problem = (
+                f"the LC scorer hardly answers: after the LC prompt {answers} have {mass:.2%} of the probability "
+                f"together, and {likeliest!r} is likelier, so s_u says little. Fix: choose another template "
+                "(prompts.lc), other answers (lc.positive, lc.negative), another base (llm.path), or, for a base that "
+                "thinks first, prompts.template_kwargs"
+            )
+            if mass < scorer.options.min_mass and any(isinstance(reward, LCAlignment) for reward in self.all_rewards()):
+                raise UserError(f"{problem}; or train all the same, with a lower lc.min_mass")
+            warnings.warn(problem, stacklevel=1)
         if order < BLIND:
             warnings.warn(
                 f"the LC scorer is blind: it hardly tells a sentence of liking from one of dislike ({found}), so "

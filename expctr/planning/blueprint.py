@@ -4,7 +4,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import replace
-from functools import wraps
+from functools import cached_property, wraps
 from typing import Any, Concatenate, ParamSpec, cast
 
 import torch
@@ -22,6 +22,7 @@ from transformers import (
 )
 
 from expctr.errors import UserError
+from expctr.llm.architecture import decoder
 from expctr.llm.cpu.attention import GROUPED
 from expctr.llm.critic import ValueHead
 from expctr.llm.gradient_checkpointing import recompute_activations
@@ -31,7 +32,7 @@ from expctr.llm.logprobs import score_responses
 from expctr.llm.lora import add_adapter
 from expctr.llm.model import LanguageModel
 from expctr.llm.rollout import Rollout, decode_step
-from expctr.llm.yes_no import Answers, LCOptions, score_states
+from expctr.llm.yes_no import Answers, state_answers
 from expctr.planning.trace import FLASH, FUSED, Trace, remove_storage
 
 BITS = {"nf4": 4, "int8": 8}
@@ -98,25 +99,45 @@ class Blueprint(nn.Module):
         """Number of the critic's parameters; they and the adapter's are float32."""
         frozen = [p for p in base.parameters() if not p.requires_grad]
         self.base_size = sum(p.numel() for p in frozen)
-        outer = {id(layer.weight) for layer in (base.get_input_embeddings(), base.get_output_embeddings())}
+        ends = base.get_input_embeddings(), base.get_output_embeddings()
+        embeddings, output = (cast(Tensor, layer.weight) for layer in ends)
+        outer = {id(embeddings), id(output)}
         self.decoder_size = sum(p.numel() for p in frozen if p.ndim == 2 and id(p) not in outer)
         """Number of weights that multiply each token: the base's matrices without embeddings and output layer."""
+        unread = 0 if embeddings is output else embeddings.nbytes
+        self.read_bytes = self._frozen_bytes(base) - unread + 4 * self.adapter_size
+        """Bytes of the weights that a step of decoding reads: without the embeddings, unless they are the output's."""
         self.base_bytes = self._frozen_bytes(base)
-        self.layer_bytes = [self._frozen_bytes(layer) for layer in getattr(base.base_model, "layers", [])]
+        self.layer_bytes = [self._frozen_bytes(layer) for layer in getattr(decoder(base), "layers", [])]
         """Bytes of the frozen weights in each decoder layer, which sharding divides."""
         self._fake = FakeTensorMode()
         remove_storage(self, self._fake)
         self._peaks: dict[tuple[Any, ...], Counter[str]] = {}
         with self._fake, torch.no_grad(), self._explain_errors():
-            ids = torch.zeros(1, 2, dtype=torch.long)
-            cache = DynamicCache()
-            self.model.hidden(ids, torch.ones_like(ids), False, cache)
+            cache = self._two_tokens(base, options.attention == "auto")
             self._layers = [(layer.keys[:, :, :1], layer.values[:, :, :1]) for layer in cast(list[Any], cache.layers)]
         self.cache_bytes = sum(keys.nbytes + values.nbytes for keys, values in self._layers)
         """Bytes of the keys and values of one token."""
         heads = base.config.get_text_config().num_attention_heads
         self.attention_size = sum(heads * (k.shape[-1] + v.shape[-1]) for k, v in self._layers)
         """Number of multiplications of one query with one key and its value, over all layers."""
+
+    def _two_tokens(self, base: PreTrainedModel, may_change: bool) -> DynamicCache:
+        """The cache of two tokens. The attention becomes eager if the base needs what the chosen one lacks."""
+        if any(DynamicCache(config=base.config).is_linear):
+            raise UserError(
+                f"llm.path: expctr plan cannot count the memory of {type(base).__name__}, because some layers keep a "
+                "state in place of each token's keys and values"
+            )
+        ids, cache = torch.zeros(1, 2, dtype=torch.long), DynamicCache()
+        try:
+            self.model.hidden(ids, torch.ones_like(ids), False, cache)
+        except UserError:
+            if not may_change:
+                raise
+            base.set_attn_implementation("eager")
+            return self._two_tokens(base, may_change=False)
+        return cache
 
     def _frozen_bytes(self, module: nn.Module) -> int:
         quantized = {id(layer.weight) for layer in module.modules() if isinstance(layer, QuantizedLinear)}
@@ -152,7 +173,7 @@ class Blueprint(nn.Module):
     def score(self, trace: Trace, rows: int, tokens: int) -> None:
         """Yes/no scores of one batch of prompts."""
         states = self.model.hidden(_ids(rows, tokens), _mask(rows, tokens), False, DynamicCache())
-        score_states(self.model, states[:, -1], Answers([0], [1]), LCOptions())
+        state_answers(self.model, states[:, -1], Answers([0], [1]), normalised=True)
 
     @_traced
     @torch.no_grad()
@@ -171,6 +192,16 @@ class Blueprint(nn.Module):
         if critic:
             loss = loss + self.value_head(torch.empty_like(scores.hidden)).sum()
         loss.backward()
+
+    @cached_property
+    def launches(self) -> int:
+        """Number of kernels of one decoding step, whatever its rows."""
+        trace = Trace(self.model.vocab_size)
+        with self._fake, torch.no_grad(), self._explain_errors(), trace:
+            cache, noise = self._prompt_cache(trace, 1, 1, 1), torch.zeros(1, dtype=torch.float64)
+            before = trace.kernels
+            decode_step(self.model, _ids(1, 1), _mask(1, 2), cache, True, 1.0, noise)
+        return trace.kernels - before
 
     def _prompt_cache(self, trace: Trace, rows: int, filled: int, room: int = 0) -> DynamicCache:
         cache = DynamicCache()

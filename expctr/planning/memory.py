@@ -24,6 +24,8 @@ class Sizes:
     micro_rows: int
     prompt_tokens: int
     response_tokens: int
+    replicated: bool = False
+    """Does each device hold all weights (`configs/ddp.yaml`), in place of its shards (`configs/fsdp.yaml`)?"""
 
 
 def parse_memory(text: str) -> int:
@@ -57,16 +59,17 @@ def forecast_memory(
 ) -> dict[str, dict[str, Counter[str]]]:
     """Bytes by stage, phase and component (`COMPONENTS`), on the device that holds most.
 
-    Decoder layers, adapter and critic are sharded while PPO trains, plus two gathered layers, and whole in phases
-    without gradient. CTR models and the sentence encoder are not counted.
+    With FSDP, decoder layers, adapter and critic are sharded while PPO trains, plus two gathered layers, and whole in
+    phases without gradient. CTR models and the sentence encoder are not counted.
     """
     devices, layers, base_bytes = size.devices, blueprint.layer_bytes, blueprint.base_bytes
+    shares = 1 if size.replicated else devices
     trained = 4 * (blueprint.adapter_size + blueprint.critic_size)
-    training_state = Counter({"gradients": -(-trained // devices), "optimizer": -(-2 * trained // devices)})
+    training_state = Counter({"gradients": -(-trained // shares), "optimizer": -(-2 * trained // shares)})
     whole = Counter({"weights": base_bytes, "adapter": trained})
-    gathered = 2 * max(layers, default=0) if devices > 1 else 0
-    shards = min(base_bytes, base_bytes - sum(layers) + -(-sum(layers) // devices) + gathered)
-    sharded = Counter({"weights": shards, "adapter": -(-trained // devices)})
+    gathered = 2 * max(layers, default=0) if shares > 1 else 0
+    shards = min(base_bytes, base_bytes - sum(layers) + -(-sum(layers) // shares) + gathered)
+    sharded = Counter({"weights": shards, "adapter": -(-trained // shares)})
     prompt, response = size.prompt_tokens, size.response_tokens
     kept = explainer.llm.adapter_scope == "response"  # the prompts' cache
 

@@ -2,8 +2,10 @@
 
 import json
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from copy import copy
 from dataclasses import dataclass, replace
+from functools import partial
 from math import inf
 from typing import Any
 
@@ -16,8 +18,16 @@ from expctr.errors import check_range
 from expctr.modules.explainer import PPOExplainerModule
 from expctr.planning.blueprint import Blueprint
 from expctr.planning.memory import COMPONENTS, Sizes, batch_sizes, forecast_memory, parse_memory, peak_bytes
-from expctr.planning.workload import Workload, estimate_hours, estimate_workload
+from expctr.planning.workload import Rates, Workload, estimate_decoding, estimate_hours, estimate_workload
 from expctr.stages.plan import PlanEntry
+
+OVERLAYS = {
+    None: "",
+    "ddp": ", with --config ddp, which holds all weights on each device",
+    "fsdp": ", with --config fsdp, which shares the weights, because they do not fit on each device",
+}
+QLORA_ROWS, QLORA_MICRO = 32, 8
+"""Rows of a batch of rollouts or of an evaluation, and of a micro-batch, in `configs/qlora.yaml`."""
 
 
 @dataclass
@@ -31,10 +41,13 @@ class PlanOptions:
     samples: int | None
     tflops: float
     utilisation: float
+    bandwidth: float
+    launch_us: float
     json: bool
 
     def __post_init__(self) -> None:
         check_range("plan", self, samples=(1, inf), prompt_tokens=(2, inf), tflops=(1e-3, inf), utilisation=(1e-3, 1))
+        check_range("plan", self, bandwidth=(1e-3, inf), launch_us=(0, inf))
 
 
 def print_plan(
@@ -46,44 +59,91 @@ def print_plan(
     dtype = torch.bfloat16 if explainer.llm.dtype == "auto" else getattr(torch, explainer.llm.dtype)
     blueprint = Blueprint(explainer.llm, dtype, options.processor)
     stages = forecast_memory(blueprint, explainer, size)
+    if options.devices > 1:
+        replicated = replace(size, replicated=True)
+        whole = forecast_memory(blueprint, explainer, replicated)
+        if peak_bytes(whole) <= limit:
+            size, stages = replicated, whole
+    overlay = "ddp" if size.replicated else "fsdp" if options.devices > 1 else None
     peak, count = peak_bytes(stages), options.samples or (None if data.splits else data.options.max_samples)
     changes = lower_memory(blueprint, explainer, size, peak, limit)
+    in_4_bits = partial(forecast_qlora, blueprint, explainer, size, peak, limit)
     work = {}
     if count:
         train, val = (round(count * share) for share in data.options.fractions[:2])
         splits = train, val, count - train - val
         work = estimate_workload(blueprint, explainer, size, plan, splits, data.ctr_batch_size, explanations)
-    total = sum(work.values(), Workload())
-    hours = None if options.processor else estimate_hours(total, options.devices, options.tflops, options.utilisation)
+    total, hours, decoding = sum(work.values(), Workload()), None, None
+    if not options.processor:
+        rates = Rates(options.tflops, options.utilisation, options.bandwidth, options.launch_us)
+        launches = 1 if explainer.llm.compile_decoding else blueprint.launches
+        decoding = estimate_decoding(total, options.devices, rates, launches)
+        hours = estimate_hours(total, options.devices, rates) + max(decoding.values())
     if options.json:
         memory = {"parameters": blueprint.base_size, "peak": peak, "memory": limit, "stages": stages}
+        advice = {"overlay": overlay, "changes": dict(changes), "qlora": in_4_bits()}
         by_stage = {stage: workload._asdict() for stage, workload in work.items()}
-        print(json.dumps({**memory, "changes": dict(changes), "work": by_stage, "hours": hours}))
+        print(json.dumps({**memory, **advice, "work": by_stage, "hours": hours, "decoding_hours": decoding}))
         return
     console = Console()
     console = console if console.is_terminal else Console(width=100)
     console.print(memory_table(stages))
     console.print(
         f"{'Fits' if peak <= limit else 'Does not fit'}: {peak / 1e9:.1f} of {limit / 1e9:.1f} GB, with prompts of "
-        f"{size.prompt_tokens} tokens. CTR models, the sentence encoder, buffers for sharding and the device's own "
-        "context are not counted."
+        f"{size.prompt_tokens} tokens{OVERLAYS[overlay]}. CTR models, the sentence encoder, buffers for sharding and "
+        "the device's own context are not counted."
     )
     if peak > limit:
         console.print("Changes that lower it, each on top of those before:")
     for change, lowered in changes:  # each takes seconds to compute
         console.print(f"  {change}: {lowered / 1e9:.1f} GB")
+    if packed := in_4_bits():
+        console.print(f"Or with the base in 4 bits, --config qlora: {packed / 1e9:.1f} GB.")
     if not work:
         console.print("Steps, tokens and hours need --samples N, because the config does not say how many there are.")
         return
     console.print(workload_table(work))
     rate = f"{options.devices} x {options.tflops:g} TFLOP/s at a utilisation of {options.utilisation:.0%}"
-    time = "Hours on a CPU are not forecast, but fit prints the time left" if hours is None else f"{hours:.1f} hours"
+    time = "Hours on a CPU are not forecast, but fit prints the time left"
+    if decoding:
+        time = f"{hours:.1f} hours on {rate}; {describe_decoding(decoding, launches, options, overlay != 'fsdp')}"
     console.print(
-        f"{time}{'' if hours is None else f' on {rate}'}. Counted: {'' if options.samples else 'at most '}{count} "
+        f"{time}. Counted: {'' if options.samples else 'at most '}{count} "
         f"samples, every prompt and every response at its maximum of {size.prompt_tokens} and {size.response_tokens} "
         "tokens, and CTR stages trained to their last epoch. CTR models, the sentence encoder, and the test's audit, "
         "comparison models and temperature are not counted."
     )
+
+
+def describe_decoding(hours: Mapping[str, float], launches: int, options: PlanOptions, can_compile: bool) -> str:
+    """How long decoding takes, and by what it is limited; hours are as `estimate_decoding` gives them."""
+    limit = max(hours, key=lambda name: hours[name])
+    compiled = max(value for name, value in hours.items() if name != "launches")
+    reason = {
+        "products": "its matrix products",
+        "memory": f"reading weights and cache at {options.bandwidth:g} GB/s",
+        "launches": f"starting {launches:,} kernels per step at {options.launch_us:g} us each",
+    }[limit]
+    advice = f" ({compiled:.1f} with llm.compile_decoding)" if limit == "launches" and can_compile else ""
+    return f"{hours[limit]:.1f} of them are decoding{advice}, which is limited by {reason}"
+
+
+def forecast_qlora(
+    blueprint: Blueprint, explainer: PPOExplainerModule, size: Sizes, peak: int, limit: int
+) -> int | None:
+    """The peak with `configs/qlora.yaml`, on several devices together with `configs/ddp.yaml`; None unless it fits, the
+    base is in floats, and the config's own peak does not fit.
+    """
+    if peak <= limit or blueprint.bits or explainer.llm.gguf_file:
+        return None
+    llm = replace(explainer.llm, quantization="nf4")
+    changed = copy(explainer)
+    changed.ppo = replace(explainer.ppo, gradient_checkpointing=True)
+    rows = QLORA_ROWS * explainer.rollout_options.group_size
+    size = replace(size, rollout_rows=rows, eval_rows=QLORA_ROWS, micro_rows=QLORA_MICRO, replicated=True)
+    packed = Blueprint(llm, blueprint.model.causal.dtype, blueprint.on_cpu)
+    lowered = peak_bytes(forecast_memory(packed, changed, size))
+    return lowered if lowered <= limit else None
 
 
 def lower_memory(
@@ -100,7 +160,7 @@ def lower_memory(
             "micro": ("ppo.micro_batch_size 1", replace(size, micro_rows=1)),
             "batch": (batch, replace(size, rollout_rows=half, eval_rows=eval_rows)),
             "prompt": (f"prompts.prompt_tokens {size.prompt_tokens // 2}", replace(size, prompt_tokens=prompt_tokens)),
-            "devices": (f"{2 * size.devices} devices", replace(size, devices=2 * size.devices)),
+            "devices": (f"{2 * size.devices} devices with --config fsdp", replace(size, devices=2 * size.devices)),
         }[name]
         if peak <= limit or (name == "devices" and size.rollout_rows // group < changed.devices):
             return

@@ -31,6 +31,8 @@ class Trace(TorchDispatchMode):
         super().__init__()  # type: ignore[no-untyped-call]
         self.peak: Counter[str] = Counter()
         """Bytes by label at the moment of the highest total."""
+        self.kernels = 0
+        """Number of operators that compute or copy; views do neither."""
         self._vocab_size, self._label = vocab_size, "activations"
         self._now: Counter[str] = Counter()
         self._alive: set[int] = set()
@@ -46,6 +48,7 @@ class Trace(TorchDispatchMode):
         """Run an operator, and count its results."""
         for tensor in _tensors((args, kwargs)):
             self._add(tensor.untyped_storage(), self._label, 0)
+        self.kernels += not func.is_view and func is not torch.ops.aten._unsafe_view.default
         result = func(*args, **(kwargs or {}))
         for tensor in _tensors(result):
             wide = tensor.ndim > 0 and tensor.shape[-1] == self._vocab_size

@@ -13,6 +13,7 @@ import polars as pl
 import polars.selectors as cs
 import yaml  # type: ignore[import-untyped]
 
+from expctr.data.readers.base import POLARS_ERRORS
 from expctr.errors import UserError
 from expctr.report.curves import Events, read_events
 from expctr.systems import PLAIN, Bin, Estimate
@@ -192,7 +193,7 @@ def _frame(path: Path, notes: list[str]) -> pl.DataFrame:
         return pl.DataFrame()
     try:
         return pl.read_parquet(path)
-    except (pl.exceptions.PolarsError, OSError):
+    except (OSError, *POLARS_ERRORS):
         notes.append(f"{path.name} is not a readable Parquet file and is left out.")
         return pl.DataFrame()
 

@@ -11,6 +11,7 @@ from expctr.data.batches import Nouns, SampleText
 from expctr.llm.critic import ValueHead
 from expctr.llm.loading import LLMOptions
 from expctr.llm.model import LanguageModel
+from expctr.llm.probe import check_context, load_model
 from expctr.llm.prompts import PromptOptions, Prompts
 from expctr.llm.rollout import Rollout, RolloutOptions, decode_texts, draw_noise, generate
 from expctr.llm.yes_no import DirectQuestion, LCOptions, LCScorer
@@ -72,9 +73,13 @@ class Policy(nn.Module):
         """
         if self.built:
             return
-        self.model = LanguageModel.load(self.llm, seed, mesh, device)
+        self.model = load_model(self.llm, seed, mesh, device)
         self.value_head = ValueHead(self.model.hidden_size, seed=seed, reads_label=self.ppo.critic_label)
         self.prompts = Prompts(self.model.tokenizer, self.prompt_options, nouns)
+        question = self.prompts.lc([SampleText("", (), ())], [""], self.lc.include_title)[0]
+        longest = max(self.prompt_options.prompt_tokens, len(question) + self.prompt_options.title_tokens)
+        options = "prompts.prompt_tokens and rollout.max_new_tokens"
+        check_context(self.model, longest + self.rollout_options.max_new_tokens, options)
         self.lc_scorer = LCScorer(self.model, self.prompts, self.lc)
         self.direct = DirectQuestion(self.model, self.prompts, self.lc)
         self.update = PPOUpdate(self.model, self.value_head, self.ppo, self.kl, self.rollout_options, self.reward.delta)
@@ -135,11 +140,18 @@ class Policy(nn.Module):
         return self.noise(seed, 0, 0, [seed_of(sample.target) for sample in samples], count)
 
     def extra_state(self) -> dict[str, Any]:
-        """What a checkpoint needs besides weights, as plain numbers."""
-        return {"beta": self.update.beta, "running": self.normaliser.state_dict()}
+        """What a checkpoint needs besides weights, as plain values."""
+        chat = self.prompts.in_template("")
+        return {"beta": self.update.beta, "running": self.normaliser.state_dict(), "chat": chat}
 
     def load_extra_state(self, state: dict[str, Any]) -> None:
-        """The inverse of `extra_state`."""
+        """The inverse of `extra_state`. Checkpoints before 0.2 do not have `chat`.
+
+        Raises:
+            UserError: the chat template is not the run's.
+        """
+        if "chat" in state:
+            self.prompts.check_same_chat(state["chat"])
         if self.kl.target is not None:  # otherwise the option says what beta is
             self.update.beta = state["beta"]
         self.normaliser.load_state_dict(state["running"])

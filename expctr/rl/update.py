@@ -10,7 +10,7 @@ from lightning.pytorch.core.optimizer import LightningOptimizer
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from expctr.distributed import all_sum, rank, world_size
+from expctr.distributed import all_sum, average_gradients, rank, world_size
 from expctr.llm.gradient_checkpointing import recompute_activations
 from expctr.llm.logprobs import score_responses
 from expctr.llm.model import LanguageModel
@@ -120,7 +120,7 @@ class PPOUpdate:
             for _ in range(self.options.epochs):
                 for minibatch in self.minibatches(rollout.response_mask.sum(1).cpu(), generator):
                     tokens = float(all_sum(trajectory.counted[torch.cat(minibatch)].sum())) or 1.0
-                    scale = world_size() / tokens  # sharded gradients are averaged over ranks
+                    scale = world_size() / tokens  # gradients are averaged over ranks
                     optimizer.zero_grad()
                     sums = torch.zeros(len(_SUMS), device=rewards.device)
                     bad = torch.zeros(len(rollout), dtype=torch.bool, device=rewards.device)
@@ -241,7 +241,8 @@ class PPOUpdate:
         return loss, torch.stack([x.detach().float() for x in sums]), bad
 
     def _step(self, optimizer: LightningOptimizer, guard: NaNGuard, bad: Tensor) -> float:
-        """Clip the gradients and step; returns their norm."""
+        """Average the gradients over ranks, clip them and step; returns their norm."""
+        average_gradients(self.trained)
         total = float(full_tensor(nn.utils.clip_grad_norm_(self.trained, self.options.grad_clip)))
         if not math.isfinite(total):
             raise guard.error(f"PPO's gradient norm is {total}", bad, DIVERGED)

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from expctr.ctr.click_model import TOO_FAST, ClickModel
 from expctr.data.batches import Batch, BatchSpec
-from expctr.distributed import all_gather_objects, all_sum, world_size
+from expctr.distributed import all_gather_objects, all_sum, average_gradients, world_size
 from expctr.stages.base import Place, Stage
 from expctr.stages.models import Models
 from expctr.stages.plan import PlanEntry
@@ -103,6 +103,7 @@ class CTRStage(Stage):
         loss = model.loss(batch, vectors, guard)
         optimizer.zero_grad()
         self.loop.manual_backward(loss)
+        average_gradients(model.parameters())
         guard.check_gradients("the CTR model's gradient norm", model.gradients(), TOO_FAST)
         optimizer.step()
         return float(all_sum(loss)) / (world_size() * model.options.crossfit)

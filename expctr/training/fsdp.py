@@ -11,11 +11,12 @@ from torch.distributed.checkpoint.state_dict_loader import load
 
 from expctr.modules.checks import check_weights
 from expctr.training.sharded_loading import ShardPlanner, ShardReader, contents
+from expctr.training.strategy import MultiDeviceStrategy
 
 _TRAINED = StateDictOptions(ignore_frozen_params=True, cpu_offload=True, strict=False)
 
 
-class ShardedStrategy(ModelParallelStrategy):
+class ShardedStrategy(MultiDeviceStrategy, ModelParallelStrategy):
     """FSDP2 whose distributed checkpoints hold trained weights only.
 
     The stock checkpoint filtered to the adapter cannot be loaded, and the stock consolidated one resumes silently wrong
@@ -30,20 +31,6 @@ class ShardedStrategy(ModelParallelStrategy):
         assert self.model is not None
         # not by torch's get_model_state_dict: it looks up all frozen names, and those of 8-bit scales lead nowhere
         return {name: p.detach() for name, p in self.model.named_parameters() if p.requires_grad}
-
-    def save_checkpoint(self, checkpoint: dict[str, Any], filepath: Any, storage_options: Any = None) -> None:
-        """Save a checkpoint folder, and fail on all ranks together.
-
-        Raises:
-            OSError: rank 0 could not write what it alone writes; torch calls that a RuntimeError.
-        """
-        fault = ""
-        try:
-            super().save_checkpoint(checkpoint, filepath, storage_options)
-        except (OSError, RuntimeError) as error:  # the shards' own is a CheckpointException, on all ranks already
-            fault = str(error) or type(error).__name__
-        if fault := self.broadcast(fault) or fault:
-            raise OSError(fault)
 
     def load_checkpoint(self, checkpoint_path: Any, weights_only: bool | None = None) -> dict[str, Any]:
         """Load a checkpoint folder, made by any number of ranks."""

@@ -1,33 +1,51 @@
 """A lock on the run's folder: one fit at a time."""
 
+import errno
+import fcntl
 import os
 import socket
 from pathlib import Path
+from typing import TextIO
 
-from filelock import FileLock, Timeout
+from lightning.pytorch.utilities import rank_zero_warn
 
 from expctr.errors import UserError
 
+_HELD = (errno.EWOULDBLOCK, errno.EACCES)
+_NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP)
+"""What network file systems without locks answer (NFS without lockd, Lustre without flock)."""
 
-def hold(folder: Path) -> FileLock:
-    """Hold a run's folder until this process ends, however it ends.
+
+def hold(folder: Path) -> TextIO:
+    """Hold a run's folder until the returned file is closed, or this process ends, however it ends.
 
     The lock is the operating system's, so that a killed run leaves none; the file `.lock` in the folder, which stays,
-    says who holds it.
+    says who holds it. Where the file system has no locks, a warning says so.
 
     Raises:
         UserError: another process holds it.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    path = folder / ".lock"
-    lock = FileLock(path)
+    file = (folder / ".lock").open("a+", encoding="utf-8")
     try:
-        lock.acquire(timeout=0)
-    except Timeout:
-        holder = path.read_text(encoding="utf-8").strip()
-        raise UserError(
-            f"{folder} is being trained in by {holder or 'another process'}: wait for it, stop it, or give another "
-            "folder by --trainer.default_root_dir"
-        ) from None
-    path.write_text(f"process {os.getpid()} on {socket.gethostname()}\n", encoding="utf-8")
-    return lock
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        file.seek(0)
+        holder = file.read().strip()
+        if error.errno in _HELD:
+            file.close()
+            raise UserError(
+                f"{folder} is being trained in by {holder or 'another process'}: wait for it, stop it, or give another "
+                "folder by --trainer.default_root_dir"
+            ) from None
+        if error.errno not in _NO_LOCKS:
+            file.close()
+            raise
+        rank_zero_warn(
+            f"{folder} is on a file system without locks ({error.strerror}): a second fit in this folder would not be "
+            "noticed, and would damage the run. Start one at a time"
+        )
+    file.truncate(0)
+    file.write(f"process {os.getpid()} on {socket.gethostname()}\n")
+    file.flush()
+    return file

@@ -21,8 +21,8 @@ from expctr.errors import UserError, check_range
 from expctr.modules.staged import StagedModule
 from expctr.rl.rewards import ICAlignment, LCAlignment, Reward
 from expctr.stages.plan import make_plan
-from expctr.training.fsdp import ShardedStrategy
 from expctr.training.monitors import check_monitors, check_trained_monitors
+from expctr.training.strategy import MultiDeviceStrategy
 
 
 @dataclass
@@ -110,7 +110,7 @@ class StageScheduler(Callback):
         part, epochs = trainer.limit_val_batches, trainer.fit_loop.max_epochs
         each_epoch = isinstance(interval, float) and interval == 1  # Lightning takes the integer for every batch
         ctr = any(entry.stage == "ctr" for entry in self.plan)
-        sharded = isinstance(trainer.strategy, ShardedStrategy)
+        several = isinstance(trainer.strategy, MultiDeviceStrategy)
         early = "the CTR stage stops early on the validation split"
         unset = epochs in (None, -1, 1000) or bool(options["fast_dev_run"])  # 1000 is Lightning's own, if not set
         rules: list[tuple[bool, object, str]] = [
@@ -118,7 +118,7 @@ class StageScheduler(Callback):
             (each_epoch, interval, f"val_check_interval must be 1.0: {early}"),
             (part != 0 or not ctr, part, f"limit_val_batches must not be 0: {early}"),
             (unset, epochs, "max_epochs must be -1: stages.*.epochs and stages.rounds set the length of the run"),
-            (ranks == 1 or sharded, ranks, "devices must be 1 without sharding: add --config configs/fsdp.yaml"),
+            (ranks == 1 or several, ranks, "devices must be 1, unless you add --config ddp or --config fsdp"),
         ]
         for kept, value, rule in rules:
             if not kept:
@@ -172,10 +172,10 @@ def check_trainer(trainer: L.Trainer) -> None:
             "trainer.overfit_batches must be 0: batches are drawn anew in each epoch, so the run would not overfit a "
             "few of them. Fix: data.samples.max_samples keeps a few samples"
         )
-    if isinstance(trainer.strategy, ParallelStrategy) and not isinstance(trainer.strategy, ShardedStrategy):
+    if isinstance(trainer.strategy, ParallelStrategy) and not isinstance(trainer.strategy, MultiDeviceStrategy):
         raise UserError(
             f"{type(trainer.strategy).__name__}, which trainer.strategy, devices or num_nodes selects, cannot train "
-            "stages. Fix: add --config fsdp, or train on one device"
+            "stages. Fix: add --config ddp, or --config fsdp where a device cannot hold the whole base"
         )
 
 

@@ -71,14 +71,14 @@ def check_same_options(now: Mapping[str, Any], then: Mapping[str, Any]) -> None:
 def check_sharding(checkpoint: Path, sharded: bool) -> None:
     """Raises UserError for a sharded run's checkpoint (a folder) without sharding, or another (a file) with it."""
     if checkpoint.is_dir() != sharded:
-        fix = "remove the sharding strategy" if sharded else "add --config fsdp"
+        fix = "leave --config fsdp out, or give --config ddp in its place" if sharded else "add --config fsdp"
         made = "without sharding" if sharded else "with sharding"
         raise UserError(f"{checkpoint} was saved by a run {made}: {fix}")
 
 
 def _changes(now: Any, then: Any, name: str) -> Iterator[str]:
     """The options that differ. One that only one of the two has belongs to another version of expctr."""
-    if isinstance(now, dict) and isinstance(then, dict):
+    if isinstance(now, dict) and isinstance(then, dict) and not name.endswith(".template_kwargs"):  # free names
         for key in now:
             if key == "class_path" and key in then:  # a class may have moved to another module
                 same = now[key].rpartition(".")[2] == then[key].rpartition(".")[2]

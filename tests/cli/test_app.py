@@ -102,7 +102,7 @@ REFUSED_LATER: dict[str, tuple[list[str], str]] = {
     "accumulated gradients": (["--trainer.accumulate_grad_batches=2"], "ppo.minibatch_size"),
     "a clip of gradients": (["--trainer.gradient_clip_val=1.0"], "model.explainer.ppo.grad_clip"),
     "a share of no batches": (["--trainer.limit_train_batches=0.25"], "of the 3 CTR batches of an epoch none"),
-    "another strategy": (["--trainer.strategy=ddp"], "add --config fsdp"),
+    "another strategy": (["--trainer.strategy=ddp"], "add --config ddp"),
     "a seed below 0": (["--seed_everything=-1"], "seed_everything is -1: it must be from 0"),
     "a file in place of the run": ([f"--trainer.default_root_dir={__file__}"], "test_app.py"),
 }

@@ -11,7 +11,7 @@ from expctr.errors import UserError
 
 @pytest.fixture
 def run(tmp_path: Path) -> Path:
-    (tmp_path / "config.yaml").touch()
+    (tmp_path / "config.yaml").write_text("seed_everything: 0\n")
     return tmp_path
 
 

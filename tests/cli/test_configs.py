@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 from running import TESTS
 
-from expctr.cli.configs import copy_config, describe, find_config, main, packaged_configs
+from expctr.cli.configs import check_config, copy_config, describe, find_config, main, packaged_configs
 from expctr.errors import UserError
 
 FOLDER = TESTS.parent / "configs"
@@ -43,6 +43,33 @@ def test_an_unknown_config_is_answered_with_the_nearest() -> None:
         find_config("quickstrt")
     with pytest.raises(UserError, match="expctr configs lists the packaged configs"):
         find_config("/nowhere/zzz.yaml")
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [
+        ("data: {item: caf\xe9}".encode("latin-1"), "is not UTF-8 text. Fix: save"),
+        ("a: 1".encode("utf-16"), "is not UTF-8 text. Fix: save"),
+        (b"", "holds no options. Fix: write"),
+        (b"- a\n", "holds no options. Fix: write"),
+        (b"a:\n\tb: 1\n", r"is not YAML: .*in line 2, column 1\. Fix: mend"),
+        (b"a: 1\0", "is not YAML: .*Fix: mend"),
+        (b"a: 1\n---\nb: 2\n", "is not YAML: expected a single document"),
+        (b"a:\n  b: {c: 1}\n  d: 2\n  b: {}\n", r"gives a\.b twice, again in line 4\. Fix: join"),
+        (b"a:\n- {b: 1, b: 1}\n", r"gives a\.b twice, again in line 2"),
+    ],
+)
+def test_a_damaged_config_is_named(content: bytes, reason: str, tmp_path: Path) -> None:
+    path = tmp_path / "own.yaml"
+    path.write_bytes(content)
+    with pytest.raises(UserError, match=f"^config: {path} {reason}"):
+        check_config(path)
+
+
+def test_a_config_may_begin_with_a_byte_order_mark(tmp_path: Path) -> None:
+    path = tmp_path / "own.yaml"
+    path.write_bytes(b"\xef\xbb\xbfa: &x {b: 1}\nc: {<<: *x, b: 2}\n")
+    check_config(path)
 
 
 def test_a_copy_never_overwrites(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

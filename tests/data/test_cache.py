@@ -230,3 +230,15 @@ def test_samples_are_made_of_what_the_files_hold_when_their_sizes_are_noted(
     monkeypatch.undo()
     samples, _ = data._load()
     assert samples["target_title"].str.starts_with("Cofé").all()
+
+
+def test_a_user_without_a_home_reads_without_a_cache(raw: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def home() -> Path:
+        raise RuntimeError("Could not determine home directory.")
+
+    monkeypatch.setattr(Path, "home", home)
+    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
+    with pytest.warns(UserWarning, match=r"no home folder: what is read is not cached\. Fix: set data\.cache_dir"):
+        samples, summary = cached_samples([raw], SampleOptions(), Maker())
+    assert samples.equals(SAMPLES)
+    assert summary == SUMMARY

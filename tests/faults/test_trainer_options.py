@@ -99,3 +99,19 @@ def test_a_test_of_some_rows_is_a_test_of_these(world: World) -> None:
     outcome = expctr("test", run, "--trainer.limit_test_batches=0")
     assert outcome.code == 2
     assert "error: trainer.limit_test_batches is 0, so there is nothing to do" in outcome.output
+
+
+@pytest.mark.parametrize(
+    ("option", "reason"),
+    [
+        ("--trainer.devices=-1", "should be an int > 0"),
+        pytest.param("--trainer.accelerator=tpu", "Requirement 'torch_xla", marks=pytest.mark.slow),
+        pytest.param("--stages.lc=null", "is null", marks=pytest.mark.slow),
+    ],
+)
+def test_an_option_that_lightning_refuses_is_one_line(option: str, reason: str, world: World) -> None:
+    failed = expctr("fit", *world.options("refused"), option)
+    assert failed.code == 2
+    assert failed.output.splitlines()[-1].startswith("error: ")
+    assert reason in failed.output
+    assert "Traceback" not in failed.output

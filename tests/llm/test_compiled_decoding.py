@@ -34,7 +34,9 @@ def test_compiled_code_is_kept_in_a_folder_of_the_users(monkeypatch: pytest.Monk
     monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", "")  # so that it is restored
     monkeypatch.delenv("TORCHINDUCTOR_CACHE_DIR")
     compile_step(lambda: None, torch.device("cpu"))
-    assert Path(os.environ["TORCHINDUCTOR_CACHE_DIR"]) == cache_folder() / "compiled"
+    folder = cache_folder()
+    assert folder is not None
+    assert Path(os.environ["TORCHINDUCTOR_CACHE_DIR"]) == folder / "compiled"
 
 
 @pytest.mark.cli  # to capture a graph takes seconds

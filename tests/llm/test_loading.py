@@ -1,6 +1,7 @@
 """What can be loaded as the base: folders, GGUF files, and quantized weights."""
 
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -8,7 +9,9 @@ from bitsandbytes.functional import dequantize_4bit
 from bitsandbytes.nn import Linear4bit, Linear8bitLt
 from conftest import make_llm, stir_adapter
 from llama_cpp_file import write_gguf
+from peft import LoraConfig, get_peft_model
 from plain_forward import TEXT, load, logits, plain_logits
+from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from transformers import (
     AutoModelForCausalLM,
@@ -17,12 +20,15 @@ from transformers import (
     DynamicCache,
     LlamaConfig,
     LlamaForCausalLM,
+    LlamaForSequenceClassification,
 )
 
 from expctr.errors import UserError
 from expctr.llm.kv_cache import keys_and_values
-from expctr.llm.loading import LLMOptions, load_base, load_tokenizer, resolve_dtype
+from expctr.llm.loading import LLMOptions, check_tokenizer, load_base, load_tokenizer, resolve_dtype
 from expctr.llm.model import LanguageModel
+
+PT = {"format": "pt"}
 
 
 @pytest.fixture(scope="module")
@@ -55,6 +61,70 @@ def test_a_folder_that_is_not_whole_is_refused(tmp_path: Path) -> None:
     for folder, said in ((cut, "cut cannot be loaded: "), (bare, "bare cannot be loaded: "), (padded, "its padding")):
         with pytest.raises(UserError, match=rf"llm\.path: .*{said}.*Fix: "):
             load(folder)
+
+
+def test_weights_that_the_files_lack_are_never_random(tmp_path: Path) -> None:
+    """A weight of a layer, and the whole output layer of a model that classifies."""
+    folder = make_llm(tmp_path / "lacking")
+    weights = load_file(folder / "model.safetensors")
+    lost = next(name for name in sorted(weights) if "up_proj" in name)
+    save_file({name: weight for name, weight in weights.items() if name != lost}, folder / "model.safetensors", PT)
+    with pytest.raises(UserError, match=rf"llm\.path: .*lacks weights of LlamaForCausalLM: {lost} would be random"):
+        load(folder)
+    config = LlamaConfig.from_pretrained(make_llm(tmp_path / "judge"), tie_word_embeddings=False)
+    LlamaForSequenceClassification(config).save_pretrained(tmp_path / "judge")
+    with pytest.raises(UserError, match=r"judge lacks weights .*: lm_head\.weight would be random\. Fix: "):
+        load(tmp_path / "judge")
+
+
+def test_an_adapter_beside_the_base_is_refused(llm_folder: Path, tmp_path: Path) -> None:
+    """An adapter's folder in place of a base, and a base's folder into which an adapter was saved."""
+    adapted = get_peft_model(AutoModelForCausalLM.from_pretrained(llm_folder), LoraConfig(target_modules=["q_proj"]))
+    for folder in (tmp_path / "adapter", make_llm(tmp_path / "both")):
+        adapted.save_pretrained(folder)
+        AutoTokenizer.from_pretrained(llm_folder).save_pretrained(folder)
+        with pytest.raises(UserError, match=rf"{folder.name} has a PEFT adapter .*Fix: .*merge_and_unload"):
+            load(folder)
+
+
+@pytest.mark.parametrize(
+    ("template", "reason"),
+    [
+        ("{{ raise_exception('no system') }}", "cannot be applied to a user's message: no system"),
+        ("{% if %}", "cannot be applied to a user's message: Expected an expression"),
+        (
+            {"rag": "x", "tool_use": "y"},
+            "cannot be applied to a user's message: This model has multiple chat templates",
+        ),
+        ("{% for part in messages[0].content %}{{ part.text }}{% endfor %}", "does not show a user's message"),
+    ],
+)
+def test_a_chat_template_that_shows_no_message_is_refused(
+    llm_folder: Path, template: str | dict[str, str], reason: str
+) -> None:
+    tokenizer = load_tokenizer(LLMOptions(str(llm_folder)))
+    tokenizer.chat_template = template  # type: ignore[assignment]
+    with pytest.raises(UserError, match=rf"llm\.path: the chat template of base {reason}.*\. Fix: mend it"):
+        check_tokenizer(tokenizer, "base", len(tokenizer))
+
+
+def test_a_tokenizer_that_knows_more_tokens_than_the_base_is_refused(llm_folder: Path) -> None:
+    tokenizer = load_tokenizer(LLMOptions(str(llm_folder)))
+    rows = tokenizer.vocab_size
+    tokenizer.add_tokens(["<image>"])  # as Gemma 3's, without an embedding; no prompt uses it
+    check_tokenizer(tokenizer, "base", rows)
+    with pytest.raises(UserError, match=f"has {rows - 1} embeddings, and its tokenizer {rows} tokens. Fix: give it"):
+        check_tokenizer(tokenizer, "base", rows - 1)
+
+
+def test_an_option_that_needs_another_package_says_so(llm_folder: Path) -> None:
+    with pytest.raises(UserError, match=r"^llm\.attention: .*FlashAttention2.* Fix: set it to auto$"):
+        LanguageModel.load(LLMOptions(str(llm_folder), attention="flash_attention_2"))
+
+
+def test_an_empty_path_is_not_the_current_folder() -> None:
+    with pytest.raises(UserError, match=r"^llm\.path is empty; give a folder"):
+        load_tokenizer(LLMOptions(""))
 
 
 @pytest.mark.parametrize("path", ["/nowhere/model", "./nowhere", "~/nowhere-at-all", "models/of/mine"])
@@ -215,11 +285,19 @@ def test_dtype_by_name_and_by_machine() -> None:
     assert resolve_dtype("auto") in (torch.bfloat16, torch.float32)
 
 
+@pytest.mark.parametrize(("major", "dtype"), [(7, torch.float32), (8, torch.bfloat16)])  # T4 and V100; A100
+def test_auto_uses_no_emulated_bfloat16(major: int, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "current_device", lambda: 0)
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device: SimpleNamespace(major=major))
+    assert resolve_dtype("auto", torch.device("cuda")) == dtype
+
+
 def test_auto_asks_the_device_that_computes_not_what_else_the_machine_has(
     llm_folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda: True)
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation: True)
     monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: False)
     for device, dtype, attention in (("cpu", torch.float32, "grouped"), ("cuda", torch.bfloat16, "sdpa")):
         base = load_base(LLMOptions(path=str(llm_folder)), device=torch.device(device))  # it stays where it is

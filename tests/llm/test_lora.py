@@ -1,12 +1,37 @@
-"""The adapter's layer against PEFT's."""
+"""The adapter's layer against PEFT's, and layers that cannot have one."""
+
+import re
+from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from peft import LoraConfig
 from peft.tuners.lora.layer import Linear
+from plain_forward import load
 from torch import nn
+from transformers import AutoConfig, AutoModelForCausalLM
 
-from expctr.llm.lora import LoraLinear
+from expctr.errors import UserError
+from expctr.llm.loading import LLMOptions
+from expctr.llm.lora import LoraLinear, add_adapter
+
+LAYERS = "name some of down_proj, gate_proj, k_proj, o_proj, q_proj, up_proj, v_proj; or choose all-linear"
+
+
+@pytest.mark.parametrize(
+    ("targets", "said"),
+    [
+        (["c_attn"], "LlamaForCausalLM has no layer c_attn"),
+        (["q_proj", "v_pro"], "LlamaForCausalLM has no layer v_pro"),
+        ([], "no layer is named"),
+        ("query|key", "Target modules"),
+        (["norm"], "Target module LlamaRMSNorm"),
+    ],
+)
+def test_layers_that_cannot_get_an_adapter_are_named(llm_folder: Path, targets: str | list[str], said: str) -> None:
+    with pytest.raises(UserError, match=rf"^llm\.lora_targets: {re.escape(said)}.*Fix: {LAYERS}$"):
+        load(llm_folder, lora_targets=targets)
 
 
 def layers(dtype: torch.dtype) -> list[Linear]:
@@ -57,3 +82,45 @@ def test_without_its_adapter_it_is_the_base(off: bool) -> None:
     x = torch.randn(4, 12)
     ours.enable_adapters(not off)
     assert torch.equal(ours(x), ours.base_layer(x)) == off
+
+
+SMALL = {
+    "vocab_size": 50,
+    "hidden_size": 16,
+    "intermediate_size": 32,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 2,
+    "num_key_value_heads": 2,
+    "num_experts_per_tok": 2,
+}
+ATTENTION = {"q_proj", "k_proj", "v_proj", "o_proj"}
+EXPERTS = {
+    "mixtral": {"num_local_experts": 4},
+    "qwen2_moe": {"num_experts": 4, "moe_intermediate_size": 8, "shared_expert_intermediate_size": 8},
+    "qwen3_moe": {"num_experts": 4, "moe_intermediate_size": 8, "mlp_only_layers": [0], "head_dim": 8},
+    "gpt_oss": {"num_local_experts": 4, "head_dim": 8},
+    "phimoe": {"num_local_experts": 4},
+}
+
+
+@pytest.mark.parametrize("kind", EXPERTS)
+def test_all_linear_leaves_out_router_and_experts(kind: str) -> None:
+    """And what PEFT would take for experts: the dense layer of this Qwen3, but not the shared expert of Qwen2."""
+    config = AutoConfig.for_model(kind, **SMALL, **EXPERTS[kind])
+    base = AutoModelForCausalLM.from_config(config)
+    model = add_adapter(base, LLMOptions(lora_r=2), quantized=False)
+    trained = [name for name, p in model.named_parameters() if p.requires_grad]
+    adapted = {".".join(name.partition(".lora_")[0].split(".")[-2:]) for name in trained}
+    shared = {f"shared_expert.{name}" for name in ("gate_proj", "up_proj", "down_proj") if kind == "qwen2_moe"}
+    assert adapted == {f"self_attn.{name}" for name in ATTENTION} | shared
+    assert len(trained) == 2 * len(adapted) * 2  # layers, A and B
+    assert not model.peft_config["default"].target_parameters  # type: ignore[attr-defined]
+
+
+def test_all_linear_of_a_dense_model_is_all(bare: LLMOptions) -> None:
+    base: Any = AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(bare.path))
+    model = add_adapter(base, bare, quantized=False)
+    adapted = {
+        name.rpartition(".lora_")[0].rpartition(".")[2] for name, p in model.named_parameters() if p.requires_grad
+    }
+    assert adapted == {*ATTENTION, "gate_proj", "up_proj", "down_proj"}

@@ -1,12 +1,16 @@
 """Prompts say what the paper's templates say, and what stands in titles stays data."""
 
+import logging
+from copy import deepcopy
 from pathlib import Path
+from typing import Any
 
 import pytest
 from conftest import make_llm
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from expctr.data.batches import Nouns, SampleText
+from expctr.errors import UserError
 from expctr.llm.prompts import PromptOptions, Prompts
 
 BOOKS = Nouns("book", "books", "reader", "reading")
@@ -214,3 +218,86 @@ def test_the_chat_template_is_applied(chat: PreTrainedTokenizerBase, books: Prom
 def test_a_row_reads_alike_in_any_company(books: Prompts) -> None:
     others = [SampleText("A", ("B",)), SAMPLE, SampleText("C")]
     assert books.explanation(others)[1] == books.explanation([SAMPLE])[0]
+
+
+def with_template(tokenizer: PreTrainedTokenizerBase, answer: str, date: str = "") -> PreTrainedTokenizerBase:
+    """The tokenizer with a chat template that begins an answer in its own way."""
+    made = deepcopy(tokenizer)
+    made.chat_template = (
+        f"{date}{{% for m in messages %}}<|user|>{{{{ m.content }}}}{{% endfor %}}<|assistant|>{answer}"
+    )
+    return made
+
+
+QWEN = "{% if enable_thinking is defined and not enable_thinking %}{{ '<think>\n\n</think>\n\n' }}{% endif %}"
+QWEN_3_5 = "{{ '<think>\n\n</think>\n\n' if enable_thinking is false else '<think>\n' }}"
+GRANITE = "{% if thinking %}Think first. {% endif %}"
+DEEPSEEK_R1 = "{{ '<think>\n' }}"
+EMPTY = "<think>\n\n</think>\n\n"
+
+
+@pytest.mark.parametrize(
+    ("template", "variables", "start", "turned_off"),
+    [
+        ("", {}, "", []),
+        (GRANITE, {}, "", []),  # does not think by default
+        (GRANITE, {"thinking": True}, "Think first. ", []),
+        (QWEN, {}, EMPTY, ["enable_thinking: false"]),
+        (QWEN, {"enable_thinking": False}, EMPTY, []),
+        (QWEN, {"enable_thinking": True}, "", []),
+        (QWEN_3_5, {}, EMPTY, ["enable_thinking: false"]),
+        (QWEN_3_5, {"enable_thinking": True}, "<think>\n", []),  # as the user wants it
+        (DEEPSEEK_R1, {}, EMPTY, ["an empty block of <think>"]),
+        ("[THINK]", {}, "[THINK]\n[/THINK]\n\n", ["an empty block of [THINK]"]),
+        ("{{ effort }}", {"effort": "low"}, "low", []),
+    ],
+)
+def test_a_template_does_not_think_before_the_answer_unless_it_is_asked_to(
+    chat: PreTrainedTokenizerBase,
+    template: str,
+    variables: dict[str, Any],
+    start: str,
+    turned_off: list[str],
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    with caplog.at_level(logging.INFO, "lightning.pytorch.utilities.rank_zero"):
+        prompts = Prompts(with_template(chat, template), PromptOptions(template_kwargs=variables), BOOKS)
+    assert prompts.in_template("Hi") == f"<|user|>Hi<|assistant|>{start}"
+    assert [message.rpartition("turned off by ")[2] for message in caplog.messages] == (
+        [", ".join(turned_off)] if turned_off else []
+    )
+
+
+@pytest.mark.parametrize("quote", ["'", '"'])
+def test_a_template_prints_the_day_of_the_option(chat: PreTrainedTokenizerBase, quote: str) -> None:
+    today = f"{{% set today = strftime_now({quote}%d %b %Y{quote}) %}}Today Date: {{{{ today }}}}\n"
+    dated = with_template(chat, "", f"{{% if strftime_now is defined %}}{today}{{% endif %}}")
+    prompts = Prompts(dated, PromptOptions(date="2023-12-05"), BOOKS)
+    assert prompts.in_template("Hi") == "Today Date: 05 Dec 2023\n<|user|>Hi<|assistant|>"
+    assert "Today Date: 26 Jul 2024" in Prompts(dated, PromptOptions(), BOOKS).in_template("Hi")
+    with pytest.raises(UserError, match=r"prompts\.date is 'today'"):
+        PromptOptions(date="today")
+
+
+def test_variables_that_the_template_does_not_read_are_refused(
+    chat: PreTrainedTokenizerBase, plain: PreTrainedTokenizerBase
+) -> None:
+    options = PromptOptions(template_kwargs={"enable_thinkin": False})
+    for tokenizer in (with_template(chat, QWEN), plain):
+        with pytest.raises(
+            UserError, match=r"prompts\.template_kwargs: .* no chat template that reads 'enable_thinkin'"
+        ):
+            Prompts(tokenizer, options, BOOKS)
+    with pytest.raises(UserError, match=r"template of .* cannot be filled in: no effort\. Fix: give its variables by"):
+        Prompts(with_template(chat, "{{ raise_exception('no effort') }}"), PromptOptions(), BOOKS)
+    with pytest.raises(UserError, match=r"prompts\.template_kwargs: \['tokenize'\]"):
+        PromptOptions(template_kwargs={"tokenize": True})
+
+
+def test_a_run_goes_on_with_its_own_chat_template_only(chat: PreTrainedTokenizerBase) -> None:
+    template = with_template(chat, QWEN)
+    then = Prompts(template, PromptOptions(), BOOKS).in_template("")
+    Prompts(template, PromptOptions(template_kwargs={"enable_thinking": False}), BOOKS).check_same_chat(then)
+    other = Prompts(template, PromptOptions(template_kwargs={"enable_thinking": True}), BOOKS)
+    with pytest.raises(UserError, match=r"writes '.*assistant\|>', and the run was trained with '.*<think>"):
+        other.check_same_chat(then)

@@ -1,13 +1,15 @@
 """Yes/no scores (Eq. 8): worked by hand, and of a model, whatever else is in the batch."""
 
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
-from conftest import make_llm, stir_adapter
+from conftest import CHAT, make_llm, stir_adapter
+from tokenizers import Tokenizer, models, pre_tokenizers
 from torch import Tensor
-from transformers import AutoModelForCausalLM
+from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast
 
 from expctr.data.batches import Nouns, SampleText
 from expctr.llm import prefill
@@ -15,11 +17,19 @@ from expctr.llm import yes_no as module
 from expctr.llm.loading import LLMOptions
 from expctr.llm.model import LanguageModel
 from expctr.llm.prompts import PromptOptions, Prompts
-from expctr.llm.yes_no import Answers, LCOptions, LCScorer, answer_tokens, score_logits, score_prompts, score_states
+from expctr.llm.yes_no import (
+    Answers,
+    LCOptions,
+    LCScorer,
+    answer_tokens,
+    eq_8,
+    prompt_answers,
+    score_prompts,
+    state_answers,
+)
 
 ENDING = "Whether the user will like the target book target:"
-PROBABILITIES = torch.tensor([[0.5, 0.25, 0.125, 0.125]])
-YES_NO = Answers([0], [1])
+PAIR = torch.tensor([[0.5, 0.25]]).log()
 REASONS = ["They like it.", "They would hate every minute of it, and say so to anyone who asks.", "", "Why not", "No."]
 
 
@@ -47,37 +57,40 @@ def lc_prompts(model: LanguageModel) -> list[list[int]]:
     ],
 )
 def test_eq_8_by_hand(score: str, temperature: float, expected: float) -> None:
-    result = score_logits(PROBABILITIES.log() + 7, YES_NO, LCOptions(score=score, temperature=temperature))
-    assert float(result) == pytest.approx(expected, abs=1e-5)
+    options = LCOptions(score=score, temperature=temperature)  # type: ignore[arg-type]
+    assert float(eq_8(PAIR, options)) == pytest.approx(expected, abs=1e-5)
+    if score == "logit":
+        assert float(eq_8(PAIR + 7, options)) == pytest.approx(expected, abs=1e-5)  # the normaliser cancels
 
 
 def test_eq_8_as_printed_stays_between_0_269_and_0_731() -> None:
     """At T = 1 it exponentiates probabilities: even a certain answer gives e / (e + 1)."""
-    certain = torch.tensor([[50.0, 0, 0], [0, 50.0, 0], [0, 0, 50.0]])
-    assert score_logits(certain, YES_NO, LCOptions()).tolist() == pytest.approx([0.731059, 0.268941, 0.5], abs=1e-5)
-    scores = score_logits(10 * torch.randn(1000, 5, generator=torch.Generator().manual_seed(0)), YES_NO, LCOptions())
-    assert 0.2689 < float(scores.min()) < 0.28
-    assert 0.72 < float(scores.max()) < 0.7311
-    assert score_logits(certain[:2], YES_NO, LCOptions(score="logit")).tolist() == pytest.approx([1, 0], abs=1e-5)
+    certain = torch.tensor([[0.0, -50], [-50, 0], [-50, -50]])
+    assert eq_8(certain, LCOptions()).tolist() == pytest.approx([0.731059, 0.268941, 0.5], abs=1e-5)
+    assert eq_8(certain[:2], LCOptions(score="logit")).tolist() == pytest.approx([1, 0], abs=1e-5)
 
 
-def test_the_probabilities_of_variants_are_summed() -> None:
-    """p(yes) = 0.5 + 0.125 over tokens 0 and 2, p(no) = 0.25."""
-    answers = Answers([0, 2], [1])
-    assert float(score_logits(PROBABILITIES.log(), answers, LCOptions(score="logit"))) == pytest.approx(
-        0.714286, abs=1e-5
-    )
-    assert float(score_logits(PROBABILITIES.log(), answers, LCOptions())) == pytest.approx(0.592667, abs=1e-5)
+def test_the_probabilities_of_an_answers_tokens_are_summed() -> None:
+    """p(yes) = 0.5 + 0.125 over tokens 0 and 2, p(no) = 0.25 of token 1; logits are log-probabilities + 7."""
+    logits = torch.tensor([[0.5, 0.25, 0.125, 0.125]]).log() + 7
+    output: Any = SimpleNamespace(vocab_size=4, logits=lambda states, tokens=slice(None): states[:, tokens].clone())
+    pairs = state_answers(output, logits, Answers([0, 2], [1]), normalised=True)
+    assert pairs.exp().tolist() == [pytest.approx([0.625, 0.25], abs=1e-6)]
+    assert float(eq_8(pairs, LCOptions(score="logit"))) == pytest.approx(0.714286, abs=1e-5)
+    assert float(eq_8(pairs, LCOptions())) == pytest.approx(0.592667, abs=1e-5)
+    bare = state_answers(output, logits, Answers([0, 2], [1]), normalised=False)
+    torch.testing.assert_close(bare, pairs + 7)
 
 
-@pytest.mark.parametrize("options", [LCOptions(score="logit", temperature=0.5), LCOptions(), LCOptions(temperature=2)])
-def test_scores_of_a_few_logits_at_a_time_are_those_of_all(
-    llm_folder: Path, options: LCOptions, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("normalised", [True, False])
+def test_answers_from_a_few_logits_at_a_time_are_those_of_all(
+    llm_folder: Path, normalised: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     model = load(llm_folder)
     states = torch.randn(7, model.hidden_size, generator=torch.Generator().manual_seed(0))
     answers, made = Answers([5, 9], [7]), []
-    expected = score_logits(model.logits(states), answers, options)
+    expected = model.logits(states)
+    expected = (expected.log_softmax(1) if normalised else expected)[:, [5, 9, 7]]
     real = model.logits
 
     def logits(*args: Any) -> Tensor:
@@ -86,17 +99,38 @@ def test_scores_of_a_few_logits_at_a_time_are_those_of_all(
 
     monkeypatch.setattr(model, "logits", logits)
     monkeypatch.setattr(module, "MAX_LOGITS", 3 * model.vocab_size)
-    torch.testing.assert_close(score_states(model, states, answers, options), expected, atol=1e-5, rtol=0)
+    pairs = state_answers(model, states, answers, normalised)
+    torch.testing.assert_close(pairs[:, 0], expected[:, :2].logsumexp(1), atol=1e-5, rtol=0)
+    torch.testing.assert_close(pairs[:, 1], expected[:, 2], atol=1e-5, rtol=0)
     shapes = [tuple(part.shape) for part in made]
-    assert shapes == ([(7, 3)] if options.score == "logit" else [(rows, model.vocab_size) for rows in (3, 3, 1)])
+    assert shapes == [(7, 3), *([(rows, model.vocab_size) for rows in (3, 3, 1)] if normalised else [])]
+
+
+@pytest.mark.parametrize("normalised", [True, False])
+def test_scores_over_a_bfloat16_base_differ_where_its_logits_tie(llm_folder: Path, normalised: bool) -> None:
+    """Logits near 10 are rounded to steps of 1/16 in bfloat16."""
+    model = LanguageModel.load(LLMOptions(path=str(llm_folder), dtype="bfloat16", lora_r=4))
+    tokens = model.tokenizer.convert_tokens_to_ids(["Yes", "No"])
+    answers = Answers(*([token] for token in tokens))
+    states = torch.randn(1, model.hidden_size, generator=torch.Generator().manual_seed(0)).bfloat16() * 4
+    step = model.causal.get_output_embeddings().weight[tokens].sum(0)  # raises both logits
+    rows = states + torch.linspace(0, 0.05, 128)[:, None] * step
+    assert len(rows.unique(dim=0)) > 60
+    exact = (rows.float() @ model.causal.get_output_embeddings().weight[tokens].float().T).log_softmax(1)
+    pairs = state_answers(model, rows, answers, normalised)
+    torch.testing.assert_close(pairs.log_softmax(1), exact, atol=1e-5, rtol=0)
+    assert len((pairs[:, 0] - pairs[:, 1]).unique()) > 60
+    rounded = model.logits(rows)[:, tokens]
+    assert len(rounded.unique(dim=0)) < 40  # the test can tell
 
 
 def test_without_a_chat_template_the_answer_has_its_leading_space(plain_folder: Path) -> None:
     model = load(plain_folder)
     answers = answer_tokens(model, ENDING, LCOptions())
-    assert [model.tokenizer.decode(ids) for ids in answers] == [" Yes", " No"]
+    spelled = [[model.tokenizer.decode(token) for token in tokens] for tokens in answers]
+    assert spelled == [[" Yes", "Yes"], [" No", "No"]]  # as it goes on, and the word alone
     whole = model.tokenizer(f"{ENDING} Yes").input_ids
-    assert whole == [*model.tokenizer(ENDING).input_ids, *answers.positive]
+    assert whole == [*model.tokenizer(ENDING).input_ids, answers.positive[0]]
     spaced = answer_tokens(model, ENDING + " ", LCOptions())
     assert [model.tokenizer.decode(ids) for ids in spaced] == ["Yes", "No"]
 
@@ -105,6 +139,19 @@ def test_with_a_chat_template_the_answer_opens_its_turn(llm_folder: Path) -> Non
     model = load(llm_folder)
     answers = answer_tokens(model, ENDING, LCOptions())
     assert [model.tokenizer.decode(ids) for ids in answers] == ["Yes", "No"]
+
+
+def test_an_answer_counts_with_and_without_the_space_of_sentencepiece() -> None:
+    """Such a vocabulary puts a space before a text, but not after a control token, where a chat's answer begins."""
+    words = ["<unk>", "<|user|>", "<|assistant|>", "\u2581", "\u2581Yes", "Yes", "\u2581No", "No"]
+    made = Tokenizer(models.Unigram([(word, -1.0 - i) for i, word in enumerate(words)], unk_id=0))
+    made.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme="first")
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=made, unk_token="<unk>", chat_template=CHAT)
+    tokenizer.add_special_tokens({"additional_special_tokens": ["<|user|>", "<|assistant|>"]})
+    model: Any = SimpleNamespace(tokenizer=tokenizer, options=LLMOptions())
+    answers = answer_tokens(model, "<|user|>Well<|assistant|>", LCOptions())
+    spelled = [tokenizer.convert_ids_to_tokens(tokens) for tokens in answers]
+    assert spelled == [["Yes", "\u2581Yes"], ["No", "\u2581No"]]
 
 
 @pytest.mark.parametrize("chat", [True, False])
@@ -147,7 +194,8 @@ def test_scores_are_those_of_a_plain_forward_of_the_model_on_disk(any_llm_folder
     for ids in prompts:
         with torch.no_grad():
             p = base(input_ids=torch.tensor([ids])).logits[0, -1].softmax(-1)
-        expected.append(float(p[answers.positive[0]] / (p[answers.positive[0]] + p[answers.negative[0]])))
+        yes, no = (float(p[tokens].sum()) for tokens in answers)
+        expected.append(yes / (yes + no))
     scores = score_prompts(model, prompts, answers, LCOptions(score="logit"))
     assert scores.tolist() == pytest.approx(expected, abs=1e-5)
     assert scores.dtype == torch.float32
@@ -201,18 +249,30 @@ def test_the_lc_scorer_asks_by_its_template_and_reads_the_answers(
 def test_the_gap_compares_a_sentence_of_liking_with_one_of_dislike(
     model: LanguageModel, prompts: Prompts, samples: list[SampleText], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    scorer = LCScorer(model, prompts, LCOptions())
-    liked, disliked = torch.tensor([0.75, 0.5, 0.25]), torch.tensor([0.5, 0.5, 0.5])  # won, tied, lost
-    texts: list[str] = []
+    scorer = LCScorer(model, prompts, LCOptions(score="logit"))
+    yes = torch.tensor([0.3, 0.2, 0.1, 0.2, 0.2, 0.2])  # liked: won, tied, lost; then disliked
+    asked: list[list[int]] = []
 
-    def scores(samples: list[SampleText], sentences: list[str]) -> Tensor:
-        texts.extend(sentences)
-        return liked if len(texts) == 3 else disliked
+    def answer(_: LanguageModel, prompts: list[list[int]], *args: Any, **options: Any) -> Tensor:
+        asked[:] = prompts
+        return torch.stack([yes, 0.4 - yes], 1).log()
 
-    monkeypatch.setattr(scorer, "scores", scores)
-    assert scorer.gap(samples[:3]) == (0.0, 0.5)
-    assert texts[0] == 'The user will likely enjoy "Heat".'
-    assert texts[3:] == [f'The user will likely dislike "{sample.target}".' for sample in samples[:3]]
-    liked += 0.3
-    texts.clear()
-    assert scorer.gap(samples[:3]) == pytest.approx((0.3, 1.0))
+    monkeypatch.setattr(module, "prompt_answers", answer)
+    found = scorer.check(samples[:3])
+    assert found[:3] == pytest.approx((0.0, 0.5, 0.4), abs=1e-6)  # p(yes) = 0.75, 0.5, 0.25 of 0.4, against 0.5
+    sentences = [f'The user will likely {v} "{s.target}".' for v in ("enjoy", "dislike") for s in samples[:3]]
+    assert asked == prompts.lc([*samples[:3]] * 2, sentences, include_title=False)
+    yes[:3] += 0.05
+    assert scorer.check(samples[:3])[:3] == pytest.approx((0.125, 2 / 3, 0.4), abs=1e-6)
+    ids = torch.tensor(asked[:1])
+    assert found.likeliest == model.tokenizer.decode(model.causal(input_ids=ids).logits[0, -1].argmax())
+
+
+def test_the_mass_is_the_probability_of_all_answers(
+    model: LanguageModel, prompts: Prompts, samples: list[SampleText]
+) -> None:
+    few, many = (LCScorer(model, prompts, LCOptions(positive=words)) for words in (["Yes"], ["Yes", *"abcdef"]))
+    masses = [scorer.check(samples).mass for scorer in (few, many)]
+    assert 0 < masses[0] < masses[1] < 1
+    pairs = prompt_answers(model, prompts.lc(samples, REASONS, False), few.answers, normalised=True)
+    assert bool((pairs.exp().sum(1) < 1).all())

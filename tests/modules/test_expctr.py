@@ -90,7 +90,7 @@ class Run:
             PPOExplainerModule(
                 llm,
                 rollout=RolloutOptions(max_new_tokens=5),
-                lc=LCOptions(score="logit"),
+                lc=LCOptions(score="logit", min_mass=0),
                 ppo=PPOOptions(lr=1e-2, minibatch_size=4),
             ),
             DeepFMTextModule(partial(DeepFM, mlp=(8,)), CTROptions(lr=1e-2)),

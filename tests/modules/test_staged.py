@@ -9,6 +9,7 @@ import lightning as L
 import polars as pl
 import pytest
 import torch
+from lightning.pytorch.accelerators import MPSAccelerator
 from lightning.pytorch.callbacks import Callback
 from running import World
 from torch import Tensor
@@ -23,6 +24,8 @@ from expctr.errors import BadRunError, UserError
 from expctr.llm.loading import LLMOptions
 from expctr.llm.prompts import PromptOptions
 from expctr.llm.rollout import RolloutOptions
+from expctr.llm.yes_no import LCOptions
+from expctr.modules.checks import check_device, usable_accelerator
 from expctr.modules.ctr import CTRModule, DeepFMTextModule
 from expctr.modules.expctr import ExpCTRModule
 from expctr.modules.explainer import PPOExplainerModule
@@ -73,11 +76,12 @@ class Epochs(Callback):
         self.trained.append(pl_module.entry.name)
 
 
-def explainer(world: World) -> PPOExplainerModule:
+def explainer(world: World, min_mass: float = 0) -> PPOExplainerModule:
     return PPOExplainerModule(
         LLMOptions(path=str(world.folder / "llm"), dtype="float32", lora_r=2),
         prompts=PromptOptions(explanation="They liked {liked}; not {disliked}. Consider {target}:"),
         rollout=RolloutOptions(max_new_tokens=5),
+        lc=LCOptions(min_mass=min_mass),
         ppo=PPOOptions(lr=1e-2, minibatch_size=4),
     )
 
@@ -198,6 +202,24 @@ def test_a_plan_without_a_stage_of_the_module_is_refused(world: World, tmp_path:
     schedule = StageScheduler(PolicyStageOptions(0))
     with pytest.raises(UserError, match="the plan has no stage of PPOExplainerModule, which has lc"):
         trainer(tmp_path, schedule).fit(explainer(world), data(world))
+
+
+def test_a_base_that_hardly_answers_is_refused_for_lc_rewards_alone(world: World, tmp_path: Path) -> None:
+    """The base is random, and Yes and No are 2 of some 500 tokens."""
+    with pytest.raises(UserError, match=r"Yes/No have 0\.\d+% of the probability .* likelier, .* lower lc\.min_mass"):
+        trainer(tmp_path / "a", max_epochs=1).fit(explainer(world, min_mass=0.01), data(world))
+    schedule = StageScheduler(PolicyStageOptions(1, [LengthPenalty()]), rounds=0)
+    with pytest.warns(UserWarning, match="the LC scorer hardly answers"):
+        trainer(tmp_path / "b", schedule, max_steps=1).fit(explainer(world, min_mass=0.01), data(world))
+
+
+def test_an_apple_gpu_is_refused(world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    made = trainer(tmp_path)
+    monkeypatch.setattr(type(made.strategy), "root_device", torch.device("mps"))
+    with pytest.raises(UserError, match=r"trainer\.accelerator: Apple's GPUs .* Fix: set trainer\.accelerator to cpu"):
+        check_device(made)
+    monkeypatch.setattr(MPSAccelerator, "is_available", lambda: True)
+    assert [usable_accelerator(name) for name in ("auto", "cpu", "gpu")] == ["cpu", "cpu", "gpu"]
 
 
 def test_another_data_module_is_refused(world: World, tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
 """The memory forecast of a small Llama, worked by hand."""
 
+import json
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ from expctr.llm.loading import LLMOptions
 from expctr.modules.explainer import PPOExplainerModule
 from expctr.planning.blueprint import Blueprint
 from expctr.planning.memory import Sizes, forecast_memory, parse_memory, peak_bytes
+from tools.architectures import tiny_config
 
 
 @pytest.fixture(scope="module")
@@ -25,6 +27,7 @@ def test_what_it_holds_at_rest(blueprint: Blueprint) -> None:
     assert blueprint.base_size == 100 * 32 + 2 * (layer + 2 * 32) + 32
     assert blueprint.base_bytes == 2 * blueprint.base_size
     assert blueprint.cache_bytes == 2 * 2 * 2 * 8 * 2  # keys and values, layers, heads, width, bytes
+    assert blueprint.read_bytes == blueprint.base_bytes + 4 * blueprint.adapter_size  # the embeddings are the output's
     assert blueprint.adapter_size == 2 * 4 * (2 * 64 + 2 * 48 + 3 * 96)
 
 
@@ -38,6 +41,9 @@ def test_more_devices_hold_less_and_more_rows_hold_more(bare: LLMOptions, bluepr
     assert peak_bytes(four) < peak_bytes(one)
     more = forecast_memory(blueprint, explainer, Sizes(1, 16, 4, 4, 40, 10))
     assert more["lc"]["train"]["activations"] > one["lc"]["train"]["activations"]
+    whole = forecast_memory(blueprint, explainer, Sizes(4, 16, 4, 2, 40, 10, replicated=True))
+    held = ("weights", "adapter", "gradients", "optimizer")
+    assert [whole["lc"]["train"][name] for name in held] == [one["lc"]["train"][name] for name in held]
 
 
 def test_memory_has_a_known_unit() -> None:
@@ -49,6 +55,15 @@ def test_memory_has_a_known_unit() -> None:
 def test_a_folder_without_a_config_is_named(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"config\.json"):
         Blueprint(LLMOptions(path=str(tmp_path)), torch.bfloat16, on_cpu=False)
+
+
+def test_each_layer_of_the_base_starts_its_kernels(bare: LLMOptions, blueprint: Blueprint, tmp_path: Path) -> None:
+    """At least its 7 products and twice as many of the adapter."""
+    config = json.loads((Path(bare.path) / "config.json").read_text())
+    (tmp_path / "config.json").write_text(json.dumps(config | {"num_hidden_layers": 4, "tie_word_embeddings": False}))
+    deeper = Blueprint(replace(bare, path=str(tmp_path)), torch.bfloat16, on_cpu=False)
+    assert 2 * 21 <= deeper.launches - blueprint.launches < 2 * 200
+    assert deeper.read_bytes == deeper.base_bytes + 4 * deeper.adapter_size - 2 * 100 * 32  # without the embeddings
 
 
 def test_layers_computed_again_hold_less(bare: LLMOptions) -> None:
@@ -85,3 +100,18 @@ def test_every_attention_can_be_counted(bare: LLMOptions, attention: Any) -> Non
     blueprint = Blueprint(replace(bare, attention=attention), torch.bfloat16, on_cpu=attention == "grouped")
     short, long = (blueprint.learn(1, tokens, 1, critic=False, entropy=False)["activations"] for tokens in (64, 256))
     assert (long > 6 * short) == (attention in ("eager", "grouped"))
+
+
+@pytest.mark.parametrize(
+    ("model_type", "said"),
+    [("gemma2", None), ("lfm2", r"cannot count the memory of Lfm2ForCausalLM, because some layers")],
+)
+def test_bases_that_need_another_attention_or_cache(tmp_path: Path, model_type: str, said: str | None) -> None:
+    """Gemma 2 caps attention scores, so `auto` counts eager attention, as the probe at load would choose it."""
+    tiny_config(model_type).save_pretrained(tmp_path)
+    options = LLMOptions(path=str(tmp_path), lora_r=4)
+    if said is None:
+        assert Blueprint(options, torch.float32, on_cpu=True).model.attention == "eager"
+    else:
+        with pytest.raises(UserError, match=said):
+            Blueprint(options, torch.float32, on_cpu=True)

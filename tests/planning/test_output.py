@@ -3,11 +3,13 @@
 import json
 from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
+import yaml
 
 from expctr.data.options import SampleOptions
 from expctr.errors import UserError
@@ -16,10 +18,10 @@ from expctr.modules.explainer import PPOExplainerModule
 from expctr.planning import output
 from expctr.planning.blueprint import Blueprint
 from expctr.planning.memory import Sizes, forecast_memory, peak_bytes
-from expctr.planning.output import PlanOptions, lower_memory, print_plan
+from expctr.planning.output import QLORA_MICRO, QLORA_ROWS, PlanOptions, forecast_qlora, lower_memory, print_plan
 from expctr.training.scheduler import make_plan
 
-OPTIONS = PlanOptions(1, "80GB", None, False, None, 312.0, 0.3, False)
+OPTIONS = PlanOptions(1, "80GB", None, False, None, 312.0, 0.3, 1600.0, 10.0, False)
 
 
 @pytest.fixture(scope="module")
@@ -72,6 +74,7 @@ def test_without_a_number_of_samples_it_asks_for_one(printed: Callable[..., str]
 def test_json_is_one_line_of_bytes(printed: Callable[..., str]) -> None:
     peak = json.loads(printed(json=True))["peak"]
     found = json.loads(printed(json=True, memory=f"{0.9 * peak / 1e6}MB"))
+    assert found["overlay"] is None
     assert found["memory"] == int(0.9 * peak / 1e6 * 1e6) < found["peak"] == peak
     assert found["changes"]
     assert found["peak"] == max(sum(parts.values()) for phases in found["stages"].values() for parts in phases.values())
@@ -88,6 +91,36 @@ def test_changes_lower_the_peak_until_it_fits(bare: LLMOptions, blueprint: Bluep
     *others, (_, last) = lower_memory(blueprint, explainer, size, peak, peak // 2)
     assert last <= peak // 2 < min([peak, *(bytes_ for _, bytes_ in others)])
     assert not list(lower_memory(blueprint, explainer, size, peak, peak))
+
+
+def test_it_names_the_overlay_for_several_devices(printed: Callable[..., str]) -> None:
+    whole = json.loads(printed(json=True, devices=4))
+    assert whole["overlay"] == "ddp"
+    tight = " ".join(printed(devices=4, memory=f"{(whole['peak'] - 1) / 1e6}MB").split())
+    assert "Fits: " in tight
+    assert "with --config fsdp, which shares the weights" in tight
+
+
+def test_it_names_what_limits_decoding(printed: Callable[..., str]) -> None:
+    assert "limited by starting" in " ".join(printed().split())
+    assert "limited by reading weights and cache" in " ".join(printed(launch_us=0.0, bandwidth=1.0).split())
+
+
+@pytest.mark.cli
+def test_a_base_in_4_bits_is_named_where_it_would_fit(bare: LLMOptions, blueprint: Blueprint) -> None:
+    overlay = yaml.safe_load((Path(__file__).parents[2] / "configs" / "qlora.yaml").read_text())
+    explained, data = overlay["model"]["init_args"]["explainer"], overlay["data"]["init_args"]
+    assert explained["llm"] == {"quantization": "nf4"}
+    assert explained["ppo"] == {"gradient_checkpointing": True, "micro_batch_size": QLORA_MICRO}
+    assert set(data.values()) == {QLORA_ROWS}
+    explainer, size = PPOExplainerModule(llm=bare), Sizes(1, 64, 64, 32, 200, 20)
+    peak = peak_bytes(forecast_memory(blueprint, explainer, size))
+    lowered = forecast_qlora(blueprint, explainer, size, peak, peak // 2)
+    assert lowered is not None
+    assert 0 < lowered <= peak // 2
+    assert forecast_qlora(blueprint, explainer, size, peak, lowered - 1) is None
+    assert forecast_qlora(blueprint, explainer, size, peak, peak) is None
+    assert not explainer.ppo.gradient_checkpointing
 
 
 def test_a_share_is_no_more_than_all() -> None:

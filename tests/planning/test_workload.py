@@ -12,7 +12,14 @@ from expctr.llm.loading import LLMOptions
 from expctr.modules.explainer import PPOExplainerModule
 from expctr.planning.blueprint import Blueprint
 from expctr.planning.memory import Sizes
-from expctr.planning.workload import Workload, count_pass, estimate_hours, estimate_workload
+from expctr.planning.workload import (
+    Rates,
+    Workload,
+    count_pass,
+    estimate_decoding,
+    estimate_hours,
+    estimate_workload,
+)
 from expctr.rl.options import PPOOptions
 from expctr.training.scheduler import make_plan
 
@@ -75,6 +82,10 @@ def test_the_work_of_a_run(bare: LLMOptions, scope: Any) -> None:
     again = 24 if scope == "all" else 5  # the reference, and three passes of PPO
     assert found["ic"].tokens == 18 * (explained + 4 * again) + 2 * explained
     assert found["lc"].tokens == 2 * found["ic"].tokens
+    assert found["ic"].decode_steps == (3 + 1) * 5  # three batches of rollouts, one of validation
+    own = 5 * 19 + 15  # keys and values of a row that its five steps read
+    expected = found["ic"].decode_steps * blueprint.read_bytes + (18 + 2) * own * blueprint.cache_bytes
+    assert found["ic"].decode_bytes == expected
     assert found["ctr"].tokens == 2 * (19 + 5)
     several = estimate_workload(blueprint, explainer, size, make_plan(2, 1, 7, 1), (18, 2, 2), 10, explanations=4)
     assert several["ctr"].tokens == 20 * (19 + 4 * 5)
@@ -88,7 +99,22 @@ def test_the_work_of_a_run(bare: LLMOptions, scope: Any) -> None:
     assert [longer[name] for name in ("ctr", "test")] == [found[name] for name in ("ctr", "test")]
 
 
-def test_hours() -> None:
-    assert estimate_hours(Workload(flops=int(3600 * 2e15)), devices=4, tflops=1000, utilisation=0.25) == pytest.approx(
-        2
+def test_two_devices_read_their_weights_twice_and_take_as_many_steps(bare: LLMOptions) -> None:
+    explainer, blueprint = PPOExplainerModule(llm=bare), Blueprint(bare, torch.float32, on_cpu=False)
+    one, two = (
+        estimate_workload(blueprint, explainer, Sizes(devices, 8, 8, 4, 20, 5), make_plan(1, 0, 0, 0), (18, 2, 2), 10)
+        for devices in (1, 2)
     )
+    assert two["lc"].decode_steps == one["lc"].decode_steps
+    assert two["lc"].decode_bytes - one["lc"].decode_bytes == one["lc"].decode_steps * blueprint.read_bytes
+
+
+def test_hours() -> None:
+    """A thousandth of the products is decoding's."""
+    rates = Rates(tflops=1000, utilisation=0.25, bandwidth=2000, launch_us=10)
+    total = Workload(
+        flops=int(3600 * 2e15), decode_flops=int(3600 * 2e12), decode_bytes=int(3600 * 4e12), decode_steps=36_000
+    )
+    assert estimate_hours(total, 4, rates) == pytest.approx(1.998)
+    found = estimate_decoding(total, 4, rates, launches=1000)
+    assert found == pytest.approx({"products": 0.002, "memory": 0.5, "launches": 0.1})

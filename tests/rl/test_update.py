@@ -15,7 +15,7 @@ from transformers import DynamicCache
 from transformers.models.llama.modeling_llama import LlamaMLP
 
 from expctr.data.batches import Nouns, SampleText
-from expctr.errors import BadRunError
+from expctr.errors import BadRunError, UserError
 from expctr.llm.loading import LLMOptions
 from expctr.llm.logprobs import score_responses
 from expctr.llm.lora import LoraLinear
@@ -472,6 +472,8 @@ def test_beta_adapts_and_is_kept_in_checkpoints(build: Build, samples: list[Samp
     other = build(kl=KLOptions(beta=0.1, target=1e-6))
     other.load_extra_state(module.extra_state())
     assert other.update.beta == module.update.beta
+    with pytest.raises(UserError, match=r"the chat template of .* and the run was trained with '<think>'"):
+        other.load_extra_state(module.extra_state() | {"chat": "<think>"})
 
 
 def test_the_running_norm_is_over_all_rewards_so_far(build: Build, tmp_path: Path) -> None:

@@ -128,8 +128,8 @@ MODELS: dict[str, tuple[Callable[[Path, Path], None], str, str]] = {
         (pickled_weights_beside_good_ones, "", ""),
         (pickled_weights_in_a_list_of_shards, "its weights are pickled", "its weights are pickled"),
         (pickled_weights_by_another_name, "header too large", "header too large"),
-        (adapter_with_pickled_weights, "has an adapter_config.json", "has an adapter_config.json"),
-        (adapter_of_another_model, "has an adapter_config.json", "has an adapter_config.json"),
+        (adapter_with_pickled_weights, "has a PEFT adapter", "has a PEFT adapter"),
+        (adapter_of_another_model, "has a PEFT adapter", "has a PEFT adapter"),
         (compiled_code_from_a_hub, "names the attention msa|evil/kernel", "names the attention msa|evil/kernel"),
         (template_that_leaves_its_sandbox, "chat template", ""),
     )

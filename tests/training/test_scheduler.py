@@ -123,7 +123,7 @@ def test_two_runs_do_not_share_a_plan() -> None:
         ({"val_check_interval": "00:00:10:00"}, r"val_check_interval must be 1\.0"),
         ({"limit_val_batches": 0}, r"limit_val_batches must not be 0: .* \(it is 0\)"),
         ({"max_epochs": 3}, r"max_epochs must be -1: .* \(it is 3\)"),
-        ({"devices": 2, "strategy": "ddp"}, r"add --config configs/fsdp\.yaml \(it is 2\)"),
+        ({"devices": 2, "strategy": "ddp"}, r"unless you add --config ddp or --config fsdp \(it is 2\)"),
     ],
 )
 def test_options_that_would_train_something_else_are_refused(options: dict[str, Any], said: str) -> None:
@@ -148,7 +148,7 @@ def test_another_module_is_left_alone() -> None:
         ({"callbacks": [LearningRateFinder()]}, "LearningRateFinder needs one optimizer"),
         ({"overfit_batches": 3}, "overfit_batches must be 0.*max_samples"),
         ({"limit_train_batches": 0}, "limit_train_batches is 0"),
-        ({"devices": 2, "strategy": "ddp_spawn"}, "DDPStrategy, which .* selects, cannot train stages.*--config fsdp"),
+        ({"devices": 2, "strategy": "ddp_spawn"}, "DDPStrategy, which .* selects, cannot train stages.*--config ddp"),
         ({"accumulate_grad_batches": 4}, r"accumulate_grad_batches must be 1 \(it is 4\).*micro_batch_size"),
     ],
 )

@@ -69,6 +69,10 @@ def test_options_of_the_model_and_the_data_must_be_the_runs() -> None:
     check_same_options(config(data=moved), config())  # the module of a class, and where the data are, may change
     newer = {**moved, "init_args": {**moved["init_args"], "new_option": 1}}  # type: ignore[dict-item]
     check_same_options(config(data=newer), config())
+    plain, thinking = ({"init_args": {"prompts": {"template_kwargs": kwargs}}} for kwargs in ({}, {"thinking": True}))
+    for now, then in ((plain, thinking), (thinking, plain)):
+        with pytest.raises(UserError, match=r"^model\.init_args\.prompts\.template_kwargs is .* was made with"):
+            check_same_options(config(model=now), config(model=then))
     with pytest.raises(UserError, match=r"^seed_everything is 2 and the run was made with 1: give the run's value"):
         check_same_options(config(seed_everything=2), config())
     other = {"class_path": "expctr.AmazonBooksDataModule", "init_args": {"rollout_batch_size": 4}}
@@ -89,7 +93,7 @@ def test_a_resumed_run_keeps_its_rewards() -> None:
         check_same_options(config(**stages(brier)), config(**stages(None)))
 
 
-@pytest.mark.parametrize(("sharded", "fix"), [(True, "remove the sharding strategy"), (False, "add --config fsdp")])
+@pytest.mark.parametrize(("sharded", "fix"), [(True, "leave --config fsdp out"), (False, "add --config fsdp")])
 def test_a_sharded_checkpoint_needs_sharding_and_another_refuses_it(sharded: bool, fix: str, tmp_path: Path) -> None:
     folder, file = tmp_path / "sharded.ckpt", tmp_path / "plain.ckpt"
     folder.mkdir()

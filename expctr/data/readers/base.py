@@ -12,13 +12,16 @@ from expctr.data.readers import interrupts
 from expctr.data.readers.bad_rows import FIXES, OnBadRow
 from expctr.errors import DataError
 
+POLARS_ERRORS = (pl.exceptions.PolarsError, pl.exceptions.PanicException)
+"""What polars raises about a file: it panics where a damaged one contradicts itself."""
+
 
 @contextmanager
 def readable(source: str | Path) -> Iterator[None]:
     """Raises DataError, which names the file or option, in place of errors of polars and of the system."""
     try:
         yield
-    except (OSError, pl.exceptions.PolarsError, pl.exceptions.PanicException) as error:
+    except (OSError, *POLARS_ERRORS) as error:
         raise DataError(
             f"cannot read {source}: {first_line(error)}. Fix: check its permissions, that its download is complete, "
             "and that it is of the format of its name"

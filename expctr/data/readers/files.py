@@ -2,6 +2,7 @@
 
 import fnmatch
 import os
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +12,17 @@ from expctr.errors import DataError
 
 _COMPRESSED = (".gz", ".zst")
 _ARCHIVES = {b"PK\x03\x04": "zip", b"BZh": "bzip2", b"\xfd7zXZ": "xz", b"7z\xbc\xaf": "7-Zip", b"Rar!": "RAR"}
+_WORKBOOKS = (b"[Content_Types].xml", b"mimetypeapplication/vnd.oasis")  # in the head of .xlsx and .ods, zip archives
+_FORMATS = {
+    b"ARROW1": "an Arrow or Feather file",
+    b"\xd0\xcf\x11\xe0": "an Excel workbook",
+    b"\x89HDF": "an HDF5 file",
+    b"SQLite format": "an SQLite database",
+    b"\x93NUMPY": "a NumPy file",
+    b"Obj\x01": "an Avro file",
+}
+"""How the files of other programs begin."""
+_REMOTE = re.compile(r"[A-Za-z][A-Za-z0-9+]+:/")  # also a `Path` of it, which has one slash
 _PACKED = (".zip", ".tar", ".tar.gz", ".tgz", ".7z", ".rar", ".bz2", ".xz")
 _UNFINISHED = (".part", ".partial", ".crdownload", ".download", ".tmp")
 
@@ -91,7 +103,13 @@ def check_file(path: Path) -> None:
     try:
         if path.is_file():
             with path.open("rb") as file:
-                start = file.read(8)
+                head = file.read(64)
+            start = head[:8]
+            found = next((kind for magic, kind in _FORMATS.items() if head.startswith(magic)), None)
+            if any(name in head for name in _WORKBOOKS):
+                found = "a spreadsheet"
+            if found:
+                raise DataError(f"{found}, {path}. Fix: save the table as CSV in UTF-8, or as parquet")
             packed = next((kind for magic, kind in _ARCHIVES.items() if start.startswith(magic)), None)
             if packed:
                 raise DataError(f"a {packed} archive, {path}. Fix: unpack it; gzip and zstd files are read as they are")
@@ -100,11 +118,21 @@ def check_file(path: Path) -> None:
                 raise DataError(f"cannot read {path}: its first bytes are damaged. Fix: download it again")
             return
         exists = os.path.lexists(path)
+        is_stream = path.is_fifo() or path.is_char_device() or path.is_socket()
     except OSError as error:
         raise DataError(f"cannot read {path}: {error.strerror}. Fix: check its name and permissions") from error
+    if is_stream:
+        raise DataError(f"a stream, {path}: data are read more than once. Fix: write it to a file, and name that")
     if exists:
         raise DataError(f"not a file: {path}. Fix: remove it, and put the file in its place")
+    check_local(str(path))
     raise DataError(f"no such file: {path}. Fix: check the path")
+
+
+def check_local(named: str) -> None:
+    """Raises DataError for an address on the network, such as `s3://bucket/clicks.csv`."""
+    if _REMOTE.match(named):
+        raise DataError(f"{named} is not on this machine. Fix: download it, and name the file or the folder here")
 
 
 def plain_name(name: str) -> str:
@@ -115,6 +143,7 @@ def plain_name(name: str) -> str:
 def _listed(folder: Path) -> list[str]:
     try:
         if not folder.is_dir():
+            check_local(str(folder))
             here = "" if folder.is_absolute() else f", seen from {Path.cwd()}"
             raise DataError(
                 f"no such folder: {folder}{here}. Fix: set data.path to the folder that holds the raw files"

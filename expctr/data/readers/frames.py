@@ -6,17 +6,10 @@ from typing import Any
 
 import polars as pl
 
-from expctr.data.readers.base import readable
+from expctr.data.readers.base import POLARS_ERRORS, readable
 from expctr.errors import DataError
 
-_UNREADABLE = (
-    ImportError,
-    NotImplementedError,
-    TypeError,
-    ValueError,
-    pl.exceptions.PolarsError,
-    pl.exceptions.PanicException,
-)
+_UNREADABLE = (ImportError, NotImplementedError, TypeError, ValueError, *POLARS_ERRORS)
 
 
 def as_frame(source: Any, option: str) -> pl.DataFrame:

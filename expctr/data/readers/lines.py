@@ -21,6 +21,7 @@ Encoding = Literal["utf-8", "latin-1"]
 
 GZIP, ZSTD = b"\x1f\x8b", b"\x28\xb5\x2f\xfd"
 """How the content of a compressed file begins, whatever its name."""
+_UTF16 = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
 _LONGEST = 1000
 """Most lines of one record: the partner of a stray quote is not looked for in the whole file."""
 
@@ -51,13 +52,15 @@ def read_lines(path: Path, encoding: Encoding) -> Lines:
         DataError: no such file, it is UTF-16, cut short or damaged.
     """
     check_file(path)
+    if _is_wide(path):
+        raise DataError(f"the file is UTF-16 or damaged, {path}. Fix: save it as UTF-8")
     try:
         is_utf8, has_quotes = _inspect(path)
         if is_utf8:
             frame = pl.scan_lines(path, name="line", row_index_name="row", row_index_offset=1, glob=False)
         else:
             raw = _decompress(path)
-            if raw.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+            if raw.startswith(_UTF16):
                 raise DataError(f"the file is UTF-16, {path}. Fix: save it as UTF-8")
             encoding = "utf-8" if raw.startswith(codecs.BOM_UTF8) else encoding
             text = raw.decode(encoding, errors="replace")
@@ -182,6 +185,13 @@ def _inspect(path: Path) -> tuple[bool, bool]:
         except UnicodeDecodeError:
             return False, True
     return True, has_quotes
+
+
+def _is_wide(path: Path) -> bool:
+    """Whether a plain file is UTF-16 or UTF-32, with or without a byte order mark: of ASCII, each other byte is 0."""
+    with path.open("rb") as file:
+        head = file.read(200)
+    return head.startswith(_UTF16) or 3 * head.count(0) > len(head)
 
 
 def _decompress(path: Path) -> bytes:

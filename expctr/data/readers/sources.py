@@ -2,6 +2,7 @@
 
 import glob
 import json
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from io import BytesIO
@@ -13,9 +14,9 @@ from urllib.parse import unquote
 import polars as pl
 
 from expctr.data.readers.bad_rows import PROBLEM
-from expctr.data.readers.base import RawTable, first_line, readable
+from expctr.data.readers.base import POLARS_ERRORS, RawTable, first_line, readable
 from expctr.data.readers.delimited import plain_header, read_delimited, read_header
-from expctr.data.readers.files import check_file, plain_name
+from expctr.data.readers.files import check_file, check_local, plain_name
 from expctr.data.readers.frames import as_frame, check_types, plain_types
 from expctr.data.readers.json_lines import read_json_lines
 from expctr.errors import DataError
@@ -27,6 +28,7 @@ _KINDS = {
 }
 _HEAD = 10_000  # lines of JSON that are searched for keys
 _NO_VALUE = "__HIVE_DEFAULT_PARTITION__"
+_NOT_JSON = re.compile(r"[:,\[]\s*(NaN|-?Infinity)\b")
 _RAW = "raw."  # a file may have a column `row` or `problem`, too
 
 
@@ -102,14 +104,22 @@ def find_files(named: str, option: str) -> list[Path]:
         if not files:
             raise DataError(f"{option}: no table in {path}. Fix: name a folder with files of {', '.join(_KINDS)}")
     elif not path.exists() and glob.has_magic(named):
-        files = [Path(found) for found in sorted(glob.glob(str(path), recursive=True)) if Path(found).is_file()]
+        files = _matching(path)
         if not files:
+            check_local(named)
             raise DataError(f"{option}: no file matches {named}. Fix: check the pattern, and put it in quotes")
     else:
         files = [path]
     for file in files:
         check_file(file)
     return files
+
+
+def _matching(pattern: Path) -> list[Path]:
+    """The files that match a glob. Folders that are there are meant as they are called, even `[1] clicks`."""
+    there = next(folder for folder in pattern.parents if folder.is_dir())
+    found = glob.glob(str(pattern.relative_to(there)), root_dir=there, recursive=True)
+    return [path for name in sorted(found) if (path := there / name).is_file()]
 
 
 def unused_files(named: str) -> list[str]:
@@ -133,7 +143,7 @@ def _opened(frames: Sequence[pl.LazyFrame], path: Path, parts: tuple[Path, ...],
     try:
         frame = frames[0] if len(frames) == 1 else pl.concat(frames, how="diagonal_relaxed")
         schema = frame.collect_schema()
-    except pl.exceptions.PolarsError as error:
+    except POLARS_ERRORS as error:
         raise DataError(
             f"{path} has files whose columns do not fit together: {first_line(error)}. Fix: give a column the same "
             "type in all"
@@ -166,9 +176,17 @@ def _scan(path: Path) -> pl.LazyFrame:
     if kind == "JSON":
         return _numbered(_read_json(path).lazy())
     if kind == "JSON lines":
-        keys = dict.fromkeys(key for line in _lines(path, _HEAD) for key in _keys(line))
+        lines = _lines(path, _HEAD)
+        keys = dict.fromkeys(key for line in lines for key in _keys(line))
+        if _is_one_object(lines):
+            raise DataError(
+                f"{path} holds one object with the keys {', '.join([*keys][:3])}, and no rows. Fix: write one list of "
+                "objects, one per row (pandas: .to_json(orient='records'))"
+            )
         return read_json_lines(path, {_RAW + key: (key,) for key in keys}).frame
     names = [name for name in read_header(path) if plain_header(name)]
+    if not names:
+        raise DataError(f"no header and no rows: {path} is empty. Fix: delete it, or put the right file in its place")
     if len(names) < 2:
         raise DataError(
             f"no names of columns in {path}, row 1: {' '.join(names)!r}. Fix: begin the file with its header; delete "
@@ -192,7 +210,7 @@ def _lines(path: Path, count: int) -> list[str]:
     try:
         lines = pl.scan_lines(path, name="line", glob=False).filter(pl.col("line").str.strip_chars() != "")
         return lines.head(count).collect()["line"].to_list()
-    except (OSError, pl.exceptions.PolarsError) as error:
+    except (OSError, *POLARS_ERRORS) as error:
         raise DataError(
             f"cannot read {path}: {first_line(error)}. Fix: check that the file is complete and UTF-8"
         ) from error
@@ -206,13 +224,25 @@ def _keys(line: str) -> list[str]:
     return [*row] if isinstance(row, dict) else []
 
 
-def _read_json(path: Path) -> pl.DataFrame:
-    """A JSON file that holds one list of objects."""
-    lines = pl.read_lines(path, glob=False).to_series()
-    text = BytesIO("\n".join(lines).removeprefix("\ufeff").encode())
+def _is_one_object(lines: Sequence[str]) -> bool:
+    """Whether a file is one object of columns, or one around its rows, and not a row per line."""
+    if not lines or not lines[0].lstrip("\ufeff ").startswith("{"):
+        return False
     try:
-        return pl.read_json(text, infer_schema_length=None)
-    except pl.exceptions.PolarsError as error:
+        found = json.loads("\n".join(lines).removeprefix("\ufeff"))
+    except ValueError:
+        return False  # several rows, or a bad one, which its reader names
+    return bool(found) and all(isinstance(value, dict | list) for value in found.values())
+
+
+def _read_json(path: Path) -> pl.DataFrame:
+    """A JSON file that holds one list of objects. NaN and Infinity, which Python writes, are numbers."""
+    text = "\n".join(pl.read_lines(path, glob=False).to_series()).removeprefix("\ufeff")
+    try:
+        if _NOT_JSON.search(text):
+            return pl.DataFrame(json.loads(text), infer_schema_length=None)
+        return pl.read_json(BytesIO(text.encode()), infer_schema_length=None)
+    except (*POLARS_ERRORS, TypeError, ValueError) as error:
         raise DataError(
             f"cannot read {path} as JSON: {first_line(error)}. Fix: write one list of objects, [{{...}}, {{...}}]; or "
             "one object per line without the brackets"

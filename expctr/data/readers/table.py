@@ -253,12 +253,13 @@ class TableReader:
             columns["title"] = raw(found["title"]).cast(pl.String).str.strip_chars()
         others = [column for column in source.names if column not in found.values()]
         unused: dict[str, str] = {}
+        remarks: dict[str, str] = {}
         with readable(source.table.path):
-            kinds = find_kinds(source, others, unused) if self.features is None else self.features
+            kinds = find_kinds(source, others, unused, remarks) if self.features is None else self.features
         kinds = {column: kinds[column] for column in others if column in kinds}
         unused |= dict.fromkeys((column for column in others if column not in kinds and column not in unused), "")
         columns |= feature_columns(source, kinds, checks, "")
-        self._say(source, found, kinds, unused)
+        self._say(source, found, kinds, unused, remarks)
         return typed_table(source, columns, checks)
 
     def _check_features(self) -> None:
@@ -274,13 +275,19 @@ class TableReader:
                 )
 
     def _say(
-        self, source: Source, found: Mapping[str, str], kinds: Mapping[str, FeatureKind], unused: Mapping[str, str]
+        self,
+        source: Source,
+        found: Mapping[str, str],
+        kinds: Mapping[str, FeatureKind],
+        unused: Mapping[str, str],
+        remarks: Mapping[str, str] = {},
     ) -> None:
         """Notes what became of each column."""
         self._featured |= kinds.keys()
         said = [f"{role} = {name}" for role, name in found.items()]
         if kinds:
-            said.append(f"features {', '.join(f'{name} ({kind})' for name, kind in kinds.items())}")
+            features = (f"{name} ({kind}{remarks.get(name, '')})" for name, kind in kinds.items())
+            said.append(f"features {', '.join(features)}")
         if unused:
             said.append("not used: " + ", ".join(f"{name} ({why})" if why else name for name, why in unused.items()))
         self.notes.append(f"{source.table.path}: {'; '.join(said)}")

@@ -23,10 +23,18 @@ def feature_name(column: str) -> str:
     return f"{column}_" if column in _RESERVED or is_pattern else column
 
 
-def find_kinds(source: Source, names: Sequence[str], skipped: dict[str, str]) -> dict[str, FeatureKind]:
-    """The kind of each column, by type, and for texts by content. `skipped` gets the others, with the reason.
+def find_kinds(
+    source: Source, names: Sequence[str], skipped: dict[str, str], remarks: dict[str, str]
+) -> dict[str, FeatureKind]:
+    """The kind of each column, by type, and for texts by content.
 
     Texts are numbers or booleans only in text files, and lists in any file.
+
+    Args:
+        source: the table.
+        names: the columns.
+        skipped: gets the columns that are left out, with the reason.
+        remarks: gets the columns of numbers in which something is written otherwise (`$1.99`, `1,50`), with an example.
     """
     kinds = {name: kind for name in names if (kind := kind_of(source.schema[name]))}
     skipped.update({name: f"of type {source.schema[name]}" for name in names if name not in kinds})
@@ -37,7 +45,9 @@ def find_kinds(source: Source, names: Sequence[str], skipped: dict[str, str]) ->
     counts = source.table.frame.select(*(expr for found in about.values() for expr in found))
     found = counts.collect(engine="streaming").row(0, named=True)
     for i, name in enumerate(texts):
-        filled, numbers, truths, lists, different = (found[f"{i} {what}"] for what in _ABOUT)
+        filled, numbers, truths, lists, different, alike, odd = (found[f"{i} {what}"] for what in _ABOUT)
+        if source.is_text and alike > filled / 2 and numbers < filled:
+            remarks[name] = f"; not a number: {odd!r}"
         if not filled:
             skipped[name] = "empty"
         elif source.is_text and truths == filled:
@@ -47,7 +57,7 @@ def find_kinds(source: Source, names: Sequence[str], skipped: dict[str, str]) ->
         elif lists > filled / 2:
             kinds[name] = "list"
         elif filled > _FEW and different > filled / 2:
-            skipped[name] = "most rows have a value of their own"
+            skipped[name] = f"most rows have a value of their own{remarks.get(name, '')}"
     return {name: kind for name, kind in kinds.items() if name not in skipped}
 
 
@@ -76,16 +86,20 @@ def typed_feature(value: pl.Expr, dtype: pl.DataType, kind: FeatureKind, name: s
     return typed, ~is_missing(value, dtype)
 
 
-_ABOUT = ("filled", "numbers", "truths", "lists", "different")
+_ABOUT = ("filled", "numbers", "truths", "lists", "different", "alike", "odd")
+_LIKE_A_NUMBER = r"^[^\w.,-]?\s?-?\d[\d.,' ]*\s?[^\w.,-]?$"  # perhaps with a currency, or with commas
 
 
 def _content(value: pl.Expr, prefix: str) -> list[pl.Expr]:
     text = pl.when(~is_missing(value, pl.String())).then(value.str.strip_chars())
+    number = as_number(text, pl.String())
     counted = (
         text.count(),
-        as_number(text, pl.String()).count(),
+        number.count(),
         text.str.to_lowercase().is_in(["true", "false"]).sum(),
         (text.str.contains("|", literal=True) | is_json_list(text)).sum(),
         text.approx_n_unique(),
+        text.str.contains(_LIKE_A_NUMBER).sum(),
+        text.filter(number.is_null() & text.is_not_null()).first().str.slice(0, 20),
     )
-    return [number.alias(prefix + what) for what, number in zip(_ABOUT, counted, strict=True)]
+    return [found.alias(prefix + what) for what, found in zip(_ABOUT, counted, strict=True)]

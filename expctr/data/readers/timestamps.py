@@ -9,6 +9,7 @@ from typing import NamedTuple
 import numpy as np
 import polars as pl
 
+from expctr.data.readers.values import is_missing
 from expctr.errors import DataError
 
 
@@ -63,9 +64,11 @@ def find_times(frame: pl.LazyFrame, value: pl.Expr, dtype: pl.DataType, where: s
     Numbers are seconds, milliseconds, microseconds or nanoseconds since 1970. For texts of dates see `micros_of_dates`.
 
     Raises:
-        DataError: most times are before 1970 or after the year 2100; it names `where` they are.
+        DataError: no time has one of these forms, or most are before 1970 or after the year 2100; it names `where` they
+            are.
     """
     forms = _forms(value, dtype)
+    first = value.filter(~is_missing(value, dtype)).first()
     about = [
         expr.alias(f"{name} {what}")
         for name, v in forms.items()
@@ -76,7 +79,12 @@ def find_times(frame: pl.LazyFrame, value: pl.Expr, dtype: pl.DataType, where: s
             "far": (~v.is_between(*_LIKELY)).sum(),
         }.items()
     ]
-    found = frame.select(*about).collect(engine="streaming").row(0, named=True)
+    found = frame.select(*about, first.alias("first")).collect(engine="streaming").row(0, named=True)
+    if found["first"] is not None and not any(found[f"{name} count"] for name in forms):
+        raise DataError(
+            f"{where}: no time has a form that can be read, such as {found['first']!r}. Fix: write dates as 2024-04-30 "
+            "13:05:00 or as seconds since 1970, or name another column in data.columns.timestamp"
+        )
     form = max(forms, key=lambda name: found[f"{name} count"])
     if found[f"{form} far"] > found[f"{form} count"] / 2:
         first, last = (np.datetime64(found[f"{form} {end}"], "us").astype("datetime64[D]") for end in ("min", "max"))

@@ -35,7 +35,9 @@ def as_key(value: pl.Expr, dtype: pl.DataType) -> pl.Expr:
 
 
 def is_rounded(value: pl.Expr, dtype: pl.DataType) -> pl.Expr:
-    """Whether an id is a float so large that it may have lost its last digits."""
+    """Whether an id may have lost its last digits: as a large float, or as a text such as 1.23E+12 of a spreadsheet."""
+    if dtype == pl.String:
+        return value.str.contains(r"^\s*\d\.\d+[eE]\+\d+\s*$").fill_null(False)
     return value.abs() >= _LARGEST if dtype.is_float() else pl.lit(False)
 
 

@@ -45,7 +45,7 @@ def grouped_attention(
     """
     needed = [name for name in ("softcap", "position_bias", "s_aux") if others.get(name) is not None]
     if needed or dropout:
-        raise UserError(f"llm.attention: grouped has no {' or '.join(needed or ['dropout'])}: choose sdpa or eager")
+        raise UserError(f"llm.attention: grouped has no {' or '.join(needed or ['dropout'])}. Fix: set it to auto")
     if isinstance(key, SharedPrompt) or isinstance(value, SharedPrompt):
         shared = cast(SharedPrompt, key), cast(SharedPrompt, value)
         return _shared_attention(query, *shared, attention_mask, scaling), None

@@ -11,8 +11,9 @@ from torch.distributed.fsdp import FSDPModule, fully_shard, register_fsdp_forwar
 from torch.distributed.tensor import DTensor
 
 from expctr.errors import UserError
+from expctr.llm.architecture import decoder_layers
 from expctr.llm.model import LanguageModel
-from expctr.llm.sharding.loading import decoder_layers
+from expctr.llm.probe import probe
 
 
 def shard(model: LanguageModel, value_head: nn.Module, mesh: DeviceMesh) -> None:
@@ -31,7 +32,7 @@ def shard(model: LanguageModel, value_head: nn.Module, mesh: DeviceMesh) -> None
             compiled.
     """
     if model.options.compile_decoding:
-        raise UserError("llm.compile_decoding: a model on several devices cannot be compiled: set it to false")
+        raise UserError("llm.compile_decoding: a sharded model cannot be compiled. Fix: false, or --config ddp")
     from bitsandbytes.nn.modules import Int8Params, Params4bit  # not at the top: slow, and --help does not need it
 
     was_sharded = model.is_sharded
@@ -42,12 +43,15 @@ def shard(model: LanguageModel, value_head: nn.Module, mesh: DeviceMesh) -> None
         _put_shards(layer, shards)
     rest = {p for p in model.parameters() if not isinstance(p, DTensor)}
     if any(p.requires_grad for p in rest):
-        raise UserError("llm.lora_targets: on several devices only decoder layers can have adapters")
+        raise UserError("llm.lora_targets: only decoder layers of a sharded model can have adapters. Fix: --config ddp")
     fully_shard(model, mesh=mesh, ignored_params=rest)
     register_fsdp_forward_method(model, "hidden")
     fully_shard(value_head, mesh=mesh, reshard_after_forward=True)
     if was_sharded:  # could not compute before
-        model.check_output_layer()
+        token = torch.tensor([[model.pad_id]], device=model.device)
+        with torch.no_grad():
+            model.hidden(token, torch.ones_like(token), False)  # FSDP wants its root to be called before the layers
+        probe(model)
 
 
 def _take_shards(layer: nn.Module) -> dict[str, Tensor]:

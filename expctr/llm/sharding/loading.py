@@ -1,15 +1,35 @@
-"""Loading of a base in shards: each rank reads only its own shard from disk."""
+"""Loading of a base, whole or in shards: then each rank reads only its own shard from disk."""
 
 import os
 from typing import Any, cast
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.tensor import DTensor
 from transformers import AutoConfig, AutoModelForCausalLM, DistributedConfig, PreTrainedModel
 
 from expctr.errors import UserError
+from expctr.llm.architecture import decoder_layers
+
+
+def load_complete(path: str, **settings: Any) -> PreTrainedModel:
+    """Load a base, all of whose weights come from its files. `settings` are arguments of `from_pretrained`.
+
+    transformers gives random weights to what the files lack, with no more than a line in the log.
+
+    Raises:
+        UserError: weights are missing.
+    """
+    loaded = AutoModelForCausalLM.from_pretrained(path, output_loading_info=True, **settings)
+    model, found = cast(tuple[PreTrainedModel, dict[str, Any]], loaded)
+    if missing := sorted(found["missing_keys"]):
+        more = f" and {len(missing) - 1} others" if missing[1:] else ""
+        raise UserError(
+            f"llm.path: {path} lacks weights of {type(model).__name__}: {missing[0]}{more} would be random. Fix: "
+            "download it again, or name a causal language model"
+        )
+    return model
 
 
 def load_shards(path: str, mesh: DeviceMesh, dtype: torch.dtype, **settings: Any) -> PreTrainedModel:
@@ -29,7 +49,7 @@ def load_shards(path: str, mesh: DeviceMesh, dtype: torch.dtype, **settings: Any
         model: PreTrainedModel = AutoModelForCausalLM.from_config(config, dtype=dtype, **attention, **hub)
     layers = next(name for name, module in model.named_modules() if module is decoder_layers(model))
     sharing = DistributedConfig(fsdp_size=mesh.size(), fsdp_plan={f"{layers}.*": "free_full_weight"})
-    loaded = AutoModelForCausalLM.from_pretrained(path, dtype=dtype, distributed_config=sharing, **settings)
+    loaded = load_complete(path, dtype=dtype, distributed_config=sharing, **settings)
     weights = {
         name: (weight if name.startswith(f"{layers}.") else cast(DTensor, weight).full_tensor()).detach()
         for name, weight in loaded.named_parameters()
@@ -54,11 +74,3 @@ def can_load_shards(path: str, mesh: DeviceMesh, **hub: Any) -> bool:
     if mesh.size() == 1 or mesh.device_type != (accelerator.type if accelerator else "cpu"):
         return False
     return getattr(AutoConfig.from_pretrained(path, **hub), "quantization_config", None) is None
-
-
-def decoder_layers(model: PreTrainedModel) -> nn.ModuleList:
-    """The decoder's layers, with or without adapters; `UserError` if there are none."""
-    layers = getattr(model.base_model, "layers", None)
-    if not isinstance(layers, nn.ModuleList):
-        raise UserError(f"llm.path: {type(model).__name__} has no list of layers to shard; train it on one device")
-    return layers

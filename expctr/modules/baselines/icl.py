@@ -14,6 +14,7 @@ from expctr.ctr.early_stopping import BestWeights, Monitor
 from expctr.data.batches import Batch, BatchSpec, Nouns
 from expctr.llm.loading import LLMOptions
 from expctr.llm.model import LanguageModel
+from expctr.llm.probe import check_context, load_model
 from expctr.llm.prompts import PromptOptions, Prompts
 from expctr.llm.yes_no import DirectQuestion, LCOptions
 from expctr.modules.checks import check_precision
@@ -45,7 +46,8 @@ class DirectModule(ScoringModule):
 
     def build(self, nouns: Nouns, seed: int = 0, device: torch.device | None = None) -> None:
         """Load the base, and draw the adapter's initial weights by the seed; `device` is as for `load_base`."""
-        self.model = LanguageModel.load(self.llm, seed, device=device)
+        self.model = load_model(self.llm, seed, device=device)
+        check_context(self.model, self.prompt_options.prompt_tokens, "prompts.prompt_tokens")
         if not self.tuned:
             self.model.requires_grad_(False)
         prompts = Prompts(self.model.tokenizer, self.prompt_options, nouns)
@@ -61,10 +63,18 @@ class DirectModule(ScoringModule):
         return self.question.scores(batch.texts, adapter=self.tuned)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Trained weights only."""
+        """Trained weights only, and what the chat template writes."""
         super().on_save_checkpoint(checkpoint)
+        if self.built:
+            checkpoint["chat"] = self.question.prompts.in_template("")
         state = checkpoint["state_dict"]
         checkpoint["state_dict"] = {k: state[k] for k, p in self.named_parameters() if p.requires_grad and k in state}
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Refuse another chat template than the run's."""
+        super().on_load_checkpoint(checkpoint)
+        if "chat" in checkpoint:
+            self.question.prompts.check_same_chat(checkpoint["chat"])
 
 
 class ICLModule(DirectModule):

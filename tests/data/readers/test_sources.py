@@ -1,6 +1,9 @@
 """Which files of a folder are read, and files that hold no table."""
 
 import gzip
+import json
+import math
+from collections import Counter
 from pathlib import Path
 
 import polars as pl
@@ -35,12 +38,71 @@ def test_headers_that_differ_in_case_only_stop_who_uses_them(tmp_path: Path) -> 
     assert collected(chosen) == collected(reader(CLICKS).tables)
 
 
-@pytest.mark.parametrize("first", ["sep=;", "# from the shop", ""])
+@pytest.mark.parametrize("first", ["sep=;", "# from the shop"])
 def test_a_first_line_without_names_is_shown(tmp_path: Path, first: str) -> None:
     path = tmp_path / "clicks.csv"
-    path.write_text(f"{first}\n{CLICKS.write_csv(separator=';') if first else ''}")
+    path.write_text(f"{first}\n{CLICKS.write_csv(separator=';')}")
     with pytest.raises(DataError, match=rf"^no names of columns in .*clicks\.csv, row 1: '{first.partition(';')[0]}'"):
         reader(str(path)).tables  # noqa: B018
+
+
+@pytest.mark.parametrize("content", ["", "\n\n"])
+def test_an_empty_file_among_others_is_said_to_be_empty(tmp_path: Path, content: str) -> None:
+    CLICKS.write_csv(tmp_path / "part-0.csv")
+    (tmp_path / "part-1.csv").write_text(content)
+    with pytest.raises(DataError, match=r"^no header and no rows: .*part-1\.csv is empty\. Fix: delete it"):
+        reader(str(tmp_path)).tables  # noqa: B018
+
+
+@pytest.mark.parametrize("orient", ["columns", "index", "split", "wrapped"])
+def test_json_of_one_object_is_no_row(tmp_path: Path, orient: str) -> None:
+    """As pandas writes it by default, and as web interfaces wrap it, on one line or on many."""
+    rows = CLICKS.to_dicts()
+    written: dict[str, object] = {
+        "columns": {name: dict(enumerate(CLICKS[name])) for name in CLICKS.columns},
+        "index": dict(enumerate(rows)),
+        "split": {"columns": CLICKS.columns, "data": [[*row.values()] for row in rows]},
+        "wrapped": {"data": rows},
+    }
+    path = tmp_path / "clicks.json"
+    for indent in (None, 2):
+        path.write_text(json.dumps(written[orient], indent=indent))
+        with pytest.raises(DataError, match=r"clicks\.json holds one object .* no rows. Fix: .*orient='records'"):
+            reader(str(path)).tables  # noqa: B018
+
+
+def test_numbers_that_only_python_writes_are_read_in_both_kinds_of_json(tmp_path: Path) -> None:
+    rows = [{"sku": "a", "name": "NaN: [Infinity]", "price": math.nan}, {"sku": "b", "price": math.inf}]
+    rows += [{"sku": "c", "price": 2.5}]
+    (tmp_path / "list.json").write_text(json.dumps(rows))
+    (tmp_path / "lines.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    for name in ("list.json", "lines.jsonl"):
+        items = reader(CLICKS, str(tmp_path / name), features={"price": "number"}).tables.items
+        assert items.collect(["price"], "error", Counter())["price"].to_list() == [None, None, 2.5]
+
+
+def test_a_glob_below_a_folder_with_brackets(tmp_path: Path) -> None:
+    (tmp_path / "[1] log" / "day=1").mkdir(parents=True)
+    CLICKS.write_parquet(tmp_path / "[1] log" / "day=1" / "a.parquet")
+    read = reader(str(tmp_path / "[1] log" / "*" / "*.parquet"))
+    assert collected(read.tables)[0] == collected(reader(CLICKS).tables)[0]
+    assert [note.rpartition(": ")[2] for note in read.notes] == ["position, day"]
+
+
+@pytest.mark.parametrize("prices", ["1,50 2,00 3,50", "$1.99 $2 $1,000.00", "1 2 —", "5% 7% 9%"])
+def test_numbers_in_another_spelling_are_shown(tmp_path: Path, prices: str) -> None:
+    ITEMS.select("sku", "name", price=pl.Series(prices.split())).write_csv(tmp_path / "items.csv")
+    read = reader(CLICKS, str(tmp_path / "items.csv"))
+    read.tables  # noqa: B018
+    odd = next(price for price in prices.split() if not price.isdigit())
+    assert read.notes[-1].endswith(f"features price (category; not a number: {odd!r})")
+
+
+def test_ids_that_a_spreadsheet_rounded_are_refused() -> None:
+    log = CLICKS.with_columns(user_id=pl.Series(["1.23E+12", "E+5", "1E5", "2.0"]))
+    with pytest.raises(DataError, match=r"lost its last digits, data.interactions, row 1, column user_id"):
+        collected(reader(log).tables)
+    assert len(collected(reader(log[1:]).tables)[0]) == 3
 
 
 @pytest.mark.parametrize("text", ["\n", "[\n]", '{\n  "user_id": 1\n}\n', "{}\n{}"])

@@ -1,9 +1,12 @@
 """Times since 1970 in several units, and dates, are seconds in the datasets and microseconds in tables of one's own."""
 
+import re
+
 import polars as pl
 import pytest
 
 from expctr.data.readers.timestamps import find_times, seconds
+from expctr.data.readers.values import is_missing
 from expctr.errors import DataError
 
 NOON = 1112486027  # 2005-04-02 23:53:47 UTC
@@ -50,9 +53,14 @@ def test_seconds_of_each_value() -> None:
 
 @pytest.mark.parametrize("text", TIMES)
 def test_a_column_of_the_same_text_is_read_alike(text: str | None) -> None:
+    """Or, where it is neither missing nor a time, refused."""
     frame = pl.LazyFrame({"t": [text]}, schema={"t": pl.String})
-    found = frame.select(find_times(frame, pl.col("t"), pl.String()).micros).collect().item()
     expected = TIMES[text]
+    if expected is None and not frame.select(is_missing(pl.col("t"), pl.String())).collect().item():
+        with pytest.raises(DataError, match=f"no time has a form that can be read, such as {re.escape(repr(text))}"):
+            find_times(frame, pl.col("t"), pl.String())
+        return
+    found = frame.select(find_times(frame, pl.col("t"), pl.String()).micros).collect().item()
     assert found == (None if expected is None else round(expected * 10**6))
 
 
@@ -67,3 +75,10 @@ def test_a_column_of_the_same_text_is_read_alike(text: str | None) -> None:
 def test_times_that_are_mostly_in_another_century_are_refused(times: pl.Series) -> None:
     with pytest.raises(DataError, match=r"log.csv, column t: most times are before 1970 or after the year 2100.* to "):
         find_times(pl.LazyFrame({"t": times}), pl.col("t"), times.dtype, "log.csv, column t")
+
+
+def test_dates_in_no_known_form_are_shown() -> None:
+    frame = pl.LazyFrame({"t": ["NULL", "4/30/2024 1:05 PM", "5/1/2024 9:00 AM"]})
+    with pytest.raises(DataError, match=r"clicks.csv, column t: no time has a form .* such as '4/30/2024 1:05 PM'"):
+        find_times(frame, pl.col("t"), pl.String(), "clicks.csv, column t")
+    find_times(pl.LazyFrame({"t": ["NULL", ""]}), pl.col("t"), pl.String())  # rows without a time

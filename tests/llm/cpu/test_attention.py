@@ -53,7 +53,7 @@ def test_bfloat16_stays_bfloat16_and_near_float32() -> None:
 
 
 def test_what_it_does_not_do_it_refuses() -> None:
-    with pytest.raises(UserError, match=r"grouped has no softcap: choose sdpa or eager"):
+    with pytest.raises(UserError, match=r"grouped has no softcap. Fix: set it to auto"):
         grouped_attention(nn.Module(), *inputs(2), softcap=30.0)
 
 
@@ -71,7 +71,7 @@ def test_a_model_with_attention_of_its_own_keeps_it(tmp_path: Path, llm_folder: 
     FalconForCausalLM(FalconConfig(vocab_size=len(tokenizer), **sizes, **ends)).save_pretrained(tmp_path)
     tokenizer.save_pretrained(tmp_path)
     LanguageModel.load(LLMOptions(path=str(tmp_path), dtype="float32"))
-    with pytest.raises(UserError, match="FalconForCausalLM has its own attention code: choose auto, sdpa or eager"):
+    with pytest.raises(UserError, match=r"FalconForCausalLM has its own attention code\. Fix: set it to auto"):
         LanguageModel.load(LLMOptions(path=str(tmp_path), dtype="float32", attention="grouped"))
 
 

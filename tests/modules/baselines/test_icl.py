@@ -59,8 +59,8 @@ def test_the_answer_s_form_follows_its_own_template(tmp_path: Path, end: str, an
     explainer = PPOExplainerModule(LLMOptions(path=str(folder), dtype="float32"), prompts)
     explainer.build(MOVIES)
     for question in (module(folder, prompts).question, explainer.direct):
-        assert question.model.tokenizer.decode(question.answers.positive) == answer
-    assert explainer.model.tokenizer.decode(explainer.lc_scorer.answers.positive) == " Yes"
+        assert question.model.tokenizer.decode(question.answers.positive[0]) == answer
+    assert explainer.model.tokenizer.decode(explainer.lc_scorer.answers.positive[0]) == " Yes"
 
 
 def test_fit_trains_nothing_and_leaves_what_test_and_predict_ask_for(world: World) -> None:

@@ -1,0 +1,41 @@
+"""What bases of different architectures have in different places: their decoder, their windows, changes of logits."""
+
+from typing import cast
+
+from torch import nn
+from transformers import PreTrainedConfig, PreTrainedModel
+
+from expctr.errors import UserError
+
+WINDOWS = "sliding_window", "attention_chunk_size", "window_size", "attention_window_size", "local_attention"
+"""What configs call the number of tokens that some layers see."""
+
+
+def decoder(model: PreTrainedModel) -> PreTrainedModel:
+    """The language model that computes hidden states: without output layer, images and sounds."""
+    return cast(PreTrainedModel, cast(PreTrainedModel, model.base_model).get_decoder())
+
+
+def decoder_layers(model: PreTrainedModel) -> nn.ModuleList:
+    """The decoder's layers, with or without adapters; `UserError` if there are none."""
+    layers = getattr(decoder(model), "layers", None)
+    if not isinstance(layers, nn.ModuleList):
+        raise UserError(f"llm.path: {type(model).__name__} has no list of layers to shard; train it on one device")
+    return layers
+
+
+def has_windows(config: PreTrainedConfig) -> bool:
+    """Do some layers see the latest tokens only? Such windows are counted in columns, padding included."""
+    return any(getattr(config, name, None) for name in WINDOWS)
+
+
+def logit_changes(config: PreTrainedConfig) -> tuple[float, float | None]:
+    """The factor c and the cap d of a base whose logits are d tanh(c x / d), or c x without a cap.
+
+    x is what the output layer computes. Cohere and Falcon-H1 multiply, Granite and MiniCPM3 divide; Gemma caps.
+    """
+    factor = getattr(config, "logit_scale", None) or getattr(config, "lm_head_multiplier", None) or 1.0
+    if scaling := getattr(config, "logits_scaling", None):
+        factor = scaling if config.model_type == "hyperclovax" else 1 / scaling
+    caps = (getattr(config, name, None) for name in ("final_logit_softcapping", "logits_soft_cap"))
+    return float(factor), next((float(cap) for cap in caps if cap), None)

@@ -1,0 +1,41 @@
+"""One fit at a time in a run's folder, also where the file system has no locks."""
+
+import errno
+import fcntl
+import os
+from pathlib import Path
+
+import pytest
+
+from expctr.errors import UserError
+from expctr.training.lock import hold
+
+
+def test_a_folder_is_held_by_one_and_free_again_after(tmp_path: Path) -> None:
+    run = tmp_path / "new" / "run"
+    with hold(run), pytest.raises(UserError, match=rf"is being trained in by process {os.getpid()} on "):
+        hold(run)
+    with hold(run):
+        assert (run / ".lock").read_text().count("\n") == 1
+
+
+@pytest.mark.parametrize("answer", [errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP])
+def test_without_locks_a_fit_starts_with_a_warning_and_leaves_nothing_that_stops_the_next(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, answer: int
+) -> None:
+    def flock(*_: object) -> None:
+        raise OSError(answer, os.strerror(answer))
+
+    monkeypatch.setattr(fcntl, "flock", flock)
+    for _ in range(2):  # the first ends as by a kill
+        with pytest.warns(UserWarning, match="is on a file system without locks"):
+            hold(tmp_path)
+
+
+def test_other_errors_of_locking_are_not_hidden(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def flock(*_: object) -> None:
+        raise OSError(errno.EIO, "Input/output error")
+
+    monkeypatch.setattr(fcntl, "flock", flock)
+    with pytest.raises(OSError, match="Input/output error"):
+        hold(tmp_path)
