@@ -31,7 +31,8 @@ def read_config(run: Path) -> dict[str, Any]:
         config = yaml.safe_load(path.read_text(encoding="utf-8"))
         missing = {"seed_everything", "model", "data", "stages"} - {*config}
     except (ValueError, TypeError, RecursionError, yaml.YAMLError) as error:
-        raise UserError(f"{path} cannot be read: {error}. Fix: put the run's own config.yaml back") from error
+        reason = " ".join(str(error).split())
+        raise UserError(f"{path} cannot be read: {reason}. Fix: put the run's own config.yaml back") from error
     if missing:
         raise UserError(f"{path} has no {min(missing)}. Fix: put the run's own config.yaml back")
     return dict(config)

@@ -14,8 +14,7 @@ import json, re, sys
 gpu = re.compile(r"nvidia-|cuda-|triton$")
 found = {part["metadata"]["name"]: part["metadata"]["version"].split("+")[0] for part in json.load(sys.stdin)["install"]}
 print("# Every package that tools/setup.sh installs, by version. Made by: bash tools/pin.sh")
-for name in sorted(found, key=str.lower):
-    if name != "expctr" and not gpu.match(name):
-        print(f"{name}=={found[name]}")
+pins = [f"{name}=={version}" for name, version in found.items() if name != "expctr" and not gpu.match(name)]
+print(*sorted(pins, key=str.lower), sep="\n")
 ' > tools/constraints.new
 mv tools/constraints.new tools/constraints.txt

@@ -218,7 +218,7 @@ def load_config(path: str, option: str, **hub: Any) -> PreTrainedConfig:
     """Load the config of a model, which an option of this name gives; `hub` are arguments of `from_pretrained`.
 
     Raises:
-        UserError: with the model is an adapter, which names another model to load; or the config names an attention
+        UserError: the model is an adapter, which may name any other model as its base; or its config names an attention
             from a hub, whose compiled code transformers would run without `trust_remote_code`.
     """
     if find_adapter_config_file(path, revision=hub.get("revision")):
@@ -229,7 +229,10 @@ def load_config(path: str, option: str, **hub: Any) -> PreTrainedConfig:
     config: PreTrainedConfig = AutoConfig.from_pretrained(path, **hub)
     for part in (config, *(getattr(config, name, None) for name in config.sub_configs)):
         if "/" in (named := str(getattr(part, "_attn_implementation", None))):
-            raise UserError(f"{option}: config.json of {path} asks for code, {named}. Fix: remove this attention there")
+            raise UserError(
+                f"{option}: the config of {path} names the attention {named}, compiled code from a hub. Fix: remove "
+                "attn_implementation from its config.json"
+            )
     return config
 
 

@@ -130,7 +130,7 @@ MODELS: dict[str, tuple[Callable[[Path, Path], None], str, str]] = {
         (pickled_weights_by_another_name, "header too large", "header too large"),
         (adapter_with_pickled_weights, "has a PEFT adapter", "has a PEFT adapter"),
         (adapter_of_another_model, "has a PEFT adapter", "has a PEFT adapter"),
-        (compiled_code_from_a_hub, "asks for code, msa|evil/kernel", "asks for code, msa|evil/kernel"),
+        (compiled_code_from_a_hub, "names the attention msa|evil/kernel", "names the attention msa|evil/kernel"),
         (template_that_leaves_its_sandbox, "chat template", ""),
     )
 }

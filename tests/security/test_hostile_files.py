@@ -192,8 +192,10 @@ def test_a_config_makes_no_objects_of_python(mark: Path, capsys: pytest.CaptureF
     with pytest.raises(SystemExit):
         run_cli(["fit", f"--config={run / 'config.yaml'}"])
     assert "could not determine a constructor" in capsys.readouterr().err
-    with pytest.raises(UserError, match=r"config\.yaml"):
-        Predictor.load(run)
+    for damaged in (run / "config.yaml").read_text(), "model: {}", "[1]", "{", "5", "\0":
+        (run / "config.yaml").write_text(damaged)
+        with pytest.raises(UserError, match=r"config\.yaml (cannot be read:|has no) .*Fix: "):
+            Predictor.load(run)
     assert not mark.exists()
 
 
