@@ -263,7 +263,7 @@ def check_all(model_types: Iterable[str]) -> Iterator[Row]:
             with _time_limit(SECONDS):
                 row = check(model_type)
         except Exception as error:  # a base's code can raise anything
-            row = Row(model_type, "not tried", f"{type(error).__name__}: {' '.join(str(error).split())[:100]}")
+            row = Row(model_type, "not tried", f"{type(error).__name__}: {' '.join(str(error).split())[:100].strip()}")
         print("|", " | ".join(row), "|", flush=True)
         yield row
 
