@@ -235,7 +235,7 @@ def test_the_untrained_model_explains_each_row_once_whatever_the_policy_learnt(r
         patch.setattr(models, "sample_explanations", None)
         assert models.untrained_explanations(batch, count=2) == more
     untrained = PPOExplainerModule(
-        run.module.explainer.llm, rollout=RolloutOptions(max_new_tokens=5), lc=LCOptions(score="logit")
+        run.module.explainer.llm, rollout=RolloutOptions(max_new_tokens=5), lc=LCOptions(score="logit", min_mass=0)
     )
     untrained.build(run.data.nouns)
     fresh = Models(untrained)

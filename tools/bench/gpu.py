@@ -197,7 +197,7 @@ def fit(folder: Path, llm: LLMOptions, checkpoint: Path | None = None) -> Record
 
 def explainer(llm: LLMOptions) -> PPOExplainerModule:
     rollout = RolloutOptions(max_new_tokens=TOKENS)
-    lc = LCOptions(score="logit")  # the probabilities of Yes and No are all near 0
+    lc = LCOptions(score="logit", min_mass=0.0)  # the probabilities of Yes and No are all near 0
     return PPOExplainerModule(llm=llm, rollout=rollout, lc=lc, ppo=PPOOptions(lr=1e-4, minibatch_size=8))
 
 
