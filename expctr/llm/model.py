@@ -82,7 +82,7 @@ class LanguageModel(nn.Module):
                 f"llm.path: {options.path} cannot be loaded: {reason}. Fix: give a hub id that can be reached, or a "
                 "folder with config.json, a tokenizer and whole safetensors weights (a Git LFS pointer is not one)"
             ) from error
-        check_tokenizer(tokenizer, options.path, base.get_input_embeddings().num_embeddings)
+        check_tokenizer(tokenizer, options.path, cast(nn.Embedding, base.get_input_embeddings()).num_embeddings)
         base.requires_grad_(False)
         with initial_weights(seed):
             peft = add_adapter(base, options, is_quantized(base))

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.tensor import DTensor
 from transformers import AutoConfig, AutoModelForCausalLM, DistributedConfig, PreTrainedModel
-from transformers.utils import find_adapter_config_file
+from transformers.utils.peft_utils import find_adapter_config_file
 
 from expctr.errors import UserError
 
@@ -27,14 +27,15 @@ def load_complete(path: str, **settings: Any) -> PreTrainedModel:
             f"llm.path: {path} has a PEFT adapter (adapter_config.json), which a base cannot have. Fix: name the base "
             "without it; or merge the adapter into its base (peft: merge_and_unload, then save_pretrained)"
         )
-    model, found = AutoModelForCausalLM.from_pretrained(path, output_loading_info=True, **settings)
+    loaded: Any = AutoModelForCausalLM.from_pretrained(path, output_loading_info=True, **settings)
+    model, found = cast(tuple[PreTrainedModel, dict[str, set[str]]], loaded)
     if missing := sorted(found["missing_keys"]):
         more = f" and {len(missing) - 1} others" if missing[1:] else ""
         raise UserError(
             f"llm.path: {path} lacks weights of {type(model).__name__}: {missing[0]}{more} would be random. Fix: "
             "download it again, or name a causal language model"
         )
-    return cast(PreTrainedModel, model)
+    return model
 
 
 def load_shards(path: str, mesh: DeviceMesh, dtype: torch.dtype, **settings: Any) -> PreTrainedModel:
