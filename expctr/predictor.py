@@ -187,8 +187,10 @@ class Predictor:
 
         Raises:
             DataError: a column is missing.
-            UserError: a column has the name of one that is added.
+            UserError: pairs are no data frame of polars, or a column has the name of one that is added.
         """
+        if not isinstance(pairs, pl.DataFrame):
+            raise UserError(f"pairs are a {type(pairs).__name__}. Fix: give a polars DataFrame")
         if taken := {*pairs.columns} & {*self.columns, PROBLEM, _PAIR}:
             raise UserError(f"pairs have a column {min(taken)}, which is needed for the scores. Fix: rename it")
         columns = read_columns(pairs)

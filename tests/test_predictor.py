@@ -92,6 +92,11 @@ def test_a_column_is_never_overwritten(predictor: Predictor, pairs: pl.DataFrame
         predictor.score(pairs.with_columns(s_r=0.5))
 
 
+def test_what_is_no_data_frame_is_refused(predictor: Predictor, pairs: pl.DataFrame) -> None:
+    with pytest.raises(UserError, match=r"pairs are a LazyFrame\. Fix: give a polars DataFrame"):
+        predictor.score(pairs.lazy())  # type: ignore[arg-type]
+
+
 def test_what_is_no_run_is_refused(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="there is no run in"):
         expctr.load(tmp_path)

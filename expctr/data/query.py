@@ -77,6 +77,7 @@ def make_query(
             f"{'two persons' if typed else 'no person'} to explain. Fix: give either a user's id, as in the ratings, "
             "or titles as liked and disliked"
         )
+    target = _text(target)
     if not target.strip():
         raise UserError("no target to explain. Fix: give a title or the id of an item as target")
     notes: list[str] = []
@@ -138,7 +139,14 @@ def _find_target(typed: str, catalogue: Catalogue, notes: list[str]) -> Item:
 
 
 def _titles(typed: Sequence[str] | str | None) -> tuple[str, ...]:
-    return split_titles(typed) if isinstance(typed, str) else tuple(filter(None, map(str.strip, typed or ())))
+    if isinstance(typed, str):
+        return split_titles(_text(typed))
+    return tuple(filter(None, (_text(title).strip() for title in typed or ())))
+
+
+def _text(title: object) -> str:
+    """A title as text that can be encoded: a film may be called 1984, and half a character comes from cut bytes."""
+    return str(title).encode("utf-8", "replace").decode("utf-8")
 
 
 def _find_typed(

@@ -129,7 +129,7 @@ def generate(
     kept = share_cache(prefilled) if scope == "response" else None
 
     tokens = torch.full((batch, limit), model.pad_id, device=ids.device)
-    logprobs = torch.zeros(batch, limit, device=ids.device)
+    logprobs = torch.zeros(batch, limit, dtype=torch.float32, device=ids.device)
     lengths = torch.full((batch,), limit, device=ids.device)
     truncated = torch.ones(batch, dtype=torch.bool, device=ids.device)
     eos = torch.tensor(model.eos_ids, device=ids.device)

@@ -135,6 +135,12 @@ def test_an_item_without_ratings_keeps_its_id_and_is_noted_as_new(data: MovieLen
     assert any("no training row is about the target" in note for note in query.notes)
 
 
+def test_a_title_may_be_a_number_or_have_half_a_character(data: MovieLensDataModule) -> None:
+    query = make_query(data, liked=[1984, "Cut \ud800"], target=300)  # type: ignore[list-item, arg-type]
+    assert [entry.item.title for entry in query.history] == ["1984", "Cut ?"]
+    assert query.target.title == "300"
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
