@@ -12,14 +12,14 @@ from tools.fuzz.check import LETTERS, FaultError, answered
 from tools.fuzz.texts import elements
 
 COUNTS = {
-    "table": 30,
-    "layout": 25,
-    "people": 40,
-    "pairs": 25,
-    "prompt": 60,
+    "table": 20,
+    "layout": 20,
+    "people": 25,
+    "pairs": 15,
+    "prompt": 40,
     "report": 3,
-    "request": 60,
-    "option": 6,
+    "request": 40,
+    "option": 2,
 }
 """How many inputs a target gets here."""
 
