@@ -62,7 +62,7 @@ class Predictor:
             UserError: the folder holds no run, its checkpoint cannot be used, or its weights are sharded.
         """
         accelerator, _, index = device.partition(":")
-        if accelerator not in _DEVICES or not (index.isdigit() or not index):
+        if accelerator not in _DEVICES or (index and not (accelerator == "cuda" and index.isdigit())):
             raise UserError(f"device is {device!r}. Fix: give {', '.join(_DEVICES)}, or one GPU of several as cuda:1")
         run = find_run(run)
         path = select_checkpoint("predict", checkpoint, run)

@@ -167,6 +167,10 @@ class Trainer(L.Trainer):
             return super().predict(model, dataloaders, datamodule, return_predictions, ckpt_path, weights_only)
         assert isinstance(model, (StagedModule, ScoringModule))
         assert isinstance(datamodule, RatingsDataModule)
+        if self.world_size > 1:
+            raise UserError(
+                "trainer.devices: --pairs are scored on one device. Fix: leave the overlay out, or set it to 1"
+            )
         written = check_options(Path(pairs), Path(out) if out else None, explain, force)
         callbacks = [other for other in vars(self)["callbacks"] if not isinstance(other, ResultWriter)]
         predictor = Predictor.restore(self, model, datamodule, Path(str(ckpt_path)), callbacks)

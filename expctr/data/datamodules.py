@@ -155,6 +155,7 @@ class RatingsDataModule(L.LightningDataModule):
         check_range("data", self, rollout_batch_size=(1, inf), ctr_batch_size=(1, inf), eval_batch_size=(1, inf))
         self._loaded: tuple[pl.DataFrame, DataSummary] | None = None
         self._kept: KeptRatings | None = None
+        self._users: pl.Series | None = None
         self._printed = False
         self._tables: dict[str, SampleTable] = {}
         self._train: Callable[[], BatchSpec] = lambda: BatchSpec(ctr_batch_size, epoch=self._trainer.current_epoch)
@@ -301,7 +302,7 @@ class RatingsDataModule(L.LightningDataModule):
 
     def keep_ratings(self) -> None:
         """Keep all ratings in memory, for many questions about users; they are read once, and then from the cache."""
-        self._kept = KeptRatings(self._read_ratings_once())
+        self._kept, self._users = KeptRatings(self._read_ratings_once()), self.users()
 
     def ratings_of(self, users: Sequence[str]) -> pl.DataFrame:
         """Some users' ratings, kept or from the raw files, oldest first: `user`, `item`, `title`, `liked`."""
@@ -310,6 +311,8 @@ class RatingsDataModule(L.LightningDataModule):
 
     def users(self) -> pl.Series:
         """The ids of all who rated something, in order; with `splits`, in train."""
+        if self._users is not None:
+            return self._users
         tables = self.read()
         ratings = self._splits(tables).get("train", tables.interactions)
         frame = ratings.frame.select(pl.col("user").unique()).collect(engine="streaming")

@@ -7,7 +7,14 @@ from transformers import PreTrainedConfig, PreTrainedModel
 
 from expctr.errors import UserError
 
-WINDOWS = "sliding_window", "attention_chunk_size", "window_size", "attention_window_size", "local_attention"
+WINDOWS = (
+    "sliding_window",
+    "attention_chunk_size",
+    "window_size",
+    "attention_window_size",
+    "local_attention",
+    "keep_window_size",
+)
 """What configs call the number of tokens that some layers see."""
 
 

@@ -12,7 +12,6 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any, Literal, Self, cast
 
 import torch
-from safetensors import SafetensorError
 from torch import Tensor, nn
 from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.tensor import DTensor
@@ -57,7 +56,8 @@ class LanguageModel(nn.Module):
         self.logit_factor, self.logit_cap = logit_changes(config)
         self.has_windows = has_windows(config)
         eos = getattr(self.causal.generation_config, "eos_token_id", None)
-        self.eos_ids = sorted({tokenizer.eos_token_id, *([eos] if isinstance(eos, int) else eos or [])} - {None})
+        named = {tokenizer.eos_token_id, *(eos if isinstance(eos, list) else [eos])}
+        self.eos_ids = sorted(token for token in named if isinstance(token, int))
         if not self.eos_ids:
             raise UserError(f"{options.path}: neither tokenizer nor model names an end-of-sequence token")
         pad = tokenizer.pad_token_id
@@ -84,12 +84,11 @@ class LanguageModel(nn.Module):
         try:
             tokenizer = load_tokenizer(options)
             base = load_base(options, mesh, device)
-        except UserError:
+        except (UserError, torch.OutOfMemoryError):
             raise
-        # nothing there; files missing or damaged; pickles under another name; a package of the base, or for an option
-        except (OSError, ValueError, KeyError, SafetensorError, pickle.UnpicklingError, ImportError) as error:
+        except Exception as error:  # damaged files of others make transformers raise anything
             pickled = isinstance(error, pickle.UnpicklingError)
-            reason = "its weights are pickled" if pickled else str(error).splitlines()[0]
+            reason = "its weights are pickled" if pickled else (str(error) or type(error).__name__).splitlines()[0]
             if "ttention" in reason and options.attention != "auto":
                 raise UserError(f"llm.attention: {options.path}: {reason} Fix: set it to auto") from error
             if isinstance(error, ImportError):

@@ -24,6 +24,8 @@ _SWITCHES = ("enable_thinking", "thinking", "reasoning")
 """Variables of chat templates that say whether the model thinks before it answers."""
 _OPEN_THOUGHTS = re.compile(r"([<\[])((?:\w+:)?think(?:ing)?)([>\]])\s*$", re.IGNORECASE)
 _TODAY = re.compile(r"""strftime_now\(\s*(["'])(.*?)\1\s*\)""")
+SAMPLE_MESSAGE = "?"
+"""A message that shows what a chat template writes around it."""
 
 
 class ChatTemplate:
@@ -45,10 +47,11 @@ class ChatTemplate:
         unset = [name for name in _SWITCHES if name not in variables]
         self._variables = {**variables, **dict.fromkeys(unset, False)}
         self._end = ""
-        start = self._fill("", variables)
-        self.turned_off = [f"{name}: false" for name in unset if self._fill("", {**variables, name: False}) != start]
+        start = self._fill(SAMPLE_MESSAGE, variables)
+        off = {name: self._fill(SAMPLE_MESSAGE, {**variables, name: False}) for name in unset}
+        self.turned_off = [f"{name}: false" for name, text in off.items() if text != start]
         """What turns thinking off; empty if the template does not turn it on."""
-        thoughts = _OPEN_THOUGHTS.search(self.write(""))
+        thoughts = _OPEN_THOUGHTS.search(self.write(SAMPLE_MESSAGE))
         if thoughts and not any(self._variables[name] for name in _SWITCHES):
             self._end = "\n{}/{}{}\n\n".format(*thoughts.groups())
             self.turned_off.append(f"an empty block of {thoughts[0].strip()}")

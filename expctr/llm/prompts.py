@@ -18,7 +18,7 @@ from transformers import PreTrainedTokenizerBase
 
 from expctr.data.batches import Nouns, SampleText
 from expctr.errors import UserError, check_range
-from expctr.llm.prompt_writer import PromptWriter
+from expctr.llm.prompt_writer import SAMPLE_MESSAGE, PromptWriter
 
 _FIELDS = {
     "explanation": {"liked", "disliked", "target"},
@@ -83,7 +83,8 @@ class PromptOptions:
             date.fromisoformat(self.date)
         except ValueError:
             raise UserError(f"prompts.date is {self.date!r}. Fix: give a day as 2024-07-26") from None
-        if taken := self.template_kwargs.keys() & signature(PreTrainedTokenizerBase.apply_chat_template).parameters:
+        arguments = {*signature(PreTrainedTokenizerBase.apply_chat_template).parameters, "messages"}
+        if taken := self.template_kwargs.keys() & arguments:
             raise UserError(
                 f"prompts.template_kwargs: {sorted(taken)} are arguments of apply_chat_template. Fix: give variables "
                 "of the chat template"
@@ -156,12 +157,12 @@ class Prompts(PromptWriter):
         """Refuse to go on with a run if the chat template writes something else than it did for that run.
 
         Args:
-            then: what `in_template("")` was.
+            then: what `in_template(SAMPLE_MESSAGE)` was.
 
         Raises:
             UserError: it is different now.
         """
-        now = self.in_template("")
+        now = self.in_template(SAMPLE_MESSAGE)
         if now != then:
             shorter = min(len(now), len(then))
             same = next((i for i in range(shorter) if now[i] != then[i]), shorter)

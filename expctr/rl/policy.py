@@ -12,6 +12,7 @@ from expctr.llm.critic import ValueHead
 from expctr.llm.loading import LLMOptions
 from expctr.llm.model import LanguageModel
 from expctr.llm.probe import check_context, load_model
+from expctr.llm.prompt_writer import SAMPLE_MESSAGE
 from expctr.llm.prompts import PromptOptions, Prompts
 from expctr.llm.rollout import Rollout, RolloutOptions, decode_texts, draw_noise, generate
 from expctr.llm.yes_no import DirectQuestion, LCOptions, LCScorer
@@ -141,7 +142,7 @@ class Policy(nn.Module):
 
     def extra_state(self) -> dict[str, Any]:
         """What a checkpoint needs besides weights, as plain values."""
-        chat = self.prompts.in_template("")
+        chat = self.prompts.in_template(SAMPLE_MESSAGE)
         return {"beta": self.update.beta, "running": self.normaliser.state_dict(), "chat": chat}
 
     def load_extra_state(self, state: dict[str, Any]) -> None:

@@ -67,6 +67,12 @@ class ExplainRequest(_Strict):
     liked: Titles = Field([], description="titles, oldest first")
     disliked: Titles = Field([], description="titles, oldest first")
 
+    @model_validator(mode="after")
+    def _is_short(self) -> Self:
+        if len(self.liked) + len(self.disliked) >= MAX_EXPLAINED:  # each title is left out once
+            raise ValueError(f"a history of at most {MAX_EXPLAINED - 1} titles")
+        return self
+
 
 class Names(BaseModel):
     """Suggestions for something typed."""

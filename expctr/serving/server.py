@@ -4,6 +4,7 @@ import argparse
 import multiprocessing
 import os
 import signal
+import socket
 import time
 from collections.abc import Sequence
 from importlib.resources import files
@@ -57,11 +58,22 @@ def main(args: Sequence[str]) -> None:
         run = find_run(options.run)
         if not 1024 <= options.port <= 65535:
             raise UserError(f"port is {options.port}: it must be from 1024 to 65535")
+        check_port(options.host, options.port)
     except UserError as error:
         exit_with_error(error)
     server = make_server(str(run), options.ckpt_path, options.device, options.host, options.timeout)
     print(f"loading {run}; http://{options.host}:{options.port}/ answers after that; Ctrl-C stops it", flush=True)
     serve(server, options.host, options.port)
+
+
+def check_port(host: str, port: int) -> None:
+    """Refuse a port in use, before a model is loaded for minutes, with a `UserError`."""
+    with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((host, port))
+        except OSError as error:
+            raise UserError(f"port: {port} cannot be used: {error.strerror}. Fix: choose another port") from error
 
 
 def serve(server: ls.LitServer, host: str, port: int) -> None:

@@ -13,7 +13,7 @@ import litserve as ls  # type: ignore[import-untyped]
 import polars as pl
 
 from expctr.data.catalogue import nearest
-from expctr.errors import UserError, print_error
+from expctr.errors import DataError, UserError, print_error
 from expctr.serving.schemas import Pair, Reply
 
 _SUGGESTIONS = 8
@@ -32,7 +32,7 @@ class ModelWorker(ls.LitAPI):  # type: ignore[misc]
         batch_size: requests that are answered together, at most.
     """
 
-    def __init__(self, run: str, checkpoint: str | None, device: str, path: str, batch_size: int = 64) -> None:
+    def __init__(self, run: str, checkpoint: str | None, device: str, path: str, batch_size: int = 16) -> None:
         super().__init__(max_batch_size=batch_size, batch_timeout=0.005, api_path=path)
         self.run, self.checkpoint, self.chosen_device = run, checkpoint, device
 
@@ -91,6 +91,8 @@ class ModelWorker(ls.LitAPI):  # type: ignore[misc]
             try:
                 queries.append(make_query(self.predictor.data, request["user"], target=request["target"], **titles))
                 answers.append(Reply())
+            except DataError:  # of the server's files, which are not this client's concern
+                raise
             except UserError as error:
                 answers.append(Reply(status=422, body=str(error)))
         found = iter(self.predictor.answer_all(queries))
@@ -105,9 +107,9 @@ class ModelWorker(ls.LitAPI):  # type: ignore[misc]
 def _alone(answer: Callable[[Sequence[Mapping[str, Any]]], list[Reply]], request: Mapping[str, Any]) -> Reply:
     try:
         return answer([request])[0]
-    except UserError as error:
-        return Reply(status=422, body=str(error))
-    except Exception:
+    except Exception as error:
+        if isinstance(error, UserError) and not isinstance(error, DataError):
+            return Reply(status=422, body=str(error))
         log.exception("a request could not be answered")
         return Reply(status=500, body="internal error")
 

@@ -1,5 +1,6 @@
 """What can be loaded as the base: folders, GGUF files, and quantized weights."""
 
+import json
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -25,7 +26,14 @@ from transformers import (
 
 from expctr.errors import UserError
 from expctr.llm.kv_cache import keys_and_values
-from expctr.llm.loading import LLMOptions, check_tokenizer, load_base, load_tokenizer, resolve_dtype
+from expctr.llm.loading import (
+    LLMOptions,
+    check_chat_template,
+    check_tokenizer,
+    load_base,
+    load_tokenizer,
+    resolve_dtype,
+)
 from expctr.llm.model import LanguageModel
 
 PT = {"format": "pt"}
@@ -61,6 +69,40 @@ def test_a_folder_that_is_not_whole_is_refused(tmp_path: Path) -> None:
     for folder, said in ((cut, "cut cannot be loaded: "), (bare, "bare cannot be loaded: "), (padded, "its padding")):
         with pytest.raises(UserError, match=rf"llm\.path: .*{said}.*Fix: "):
             load(folder)
+
+
+CONFIGS: dict[str, object] = {
+    "a width as text": {"hidden_size": "32"},
+    "heads that do not divide it": {"num_attention_heads": 5, "num_key_value_heads": 5},
+    "no dtype": {"dtype": "float99"},
+    "another width": {"intermediate_size": 60},
+    "a list": [],
+}
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_a_damaged_config_is_one_line(tmp_path: Path, name: str) -> None:
+    path = make_llm(tmp_path / "base") / "config.json"
+    changes = CONFIGS[name]
+    path.write_text(json.dumps({**json.loads(path.read_text()), **changes} if isinstance(changes, dict) else changes))
+    with pytest.raises(UserError, match=r"^llm\.path: .* cannot be loaded: .*Fix: "):
+        load(tmp_path / "base")
+
+
+def test_weights_that_are_not_numbers_are_named_though_no_prompt_uses_them(tmp_path: Path) -> None:
+    weights = load_file(make_llm(tmp_path / "base") / "model.safetensors")
+    weights["model.embed_tokens.weight"][7] = torch.inf
+    save_file(weights, tmp_path / "base" / "model.safetensors", {"format": "pt"})
+    with pytest.raises(UserError, match=r"NaN or infinite, in model\.embed_tokens\.weight\. Fix: "):
+        load(tmp_path / "base")
+
+
+def test_weights_that_the_config_leaves_out_are_counted(tmp_path: Path, recwarn: pytest.WarningsRecorder) -> None:
+    path = make_llm(tmp_path / "base") / "config.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "num_hidden_layers": 1}))
+    load(tmp_path / "base")
+    (said,) = (str(warning.message) for warning in recwarn if "does not use" in str(warning.message))
+    assert "has 9 weights that LlamaForCausalLM does not use, such as model.layers.1." in said
 
 
 def test_weights_that_the_files_lack_are_never_random(tmp_path: Path) -> None:
@@ -105,7 +147,7 @@ def test_a_chat_template_that_shows_no_message_is_refused(
     tokenizer = load_tokenizer(LLMOptions(str(llm_folder)))
     tokenizer.chat_template = template  # type: ignore[assignment]
     with pytest.raises(UserError, match=rf"llm\.path: the chat template of base {reason}.*\. Fix: mend it"):
-        check_tokenizer(tokenizer, "base", len(tokenizer))
+        check_chat_template(tokenizer, "base")
 
 
 def test_a_tokenizer_that_knows_more_tokens_than_the_base_is_refused(llm_folder: Path) -> None:

@@ -11,6 +11,7 @@ from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from expctr.data.batches import Nouns, SampleText
 from expctr.errors import UserError
+from expctr.llm.prompt_writer import SAMPLE_MESSAGE
 from expctr.llm.prompts import PromptOptions, Prompts
 
 BOOKS = Nouns("book", "books", "reader", "reading")
@@ -290,13 +291,14 @@ def test_variables_that_the_template_does_not_read_are_refused(
             Prompts(tokenizer, options, BOOKS)
     with pytest.raises(UserError, match=r"template of .* cannot be filled in: no effort\. Fix: give its variables by"):
         Prompts(with_template(chat, "{{ raise_exception('no effort') }}"), PromptOptions(), BOOKS)
-    with pytest.raises(UserError, match=r"prompts\.template_kwargs: \['tokenize'\]"):
-        PromptOptions(template_kwargs={"tokenize": True})
+    for name in ("tokenize", "messages"):
+        with pytest.raises(UserError, match=rf"prompts\.template_kwargs: \['{name}'\]"):
+            PromptOptions(template_kwargs={name: True})
 
 
 def test_a_run_goes_on_with_its_own_chat_template_only(chat: PreTrainedTokenizerBase) -> None:
     template = with_template(chat, QWEN)
-    then = Prompts(template, PromptOptions(), BOOKS).in_template("")
+    then = Prompts(template, PromptOptions(), BOOKS).in_template(SAMPLE_MESSAGE)
     Prompts(template, PromptOptions(template_kwargs={"enable_thinking": False}), BOOKS).check_same_chat(then)
     other = Prompts(template, PromptOptions(template_kwargs={"enable_thinking": True}), BOOKS)
     with pytest.raises(UserError, match=r"writes '.*assistant\|>', and the run was trained with '.*<think>"):

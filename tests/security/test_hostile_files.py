@@ -94,7 +94,7 @@ def test_a_plan_runs_nothing(name: str, llm_folder: Path, mark: Path) -> None:
 def test_the_bombs_are_live(llm_folder: Path, mark: Path) -> None:
     """The mark is left by what is run on purpose: otherwise these tests would prove nothing."""
     folder = hostile_model("own_model_code", llm_folder, mark)
-    with pytest.raises(AttributeError):  # the code is run, and has no class
+    with pytest.raises(UserError, match="has no attribute"):  # the code is run, and has no class
         LanguageModel.load(LLMOptions(path=str(folder), trust_remote_code=True))
     assert mark.exists()
     mark.rmdir()

@@ -17,10 +17,10 @@ from fastapi import FastAPI
 from running import World, server
 from starlette.testclient import TestClient
 
-from expctr.errors import UserError
+from expctr.errors import DataError, UserError
 from expctr.predictor import Predictor
 from expctr.serving.schemas import MAX_PAIRS, Reply
-from expctr.serving.server import MAX_BYTES, add_routes, make_server, serve
+from expctr.serving.server import MAX_BYTES, add_routes, check_port, make_server, serve
 from expctr.serving.worker import ModelWorker
 
 
@@ -93,6 +93,38 @@ def test_requests_of_one_batch_are_answered_as_if_alone(worker: ModelWorker) -> 
         assert json.loads(json.dumps(answer.body), parse_float=lambda x: round(float(x), 5)) == json.loads(
             json.dumps(alone.body), parse_float=lambda x: round(float(x), 5)
         )
+
+
+def test_a_history_too_long_to_explain_is_refused(client: TestClient) -> None:
+    """Each of its titles takes further sentences, and others wait."""
+    titles = [f"Film {i}" for i in range(32)]
+    answer = client.post("/explain", json={"liked": titles[:16], "disliked": titles[16:], "target": "New"})
+    assert answer.status_code == 422
+    assert "a history of at most 31 titles" in answer.text
+
+
+def test_missing_files_of_the_server_are_not_named(worker: ModelWorker, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Known and unknown users are answered from memory; a fault of the files is the server's, and stays in its log."""
+    data = worker.predictor.data
+    monkeypatch.setattr(data, "read", lambda: pytest.fail("a question read the raw files"))
+    request = {"kind": "explain", "target": "Film 2, The", "liked": [], "disliked": []}
+    known, unknown = worker.predict([{**request, "user": "1"}, {**request, "user": "nobody"}])
+    assert (known.status, unknown.status) == (200, 422)
+
+    def fails(*_: object) -> None:
+        raise DataError("no such folder: /secret")
+
+    monkeypatch.setattr(data, "ratings_of", fails)
+    (answer,) = worker.predict([{**request, "user": "1"}])
+    assert (answer.status, answer.body) == (500, "internal error")
+
+
+def test_a_port_in_use_is_refused_before_a_model_is_loaded() -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        with pytest.raises(UserError, match=r"^port: \d+ cannot be used: .*Fix: choose another port"):
+            check_port("127.0.0.1", taken.getsockname()[1])
 
 
 def test_one_that_crashes_leaves_the_others_alone(worker: ModelWorker, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -4,6 +4,7 @@ import os
 from typing import Any, cast
 
 import torch
+from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor
 from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.tensor import DTensor
@@ -28,6 +29,10 @@ def load_complete(path: str, **settings: Any) -> PreTrainedModel:
         raise UserError(
             f"llm.path: {path} lacks weights of {type(model).__name__}: {missing[0]}{more} would be random. Fix: "
             "download it again, or name a causal language model"
+        )
+    if unused := sorted(found["unexpected_keys"]):
+        rank_zero_warn(
+            f"llm.path: {path} has {len(unused)} weights that {type(model).__name__} does not use, such as {unused[0]}"
         )
     return model
 
