@@ -7,6 +7,7 @@ docs/bases.md qwen3_next mpt` some of its rows; with `-` for the page, rows are 
 import signal
 import sys
 import warnings
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -21,7 +22,7 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_N
 
 from expctr.errors import UserError
 from expctr.llm.architecture import WINDOWS
-from expctr.llm.loading import LLMOptions, check_config, choose_attention, load_tokenizer
+from expctr.llm.loading import LLMOptions, check_predicts_next_token, choose_attention, load_tokenizer
 from expctr.llm.logprobs import score_responses
 from expctr.llm.lora import add_adapter
 from expctr.llm.model import LanguageModel
@@ -128,11 +129,11 @@ SPECIAL: dict[str, dict[str, Any]] = {
 }
 """Further options of some."""
 MAX_WEIGHTS = 20_000_000
-SECONDS = 60
-"""Per architecture."""
-
+TIME_LIMIT = 60
+"""Seconds per architecture."""
 
 START = "<!-- written by tools.architectures -->"
+"""What follows this line of the page is made anew."""
 
 
 class Row(NamedTuple):
@@ -173,7 +174,7 @@ def tiny_model(model_type: str, scope: Scope = "all", **changes: Any) -> Languag
     """
     options = LLMOptions(dtype="float32", lora_r=4, adapter_scope=scope)
     config = tiny_config(model_type, **changes)
-    check_config(config, options)
+    check_predicts_next_token(config, options)
     with torch.device("meta"):
         weights = sum(p.numel() for p in AutoModelForCausalLM.from_config(config).parameters())
     if weights > MAX_WEIGHTS:
@@ -260,7 +261,7 @@ def check_all(model_types: Iterable[str]) -> Iterator[Row]:
     """Rows of the table. What cannot be made, or takes too long, has one too."""
     for model_type in model_types:
         try:
-            with _time_limit(SECONDS):
+            with _time_limit(TIME_LIMIT):
                 row = check(model_type)
         except Exception as error:  # a base's code can raise anything
             row = Row(model_type, "not tried", f"{type(error).__name__}: {' '.join(str(error).split())[:100].strip()}")
@@ -301,8 +302,11 @@ def main(arguments: list[str]) -> None:
     if page != "-":
         table = {row.model_type: row for row in (*(read_table(Path(page)) if some else ()), *rows)}
         lines = [f"| {' | '.join(row)} |" for row in (HEADING, Row("---", "---", "---"), *table.values())]
+        counts = Counter(row.works for row in table.values())
+        found = ", ".join(f"{works} {count}" for works, count in counts.most_common())
         text = Path(page).read_text(encoding="utf-8").split(START)[0]
-        Path(page).write_text("\n".join([text + START, "", *lines, ""]), encoding="utf-8")
+        parts = [text + START, "", f"{len(table)} architectures: {found}.", "", *lines, ""]
+        Path(page).write_text("\n".join(parts), encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -129,9 +129,7 @@ def test_all_of_them_train_together(work: Path, world: World) -> None:
 @pytest.mark.parametrize("name", sorted(PYTHON))
 def test_python(name: str, work: Path, world: World, capsys: pytest.CaptureFixture[str]) -> None:
     if name == "product.py":
-        options = world.options("one")
-        _folder(work / "runs")
-        (work / "runs" / "quickstart").symlink_to(world.once("one", ["fit", *options], ["test", *options]))
+        link_run(work, world)
     found = run(name)
     if name == "product.py":
         assert found["best"]["problem"].null_count() == 3
@@ -142,10 +140,18 @@ def test_python(name: str, work: Path, world: World, capsys: pytest.CaptureFixtu
 
 
 @pytest.mark.cli
-def test_readme(work: Path) -> None:
+def test_readme(work: Path, world: World, capsys: pytest.CaptureFixture[str]) -> None:
+    link_run(work, world)
     (code,) = re.findall(r"^```python\n(.*?)^```$", (ROOT / "README.md").read_text(), re.MULTILINE | re.DOTALL)
     Path("readme.py").write_text(code)
     run("readme.py")
+    assert capsys.readouterr().out.strip()
+
+
+def link_run(work: Path, world: World) -> None:
+    """Put a trained run where the examples look for it."""
+    options = world.options("one")
+    (_folder(work / "runs") / "quickstart").symlink_to(world.once("one", ["fit", *options], ["test", *options]))
 
 
 def test_the_notebook_is_short() -> None:
