@@ -40,6 +40,14 @@ def check_range(group: str, options: object, **bounds: tuple[float, float]) -> N
             raise UserError(f"{group}.{name} must be {allowed}, not {value}")
 
 
+def first_line(error: BaseException) -> str:
+    """What is wrong, in one line without a full stop: the beginning of the message, or else the error's type.
+
+    The further lines of an error of polars are the plan of a query, and those of transformers a list of hints.
+    """
+    return str(error).strip().partition("\n")[0].rstrip(".:! ") or type(error).__name__
+
+
 def root_cause(error: BaseException) -> UserError:
     """A UserError with the message of the first error; jsonargparse wraps it once per class that it makes."""
     while error.__cause__ is not None:

@@ -24,7 +24,7 @@ from expctr.cli.arguments import with_packaged_configs, with_run_options
 from expctr.cli.commands import Trainer
 from expctr.cli.help import print_class_help
 from expctr.cli.parser import Parser, explain_error
-from expctr.data.datamodules import RatingsDataModule
+from expctr.data.ratings_module import RatingsDataModule
 from expctr.errors import UserError, exit_with_error, root_cause
 from expctr.evaluation.alarms import Alarms
 from expctr.evaluation.result_writer import ResultWriter

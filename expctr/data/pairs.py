@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import polars as pl
 
 from expctr.data.catalogue import Item
-from expctr.data.datamodules import RatingsDataModule
+from expctr.data.ratings_module import RatingsDataModule
 from expctr.data.readers.values import as_id, as_list
 from expctr.data.sample_rows import HistoryEntry, find_history, history_lists, target_features
 from expctr.errors import DataError

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import polars as pl
 
 from expctr.data.catalogue import BY_ID, Catalogue, Item, nearest
-from expctr.data.datamodules import RatingsDataModule
+from expctr.data.ratings_module import RatingsDataModule
 from expctr.data.sample_rows import (
     HistoryEntry,
     as_samples,

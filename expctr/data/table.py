@@ -10,9 +10,9 @@ from lightning.pytorch.utilities import rank_zero_warn
 
 from expctr.data.batches import Nouns
 from expctr.data.cache import class_key
-from expctr.data.datamodules import PaperDataset, RatingsDataModule, SplitFiles
 from expctr.data.feature_kinds import FeatureKind, kind_of
 from expctr.data.options import SPLITS, SampleOptions
+from expctr.data.ratings_module import PaperDataset, RatingsDataModule, SplitFiles
 from expctr.data.readers.base import RawTables
 from expctr.data.readers.columns import TableColumns
 from expctr.data.readers.ready import is_ready

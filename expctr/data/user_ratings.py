@@ -33,7 +33,7 @@ def read_ratings(
         users: ids; null for all.
 
     Returns:
-        `user` and `item` (categorical) and `liked`; each user's oldest first.
+        `user` and `item` (categorical) and `liked`; a user's rows are neighbours, the oldest first.
 
     Raises:
         DataError: a bad row of these users.
@@ -66,8 +66,8 @@ class KeptRatings:
     """
 
     def __init__(self, rated: pl.DataFrame) -> None:
-        self._rated = rated.sort(pl.col("user").to_physical(), maintain_order=True)
-        counts = self._rated.group_by("user", maintain_order=True).len()
+        self._rated = rated
+        counts = rated.group_by("user", maintain_order=True).len()
         starts = counts.select(pl.col("user").cast(pl.String), "len", start=pl.col("len").cum_sum() - pl.col("len"))
         self._places = starts.sort("user")
 

@@ -18,7 +18,7 @@ from torch import Tensor
 from torch.utils.tensorboard import SummaryWriter
 
 from expctr.data.batches import Batch, SampleText
-from expctr.data.datamodules import RatingsDataModule
+from expctr.data.ratings_module import RatingsDataModule
 from expctr.distributed import all_gather_columns
 from expctr.errors import UserError, check_range
 from expctr.evaluation.assessment import Assessment, assess, query_models

@@ -11,8 +11,8 @@ from lightning.pytorch.utilities import rank_zero_info
 
 from expctr.ctr.embedding import FieldEmbeddings
 from expctr.ctr.encoder import SentenceEncoder
-from expctr.data.datamodules import RatingsDataModule
 from expctr.data.features import FIRST, Features
+from expctr.data.ratings_module import RatingsDataModule
 from expctr.distributed import rank
 from expctr.errors import UserError
 from expctr.export.files import apply_umask, card, save, write_json

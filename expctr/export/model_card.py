@@ -9,7 +9,7 @@ import lightning as L
 from huggingface_hub import ModelCard, ModelCardData, try_to_load_from_cache
 from yaml import YAMLError  # type: ignore[import-untyped]
 
-from expctr.data.datamodules import RatingsDataModule
+from expctr.data.ratings_module import RatingsDataModule
 from expctr.export.files import card
 from expctr.llm.loading import LLMOptions, locate
 from expctr.modules.baselines.tallrec import TALLRecModule

@@ -13,9 +13,9 @@ import torch
 from lightning.pytorch.trainer.states import TrainerFn
 
 from expctr.data.batches import Batch, BatchSpec, SampleText
-from expctr.data.datamodules import RatingsDataModule
 from expctr.data.explanations import ExplanationStore
 from expctr.data.features import Features
+from expctr.data.ratings_module import RatingsDataModule
 from expctr.distributed import all_gather_columns, all_gather_objects, rank, world_size
 from expctr.errors import BadRunError, UserError
 from expctr.llm.sharding.fsdp import unsharded

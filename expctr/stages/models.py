@@ -9,8 +9,8 @@ from torch import Tensor
 from expctr.ctr.click_model import ClickModel
 from expctr.ctr.encoder import SentenceEncoder
 from expctr.data.batches import Batch
-from expctr.data.datamodules import RatingsDataModule
 from expctr.data.explanations import ExplanationStore
+from expctr.data.ratings_module import RatingsDataModule
 from expctr.distributed import all_gather_objects
 from expctr.llm.rollout import Rollout
 from expctr.llm.sharding.fsdp import unsharded

@@ -10,17 +10,11 @@ import yaml
 from polars.testing import assert_frame_equal
 from tiny import write
 
-from expctr.data import datamodules
+from expctr.data import ratings_module
 from expctr.data.batches import Nouns
-from expctr.data.datamodules import (
-    AmazonBooksDataModule,
-    BookCrossingDataModule,
-    MovieLensDataModule,
-    PaperDataset,
-    RatingsDataModule,
-    SplitFiles,
-)
+from expctr.data.datamodules import AmazonBooksDataModule, BookCrossingDataModule, MovieLensDataModule
 from expctr.data.options import SampleOptions
+from expctr.data.ratings_module import PaperDataset, RatingsDataModule, SplitFiles
 from expctr.errors import DataError
 from expctr.evaluation.table import PAPER
 
@@ -64,8 +58,8 @@ def test_movielens_end_to_end(tmp_path: Path, capsys: pytest.CaptureFixture[str]
 
 def test_cache_is_used_until_a_file_or_an_option_changes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder, made = movielens(tmp_path), []
-    make = datamodules.make_samples
-    monkeypatch.setattr(datamodules, "make_samples", lambda *args: made.append(1) or make(*args))
+    make = ratings_module.make_samples
+    monkeypatch.setattr(ratings_module, "make_samples", lambda *args: made.append(1) or make(*args))
     first, again = module(folder), module(folder)
     for data in (first, again):
         data.prepare_data()

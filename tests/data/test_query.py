@@ -6,9 +6,10 @@ import pytest
 from tiny import write
 
 from expctr.data.catalogue import Item
-from expctr.data.datamodules import MovieLensDataModule, SplitFiles
+from expctr.data.datamodules import MovieLensDataModule
 from expctr.data.options import SampleOptions
 from expctr.data.query import Query, make_query
+from expctr.data.ratings_module import SplitFiles
 from expctr.data.sample_rows import HistoryEntry
 from expctr.errors import UserError
 

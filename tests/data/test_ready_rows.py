@@ -8,9 +8,9 @@ import polars as pl
 import pytest
 
 from expctr.data.catalogue import Item
-from expctr.data.datamodules import SplitFiles
 from expctr.data.options import SampleOptions
 from expctr.data.query import make_query
+from expctr.data.ratings_module import SplitFiles
 from expctr.data.table import TableDataModule
 from expctr.errors import DataError, UserError
 

@@ -6,9 +6,10 @@ from typing import Any
 import polars as pl
 import pytest
 
-from expctr.data.datamodules import MovieLensDataModule, SplitFiles
+from expctr.data.datamodules import MovieLensDataModule
 from expctr.data.options import SampleOptions
 from expctr.data.query import make_query
+from expctr.data.ratings_module import SplitFiles
 from expctr.data.readers.columns import TableColumns
 from expctr.data.table import TABLE, TableDataModule
 from expctr.errors import DataError, UserError

@@ -20,7 +20,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from expctr.data.datamodules import MovieLensDataModule, SampleOptions, SplitFiles
+from expctr.data.datamodules import MovieLensDataModule, SampleOptions
+from expctr.data.ratings_module import SplitFiles
 from expctr.data.readers import movielens
 from expctr.metrics import ctr_metrics
 from tools.bench.turns import ROOT, Worker, fit_worker

@@ -14,13 +14,9 @@ import polars as pl
 from hypothesis import strategies as st
 
 from expctr.cli.predict_pairs import check_options, predict_pairs
-from expctr.data.datamodules import (
-    AmazonBooksDataModule,
-    BookCrossingDataModule,
-    MovieLensDataModule,
-    RatingsDataModule,
-)
+from expctr.data.datamodules import AmazonBooksDataModule, BookCrossingDataModule, MovieLensDataModule
 from expctr.data.new_users import new_user_samples, read_new_users
+from expctr.data.ratings_module import RatingsDataModule
 from expctr.data.readers.bad_rows import OnBadRow
 from expctr.data.table import TableDataModule
 from expctr.predictor import Predictor

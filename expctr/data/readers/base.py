@@ -10,7 +10,7 @@ import polars as pl
 
 from expctr.data.readers import interrupts
 from expctr.data.readers.bad_rows import FIXES, OnBadRow
-from expctr.errors import DataError
+from expctr.errors import DataError, first_line
 
 POLARS_ERRORS = (pl.exceptions.PolarsError, pl.exceptions.PanicException)
 """What polars raises about a file: it panics where a damaged one contradicts itself."""
@@ -26,11 +26,6 @@ def readable(source: str | Path) -> Iterator[None]:
             f"cannot read {source}: {first_line(error)}. Fix: check its permissions, that its download is complete, "
             "and that it is of the format of its name"
         ) from error
-
-
-def first_line(error: BaseException) -> str:
-    """What is wrong. The further lines of an error of polars are the plan of a query, which nobody asked for."""
-    return str(error).strip().partition("\n")[0].rstrip(".:")
 
 
 @dataclass(frozen=True)

@@ -14,12 +14,12 @@ from urllib.parse import unquote
 import polars as pl
 
 from expctr.data.readers.bad_rows import PROBLEM
-from expctr.data.readers.base import POLARS_ERRORS, RawTable, first_line, readable
+from expctr.data.readers.base import POLARS_ERRORS, RawTable, readable
 from expctr.data.readers.delimited import plain_header, read_delimited, read_header
 from expctr.data.readers.files import check_file, check_local, plain_name
 from expctr.data.readers.frames import as_frame, check_types, plain_types
 from expctr.data.readers.json_lines import read_json_lines
-from expctr.errors import DataError
+from expctr.errors import DataError, first_line
 
 _KINDS = {
     **dict.fromkeys((".parquet", ".pq"), "parquet"),
