@@ -19,9 +19,9 @@ from lightning.pytorch.cli import LightningArgumentParser
 from lightning.pytorch.utilities.seed import isolate_rng
 
 from expctr.data.batches import Batch, SampleTable, SampleText
-from expctr.data.datamodules import RatingsDataModule
 from expctr.data.pairs import PairRows, read_columns
 from expctr.data.query import Query, make_query
+from expctr.data.ratings_module import RatingsDataModule
 from expctr.errors import UserError, root_cause
 from expctr.evaluation.explain import answer
 from expctr.modules.checks import usable_accelerator

@@ -10,8 +10,8 @@ from lightning.pytorch.accelerators import CPUAccelerator
 from lightning.pytorch.callbacks import Callback
 
 from expctr.cli.predict_pairs import check_options, predict_pairs
-from expctr.data.datamodules import RatingsDataModule
 from expctr.data.query import make_query
+from expctr.data.ratings_module import RatingsDataModule
 from expctr.errors import UserError
 from expctr.evaluation.explain import ExplanationPrinter
 from expctr.evaluation.result_writer import ResultWriter
@@ -77,7 +77,16 @@ class Trainer(L.Trainer):
 
         processor = isinstance(self.accelerator, CPUAccelerator) if processor is None else processor
         options = PlanOptions(
-            devices, memory, prompt_tokens, processor, samples, tflops, utilisation, bandwidth, launch_us, json
+            devices=devices,
+            memory=memory,
+            prompt_tokens=prompt_tokens,
+            processor=processor,
+            samples=samples,
+            tflops=tflops,
+            utilisation=utilisation,
+            bandwidth=bandwidth,
+            launch_us=launch_us,
+            json=json,
         )
         (stages,) = [callback for callback in vars(self)["callbacks"] if isinstance(callback, StageScheduler)]
         print_plan(model.explainer, datamodule, stages.plan, stages.explanations, options)

@@ -62,7 +62,7 @@ def find_config(name: str) -> Path:
 
 
 def check_config(path: Path) -> None:
-    """Read a config's structure.
+    """Check that a config is YAML with options, each given once.
 
     Raises:
         UserError: it is no text, is not YAML, has no options, or gives one twice (YAML would take the last).

@@ -11,7 +11,7 @@ from rich.progress import track
 from expctr.data.pairs import PairRows, read_columns
 from expctr.data.readers.base import POLARS_ERRORS
 from expctr.data.readers.files import check_file
-from expctr.errors import DataError, UserError
+from expctr.errors import DataError, UserError, first_line
 from expctr.predictor import PROBLEM, Predictor
 from expctr.whole_files import replacing, write_parquet
 
@@ -118,7 +118,7 @@ def _check_pairs(pairs: Path, out: Path) -> None:
         values = table.select(pl.len(), pl.all().exclude("len").is_null().sum())  # reads every value
         rows = int(values.collect(engine="streaming").item(0, 0))
     except POLARS_ERRORS as error:
-        reason = str(error).splitlines()[0]
+        reason = first_line(error)
         fix = "save it as UTF-8, close every quote, and give each row as many values as the header has"
         if pairs.suffix == ".parquet":
             fix = "write it again"

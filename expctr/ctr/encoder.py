@@ -204,7 +204,7 @@ class SentenceEncoder:
             return {}
 
     def _vector(self, stored: bytes) -> Tensor:
-        """A vector of the cache; TypeError or ValueError if it is none of this encoder."""
+        """A vector from the cache; TypeError or ValueError if it does not have this encoder's size."""
         return torch.from_numpy(np.frombuffer(stored, "<f4").reshape(self.dim).copy())
 
     def _write(self, vectors: dict[bytes, Tensor]) -> None:

@@ -3,7 +3,7 @@
 from typing import cast
 
 from torch import nn
-from transformers import PreTrainedConfig, PreTrainedModel
+from transformers import DynamicCache, PreTrainedConfig, PreTrainedModel
 
 from expctr.errors import UserError
 
@@ -27,13 +27,24 @@ def decoder_layers(model: PreTrainedModel) -> nn.ModuleList:
     """The decoder's layers, with or without adapters; `UserError` if there are none."""
     layers = getattr(decoder(model), "layers", None)
     if not isinstance(layers, nn.ModuleList):
-        raise UserError(f"llm.path: {type(model).__name__} has no list of layers to shard; train it on one device")
+        raise UserError(
+            f"llm.path: {type(model).__name__} has no list of layers to shard. Fix: give --config ddp in place of "
+            "--config fsdp, or train on one device"
+        )
     return layers
 
 
 def has_windows(config: PreTrainedConfig) -> bool:
     """Do some layers see the latest tokens only? Such windows are counted in columns, padding included."""
     return any(getattr(config, name, None) for name in WINDOWS)
+
+
+STATE = "some layers keep a state in place of each token's keys and values"
+
+
+def keeps_state(config: PreTrainedConfig) -> bool:
+    """Do some layers keep a state in place of each token's keys and values, as those of Mamba?"""
+    return any(DynamicCache(config=config).is_linear)
 
 
 def logit_changes(config: PreTrainedConfig) -> tuple[float, float | None]:

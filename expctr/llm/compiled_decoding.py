@@ -27,8 +27,8 @@ def compile_step(step: Callable[..., Tensor], device: torch.device) -> Callable[
     Compiled code is kept in `$TORCHINDUCTOR_CACHE_DIR`. Unless it is set, that is a folder of this user's: torch's own
     default is in the shared `/tmp`, where anyone could put pickles for it to load.
     """
-    folder = cache_folder() or Path(mkdtemp())
-    os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(folder / "compiled"))
+    if "TORCHINDUCTOR_CACHE_DIR" not in os.environ:
+        os.environ["TORCHINDUCTOR_CACHE_DIR"] = str((cache_folder() or Path(mkdtemp())) / "compiled")
     torch._dynamo.config.recompile_limit = max(torch._dynamo.config.recompile_limit, MAX_GRAPHS)
     compiled = torch.compile(step, mode="reduce-overhead" if device.type == "cuda" else "default")
 

@@ -1,13 +1,16 @@
 """Loading of the base language model and its tokenizer from a hub, a folder, or a GGUF file; in floats, 4 or 8 bits."""
 
 import logging
+from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib.resources import files
 from math import inf
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, Literal, cast
 
 import torch
+from jinja2 import TemplateError
 from lightning.pytorch.utilities import rank_zero_info
 from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.tensor import DTensor
@@ -23,7 +26,7 @@ from transformers import (
 )
 from transformers.utils.peft_utils import find_adapter_config_file
 
-from expctr.errors import UserError, check_range
+from expctr.errors import UserError, check_range, first_line
 from expctr.llm.cpu.attention import GROUPED
 from expctr.llm.cpu.int8 import int8_is_exact
 from expctr.llm.sharding.loading import can_load_shards, fill, load_complete, load_shards
@@ -74,14 +77,18 @@ class LLMOptions:
 
 
 def load_tokenizer(options: LLMOptions) -> PreTrainedTokenizerBase:
-    """Load the base's tokenizer, or raise `UserError` if it is not a fast one, or its chat template fails."""
+    """Load the base's tokenizer, or raise `UserError` if it is not a fast one, or its chat template is damaged."""
     tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(
         locate(options.path, "llm.path"), **hub_arguments(options), clean_up_tokenization_spaces=False
     )
     if not tokenizer.is_fast:
         raise UserError(f"{options.path} has no fast tokenizer (tokenizer.json), which cutting titles needs")
     if tokenizer.chat_template is not None:
-        check_chat_template(tokenizer, options.path)
+        try:
+            check_chat_template(tokenizer, options.path)
+        except UserError as error:
+            if type(error.__cause__) is not TemplateError:  # the template's own: `Prompts` tries it with its variables
+                raise
     return tokenizer
 
 
@@ -102,18 +109,19 @@ def check_tokenizer(tokenizer: PreTrainedTokenizerBase, path: str, rows: int) ->
         )
 
 
-def check_chat_template(tokenizer: PreTrainedTokenizerBase, path: str) -> None:
-    """Refuse a chat template that fails, or does not show what a user says."""
+def check_chat_template(
+    tokenizer: PreTrainedTokenizerBase, path: str, variables: Mapping[str, Any] = MappingProxyType({})
+) -> None:
+    """Refuse a chat template that fails with these variables, or does not show what a user says."""
     said = "1984, 2046"  # in no template, and without letters, which a template may change
     fix = "Fix: mend it, or delete it (chat_template.jinja, or chat_template in tokenizer_config.json)"
     try:
         text = tokenizer.apply_chat_template(
-            [{"role": "user", "content": said}], add_generation_prompt=True, tokenize=False
+            [{"role": "user", "content": said}], add_generation_prompt=True, tokenize=False, **variables
         )
     except Exception as error:  # a template is a program, so anything may be wrong with it
-        reason = (str(error) or type(error).__name__).splitlines()[0].rstrip(".!")
         raise UserError(
-            f"llm.path: the chat template of {path} cannot be applied to a user's message: {reason}. {fix}"
+            f"llm.path: the chat template of {path} cannot be applied to a user's message: {first_line(error)}. {fix}"
         ) from error
     if said not in str(text):
         raise UserError(f"llm.path: the chat template of {path} does not show a user's message that is a text. {fix}")
@@ -147,9 +155,10 @@ def load_base(
     if not options.gguf_file:
         settings["use_safetensors"] = True
     path = locate(options.path, "llm.path")
-    check_config(load_config(path, "llm.path", **hub_arguments(options)), options)
+    config = load_config(path, "llm.path", **hub_arguments(options))
+    check_predicts_next_token(config, options)
     in_floats = options.quantization == "none" and not options.gguf_file
-    if mesh is not None and in_floats and can_load_shards(path, mesh, **hub_arguments(options)):
+    if mesh is not None and in_floats and can_load_shards(config, mesh):
         model = load_shards(path, mesh, dtype, **settings)
     else:
         if mesh is not None and mesh.size() > 1:
@@ -174,14 +183,17 @@ def check_finite(model: PreTrainedModel, path: str) -> None:
     """Refuse a base with a weight that is NaN or infinite, with a `UserError`: only some prompts would show it."""
     for name, weight in model.named_parameters():
         local = weight.to_local() if isinstance(weight, DTensor) else weight
-        if local.is_floating_point() and not local.detach().sum(dtype=torch.float32).isfinite():
+        if not local.is_floating_point() or not local.numel():  # packed; or this rank has no part of it
+            continue
+        ends = torch.stack(local.detach().aminmax())  # NaN passes through, and no copy is made
+        if not ends.isfinite().all():
             raise UserError(
                 f"llm.path: {path} has weights that are NaN or infinite, in {name}. Fix: download it again; if "
                 "llm.dtype is float16, choose bfloat16 or float32"
             )
 
 
-def check_config(config: PreTrainedConfig, options: LLMOptions) -> None:
+def check_predicts_next_token(config: PreTrainedConfig, options: LLMOptions) -> None:
     """Refuse a base that does not predict the next token, with a `UserError`."""
     if config.is_encoder_decoder:
         kind = "an encoder-decoder"

@@ -17,8 +17,8 @@ from expctr.llm.cpu.linear import apply_linear
 from expctr.llm.loading import LLMOptions
 
 _ROUTED = {"experts", "router", "gate", "shared_expert_gate"}
-"""Names of the parts of a mixture of experts that `all-linear` leaves out: a router's choice is no smooth function, and
-adapters of all experts take far longer than the experts that a token uses."""
+"""Names of the parts of a mixture of experts that `all-linear` leaves out: a router's choice has no gradient, and
+adapters of all experts would cost far more time than the few experts that a token uses."""
 _LINEAR = (nn.Linear, Conv1D)
 MAMBA = "falcon_h1", "falcon_mamba", "mamba", "mamba2", "nemotron_h"
 """Bases whose kernels read the weights of `out_proj` without calling it."""
@@ -58,9 +58,7 @@ def add_adapter(base: PreTrainedModel, options: LLMOptions, quantized: bool) -> 
         UserError: the base has no such layers, or the output layer would get an adapter.
     """
     targets = options.lora_targets
-    if targets == "all-linear" and any(
-        {"experts", "router"} & set(name.split(".")) for name, _ in base.named_modules()
-    ):
+    if targets == "all-linear" and _has_experts(base):
         targets = dense_layers(base)
     lora = LoraConfig(
         r=options.lora_r,
@@ -84,25 +82,31 @@ def add_adapter(base: PreTrainedModel, options: LLMOptions, quantized: bool) -> 
     return model
 
 
+def _has_experts(base: PreTrainedModel) -> bool:
+    """Is the base a mixture of experts?"""
+    return any({"experts", "router"} & {*name.split(".")} for name, _ in base.named_modules())
+
+
+def _linear_layers(base: PreTrainedModel) -> list[str]:
+    """The names of the linear layers without the output layer."""
+    output = base.get_output_embeddings()
+    return [name for name, layer in base.named_modules() if isinstance(layer, _LINEAR) and layer is not output]
+
+
 def dense_layers(base: PreTrainedModel) -> list[str]:
     """The linear layers of a mixture of experts that each token goes through, by name, without the output layer.
 
     PEFT takes some names for those of experts, also where a dense layer has them; such layers are left out, or the
     experts would get the adapter.
     """
-    output = base.get_output_embeddings()
-    names = [
-        name
-        for name, layer in base.named_modules()
-        if isinstance(layer, nn.Linear) and layer is not output and not _ROUTED & set(name.split("."))
-    ]
+    names = [name for name in _linear_layers(base) if not _ROUTED & {*name.split(".")}]
     config = LoraConfig(target_modules=names)
     convert_peft_config_for_transformers(config, base, None)
     return sorted(cast(set[str], config.target_modules))
 
 
 def _check_targets(base: PreTrainedModel, targets: str | list[str]) -> None:
-    """PEFT refuses names that all match nothing, and leaves out one of several that does not."""
+    """Refuse a name that matches no layer. PEFT does so only if none of the names matches one."""
     if isinstance(targets, str):
         return
     names = [name for name, _ in base.named_modules()]
@@ -114,9 +118,8 @@ def _check_targets(base: PreTrainedModel, targets: str | list[str]) -> None:
 
 def _which_layers(base: PreTrainedModel) -> str:
     """What may be named: the linear layers of the decoder."""
-    output = base.get_output_embeddings()
-    linear = (name for name, module in base.named_modules() if isinstance(module, _LINEAR) and module is not output)
-    return f"name some of {', '.join(sorted({name.rpartition('.')[2] for name in linear}))}; or choose all-linear"
+    names = {name.rpartition(".")[2] for name in _linear_layers(base)}
+    return f"name some of {', '.join(sorted(names))}; or choose all-linear"
 
 
 def _excluded(base: PreTrainedModel) -> str | None:

@@ -18,7 +18,7 @@ from torch.distributed.tensor import DTensor
 from torch.nn import functional as F
 from transformers import Cache, DynamicCache, PreTrainedModel, PreTrainedTokenizerBase
 
-from expctr.errors import UserError
+from expctr.errors import UserError, first_line
 from expctr.llm.architecture import decoder, has_windows, logit_changes
 from expctr.llm.compiled_decoding import compile_step
 from expctr.llm.cpu.attention import GROUPED
@@ -88,11 +88,11 @@ class LanguageModel(nn.Module):
             raise
         except Exception as error:  # damaged files of others make transformers raise anything
             pickled = isinstance(error, pickle.UnpicklingError)
-            reason = "its weights are pickled" if pickled else (str(error) or type(error).__name__).splitlines()[0]
+            reason = "its weights are pickled" if pickled else first_line(error)
             if "ttention" in reason and options.attention != "auto":
-                raise UserError(f"llm.attention: {options.path}: {reason} Fix: set it to auto") from error
+                raise UserError(f"llm.attention: {options.path}: {reason}. Fix: set it to auto") from error
             if isinstance(error, ImportError):
-                raise UserError(f"llm: {reason} Fix: install it, or choose another option") from error
+                raise UserError(f"llm: {reason}. Fix: install it, or choose another option") from error
             raise UserError(
                 f"llm.path: {options.path} cannot be loaded: {reason}. Fix: give a hub id that can be reached, or a "
                 "folder with config.json, a tokenizer and whole safetensors weights (a Git LFS pointer is not one)"

@@ -1,4 +1,4 @@
-"""A probe of a loaded base: does it compute here what it computes for each prompt alone?
+"""A probe of a loaded base: do batches, padding and caches give the logits of each prompt alone?
 
 expctr pads prompts, computes their common head once, and continues from caches. Not every base can follow: some count
 padding, some keep other states than keys and values. The probe finds the fastest way that is right, or refuses the
@@ -13,9 +13,9 @@ import torch
 from lightning.pytorch.utilities import rank_zero_info
 from torch import Tensor
 from torch.distributed.device_mesh import DeviceMesh
-from transformers import DynamicCache
 
-from expctr.errors import UserError
+from expctr.errors import UserError, first_line
+from expctr.llm.architecture import STATE, keeps_state
 from expctr.llm.kv_cache import share_cache, share_prompts
 from expctr.llm.loading import LLMOptions
 from expctr.llm.logprobs import score_responses
@@ -25,7 +25,7 @@ from expctr.llm.rollout import Rollout
 
 TEXT = "The viewer liked most of what they saw, so they will likely enjoy this one. Yes or No?"
 EXACT, ROUGH = 1e-3, 0.25
-"""Tolerated differences (`difference`) of a base in float32, and of others. In bfloat16, rounding gives up to 0.08."""
+"""Tolerated differences (`difference`) of a base in float32, and of others, whose rounding alone makes some."""
 
 Scope = Literal["all", "response"]
 
@@ -114,7 +114,8 @@ def _ways(model: LanguageModel) -> Iterator[Way]:
         scopes.append("all")
     for scope in scopes:
         for attention in attentions:
-            if not (own_code and model.has_windows):  # it may count free positions, which shows beyond the window only
+            counts_columns = own_code and model.has_windows  # perhaps free ones, too, which short prompts cannot show
+            if not counts_columns:
                 yield Way(attention, "shared", scope)
             yield Way(attention, "separate", scope)
             if scope == "all":
@@ -143,7 +144,7 @@ def plain_logits(model: LanguageModel, rows: Rows) -> list[Tensor]:
         except Exception as error:  # a base's code can raise anything
             name = f"{model.options.path} ({type(model.causal).__name__})"
             raise UserError(
-                f"llm.path: {name} cannot compute: {_first_line(error)}. Fix: choose another base"
+                f"llm.path: {name} cannot compute: {_described(error)}. Fix: choose another base"
             ) from error
         if logits.isnan().any() or logits.isposinf().any():
             raise UserError(
@@ -165,7 +166,7 @@ def find_problem(model: LanguageModel, rows: Rows, plain: Sequence[Tensor], scop
     except torch.OutOfMemoryError:
         raise
     except Exception as error:  # a base's code can raise anything
-        return _first_line(error)
+        return _described(error)
     return None
 
 
@@ -173,8 +174,8 @@ def _tolerance(model: LanguageModel) -> float:
     return EXACT if model.causal.dtype == torch.float32 and not model.quantized else ROUGH
 
 
-def _first_line(error: Exception) -> str:
-    line = (str(error).splitlines() or ["no message"])[0].rstrip(". ")
+def _described(error: Exception) -> str:
+    line = first_line(error)
     return line.split(". Fix: ")[0] if isinstance(error, UserError) else f"{type(error).__name__}: {line}"
 
 
@@ -217,6 +218,6 @@ def _reason(model: LanguageModel, rows: Rows, plain: Sequence[Tensor], problems:
     cut = Rows(rows.prompts, [response[:-1] for response in rows.responses])
     if difference(plain_logits(model, cut)[0], plain[0][:-1]) > _tolerance(model):
         return "it is not causal, because tokens see later ones"
-    if any(DynamicCache(config=model.causal.config).is_linear):
-        return "some layers keep a state in place of each token's keys and values"
+    if keeps_state(model.causal.config):
+        return STATE
     return problems[0] if problems else "its windows may count the free positions of a cache"

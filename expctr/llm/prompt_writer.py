@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 _SWITCHES = ("enable_thinking", "thinking", "reasoning")
 """Variables of chat templates that say whether the model thinks before it answers."""
 _OPEN_THOUGHTS = re.compile(r"([<\[])((?:\w+:)?think(?:ing)?)([>\]])\s*$", re.IGNORECASE)
-_TODAY = re.compile(r"""strftime_now\(\s*(["'])(.*?)\1\s*\)""")
+_DATE_CODES = [*(f"%{code}" for code in "aAbBcdHIjmMpSuUwWxXyYZ"), "%-d", "%-m"]
 SAMPLE_MESSAGE = "?"
 """A message that shows what a chat template writes around it."""
 
@@ -43,7 +43,7 @@ class ChatTemplate:
     def __init__(self, tokenizer: "PreTrainedTokenizerBase", variables: Mapping[str, Any], today: str) -> None:
         day = date.fromisoformat(today)
         self._tokenizer = tokenizer
-        self._text = _TODAY.sub(lambda call: repr(day.strftime(call[2])), tokenizer.get_chat_template())
+        self._text = _dated(day) + tokenizer.get_chat_template()
         unset = [name for name in _SWITCHES if name not in variables]
         self._variables = {**variables, **dict.fromkeys(unset, False)}
         self._end = ""
@@ -70,6 +70,15 @@ class ChatTemplate:
                 **variables,
             )
         )
+
+
+def _dated(day: date) -> str:
+    """The beginning of a template in which `strftime_now` is about this day, in place of transformers' function.
+
+    It is a macro, because variables of a template cannot be functions.
+    """
+    known = "".join(f"|replace({code!r}, {day.strftime(code)!r})" for code in _DATE_CODES)
+    return "{% macro strftime_now(form) %}{{ form" + known + " }}{% endmacro %}"
 
 
 class PromptWriter:

@@ -18,6 +18,7 @@ from transformers import PreTrainedTokenizerBase
 
 from expctr.data.batches import Nouns, SampleText
 from expctr.errors import UserError, check_range
+from expctr.llm.loading import check_chat_template
 from expctr.llm.prompt_writer import SAMPLE_MESSAGE, PromptWriter
 
 _FIELDS = {
@@ -123,6 +124,8 @@ class Prompts(PromptWriter):
                 f"the chat template of {tokenizer.name_or_path} cannot be filled in: {error}. Fix: give its variables "
                 "by prompts.template_kwargs, or choose another base (llm.path)"
             ) from error
+        if self.chat:
+            check_chat_template(tokenizer, tokenizer.name_or_path, options.template_kwargs)
         self.options = options
         if self.chat and self.chat.turned_off:
             means = ", ".join(self.chat.turned_off)
@@ -153,16 +156,25 @@ class Prompts(PromptWriter):
             for reason, target in zip(reasons, titles, strict=True)
         ]
 
+    def longest(self, include_title: bool) -> int:
+        """The most tokens of a prompt: of one with a history, or of the LC question without its explanation."""
+        question = self.lc([SampleText("", (), ())], [""], include_title)[0]
+        return max(self.prompt_tokens, len(question) + self.title_tokens)
+
+    def chat_sample(self) -> str:
+        """What the chat template writes around a message. Checkpoints hold it, for `check_same_chat`."""
+        return self.in_template(SAMPLE_MESSAGE)
+
     def check_same_chat(self, then: str) -> None:
         """Refuse to go on with a run if the chat template writes something else than it did for that run.
 
         Args:
-            then: what `in_template(SAMPLE_MESSAGE)` was.
+            then: what `chat_sample` was.
 
         Raises:
             UserError: it is different now.
         """
-        now = self.in_template(SAMPLE_MESSAGE)
+        now = self.chat_sample()
         if now != then:
             shorter = min(len(now), len(then))
             same = next((i for i in range(shorter) if now[i] != then[i]), shorter)

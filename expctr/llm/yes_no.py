@@ -34,8 +34,8 @@ class LCOptions:
     include_title: bool = False
     """Name the target in the prompt. The paper's template does not."""
     min_mass: float = 0.01
-    """The smallest p(yes) + p(no) with which `fit` trains on the LC reward. A base that hardly ever gives one of the
-    answers says little by preferring one of them."""
+    """The smallest p(yes) + p(no) with which `fit` trains on the LC reward. Where both answers
+    are improbable, which of them is likelier says little. ICL and TALLRec do not use it."""
 
     def __post_init__(self) -> None:
         check_range("lc", self, min_mass=(0, 1))

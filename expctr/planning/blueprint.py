@@ -21,8 +21,8 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 
-from expctr.errors import UserError
-from expctr.llm.architecture import decoder
+from expctr.errors import UserError, first_line
+from expctr.llm.architecture import STATE, decoder, keeps_state
 from expctr.llm.cpu.attention import GROUPED
 from expctr.llm.critic import ValueHead
 from expctr.llm.gradient_checkpointing import recompute_activations
@@ -114,7 +114,7 @@ class Blueprint(nn.Module):
         remove_storage(self, self._fake)
         self._peaks: dict[tuple[Any, ...], Counter[str]] = {}
         with self._fake, torch.no_grad(), self._explain_errors():
-            cache = self._two_tokens(base, options.attention == "auto")
+            cache = self._cache_of_two_tokens(base, options.attention == "auto")
             self._layers = [(layer.keys[:, :, :1], layer.values[:, :, :1]) for layer in cast(list[Any], cache.layers)]
         self.cache_bytes = sum(keys.nbytes + values.nbytes for keys, values in self._layers)
         """Bytes of the keys and values of one token."""
@@ -122,21 +122,18 @@ class Blueprint(nn.Module):
         self.attention_size = sum(heads * (k.shape[-1] + v.shape[-1]) for k, v in self._layers)
         """Number of multiplications of one query with one key and its value, over all layers."""
 
-    def _two_tokens(self, base: PreTrainedModel, may_change: bool) -> DynamicCache:
+    def _cache_of_two_tokens(self, base: PreTrainedModel, eager_allowed: bool) -> DynamicCache:
         """The cache of two tokens. The attention becomes eager if the base needs what the chosen one lacks."""
-        if any(DynamicCache(config=base.config).is_linear):
-            raise UserError(
-                f"llm.path: expctr plan cannot count the memory of {type(base).__name__}, because some layers keep a "
-                "state in place of each token's keys and values"
-            )
+        if keeps_state(base.config):
+            raise UserError(f"llm.path: expctr plan cannot count the memory of {type(base).__name__}, because {STATE}")
         ids, cache = torch.zeros(1, 2, dtype=torch.long), DynamicCache()
         try:
             self.model.hidden(ids, torch.ones_like(ids), False, cache)
         except UserError:
-            if not may_change:
+            if not eager_allowed:
                 raise
             base.set_attn_implementation("eager")
-            return self._two_tokens(base, may_change=False)
+            return self._cache_of_two_tokens(base, eager_allowed=False)
         return cache
 
     def _frozen_bytes(self, module: nn.Module) -> int:
@@ -224,7 +221,7 @@ class Blueprint(nn.Module):
         except (DynamicOutputShapeException, NotImplementedError, RuntimeError) as error:
             raise UserError(
                 f"llm.path: the memory of {type(self.model.causal).__name__} cannot be counted without its weights, "
-                f"because its code depends on their values ({str(error).splitlines()[0]})"
+                f"because its code depends on their values ({first_line(error)})"
             ) from error
 
 
@@ -236,7 +233,7 @@ def base_config(options: LLMOptions) -> PreTrainedConfig:
         raise
     except (OSError, ValueError) as error:
         raise UserError(
-            f"llm.path: there is no model config in {options.path} ({str(error).splitlines()[0]}); give a folder "
+            f"llm.path: there is no model config in {options.path} ({first_line(error)}); give a folder "
             "with the model's config.json (or with llm.gguf_file its GGUF file), or a hub id"
         ) from error
 

@@ -25,7 +25,7 @@ class Sizes:
     prompt_tokens: int
     response_tokens: int
     replicated: bool = False
-    """Does each device hold all weights (`configs/ddp.yaml`), in place of its shards (`configs/fsdp.yaml`)?"""
+    """Does each device hold all weights (`configs/ddp.yaml`), or only its share of them (`configs/fsdp.yaml`)?"""
 
 
 def parse_memory(text: str) -> int:

@@ -12,7 +12,6 @@ from expctr.llm.critic import ValueHead
 from expctr.llm.loading import LLMOptions
 from expctr.llm.model import LanguageModel
 from expctr.llm.probe import check_context, load_model
-from expctr.llm.prompt_writer import SAMPLE_MESSAGE
 from expctr.llm.prompts import PromptOptions, Prompts
 from expctr.llm.rollout import Rollout, RolloutOptions, decode_texts, draw_noise, generate
 from expctr.llm.yes_no import DirectQuestion, LCOptions, LCScorer
@@ -77,10 +76,8 @@ class Policy(nn.Module):
         self.model = load_model(self.llm, seed, mesh, device)
         self.value_head = ValueHead(self.model.hidden_size, seed=seed, reads_label=self.ppo.critic_label)
         self.prompts = Prompts(self.model.tokenizer, self.prompt_options, nouns)
-        question = self.prompts.lc([SampleText("", (), ())], [""], self.lc.include_title)[0]
-        longest = max(self.prompt_options.prompt_tokens, len(question) + self.prompt_options.title_tokens)
-        options = "prompts.prompt_tokens and rollout.max_new_tokens"
-        check_context(self.model, longest + self.rollout_options.max_new_tokens, options)
+        tokens = self.prompts.longest(self.lc.include_title) + self.rollout_options.max_new_tokens
+        check_context(self.model, tokens, "prompts.prompt_tokens and rollout.max_new_tokens")
         self.lc_scorer = LCScorer(self.model, self.prompts, self.lc)
         self.direct = DirectQuestion(self.model, self.prompts, self.lc)
         self.update = PPOUpdate(self.model, self.value_head, self.ppo, self.kl, self.rollout_options, self.reward.delta)
@@ -142,8 +139,8 @@ class Policy(nn.Module):
 
     def extra_state(self) -> dict[str, Any]:
         """What a checkpoint needs besides weights, as plain values."""
-        chat = self.prompts.in_template(SAMPLE_MESSAGE)
-        return {"beta": self.update.beta, "running": self.normaliser.state_dict(), "chat": chat}
+        running, chat = self.normaliser.state_dict(), self.prompts.chat_sample()
+        return {"beta": self.update.beta, "running": running, "chat": chat}
 
     def load_extra_state(self, state: dict[str, Any]) -> None:
         """The inverse of `extra_state`. Checkpoints before 0.2 do not have `chat`.

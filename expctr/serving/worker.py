@@ -91,10 +91,8 @@ class ModelWorker(ls.LitAPI):  # type: ignore[misc]
             try:
                 queries.append(make_query(self.predictor.data, request["user"], target=request["target"], **titles))
                 answers.append(Reply())
-            except DataError:  # of the server's files, which are not this client's concern
-                raise
             except UserError as error:
-                answers.append(Reply(status=422, body=str(error)))
+                answers.append(_fault(error))
         found = iter(self.predictor.answer_all(queries))
         return [Reply(body=next(found)) if answer.status == 200 else answer for answer in answers]
 
@@ -108,10 +106,15 @@ def _alone(answer: Callable[[Sequence[Mapping[str, Any]]], list[Reply]], request
     try:
         return answer([request])[0]
     except Exception as error:
-        if isinstance(error, UserError) and not isinstance(error, DataError):
-            return Reply(status=422, body=str(error))
-        log.exception("a request could not be answered")
-        return Reply(status=500, body="internal error")
+        return _fault(error)
+
+
+def _fault(error: Exception) -> Reply:
+    """What a client is told: what to change in the request, but nothing of the server's code and files."""
+    if isinstance(error, UserError) and not isinstance(error, DataError):
+        return Reply(status=422, body=str(error))
+    log.error("a request could not be answered", exc_info=error)
+    return Reply(status=500, body="internal error")
 
 
 def suggestions(typed: str, names: pl.Series, lower: pl.Series) -> list[str]:

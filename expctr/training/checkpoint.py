@@ -13,7 +13,7 @@ import torch
 from lightning.pytorch.callbacks import Checkpoint
 from torch.distributed.checkpoint.api import CheckpointException
 
-from expctr.errors import BadRunError, UserError
+from expctr.errors import BadRunError, UserError, first_line
 from expctr.training.sharded_loading import torn
 from expctr.training.signals import Signals, Stopped
 
@@ -163,7 +163,7 @@ def fault(path: Path) -> str | None:
         return "it is cut short, or no checkpoint at all"
     except pickle.UnpicklingError as error:
         asked = re.search(r"(?:asks for|[Uu]nsupported (?:global|GLOBAL)):? (?:GLOBAL )?(\w\S*)", str(error))
-        return f"it asks to run {asked[1]}" if asked else f"it is damaged ({str(error).splitlines()[0]})"
+        return f"it asks to run {asked[1]}" if asked else f"it is damaged ({first_line(error)})"
     except OSError as error:
         return str(error)
     if not isinstance(state, dict) or not {"features", "loops"} <= set(state):
@@ -181,7 +181,7 @@ def _cause(error: BaseException) -> str:
     """An error of saving in a few words; a sharded one's first failure."""
     if isinstance(error, CheckpointException):
         error = next((wrapped[0] for wrapped in error.failures.values()), error)
-    return str(error).splitlines()[0]
+    return first_line(error)
 
 
 def remove(path: Path) -> None:

@@ -14,6 +14,7 @@ class ReplicatedStrategy(MultiDeviceStrategy, DDPStrategy):
     """
 
     def __init__(self) -> None:
+        """Take no arguments: those of Lightning's class are about the wrapper, and would do nothing."""
         super().__init__()
 
     def configure_ddp(self) -> None:

@@ -24,6 +24,7 @@ from transformers import (
     LlamaForSequenceClassification,
 )
 
+from expctr.data.batches import Nouns
 from expctr.errors import UserError
 from expctr.llm.kv_cache import keys_and_values
 from expctr.llm.loading import (
@@ -35,6 +36,7 @@ from expctr.llm.loading import (
     resolve_dtype,
 )
 from expctr.llm.model import LanguageModel
+from expctr.llm.prompts import PromptOptions, Prompts
 
 PT = {"format": "pt"}
 
@@ -71,6 +73,7 @@ def test_a_folder_that_is_not_whole_is_refused(tmp_path: Path) -> None:
             load(folder)
 
 
+NOUNS = Nouns("movie", "movies", "viewer", "viewing")
 CONFIGS: dict[str, object] = {
     "a width as text": {"hidden_size": "32"},
     "heads that do not divide it": {"num_attention_heads": 5, "num_key_value_heads": 5},
@@ -148,6 +151,20 @@ def test_a_chat_template_that_shows_no_message_is_refused(
     tokenizer.chat_template = template  # type: ignore[assignment]
     with pytest.raises(UserError, match=rf"llm\.path: the chat template of base {reason}.*\. Fix: mend it"):
         check_chat_template(tokenizer, "base")
+
+
+def test_a_chat_template_that_needs_variables_is_loaded_and_asked_for_them(tmp_path: Path) -> None:
+    folder = make_llm(tmp_path / "base")
+    needs = "{% if not effort %}{{ raise_exception('no effort') }}{% endif %}{{ messages[0].content }} ({{ effort }})"
+    (folder / "chat_template.jinja").write_text(needs)
+    tokenizer = load(folder).tokenizer
+    prompts = Prompts(tokenizer, PromptOptions(template_kwargs={"effort": "low"}), NOUNS)
+    assert prompts.in_template("Hi") == "Hi (low)"
+    with pytest.raises(UserError, match=r"cannot be filled in: no effort\. Fix: give its variables by prompts\.templ"):
+        Prompts(tokenizer, PromptOptions(), NOUNS)
+    tokenizer.chat_template = needs.replace("messages[0].content", "'Hi'")
+    with pytest.raises(UserError, match=r"does not show a user's message"):
+        Prompts(tokenizer, PromptOptions(template_kwargs={"effort": "low"}), NOUNS)
 
 
 def test_a_tokenizer_that_knows_more_tokens_than_the_base_is_refused(llm_folder: Path) -> None:

@@ -269,9 +269,10 @@ def test_a_template_does_not_think_before_the_answer_unless_it_is_asked_to(
     )
 
 
-@pytest.mark.parametrize("quote", ["'", '"'])
-def test_a_template_prints_the_day_of_the_option(chat: PreTrainedTokenizerBase, quote: str) -> None:
-    today = f"{{% set today = strftime_now({quote}%d %b %Y{quote}) %}}Today Date: {{{{ today }}}}\n"
+@pytest.mark.parametrize("form", ["'%d %b %Y'", '"%d %b %Y"', "form"])
+def test_a_template_prints_the_day_of_the_option(chat: PreTrainedTokenizerBase, form: str) -> None:
+    """Whether it writes the form of the date there, or by a name."""
+    today = f"{{% set form = '%d %b %Y' %}}{{% set today = strftime_now({form}) %}}Today Date: {{{{ today }}}}\n"
     dated = with_template(chat, "", f"{{% if strftime_now is defined %}}{today}{{% endif %}}")
     prompts = Prompts(dated, PromptOptions(date="2023-12-05"), BOOKS)
     assert prompts.in_template("Hi") == "Today Date: 05 Dec 2023\n<|user|>Hi<|assistant|>"

@@ -1,4 +1,4 @@
-"""Loading of a base, whole or in shards: then each rank reads only its own shard from disk."""
+"""How transformers loads a base: whole, or each rank only its own shard."""
 
 import os
 from typing import Any, cast
@@ -8,7 +8,7 @@ from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor
 from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.tensor import DTensor
-from transformers import AutoConfig, AutoModelForCausalLM, DistributedConfig, PreTrainedModel
+from transformers import AutoConfig, AutoModelForCausalLM, DistributedConfig, PreTrainedConfig, PreTrainedModel
 
 from expctr.errors import UserError
 from expctr.llm.architecture import decoder_layers
@@ -73,9 +73,9 @@ def fill(model: PreTrainedModel, weights: dict[str, Tensor], loaded: PreTrainedM
     return model
 
 
-def can_load_shards(path: str, mesh: DeviceMesh, **hub: Any) -> bool:
+def can_load_shards(config: PreTrainedConfig, mesh: DeviceMesh) -> bool:
     """Are there several ranks, on the kind of device that transformers would choose, and is the base in floats?"""
     accelerator = torch.accelerator.current_accelerator()
     if mesh.size() == 1 or mesh.device_type != (accelerator.type if accelerator else "cpu"):
         return False
-    return getattr(AutoConfig.from_pretrained(path, **hub), "quantization_config", None) is None
+    return getattr(config, "quantization_config", None) is None

@@ -15,7 +15,6 @@ from expctr.data.batches import Batch, BatchSpec, Nouns
 from expctr.llm.loading import LLMOptions
 from expctr.llm.model import LanguageModel
 from expctr.llm.probe import check_context, load_model
-from expctr.llm.prompt_writer import SAMPLE_MESSAGE
 from expctr.llm.prompts import PromptOptions, Prompts
 from expctr.llm.yes_no import DirectQuestion, LCOptions
 from expctr.modules.checks import check_precision
@@ -67,7 +66,7 @@ class DirectModule(ScoringModule):
         """Trained weights only, and what the chat template writes."""
         super().on_save_checkpoint(checkpoint)
         if self.built:
-            checkpoint["chat"] = self.question.prompts.in_template(SAMPLE_MESSAGE)
+            checkpoint["chat"] = self.question.prompts.chat_sample()
         state = checkpoint["state_dict"]
         checkpoint["state_dict"] = {k: state[k] for k, p in self.named_parameters() if p.requires_grad and k in state}
 
