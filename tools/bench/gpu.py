@@ -100,7 +100,7 @@ def draw_base(path: str, dtype: torch.dtype, output_loading_info: bool = False, 
     torch.manual_seed(0)
     with best_device():
         base = AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(path), dtype=dtype)
-    return (base, {"missing_keys": []}) if output_loading_info else base
+    return (base, {"missing_keys": [], "unexpected_keys": []}) if output_loading_info else base
 
 
 def random_ratings(users: int = 60, each: int = 12) -> TableDataModule:
