@@ -28,8 +28,8 @@ def decoder_layers(model: PreTrainedModel) -> nn.ModuleList:
     layers = getattr(decoder(model), "layers", None)
     if not isinstance(layers, nn.ModuleList):
         raise UserError(
-            f"llm.path: {type(model).__name__} has no list of layers to shard. Fix: give --config ddp in place of "
-            "--config fsdp, or train on one device"
+            f"llm.path: {type(model).__name__} has no list of layers to shard or to compile. Fix: give --config ddp in "
+            "place of --config fsdp, or train on one device; set llm.compile_layers to false"
         )
     return layers
 

@@ -22,13 +22,8 @@ MAX_CACHES = 4
 
 
 def compile_step(step: Callable[..., Tensor], device: torch.device) -> Callable[..., Tensor]:
-    """Compile a decoding step at its first call; on a GPU, it is recorded as a CUDA graph.
-
-    Compiled code is kept in `$TORCHINDUCTOR_CACHE_DIR`. Unless it is set, that is a folder of this user's: torch's own
-    default is in the shared `/tmp`, where anyone could put pickles for it to load.
-    """
-    if "TORCHINDUCTOR_CACHE_DIR" not in os.environ:
-        os.environ["TORCHINDUCTOR_CACHE_DIR"] = str((cache_folder() or Path(mkdtemp())) / "compiled")
+    """Compile a decoding step at its first call; on a GPU, it is recorded as a CUDA graph."""
+    keep_compiled_code()
     torch._dynamo.config.recompile_limit = max(torch._dynamo.config.recompile_limit, MAX_GRAPHS)
     compiled = torch.compile(step, mode="reduce-overhead" if device.type == "cuda" else "default")
 
@@ -37,6 +32,15 @@ def compile_step(step: Callable[..., Tensor], device: torch.device) -> Callable[
         return compiled(*args)
 
     return run
+
+
+def keep_compiled_code() -> None:
+    """Let torch keep compiled code in `$TORCHINDUCTOR_CACHE_DIR`; unless it is set, in a folder of this user's.
+
+    torch's own default is in the shared `/tmp`, where anyone could put pickles for it to load.
+    """
+    if "TORCHINDUCTOR_CACHE_DIR" not in os.environ:
+        os.environ["TORCHINDUCTOR_CACHE_DIR"] = str((cache_folder() or Path(mkdtemp())) / "compiled")
 
 
 def to_static(cache: Cache, filled: int, known: dict[tuple[object, ...], Cache]) -> Cache:

@@ -1,7 +1,7 @@
 """Gradient checkpointing: less memory, more time (Chen et al. 2016)."""
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from functools import partial
 from typing import Any
 
@@ -29,13 +29,23 @@ def recompute_activations(model: LanguageModel) -> Iterator[None]:
         raise UserError(
             f"ppo.gradient_checkpointing: {type(model.causal).__name__} does not support it; set it to false"
         )
-    for layer in layers:  # not __call__, where FSDP's hooks are: it gathers weights once for both passes
-        layer.forward = partial(_checkpointed, layer.forward)
+    with ExitStack() as stack:
+        for layer in layers:  # not __call__, where FSDP's hooks are: it gathers weights once for both passes
+            stack.enter_context(_replaced(layer, partial(_checkpointed, layer.forward)))
+        yield
+
+
+@contextmanager
+def _replaced(layer: GradientCheckpointingLayer, forward: Callable[..., Any]) -> Iterator[None]:
+    before = vars(layer).get("forward")  # of a compiled layer
+    layer.forward = forward
     try:
         yield
     finally:
-        for layer in layers:
+        if before is None:
             del layer.forward
+        else:
+            layer.forward = before
 
 
 def _checkpointed(forward: Callable[..., Any], *args: Any, **options: Any) -> Any:

@@ -54,10 +54,15 @@ class LLMOptions:
     the number of devices, because all rows of a batch decide which values stay in 16 bits."""
     attention: Literal["auto", "grouped", "sdpa", "eager", "flash_attention_2"] = "auto"
     """Implementation of attention. `grouped` is expctr's own for CPUs, the others are those of transformers. `auto`:
-    `grouped` on a CPU if the model supports it, else what transformers chooses."""
+    `grouped` on a CPU if the model supports it, else what transformers chooses. With `flash_attention_2`, passes that
+    do not start from a cache of the prompts (`adapter_scope: all`) compute no padding."""
     compile_decoding: bool = False
-    """Decode with torch.compile (CUDA graphs on a GPU) and a cache of fixed size; not with FSDP. Each new number of
-    rows or prompt width takes a minute to compile, and the last four caches stay in memory. Not worth it on a CPU."""
+    """Decode with torch.compile (CUDA graphs on a GPU) and a cache of fixed size, by `grouped` attention if the model
+    supports it, which reads keys once for all heads that share them; not with FSDP. Each new number of rows or prompt
+    width takes a minute to compile, and the last four caches stay in memory. Not worth it on a CPU."""
+    compile_layers: bool = False
+    """Compile the decoder layers with torch.compile, for training and reference passes; needs `adapter_scope: all`, and
+    not with FSDP. It takes minutes at the first batch, and was never run on a GPU."""
     adapter_scope: Literal["all", "response"] = "all"
     """`all`: the adapter acts on every token. `response`: it acts from the prompt's last token on. The prompt's keys
     and values then come from the frozen base; they are computed once per sample and reused by the rollout, the
@@ -74,6 +79,11 @@ class LLMOptions:
         check_range("llm", self, lora_r=(1, inf), lora_alpha=(1, inf))
         if self.quantization != "none" and self.gguf_file:
             raise UserError("llm.quantization and llm.gguf_file exclude each other: a GGUF file has its own precision")
+        if self.compile_layers and self.adapter_scope == "response":
+            raise UserError(
+                "llm.compile_layers compiles passes without a cache, and with llm.adapter_scope: response all passes "
+                "start from the prompts' cache. Fix: set llm.compile_layers to false"
+            )
 
 
 def load_tokenizer(options: LLMOptions) -> PreTrainedTokenizerBase:

@@ -45,6 +45,8 @@ class LanguageModel(nn.Module):
 
     caching: Caching = "shared"
     """See `set_caching`."""
+    decoding_attention: str | None = None
+    """The implementation of attention in compiled decoding, if it is not that of other passes; set by `probe`."""
     _compiled_step: Callable[..., Tensor] | None = None
 
     def __init__(self, peft: "PeftModel", tokenizer: PreTrainedTokenizerBase, options: LLMOptions) -> None:
@@ -123,6 +125,26 @@ class LanguageModel(nn.Module):
         """The implementation of attention; see `LLMOptions.attention`."""
         return str(self.causal.config.get_text_config()._attn_implementation)
 
+    @contextmanager
+    def attending(self, attention: str | None) -> Iterator[None]:
+        """Compute with another implementation of attention; with the same one if it is None."""
+        chosen = self.attention
+        self.set_attention(attention or chosen)
+        try:
+            yield
+        finally:
+            self.set_attention(chosen)
+
+    def set_attention(self, attention: str) -> None:
+        """Choose the implementation of attention."""
+        if attention != self.attention:
+            self.causal.set_attn_implementation(attention)
+
+    @property
+    def packs(self) -> bool:
+        """Do passes without a cache leave padding out? Flash attention keeps the rows of one long row apart."""
+        return self.attention.startswith("flash_attention")
+
     @property
     def reads_shared_prompts(self) -> bool:
         """Can the attention read a `SharedPromptLayer`?"""
@@ -158,7 +180,7 @@ class LanguageModel(nn.Module):
         return [module for module in self.peft.modules() if isinstance(module, BaseTunerLayer)]
 
     def hidden(self, ids: Tensor, mask: Tensor, adapter: bool, cache: Cache | None = None) -> Tensor:
-        """Last hidden states of new tokens, `[batch, tokens, hidden]`.
+        """Last hidden states of new tokens, `[batch, tokens, hidden]`. Values at padding have no meaning.
 
         Args:
             ids: the new tokens, `[batch, tokens]`.
@@ -169,13 +191,20 @@ class LanguageModel(nn.Module):
         """
         positions = (mask.long().cumsum(1) - 1).clamp_min(0)[:, -ids.shape[1] :]
         with self.adapter(adapter):
-            out = decoder(self.causal)(
-                input_ids=ids,
-                attention_mask=mask.long(),
-                position_ids=positions,
-                past_key_values=cache,
-                use_cache=cache is not None,
-            )
+            if cache is None and self.packs:
+                packed = self._decoder(ids[mask][None], None, positions[mask][None], None)[0]
+                return packed.new_zeros(*ids.shape, packed.shape[-1]).masked_scatter(mask[..., None], packed)
+            return self._decoder(ids, mask.long(), positions, cache)
+
+    def _decoder(self, ids: Tensor, mask: Tensor | None, positions: Tensor, cache: Cache | None) -> Tensor:
+        """Without a mask, each row of positions that starts again at 0 is a row of its own to attention."""
+        out = decoder(self.causal)(
+            input_ids=ids,
+            attention_mask=mask,
+            position_ids=positions,
+            past_key_values=cache,
+            use_cache=cache is not None,
+        )
         return cast(Tensor, out.last_hidden_state)
 
     def output(self, hidden: Tensor, tokens: list[int] | None = None) -> Tensor:

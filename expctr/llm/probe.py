@@ -16,6 +16,8 @@ from torch.distributed.device_mesh import DeviceMesh
 
 from expctr.errors import UserError, first_line
 from expctr.llm.architecture import STATE, keeps_state
+from expctr.llm.compiled_layers import compile_layers
+from expctr.llm.cpu.attention import GROUPED
 from expctr.llm.kv_cache import share_cache, share_prompts
 from expctr.llm.loading import LLMOptions
 from expctr.llm.logprobs import score_responses
@@ -52,6 +54,8 @@ def load_model(
     model = LanguageModel.load(options, seed, mesh, device)
     if not model.is_sharded:
         probe(model)
+    if options.compile_layers:
+        compile_layers(model.causal)
     return model
 
 
@@ -66,7 +70,7 @@ def probe(model: LanguageModel, rows: Rows | None = None) -> None:
     options, name = model.options, f"llm.path: {model.options.path} ({type(model.causal).__name__})"
     plain, problems = plain_logits(model, rows), list[str]()
     for way in _ways(model):
-        _set_attention(model, way.attention)
+        model.set_attention(way.attention)
         model.set_caching(way.caching)
         problem = find_problem(model, rows, plain, way.scope)
         if problem is None:
@@ -85,6 +89,10 @@ def probe(model: LanguageModel, rows: Rows | None = None) -> None:
     if problems:
         why = _reason(model, rows, plain, problems)
         rank_zero_info(f"{name} is computed with attention {way.attention} and caching {way.caching}: {why}")
+    if options.compile_decoding and model.causal._supports_attention_backend:
+        with model.attending(GROUPED):
+            grouped_is_right = find_problem(model, rows, plain, way.scope) is None
+        model.decoding_attention = GROUPED if grouped_is_right else None
 
 
 def check_context(model: LanguageModel, tokens: int, options: str) -> None:
@@ -134,7 +142,7 @@ def plain_logits(model: LanguageModel, rows: Rows) -> list[Tensor]:
     chosen, caching, found = model.attention, model.caching, []
     model.set_caching("native")
     if model.causal._can_set_attn_implementation():
-        _set_attention(model, "eager")
+        model.set_attention("eager")
     for prompt, response in zip(*rows, strict=True):
         ids = torch.tensor([prompt + response], device=model.device)
         try:
@@ -152,7 +160,7 @@ def plain_logits(model: LanguageModel, rows: Rows) -> list[Tensor]:
                 "if they are damaged; if llm.dtype is float16, choose bfloat16 or float32"
             )
         found.append(logits)
-    _set_attention(model, chosen)
+    model.set_attention(chosen)
     model.set_caching(caching)
     return found
 
@@ -199,11 +207,6 @@ def _logits(model: LanguageModel, rows: Rows, scope: Scope) -> Iterator[tuple[st
         raise ValueError(f"hidden states have {hidden.shape[-1]} numbers, the output layer reads {model.hidden_size}")
     for row, states in enumerate(hidden):
         yield "padded responses are scored", row, model.logits(states[there[row]])
-
-
-def _set_attention(model: LanguageModel, attention: str) -> None:
-    if attention != model.attention:
-        model.causal.set_attn_implementation(attention)
 
 
 def difference(ours: Tensor, plain: Tensor) -> float:

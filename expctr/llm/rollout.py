@@ -138,7 +138,7 @@ def generate(
     cache: Cache = prefilled if shared == 1 else share_prompts(prefilled, shared)
     if static:
         cache, seen = to_static(prefilled, width - 1, model.static_caches), F.pad(mask, (0, room - 1))
-    with watch("decode"):
+    with watch("decode"), model.attending(model.decoding_attention):
         for step in range(limit):
             uniform = None if noise is None else noise[alive, step]
             chosen, logprob = decode_step(model, current, seen, cache, adapter, options.temperature, uniform)

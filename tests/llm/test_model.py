@@ -99,3 +99,35 @@ def test_positions_come_from_the_mask(llm_folder: Path, tmp_path: Path) -> None:
     mask = torch.cat([torch.zeros(1, 5), torch.ones_like(ids)], 1)
     states = model.hidden(padded, mask, adapter=False)[:, 5:]
     torch.testing.assert_close(model.logits(states), logits(model), atol=1e-4, rtol=0)
+
+
+def test_packed_rows_have_the_states_and_gradients_of_padded_ones(
+    llm_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Flash attention needs a GPU; by the same positions, sdpa keeps the rows of one long row apart, too."""
+    model = load(llm_folder, attention="sdpa").double()  # the random base's gradients magnify rounding
+    stir_adapter(model)
+    ids = torch.randint(4, model.vocab_size, (3, 7), generator=torch.Generator().manual_seed(1))
+    mask = torch.tensor([[0, 0, 1, 1, 1, 1, 0], [1, 1, 1, 1, 1, 1, 1], [0, 0, 0, 0, 0, 1, 1]]).bool()
+    weights = torch.randn(13, model.hidden_size, generator=torch.Generator().manual_seed(2)).double()
+    trained = [p for p in model.parameters() if p.requires_grad]
+    widths = []
+    model.causal.get_input_embeddings().register_forward_hook(lambda *found: widths.append(tuple(found[1][0].shape)))
+
+    def states_and_gradients() -> list[Tensor]:
+        states = model.hidden(ids, mask, adapter=True)[mask]
+        return [states, *torch.autograd.grad((states * weights).sum(), trained)]
+
+    padded = states_and_gradients()
+    monkeypatch.setattr(LanguageModel, "packs", True)
+    packed = states_and_gradients()
+    for one, other in zip(packed, padded, strict=True):
+        torch.testing.assert_close(one, other, atol=1e-8, rtol=1e-6)
+    assert widths == [(3, 7), (1, 13)], "13 tokens are not padding"
+
+
+@pytest.mark.parametrize(("attention", "packs"), [("sdpa", False), ("grouped", False), ("flash_attention_2", True)])
+def test_only_flash_attention_packs(llm_folder: Path, attention: str, packs: bool) -> None:
+    model = load(llm_folder)
+    model.causal.config._attn_implementation = attention  # flash attention would not load here
+    assert model.packs == packs

@@ -251,13 +251,16 @@ def free_memory() -> None:
 
 
 def settings(sizes: Sequence[str], folder: Path, on_gpu: bool) -> Iterator[tuple[str, LLMOptions]]:
-    """Write the bases, and yield each setting with its name; compiled decoding, which takes longest, comes last."""
+    """Write the bases, and yield each setting with its name; compiled ones, which take longest, come last."""
     scopes: tuple[Literal["response", "all"], ...] = ("response", "all")
     for size in sizes:
         write_base(size, folder / size)
         for compiled in (False, True) if on_gpu else (False,):  # not worth it on a processor
             for scope in scopes:
-                llm = LLMOptions(str(folder / size), adapter_scope=scope, compile_decoding=compiled)
+                layers = compiled and scope == "all"
+                llm = LLMOptions(
+                    str(folder / size), compile_decoding=compiled, compile_layers=layers, adapter_scope=scope
+                )
                 yield f"{size}, {scope}{', compiled' * compiled}", llm
 
 

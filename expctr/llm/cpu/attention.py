@@ -1,4 +1,4 @@
-"""Attention for CPUs: batched matrix products over groups of heads that share keys."""
+"""Attention for CPUs, and for compiled decoding: batched products over groups of heads that share keys."""
 
 from typing import Any, cast
 

@@ -28,11 +28,12 @@ def shard(model: LanguageModel, value_head: nn.Module, mesh: DeviceMesh) -> None
     - Other weights may have been loaded as shards already (`load_shards`).
 
     Raises:
-        UserError: an adapter is outside the decoder layers, where gradients would not be averaged; or decoding is
-            compiled.
+        UserError: an adapter is outside the decoder layers, where gradients would not be averaged; or something is to
+            be compiled.
     """
-    if model.options.compile_decoding:
-        raise UserError("llm.compile_decoding: a sharded model cannot be compiled. Fix: false, or --config ddp")
+    for option in ("compile_decoding", "compile_layers"):
+        if getattr(model.options, option):
+            raise UserError(f"llm.{option}: a sharded model cannot be compiled. Fix: false, or --config ddp")
     from bitsandbytes.nn.modules import Int8Params, Params4bit  # not at the top: slow, and --help does not need it
 
     was_sharded = model.is_sharded

@@ -1,0 +1,29 @@
+"""Compiled decoder layers: fewer and larger kernels in passes without a cache."""
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import torch
+from transformers import PreTrainedModel
+
+from expctr.llm.architecture import decoder_layers
+from expctr.llm.compiled_decoding import keep_compiled_code
+
+
+def compile_layers(model: PreTrainedModel) -> None:
+    """Compile each decoder layer at its first call without a cache.
+
+    The layers run the same code, so they share a few graphs. A cache would need a graph per layer, because it is asked
+    for the keys of a layer by its number.
+
+    Raises:
+        UserError: the base has no list of layers.
+    """
+    keep_compiled_code()
+    for layer in decoder_layers(model):
+        layer.forward = partial(_forward, layer.forward, torch.compile(layer.forward, dynamic=True))
+
+
+def _forward(plain: Callable[..., Any], compiled: Callable[..., Any], *args: Any, **options: Any) -> Any:
+    return (compiled if options.get("past_key_values") is None else plain)(*args, **options)
