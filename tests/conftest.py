@@ -159,9 +159,8 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> World:
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    """Add the options of `faults/test_random_kills.py`."""
-    parser.addoption("--kills", type=int, default=30, help="number of kills in faults/test_random_kills.py")
-    parser.addoption("--kill_seed", type=int, default=0, help="seed of their moments")
+    """Add the option of `faults/test_random_stops.py`."""
+    parser.addoption("--stop_seed", type=int, default=0, help="seed of the moments in faults/test_random_stops.py")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

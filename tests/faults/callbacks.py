@@ -1,6 +1,8 @@
 """Lightning callbacks that break a run on purpose, and the options that add them to `expctr fit`."""
 
+import contextlib
 import os
+import random
 import resource
 import signal
 import threading
@@ -68,29 +70,62 @@ class Sabotage(Callback):
 
 
 class Mortal(Callback):
-    """Kills its own process by signal 9 some time after training began, whatever the process is doing then.
+    """Stops its own run some time after training began, whatever the process is doing then.
 
     Args:
         seconds: since the first training batch.
+        way: one of the methods below.
         saving: also wait for the next checkpoint to be written, and some milliseconds more.
+        rank: of the process that is stopped; None: all.
     """
 
-    def __init__(self, seconds: float, saving: bool = False) -> None:
-        self.seconds, self.saving, self.began = seconds, saving, 0.0
+    def __init__(self, seconds: float, way: str = "kill", saving: bool = False, rank: int | None = None) -> None:
+        self.seconds, self.way, self.saving, self.rank, self.began = seconds, way, saving, rank, 0.0
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         self.began = time.monotonic()
         if not self.saving:
-            self._end_after(self.seconds)
+            self._stop_after(self.seconds, trainer)
 
     def on_save_checkpoint(self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]) -> None:
         if self.saving and time.monotonic() - self.began >= self.seconds:
-            self._end_after(self.seconds % 0.02)
+            self._stop_after(self.seconds % 0.02, trainer)
 
-    def _end_after(self, seconds: float) -> None:
-        timer = threading.Timer(seconds, os.kill, (os.getpid(), signal.SIGKILL))
-        timer.daemon = True
-        timer.start()
+    def _stop_after(self, seconds: float, trainer: L.Trainer) -> None:
+        if self.rank in (None, trainer.global_rank):
+            timer = threading.Timer(seconds, getattr(self, self.way), (trainer,))
+            timer.daemon = True
+            timer.start()
+
+    def kill(self, trainer: L.Trainer) -> None:
+        """As a power failure would."""
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    def terminate(self, trainer: L.Trainer) -> None:
+        """As a cluster would."""
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    def end_time(self, trainer: L.Trainer) -> None:
+        """As `trainer.max_time` would."""
+        trainer.should_stop = True
+
+    def fill_disk(self, trainer: L.Trainer) -> None:
+        """As another program would: the file `ballast`, beside the run's folder, takes what room is left."""
+        ballast = Path(trainer.default_root_dir).parent / "ballast"
+        with contextlib.suppress(OSError), ballast.open("ab", buffering=0) as file:
+            while True:
+                file.write(bytes(4096))
+
+    def move_clock(self, trainer: L.Trainer) -> None:
+        """By eleven days, forwards or back: files that were written before are from another time. Then kill."""
+        days = random.Random(self.seconds).choice((-11, 11))
+        now, jump = time.time, days * 24 * 3600
+        time.time = lambda: now() + jump
+        for path in Path(trainer.default_root_dir).rglob("*"):
+            with contextlib.suppress(FileNotFoundError):  # a checkpoint may be replaced meanwhile
+                os.utime(path, (now() - jump, now() - jump))
+        time.sleep(self.seconds / 2)
+        self.kill(trainer)
 
 
 class Slow(Callback):
