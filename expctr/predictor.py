@@ -1,6 +1,7 @@
 """A trained run in Python: load it once, then score pairs and explain choices."""
 
 import logging
+import re
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -34,7 +35,7 @@ from expctr.training.selection import check_sharding, select_checkpoint
 
 EXPLANATION, PROBLEM = "explanation", "problem"
 _PAIR = "_pair"
-_DEVICES = ("auto", "cpu", "cuda")
+_DEVICE = re.compile(r"auto|cpu|cuda(:\d+)?")
 
 
 class Predictor:
@@ -61,9 +62,9 @@ class Predictor:
         Raises:
             UserError: the folder holds no run, its checkpoint cannot be used, or its weights are sharded.
         """
+        if not _DEVICE.fullmatch(device):
+            raise UserError(f"device is {device!r}. Fix: give auto, cpu or cuda, or one GPU of several as cuda:1")
         accelerator, _, index = device.partition(":")
-        if accelerator not in _DEVICES or (index and not (accelerator == "cuda" and index.isdigit())):
-            raise UserError(f"device is {device!r}. Fix: give {', '.join(_DEVICES)}, or one GPU of several as cuda:1")
         run = find_run(run)
         path = select_checkpoint("predict", checkpoint, run)
         assert path is not None
@@ -141,7 +142,7 @@ class Predictor:
             UserError: the run writes no explanations.
         """
         if not isinstance(self.module, StagedModule):
-            raise UserError(f"{type(self.module).__name__} writes no sentence that could be explained; use score")
+            raise UserError(f"{type(self.module).__name__} writes no sentence that could be explained. Fix: use score")
         if not queries:
             return []
         rows = pl.concat([query.rows for query in queries])
@@ -160,10 +161,9 @@ class Predictor:
         """What `score` adds to the pairs, beside `problem`: names and types."""
         if isinstance(self.module, ScoringModule):
             return {"score": pl.Float64()}
-        models = self.module.models
         scores = ["s_u"]
-        spread = ["s_u_std"] if models.policy.evaluation.samples > 1 else []
-        if models.ctr_trained:
+        spread = ["s_u_std"] if self.explanations_per_row > 1 else []
+        if self.module.models.ctr_trained:
             scores += ["s_r", "s_0", "s_plain"]
             spread += ["s_r_std"] if spread else []
         return {EXPLANATION: pl.String(), **dict.fromkeys([*scores, *spread], pl.Float64())}
@@ -183,7 +183,8 @@ class Predictor:
         Returns:
             The pairs with all their columns, and: `explanation`, `s_u` (the language model), `s_r` (the CTR model with
             the sentence), `s_0` (without it), `s_plain` (trained without sentences), `s_u_std` and `s_r_std` where
-            there are several explanations per row, and `problem`: why a pair could not be scored, null where it was.
+            there are several explanations per row, and `problem`: why a pair could not be scored, null where it was. A
+            model that writes no sentences adds `score` and `problem` alone.
 
         Raises:
             DataError: a column is missing.
@@ -193,12 +194,14 @@ class Predictor:
             raise UserError(f"pairs are a {type(pairs).__name__}. Fix: give a polars DataFrame")
         if taken := {*pairs.columns} & {*self.columns, PROBLEM, _PAIR}:
             raise UserError(f"pairs have a column {min(taken)}, which is needed for the scores. Fix: rename it")
+        wanted = pl.repeat(explain, pairs.height, eager=True) if isinstance(explain, bool) else pl.Series(explain)
+        if wanted.dtype != pl.Boolean or wanted.null_count() or len(wanted) != pairs.height:
+            raise UserError(
+                "explain has no bool for each pair. Fix: give True, False, a list or a polars Series of bools"
+            )
         columns = read_columns(pairs)
         rows = rows or PairRows(self.data, columns["user"].unique().to_list())
         made, problems = rows.make(columns)
-        wanted = pl.repeat(explain, pairs.height, eager=True) if isinstance(explain, bool) else pl.Series(explain)
-        if wanted.dtype != pl.Boolean or len(wanted) != pairs.height:
-            raise UserError("explain: give True, False, or a list or polars Series with a bool for each pair")
         explained = wanted.gather(made["sample"])
         scores = pl.concat([self._scores(made.filter(explained)), self._scores(made.filter(~explained), explain=False)])
         numbered = pairs.with_columns(pl.int_range(pl.len(), dtype=pl.Int64).alias(_PAIR))
@@ -229,16 +232,20 @@ class Predictor:
             return {"score": self.module.row_scores(batch)}
         models = self.module.models
         if explain:
-            return models.explain(batch, models.policy.evaluation.samples)[0]
+            return models.explain(batch, self.explanations_per_row)[0]
         if not (models.ctr_trained and models.ctr and models.plain):
             raise UserError("this run has no trained CTR model, so only sentences score a pair. Fix: explain all pairs")
         return {"s_0": models.ctr.score(batch), "s_plain": models.plain.score(batch)}
 
     @property
+    def explanations_per_row(self) -> int:
+        """How many explanations a score with a sentence is the mean of."""
+        return self.module.models.policy.evaluation.samples if isinstance(self.module, StagedModule) else 1
+
+    @property
     def batch_size(self) -> int:
         """Rows per batch: as many explanations in memory at a time as `eval_batch_size` says."""
-        per_row = self.module.models.policy.evaluation.samples if isinstance(self.module, StagedModule) else 1
-        return max(1, self.data.eval_batch_size // per_row)
+        return max(1, self.data.eval_batch_size // self.explanations_per_row)
 
 
 def shared_batches(texts: Sequence[SampleText], size: int) -> Iterator[list[int]]:

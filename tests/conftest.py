@@ -183,7 +183,7 @@ def starts_processes(function: Any, seen: set[Any]) -> bool:
     starters += [running.expctr, running.start, running.together, running.server] if running else []
     for name in names_used(function.__code__):
         value = function.__globals__.get(name)
-        if name == "once" or any(value is starter for starter in starters):  # `World.once`
+        if name in ("once", "tested") or any(value is starter for starter in starters):  # of `World`
             return True
         if getattr(value, "__module__", None) == function.__module__ and starts_processes(value, seen):
             return True

@@ -186,6 +186,11 @@ class World(NamedTuple):
                 expctr(*line, ranks=ranks).ok()
         return self.folder / run
 
+    def tested(self, run: str) -> Path:
+        """Return the folder of a run that is trained and tested, once for all tests."""
+        options = self.options(run)
+        return self.once(run, ["fit", *options], ["test", *options])
+
     @contextlib.contextmanager
     def first(self, name: str) -> Iterator[bool]:
         """Yield whether this is the first use of the name by any worker; later uses wait until the first is done."""

@@ -16,6 +16,7 @@ from expctr.cli.app import run as run_cli
 from expctr.cli.predict_pairs import predict_pairs
 from expctr.data.batches import SampleText
 from expctr.errors import UserError
+from expctr.modules.expctr import ExpCTRModule
 from expctr.predictor import Predictor, shared_batches
 from expctr.training.checkpoint import checkpoints
 
@@ -24,8 +25,7 @@ SCORES = ["s_u", "s_r", "s_0", "s_plain"]
 
 @pytest.fixture(scope="module")
 def run(world: World) -> Path:
-    options = world.options("one")
-    return world.once("one", ["fit", *options], ["test", *options])
+    return world.tested("one")
 
 
 @pytest.fixture(scope="module")
@@ -79,6 +79,13 @@ def test_without_a_sentence_only_the_ctr_models_score(predictor: Predictor, pair
         assert part.filter(~some)[column].null_count() == part.filter(~some).height
         assert_frame_equal(part.filter(some).select(column), full.filter(some).select(column), abs_tol=1e-6)
     assert_frame_equal(part.select("s_0", "s_plain"), full.select("s_0", "s_plain"), abs_tol=1e-6)
+
+
+@pytest.mark.parametrize("explain", [[True], [True, None], pl.Series([1, 0]), "top:1"])
+def test_what_says_no_true_or_false_per_pair_is_refused(predictor: Predictor, explain: Any) -> None:
+    pairs = pl.DataFrame({"user": ["1", "2"], "item": ["3", "4"]})
+    with pytest.raises(UserError, match=r"explain has no bool for each pair\. Fix: "):
+        predictor.score(pairs, explain)
 
 
 def test_nothing_to_score_is_no_error(predictor: Predictor, pairs: pl.DataFrame) -> None:
@@ -167,6 +174,31 @@ def test_an_interrupted_file_goes_on_where_it_stopped(
     assert written["explanation"].is_not_null().sum() == 12
 
 
+def test_parts_of_another_number_of_explanations_are_not_gone_on_with(
+    predictor: Predictor, pairs: pl.DataFrame, run: Path, tmp_path: Path, small_chunks: None
+) -> None:
+    """`evaluation.samples` may change between two calls: the scores of 1 and of 2 sentences are not alike."""
+    pairs.write_parquet(tmp_path / "pairs.parquet")
+    job = (tmp_path / "pairs.parquet", tmp_path / "out.csv", "all", checkpoints(run / "checkpoints")[-1])
+    score, scored = Predictor.score, []
+
+    def stops(*args: Any) -> pl.DataFrame:
+        if scored:
+            raise KeyboardInterrupt
+        scored.append(1)
+        return score(*args)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Predictor, "score", stops)
+        with pytest.raises(KeyboardInterrupt):
+            predict_pairs(predictor, *job)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(cast(ExpCTRModule, predictor.module).models.policy.evaluation, "samples", 2)
+        predict_pairs(predictor, *job)
+    written = pl.read_csv(tmp_path / "out.csv")
+    assert written["s_u_std"].null_count() == written["problem"].len() - written["problem"].null_count() == 2
+
+
 GOOD = b"user,item\n1,2\n"
 BROKEN = {
     "not UTF-8": (b"user,item\ncaf\xe9,2\n", "save it as UTF-8"),
@@ -196,11 +228,11 @@ def test_a_name_with_brackets_is_no_pattern(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"out": None}, "--pairs needs --out"),
+        ({"out": None}, "out: no file is named .* Fix: give --out FILE"),
         ({"out": "scores.json"}, "out: .*scores.json is neither .csv nor .parquet"),
         ({"out": "there.csv"}, "there.csv exists.*--force"),
         ({"out": "no/such.csv"}, "no folder"),
-        ({"explain": "top:0"}, "neither all, none, nor top:N"),
+        ({"explain": "top:0"}, "explain is 'top:0'. Fix: give all, none, or top:N"),
         ({"pairs": "missing.csv"}, "no such file"),
     ],
 )

@@ -29,7 +29,6 @@ from expctr.errors import UserError, exit_with_error, root_cause
 from expctr.evaluation.alarms import Alarms
 from expctr.evaluation.result_writer import ResultWriter
 from expctr.modules.checks import usable_accelerator
-from expctr.modules.expctr import ExpCTRModule
 from expctr.modules.staged import StagedModule
 from expctr.run_folder import read_config
 from expctr.training.checkpoint import RunCheckpoint, checkpoint_folder, checkpoints, position
@@ -100,7 +99,7 @@ class ExpCTRCLI(LightningCLI):
         command = self.config.get("subcommand")
         seed = (self.config[command] if command else self.config).get("seed_everything")
         if seed is not None and not 0 <= int(seed) < 2**32:
-            raise UserError(f"seed_everything is {seed}: it must be from 0 to {2**32 - 1}")
+            raise UserError(f"seed_everything is {seed}. Fix: give a number from 0 to {2**32 - 1}")
 
     def _parse_ckpt_path(self) -> None:
         """Do not let a checkpoint set options: it may come from anywhere, and options can turn on a base's own code."""
@@ -130,10 +129,10 @@ class ExpCTRCLI(LightningCLI):
         if "weights_only" in config:
             config.weights_only = True  # a checkpoint may come from anywhere
         if self.subcommand == "explain":
-            if not issubclass(resolve_name(config.model.class_path), ExpCTRModule):
+            if not issubclass(resolve_name(config.model.class_path), StagedModule):
                 raise UserError(
-                    f"{config.model.class_path.split('.')[-1]} writes no sentence that could be explained: explain "
-                    "needs a config whose model is ExpCTRModule; expctr predict writes the scores of this one"
+                    f"{config.model.class_path.split('.')[-1]} writes no sentence that could be explained. Fix: give a "
+                    "run of ExpCTRModule or PPOExplainerModule; expctr predict writes the scores of this one"
                 )
             config.trainer.enable_progress_bar = False  # only the answer is printed
         if self.subcommand in ("predict", "export", "explain"):

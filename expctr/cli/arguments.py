@@ -25,7 +25,7 @@ def with_run_options(args: Sequence[str]) -> list[str]:
     if not names_run(rest):
         return [*command, *rest]
     if rest[0] in packaged_configs() and not Path(rest[0]).is_dir():
-        raise UserError(f"{rest[0]} is a packaged config, not a run: name it by --config {rest[0]}")
+        raise UserError(f"{rest[0]} is a packaged config, not a run. Fix: name it by --config {rest[0]}")
     run = find_run(rest[0])
     options = ["--config", str(run / "config.yaml"), "--trainer.default_root_dir", str(run)]
     if command == ["fit"]:

@@ -1,4 +1,4 @@
-"""The commands that Lightning's trainer does not have: prepare, plan, export, explain."""
+"""The commands that Lightning's trainer does not have: prepare, plan, export, explain; and predict for pairs."""
 
 import sys
 from pathlib import Path
@@ -25,7 +25,7 @@ from expctr.untrusted import printable
 
 
 class Trainer(L.Trainer):
-    """Lightning's trainer, with `prepare`, `plan`, `export` and `explain`."""
+    """Lightning's trainer, with `prepare`, `plan`, `export`, `explain`, and a `predict` that takes pairs."""
 
     def prepare(self, model: L.LightningModule, datamodule: RatingsDataModule, strict: bool = False) -> None:
         """Read the raw files, draw the samples, and print the counts and what looks wrong.
@@ -72,7 +72,7 @@ class Trainer(L.Trainer):
             json: print one line of JSON, with memory in bytes.
         """
         if not isinstance(model, ExpCTRModule):
-            raise UserError(f"model: plan needs ExpCTRModule, not {type(model).__name__}")
+            raise UserError(f"model: {type(model).__name__} has no plan. Fix: give ExpCTRModule")
         from expctr.planning.output import PlanOptions, print_plan  # it imports peft, which --help can do without
 
         processor = isinstance(self.accelerator, CPUAccelerator) if processor is None else processor
@@ -181,8 +181,7 @@ class Trainer(L.Trainer):
                 "trainer.devices: --pairs are scored on one device. Fix: leave the overlay out, or set it to 1"
             )
         written = check_options(Path(pairs), Path(out) if out else None, explain, force)
-        callbacks = [other for other in vars(self)["callbacks"] if not isinstance(other, ResultWriter)]
-        predictor = Predictor.restore(self, model, datamodule, Path(str(ckpt_path)), callbacks)
+        predictor = Predictor.restore(self, model, datamodule, Path(str(ckpt_path)), self._other_callbacks())
         problems = predict_pairs(predictor, Path(pairs), written, explain, Path(str(ckpt_path)))
         print(f"scores of {pairs} in {written}{'' if problems else ': all pairs'}")
         for problem, count in list(problems.items())[:5]:
@@ -201,6 +200,9 @@ class Trainer(L.Trainer):
     ) -> None:
         """Predict some rows for a callback, in place of the one that writes predictions.parquet."""
         datamodule.query_rows = rows
-        others: list[Any] = [other for other in vars(self)["callbacks"] if not isinstance(other, ResultWriter)]
-        self.callbacks = [*others, callback]
+        vars(self)["callbacks"] = [*self._other_callbacks(), callback]
         self.predict(model, None, datamodule, return_predictions=False, ckpt_path=ckpt_path, weights_only=True)
+
+    def _other_callbacks(self) -> list[Callback]:
+        """All but the one that writes predictions.parquet."""
+        return [callback for callback in vars(self)["callbacks"] if not isinstance(callback, ResultWriter)]

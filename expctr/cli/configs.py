@@ -57,8 +57,8 @@ def find_config(name: str) -> Path:
     if plain in configs:
         return configs[plain]
     near = get_close_matches(plain, configs, 3)
-    hint = f"the nearest packaged configs: {', '.join(near)}" if near else "expctr configs lists the packaged configs"
-    raise UserError(f"config: there is no file {name}, and no packaged config of that name; {hint}")
+    hint = f"give one of the nearest, {', '.join(near)}" if near else "choose one that expctr configs lists"
+    raise UserError(f"config: there is no file {name}, and no packaged config of that name. Fix: {hint}")
 
 
 def check_config(path: Path) -> None:
@@ -111,7 +111,7 @@ def copy_config(name: str, out: Path | None = None) -> Path:
         with out.open("x", encoding="utf-8") as file:
             file.write(source.read_text(encoding="utf-8"))
     except FileExistsError:
-        raise UserError(f"{out} exists already and was not changed: choose another file with --out") from None
+        raise UserError(f"{out} exists already and was not changed. Fix: choose another file with --out") from None
     except OSError as error:
         raise UserError(f"{out} cannot be written: {error}") from error
     return out

@@ -28,10 +28,10 @@ def check_options(pairs: Path, out: Path | None, explain: str, force: bool) -> P
         DataError: `pairs` cannot be read.
     """
     if out is None:
-        raise UserError("out: --pairs needs --out FILE, a .csv or .parquet for the scores")
+        raise UserError("out: no file is named for the scores of --pairs. Fix: give --out FILE, a .csv or .parquet")
     for option, path in (("pairs", pairs), ("out", out)):
         if path.suffix not in _SUFFIXES:
-            raise UserError(f"{option}: {path} is neither .csv nor .parquet")
+            raise UserError(f"{option}: {path} is neither .csv nor .parquet. Fix: give one of them")
     check_file(pairs)
     if out.exists() and not force:
         raise UserError(f"out: {out} exists. Fix: choose another file, or overwrite it with --force true")
@@ -65,7 +65,15 @@ def predict_pairs(predictor: Predictor, pairs: Path, out: Path, explain: str, ch
     table = _scan(pairs)
     count = int(table.select(pl.len()).collect().item())
     rows = PairRows(predictor.data, _users(table))
-    parts = _parts_folder(out, {"pairs": _stat(pairs), "checkpoint": _stat(checkpoint), "explain": explain})
+    parts = _parts_folder(
+        out,
+        {
+            "pairs": _stat(pairs),
+            "checkpoint": _stat(checkpoint),
+            "explain": explain,
+            "samples": predictor.explanations_per_row,
+        },
+    )
 
     def chunks(name: str) -> Iterator[tuple[int, pl.DataFrame, Path]]:
         """The chunks that have no part yet: their first row, their pairs, and the part to write."""
@@ -137,7 +145,7 @@ def _top(explain: str) -> int:
         return 0
     if kind == "top" and number.isdigit() and int(number):
         return int(number)
-    raise UserError(f"explain: {explain!r} is neither all, none, nor top:N, such as top:3")
+    raise UserError(f"explain is {explain!r}. Fix: give all, none, or top:N, such as top:3")
 
 
 def _users(table: pl.LazyFrame) -> list[str]:
@@ -153,7 +161,8 @@ def _places(start: int) -> pl.Expr:
 
 def _parts_folder(out: Path, job: dict[str, object]) -> Path:
     """The folder of the parts; emptied if they are of another job."""
-    folder, about = out.with_name(f"{out.name}.parts"), out.with_name(f"{out.name}.parts") / "job.json"
+    folder = out.with_name(f"{out.name}.parts")
+    about = folder / "job.json"
     if not (about.exists() and about.read_text() == json.dumps(job)):
         shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir()

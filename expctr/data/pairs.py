@@ -10,10 +10,10 @@ from expctr.data.readers.values import as_id, as_list
 from expctr.data.sample_rows import HistoryEntry, find_history, history_lists, target_features
 from expctr.errors import DataError
 
-COLUMNS = ("user", "item", "liked_titles", "disliked_titles", "target_title")
+_LISTS = ("liked_titles", "disliked_titles")
+COLUMNS = ("user", "item", *_LISTS, "target_title")
 """Columns that are read. A table needs `item` or `target_title`, and `user` or titles."""
 
-_LISTS = COLUMNS[2:4]
 _ENTRY = {"pair": pl.Int64, "item": pl.String, "title": pl.String, "liked": pl.Boolean}
 
 
@@ -159,12 +159,6 @@ class PairRows:
 
     def _like_samples(self, rows: pl.DataFrame) -> pl.DataFrame:
         """The columns of samples; those that the rows lack are null."""
-        columns = [
-            pl.col("pair").alias(name)
-            if name == "sample"
-            else pl.col(name)
-            if name in rows.columns
-            else pl.lit(None).alias(name)
-            for name in self.data.samples.columns
-        ]
-        return rows.select(columns).cast(dict(self.data.samples.schema))  # type: ignore[arg-type]
+        rows, schema = rows.rename({"pair": "sample"}), self.data.samples.schema
+        missing = [pl.lit(None).alias(name) for name in schema if name not in rows.columns]
+        return rows.with_columns(missing).select(schema.names()).cast(dict(schema))  # type: ignore[arg-type]

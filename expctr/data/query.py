@@ -63,7 +63,7 @@ def make_query(
 
     Args:
         data: the dataset, after `setup`.
-        user: an id in the ratings; or instead of a user:
+        user: an id in the ratings; null if titles are given.
         liked: titles that a person likes, oldest first, as a list or separated by `|`.
         disliked: titles that this person dislikes.
         target: a title or the id of an item.
@@ -100,7 +100,7 @@ def make_query(
                 HistoryEntry(Item(i, title), liked) for _, i, title, liked in data.ratings_of([user]).iter_rows()
             ]
             if not history:
-                users = data.users()
+                users = data.users
                 if user in users:
                     raise UserError(f"user: {user!r} has rated no item with a title. Fix: give another id")
                 hint = _ids(user, users)

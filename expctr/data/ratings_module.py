@@ -86,7 +86,7 @@ class RatingsDataModule(L.LightningDataModule):
     feature_kinds: Mapping[str, FeatureKind] = MappingProxyType({})
     """Kinds of side features, by their column in `samples`, in place of those by type."""
     findings: Sequence[str] = ()
-    """What looks wrong in them; filled by `prepare_data`."""
+    """What looks wrong in the raw rows; filled by `prepare_data`."""
     version: ClassVar[int] = 0
     """Change it when `read` of a class of yours returns something else because of code outside its own file."""
     query_rows: pl.DataFrame | None = None
@@ -131,9 +131,7 @@ class RatingsDataModule(L.LightningDataModule):
                 f"{'is' if len(idle) == 1 else 'are'} not used"
             )
         check_range("data", self, rollout_batch_size=(1, inf), ctr_batch_size=(1, inf), eval_batch_size=(1, inf))
-        self._loaded: tuple[pl.DataFrame, DataSummary] | None = None
         self._kept: KeptRatings | None = None
-        self._users: pl.Series | None = None
         self._printed = False
         self._tables: dict[str, SampleTable] = {}
         self._train: Callable[[], BatchSpec] = lambda: BatchSpec(ctr_batch_size, epoch=self._trainer.current_epoch)
@@ -163,7 +161,7 @@ class RatingsDataModule(L.LightningDataModule):
 
         Before training, and in `expctr prepare`, it prints once what became of the raw rows and what looks wrong.
         """
-        _, summary = self._load()
+        _, summary = self._prepared
         self.findings = findings(summary, self.options)
         is_training = self.trainer is None or self.trainer.state.fn == TrainerFn.FITTING
         if is_training and not self._printed:
@@ -175,7 +173,7 @@ class RatingsDataModule(L.LightningDataModule):
         if self.trainer is not None:
             vars(self.trainer)["reload_dataloaders_every_n_epochs"] = 1  # each epoch has its own order
         if not self._tables:
-            self.samples, self.summary = self._load()
+            self.samples, self.summary = self._prepared
             self.features = Features.fit(self.samples, self.fields, self.history_counts, self.feature_kinds)
 
     @cached_property
@@ -233,10 +231,10 @@ class RatingsDataModule(L.LightningDataModule):
     def check_rows(self, validated: bool = True) -> None:
         """Raises UserError if there are no training rows, or no validation rows where they are needed."""
         if not len(self.table("train")):
-            raise UserError("no training rows: give data.samples.fractions a first share above 0")
+            raise UserError("there are no training rows. Fix: give data.samples.fractions a first share above 0")
         if validated and not len(self.table("val")):
             raise UserError(
-                "no validation rows: training stops early and keeps its best weights by them. Give "
+                "there are no validation rows, by which training stops early and keeps its best weights. Fix: give "
                 "data.samples.fractions a middle share above 0"
             )
 
@@ -287,14 +285,13 @@ class RatingsDataModule(L.LightningDataModule):
         rated = self._kept.of(users) if self._kept else self._read_ratings(users)
         return with_titles(rated, self.catalogue.items)
 
+    @cached_property
     def users(self) -> pl.Series:
         """The ids of all who rated something, in order; with `splits`, in train."""
-        if self._users is None:
-            tables = self.read()
-            ratings = self._splits(tables).get("train", tables.interactions)
-            frame = ratings.frame.select(pl.col("user").unique()).collect(engine="streaming")
-            self._users = frame["user"].drop_nulls().sort()
-        return self._users
+        tables = self.read()
+        ratings = self._splits(tables).get("train", tables.interactions)
+        frame = ratings.frame.select(pl.col("user").unique()).collect(engine="streaming")
+        return frame["user"].drop_nulls().sort()
 
     def rollout_batches(self) -> list[int]:
         """Rows per rollout batch of an epoch, over all ranks."""
@@ -320,18 +317,15 @@ class RatingsDataModule(L.LightningDataModule):
             return {name: self.read_ratings(Path(getattr(self.splits, name))) for name in SPLITS}
         return tables.splits
 
-    def _load(self) -> tuple[pl.DataFrame, DataSummary]:
-        if self._loaded:
-            return self._loaded
+    @cached_property
+    def _prepared(self) -> tuple[pl.DataFrame, DataSummary]:
         files = self._files()
         if files is None:
-            self._loaded = self._make()
-        else:
-            samples, summary = cached_samples(files, self.options, self._make, self.cache_dir, self.cache_key())
-            tables = self.read()
-            summary.notes = notes_on(tables, self._splits(tables))  # the cache's key does not cover unused files
-            self._loaded = samples, summary
-        return self._loaded
+            return self._make()
+        samples, summary = cached_samples(files, self.options, self._make, self.cache_dir, self.cache_key())
+        tables = self.read()
+        summary.notes = notes_on(tables, self._splits(tables))  # the cache's key does not cover unused files
+        return samples, summary
 
     def _files(self) -> list[Path] | None:
         """The files of which samples are made; None if they are made of data frames, and not cached."""

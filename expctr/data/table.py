@@ -87,7 +87,7 @@ class TableDataModule(RatingsDataModule):
         return self._reader.tables
 
     def setup(self, stage: str | None = None) -> None:
-        self.feature_kinds = self._kinds(self._load()[0])
+        self.feature_kinds = self._kinds(self._prepared[0])
         super().setup(stage)
 
     def cache_key(self) -> object:

@@ -39,7 +39,7 @@ def read_ratings(
         DataError: a bad row of these users.
     """
     name, table = ("train", splits["train"]) if splits else ("", tables.interactions)
-    table = replace(table, frame=table.frame.drop(table.own_texts))  # of targets alone
+    table = replace(table, frame=table.frame.drop(table.own_texts))  # only targets have them
     if users is not None:
         usable = pl.col("item").is_in(items["item"].implode()) | pl.col("problem").is_not_null()
         own = table.frame.filter(pl.col("user").is_in([*users])).collect(engine="streaming").filter(usable)

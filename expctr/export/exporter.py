@@ -23,6 +23,7 @@ from expctr.modules.baselines.tallrec import TALLRecModule
 from expctr.modules.ctr import CTRModule
 from expctr.modules.expctr import ExpCTRModule
 from expctr.modules.scoring import ScoringModule
+from expctr.modules.staged import StagedModule
 
 
 class Exporter(Callback):
@@ -42,17 +43,20 @@ class Exporter(Callback):
     """
 
     def __init__(self, model: L.LightningModule, out: Path, merged: bool, run: Path) -> None:
-        if not isinstance(model, ExpCTRModule | CTRModule | TALLRecModule):
-            raise UserError(f"export: {type(model).__name__} trains nothing, so there is nothing to export")
+        if not isinstance(model, StagedModule | CTRModule | TALLRecModule):
+            raise UserError(
+                f"export: {type(model).__name__} trains nothing. Fix: give a run of ExpCTRModule, PPOExplainerModule, "
+                "TALLRecModule or a CTR model"
+            )
         if merged and isinstance(model, CTRModule):
-            raise UserError(f"merged: {type(model).__name__} has no language model")
-        if merged and isinstance(model, ExpCTRModule) and model.explainer.llm.adapter_scope == "response":
+            raise UserError(f"merged: {type(model).__name__} has no language model. Fix: leave merged out")
+        if merged and isinstance(model, StagedModule) and model.models.policy.llm.adapter_scope == "response":
             raise UserError(
                 "merged: an adapter with llm.adapter_scope: response does not act on the prompt, and merged weights "
                 "would. Fix: leave merged out, and use the adapter with PEFT; or train with adapter_scope: all"
             )
         if out.exists() and (not out.is_dir() or any(out.iterdir())):
-            raise UserError(f"out: {out} exists already and is not empty: choose another folder")
+            raise UserError(f"out: {out} exists already and is not empty. Fix: choose another folder")
         self.model, self.out, self.merged, self.run = model, out, merged, run
 
     def on_predict_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
@@ -67,7 +71,7 @@ class Exporter(Callback):
         trainer.strategy.barrier()
 
 
-def write(module: ExpCTRModule | CTRModule | TALLRecModule, features: Features, out: Path, merged: bool) -> list[str]:
+def write(module: StagedModule | CTRModule | TALLRecModule, features: Features, out: Path, merged: bool) -> list[str]:
     """Write a trained module, and the data's vocabularies; return a line on each part.
 
     All ranks have to call this, and rank 0 writes.
@@ -75,21 +79,26 @@ def write(module: ExpCTRModule | CTRModule | TALLRecModule, features: Features, 
     lines: list[str] = []
     if isinstance(module, ScoringModule):
         module.best.restore()  # a checkpoint holds both the last weights and the best ones
-    if isinstance(module, ExpCTRModule):
-        explainer = module.explainer
-        prompts, length = explainer.prompts, explainer.rollout_options.max_new_tokens
-        response = explainer.llm.adapter_scope == "response"
-        template = prompts.options.explanation
-        lines += write_language_model(explainer.model, prompts, template, length, out, merged, response)
-        if explainer.ppo.advantage == "gae":
-            save(explainer.value_head.state_dict(), out / "critic.safetensors")
+    if isinstance(module, StagedModule):
+        policy = module.models.policy
+        lines += write_language_model(
+            policy.model,
+            policy.prompts,
+            policy.prompts.options.explanation,
+            policy.rollout_options.max_new_tokens,
+            out,
+            merged,
+            response=policy.llm.adapter_scope == "response",
+        )
+        if policy.ppo.advantage == "gae":
+            save(policy.value_head.state_dict(), out / "critic.safetensors")
             lines.append("critic.safetensors: the value head")
-        if module.models.ctr_trained:
+        if isinstance(module, ExpCTRModule) and module.models.ctr_trained:
             _write_ctr(module.ctr, out / "ctr", module.encoder)
             _write_ctr(module.baseline, out / "ctr_without_text")
             lines.append(f"ctr, ctr_without_text: {module.ctr.name} with explanations and without")
         else:
-            lines.append("no CTR model: its stage has not finished")
+            lines.append("no CTR model: none is trained")
     elif isinstance(module, TALLRecModule):
         prompts = module.question.prompts
         lines += write_language_model(module.model, prompts, prompts.options.icl, 1, out, merged, response=False)

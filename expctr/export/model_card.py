@@ -13,7 +13,7 @@ from expctr.data.ratings_module import RatingsDataModule
 from expctr.export.files import card
 from expctr.llm.loading import LLMOptions, locate
 from expctr.modules.baselines.tallrec import TALLRecModule
-from expctr.modules.expctr import ExpCTRModule
+from expctr.modules.staged import StagedModule
 from expctr.untrusted import one_line
 
 _RANKS = (8, 16, 32, 64, 128, 256, 320, 512)
@@ -40,8 +40,8 @@ def write_card(module: L.LightningModule, data: RatingsDataModule, out: Path, li
         datasets=[name], metrics=["roc_auc", "mae", "mse"] if tested else None, tags=["expctr", "recommendation"]
     )
     parts = [f"# {type(module).__name__} of expctr, trained on {name}"]
-    if isinstance(module, ExpCTRModule | TALLRecModule):
-        options = module.explainer.llm if isinstance(module, ExpCTRModule) else module.llm
+    if isinstance(module, StagedModule | TALLRecModule):
+        options = module.models.policy.llm if isinstance(module, StagedModule) else module.llm
         meta.library_name, meta.pipeline_tag, meta.license = "peft", "text-generation", base_license(options)
         meta.tags = ["lora", "expctr", "recommendation"]
         meta.base_model = options.path if is_on_hub(options) else None
@@ -83,7 +83,7 @@ def base_license(options: LLMOptions) -> str | None:
     return named if isinstance(named, str) else None
 
 
-def _language_model(module: ExpCTRModule | TALLRecModule, data: RatingsDataModule, out: Path) -> str:
+def _language_model(module: StagedModule | TALLRecModule, data: RatingsDataModule, out: Path) -> str:
     """How the adapter is used, with titles of the data, and where."""
     titles = [one_line(title) for title in data.samples["target_title"].unique(maintain_order=True).head(3)]
     values = {"liked": titles[:2], "target": titles[-1]}
@@ -93,12 +93,13 @@ def _language_model(module: ExpCTRModule | TALLRecModule, data: RatingsDataModul
         return card("use_tallrec.md").format(**shown, **module.question.answers._asdict()).strip()
     config = json.loads((out / "adapter" / "adapter_config.json").read_text(encoding="utf-8"))
     tokens = config["alora_invocation_tokens"]
-    scope = "all" if module.explainer.llm.adapter_scope == "all" else "response" if tokens else "response_by_cache"
+    policy = module.models.policy
+    scope = "all" if policy.llm.adapter_scope == "all" else "response" if tokens else "response_by_cache"
     where = card(f"scope_{scope}.md").format(
         base=config["base_model_name_or_path"],
         rank=next((rank for rank in _RANKS if rank >= config["r"]), config["r"]),
         special='`"add_special_tokens": false`'
-        if module.explainer.prompts.tokenizer.chat_template
+        if policy.prompts.tokenizer.chat_template
         else "the base's special tokens",
         tokens=tokens,
     )

@@ -39,7 +39,7 @@ def has_windows(config: PreTrainedConfig) -> bool:
     return any(getattr(config, name, None) for name in WINDOWS)
 
 
-STATE = "some layers keep a state in place of each token's keys and values"
+KEEPS_STATE = "some layers keep a state in place of each token's keys and values"
 
 
 def keeps_state(config: PreTrainedConfig) -> bool:

@@ -195,7 +195,10 @@ def check_finite(model: PreTrainedModel, path: str) -> None:
         local = weight.to_local() if isinstance(weight, DTensor) else weight
         if not local.is_floating_point() or not local.numel():  # packed; or this rank has no part of it
             continue
-        ends = torch.stack(local.detach().aminmax())  # NaN passes through, and no copy is made
+        local = local.detach()
+        if local.element_size() == 1:
+            local = local.float()  # float8 has no order of its own
+        ends = torch.stack(local.aminmax())  # NaN passes through, and no copy is made
         if not ends.isfinite().all():
             raise UserError(
                 f"llm.path: {path} has weights that are NaN or infinite, in {name}. Fix: download it again; if "

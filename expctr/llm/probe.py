@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.distributed.device_mesh import DeviceMesh
 
 from expctr.errors import UserError, first_line
-from expctr.llm.architecture import STATE, keeps_state
+from expctr.llm.architecture import KEEPS_STATE, keeps_state
 from expctr.llm.compiled_layers import compile_layers
 from expctr.llm.cpu.attention import GROUPED
 from expctr.llm.kv_cache import share_cache, share_prompts
@@ -122,8 +122,8 @@ def _ways(model: LanguageModel) -> Iterator[Way]:
         scopes.append("all")
     for scope in scopes:
         for attention in attentions:
-            counts_columns = own_code and model.has_windows  # perhaps free ones, too, which short prompts cannot show
-            if not counts_columns:
+            may_count_free_positions = own_code and model.has_windows  # which short prompts cannot show
+            if not may_count_free_positions:
                 yield Way(attention, "shared", scope)
             yield Way(attention, "separate", scope)
             if scope == "all":
@@ -222,5 +222,5 @@ def _reason(model: LanguageModel, rows: Rows, plain: Sequence[Tensor], problems:
     if difference(plain_logits(model, cut)[0], plain[0][:-1]) > _tolerance(model):
         return "it is not causal, because tokens see later ones"
     if keeps_state(model.causal.config):
-        return STATE
+        return KEEPS_STATE
     return problems[0] if problems else "its windows may count the free positions of a cache"

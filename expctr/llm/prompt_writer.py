@@ -75,10 +75,11 @@ class ChatTemplate:
 def _dated(day: date) -> str:
     """The beginning of a template in which `strftime_now` is about this day, in place of transformers' function.
 
-    It is a macro, because variables of a template cannot be functions.
+    It is a macro, because variables of a template cannot be functions. The line break at its end is trimmed, and keeps
+    the template at the start of a line.
     """
     known = "".join(f"|replace({code!r}, {day.strftime(code)!r})" for code in _DATE_CODES)
-    return "{% macro strftime_now(form) %}{{ form" + known + " }}{% endmacro %}"
+    return "{% macro strftime_now(form) %}{{ form" + known + " }}{% endmacro %}\n"
 
 
 class PromptWriter:

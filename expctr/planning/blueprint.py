@@ -22,7 +22,7 @@ from transformers import (
 )
 
 from expctr.errors import UserError, first_line
-from expctr.llm.architecture import STATE, decoder, keeps_state
+from expctr.llm.architecture import KEEPS_STATE, decoder, keeps_state
 from expctr.llm.cpu.attention import GROUPED
 from expctr.llm.critic import ValueHead
 from expctr.llm.gradient_checkpointing import recompute_activations
@@ -125,7 +125,9 @@ class Blueprint(nn.Module):
     def _cache_of_two_tokens(self, base: PreTrainedModel, eager_allowed: bool) -> DynamicCache:
         """The cache of two tokens. The attention becomes eager if the base needs what the chosen one lacks."""
         if keeps_state(base.config):
-            raise UserError(f"llm.path: expctr plan cannot count the memory of {type(base).__name__}, because {STATE}")
+            raise UserError(
+                f"llm.path: expctr plan cannot count the memory of {type(base).__name__}, because {KEEPS_STATE}"
+            )
         ids, cache = torch.zeros(1, 2, dtype=torch.long), DynamicCache()
         try:
             self.model.hidden(ids, torch.ones_like(ids), False, cache)

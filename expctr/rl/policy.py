@@ -139,8 +139,7 @@ class Policy(nn.Module):
 
     def extra_state(self) -> dict[str, Any]:
         """What a checkpoint needs besides weights, as plain values."""
-        running, chat = self.normaliser.state_dict(), self.prompts.chat_sample()
-        return {"beta": self.update.beta, "running": running, "chat": chat}
+        return {"beta": self.update.beta, "running": self.normaliser.state_dict(), "chat": self.prompts.chat_sample()}
 
     def load_extra_state(self, state: dict[str, Any]) -> None:
         """The inverse of `extra_state`. Checkpoints before 0.2 do not have `chat`.

@@ -8,18 +8,18 @@ MAX_PAIRS, MAX_EXPLAINED = 256, 32
 """Pairs per request, and of those that get sentences: no client may keep the others waiting for long."""
 
 
-def _is_text(given: str) -> str:
+def _check_text(given: str) -> str:
     """Refuses half of a surrogate pair, which JSON can write."""
     given.encode()
     return given
 
 
-Title = Annotated[str, StringConstraints(min_length=1, max_length=500), AfterValidator(_is_text)]
+Title = Annotated[str, StringConstraints(min_length=1, max_length=500), AfterValidator(_check_text)]
 Id = Annotated[
     str,
     BeforeValidator(lambda given: str(given) if type(given) is int else given),
     StringConstraints(min_length=1, max_length=200),
-    AfterValidator(_is_text),
+    AfterValidator(_check_text),
 ]
 Titles = Annotated[list[Title], Field(max_length=100)]
 
@@ -45,9 +45,10 @@ class ScoreRequest(_Strict):
     explain: bool = Field(True, description="write a sentence for each pair; without, only the CTR models score it")
 
     @model_validator(mode="after")
-    def _is_small(self) -> Self:
+    def _check_pairs(self) -> Self:
         if self.explain and len(self.pairs) > MAX_EXPLAINED:
-            raise ValueError(f"at most {MAX_EXPLAINED} pairs with explain, {MAX_PAIRS} without")
+            fix = f"give at most {MAX_EXPLAINED}, or explain: false, with which {MAX_PAIRS} are allowed"
+            raise ValueError(f"{len(self.pairs)} pairs to explain. Fix: {fix}")
         return self
 
 
@@ -55,7 +56,8 @@ class ScoreResponse(BaseModel):
     """One entry per pair, in their order."""
 
     scores: list[dict[str, str | float | None]] = Field(
-        description="explanation, s_u, s_r, s_0, s_plain, their spread, and problem: why a pair could not be scored"
+        description="explanation, s_u, s_r, s_0, s_plain and their spread, or score alone, of a model that writes no "
+        "sentences; and problem: why a pair could not be scored"
     )
 
 
@@ -68,9 +70,9 @@ class ExplainRequest(_Strict):
     disliked: Titles = Field([], description="titles, oldest first")
 
     @model_validator(mode="after")
-    def _is_short(self) -> Self:
-        if len(self.liked) + len(self.disliked) >= MAX_EXPLAINED:  # each title is left out once
-            raise ValueError(f"a history of at most {MAX_EXPLAINED - 1} titles")
+    def _check_history(self) -> Self:
+        if (titles := len(self.liked) + len(self.disliked)) >= MAX_EXPLAINED:  # each title is left out once
+            raise ValueError(f"a history of {titles} titles. Fix: give at most {MAX_EXPLAINED - 1}")
         return self
 
 

@@ -8,6 +8,7 @@ import socket
 import time
 from collections.abc import Sequence
 from importlib.resources import files
+from math import inf
 from pathlib import Path
 from types import FrameType
 from typing import Annotated, Any, cast
@@ -20,17 +21,16 @@ from litserve.server import RegularRequestHandler  # type: ignore[import-untyped
 from starlette.middleware.trustedhost import TrustedHostMiddleware
 
 from expctr import __version__
-from expctr.errors import UserError, exit_with_error
+from expctr.errors import UserError, check_range, exit_with_error
 from expctr.run_folder import find_run
 from expctr.serving.schemas import Endpoint, ExplainRequest, Names, Reply, ScoreRequest, ScoreResponse
-from expctr.serving.worker import ModelWorker
+from expctr.serving.worker import QUEUE, ModelWorker
 
 LOOPBACK = "127.0.0.1"
 MAX_BYTES = 1 << 20
-"""Of a request's body."""
+"""The most bytes in a request's body."""
 _GRACE = 5.0  # seconds
-_QUEUE = "/queue"  # LitServe's own endpoint, which takes any request
-_HIDDEN = {"/", _QUEUE, "/info", "/docs", "/docs/oauth2-redirect", "/redoc"}  # /docs would load scripts from elsewhere
+_HIDDEN = {"/", QUEUE, "/info", "/docs", "/docs/oauth2-redirect", "/redoc"}  # /docs would load scripts from elsewhere
 _POLICY = (
     "default-src 'none'; connect-src 'self'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; "
     "base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
@@ -50,18 +50,17 @@ def main(args: Sequence[str]) -> None:
         default=LOOPBACK,
         help="0.0.0.0 or :: also answers other machines",
     )
-    parser.add_argument("--device", default="auto", help="auto, cpu or cuda")
+    parser.add_argument("--device", default="auto", help="auto, cpu or cuda; cuda:1 for one of several")
     parser.add_argument("--ckpt_path", help="the checkpoint; default the run's newest")
     parser.add_argument("--timeout", type=float, default=120, help="seconds that a request may wait; default 120")
     options = parser.parse_args(args)
     try:
         run = find_run(options.run)
-        if not 1024 <= options.port <= 65535:
-            raise UserError(f"port is {options.port}: it must be from 1024 to 65535")
+        check_range("serve", options, port=(1024, 65535), timeout=(1, inf))
         check_port(options.host, options.port)
     except UserError as error:
         exit_with_error(error)
-    server = make_server(str(run), options.ckpt_path, options.device, options.host, options.timeout)
+    server = make_server(run, options.ckpt_path, options.device, options.host, options.timeout)
     print(f"loading {run}; http://{options.host}:{options.port}/ answers after that; Ctrl-C stops it", flush=True)
     serve(server, options.host, options.port)
 
@@ -101,14 +100,14 @@ def _end(number: int, frame: FrameType | None) -> None:
 
 
 def make_server(
-    run: str, checkpoint: str | None = None, device: str = "auto", host: str = LOOPBACK, timeout: float = 120
+    run: Path, checkpoint: str | None = None, device: str = "auto", host: str = LOOPBACK, timeout: float = 120
 ) -> ls.LitServer:
     """A server that is not yet running.
 
     Args:
         run: the run's folder.
         checkpoint: a path; null for the newest.
-        device: `auto`, `cpu` or `cuda`.
+        device: as of `Predictor.load`.
         host: on the loopback address only requests for this machine's own names are answered, so that no page of
             another site can ask by a name of its own.
         timeout: seconds that a request may wait.
@@ -116,7 +115,7 @@ def make_server(
     middlewares: list[Any] = []
     if host == LOOPBACK:
         middlewares.append((TrustedHostMiddleware, {"allowed_hosts": [LOOPBACK, "localhost"]}))
-    worker = ModelWorker(run, checkpoint, device, _QUEUE)
+    worker = ModelWorker(run, checkpoint, device)
     server = ls.LitServer(
         worker, accelerator="cpu", devices=1, timeout=timeout, max_payload_size=MAX_BYTES, middlewares=middlewares
     )
@@ -139,7 +138,10 @@ def add_routes(app: FastAPI, queue: RegularRequestHandler) -> None:
     @app.exception_handler(RequestValidationError)
     async def refuse(_: Request, error: RequestValidationError) -> JSONResponse:
         """What is wrong, and where, without the input, which may be huge or no text at all."""
-        detail = [{name: fault[name] for name in ("loc", "msg", "type")} for fault in error.errors()]
+        detail = [
+            {"loc": fault["loc"], "msg": fault["msg"].removeprefix("Value error, "), "type": fault["type"]}
+            for fault in error.errors()
+        ]
         return JSONResponse({"detail": detail}, 422)
 
     @app.post("/score", response_model=ScoreResponse)

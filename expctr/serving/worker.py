@@ -6,7 +6,7 @@ What imports torch is imported in that process alone: the one that listens needs
 import logging
 import signal
 from collections.abc import Callable, Mapping, Sequence
-from itertools import accumulate
+from pathlib import Path
 from typing import Any
 
 import litserve as ls  # type: ignore[import-untyped]
@@ -16,6 +16,9 @@ from expctr.data.catalogue import nearest
 from expctr.errors import DataError, UserError, print_error
 from expctr.serving.schemas import Pair, Reply
 
+QUEUE = "/queue"
+"""LitServe's own endpoint, which takes any request."""
+_BATCH = 16  # requests that are answered together, at most
 _SUGGESTIONS = 8
 _SCHEMA = {name: pl.List(pl.String) if "titles" in name else pl.String() for name in Pair.model_fields}
 log = logging.getLogger(__name__)
@@ -27,13 +30,11 @@ class ModelWorker(ls.LitAPI):  # type: ignore[misc]
     Args:
         run: the run's folder.
         checkpoint: a path; null for the newest.
-        device: `auto`, `cpu` or `cuda`. LitServe is told `cpu`, because it would import torch to choose.
-        path: of LitServe's own endpoint, which the server's endpoints stand before.
-        batch_size: requests that are answered together, at most.
+        device: as of `Predictor.load`. LitServe is told `cpu`, because it would import torch to choose.
     """
 
-    def __init__(self, run: str, checkpoint: str | None, device: str, path: str, batch_size: int = 16) -> None:
-        super().__init__(max_batch_size=batch_size, batch_timeout=0.005, api_path=path)
+    def __init__(self, run: Path, checkpoint: str | None, device: str) -> None:
+        super().__init__(max_batch_size=_BATCH, batch_timeout=0.005, api_path=QUEUE)
         self.run, self.checkpoint, self.chosen_device = run, checkpoint, device
 
     def setup(self, device: str) -> None:
@@ -47,7 +48,7 @@ class ModelWorker(ls.LitAPI):  # type: ignore[misc]
             print_error(error)
             logging.getLogger("litserve").setLevel(logging.CRITICAL)  # it would add a traceback
             raise
-        users, titles = self.predictor.data.users(), self.predictor.data.catalogue.items["title"]
+        users, titles = self.predictor.data.users, self.predictor.data.catalogue.items["title"]
         self.names = {kind: (names, names.str.to_lowercase()) for kind, names in (("users", users), ("items", titles))}
 
     def batch(self, inputs: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
@@ -75,10 +76,10 @@ class ModelWorker(ls.LitAPI):  # type: ignore[misc]
         return output
 
     def _score(self, requests: Sequence[Mapping[str, Any]]) -> list[Reply]:
-        frames = [pl.DataFrame(request["pairs"], schema=_SCHEMA) for request in requests]
-        scored = self.predictor.score(pl.concat(frames), explain=requests[0]["explain"]).drop(_SCHEMA)
-        starts = accumulate((frame.height for frame in frames), initial=0)
-        parts = (scored[start : start + frame.height] for start, frame in zip(starts, frames, strict=False))
+        pairs = [pl.DataFrame(request["pairs"], schema=_SCHEMA) for request in requests]
+        table = pl.concat(frame.with_columns(request=pl.lit(place)) for place, frame in enumerate(pairs))
+        scored = self.predictor.score(table, explain=requests[0]["explain"]).drop(_SCHEMA)
+        parts = scored.partition_by("request", maintain_order=True, include_key=False)
         return [Reply(body={"scores": part.to_dicts()}) for part in parts]
 
     def _explain(self, requests: Sequence[Mapping[str, Any]]) -> list[Reply]:

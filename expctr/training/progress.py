@@ -106,7 +106,7 @@ class ProgressLog(Callback):
         self._printed = 0.0
 
     def on_train_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Start the clock of the epoch, and forget what the one before came to."""
+        """Start the clock of the epoch, and drop the metrics of the one before."""
         self.on_train_start(trainer, pl_module)
         trainer.progress_bar_metrics.clear()
 
@@ -121,7 +121,7 @@ class ProgressLog(Callback):
             _print(place, _metrics(trainer), *self._pace.now(trainer, pl_module))
 
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Print what the epoch came to, validation included; nothing where a limit ended it early."""
+        """Print the epoch's metrics, those of validation included; nothing if a limit ended it early."""
         if self._pace.was_cut_short(trainer):
             return
         seconds = self._pace.seconds
@@ -132,7 +132,7 @@ class ProgressLog(Callback):
 
 
 class StageProgressBar(RichProgressBar):
-    """The plan of a fit in a terminal: a row per stage with what it came to, the epoch's batches, and the time left."""
+    """The plan of a fit in a terminal: a row per stage with its metrics, the epoch's batches, and the time left."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -153,7 +153,7 @@ class StageProgressBar(RichProgressBar):
         return [description, bar, count, _Note()]
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Show the plan, with the stages that a resumed run has behind it."""
+        """Show the plan, with the stages that a resumed run has finished."""
         super().on_train_start(trainer, pl_module)
         self._pace.start()
         if isinstance(pl_module, StagedModule) and self.progress is not None:

@@ -30,25 +30,25 @@ def select_checkpoint(command: str, ckpt_path: str | None, run: Path) -> Path | 
     found, newest = checkpoints(folder), ckpt_path in (None, "last")
     if command == "fit" and found and ckpt_path is None:
         raise UserError(
-            f"{run} holds a run, last saved as {found[-1].stem}: resume it with --ckpt_path last, or choose another "
-            "folder with --trainer.default_root_dir"
+            f"{run} holds a run, last saved as {found[-1].stem}. Fix: resume it with --ckpt_path last, or choose "
+            "another folder with --trainer.default_root_dir"
         )
     if newest and not found:
         if command == "fit":
             return None
-        raise UserError(f"there is no checkpoint in {folder}: run expctr fit with the same config first")
+        raise UserError(f"there is no checkpoint in {folder}. Fix: run expctr fit with the same config first")
     path = found[-1] if newest else Path(str(ckpt_path)).expanduser()
     if not path.exists():
-        raise UserError(f"ckpt_path: there is no {path}; --ckpt_path last selects the run's newest checkpoint")
+        raise UserError(f"ckpt_path: there is no {path}. Fix: --ckpt_path last selects the run's newest checkpoint")
     if command == "fit" and found and path.resolve().parent != folder.resolve():
         raise UserError(
-            f"ckpt_path: {path} is of another run, and {run} holds a run of its own, which would be lost: choose "
+            f"ckpt_path: {path} is of another run, and {run} holds a run of its own, which would be lost. Fix: choose "
             "another folder with --trainer.default_root_dir"
         )
     if reason := fault(path):
         good = next((other for other in reversed(found) if not fault(other)), None)
-        hint = f"use the run's newest intact one, --ckpt_path {good}" if good else "the run has no intact one"
-        raise UserError(f"ckpt_path: {path} cannot be used: {reason}; {hint}")
+        fix = f"use the run's newest intact one, --ckpt_path {good}" if good else "train again: no other one is intact"
+        raise UserError(f"ckpt_path: {path} cannot be used: {reason}. Fix: {fix}")
     return path
 
 
@@ -65,7 +65,7 @@ def check_same_options(now: Mapping[str, Any], then: Mapping[str, Any]) -> None:
         changes += _changes({"rewards": options.get("rewards")}, made, f"stages.{stage}")
     if changes:
         listed = "; ".join(changes[:3]) + ("; ..." if changes[3:] else "")
-        raise UserError(f"{listed}: give the run's value, or choose another --trainer.default_root_dir")
+        raise UserError(f"{listed}. Fix: give the run's value, or choose another --trainer.default_root_dir")
 
 
 def check_sharding(checkpoint: Path, sharded: bool) -> None:
@@ -73,7 +73,7 @@ def check_sharding(checkpoint: Path, sharded: bool) -> None:
     if checkpoint.is_dir() != sharded:
         fix = "leave --config fsdp out, or give --config ddp in its place" if sharded else "add --config fsdp"
         made = "without sharding" if sharded else "with sharding"
-        raise UserError(f"{checkpoint} was saved by a run {made}: {fix}")
+        raise UserError(f"{checkpoint} was saved by a run {made}. Fix: {fix}")
 
 
 def _changes(now: Any, then: Any, name: str) -> Iterator[str]:

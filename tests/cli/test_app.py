@@ -58,8 +58,7 @@ def printed(capsys: pytest.CaptureFixture[str]) -> Callable[..., str]:
 @pytest.fixture(scope="module")
 def run(world: World) -> Path:
     """A finished run, tested."""
-    options = world.options("one")
-    return world.once("one", ["fit", *options], ["test", *options])
+    return world.tested("one")
 
 
 # --- what it refuses, and how
@@ -537,10 +536,12 @@ def test_what_nothing_can_be_trained_validated_or_tested_on_is_refused(world: Wo
     without = "--data.init_args.samples.fractions"
     outcome = expctr("fit", *world.options("no-train"), f"{without}=[0.0,0.5,0.5]")
     assert outcome.code == 2
-    assert "error: no training rows: give data.samples.fractions a first share" in " ".join(outcome.output.split())
+    assert "error: there are no training rows. Fix: give data.samples.fractions a first share" in " ".join(
+        outcome.output.split()
+    )
     outcome = expctr("fit", *world.options("no-val"), f"{without}=[0.8,0.0,0.2]")
     assert outcome.code == 2
-    assert "error: no validation rows: training stops early" in " ".join(outcome.output.split())
+    assert "error: there are no validation rows, by which training stops early" in " ".join(outcome.output.split())
     options = [*world.options("no-test"), f"{without}=[0.8,0.2,0.0]", "--stages.rounds=0"]
     expctr("fit", *options).ok()
     outcome = expctr("test", *options)

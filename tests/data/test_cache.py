@@ -169,10 +169,10 @@ def test_one_s_own_reader_is_never_served_what_another_one_made(
         module = importlib.util.module_from_spec(spec)
         monkeypatch.setitem(sys.modules, "mine", module)
         spec.loader.exec_module(module)
-        module.Mine(str(folder), cache_dir=str(folder / "cache"), **options)._load()
+        assert module.Mine(str(folder), cache_dir=str(folder / "cache"), **options)._prepared
         return len(made)
 
-    MovieLensDataModule(str(folder), cache_dir=str(folder / "cache"))._load()
+    assert MovieLensDataModule(str(folder), cache_dir=str(folder / "cache"))._prepared
     assert load() == 2  # another class
     assert load() == 2
     assert load(comment="changed") == 3
@@ -187,7 +187,7 @@ def test_items_are_read_again_only_if_their_file_changes(tmp_path: Path) -> None
 
     def items(**options: SampleOptions) -> set[str]:
         data = MovieLensDataModule(str(folder), cache_dir=str(cache), **options)
-        data._load()
+        data.setup()
         before = {path.name for path in cache.iterdir()}
         assert data.catalogue.matches("Film 1") != []
         assert {path.name for path in cache.iterdir()} == before  # the samples' items are those of the catalogue
@@ -226,10 +226,10 @@ def test_samples_are_made_of_what_the_files_hold_when_their_sizes_are_noted(
     data = MovieLensDataModule(str(tmp_path), cache_dir=str(tmp_path / "cache"))
     (tmp_path / "u.item").touch()
     with pytest.raises(DataError, match=r"u.item changed while it was read"):
-        data._load()
+        data.setup()
     monkeypatch.undo()
-    samples, _ = data._load()
-    assert samples["target_title"].str.starts_with("Cofé").all()
+    data.setup()
+    assert data.samples["target_title"].str.starts_with("Cofé").all()
 
 
 def test_a_user_without_a_home_reads_without_a_cache(raw: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -70,7 +70,7 @@ def test_tallrecs_own_json_as_three_files(tmp_path: Path) -> None:
         ).rows()
     }
     assert found == {(r["target_title"], "|".join(r["liked"]), "|".join(r["disliked"]), r["label"]) for r in ROWS}
-    assert data.users().to_list() == [""]
+    assert data.users.to_list() == [""]
 
 
 def test_books_of_tallrec_name_their_authors() -> None:

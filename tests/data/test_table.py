@@ -157,7 +157,7 @@ def test_splits_by_a_column_are_those_by_files(tmp_path: Path) -> None:
     by_files = prepared(None, ITEMS, splits=files, cache_dir=str(tmp_path / "cache"))
     assert by_column.samples.equals(by_files.samples)
     assert by_column.summary.rows == 120
-    assert by_column.users().equals(by_files.users())
+    assert by_column.users.equals(by_files.users)
 
 
 def test_the_cache_knows_columns_and_features(tmp_path: Path) -> None:
@@ -188,7 +188,7 @@ def test_users_titles_and_people_are_found(tmp_path: Path) -> None:
     people = tmp_path / "people.csv"
     people.write_text("liked_titles,disliked_titles,target_title\nThing 1|Thing 2,,Thing 3\n,Thing 4,New thing\n")
     data = prepared(CLICKS, ITEMS, USERS, people=str(people))
-    assert data.users().to_list() == [f"u{i}" for i in range(8)]
+    assert data.users.to_list() == [f"u{i}" for i in range(8)]
     rated = data.ratings_of(["u1"])
     last = CLICKS.filter(user_id="u1").unique("sku", keep="last", maintain_order=True)
     assert rated["item"].to_list() == last["sku"].to_list()

@@ -150,8 +150,7 @@ def test_readme(work: Path, world: World, capsys: pytest.CaptureFixture[str]) ->
 
 def link_run(work: Path, world: World) -> None:
     """Put a trained run where the examples look for it."""
-    options = world.options("one")
-    (_folder(work / "runs") / "quickstart").symlink_to(world.once("one", ["fit", *options], ["test", *options]))
+    (_folder(work / "runs") / "quickstart").symlink_to(world.tested("one"))
 
 
 def test_the_notebook_is_short() -> None:

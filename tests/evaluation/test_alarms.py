@@ -173,7 +173,7 @@ STOP = ["--alarms.window=2", "--alarms.length=1.05", "--alarms.gap=null", "--ala
 
 def test_a_run_stops_at_an_alarm_and_goes_on_to_the_same_end(world: World) -> None:
     options = world.options("alarmed")
-    whole = world.once("one", ["fit", *world.options("one")], ["test", *world.options("one")])
+    whole = world.tested("one")
     run, stops = world.folder / "alarmed", 0
     while (outcome := expctr("fit", *options, "--ckpt_path=last", *STOP)).code == 2:
         stops += 1

@@ -61,10 +61,9 @@ def test_a_text_that_tells_nothing_is_worth_nothing() -> None:
 def test_a_test_compares_with_the_title_and_on_request_with_untrained_sentences(
     world: World, tmp_path: Path, untrained: bool
 ) -> None:
-    options = world.options("one")
-    run = copytree(world.once("one", ["fit", *options], ["test", *options]), tmp_path / "run")
+    run = copytree(world.tested("one"), tmp_path / "run")
     folder = f"--trainer.default_root_dir={run}"
-    expctr("test", *options, folder, f"--results.untrained_model={untrained}").ok()
+    expctr("test", *world.options("one"), folder, f"--results.untrained_model={untrained}").ok()
     systems = json.loads((run / "table.json").read_text())["systems"]
     assert "DeepFM + title" in systems
     assert ("DeepFM + untrained sentences" in systems) is untrained

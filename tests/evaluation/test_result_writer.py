@@ -26,8 +26,7 @@ SIGNS = ("positive", "saturated")
 
 @pytest.fixture(scope="module")
 def run(world: World) -> Path:
-    options = world.options("one")
-    return world.once("one", ["fit", *options], ["test", *options])
+    return world.tested("one")
 
 
 @pytest.fixture(scope="module")

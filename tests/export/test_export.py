@@ -14,6 +14,7 @@ from typing import Any, Literal
 import polars as pl
 import pytest
 import torch
+import yaml
 from conftest import make_llm, stir_adapter
 from huggingface_hub import ModelCard
 from llama_cpp_file import write_gguf
@@ -54,11 +55,10 @@ pytestmark = pytest.mark.filterwarnings("ignore")
 @pytest.fixture(scope="module")
 def out(world: World) -> Path:
     """Of the run that the tests of ranks make, too."""
-    options = world.options("one")
-    run = world.once("one", ["fit", *options], ["test", *options])
+    run = world.tested("one")
     with world.first("one-exported") as first:
         if first:
-            expctr("export", *options, f"--out={run / 'export'}", "--merged=true").ok()
+            expctr("export", *world.options("one"), f"--out={run / 'export'}", "--merged=true").ok()
     return run / "export"
 
 
@@ -532,6 +532,24 @@ def test_baselines_are_exported_too(world: World) -> None:
     adapter = {"adapter/adapter_model.safetensors", "adapter/adapter_config.json"}
     assert files["tallrec"] == {*adapter, *code, "config.yaml"}
     assert "license" not in ModelCard.load(world.folder / "export-deepfm" / "export" / "README.md").data.to_dict()
+
+
+def test_a_policy_alone_explains_and_is_exported(world: World) -> None:
+    """A run of PPOExplainerModule has no CTR model."""
+    explainer = yaml.safe_load((TESTS / "conf/tiny.yaml").read_text())["model"]["init_args"]["explainer"]
+    explainer["llm"]["path"] = str(world.folder / "llm")
+    config = world.folder / "policy.yaml"
+    config.write_text(yaml.safe_dump({"model": {"class_path": "PPOExplainerModule", "init_args": explainer}}))
+    data = [option for option in world.paths("policy") if not option.startswith("--model")]
+    line = [f"--config={config}", "--data=MovieLensDataModule", *data, "--stages.lc.epochs=1", "--stages.rounds=0"]
+    expctr("fit", *line, "--data.rollout_batch_size=16", "--trainer.enable_progress_bar=false").ok()
+    run = world.folder / "policy"
+    answer = expctr("explain", run, "--user=1", "--target=Film 3, The").ok().output
+    expctr("export", run).ok()
+    assert load_file(run / "export" / "adapter" / "adapter_model.safetensors")
+    assert not (run / "export" / "ctr").exists()
+    assert "no CTR model: none is trained" in (run / "export" / "README.md").read_text()
+    assert "s_u" in answer
 
 
 def test_the_cards_code_gives_tallrecs_scores(tmp_path: Path) -> None:

@@ -28,8 +28,7 @@ pytestmark = pytest.mark.filterwarnings("ignore")
 
 @pytest.fixture(scope="module")
 def one(world: World) -> Path:
-    options = world.options("one")
-    return world.once("one", ["fit", *options], ["test", *options])
+    return world.tested("one")
 
 
 WAYS = {"sharded": sharded, "replicated": replicated}

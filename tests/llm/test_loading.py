@@ -3,6 +3,7 @@
 import json
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
@@ -30,6 +31,7 @@ from expctr.llm.kv_cache import keys_and_values
 from expctr.llm.loading import (
     LLMOptions,
     check_chat_template,
+    check_finite,
     check_tokenizer,
     load_base,
     load_tokenizer,
@@ -98,6 +100,18 @@ def test_weights_that_are_not_numbers_are_named_though_no_prompt_uses_them(tmp_p
     save_file(weights, tmp_path / "base" / "model.safetensors", {"format": "pt"})
     with pytest.raises(UserError, match=r"NaN or infinite, in model\.embed_tokens\.weight\. Fix: "):
         load(tmp_path / "base")
+
+
+@pytest.mark.parametrize("dtype", [torch.float8_e4m3fn, torch.float8_e5m2, torch.bfloat16])
+def test_weights_of_any_float_are_checked(dtype: torch.dtype) -> None:
+    """A base in 8-bit floats has such weights; torch cannot compare them."""
+    base: Any = nn.Linear(2, 3)
+    base.weight.requires_grad_(False)
+    base.weight.data = base.weight.data.to(dtype)
+    check_finite(base, "base")
+    base.weight.data[1, 1] = torch.nan
+    with pytest.raises(UserError, match="NaN or infinite, in weight"):
+        check_finite(base, "base")
 
 
 def test_weights_that_the_config_leaves_out_are_counted(tmp_path: Path, recwarn: pytest.WarningsRecorder) -> None:

@@ -281,6 +281,14 @@ def test_a_template_prints_the_day_of_the_option(chat: PreTrainedTokenizerBase, 
         PromptOptions(date="today")
 
 
+@pytest.mark.parametrize("beginning", ["\n", "  {% if true %}  a{% endif %}", "  b", "{# c #}\n\n"])
+def test_the_date_does_not_change_how_a_template_begins(chat: PreTrainedTokenizerBase, beginning: str) -> None:
+    template = beginning + "{{ messages[0].content }}"
+    tokenizer = with_template(chat, "", template)
+    expected = tokenizer.apply_chat_template([{"role": "user", "content": "Hi"}], tokenize=False)
+    assert Prompts(tokenizer, PromptOptions(), BOOKS).in_template("Hi") == expected
+
+
 def test_variables_that_the_template_does_not_read_are_refused(
     chat: PreTrainedTokenizerBase, plain: PreTrainedTokenizerBase
 ) -> None:

@@ -20,19 +20,18 @@ from starlette.testclient import TestClient
 from expctr.errors import DataError, UserError
 from expctr.predictor import Predictor
 from expctr.serving.schemas import MAX_PAIRS, Reply
-from expctr.serving.server import MAX_BYTES, add_routes, check_port, make_server, serve
+from expctr.serving.server import MAX_BYTES, add_routes, check_port, main, make_server, serve
 from expctr.serving.worker import ModelWorker
 
 
 @pytest.fixture(scope="module")
 def run(world: World) -> Path:
-    options = world.options("one")
-    return world.once("one", ["fit", *options], ["test", *options])
+    return world.tested("one")
 
 
 @pytest.fixture(scope="module")
 def worker(run: Path) -> ModelWorker:
-    worker = ModelWorker(str(run), None, "cpu", "/queue")
+    worker = ModelWorker(run, None, "cpu")
     with pytest.MonkeyPatch.context() as patch:  # it is no process of its own here
         patch.setattr("signal.signal", lambda *_: None)
         worker.setup("cpu:0")
@@ -100,7 +99,7 @@ def test_a_history_too_long_to_explain_is_refused(client: TestClient) -> None:
     titles = [f"Film {i}" for i in range(32)]
     answer = client.post("/explain", json={"liked": titles[:16], "disliked": titles[16:], "target": "New"})
     assert answer.status_code == 422
-    assert "a history of at most 31 titles" in answer.text
+    assert "a history of 32 titles. Fix: give at most 31" in answer.json()["detail"][0]["msg"]
 
 
 def test_missing_files_of_the_server_are_not_named(worker: ModelWorker, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -125,6 +124,16 @@ def test_a_port_in_use_is_refused_before_a_model_is_loaded() -> None:
         taken.listen()
         with pytest.raises(UserError, match=r"^port: \d+ cannot be used: .*Fix: choose another port"):
             check_port("127.0.0.1", taken.getsockname()[1])
+
+
+@pytest.mark.parametrize(("option", "value"), [("--timeout", "-5"), ("--timeout", "nan"), ("--port", "80")])
+def test_an_option_out_of_range_is_one_line(
+    option: str, value: str, run: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main([str(run), option, value])
+    assert ended.value.code == 2
+    assert capsys.readouterr().err.startswith(f"error: serve.{option[2:]} must be ")
 
 
 def test_one_that_crashes_leaves_the_others_alone(worker: ModelWorker, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -229,7 +238,7 @@ def test_no_page_of_another_site_can_ask_or_read(client: TestClient) -> None:
 
 def test_the_server_has_no_other_endpoints() -> None:
     """None that shuts it down, takes a request unchecked, or says what it runs on."""
-    app = make_server("run").app
+    app = make_server(Path("run")).app
     found = {path for route in app.routes if (path := getattr(route, "path", "")) not in ("", "/openapi.json")}
     assert found == {"/", "/health", "/score", "/explain", "/users", "/items"}
 
@@ -282,7 +291,7 @@ def test_a_run_that_cannot_be_loaded_is_said_in_a_line(
     config.write_text(re.sub(r"\bpath: \S*movielens", "path: /gone", config.read_text()))
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("signal.signal", lambda *_: None)
-        for worker in (ModelWorker(str(run), None, "tpu", "/q"), ModelWorker(str(tmp_path / "run"), None, "cpu", "/q")):
+        for worker in (ModelWorker(run, None, "tpu"), ModelWorker(tmp_path / "run", None, "cpu")):
             with pytest.raises(UserError):
                 worker.setup("cpu")
     first, second = capsys.readouterr().err.splitlines()

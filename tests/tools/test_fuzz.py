@@ -26,8 +26,7 @@ COUNTS = {
 
 @pytest.fixture(scope="module")
 def targets(world: World, tmp_path_factory: pytest.TempPathFactory) -> Mapping[str, Target]:
-    options = world.options("one")
-    run = world.once("one", ["fit", *options], ["test", *options])
+    run = world.tested("one")
     return make_targets(run, tmp_path_factory.mktemp("fuzz"))
 
 

@@ -62,8 +62,7 @@ def test_smoothing_keeps_a_level_and_removes_noise() -> None:
 
 
 def test_a_run_of_the_command_line_has_all_its_stages(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
-    options = world.options("one")
-    run = world.once("one", ["fit", *options], ["test", *options])
+    run = world.tested("one")
     draw(run, monkeypatch)
     assert [name for name, _ in reward_curves.stages(read_events(run).curves)] == [
         "LC",

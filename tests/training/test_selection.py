@@ -25,7 +25,7 @@ def test_a_fit_starts_from_the_beginning_where_there_is_no_checkpoint(ckpt_path:
 @pytest.mark.parametrize("command", ["validate", "test", "predict", "export", "explain"])
 @pytest.mark.parametrize("ckpt_path", [None, "last"])
 def test_other_commands_use_the_newest(command: str, ckpt_path: str | None, tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="run expctr fit with the same config first"):
+    with pytest.raises(UserError, match="Fix: run expctr fit with the same config first"):
         select_checkpoint(command, ckpt_path, tmp_path)
     save(tmp_path, 1)
     newest = save(tmp_path, 2)
@@ -34,7 +34,7 @@ def test_other_commands_use_the_newest(command: str, ckpt_path: str | None, tmp_
 
 def test_a_fit_resumes_only_if_asked_to(tmp_path: Path) -> None:
     first, newest = save(tmp_path, 1), save(tmp_path, 2)
-    with pytest.raises(UserError, match="holds a run, last saved as epoch=0000-batch=000002: resume it with"):
+    with pytest.raises(UserError, match=r"holds a run, last saved as epoch=0000-batch=000002\. Fix: resume it with"):
         select_checkpoint("fit", None, tmp_path)
     assert select_checkpoint("fit", "last", tmp_path) == newest
     assert select_checkpoint("fit", str(first), tmp_path) == first
@@ -52,7 +52,7 @@ def test_a_damaged_checkpoint_is_refused_and_the_newest_intact_one_named(intact:
     damaged.write_bytes(damaged.read_bytes()[:-100])
     if not intact:
         good.unlink()
-    hint = f"--ckpt_path {good}" if intact else "the run has no intact one"
+    hint = f"--ckpt_path {good}" if intact else "train again: no other one is intact"
     with pytest.raises(UserError, match=f"{damaged} cannot be used: .*{hint}"):
         select_checkpoint("test", None, tmp_path)
 
@@ -73,12 +73,12 @@ def test_options_of_the_model_and_the_data_must_be_the_runs() -> None:
     for now, then in ((plain, thinking), (thinking, plain)):
         with pytest.raises(UserError, match=r"^model\.init_args\.prompts\.template_kwargs is .* was made with"):
             check_same_options(config(model=now), config(model=then))
-    with pytest.raises(UserError, match=r"^seed_everything is 2 and the run was made with 1: give the run's value"):
+    with pytest.raises(UserError, match=r"^seed_everything is 2 and the run was made with 1\. Fix: give the run"):
         check_same_options(config(seed_everything=2), config())
     other = {"class_path": "expctr.AmazonBooksDataModule", "init_args": {"rollout_batch_size": 4}}
     with pytest.raises(UserError, match=r"^data.class_path is .*; data.init_args.rollout_batch_size is 4 and"):
         check_same_options(config(data=other), config())
-    with pytest.raises(UserError, match=r"; \.\.\.: give the run's value"):
+    with pytest.raises(UserError, match=r"; \.\.\.\. Fix: give the run's value"):
         check_same_options(config(seed_everything=2, model={"a": 1}, data=other), config(model={"a": 2}))
 
 
@@ -89,7 +89,7 @@ def test_a_resumed_run_keeps_its_rewards() -> None:
     brier = [{"class_path": "expctr.LCAlignment", "init_args": {"metric": "brier"}}]
     check_same_options(config(**stages(None, epochs=2)), config(**stages(None)))  # the scheduler compares epochs
     check_same_options(config(**stages(brier)), config(stages={"lc_epochs": 2}))  # a run of 0.1.0 has none
-    with pytest.raises(UserError, match=r"^stages\.lc\.rewards is .*brier.* and the run was made with None: give"):
+    with pytest.raises(UserError, match=r"^stages\.lc\.rewards is .*brier.* and the run was made with None\. Fix:"):
         check_same_options(config(**stages(brier)), config(**stages(None)))
 
 

@@ -60,7 +60,7 @@ def make_targets(run: Path, folder: Path) -> dict[str, Target]:
         run: the folder of a trained and tested run of ExpCTRModule.
         folder: an empty one, for what commands write.
     """
-    worker = ModelWorker(str(run), None, "cpu", "/queue")
+    worker = ModelWorker(run, None, "cpu")
     with patch("signal.signal"):  # the worker is no process of its own here
         worker.setup("cpu")
     predictor = worker.predictor

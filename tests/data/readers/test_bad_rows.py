@@ -200,7 +200,7 @@ def test_every_file_is_counted_and_splits_of_the_files_are_used(tmp_path: Path) 
         "x.test.inter": 5,
     }
     assert data.summary.own_splits
-    assert data.users().to_list() == ["0", "1", "2", "3", "4"]
+    assert data.users.to_list() == ["0", "1", "2", "3", "4"]
     assert data.ratings_of(["3"])["item"].to_list() == ["1", "2"]
     with (tmp_path / "x.train.inter").open("a") as file:
         file.write("3\t5\t9\t6\t0\n")
