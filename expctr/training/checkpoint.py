@@ -40,7 +40,7 @@ class RunCheckpoint(Checkpoint):
             raise ValueError("checkpoint.every_n_batches cannot be negative, and checkpoint.keep must be at least 1")
         self.every_n_batches, self.keep = every_n_batches, keep
         self._signals = Signals()
-        self._cut_short = False
+        self._done, self._cut_short = 0, False
         self._limit_val_batches: int | float = 1.0
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
@@ -51,7 +51,7 @@ class RunCheckpoint(Checkpoint):
         self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         done = batch_idx + 1
-        self._cut_short = False
+        self._done, self._cut_short = done, False
         if done == trainer.num_training_batches:
             return
         limit, stopping = trainer.max_steps, trainer.should_stop and trainer.fit_loop._can_stop_early
@@ -70,6 +70,9 @@ class RunCheckpoint(Checkpoint):
         """Save after the epoch's validation, unless the trainer ends the epoch before its last batch."""
         if self._cut_short:
             trainer.limit_val_batches = self._limit_val_batches
+            return
+        if 0 < self._done < trainer.num_training_batches:  # what asked for the stop did so after our own hook
+            self.save(trainer, trainer.current_epoch, self._done)
             return
         signalled = self._signals.look(pl_module.device)
         self.save(trainer, trainer.current_epoch + 1, 0)

@@ -79,7 +79,7 @@ REFUSED: dict[str, tuple[list[str], str]] = {
         "'mae', 'brier', 'log'",
     ),
     "no such config": (["--config=nowhere.yaml"], "nowhere.yaml"),
-    "no such packaged config": (["--config=quickstrt"], "the nearest packaged configs: quickstart"),
+    "no such packaged config": (["--config=quickstrt"], "Fix: give one of the nearest, quickstart"),
     "no such class": (["--data=FilmDataModule"], "no class FilmDataModule; known classes: MovieLensDataModule"),
 }
 REFUSED_LATER: dict[str, tuple[list[str], str]] = {

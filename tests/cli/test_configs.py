@@ -39,7 +39,7 @@ def test_a_file_comes_before_a_packaged_config(tmp_path: Path, monkeypatch: pyte
 
 
 def test_an_unknown_config_is_answered_with_the_nearest() -> None:
-    with pytest.raises(UserError, match=r"no file quickstrt, .* the nearest packaged configs: quickstart"):
+    with pytest.raises(UserError, match=r"no file quickstrt, .* Fix: give one of the nearest, quickstart"):
         find_config("quickstrt")
     with pytest.raises(UserError, match="expctr configs lists the packaged configs"):
         find_config("/nowhere/zzz.yaml")

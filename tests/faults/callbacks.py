@@ -81,6 +81,7 @@ class Mortal(Callback):
 
     def __init__(self, seconds: float, way: str = "kill", saving: bool = False, rank: int | None = None) -> None:
         self.seconds, self.way, self.saving, self.rank, self.began = seconds, way, saving, rank, 0.0
+        self.time_is_up = False
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         self.began = time.monotonic()
@@ -106,8 +107,13 @@ class Mortal(Callback):
         os.kill(os.getpid(), signal.SIGTERM)
 
     def end_time(self, trainer: L.Trainer) -> None:
-        """As `trainer.max_time` would."""
-        trainer.should_stop = True
+        """As `trainer.max_time` would, which looks at the clock after each batch."""
+        self.time_is_up = True
+
+    def on_train_batch_end(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        trainer.should_stop |= self.time_is_up
 
     def fill_disk(self, trainer: L.Trainer) -> None:
         """As another program would: the file `ballast`, beside the run's folder, takes what room is left."""

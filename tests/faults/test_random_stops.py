@@ -51,8 +51,9 @@ class Stopped:
         mortal = add("Mortal", seconds=draw.uniform(0, LONGEST), way=self.way, **chosen)
         outcome = expctr("fit", *self.options(run), "--ckpt_path=last", *mortal, ranks=self.ranks)
         (self.world.folder / self.folder / "ballast").unlink(missing_ok=True)
-        assert outcome.code in (0, CODES[self.way]), f"{run} ended with code {outcome.code}:\n{outcome.output}"
-        assert self.ranks > 1 or "Traceback" not in outcome.output, outcome.output
+        if self.ranks == 1:  # of several, those that live on end with an error of the connection
+            assert outcome.code in (0, CODES[self.way]), f"{run} ended with code {outcome.code}:\n{outcome.output}"
+            assert "Traceback" not in outcome.output, outcome.output
         return bool(outcome.code) or GOES_ON in outcome.output
 
     def finish(self, run: str) -> tuple[dict[str, object], dict[str, pl.DataFrame]]:

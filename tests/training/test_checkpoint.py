@@ -166,3 +166,14 @@ def test_files_and_folders_are_removed_and_what_is_not_there_is_no_matter(tmp_pa
 def test_options_out_of_range_are_refused(options: dict[str, int]) -> None:
     with pytest.raises(ValueError, match=r"checkpoint\.every_n_batches cannot be negative"):
         RunCheckpoint(**options)
+
+
+def test_a_stop_that_a_module_itself_asks_for_does_not_count_as_an_epoch(tmp_path: Path) -> None:
+    """Its hook comes after those of all callbacks."""
+
+    class Stopping(Tiny):
+        def on_train_batch_end(self, outputs: Any, batch: Tensor, batch_idx: int) -> None:
+            self.trainer.should_stop |= batch_idx == 2
+
+    fit(tmp_path, RunCheckpoint(every_n_batches=0), Stopping())
+    assert names(tmp_path / "checkpoints") == ["epoch=0000-batch=000003.ckpt"]
