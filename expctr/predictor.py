@@ -51,17 +51,18 @@ class Predictor:
         self._lock = Lock()
 
     @classmethod
-    def load(cls, run: str | Path, checkpoint: str | None = None, device: str = "auto") -> Self:
+    def load(cls, run: str | Path, checkpoint: str | None = None, device: str | torch.device | None = None) -> Self:
         """Load a run, and keep all ratings in memory for the questions that follow.
 
         Args:
             run: its folder.
             checkpoint: a path; null for the run's newest.
-            device: `auto`, `cpu`, or a GPU: `cuda`, `cuda:1`.
+            device: `auto` (or null), `cpu`, or a GPU: `cuda`, `cuda:1`.
 
         Raises:
             UserError: the folder holds no run, its checkpoint cannot be used, or its weights are sharded.
         """
+        device = str(device or "auto")
         if not _DEVICE.fullmatch(device):
             raise UserError(f"device is {device!r}. Fix: give auto, cpu or cuda, or one GPU of several as cuda:1")
         accelerator, _, index = device.partition(":")
@@ -192,9 +193,10 @@ class Predictor:
         """
         if not isinstance(pairs, pl.DataFrame):
             raise UserError(f"pairs are a {type(pairs).__name__}. Fix: give a polars DataFrame")
-        if taken := {*pairs.columns} & {*self.columns, PROBLEM, _PAIR}:
-            raise UserError(f"pairs have a column {min(taken)}, which is needed for the scores. Fix: rename it")
-        wanted = pl.repeat(explain, pairs.height, eager=True) if isinstance(explain, bool) else pl.Series(explain)
+        self.check_names(pairs.columns)
+        wanted = pl.Series([explain] * pairs.height if isinstance(explain, bool) else explain)
+        if wanted.is_empty():
+            wanted = wanted.cast(pl.Boolean)
         if wanted.dtype != pl.Boolean or wanted.null_count() or len(wanted) != pairs.height:
             raise UserError(
                 "explain has no bool for each pair. Fix: give True, False, a list or a polars Series of bools"
@@ -207,6 +209,11 @@ class Predictor:
         numbered = pairs.with_columns(pl.int_range(pl.len(), dtype=pl.Int64).alias(_PAIR))
         scored = numbered.join(scores, on=_PAIR, how="left", maintain_order="left").drop(_PAIR)
         return scored.with_columns(problems.alias(PROBLEM))
+
+    def check_names(self, names: Sequence[str]) -> None:
+        """Refuse pairs with a column that `score` would overwrite, with a `UserError`."""
+        if taken := {*names} & {*self.columns, PROBLEM, _PAIR}:
+            raise UserError(f"pairs have a column {min(taken)}, which is needed for the scores. Fix: rename it")
 
     def _scores(self, rows: pl.DataFrame, explain: bool = True) -> pl.DataFrame:
         """All of `columns` of some rows, null where there is none."""

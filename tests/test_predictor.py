@@ -1,9 +1,11 @@
 """A trained run in Python, and the pairs of a file."""
 
+from datetime import timedelta
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
 
+import numpy as np
 import polars as pl
 import pytest
 import torch
@@ -15,10 +17,11 @@ from expctr.cli import predict_pairs as pair_files
 from expctr.cli.app import run as run_cli
 from expctr.cli.predict_pairs import predict_pairs
 from expctr.data.batches import SampleText
-from expctr.errors import UserError
+from expctr.errors import DataError, UserError
 from expctr.modules.expctr import ExpCTRModule
 from expctr.predictor import Predictor, shared_batches
 from expctr.training.checkpoint import checkpoints
+from expctr.training.lock import hold
 
 SCORES = ["s_u", "s_r", "s_0", "s_plain"]
 
@@ -86,6 +89,12 @@ def test_what_says_no_true_or_false_per_pair_is_refused(predictor: Predictor, ex
     pairs = pl.DataFrame({"user": ["1", "2"], "item": ["3", "4"]})
     with pytest.raises(UserError, match=r"explain has no bool for each pair\. Fix: "):
         predictor.score(pairs, explain)
+
+
+def test_titles_are_any_sequence(predictor: Predictor) -> None:
+    expected = predictor.explain(["Film 1, The", "Film 2, The"], target="Film 3, The")
+    for given in (pl.Series(["Film 1, The", "Film 2, The"]), np.array(["Film 1, The", "Film 2, The"])):
+        assert predictor.explain(given, target="Film 3, The") == expected  # type: ignore[arg-type]
 
 
 def test_nothing_to_score_is_no_error(predictor: Predictor, pairs: pl.DataFrame) -> None:
@@ -207,6 +216,7 @@ BROKEN = {
     "no rows": (b"user,item\n", "has no rows"),
     "an open quote": (b'user,item\n"1,2\n3,4\n', "every quote"),
     "semicolons": (b"user;item\n1;2\n", "separate columns by commas"),
+    "UTF-16": (GOOD.decode().encode("utf-16"), "is UTF-16. Fix: save it as UTF-8"),
     "no people": (b"item,price\n1,2\n", "pairs have no column user"),
 }
 
@@ -217,6 +227,65 @@ def test_a_broken_file_of_pairs_is_refused_before_a_model_is_loaded(name: str, t
     (tmp_path / "pairs.csv").write_bytes(content)
     with pytest.raises(ValueError, match=message):
         pair_files.check_options(tmp_path / "pairs.csv", tmp_path / "out.csv", "all", force=False)
+
+
+@pytest.mark.parametrize(
+    ("column", "message"),
+    [
+        (pl.Series("user", [b"\xff"]), "pairs: the column user is of type Binary. Fix: give texts or numbers"),
+        (pl.Series("item", [["1"]]), "pairs: the column item is of type List"),
+        (
+            pl.Series("liked_titles", [[["a"]]]),
+            "the column liked_titles is of type List.* Fix: give lists of texts",
+        ),
+        (pl.Series("note", [b"\xff"]), "out: a CSV cannot hold the column note"),
+        (pl.Series("note", [timedelta(1)]), "out: a CSV cannot hold the column note"),
+    ],
+)
+def test_a_column_of_an_odd_type_is_refused_before_a_model_is_loaded(
+    column: pl.Series, message: str, tmp_path: Path
+) -> None:
+    pl.DataFrame({"user": ["1"], "item": ["2"]}).with_columns(column).write_parquet(tmp_path / "pairs.parquet")
+    with pytest.raises(DataError, match=message):
+        pair_files.check_options(tmp_path / "pairs.parquet", tmp_path / "out.csv", "all", force=False)
+
+
+def test_ids_that_a_missing_value_made_floats_and_lists_without_a_value_are_read(
+    predictor: Predictor, run: Path, tmp_path: Path
+) -> None:
+    """As pandas writes them."""
+    frame = pl.DataFrame({"user": [1.0, None, 2.0], "item": [3, 4, 5], "liked_titles": [None, None, None]})
+    frame.write_parquet(tmp_path / "pairs.parquet")
+    (checkpoint,) = checkpoints(run / "checkpoints")[-1:]
+    problems = predict_pairs(predictor, tmp_path / "pairs.parquet", tmp_path / "out.csv", "none", checkpoint)
+    assert problems == {"no user and no titles of a history": 1}
+
+
+def test_the_folder_of_parts_is_one_s_own(predictor: Predictor, pairs: pl.DataFrame, run: Path, tmp_path: Path) -> None:
+    """Neither another command's nor anybody's files in it are lost."""
+    pairs.write_parquet(tmp_path / "pairs.parquet")
+    job = (tmp_path / "pairs.parquet", tmp_path / "out.csv", "none", checkpoints(run / "checkpoints")[-1])
+    parts = tmp_path / "out.csv.parts"
+    parts.mkdir()
+    (parts / "thesis.txt").write_text("mine")
+    with pytest.raises(UserError, match=r"out\.csv\.parts, .* holds other files\. Fix: choose another --out"):
+        predict_pairs(predictor, *job)
+    assert (parts / "thesis.txt").read_text() == "mine"
+    (parts / "thesis.txt").unlink()
+    with hold(parts), pytest.raises(UserError, match=r"is being written by process \d+ .*or give another --out"):
+        predict_pairs(predictor, *job)
+    predict_pairs(predictor, *job)
+    assert not parts.exists()
+
+
+def test_a_scored_file_is_refused_as_pairs_without_a_trace(
+    predictor: Predictor, pairs: pl.DataFrame, run: Path, tmp_path: Path
+) -> None:
+    predictor.score(pairs, explain=False).write_parquet(tmp_path / "pairs.parquet")
+    job = (tmp_path / "pairs.parquet", tmp_path / "out.csv", "none", checkpoints(run / "checkpoints")[-1])
+    with pytest.raises(UserError, match=r"pairs have a column .*Fix: rename it"):
+        predict_pairs(predictor, *job)
+    assert [path.name for path in tmp_path.iterdir()] == ["pairs.parquet"]
 
 
 def test_a_name_with_brackets_is_no_pattern(tmp_path: Path) -> None:

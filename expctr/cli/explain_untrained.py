@@ -12,8 +12,8 @@ from expctr.data.sample_rows import split_titles
 from expctr.errors import UserError, exit_with_error
 
 NOTE = (
-    "untrained: this is the shipped nano model before any training, so expect a poor answer. Next: expctr fit --config "
-    "quickstart trains it, and --config quickstart makes this command use the trained run"
+    "untrained: this is the shipped nano model before any training, so expect a poor answer. Next: in a clone, bash "
+    "tools/quickstart.sh trains it on MovieLens-100K, and expctr explain runs/quickstart uses the trained run"
 )
 
 OPTIONS = {"--target", "--liked", "--disliked", "--json"}

@@ -3,6 +3,7 @@
 import json
 import shutil
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import polars as pl
@@ -11,8 +12,11 @@ from rich.progress import track
 from expctr.data.pairs import PairRows, read_columns
 from expctr.data.readers.base import POLARS_ERRORS
 from expctr.data.readers.files import check_file
+from expctr.data.readers.lines import is_wide
+from expctr.data.readers.values import as_id
 from expctr.errors import DataError, UserError, first_line
 from expctr.predictor import PROBLEM, Predictor
+from expctr.training.lock import hold
 from expctr.whole_files import replacing, write_parquet
 
 CHUNK = 20_000
@@ -63,48 +67,42 @@ def predict_pairs(predictor: Predictor, pairs: Path, out: Path, explain: str, ch
     if _top(explain) and "s_plain" not in predictor.columns:
         raise UserError(f"explain: {explain} needs a run of ExpCTRModule whose CTR model is trained. Fix: leave it out")
     table = _scan(pairs)
+    predictor.check_names(table.collect_schema().names())
     count = int(table.select(pl.len()).collect().item())
     rows = PairRows(predictor.data, _users(table))
-    parts = _parts_folder(
-        out,
-        {
-            "pairs": _stat(pairs),
-            "checkpoint": _stat(checkpoint),
-            "explain": explain,
-            "samples": predictor.explanations_per_row,
-        },
-    )
+    samples = predictor.explanations_per_row
+    job = {"pairs": _stat(pairs), "checkpoint": _stat(checkpoint), "explain": explain, "samples": samples}
+    with _parts(out, job) as parts:
 
-    def chunks(name: str) -> Iterator[tuple[int, pl.DataFrame, Path]]:
-        """The chunks that have no part yet: their first row, their pairs, and the part to write."""
-        paths = {start: parts / f"{name}-{start:012}.parquet" for start in range(0, count, CHUNK)}
-        missing = [start for start, path in paths.items() if not path.exists()]
-        for start in track(missing, f"{name} pairs", disable=len(missing) < 2):
-            yield start, table.slice(start, CHUNK).collect(), paths[start]
+        def chunks(name: str) -> Iterator[tuple[int, pl.DataFrame, Path]]:
+            """The chunks that have no part yet: their first row, their pairs, and the part to write."""
+            paths = {start: parts / f"{name}-{start:012}.parquet" for start in range(0, count, CHUNK)}
+            missing = [start for start, path in paths.items() if not path.exists()]
+            for start in track(missing, f"{name} pairs", disable=len(missing) < 2):
+                yield start, table.slice(start, CHUNK).collect(), paths[start]
 
-    explained = None
-    if top := _top(explain):
-        for start, chunk, path in chunks("ranked"):
-            scored = predictor.score(chunk, explain=False, rows=rows).select("s_plain", place=_places(start))
-            person = read_columns(chunk).select(person=pl.struct("user", "liked_titles", "disliked_titles").hash())
-            write_parquet(pl.concat([scored, person], how="horizontal"), path)
-        ranked = pl.scan_parquet(sorted(parts.glob("ranked-*.parquet")), glob=False).drop_nulls("s_plain")
-        rank = pl.col("s_plain").rank("ordinal", descending=True).over("person")
-        explained = ranked.filter(rank <= top).select("place").collect()["place"]
-    for start, chunk, path in chunks("scored"):
-        chosen: bool | pl.Series = explain == "all"
-        if explained is not None:
-            chosen = chunk.select(_places(start).is_in(explained.implode())).to_series()
-        write_parquet(predictor.score(chunk, chosen, rows), path)
+        explained = None
+        if top := _top(explain):
+            for start, chunk, path in chunks("ranked"):
+                scored = predictor.score(chunk, explain=False, rows=rows).select("s_plain", place=_places(start))
+                person = read_columns(chunk).select(person=pl.struct("user", "liked_titles", "disliked_titles").hash())
+                write_parquet(pl.concat([scored, person], how="horizontal"), path)
+            ranked = pl.scan_parquet(sorted(parts.glob("ranked-*.parquet")), glob=False).drop_nulls("s_plain")
+            rank = pl.col("s_plain").rank("ordinal", descending=True).over("person")
+            explained = ranked.filter(rank <= top).select("place").collect()["place"]
+        for start, chunk, path in chunks("scored"):
+            chosen: bool | pl.Series = explain == "all"
+            if explained is not None:
+                chosen = chunk.select(_places(start).is_in(explained.implode())).to_series()
+            write_parquet(predictor.score(chunk, chosen, rows), path)
 
-    result = pl.scan_parquet(sorted(parts.glob("scored-*.parquet")), glob=False)
-    problems = result.select(pl.col(PROBLEM).drop_nulls().value_counts(sort=True)).unnest(PROBLEM).collect()
-    with replacing(out) as part:
-        if out.suffix == ".csv":
-            result.with_columns(pl.col(pl.List(pl.String)).list.join("|")).sink_csv(part)
-        else:
-            result.sink_parquet(part)
-    shutil.rmtree(parts)
+        result = pl.scan_parquet(sorted(parts.glob("scored-*.parquet")), glob=False)
+        problems = result.select(pl.col(PROBLEM).drop_nulls().value_counts(sort=True)).unnest(PROBLEM).collect()
+        with replacing(out) as part:
+            if out.suffix == ".csv":
+                result.with_columns(pl.col(pl.List(pl.String)).list.join("|")).sink_csv(part)
+            else:
+                result.sink_parquet(part)
     return dict(problems.iter_rows())
 
 
@@ -118,6 +116,8 @@ def _scan(pairs: Path) -> pl.LazyFrame:
 def _check_pairs(pairs: Path, out: Path) -> None:
     """Read all of a table once, because an error in its last row would otherwise come after hours."""
     try:
+        if pairs.suffix == ".csv" and is_wide(pairs):
+            raise DataError(f"pairs: {pairs} is UTF-16. Fix: save it as UTF-8")
         table = _scan(pairs)
         schema = table.collect_schema()
         if pairs.suffix == ".csv" and len(schema) == 1:
@@ -133,9 +133,13 @@ def _check_pairs(pairs: Path, out: Path) -> None:
         raise DataError(f"pairs: {pairs} cannot be read: {reason}. Fix: {fix}") from error
     if not rows:
         raise DataError(f"pairs: {pairs} has no rows. Fix: check that every quote in it is closed")
-    nested = [name for name, kind in schema.items() if kind.is_nested() and kind != pl.List(pl.String)]
-    if nested and out.suffix == ".csv":
-        raise DataError(f"out: a CSV cannot hold the column {nested[0]} of {pairs}. Fix: choose a .parquet")
+    no_text = [
+        name
+        for name, kind in schema.items()
+        if (kind.is_nested() and kind != pl.List(pl.String)) or kind in (pl.Binary, pl.Duration, pl.Object)
+    ]
+    if no_text and out.suffix == ".csv":
+        raise DataError(f"out: a CSV cannot hold the column {no_text[0]} of {pairs}. Fix: choose a .parquet")
 
 
 def _top(explain: str) -> int:
@@ -149,9 +153,10 @@ def _top(explain: str) -> int:
 
 
 def _users(table: pl.LazyFrame) -> list[str]:
-    if "user" not in table.collect_schema().names():
+    schema = table.collect_schema()
+    if "user" not in schema:
         return []
-    users = table.select(pl.col("user").cast(pl.String).str.strip_chars().unique()).collect(engine="streaming")
+    users = table.select(as_id(pl.col("user"), schema["user"]).unique()).collect(engine="streaming")
     return users["user"].drop_nulls().to_list()
 
 
@@ -159,16 +164,27 @@ def _places(start: int) -> pl.Expr:
     return pl.int_range(start, start + pl.len(), dtype=pl.Int64)
 
 
-def _parts_folder(out: Path, job: dict[str, object]) -> Path:
-    """The folder of the parts; emptied if they are of another job."""
+@contextmanager
+def _parts(out: Path, job: dict[str, object]) -> Iterator[Path]:
+    """The folder of the parts, held against other commands; emptied if they are of another job, removed in the end.
+
+    Raises:
+        UserError: it holds other files, or another command uses it.
+    """
     folder = out.with_name(f"{out.name}.parts")
     about = folder / "job.json"
-    if not (about.exists() and about.read_text() == json.dumps(job)):
-        shutil.rmtree(folder, ignore_errors=True)
-        folder.mkdir()
-        with replacing(about) as part:
-            part.write_text(json.dumps(job))
-    return folder
+    if folder.exists() and not about.exists() and any(path.name != ".lock" for path in folder.iterdir()):
+        raise UserError(
+            f"out: {folder}, where unfinished scores would be, holds other files. Fix: choose another --out"
+        )
+    with hold(folder, "written", "another --out"):
+        if not (about.exists() and about.read_text() == json.dumps(job)):
+            for part in folder.glob("*.parquet"):
+                part.unlink()
+            with replacing(about) as new:
+                new.write_text(json.dumps(job))
+        yield folder
+    shutil.rmtree(folder)
 
 
 def _stat(path: Path) -> list[object]:

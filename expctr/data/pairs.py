@@ -23,7 +23,7 @@ def read_columns(frame: pl.DataFrame) -> pl.DataFrame:
     Titles are a list, JSON text, or text in which they are separated by `|`.
 
     Raises:
-        DataError: there is no column of targets, or none of people.
+        DataError: there is no column of targets, or none of people; or one is of a type that holds no text.
     """
     for needed in (("item", "target_title"), ("user", *_LISTS)):
         if not {*needed} & {*frame.columns}:
@@ -31,6 +31,12 @@ def read_columns(frame: pl.DataFrame) -> pl.DataFrame:
                 f"pairs have no column {' or '.join(needed)}; their columns are {', '.join(frame.columns)}. Fix: "
                 "rename the columns, or add one"
             )
+    for name in {*COLUMNS} & {*frame.columns}:
+        kind = frame.schema[name]
+        inner = getattr(kind, "inner", kind) if name in _LISTS else kind
+        if inner.is_nested() or inner in (pl.Binary, pl.Object):
+            given = "lists of texts, or texts separated by |" if name in _LISTS else "texts or numbers"
+            raise DataError(f"pairs: the column {name} is of type {kind}. Fix: give {given}")
     return frame.select(_column(name, frame.schema) for name in COLUMNS)
 
 

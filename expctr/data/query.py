@@ -141,7 +141,7 @@ def _find_target(typed: str, catalogue: Catalogue, notes: list[str]) -> Item:
 def _titles(typed: Sequence[str] | str | None) -> tuple[str, ...]:
     if isinstance(typed, str):
         return split_titles(_text(typed))
-    return tuple(filter(None, (_text(title).strip() for title in typed or ())))
+    return tuple(filter(None, (_text(title).strip() for title in (() if typed is None else typed))))
 
 
 def _text(title: object) -> str:

@@ -26,7 +26,7 @@ from expctr.data.feature_kinds import FeatureKind
 from expctr.data.features import Features
 from expctr.data.findings import findings
 from expctr.data.interactions import titled_items
-from expctr.data.new_users import new_user_samples, read_new_users
+from expctr.data.new_users import NewUser, new_user_samples, read_new_users
 from expctr.data.options import IGNORED_WITH_SPLITS, SPLITS, SampleOptions
 from expctr.data.readers.base import RawTable, RawTables
 from expctr.data.samples import make_samples, notes_on
@@ -206,7 +206,7 @@ class RatingsDataModule(L.LightningDataModule):
         if split == "predict":
             rows = self.query_rows
             if rows is None and self.people is not None:
-                rows = new_user_samples(read_new_users(Path(self.people)), self.catalogue, self.samples)
+                rows = new_user_samples(self._people, self.catalogue, self.samples)
             return self.table("test") if rows is None else SampleTable.from_samples(rows, self.features)
         if split not in self._tables:
             self._tables[split] = SampleTable.from_samples(self.rows(split), self.features)
@@ -255,8 +255,16 @@ class RatingsDataModule(L.LightningDataModule):
         columns = ["sample", "user", "target", "target_title"]
         if self.people is None:
             return self.rows("test").select(columns)
-        rows = [(i, p.user, p.target, p.text.target) for i, p in enumerate(read_new_users(Path(self.people)))]
+        targets = new_user_samples(self._people, self.catalogue, self.samples)["target"]
+        rows = [
+            (i, p.user, p.target or target, p.text.target)
+            for i, (p, target) in enumerate(zip(self._people, targets, strict=True))
+        ]
         return pl.DataFrame(rows, schema=columns, orient="row")
+
+    @property
+    def _people(self) -> list[NewUser]:
+        return read_new_users(Path(str(self.people)))
 
     def slices(self, split: str) -> dict[str, Tensor]:
         """Which rows of `table(split)` are about warm or cold users and items; bool `[rows]` by the slice's name.

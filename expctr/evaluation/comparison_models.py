@@ -10,7 +10,6 @@ from copy import copy
 from typing import NamedTuple
 
 import torch
-from rich.progress import track
 from torch import Tensor
 
 from expctr.ctr.click_model import ClickModel
@@ -22,6 +21,7 @@ from expctr.seeding import reseed
 from expctr.stages.models import texts_by_row
 from expctr.stages.plan import PlanEntry
 from expctr.systems import TITLE, UNTRAINED_TEXT
+from expctr.training.progress import tracked
 
 Vectors = Callable[[int], Tensor]
 """Epoch -> the vectors of a split's texts, `[rows, dim]`."""
@@ -145,7 +145,7 @@ def _untrained_texts(module: StagedModule, split: str, table: SampleTable) -> li
     """Sentences of the untrained language model, as many per row as the CTR stage has; the ranks share the work."""
     size, count = module.data.eval_batch_size, module.explanations
     starts = range(0, len(table), size)
-    for start in track(starts, f"untrained sentences, {split}", disable=rank() > 0):
+    for start in tracked(starts, f"untrained sentences, {split}") if rank() == 0 else starts:
         places = range(start, min(start + size, len(table)))[rank() :: world_size()]
         module.models.untrained_explanations(table.batch(places).to(module.device), count)
     return [module.store.untrained[sample] for sample in table.sample.tolist()]

@@ -145,7 +145,7 @@ def show(answer: Mapping[str, Any]) -> Panel:
             scores.add_row(name, f"{answer[name]:.3f}", what)
 
     columns = [name for name in SCORES[:3] if answer[name] is not None]
-    numbers = (Column(name, justify="right") for name in (*columns, f"{moved} moved by"))
+    numbers = (Column(name, justify="right") for name in (*columns, f"effect on {moved}"))
     table = Table("history, oldest first", "", *numbers, box=box.SIMPLE_HEAD, padding=(0, 1))
     for i, entry in enumerate(answer["history"]):
         cells = (*(f"{entry[name]:.3f}" for name in columns), f"{entry['change']:+.3f}")
@@ -171,7 +171,7 @@ def show(answer: Mapping[str, Any]) -> Panel:
 
 def _disagreement(answer: Mapping[str, Any]) -> str:
     samples = answer["samples"]
-    said = [f"{samples['positive']} positive verdicts", f"{samples['negative']} negative"]
+    said = [f"{samples['positive']} positive", f"{samples['negative']} negative"]
     if samples["no_verdict"]:
         said.append(f"{samples['no_verdict']} without a verdict")
     spread = [

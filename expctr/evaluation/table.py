@@ -245,7 +245,8 @@ class ResultTable:
         """The tables for the console, at most 80 columns wide. Cells are `Text`, so that no name is read as markup."""
         layout, systems = "{}\n{}–{}", len(self.systems)
         main = _console("Test results", [METRICS[name].heading for name in MAIN], self._cells(layout), systems)
-        further = _console("Ranking per user, and calibration", self._further_headings(), self._further_cells(layout))
+        narrow = self._further_cells("{}\n{}–\n{}")  # more columns
+        further = _console("Ranking per user, and calibration", self._further_headings(), narrow)
         notes = [f"{self._note()} {self.summary} {self._further_note()}", *self._auc_lines()]
         return Group(main, further, Text("\n".join(notes), style="dim italic"))
 

@@ -10,8 +10,10 @@ with a history, have a maximum length in tokens; cut titles are counted.
 """
 
 import re
+from bisect import bisect_right
 from collections.abc import Mapping, Sequence
 from datetime import date
+from functools import partial
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from expctr.untrusted import ControlTokens, one_line
@@ -24,6 +26,7 @@ _SWITCHES = ("enable_thinking", "thinking", "reasoning")
 """Variables of chat templates that say whether the model thinks before it answers."""
 _OPEN_THOUGHTS = re.compile(r"([<\[])((?:\w+:)?think(?:ing)?)([>\]])\s*$", re.IGNORECASE)
 _DATE_CODES = [*(f"%{code}" for code in "aAbBcdHIjmMpSuUwWxXyYZ"), "%-d", "%-m"]
+_MAX_TITLES = 2**16  # that are remembered
 SAMPLE_MESSAGE = "?"
 """A message that shows what a chat template writes around it."""
 
@@ -82,6 +85,17 @@ def _dated(day: date) -> str:
     return "{% macro strftime_now(form) %}{{ form" + known + " }}{% endmacro %}\n"
 
 
+def _latest(liked: Sequence[str], disliked: Sequence[str], count: int) -> tuple[Sequence[str], Sequence[str]]:
+    """So many titles of a history: the oldest of the longer list is dropped first."""
+    likes, dislikes = len(liked), len(disliked)
+    while likes + dislikes > count:
+        if likes >= dislikes:
+            likes -= 1
+        else:
+            dislikes -= 1
+    return liked[len(liked) - likes :], disliked[len(disliked) - dislikes :]
+
+
 class PromptWriter:
     """Writes prompts for one tokenizer, whose chat template is applied if it has one.
 
@@ -127,23 +141,29 @@ class PromptWriter:
         """
         liked, disliked = [self.title(title) for title in liked], [self.title(title) for title in disliked]
         target = self.title(target)
-        while True:
-            ids = self.encode(self.fill(template, liked=liked, disliked=disliked, target=target))
-            if len(ids) <= self.prompt_tokens:
-                return ids, liked, disliked, target
-            longer = liked if len(liked) >= len(disliked) else disliked
-            if not longer:
-                raise self.error(
-                    f"a prompt without history is {len(ids)} tokens long, over prompts.prompt_tokens="
-                    f"{self.prompt_tokens}: raise it, or shorten the template or prompts.title_tokens"
-                )
-            longer.pop(0)
-            self.cut["history_titles"] += 1
+
+        def write(likes: Sequence[str], dislikes: Sequence[str]) -> list[int]:
+            return self.encode(self.fill(template, liked=[*likes], disliked=[*dislikes], target=target))
+
+        ids = write(liked, disliked)
+        if len(ids) > self.prompt_tokens:
+            titles, shorter = len(liked) + len(disliked), partial(_latest, liked, disliked)
+            fitting = bisect_right(range(titles), self.prompt_tokens, key=lambda count: len(write(*shorter(count))))
+            liked, disliked = shorter(max(0, fitting - 1))
+            ids = write(liked, disliked)
+            self.cut["history_titles"] += titles - len(liked) - len(disliked)
+        if len(ids) > self.prompt_tokens:
+            raise self.error(
+                f"a prompt without history is {len(ids)} tokens long, over prompts.prompt_tokens="
+                f"{self.prompt_tokens}. Fix: raise it, or shorten the template or prompts.title_tokens"
+            )
+        return ids, [*liked], [*disliked], target
 
     def encode(self, message: str) -> list[int]:
         """Token ids of one user message, followed by the start of the answer."""
         bare = self.chat is None  # a chat template writes its special tokens itself
-        return list(self.tokenizer(self.in_template(message), add_special_tokens=bare).input_ids)
+        ids = self.tokenizer(self.in_template(message), add_special_tokens=bare, verbose=False).input_ids
+        return list(ids)
 
     def in_template(self, message: str) -> str:
         """The text that `encode` encodes: the message in the chat template, if there is one."""
@@ -156,6 +176,8 @@ class PromptWriter:
     def title(self, raw: str) -> str:
         """A title as prompts show it: cleaned, and cut after `title_tokens`."""
         if raw not in self._titles:
+            if len(self._titles) == _MAX_TITLES:
+                self._titles.clear()
             text = self.clean(raw[: 64 * self.title_tokens])
             offsets = self.tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)["offset_mapping"]
             cut = len(offsets) > self.title_tokens

@@ -98,6 +98,8 @@ def _sentences(run: Run) -> Answer:
     why = f"{AUG.name} reads a sentence beside each row's fields; {plain} sees the same fields alone."
     if not found:
         why = f"table.json does not compare {AUG.name} with the CTR model without sentences: older versions did not."
+        if AUG.name not in section(run.table, "systems"):
+            why = f"This run has no {AUG.name}: its click model reads no sentences."
     titled = [c._replace(title=f"{c.metric.name}, {c.metric.better} is better") for c in found]
     if title := compared(run, "aug_title"):
         titled.append(title)

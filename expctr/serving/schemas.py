@@ -4,8 +4,9 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, StringConstraints, model_validator
 
-MAX_PAIRS, MAX_EXPLAINED = 256, 32
-"""Pairs per request, and of those that get sentences: no client may keep the others waiting for long."""
+MAX_PAIRS, MAX_EXPLAINED, MAX_TITLES = 256, 32, 1000
+"""Pairs per request, of those that get sentences, and titles of all histories: no client may keep the others waiting
+for long."""
 
 
 def _check_text(given: str) -> str:
@@ -49,6 +50,9 @@ class ScoreRequest(_Strict):
         if self.explain and len(self.pairs) > MAX_EXPLAINED:
             fix = f"give at most {MAX_EXPLAINED}, or explain: false, with which {MAX_PAIRS} are allowed"
             raise ValueError(f"{len(self.pairs)} pairs to explain. Fix: {fix}")
+        titles = sum(len(pair.liked_titles) + len(pair.disliked_titles) for pair in self.pairs)
+        if titles > MAX_TITLES:
+            raise ValueError(f"histories of {titles} titles. Fix: give at most {MAX_TITLES} in a request")
         return self
 
 

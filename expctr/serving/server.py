@@ -31,6 +31,7 @@ MAX_BYTES = 1 << 20
 """The most bytes in a request's body."""
 _GRACE = 5.0  # seconds
 _HIDDEN = {"/", QUEUE, "/info", "/docs", "/docs/oauth2-redirect", "/redoc"}  # /docs would load scripts from elsewhere
+_MESSAGES = {"model_attributes_type": "no JSON object. Fix: send one, with the header Content-Type: application/json"}
 _POLICY = (
     "default-src 'none'; connect-src 'self'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; "
     "base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
@@ -88,12 +89,11 @@ def serve(server: ls.LitServer, host: str, port: int) -> None:
 
 
 def _end(number: int, frame: FrameType | None) -> None:
-    """End the other processes: the one that listens may finish its answers, for a few seconds."""
+    """End the other processes: the one that listens may finish its answers, for a few seconds; then the model's."""
     children = multiprocessing.active_children()
-    for child in children:
-        child.terminate()
     end = time.monotonic() + _GRACE
-    for child in children:
+    for child in sorted(children, key=lambda child: not child.name.startswith("LitServer")):
+        child.terminate()
         child.join(max(0.0, end - time.monotonic()))
         child.kill()
     os._exit(0)  # LitServe's own way out waits for processes that are gone
@@ -139,9 +139,11 @@ def add_routes(app: FastAPI, queue: RegularRequestHandler) -> None:
     async def refuse(_: Request, error: RequestValidationError) -> JSONResponse:
         """What is wrong, and where, without the input, which may be huge or no text at all."""
         detail = [
-            {"loc": fault["loc"], "msg": fault["msg"].removeprefix("Value error, "), "type": fault["type"]}
+            {"loc": fault["loc"], "msg": _MESSAGES.get(fault["type"], fault["msg"]), "type": fault["type"]}
             for fault in error.errors()
         ]
+        for fault in detail:
+            fault["msg"] = fault["msg"].removeprefix("Value error, ")
         return JSONResponse({"detail": detail}, 422)
 
     @app.post("/score", response_model=ScoreResponse)

@@ -94,6 +94,7 @@ class RunCheckpoint(Checkpoint):
         found = checkpoints(checkpoint_folder(trainer))
         if trainer.state.fn != "fit" or not found:
             return
+        resume = f"expctr fit {trainer.default_root_dir}"
         if isinstance(exception, BadRunError):  # the same options would end the same way
             older = f", or from {found[0].name} if that ends the same way," if found[1:] else ""
             exception.add_note(
@@ -101,9 +102,9 @@ class RunCheckpoint(Checkpoint):
                 f"--ckpt_path {found[-1]} and another --trainer.default_root_dir"
             )
         elif isinstance(exception, UserError) and isinstance(exception.__cause__, (OSError, CheckpointException)):
-            exception.add_note(f"{found[-1].stem} is intact. Fix the error above, then resume with --ckpt_path last")
+            exception.add_note(f"{found[-1].stem} is intact. Fix the error above, then resume with {resume}")
         elif not isinstance(exception, UserError):
-            exception.add_note(f"saved as {found[-1].stem}; resume with --ckpt_path last")
+            exception.add_note(f"saved as {found[-1].stem}; resume with {resume}")
 
     def save(self, trainer: L.Trainer, epoch: int, batch: int) -> None:
         """Write the checkpoint of so many finished epochs, and batches of the next; for all ranks together.

@@ -1,4 +1,4 @@
-"""A lock on the run's folder: one fit at a time."""
+"""A lock on a folder: one fit, or one command that writes there, at a time."""
 
 import errno
 import fcntl
@@ -16,11 +16,16 @@ _NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP)
 """What network file systems without locks answer (NFS without lockd, Lustre without flock)."""
 
 
-def hold(folder: Path) -> TextIO:
-    """Hold a run's folder until the returned file is closed, or this process ends, however it ends.
+def hold(folder: Path, use: str = "trained in", fix: str = "another folder by --trainer.default_root_dir") -> TextIO:
+    """Hold a folder until the returned file is closed, or this process ends, however it ends.
 
     The lock is the operating system's, so that a killed run leaves none; the file `.lock` in the folder, which stays,
     says who holds it. Where the file system has no locks, a warning says so.
+
+    Args:
+        folder: a run's, or another one.
+        use: what is being done there, for the message.
+        fix: what a second process may use instead.
 
     Raises:
         UserError: another process holds it.
@@ -35,15 +40,14 @@ def hold(folder: Path) -> TextIO:
         if error.errno in _HELD:
             file.close()
             raise UserError(
-                f"{folder} is being trained in by {holder or 'another process'}: wait for it, stop it, or give another "
-                "folder by --trainer.default_root_dir"
+                f"{folder} is being {use} by {holder or 'another process'}. Fix: wait for it, stop it, or give {fix}"
             ) from None
         if error.errno not in _NO_LOCKS:
             file.close()
             raise
         rank_zero_warn(
-            f"{folder} is on a file system without locks ({error.strerror}): a second fit in this folder would not be "
-            "noticed, and would damage the run. Start one at a time"
+            f"{folder} is on a file system without locks ({error.strerror}): a second command in this folder would not "
+            "be noticed, and would damage its files. Start one at a time"
         )
     file.truncate(0)
     file.write(f"process {os.getpid()} on {socket.gethostname()}\n")

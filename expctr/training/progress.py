@@ -1,19 +1,21 @@
-"""Progress of a fit: the plan and a bar in a terminal, lines in a log file."""
+"""Progress of a fit and a test: the plan and a bar in a terminal, lines in a log file."""
 
 import sys
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from math import inf
-from typing import Any
+from typing import Any, TypeVar
 
 import lightning as L
 from lightning.pytorch.callbacks import Callback, RichProgressBar
-from rich.progress import ProgressColumn, Task, TaskID
+from rich.progress import ProgressColumn, Task, TaskID, track
 from rich.text import Text
 
 from expctr.errors import check_range
 from expctr.modules.staged import StagedModule
 from expctr.stages.plan import Plan, PlanEntry
+
+_T = TypeVar("_T")
 
 
 class Pace:
@@ -41,9 +43,10 @@ class Pace:
         """Count a batch of so many rows over all ranks."""
         self._batches, self._rows, self._done = self._batches + 1, self._rows + rows, batch_idx + 1
 
-    def add_epoch(self, kind: str, seconds: float) -> None:
-        """Remember how long an epoch took."""
-        self._epochs[kind] = seconds
+    def add_epoch(self, kind: str, seconds: float, prepares: bool = False) -> None:
+        """Remember how long an epoch took, unless it also prepares the others: those will be much faster."""
+        if not prepares:
+            self._epochs[kind] = seconds
 
     def now(self, trainer: L.Trainer, module: L.LightningModule) -> list[str]:
         """Samples per second and the time left, after a batch."""
@@ -83,12 +86,12 @@ class Pace:
                 least += seconds or 0.0
         time_left = dict.fromkeys([duration(least), duration(most)])
         return f"{' to '.join(time_left)} left" + (
-            f", without the {' and '.join(sorted(unknown))} stage, whose time is not known yet" if unknown else ""
+            f", without the {', '.join(sorted(unknown))} epochs to come, whose time is not known yet" if unknown else ""
         )
 
 
 class ProgressLog(Callback):
-    """Prints lines on the progress of a fit: one per epoch, and some on batches. A terminal has a progress bar instead.
+    """Prints lines on the progress of a fit or a test: one per epoch, some on batches. A terminal has a bar instead.
 
     Args:
         every_seconds: least time between two lines on batches; each epoch also has a line at its end.
@@ -125,10 +128,44 @@ class ProgressLog(Callback):
         if self._pace.was_cut_short(trainer):
             return
         seconds = self._pace.seconds
-        self._pace.add_epoch(_kind(pl_module), seconds)
+        self._pace.add_epoch(_kind(pl_module), seconds, _prepares(pl_module))
         if _in_log(trainer):
             done = f"{_place(trainer, pl_module)} done in {duration(seconds)}"
             _print(done, _metrics(trainer), self._pace.left(trainer, pl_module))
+
+    def on_test_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Start the clock."""
+        self.on_train_start(trainer, pl_module)
+
+    def on_test_batch_end(
+        self,
+        trainer: L.Trainer,
+        pl_module: L.LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        """Print a line, if it is time."""
+        if _in_log(trainer) and self._pace.seconds - self._printed >= self.every_seconds:
+            self._printed = self._pace.seconds
+            count = int(trainer.num_test_batches[0])
+            rest = self._pace.seconds / (batch_idx + 1) * (count - batch_idx - 1)
+            _print(f"test, batch {batch_idx + 1}/{count}; {duration(rest)} left")
+
+
+def tracked(values: Sequence[_T], work: str, every_seconds: float = 30) -> Iterator[_T]:
+    """The values, with a progress bar in a terminal, or else a line on how many are done."""
+    if sys.stdout.isatty():
+        yield from track(values, work)
+        return
+    began = printed = time.monotonic()
+    for done, value in enumerate(values):
+        now = time.monotonic()
+        if done and now - printed >= every_seconds:
+            printed = now
+            _print(f"{work}: {done}/{len(values)}; {duration((now - began) / done * (len(values) - done))} left")
+        yield value
 
 
 class StageProgressBar(RichProgressBar):
@@ -182,7 +219,7 @@ class StageProgressBar(RichProgressBar):
         """Move the stage on; one that stops early is shorter than planned."""
         if self._pace.was_cut_short(trainer):
             return
-        self._pace.add_epoch(_kind(pl_module), self._pace.seconds)
+        self._pace.add_epoch(_kind(pl_module), self._pace.seconds, _prepares(pl_module))
         if isinstance(pl_module, StagedModule):
             entry = pl_module.entry
             self._seconds[entry.name] = self._seconds.get(entry.name, 0.0) + self._pace.seconds
@@ -234,6 +271,11 @@ def _in_log(trainer: L.Trainer) -> bool:
 
 def _kind(module: L.LightningModule) -> str:
     return module.entry.stage if isinstance(module, StagedModule) else ""
+
+
+def _prepares(module: L.LightningModule) -> bool:
+    """Whether this is the first epoch of a CTR stage, in which the sentences of all rows are written."""
+    return isinstance(module, StagedModule) and module.entry.stage == "ctr" and module.entry.stage_epoch == 0
 
 
 def _place(trainer: L.Trainer, module: L.LightningModule) -> str:

@@ -102,7 +102,7 @@ REFUSED_LATER: dict[str, tuple[list[str], str]] = {
     "a clip of gradients": (["--trainer.gradient_clip_val=1.0"], "model.explainer.ppo.grad_clip"),
     "a share of no batches": (["--trainer.limit_train_batches=0.25"], "of the 3 CTR batches of an epoch none"),
     "another strategy": (["--trainer.strategy=ddp"], "add --config ddp"),
-    "a seed below 0": (["--seed_everything=-1"], "seed_everything is -1: it must be from 0"),
+    "a seed below 0": (["--seed_everything=-1"], "seed_everything is -1. Fix: give a number from 0"),
     "a file in place of the run": ([f"--trainer.default_root_dir={__file__}"], "test_app.py"),
 }
 
@@ -417,7 +417,8 @@ def test_a_plus_adds_a_reward_to_the_papers(printed: Callable[..., str]) -> None
 def test_ctrl_c_says_how_to_go_on(world: World) -> None:
     outcome = expctr("fit", *world.options("interrupted"), *kill(0, 2, number=signal.SIGINT))
     assert outcome.code == 130
-    assert outcome.output.splitlines()[-1] == "stopped; saved as epoch=0000-batch=000003; resume with --ckpt_path last"
+    resume = f"resume with expctr fit {world.folder / 'interrupted'}"
+    assert outcome.output.splitlines()[-1] == f"stopped; saved as epoch=0000-batch=000003; {resume}"
     assert "saving after this batch" in outcome.output
     assert "Traceback" not in outcome.output
     assert "epoch=0000-batch=000003.ckpt" in saved(world, "interrupted")
@@ -564,12 +565,13 @@ def test_predict_on_the_test_split(run: Path, world: World) -> None:
 def test_predict_on_people_no_vocabulary_knows(run: Path, world: World, tmp_path: Path) -> None:
     people = tmp_path / "people.csv"
     people.write_text(
-        "liked_titles,disliked_titles,target_title,user\nHeat|Fargo,Casper,Alien,ann\n,,Nikita,bob\n", encoding="utf-8"
+        "liked_titles,disliked_titles,target_title,user\nHeat|Fargo,Casper,Alien,ann\n,,\"Film 2, The\",bob\n", encoding="utf-8"
     )
     expctr("predict", *world.options("one"), f"--data.init_args.people={people}").ok()
     rows = pl.read_parquet(run / "predictions.parquet")
-    assert rows.select("user", "target_title").rows() == [("ann", "Alien"), ("bob", "Nikita")]
-    assert {"sample", "target", "explanation", "s_u", "s_r"} <= set(rows.columns)
+    found = [("ann", "", "Alien"), ("bob", "2", "Film 2, The")]  # a title that is known keeps its id
+    assert rows.select("user", "target", "target_title").rows() == found
+    assert {"sample", "explanation", "s_u", "s_r"} <= set(rows.columns)
     assert rows.select(pl.col("s_u", "s_r").is_between(0, 1).all()).row(0) == (True, True)
 
 

@@ -191,7 +191,7 @@ def test_options_that_ready_rows_cannot_have_are_refused() -> None:
         prepared(frame, samples=SampleOptions(threshold=None, split="time"))
     with pytest.raises(UserError, match=r"data.samples.negatives: ready rows have labels of their own"):
         prepared(frame, samples=SampleOptions(threshold=None, negatives=2))
-    with pytest.raises(DataError, match=r"data.columns.label: there is no column 'label'"):
+    with pytest.raises(DataError, match=r"which column is the label\?.*Fix: add --data\.columns\.label NAME"):
         prepared(frame.drop("label"))
     with pytest.raises(UserError, match="all 20 samples have the label 1"):
         prepared(frame.filter(label=1))

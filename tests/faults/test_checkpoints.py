@@ -154,7 +154,7 @@ def test_what_one_rank_alone_cannot_write_ends_the_run_on_all(world: World) -> N
     outcome = expctr("fit", *options, *add("FullDisk", epoch=0, batch=3, room="null"), ranks=2)
     assert outcome.code == 2, outcome.output
     assert "epoch=0000-batch=000004.ckpt cannot be saved: " in outcome.output
-    assert "epoch=0000-batch=000002 is intact. Fix the error above, then resume with --ckpt_path last" in outcome.output
+    assert "epoch=0000-batch=000002 is intact. Fix the error above, then resume with expctr fit " in outcome.output
     folder = world.folder / "full meta" / "checkpoints"
     assert [path.name for path in folder.iterdir()] == ["epoch=0000-batch=000002.ckpt"]
 
@@ -183,7 +183,7 @@ def test_a_full_disk_ends_the_run_and_leaves_the_last_good_one(way: str, world: 
     outcome = expctr("fit", *options, *add("FullDisk", epoch=0, batch=3))
     assert outcome.code == 2, outcome.output
     assert "epoch=0000-batch=000004.ckpt cannot be saved: " in outcome.output
-    assert "epoch=0000-batch=000002 is intact. Fix the error above, then resume with --ckpt_path last" in outcome.output
+    assert "epoch=0000-batch=000002 is intact. Fix the error above, then resume with expctr fit " in outcome.output
     folder = world.folder / f"full {way}" / "checkpoints"
     assert [path.name for path in folder.iterdir()] == ["epoch=0000-batch=000002.ckpt"]
     expctr("fit", *options, "--ckpt_path=last").ok()

@@ -11,6 +11,7 @@ from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from expctr.data.batches import Nouns, SampleText
 from expctr.errors import UserError
+from expctr.llm import prompt_writer
 from expctr.llm.prompt_writer import SAMPLE_MESSAGE
 from expctr.llm.prompts import PromptOptions, Prompts
 
@@ -303,6 +304,38 @@ def test_variables_that_the_template_does_not_read_are_refused(
     for name in ("tokenize", "messages"):
         with pytest.raises(UserError, match=rf"prompts\.template_kwargs: \['{name}'\]"):
             PromptOptions(template_kwargs={name: True})
+
+
+def test_a_run_whose_sample_is_of_an_empty_message_goes_on(chat: PreTrainedTokenizerBase) -> None:
+    """Checkpoints held that until November 2026."""
+    prompts = Prompts(chat, PromptOptions(), BOOKS)
+    prompts.check_same_chat(prompts.in_template(""))
+    other = Prompts(with_template(chat, "Well, "), PromptOptions(), BOOKS)
+    with pytest.raises(UserError, match="the run was trained with"):
+        prompts.check_same_chat(other.in_template(""))
+
+
+@pytest.mark.parametrize(("liked", "disliked"), [(60, 0), (0, 60), (40, 30), (5, 70), (1, 0)])
+def test_the_oldest_titles_of_the_longer_list_are_dropped_until_the_prompt_fits(
+    plain: PreTrainedTokenizerBase, liked: int, disliked: int
+) -> None:
+    history = [[f"Film {kind} {i}" for i in range(count)] for kind, count in (("A", liked), ("B", disliked))]
+    prompts = Prompts(plain, PromptOptions(prompt_tokens=120), BOOKS)
+    template = "{liked} {disliked} {target}"
+    ids, *kept, _ = prompts.with_history(template, *history, "X")
+    one_by_one = [list(titles) for titles in history]
+    while len(prompts.encode(prompts.fill(template, liked=one_by_one[0], disliked=one_by_one[1], target="X"))) > 120:
+        max(one_by_one, key=len).pop(0)  # of two equal ones the first
+    assert kept == one_by_one
+    assert len(ids) <= 120
+    assert prompts.cut["history_titles"] == liked + disliked - sum(map(len, kept))
+
+
+def test_the_titles_remembered_are_limited(plain: PreTrainedTokenizerBase, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(prompt_writer, "_MAX_TITLES", 3)
+    prompts = Prompts(plain, PromptOptions(), BOOKS)
+    assert [prompts.title(f"Film {i}") for i in range(8)] == [f"Film {i}" for i in range(8)]
+    assert len(prompts._titles) <= 3
 
 
 def test_a_run_goes_on_with_its_own_chat_template_only(chat: PreTrainedTokenizerBase) -> None:

@@ -102,6 +102,19 @@ def test_a_history_too_long_to_explain_is_refused(client: TestClient) -> None:
     assert "a history of 32 titles. Fix: give at most 31" in answer.json()["detail"][0]["msg"]
 
 
+def test_many_titles_in_a_request_are_refused(client: TestClient) -> None:
+    """Each is looked up, and others wait."""
+    pair = {"liked_titles": [f"Film {i}" for i in range(100)], "target_title": "New"}
+    answer = client.post("/score", json={"pairs": [pair] * 11, "explain": False})
+    assert answer.json()["detail"][0]["msg"] == "histories of 1100 titles. Fix: give at most 1000 in a request"
+
+
+def test_a_body_without_its_content_type_is_told_so(client: TestClient) -> None:
+    answer = client.post("/explain", content=b'{"target": "New"}')
+    assert answer.status_code == 422
+    assert "with the header Content-Type: application/json" in answer.text
+
+
 def test_missing_files_of_the_server_are_not_named(worker: ModelWorker, monkeypatch: pytest.MonkeyPatch) -> None:
     """Known and unknown users are answered from memory; a fault of the files is the server's, and stays in its log."""
     data = worker.predictor.data

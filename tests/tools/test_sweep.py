@@ -185,5 +185,5 @@ def test_ctrl_c_stops_the_runs_too(world: World, heard: None) -> None:
         _, said = process.communicate(timeout=LIMIT)
     assert process.returncode == 130, said
     assert said.splitlines()[-1] == "stopped. Run the same command again to resume"
-    assert "; resume with --ckpt_path last" in (run / "fit.log").read_text()
+    assert f"; resume with expctr fit {run}" in (run / "fit.log").read_text()
     assert not (run / "table.json").exists()

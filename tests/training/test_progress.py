@@ -9,7 +9,8 @@ import pytest
 
 from expctr.modules.staged import StagedModule
 from expctr.stages.plan import make_plan
-from expctr.training.progress import Pace, StageProgressBar, duration, stage_lengths
+from expctr.training import progress
+from expctr.training.progress import Pace, ProgressLog, StageProgressBar, duration, stage_lengths, tracked
 
 
 @pytest.mark.parametrize(("seconds", "text"), [(0, "0:00"), (59.6, "1:00"), (61, "1:01"), (3723, "1:02:03")])
@@ -22,7 +23,7 @@ def test_the_time_left_is_that_of_the_epochs_to_come() -> None:
     pace, plan = Pace(), make_plan(2, 1, 3, 1).full
     assert pace.forecast([], 30) == "0:30 left"
     pace.add_epoch("lc", 100)
-    assert pace.forecast(plan[1:3], 30) == "2:10 left, without the ctr stage, whose time is not known yet"
+    assert pace.forecast(plan[1:3], 30) == "2:10 left, without the ctr epochs to come, whose time is not known yet"
     assert pace.forecast([plan[1], plan[-1]], 0) == "3:20 left"
     pace.add_epoch("ic", 60)
     assert pace.forecast(plan[-1:], 0) == "1:00 left"
@@ -36,6 +37,36 @@ def test_the_time_left_is_a_range_where_a_stage_may_stop_early() -> None:
     coming = plan[1 + 45 :]  # 5 epochs of CTR 1, and all of IC 1, CTR 2 and IC 2
     least, most = 60 + 4 * 10 + 60, 5 * 10 + 60 + 50 * 10 + 60
     assert pace.forecast(coming, 0, stage="ctr1", fewest=4) == f"{duration(least)} to {duration(most)} left"
+
+
+def test_an_epoch_that_prepares_the_others_says_nothing_of_their_time() -> None:
+    """The first CTR epoch of 366 s writes the sentences of all rows; the second takes 1 s."""
+    pace, plan = Pace(), make_plan(0, 1, 3, 0).full
+    pace.add_epoch("ctr", 366, prepares=True)
+    assert pace.forecast(plan[1:], 0, "ctr1").startswith("0:00 left, without the ctr epochs to come, whose time")
+    pace.add_epoch("ctr", 1)
+    assert pace.forecast(plan[2:], 0, "ctr1") == "0:00 to 0:01 left"
+
+
+def test_long_work_is_told_in_a_log(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    """Four pieces of 20 s each, a line every 30 s at most."""
+    clock = [0.0]
+    monkeypatch.setattr(progress.time, "monotonic", lambda: clock[0])
+    for _ in tracked(range(4), "sentences"):
+        clock[0] += 20
+    assert capsys.readouterr().out == "sentences: 2/4; 0:40 left\n"
+
+
+def test_a_test_is_told_in_a_log(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    clock = [0.0]
+    monkeypatch.setattr(progress.time, "monotonic", lambda: clock[0])
+    trainer: Any = SimpleNamespace(is_global_zero=True, progress_bar_callback=None, num_test_batches=[4])
+    log = ProgressLog()
+    log.on_test_start(trainer, None)  # type: ignore[arg-type]
+    for batch in range(4):
+        clock[0] += 20
+        log.on_test_batch_end(trainer, None, None, None, batch)  # type: ignore[arg-type]
+    assert capsys.readouterr().out == "test, batch 2/4; 0:40 left\ntest, batch 4/4; 0:00 left\n"
 
 
 class Fit:

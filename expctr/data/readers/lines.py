@@ -52,7 +52,7 @@ def read_lines(path: Path, encoding: Encoding) -> Lines:
         DataError: no such file, it is UTF-16, cut short or damaged.
     """
     check_file(path)
-    if _is_wide(path):
+    if is_wide(path):
         raise DataError(f"the file is UTF-16 or damaged, {path}. Fix: save it as UTF-8")
     try:
         is_utf8, has_quotes = _inspect(path)
@@ -187,7 +187,7 @@ def _inspect(path: Path) -> tuple[bool, bool]:
     return True, has_quotes
 
 
-def _is_wide(path: Path) -> bool:
+def is_wide(path: Path) -> bool:
     """Whether a plain file is UTF-16 or UTF-32, with or without a byte order mark: of ASCII, each other byte is 0."""
     with path.open("rb") as file:
         head = file.read(200)

@@ -140,17 +140,21 @@ class TableReader:
         return found
 
     def _check_roles(self, source: Source, found: Mapping[str, str]) -> None:
-        there = {str(source.table.path): source.names}
-        for role in ("label",) if is_ready(found) else ("user", "item"):
-            if role not in found and not (role == "label" and "rating" in found):
-                raise missing_column(getattr(self.columns, role) or role, f"data.columns.{role}", there)
-        if not found.keys() & {"item", "title"}:
-            raise missing_column("title", "data.columns.title (of the target)", there)
-        if self.is_timed and not is_ready(found) and "timestamp" not in found:
+        wanted: list[tuple[str, ...]] = [("user",), ("item",)]
+        if is_ready(found):
+            wanted = [("label", "rating"), ("title", "item")]
+        if self.is_timed and not is_ready(found):
+            wanted.append(("timestamp",))
+        missing = [roles[0] for roles in wanted if not found.keys() & {*roles}]
+        if missing:
+            named = " ".join(f"--data.columns.{role} NAME" for role in missing)
+            shuffle = (
+                "; or, without times, choose a random order with data.samples.order: shuffle (a history may then hold "
+                "what happened after its target)"
+            )
             raise DataError(
-                f"{source.table.path} has no column of times among {', '.join(source.names)}, so the order of its "
-                "rows is unknown. Fix: name the column in data.columns.timestamp; or choose a random order with "
-                "data.samples.order: shuffle (a history may then hold what happened after its target)"
+                f"{source.table.path}: which column is the {' and which the '.join(missing)}? It has "
+                f"{', '.join(source.names)}. Fix: add {named}{shuffle if 'timestamp' in missing else ''}"
             )
 
     @cached_property

@@ -79,6 +79,8 @@ def as_list(value: pl.Expr, dtype: pl.DataType) -> pl.Expr:
 def as_entries(value: pl.Expr, dtype: pl.DataType) -> pl.Expr:
     """A list as `as_list` reads it, in which an entry that is missing or empty is null."""
     inner: pl.DataType = pl.String()
+    if dtype == pl.Null:
+        value = value.cast(pl.List(pl.String))
     if isinstance(dtype, pl.Array):
         value = value.arr.to_list()
     if isinstance(dtype, pl.List | pl.Array) and isinstance(dtype.inner, pl.DataType):

@@ -275,7 +275,9 @@ def test_a_named_column_that_is_missing_gets_the_nearest_names() -> None:
         reader(CLICKS, ITEMS, columns=TableColumns(title="nmae")).tables  # noqa: B018
     with pytest.raises(DataError, match=r"data.features: there is no column 'prise'. The nearest: price"):
         reader(CLICKS, ITEMS, features={"prise": "number"}).tables  # noqa: B018
-    with pytest.raises(DataError, match=r"data.columns.user: there is no column 'user'.*has u, sku"):
+    with pytest.raises(
+        DataError, match=r"which column is the user\? It has u, sku.* Fix: add --data\.columns\.user NAME"
+    ):
         reader(CLICKS.rename({"user_id": "u"}), ITEMS).tables  # noqa: B018
 
 
@@ -327,7 +329,10 @@ def test_a_column_may_have_a_name_that_readers_use() -> None:
 
 
 def test_without_times_a_random_order_must_be_chosen() -> None:
-    with pytest.raises(DataError, match=r"no column of times among user_id, sku, clicked.*data.samples.order: shuffle"):
+    with pytest.raises(
+        DataError,
+        match=r"the timestamp\? It has user_id, sku, clicked.*--data\.columns\.timestamp NAME; .*order: shuffle",
+    ):
         reader(CLICKS.drop("ts"), ITEMS).tables  # noqa: B018
     table = reader(CLICKS.with_columns(ts=None), ITEMS, is_timed=False).tables.interactions
     assert table.collect(["timestamp"], "error", Counter())["timestamp"].to_list() == [None] * 4
