@@ -18,6 +18,7 @@ from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.cli import LightningArgumentParser
 from lightning.pytorch.utilities.seed import isolate_rng
+from transformers.utils.logging import disable_progress_bar, enable_progress_bar, is_progress_bar_enabled
 
 from expctr.data.batches import Batch, SampleTable, SampleText
 from expctr.data.pairs import PairRows, read_columns
@@ -277,7 +278,9 @@ load = Predictor.load
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Without Lightning's remarks on the loading of a model, which are for those who train."""
+    """Without the remarks of Lightning and the bars of transformers on the loading of a model."""
+    shows_bars = is_progress_bar_enabled()
+    disable_progress_bar()
     logger = logging.getLogger("lightning.pytorch")
     level = logger.level
     logger.setLevel(logging.ERROR)
@@ -288,3 +291,5 @@ def _quiet() -> Iterator[None]:
             yield
     finally:
         logger.setLevel(level)
+        if shows_bars:
+            enable_progress_bar()

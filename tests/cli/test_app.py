@@ -565,7 +565,7 @@ def test_predict_on_the_test_split(run: Path, world: World) -> None:
 def test_predict_on_people_no_vocabulary_knows(run: Path, world: World, tmp_path: Path) -> None:
     people = tmp_path / "people.csv"
     people.write_text(
-        "liked_titles,disliked_titles,target_title,user\nHeat|Fargo,Casper,Alien,ann\n,,\"Film 2, The\",bob\n", encoding="utf-8"
+        'liked_titles,disliked_titles,target_title,user\nHeat|Fargo,Casper,Alien,ann\n,,"Film 2, The",bob\n'
     )
     expctr("predict", *world.options("one"), f"--data.init_args.people={people}").ok()
     rows = pl.read_parquet(run / "predictions.parquet")
