@@ -29,7 +29,7 @@ from expctr.serving.worker import QUEUE, ModelWorker
 LOOPBACK = "127.0.0.1"
 MAX_BYTES = 1 << 20
 """The most bytes in a request's body."""
-_GRACE = 5.0  # seconds
+_GRACE = 9.0  # seconds; Docker kills after ten
 _HIDDEN = {"/", QUEUE, "/info", "/docs", "/docs/oauth2-redirect", "/redoc"}  # /docs would load scripts from elsewhere
 _MESSAGES = {"model_attributes_type": "no JSON object. Fix: send one, with the header Content-Type: application/json"}
 _POLICY = (
