@@ -181,7 +181,7 @@ class SentenceEncoder:
     @property
     def _cache_file(self) -> Path:
         assert self.options.cache_dir is not None
-        return self.options.cache_dir / f"{self.key}.sqlite"
+        return self.options.cache_dir.expanduser() / f"{self.key}.sqlite"
 
     @contextmanager
     def _database(self) -> Iterator[sqlite3.Connection]:
@@ -253,7 +253,7 @@ class SentenceEncoder:
             raise
         except _UNLOADABLE as error:
             pickled = isinstance(error, pickle.UnpicklingError)
-            reason = "its weights are pickled" if pickled else " ".join(str(error).split())[:300]
+            reason = "its weights are pickled" if pickled else " ".join(str(error).split())[:300].rstrip(".")
             raise UserError(
                 f"encoder.path: {options.path} cannot be loaded: {reason}. Fix: give a hub id that can be reached, a "
                 "folder with config.json, tokenizer and safetensors weights, or nano"

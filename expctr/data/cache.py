@@ -129,7 +129,7 @@ def _cached(
     """A table, and what is known about it, as JSON."""
     stats = _stats(files)
     name = hashlib.sha256(json.dumps([_FORMAT, stats, key], default=repr).encode()).hexdigest()[:16]
-    base = Path(folder) if folder else cache_folder()
+    base = Path(folder).expanduser() if folder else cache_folder()
     if base is None:
         rank_zero_warn("this user has no home folder: what is read is not cached. Fix: set data.cache_dir to a folder")
         table, found = make()

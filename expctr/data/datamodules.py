@@ -91,7 +91,7 @@ class AmazonBooksDataModule(RatingsDataModule):
         paper_dataset: PaperDataset | None = None,
         **kwargs: Any,
     ) -> None:
-        self.category = category or amazon.find_category(Path(path))
+        self.category = category or amazon.find_category(Path(path).expanduser())
         nouns = nouns or _CATEGORIES.get(self.category, _OTHER_CATEGORIES)
         super().__init__(path, samples, nouns, paper_dataset, **kwargs)
 

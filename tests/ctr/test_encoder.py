@@ -213,6 +213,14 @@ def test_a_cache_that_cannot_be_used_is_refused_at_the_start(llama: Path, tmp_pa
         encoder(llama, cache_dir=cache).check_cache()
 
 
+def test_a_cache_in_the_home_folder_is_there(llama: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """No shell replaces the tilde of a config or of Python."""
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    encoder(llama, cache_dir=Path("~/cache")).encode(TEXTS)
+    assert [path.name for path in tmp_path.iterdir()] == ["cache"]
+
+
 def test_a_cache_that_breaks_later_is_left_with_a_warning(llama: Path, tmp_path: Path):
     made, plain = encoder(llama, cache_dir=tmp_path), encoder(llama).encode(TEXTS)
     made.check_cache()
