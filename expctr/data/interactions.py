@@ -115,8 +115,9 @@ def _without_times(table: RawTable) -> RawTable:
 
 def _not_ratings(table: RawTable) -> DataError:
     return DataError(
-        f"the ratings are 0 and 1, {table.path}, column rating, not {table.scale}. Without the zeros, which are out of "
-        f"range, all labels are the same. Fix: use --data TableDataModule --data.interactions {table.path}"
+        f"the ratings are not {table.scale}, {table.path}, column rating: none but 1 is in that range, so all labels "
+        "would be the same. Fix: read clicks (0 and 1), or ratings on another scale by data.samples.threshold, with "
+        f"--data TableDataModule --data.interactions {table.path}"
     )
 
 

@@ -2,6 +2,7 @@
 
 import hashlib
 import inspect
+import os
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -110,7 +111,7 @@ class RatingsDataModule(L.LightningDataModule):
         history_counts: bool = False,
     ) -> None:
         super().__init__()
-        self.path = path
+        self.path = os.path.expanduser(path)  # in Python no shell does that
         self.options = samples
         self.nouns = nouns
         self.splits = splits
@@ -118,7 +119,7 @@ class RatingsDataModule(L.LightningDataModule):
         self.ctr_batch_size = ctr_batch_size
         self.eval_batch_size = eval_batch_size
         self.balance_rollouts = balance_rollouts
-        self.people = people
+        self.people = people and os.path.expanduser(people)
         self.seed = seed
         self.cache_dir = cache_dir
         self.paper_dataset = paper_dataset
@@ -322,7 +323,7 @@ class RatingsDataModule(L.LightningDataModule):
     def _splits(self, tables: RawTables) -> Mapping[str, RawTable]:
         """The user's own splits, or those that the dataset has; perhaps none."""
         if self.splits:
-            return {name: self.read_ratings(Path(getattr(self.splits, name))) for name in SPLITS}
+            return {name: self.read_ratings(Path(getattr(self.splits, name)).expanduser()) for name in SPLITS}
         return tables.splits
 
     @cached_property
@@ -350,6 +351,13 @@ class RatingsDataModule(L.LightningDataModule):
         samples, summary = make_samples(tables, self.options, self._splits(tables), items)
         summary.side_dropped = counts["dropped"] | summary.side_dropped
         summary.files = counts["read"] | summary.files
+        rate = float(samples["label"].mean() or 0.0)  # type: ignore[arg-type]
+        if rate in (0, 1):
+            raise UserError(
+                f"all {samples.height:,} samples have the label {rate:g}, which no model can learn from. Fix: check "
+                "data.samples.threshold against the scale of the ratings, or of a table data.columns.label"
+                + ("; or draw items as dislikes with data.samples.negatives: 4" if rate else "")
+            )
         return samples, summary
 
     def _titled_items(self) -> tuple[pl.DataFrame, dict[str, dict[str, int]]]:

@@ -19,7 +19,6 @@ from expctr.data.readers.ready import is_ready
 from expctr.data.readers.table import CONTEXT, TableReader
 from expctr.data.readers.table_features import feature_name
 from expctr.data.sample_rows import history_of
-from expctr.data.summary import DataSummary
 from expctr.data.user_ratings import SCHEMA
 from expctr.errors import UserError
 
@@ -121,20 +120,6 @@ class TableDataModule(RatingsDataModule):
             if prefix and column != "target_title":
                 kinds[column] = given.get(column.removeprefix(prefix)) or kind_of(dtype) or "category"
         return kinds
-
-    def _make(self) -> tuple[pl.DataFrame, DataSummary]:
-        samples, summary = super()._make()
-        rate = float(samples["label"].mean() or 0.0)  # type: ignore[arg-type]
-        if rate in (0, 1):
-            raise UserError(
-                f"all {samples.height:,} samples have the label {rate:g}, which no model can learn from. Fix: "
-                + (
-                    "add what was shown and not taken; or draw items as dislikes with data.samples.negatives: 4"
-                    if rate
-                    else "check data.columns.label, or data.samples.threshold"
-                )
-            )
-        return samples, summary
 
     def _check_labels(self) -> None:
         """Raises UserError if threshold, labels and negatives contradict each other."""

@@ -15,7 +15,7 @@ from expctr.data.batches import Nouns
 from expctr.data.datamodules import AmazonBooksDataModule, BookCrossingDataModule, MovieLensDataModule
 from expctr.data.options import SampleOptions
 from expctr.data.ratings_module import PaperDataset, RatingsDataModule, SplitFiles
-from expctr.errors import DataError
+from expctr.errors import DataError, UserError
 from expctr.evaluation.table import PAPER
 
 ROOT = Path(__file__).parents[2]
@@ -74,6 +74,37 @@ def test_cache_is_used_until_a_file_or_an_option_changes(tmp_path: Path, monkeyp
     assert len(made) == 3
     tables = 3 + 2  # the items are read again only if their file changes
     assert sorted(path.suffix for path in (folder / "cache").iterdir()) == [".json"] * tables + [".parquet"] * tables
+
+
+def test_folders_and_files_at_home_are_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also from Python, where no shell replaces the tilde."""
+    folder = tmp_path / "data"
+    folder.mkdir()
+    movielens(folder)
+    write(folder, {"people.csv": "liked_titles,disliked_titles,target_title\nMovie 1,,Movie 2\n"})
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    data = MovieLensDataModule("~/data", cache_dir="~/cache", people="~/data/people.csv")
+    data.setup()
+    assert len(data.table("predict")) == 1
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["cache", "data"]
+    for name, items in {"train": (1, 2, 3), "val": (4,), "test": (5,)}.items():
+        ratings = "".join(f"{user},{item},{1 + (user + item) % 5},{item}\n" for user in range(20) for item in items)
+        write(tmp_path, {f"{name}.csv": HEADER + ratings})
+    files = SplitFiles("~/train.csv", "~/val.csv", "~/test.csv")
+    own = MovieLensDataModule("~/data", cache_dir="~/cache", splits=files)
+    own.setup()
+    assert own.summary.own_splits
+
+
+def test_labels_that_are_all_the_same_are_refused(tmp_path: Path) -> None:
+    """As of clicks that are in the range of the ratings: 0 and 1 of 10."""
+    ratings = "".join(f"{user},{item},{(user + item) % 2}\n" for user in range(9) for item in range(3))
+    books = "ISBN,Book-Title\n" + "".join(f"{item},Book {item}\n" for item in range(3))
+    write(tmp_path, {"Ratings.csv": "User-ID,ISBN,Book-Rating\n" + ratings, "Books.csv": books})
+    data = BookCrossingDataModule(str(tmp_path), cache_dir=str(tmp_path / "cache"))
+    with pytest.raises(UserError, match=r"^all 9 samples have the label 0, .*Fix: check data\.samples\.threshold"):
+        data.prepare_data()
 
 
 def test_a_checkpoint_is_of_its_samples(tmp_path: Path) -> None:

@@ -170,7 +170,7 @@ def test_clicks_are_not_ratings(tmp_path: Path) -> None:
     place = rf"--data TableDataModule --data.interactions {tmp_path / 'ratings.csv'}"
     with pytest.raises(DataError, match=rf"^rating out of range, .*0.5 to 5 for MovieLens; labels of 0 and 1.*{place}"):
         make_samples(tables, SampleOptions())
-    with pytest.raises(DataError, match=rf"^the ratings are 0 and 1, .*0.5 to 5 for MovieLens.*{place}"):
+    with pytest.raises(DataError, match=rf"^the ratings are not 0.5 to 5 for MovieLens, .*none but 1.*{place}"):
         make_samples(tables, SampleOptions(on_bad_row="skip"))
     table = bookcrossing.read_interactions(write(tmp_path, {"r.csv": "User-ID,ISBN,Book-Rating\n1,2,11\n"}) / "r.csv")
     with pytest.raises(DataError, match=r"^rating out of range, .*0 to 10 for BookCrossing"):
@@ -184,10 +184,10 @@ def test_ids_that_do_not_match(tmp_path: Path) -> None:
 
 
 def test_every_file_is_counted_and_splits_of_the_files_are_used(tmp_path: Path) -> None:
-    header, row = "user_id:token\titem_id:token\trating:float\ttimestamp:float\tx:float\n", "{}\t{}\t4\t{}\t0\n"
+    header, row = "user_id:token\titem_id:token\trating:float\ttimestamp:float\tx:float\n", "{}\t{}\t{}\t{}\t0\n"
     places = {"train": (1, 2), "valid": (3,), "test": (4,)}
     for name, items in places.items():
-        text = header + "".join(row.format(user, item, item) for user in range(5) for item in items)
+        text = header + "".join(row.format(user, item, 3 + user % 2, item) for user in range(5) for item in items)
         (tmp_path / f"x.{name}.inter").write_text(text)
     (tmp_path / "x.item").write_text("item_id:token\tmovie_title:token\n" + "".join(f"{i}\tT{i}\n" for i in range(9)))
     data = MovieLensDataModule(str(tmp_path), cache_dir=str(tmp_path / "cache"))
