@@ -1,6 +1,8 @@
 """New users, who are not in the ratings: from a CSV of titles to rows for `expctr predict`."""
 
 import csv
+import io
+import zlib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -10,6 +12,7 @@ import polars as pl
 from expctr.data.batches import SampleText
 from expctr.data.catalogue import BY_ID, Catalogue, Item
 from expctr.data.readers.files import check_file
+from expctr.data.readers.lines import decompress
 from expctr.data.sample_rows import as_samples, find_history, split_titles, target_columns, with_history
 from expctr.errors import DataError
 
@@ -38,7 +41,7 @@ def read_new_users(path: Path) -> list[NewUser]:
     check_file(path)
     try:
         return list(_rows(path))
-    except (OSError, csv.Error) as error:
+    except (OSError, EOFError, zlib.error, csv.Error) as error:
         raise DataError(
             f"cannot read {path}: {error}. Fix: close every quote, and double a quote inside a title"
         ) from error
@@ -61,7 +64,7 @@ def new_user_samples(users: Sequence[NewUser], catalogue: Catalogue, like: pl.Da
 
 
 def _rows(path: Path) -> Iterator[NewUser]:
-    with path.open(encoding="utf-8-sig", newline="") as file:
+    with io.StringIO(decompress(path).decode("utf-8-sig"), newline="") as file:
         rows = csv.DictReader(file, strict=True)  # otherwise an unclosed quote swallows the rows below it
         header = rows.fieldnames or []
         if missing := [name for name in _COLUMNS if name not in header]:

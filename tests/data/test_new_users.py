@@ -1,5 +1,6 @@
 """The CSV of new users."""
 
+import gzip
 from pathlib import Path
 
 import polars as pl
@@ -20,6 +21,18 @@ def test_titles(tmp_path: Path) -> None:
     assert ann.text == SampleText("Kids", ("Alien", "Heat, The"), ())
     assert other.text == SampleText("M", (), ("Casper",))
     assert (ann.user, ann.target, other.user) == ("ann", "", "")
+
+
+def test_a_compressed_file_is_read_by_its_content_and_a_title_may_have_a_line_break(tmp_path: Path) -> None:
+    content = (HEADER + 'ann,Alien,,"The\nKids"\n').encode()
+    write(tmp_path, {"new.csv": content, "new.csv.gz": gzip.compress(content), "packed.csv": gzip.compress(content)})
+    plain = read_new_users(tmp_path / "new.csv")
+    assert len(plain) == 1
+    for name in ("new.csv.gz", "packed.csv"):
+        assert read_new_users(tmp_path / name) == plain
+    write(tmp_path, {"cut.csv.gz": gzip.compress(content)[:-9]})
+    with pytest.raises(DataError, match=r"cannot read .*cut\.csv\.gz"):
+        read_new_users(tmp_path / "cut.csv.gz")
 
 
 @pytest.mark.parametrize(

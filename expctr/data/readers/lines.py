@@ -59,7 +59,7 @@ def read_lines(path: Path, encoding: Encoding) -> Lines:
         if is_utf8:
             frame = pl.scan_lines(path, name="line", row_index_name="row", row_index_offset=1, glob=False)
         else:
-            raw = _decompress(path)
+            raw = decompress(path)
             if raw.startswith(_UTF16):
                 raise DataError(f"the file is UTF-16, {path}. Fix: save it as UTF-8")
             encoding = "utf-8" if raw.startswith(codecs.BOM_UTF8) else encoding
@@ -194,7 +194,8 @@ def is_wide(path: Path) -> bool:
     return head.startswith(_UTF16) or 3 * head.count(0) > len(head)
 
 
-def _decompress(path: Path) -> bytes:
+def decompress(path: Path) -> bytes:
+    """The content of a file, plain or compressed by gzip."""
     magic = magic_of(path)
     if magic.startswith(ZSTD):
         raise DataError(f"the text is not UTF-8, {path}. Fix: unpack it, or save it as UTF-8")
