@@ -24,7 +24,7 @@ def select_checkpoint(command: str, ckpt_path: str | None, run: Path) -> Path | 
         run: the run's folder.
 
     Raises:
-        UserError: `fit` would overwrite a run, or the checkpoint is missing or damaged.
+        UserError: the run would be overwritten or mixed with another, or the checkpoint is missing or damaged.
     """
     folder = run / "checkpoints"
     found, newest = checkpoints(folder), ckpt_path in (None, "last")
@@ -40,10 +40,11 @@ def select_checkpoint(command: str, ckpt_path: str | None, run: Path) -> Path | 
     path = found[-1] if newest else Path(str(ckpt_path)).expanduser()
     if not path.exists():
         raise UserError(f"ckpt_path: there is no {path}. Fix: --ckpt_path last selects the run's newest checkpoint")
-    if command == "fit" and found and path.resolve().parent != folder.resolve():
+    own, harm = (folder, "which would be lost") if command == "fit" else (run, "whose results would be mixed with its")
+    if found and own.resolve() not in path.resolve().parents:
         raise UserError(
-            f"ckpt_path: {path} is of another run, and {run} holds a run of its own, which would be lost. Fix: choose "
-            "another folder with --trainer.default_root_dir"
+            f"ckpt_path: {path} is of another run, and {run} holds a run of its own, {harm}. Fix: choose another "
+            "folder with --trainer.default_root_dir"
         )
     if reason := fault(path):
         good = next((other for other in reversed(found) if not fault(other)), None)

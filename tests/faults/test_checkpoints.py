@@ -59,6 +59,18 @@ def test_a_run_is_not_replaced_by_a_checkpoint_of_another(
     assert checkpoints(plain / "checkpoints") == before
 
 
+def test_a_checkpoint_is_scored_with_the_options_of_its_run(
+    world: World, plain: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Also from another folder: weights of one prompt or scorer have no meaning with another."""
+    newest = checkpoints(plain / "checkpoints")[-1]
+    other = ["--model.init_args.explainer.lc.temperature=9", f"--ckpt_path={newest}"]
+    with pytest.raises(SystemExit):
+        run_cli(["test", *world.options(tmp_path / "new"), *SHORT, *other])
+    assert "lc.temperature is 9.0 and the run was made with 1.0" in capsys.readouterr().err
+    assert not (tmp_path / "new").exists()
+
+
 def test_a_home_folder_is_one_place_for_all(
     world: World, plain: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -57,6 +57,18 @@ def test_a_damaged_checkpoint_is_refused_and_the_newest_intact_one_named(intact:
         select_checkpoint("test", None, tmp_path)
 
 
+@pytest.mark.parametrize("command", ["fit", "test", "predict", "export"])
+def test_a_run_and_another_ones_checkpoint_are_not_mixed(command: str, tmp_path: Path) -> None:
+    save(tmp_path / "one", 1)
+    other = save(tmp_path / "other", 2)
+    with pytest.raises(UserError, match=r"is of another run, and .*one holds a run of its own"):
+        select_checkpoint(command, str(other), tmp_path / "one")
+    assert select_checkpoint(command, str(other), tmp_path / "new") == other
+    aside = other.rename(tmp_path / "one" / "kept.ckpt")
+    if command != "fit":
+        assert select_checkpoint(command, str(aside), tmp_path / "one") == aside
+
+
 def config(**changes: Any) -> dict[str, Any]:
     data = {"class_path": "expctr.data.MovieLensDataModule", "init_args": {"path": "a", "rollout_batch_size": 8}}
     return {"seed_everything": 1, "trainer": {"devices": 1}, "data": data, "model": None} | changes
