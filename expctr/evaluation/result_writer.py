@@ -68,6 +68,11 @@ class ResultWriter(Callback):
         option = {"validate": "limit_val_batches", "test": "limit_test_batches", "predict": "limit_predict_batches"}
         if stage in option and getattr(trainer, option[stage]) == 0:
             raise UserError(f"trainer.{option[stage]} is 0, so there is nothing to do. Fix: raise it, or leave it out")
+        if stage in ("test", "predict") and vars(trainer)["fast_dev_run"]:
+            raise UserError(
+                "trainer.fast_dev_run tries a fit; here it would replace the run's results by those of one batch. Fix: "
+                f"leave it out, or limit the rows with trainer.{option[stage]}"
+            )
         if stage == "test" and not len(_data(trainer).table("test")):
             raise UserError("there are no test rows. Fix: set the last share of data.samples.fractions above 0")
         if stage == "test" and self.temperature and not len(_data(trainer).table("val")):
@@ -274,7 +279,7 @@ def _boards(trainer: L.Trainer) -> list[SummaryWriter]:
 
 def _describe_data(trainer: L.Trainer) -> None:
     """Write what became of the raw rows (`data.json`), and what each sample id stands for (`samples.parquet`)."""
-    if trainer.is_global_zero:
+    if trainer.is_global_zero and not vars(trainer)["fast_dev_run"]:
         data, folder = _data(trainer), _folder(trainer)
         folder.mkdir(parents=True, exist_ok=True)
         (folder / "data.json").write_text(json.dumps(asdict(data.summary), indent=2) + "\n", "utf-8")
