@@ -9,10 +9,13 @@ from typing import Any
 
 import lightning as L
 from lightning.pytorch.callbacks import (
+    BaseFinetuning,
     BatchSizeFinder,
     Callback,
     GradientAccumulationScheduler,
     LearningRateFinder,
+    ModelPruning,
+    SpikeDetection,
     StochasticWeightAveraging,
 )
 from lightning.pytorch.strategies import ParallelStrategy
@@ -138,8 +141,16 @@ class StageScheduler(Callback):
             )
 
 
-_ONE_OPTIMIZER = (BatchSizeFinder, GradientAccumulationScheduler, LearningRateFinder, StochasticWeightAveraging)
-"""Callbacks for a module with one optimizer, which Lightning steps."""
+_ONE_OPTIMIZER = (
+    BaseFinetuning,
+    BatchSizeFinder,
+    GradientAccumulationScheduler,
+    LearningRateFinder,
+    ModelPruning,
+    SpikeDetection,
+    StochasticWeightAveraging,
+)
+"""Callbacks for a module with one model and one optimizer, which Lightning steps."""
 
 
 def check_trainer(trainer: L.Trainer) -> None:
@@ -162,8 +173,8 @@ def check_trainer(trainer: L.Trainer) -> None:
     for callback in vars(trainer)["callbacks"]:
         if isinstance(callback, _ONE_OPTIMIZER):
             raise UserError(
-                f"trainer.callbacks: {type(callback).__name__} needs one optimizer that Lightning steps, and a run has "
-                "several, which its stages step. Fix: leave it out"
+                f"trainer.callbacks: {type(callback).__name__} needs one model and one optimizer that Lightning steps, "
+                "and a run has several, which its stages step. Fix: leave it out"
             )
     if trainer.limit_train_batches == 0:
         raise UserError("trainer.limit_train_batches is 0, so nothing would be trained. Fix: raise it, or leave it out")

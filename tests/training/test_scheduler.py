@@ -5,7 +5,12 @@ from typing import Any, cast
 
 import lightning as L
 import pytest
-from lightning.pytorch.callbacks import GradientAccumulationScheduler, LearningRateFinder
+from lightning.pytorch.callbacks import (
+    BackboneFinetuning,
+    GradientAccumulationScheduler,
+    LearningRateFinder,
+    ModelPruning,
+)
 from torch import Tensor
 
 from expctr.data.batches import Batch
@@ -144,8 +149,10 @@ def test_another_module_is_left_alone() -> None:
 @pytest.mark.parametrize(
     ("options", "said"),
     [
-        ({"callbacks": [GradientAccumulationScheduler({0: 2})]}, "GradientAccumulationScheduler needs one optimizer"),
-        ({"callbacks": [LearningRateFinder()]}, "LearningRateFinder needs one optimizer"),
+        ({"callbacks": [GradientAccumulationScheduler({0: 2})]}, "GradientAccumulationScheduler needs one model"),
+        ({"callbacks": [LearningRateFinder()]}, "LearningRateFinder needs one model"),
+        ({"callbacks": [ModelPruning("l1_unstructured")]}, "ModelPruning needs one model and one optimizer"),
+        ({"callbacks": [BackboneFinetuning()]}, "BackboneFinetuning needs one model and one optimizer"),
         ({"overfit_batches": 3}, "overfit_batches must be 0.*max_samples"),
         ({"limit_train_batches": 0}, "limit_train_batches is 0"),
         ({"devices": 2, "strategy": "ddp_spawn"}, "DDPStrategy, which .* selects, cannot train stages.*--config ddp"),
