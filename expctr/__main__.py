@@ -1,6 +1,7 @@
 """Entry point of `expctr` and of `python -m expctr`."""
 
 import gc
+import locale
 import logging
 import os
 import re
@@ -40,6 +41,8 @@ A first answer, without training: expctr explain --liked "Heat|Fargo" --disliked
 
 def main(args: Sequence[str] | None = None) -> None:
     """Run the command line, with `args` in place of `sys.argv` in tests."""
+    if args is None:
+        _use_utf8()
     given = [_expand_home(arg) for arg in (sys.argv[1:] if args is None else args)]
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, TextIOWrapper):
@@ -67,6 +70,17 @@ def main(args: Sequence[str] | None = None) -> None:
         raise SystemExit(2)
     else:
         _run(given)
+
+
+def _use_utf8() -> None:
+    """Start again in Python's UTF-8 mode if the locale has another encoding.
+
+    Libraries read and write configs by the locale: titles and prompts would change, or not be read at all.
+    """
+    if not sys.flags.utf8_mode and locale.getpreferredencoding(False).lower() != "utf-8":
+        if sys.stdout:
+            os.environ.setdefault("PYTHONIOENCODING", sys.stdout.encoding)  # the console keeps its own
+        os.execv(sys.executable, [sys.executable, "-X", "utf8", *sys.orig_argv[1:]])
 
 
 def _expand_home(arg: str) -> str:

@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from io import BytesIO, TextIOWrapper
 
 import pytest
 
@@ -21,6 +22,17 @@ def test_the_overview_lists_every_command(args: list[str], capsys: pytest.Captur
 def test_the_version(capsys: pytest.CaptureFixture[str]) -> None:
     main(["--version"])
     assert capsys.readouterr().out == f"expctr {expctr.__version__}\n"
+
+
+def test_a_console_without_a_character_shows_another(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As that of Windows, or its file: the results below a title in Hebrew would be lost."""
+    streams = [TextIOWrapper(BytesIO(), encoding="cp1252", write_through=True) for _ in range(2)]
+    for name, stream in zip(("stdout", "stderr"), streams, strict=True):
+        monkeypatch.setattr(sys, name, stream)
+    main(["--version"])
+    for stream in streams:
+        stream.write("AUC ↑ שלום é")
+        assert stream.buffer.getvalue().endswith(b"AUC ? ???? \xe9")  # type: ignore[attr-defined]
 
 
 @pytest.mark.parametrize(
