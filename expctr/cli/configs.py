@@ -73,6 +73,8 @@ def check_config(path: Path) -> None:
         root = yaml.compose(path.read_text(encoding="utf-8-sig"), getattr(yaml, "CSafeLoader", yaml.SafeLoader))
     except UnicodeDecodeError as error:
         raise UserError(f"config: {path} is not UTF-8 text. Fix: save it as UTF-8") from error
+    except OSError as error:
+        raise UserError(f"config: {path} cannot be read: {error.strerror}. Fix: check its permissions") from error
     except yaml.YAMLError as error:
         reason = " ".join(str(error).replace('in "<unicode string>", ', "in ").split())
         raise UserError(f"config: {path} is not YAML: {reason}. Fix: mend it, or restore it") from error

@@ -1,5 +1,6 @@
 """`expctr configs`, and configs found by name."""
 
+import errno
 from pathlib import Path
 
 import pytest
@@ -7,6 +8,7 @@ from running import TESTS
 
 from expctr.cli.configs import check_config, copy_config, describe, find_config, main, packaged_configs
 from expctr.errors import UserError
+from expctr.run_folder import read_config
 
 FOLDER = TESTS.parent / "configs"
 
@@ -41,7 +43,7 @@ def test_a_file_comes_before_a_packaged_config(tmp_path: Path, monkeypatch: pyte
 def test_an_unknown_config_is_answered_with_the_nearest() -> None:
     with pytest.raises(UserError, match=r"no file quickstrt, .* Fix: give one of the nearest, quickstart"):
         find_config("quickstrt")
-    with pytest.raises(UserError, match="expctr configs lists the packaged configs"):
+    with pytest.raises(UserError, match="Fix: choose one that expctr configs lists"):
         find_config("/nowhere/zzz.yaml")
 
 
@@ -64,6 +66,18 @@ def test_a_damaged_config_is_named(content: bytes, reason: str, tmp_path: Path) 
     path.write_bytes(content)
     with pytest.raises(UserError, match=f"^config: {path} {reason}"):
         check_config(path)
+
+
+def test_a_config_that_may_not_be_read_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object, **__: object) -> str:
+        raise PermissionError(errno.EACCES, "Permission denied")
+
+    path = tmp_path / "config.yaml"
+    path.touch()
+    monkeypatch.setattr(Path, "read_text", refuse)
+    for read, named in ((check_config, path), (read_config, tmp_path)):
+        with pytest.raises(UserError, match=f"{path} cannot be read: Permission denied. Fix: check its permissions"):
+            read(named)
 
 
 def test_a_config_may_begin_with_a_byte_order_mark(tmp_path: Path) -> None:
