@@ -1,5 +1,6 @@
 """The command-line application: `expctr COMMAND [RUN] [--config NAME_OR_FILE] [--config OVERLAY] [--option value]`."""
 
+import math
 import os
 import signal
 import sys
@@ -14,6 +15,7 @@ from typing import Any
 import lightning as L
 import yaml  # type: ignore[import-untyped]
 from jsonargparse import SUPPRESS, Namespace, set_parsing_settings
+from lightning.fabric.plugins.environments.cluster_environment import ClusterEnvironment
 from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI, SaveConfigCallback
@@ -29,6 +31,7 @@ from expctr.errors import UserError, exit_with_error, root_cause
 from expctr.evaluation.alarms import Alarms
 from expctr.evaluation.result_writer import ResultWriter
 from expctr.modules.checks import usable_accelerator
+from expctr.modules.scoring import ScoringModule
 from expctr.modules.staged import StagedModule
 from expctr.run_folder import read_config
 from expctr.training.checkpoint import RunCheckpoint, checkpoint_folder, checkpoints, position
@@ -139,15 +142,19 @@ class ExpCTRCLI(LightningCLI):
             config.trainer.logger = False  # they log no curves, and the run's folder may be read-only
         if self.subcommand in ("prepare", "plan", None):
             return
-        run = Path(config.trainer.default_root_dir or ".")
+        root = config.trainer.default_root_dir or "."
+        if "://" in str(root):
+            raise UserError(f"trainer.default_root_dir: {root} is not on this machine. Fix: name a folder here")
+        run = Path(root)
         path = select_checkpoint(self.subcommand, config.ckpt_path, run)
         if path is None and config.ckpt_path == "last":
             print(f"no checkpoint in {run / 'checkpoints'} yet: starting from the beginning", file=sys.stderr)
         config.ckpt_path = path and str(path)
-        made = run / "config.yaml"
-        if path and path.resolve().parent == (run / "checkpoints").resolve() and made.exists():
+        made = path.resolve().parent.parent if path else run
+        # a fit may go on from another run's checkpoint with other options; a score of such weights would be wrong
+        if path and (self.subcommand != "fit" or made == run.resolve()) and (made / "config.yaml").exists():
             now = self._parser(self.subcommand).dump(config, skip_unset=False, skip_validation=True)
-            check_same_options(yaml.safe_load(now), read_config(run))
+            check_same_options(yaml.safe_load(now), read_config(made))
 
     def fit(self, **kwargs: Any) -> None:
         """Train, with the run's folder locked against another fit."""
@@ -165,7 +172,11 @@ class ExpCTRCLI(LightningCLI):
         run = self.trainer.default_root_dir
         made = checkpoints(checkpoint_folder(self.trainer))
         epochs, batches = (made and position(made[-1])) or (0, 0)
-        planned = len(self.model.plan) if isinstance(self.model, StagedModule) else 0
+        planned: float = 0
+        if isinstance(self.model, StagedModule):
+            planned = len(self.model.plan)
+        elif isinstance(self.model, ScoringModule) and not self.model.best.stopped:
+            planned = math.inf if self.trainer.max_epochs in (None, -1) else self.trainer.max_epochs or 0
         if made and (epochs < planned or batches):
             limits = self._get(self.config_init, "trainer")
             named = [f"trainer.{name}" for name in ("max_time", "max_steps") if limits.get(name) not in (None, -1)]
@@ -178,7 +189,13 @@ class ExpCTRCLI(LightningCLI):
         try:
             super().instantiate_classes()
         except (ValueError, MisconfigurationException) as error:
-            raise root_cause(error) from error
+            found = root_cause(error)
+            if "cannot represent an object" in str(found):  # of yaml: Lightning's Timer has such a default
+                raise UserError(
+                    f"config.yaml cannot hold an option of a callback or logger: {found}. Fix: give that option as "
+                    "text, as --trainer.callbacks.interval=step; for a limit of time, trainer.max_time"
+                ) from error
+            raise found from error
         except (ImportError, RuntimeError, TypeError) as error:
             if "argument after ** must be a mapping, not NoneType" in str(error):  # of jsonargparse
                 raise UserError(
@@ -201,8 +218,14 @@ class ExpCTRCLI(LightningCLI):
         if config.get("enable_progress_bar") is False:
             self.trainer_defaults = {}  # they hold the progress bar only
         kwargs["accelerator"] = usable_accelerator(config.get("accelerator"))
-        if SLURMEnvironment.detect():  # a signal saves and ends the fit, or saves and goes on; nothing is requeued
-            kwargs["plugins"] = [*(config.get("plugins") or []), SLURMEnvironment(auto_requeue=False)]
+        given = config.get("plugins") or []
+        plugins = [*given] if isinstance(given, list) else [given]
+        if SLURMEnvironment.detect() and not any(isinstance(plugin, ClusterEnvironment) for plugin in plugins):
+            plugins.append(SLURMEnvironment())
+        for plugin in plugins:
+            if isinstance(plugin, SLURMEnvironment):
+                plugin.auto_requeue = False  # a signal saves and ends the fit, or saves and goes on
+        kwargs["plugins"] = plugins or None
         if config.get("logger") in (None, True):
             kwargs["logger"] = TensorBoardLogger(config.get("default_root_dir") or ".", name="", version="")
         return super().instantiate_trainer(**kwargs)

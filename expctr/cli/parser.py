@@ -83,6 +83,8 @@ def explain_error(message: str) -> str:
         option = ".".join(re.findall(r"[\w.]+", match["path"]))
         known = ", ".join(chosen.__name__ for chosen in CHOICES.get(option.rpartition(".")[2], ()))
         return f"{option}: there is no class {match['name']}" + (f"; known classes: {known}" if known else "")
+    if match := re.match(r"(\S+): Unable to load config 'null'", message):
+        return f"{match[1]} is null. Fix: give its options, or leave it out"
     if "are required: backbone" in message:
         names = ", ".join(kind.__name__ for kind in CHOICES.get("backbone", ()))
         return f"no CTR model is named: give --model.backbone NAME (--model.ctr.backbone in ExpCTR); there are {names}"

@@ -1,6 +1,7 @@
 """The command line as users meet it: what it refuses, and what the commands write."""
 
 import json
+import os
 import re
 import shutil
 import signal
@@ -13,12 +14,13 @@ import polars as pl
 import pytest
 import yaml
 from faults.callbacks import kill, poison
-from running import LIMIT, TESTS, World, curves, expctr, last, movielens
+from running import ENVIRON, LIMIT, TESTS, World, curves, expctr, last, movielens
 
 from expctr.cli.app import run as run_cli
 from expctr.predictor import Predictor
 from expctr.report.render import render
 from expctr.report.run import read_run
+from expctr.run_folder import read_config
 from expctr.systems import SIMPLE
 from expctr.training.checkpoint import checkpoints
 
@@ -299,6 +301,21 @@ def test_the_programme_itself(world: World) -> None:
     assert "label entropy" in done.stdout
 
 
+def test_files_are_utf8_whatever_the_locale(world: World, tmp_path: Path) -> None:
+    """Libraries read and write configs in the encoding of the locale."""
+    prompt = "Magst du „Ü 🎭“? שלום"
+    (tmp_path / "own.yaml").write_text(
+        f"model: {{init_args: {{explainer: {{prompts: {{none: {prompt!r}}}}}}}}}", "utf-8"
+    )
+    options = [*world.options(tmp_path / "run"), f"--config={tmp_path / 'own.yaml'}", "--stages.rounds=0"]
+    ascii_locale = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0", "PYTHONIOENCODING": "ascii"}
+    line = [sys.executable, "-m", "expctr", "fit", *options]
+    environ = {**os.environ, **ENVIRON, **ascii_locale}
+    done = subprocess.run(line, env=environ, capture_output=True, text=True, timeout=LIMIT, check=False)
+    assert done.returncode == 0, done.stderr
+    assert read_config(tmp_path / "run")["model"]["init_args"]["explainer"]["init_args"]["prompts"]["none"] == prompt
+
+
 def test_prepare_can_be_strict_about_what_looks_wrong(world: World, capsys: pytest.CaptureFixture[str]) -> None:
     line = ["prepare", *world.options("strict")]
     run_cli(line)
@@ -315,6 +332,8 @@ def test_every_command_takes_a_run(run: Path, tmp_path: Path, capsys: pytest.Cap
     run_cli(["prepare", str(tmp_path / "moved")])
     run_cli(["plan", "--config", str(run / "config.yaml")])
     run_cli(["export", str(tmp_path / "moved"), "--out", str(tmp_path / "out")])
+    run_cli(["explain", str(tmp_path / "moved"), "--user", "1", "--target", "Film 3, The (1953)"])
+    run_cli(["validate", "--config", str(run / "config.yaml")])
     assert "Rows" in capsys.readouterr().out
     assert (tmp_path / "out" / "adapter").is_dir()
 
@@ -444,6 +463,19 @@ def test_sigusr1_saves_and_goes_on(run: Path, world: World) -> None:
     one_stage = ["--stages.rounds=0", "--checkpoint.keep=9"]
     expctr("fit", *world.options("saved"), *one_stage, *kill(0, 2, number=signal.SIGUSR1)).ok()
     assert [name[11:23] for name in saved(world, "saved")] == [f"batch={n:06d}" for n in (2, 3, 4, 0)]
+
+
+@pytest.mark.parametrize(
+    "plugins", [[], ["--trainer.plugins+=SLURMEnvironment"], ["--trainer.plugins=SLURMEnvironment"]]
+)
+def test_a_job_of_slurm_is_not_requeued(plugins: list[str], world: World) -> None:
+    """SIGUSR1 means the same there as anywhere; Lightning would requeue the job and leave this to its own handler."""
+    run = f"slurm{len(''.join(plugins))}"
+    names = {"NTASKS": "1", "JOB_ID": "7", "JOB_NAME": "train", "PROCID": "0", "LOCALID": "0", "NODEID": "0"}
+    line = ["fit", *world.options(run), "--stages.rounds=0", *plugins, *kill(0, 2, number=signal.SIGUSR1)]
+    output = expctr(*line, environ={f"SLURM_{name}": value for name, value in names.items()}).ok().output
+    assert "requeue" not in output
+    assert saved(world, run)[-1] == "epoch=0001-batch=000000.ckpt"
 
 
 def saved(world: World, name: str) -> list[str]:

@@ -7,10 +7,11 @@ from pathlib import Path
 import polars as pl
 import pytest
 from faults.callbacks import add
-from running import World, assert_agree, curves, expctr
+from running import TESTS, World, assert_agree, curves, expctr
 
 from expctr.training.checkpoint import checkpoints
 
+CONFIGS = TESTS.parent / "configs"
 SHORT = ["--stages.rounds=0", "--stages.lc.epochs=2"]
 
 
@@ -64,8 +65,28 @@ def test_a_trial_leaves_no_run(world: World) -> None:
     expctr("fit", *options, "--trainer.fast_dev_run=true").ok()
     run = world.folder / "tried"
     assert not (run / "config.yaml").exists()
-    assert not checkpoints(run / "checkpoints")
-    assert not [*run.glob("explanations/*")]
+    assert [path.name for path in run.iterdir()] == [".lock"]
+
+
+def test_a_trial_of_a_test_does_not_replace_the_results(world: World) -> None:
+    run = world.tested("one")
+    before = (run / "table.json").read_text()
+    for command in ("test", "predict"):
+        tried = expctr(command, run, "--trainer.fast_dev_run=true")
+        assert tried.code == 2, tried.output
+        assert "here it would replace the run's results by those of one batch. Fix: leave it out" in tried.output
+    assert (run / "table.json").read_text() == before
+
+
+def test_a_stop_at_the_end_of_an_epoch_is_not_the_end_of_training(world: World) -> None:
+    """Of a model without a plan, which has a number of epochs."""
+    data = [f"--data.path={world.folder / 'movielens'}", f"--data.cache_dir={world.folder / 'cache'}"]
+    options = [f"--config={CONFIGS / 'baseline.yaml'}", "--model.backbone=FM", *data, "--trainer.max_epochs=2"]
+    run = world.folder / "stopped-fm"
+    line = ["fit", *options, f"--trainer.default_root_dir={run}"]
+    stopped = expctr(*line, "--trainer.max_time=00:00:00:00").ok().output
+    assert f"the plan is not finished. Next: expctr fit {run}, with a higher trainer.max_time" in stopped
+    assert f"trained; the run is in {run}" in expctr(*line, "--ckpt_path=last").ok().output
 
 
 def test_all_loggers_get_the_curves_and_the_run_keeps_its_config(world: World, whole: Path, tmp_path: Path) -> None:
@@ -106,6 +127,8 @@ def test_a_test_of_some_rows_is_a_test_of_these(world: World) -> None:
     [
         ("--trainer.devices=-1", "should be an int > 0"),
         pytest.param("--trainer.accelerator=tpu", "Requirement 'torch_xla", marks=pytest.mark.slow),
+        pytest.param("--trainer.default_root_dir=s3://runs/x", "is not on this machine", marks=pytest.mark.slow),
+        pytest.param("--trainer.callbacks+=Timer", "trainer.callbacks.interval=step", marks=pytest.mark.slow),
         pytest.param("--stages.lc=null", "is null", marks=pytest.mark.slow),
     ],
 )
