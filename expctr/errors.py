@@ -1,7 +1,9 @@
 """Errors whose messages are for users, and how the command line prints them."""
 
+from inspect import signature
 from math import inf
-from typing import NoReturn
+from types import NoneType
+from typing import NoReturn, get_args
 
 from rich.console import Console
 from rich.markup import escape
@@ -30,14 +32,28 @@ class BadRunError(UserError):
 def check_range(group: str, options: object, **bounds: tuple[float, float]) -> None:
     """Raise `UserError` for an option out of range, when a config is read.
 
-    `bounds` are the lowest and highest value by attribute of the options; `None` always passes. `group` is the options'
-    name in the config.
+    `bounds` are the lowest and highest value by attribute of the options; `None` passes if the option's type has it.
+    `group` is the options' name in the config.
     """
     for name, (low, high) in bounds.items():
         value = getattr(options, name)
+        allowed = f"at least {low}" if high == inf else f"from {low} to {high}"
+        if value is None and not _may_be_null(type(options), name):
+            raise UserError(f"{group}.{name} must be {allowed}, not null")
         if value is not None and not low <= value <= high:  # also refuses NaN
-            allowed = f"at least {low}" if high == inf else f"from {low} to {high}"
             raise UserError(f"{group}.{name} must be {allowed}, not {value}")
+
+
+def _may_be_null(kind: type, name: str) -> bool:
+    """Whether the type of an option, as the class or one of its bases declares it, has None; true if none declares it.
+
+    jsonargparse takes null for any type.
+    """
+    for base in kind.__mro__:
+        declared = signature(vars(base)["__init__"]).parameters if "__init__" in vars(base) else {}
+        if name in declared:
+            return NoneType in get_args(declared[name].annotation)
+    return True
 
 
 def first_line(error: BaseException) -> str:

@@ -1,8 +1,11 @@
 """What is shown of an error that is not ours."""
 
+from math import inf
+from typing import Any
+
 import pytest
 
-from expctr.errors import first_line
+from expctr.errors import UserError, check_range, first_line
 
 
 @pytest.mark.parametrize(
@@ -16,3 +19,23 @@ from expctr.errors import first_line
 )
 def test_an_error_is_one_line_even_without_a_message(error: Exception, line: str) -> None:
     assert first_line(error) == line
+
+
+class Sized:
+    def __init__(self, rows: int = 1, most: int | None = None, **others: int) -> None:
+        self.rows, self.most, self.others = rows, most, others
+
+
+class Larger(Sized):
+    """Declares none of them itself, as the data modules of a layout."""
+
+    def __init__(self, name: str = "", **options: Any) -> None:
+        super().__init__(**options)
+        self.name = name
+
+
+@pytest.mark.parametrize("kind", [Sized, Larger])
+def test_null_is_in_range_only_where_the_type_has_it(kind: type[Sized]) -> None:
+    check_range("data", kind(most=None), rows=(1, inf), most=(1, inf))
+    with pytest.raises(UserError, match=r"data\.rows must be at least 1, not null"):
+        check_range("data", kind(rows=None), rows=(1, inf))  # type: ignore[arg-type]

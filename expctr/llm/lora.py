@@ -58,6 +58,7 @@ def add_adapter(base: PreTrainedModel, options: LLMOptions, quantized: bool) -> 
         UserError: the base has no such layers, or the output layer would get an adapter.
     """
     targets = options.lora_targets
+    _check_targets(base, targets)
     if targets == "all-linear" and _has_experts(base):
         targets = dense_layers(base)
     lora = LoraConfig(
@@ -69,7 +70,6 @@ def add_adapter(base: PreTrainedModel, options: LLMOptions, quantized: bool) -> 
     )
     if not quantized:  # quantized layers are subclasses of nn.Linear, and get PEFT's own adapters
         lora._register_custom_module({nn.Linear: LoraLinear})
-    _check_targets(base, options.lora_targets)
     try:
         model = get_peft_model(base, lora).eval()
     except ValueError as error:
@@ -108,6 +108,12 @@ def dense_layers(base: PreTrainedModel) -> list[str]:
 def _check_targets(base: PreTrainedModel, targets: str | list[str]) -> None:
     """Refuse a name that matches no layer. PEFT does so only if none of the names matches one."""
     if isinstance(targets, str):
+        try:
+            re.compile(targets)  # PEFT reads a single text as a pattern
+        except re.error as error:
+            raise UserError(
+                f"llm.lora_targets: {targets} is no pattern: {error}. Fix: {_which_layers(base)}"
+            ) from error
         return
     names = [name for name, _ in base.named_modules()]
     unknown = [target for target in targets if not any(f".{name}".endswith(f".{target}") for name in names)]

@@ -15,6 +15,7 @@ from transformers import AutoConfig, AutoModelForCausalLM
 from expctr.errors import UserError
 from expctr.llm.loading import LLMOptions
 from expctr.llm.lora import LoraLinear, add_adapter
+from expctr.llm.model import LanguageModel
 
 LAYERS = "name some of down_proj, gate_proj, k_proj, o_proj, q_proj, up_proj, v_proj; or choose all-linear"
 
@@ -124,3 +125,9 @@ def test_all_linear_of_a_dense_model_is_all(bare: LLMOptions) -> None:
         name.rpartition(".lora_")[0].rpartition(".")[2] for name, p in model.named_parameters() if p.requires_grad
     }
     assert adapted == {*ATTENTION, "gate_proj", "up_proj", "down_proj"}
+
+
+@pytest.mark.parametrize("pattern", ["+", "(q_proj", "[a"])
+def test_a_text_that_is_no_pattern_is_refused(llm_folder: Path, pattern: str) -> None:
+    with pytest.raises(UserError, match=r"llm\.lora_targets: .* is no pattern: .*Fix: name some of "):
+        LanguageModel.load(LLMOptions(path=str(llm_folder), dtype="float32", lora_targets=pattern))

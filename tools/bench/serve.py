@@ -37,7 +37,7 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=60)
     own = parser.parse_args()
     data = Predictor.load(own.run).data
-    names = data.users().to_list(), data.catalogue.items["item"].to_list()
+    names = data.users.to_list(), data.catalogue.items["item"].to_list()
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]

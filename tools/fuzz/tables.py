@@ -166,7 +166,7 @@ def read_all(data: RatingsDataModule) -> None:
             table.batch([0])
     data.slices("test")
     data.keep_ratings()
-    data.ratings_of(data.users().head(3).to_list())
+    data.ratings_of(data.users.head(3).to_list())
 
 
 def try_table(files: tuple[tuple[str, bytes], tuple[str, bytes] | None]) -> None:
