@@ -45,14 +45,18 @@ def describe(path: Path) -> str:
 
 
 def find_config(name: str) -> Path:
-    """The file of that name where there is one, else the packaged config: `quickstart`, or `configs/quickstart.yaml`.
+    """The packaged config of a bare name (`quickstart`), else the file of that name, else `configs/quickstart.yaml`.
+
+    A bare name never means a file: one in a folder of data from a stranger would set any option.
 
     Raises:
         UserError: there is neither.
     """
+    configs = packaged_configs()
+    if name in configs:
+        return configs[name]
     if Path(name).exists() and not Path(name).is_dir():
         return Path(name)
-    configs = packaged_configs()
     plain = name.removesuffix(".yaml").removeprefix("configs/")
     if plain in configs:
         return configs[plain]

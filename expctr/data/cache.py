@@ -138,7 +138,7 @@ def _cached(
     try:
         saved = json.loads(about.read_text())
         if saved["sha256"] == _sha256(rows):
-            return pl.read_parquet(rows), read(saved["about"])
+            return pl.read_parquet(rows, glob=False), read(saved["about"])
     except (OSError, ValueError, TypeError, KeyError, pl.exceptions.PolarsError):
         pass  # missing or damaged
     table, found = make()

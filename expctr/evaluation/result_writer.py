@@ -34,7 +34,7 @@ from expctr.modules.staged import StagedModule
 from expctr.systems import COMPARISONS, PLAIN, SOURCES, SYSTEMS, of_backbone
 from expctr.training.checkpoint import position
 from expctr.untrusted import printable
-from expctr.whole_files import write_parquet
+from expctr.whole_files import replacing, write_parquet
 
 
 class ResultWriter(Callback):
@@ -282,7 +282,8 @@ def _describe_data(trainer: L.Trainer) -> None:
     if trainer.is_global_zero and not vars(trainer)["fast_dev_run"]:
         data, folder = _data(trainer), _folder(trainer)
         folder.mkdir(parents=True, exist_ok=True)
-        (folder / "data.json").write_text(json.dumps(asdict(data.summary), indent=2) + "\n", "utf-8")
+        with replacing(folder / "data.json") as part:
+            part.write_text(json.dumps(asdict(data.summary), indent=2) + "\n", "utf-8")
         columns = ["sample", "split", "user", "target", "target_title", "label"]
         write_parquet(data.samples.select(columns), folder / "samples.parquet")
 

@@ -179,7 +179,8 @@ class PromptWriter:
             if len(self._titles) == _MAX_TITLES:
                 self._titles.clear()
             text = self.clean(raw[: 64 * self.title_tokens])
-            offsets = self.tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)["offset_mapping"]
+            encoded = self.tokenizer(text, add_special_tokens=False, return_offsets_mapping=True, verbose=False)
+            offsets = encoded["offset_mapping"]
             cut = len(offsets) > self.title_tokens
             if cut:
                 text = self.clean(text[: offsets[self.title_tokens - 1][1]].rstrip() + "...")

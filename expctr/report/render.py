@@ -20,6 +20,8 @@ from expctr.report.headline import Answer, headline
 from expctr.report.run import Run, backbone, read_run, section
 from expctr.report.terms import Terms, anchor
 from expctr.systems import FEWEST_OF_A_LABEL, FEWEST_ROWS, T_NOTE
+from expctr.untrusted import printable
+from expctr.whole_files import replacing
 
 _SECTIONS = {
     "metrics": "Metrics",
@@ -62,8 +64,8 @@ def main(args: Sequence[str] | None = None) -> None:
         exit_with_error(error)
     for run in runs:
         for note in run.notes:
-            print(f"{run.name}: {note}", file=sys.stderr)
-    print(f"{out} ({out.stat().st_size / 1e6:.1f} MB): open it in any browser")
+            print(printable(f"{run.name}: {note}"), file=sys.stderr)
+    print(f"{printable(str(out))} ({out.stat().st_size / 1e6:.1f} MB): open it in any browser")
 
 
 def read_runs(folders: Sequence[Path]) -> list[Run]:
@@ -124,7 +126,8 @@ def write(path: Path, content: str) -> None:
     """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(content, encoding="utf-8", errors="replace")
+        with replacing(path) as part:  # a link in a stranger's run is replaced, not followed
+            part.write_text(content, encoding="utf-8", errors="replace")
     except OSError as error:
         raise UserError(f"{path} cannot be written: {error.strerror}. Fix: give another file with --out") from error
 

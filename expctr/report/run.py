@@ -159,6 +159,9 @@ def _gaps(run: Run) -> list[str]:
 
 
 def _text(path: Path, notes: list[str]) -> str:
+    if path.exists() and not path.is_file():  # a pipe would be waited for
+        notes.append(f"{path.name} is not a file.")
+        return ""
     try:
         return path.read_text(encoding="utf-8", errors="replace")
     except FileNotFoundError:
@@ -192,7 +195,7 @@ def _frame(path: Path, notes: list[str]) -> pl.DataFrame:
     if not path.is_file():
         return pl.DataFrame()
     try:
-        return pl.read_parquet(path)
+        return pl.read_parquet(path, glob=False)
     except (OSError, *POLARS_ERRORS):
         notes.append(f"{path.name} is not a readable Parquet file and is left out.")
         return pl.DataFrame()

@@ -6,7 +6,7 @@ import os
 import signal
 import socket
 import time
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from importlib.resources import files
 from math import inf
 from pathlib import Path
@@ -16,7 +16,7 @@ from typing import Annotated, Any, cast
 import litserve as ls  # type: ignore[import-untyped]
 from fastapi import FastAPI, HTTPException, Query, Request
 from fastapi.exceptions import RequestValidationError
-from fastapi.responses import HTMLResponse, JSONResponse
+from fastapi.responses import HTMLResponse, JSONResponse, Response
 from litserve.server import RegularRequestHandler  # type: ignore[import-untyped]
 from starlette.middleware.trustedhost import TrustedHostMiddleware
 
@@ -25,12 +25,14 @@ from expctr.errors import UserError, check_range, exit_with_error
 from expctr.run_folder import find_run
 from expctr.serving.schemas import Endpoint, ExplainRequest, Names, Reply, ScoreRequest, ScoreResponse
 from expctr.serving.worker import QUEUE, ModelWorker
+from expctr.untrusted import printable
 
 LOOPBACK = "127.0.0.1"
 MAX_BYTES = 1 << 20
 """The most bytes in a request's body."""
 _GRACE = 9.0  # seconds; Docker kills after ten
 _HIDDEN = {"/", QUEUE, "/info", "/docs", "/docs/oauth2-redirect", "/redoc"}  # /docs would load scripts from elsewhere
+_MAX_FAULTS = 20  # of a request that are told
 _MESSAGES = {"model_attributes_type": "no JSON object. Fix: send one, with the header Content-Type: application/json"}
 _POLICY = (
     "default-src 'none'; connect-src 'self'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; "
@@ -62,7 +64,10 @@ def main(args: Sequence[str]) -> None:
     except UserError as error:
         exit_with_error(error)
     server = make_server(run, options.ckpt_path, options.device, options.host, options.timeout)
-    print(f"loading {run}; http://{options.host}:{options.port}/ answers after that; Ctrl-C stops it", flush=True)
+    print(
+        f"loading {printable(str(run))}; http://{options.host}:{options.port}/ answers after that; Ctrl-C stops it",
+        flush=True,
+    )
     serve(server, options.host, options.port)
 
 
@@ -81,7 +86,14 @@ def serve(server: ls.LitServer, host: str, port: int) -> None:
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, _end)
     try:
-        server.run(host=host, port=port, num_api_servers=1, generate_client_file=False, log_level="warning")
+        server.run(
+            host=host,
+            port=port,
+            num_api_servers=1,
+            generate_client_file=False,
+            log_level="warning",
+            http="h11",  # the faster parser takes headers of any size, for all to wait for
+        )
     except RuntimeError as error:
         if "failed to start" not in str(error):
             raise
@@ -135,12 +147,19 @@ def add_routes(app: FastAPI, queue: RegularRequestHandler) -> None:
             raise HTTPException(answer.status, str(answer.body))
         return answer.body
 
+    @app.middleware("http")
+    async def own_pages_only(request: Request, call_next: Callable[[Request], Awaitable[Response]]) -> Response:
+        """Browsers say where a request comes from: no other site's page may ask, but any may link to the page here."""
+        if request.headers.get("sec-fetch-site") in ("cross-site", "same-site") and request.url.path != "/":
+            return JSONResponse({"detail": "a page of another site asks"}, 403)
+        return await call_next(request)
+
     @app.exception_handler(RequestValidationError)
     async def refuse(_: Request, error: RequestValidationError) -> JSONResponse:
         """What is wrong, and where, without the input, which may be huge or no text at all."""
         detail = [
             {"loc": fault["loc"], "msg": _MESSAGES.get(fault["type"], fault["msg"]), "type": fault["type"]}
-            for fault in error.errors()
+            for fault in error.errors()[:_MAX_FAULTS]
         ]
         for fault in detail:
             fault["msg"] = fault["msg"].removeprefix("Value error, ")

@@ -31,7 +31,9 @@ def hold(folder: Path, use: str = "trained in", fix: str = "another folder by --
         UserError: another process holds it.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    file = (folder / ".lock").open("a+", encoding="utf-8")
+    # not through a link, which a stranger's run may have, to a file of this user's
+    place = os.open(folder / ".lock", os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o666)
+    file = os.fdopen(place, "r+", encoding="utf-8")
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError as error:

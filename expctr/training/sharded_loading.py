@@ -2,8 +2,9 @@
 
 import io
 import pickle
+from dataclasses import is_dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch.distributed.checkpoint import filesystem, metadata
@@ -72,8 +73,22 @@ def torn(folder: Path) -> list[str]:
     return sorted(name for name, end in ends.items() if sizes[name] < end)
 
 
-class _Unpickler(pickle.Unpickler):
+_InPython: Any = pickle._Unpickler  # in C, `load_build` cannot be replaced
+
+
+class _Unpickler(_InPython):  # type: ignore[misc]
+    """Knows plain things only, and sets attributes of the dataclasses of the table alone, never of a class."""
+
+    dispatch: ClassVar = dict(_InPython.dispatch)
+
     def find_class(self, module_name: str, global_name: str) -> Any:
         if (module_name, global_name) not in _PLAIN:
             raise pickle.UnpicklingError(f"its table of contents asks for {module_name}.{global_name}")
         return super().find_class(module_name, global_name)
+
+    def load_build(self) -> None:
+        if not is_dataclass(type(self.stack[-2])):
+            raise pickle.UnpicklingError("its table of contents changes what is no part of it")
+        super().load_build()
+
+    dispatch[pickle.BUILD[0]] = load_build

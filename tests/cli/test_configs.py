@@ -37,7 +37,14 @@ def test_a_file_comes_before_a_packaged_config(tmp_path: Path, monkeypatch: pyte
     monkeypatch.chdir(tmp_path)
     Path("quickstart.yaml").touch()
     assert find_config("quickstart.yaml") == Path("quickstart.yaml")
+
+
+def test_a_bare_name_never_means_a_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A stranger's data may hold one."""
+    monkeypatch.chdir(tmp_path)
+    Path("quickstart").touch()
     assert find_config("quickstart") == FOLDER / "quickstart.yaml"
+    assert find_config("./quickstart") == Path("quickstart")
 
 
 def test_an_unknown_config_is_answered_with_the_nearest() -> None:

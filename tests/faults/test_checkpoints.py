@@ -123,6 +123,19 @@ def test_nothing_in_a_checkpoint_is_run(sharded: Path, tmp_path: Path) -> None:
     assert not mark.exists()
 
 
+def test_a_table_of_contents_changes_no_class(sharded: Path, tmp_path: Path) -> None:
+    """Pickle sets attributes of whatever is on its stack, and a class on the list of plain ones is that, too."""
+    folder = tmp_path / "epoch=0000-batch=000002.ckpt"
+    shutil.copytree(checkpoints(sharded / "checkpoints")[-1], folder)
+    change = pickle.GLOBAL + b"pathlib\nPosixPath\n" + pickle.MARK + pickle.NONE
+    change += pickle.EMPTY_DICT + pickle.UNICODE + b"_str\n" + pickle.UNICODE + b"/elsewhere\n" + pickle.SETITEM
+    change += pickle.TUPLE + pickle.BUILD + pickle.POP
+    (folder / ".metadata").write_bytes(change + (folder / ".metadata").read_bytes()[2:])
+    assert "changes what is no part of it" in str(fault(folder))
+    assert str(tmp_path) in str(folder)
+    assert str(Path("/a")) == "/a"
+
+
 @pytest.mark.parametrize("content", [{"state_dict": {}}, [1, 2], {"features": {}}])
 def test_what_another_program_saved_is_told(content: object, tmp_path: Path) -> None:
     torch.save(content, tmp_path / "other.ckpt")

@@ -38,7 +38,7 @@ def faults(source: str, name: str = "") -> Iterator[str]:
             if node.module in MODULES | {"pickle"} or full & (MODULES | CALLS):
                 yield f"from {node.module} import ..."
         elif isinstance(node, ast.Attribute) and ast.unparse(node.value) == "pickle" and node.attr not in PICKLE:
-            if (name, node.attr) != (READS_CONTENTS, "Unpickler"):
+            if name != READS_CONTENTS or node.attr not in ("_Unpickler", "BUILD"):
                 yield f"pickle.{node.attr}"
         elif isinstance(node, ast.Call):
             yield from faults_of_call(node)

@@ -243,6 +243,9 @@ def test_no_page_of_another_site_can_ask_or_read(client: TestClient) -> None:
     body = json.dumps({"pairs": [GOOD]}).encode()
     for kind in ({"content-type": "text/plain"}, {"content-type": "application/x-www-form-urlencoded"}, {}):
         assert client.post("/score", content=body, headers=kind).status_code == 422
+    for site in ("cross-site", "same-site"):  # an image, say, whose answer the page could not read
+        assert client.get("/items", params={"typed": "1"}, headers={"sec-fetch-site": site}).status_code == 403
+        assert client.get("/", headers={"sec-fetch-site": site}).status_code == 200
     asked = {"origin": "http://elsewhere.example", "access-control-request-method": "POST"}
     assert client.options("/score", headers=asked).status_code == 405
     answer = client.get("/users", params={"typed": "1"}, headers={"origin": "http://elsewhere.example"})
@@ -342,6 +345,22 @@ def listens(process: psutil.Process, address: str) -> bool:
 
 
 @pytest.mark.cli
+def test_a_header_without_end_is_cut(address: str) -> None:
+    """And nobody waits for it."""
+    host, port = address.removeprefix("http://").split(":")
+    with socket.create_connection((host, int(port)), timeout=30) as connection:
+        connection.sendall(b"GET /health HTTP/1.1\r\nHost: 127.0.0.1\r\nX: ")
+        with pytest.raises(ConnectionError):
+            connection.sendall(b"a" * 2**26)
+    assert urllib.request.urlopen(f"{address}/health", timeout=10).status == 200
+
+
+def test_many_wrong_fields_get_a_short_answer(client: TestClient) -> None:
+    answer = client.post("/score", json={"pairs": [{f"a{i}": 0 for i in range(10_000)}]})
+    assert answer.status_code == 422
+    assert len(answer.content) < 5_000
+
+
 def test_the_server_itself_refuses_what_is_too_large_or_meant_for_another_name(address: str) -> None:
     assert _post(f"{address}/score", b" " * (MAX_BYTES + 1))[0] == 413
     assert _post(f"{address}/score", {"pairs": [GOOD]}, host="elsewhere.example")[0] == 400

@@ -39,3 +39,12 @@ def test_other_errors_of_locking_are_not_hidden(tmp_path: Path, monkeypatch: pyt
     monkeypatch.setattr(fcntl, "flock", flock)
     with pytest.raises(OSError, match="Input/output error"):
         hold(tmp_path)
+
+
+def test_a_link_to_a_file_of_one_s_own_is_not_followed(tmp_path: Path) -> None:
+    (tmp_path / "mine").write_text("kept")
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / ".lock").symlink_to(tmp_path / "mine")
+    with pytest.raises(OSError, match="symbolic link"):
+        hold(tmp_path / "run")
+    assert (tmp_path / "mine").read_text() == "kept"

@@ -35,8 +35,8 @@ def read_delimited(
     r"""Reads a delimited text file, plain or compressed by gzip or zstd, all columns as strings.
 
     The delimiter is the one that splits the header (or the first lines) into the required columns. Values may be quoted
-    if the delimiter is `,` or `;`. With `;` a backslash escapes, as in the original BookCrossing files. A line break
-    inside a quoted value becomes a space.
+    if the delimiter is `,` or `;`. With `;` a backslash escapes a quote, as in the original BookCrossing files; other
+    backslashes stand for themselves. A line break inside a quoted value becomes a space.
 
     A file without a header has as many columns as most of its first lines.
 
@@ -196,8 +196,10 @@ def _split_lines(lines: pl.Series, delimiter: str, width: int) -> pl.Series:
 def _split_line(line: str, delimiter: str, most: int = -1) -> list[str]:
     """The values of a line; none if it is not a row of CSV. After `most` delimiters the rest may stay in one piece."""
     escape = "\\" if delimiter == ";" else None
-    if delimiter not in _QUOTING or not ('"' in line or (escape and escape in line)):
+    if delimiter not in _QUOTING or '"' not in line:
         return line.split(delimiter, most)
+    if escape:
+        line = re.sub(r'\\+(?!["\\])', lambda backslashes: 2 * backslashes[0], line)
     if (re.sub(r"\\.", "", line) if escape else line).count('"') % 2:
         return []  # half of a value with a line break in it; csv would accept some of these
     try:

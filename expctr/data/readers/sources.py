@@ -93,10 +93,19 @@ def open_source(source: Any, option: str) -> Source:
     return _opened(frames, Path(source), tuple(files) if len(files) > 1 else (), kinds <= {"CSV", "JSON lines"})
 
 
+_LAKES = ("_delta_log", ".hoodie", "metadata/*.metadata.json")
+"""What Delta, Hudi and Iceberg have in the folder of a table. Files removed from the table are still there."""
+
+
 def find_files(named: str, option: str) -> list[Path]:
     """The files that a user names: one, those in a folder and the folders in it, or those that match a glob."""
     path = Path(named).expanduser()
     if path.is_dir():
+        if lake := next((log for log in _LAKES if next(path.glob(log), None)), None):
+            raise DataError(
+                f"{option}: {path} is a table with a log of its own ({lake}), which says which files count. Fix: read "
+                "it with its own library, and write it as parquet, or give the data frame"
+            )
         inside = [(file, file.relative_to(path).parts) for file in sorted(path.rglob("*"))]
         files = [file for file, parts in inside if _suffix(file) in _KINDS and not any(p[0] in "._" for p in parts)]
         plain = {*files}  # a compressed copy of a file that is there, too, is not read

@@ -35,7 +35,7 @@ from expctr.data.readers.splits import check_alike
 from expctr.data.readers.table_features import find_kinds
 from expctr.data.readers.timestamps import find_times
 from expctr.data.readers.typed import Checks, feature_columns, typed_table, value_of
-from expctr.data.readers.values import as_key, as_label, as_number, is_missing, is_rounded
+from expctr.data.readers.values import as_key, as_label, as_number, as_title, is_missing, is_rounded
 from expctr.errors import DataError
 
 CONTEXT = "context_"
@@ -197,9 +197,10 @@ class TableReader:
             text = raw(found["split"]).cast(pl.String).str.strip_chars().str.to_lowercase()
             columns["split"] = text.replace_strict(_SPLITS, default=None, return_dtype=pl.String)
             checks.append((pl.col("split").is_null(), BAD_SPLIT, found["split"]))
-        for role in ("title", "review"):
-            if role in found:
-                columns[role] = raw(found[role]).cast(pl.String).str.strip_chars()
+        if "title" in found:
+            columns["title"] = as_title(raw(found["title"]))
+        if "review" in found:
+            columns["review"] = raw(found["review"]).cast(pl.String).str.strip_chars()
         if is_ready(found):
             lists, check = history_columns(source, found)
             columns |= lists
@@ -254,7 +255,7 @@ class TableReader:
         columns = {key: as_key(*value)}
         checks = [*bad_ids(key, shown=name), (is_rounded(*value), ROUNDED_ID, name)]
         if "title" in found:
-            columns["title"] = raw(found["title"]).cast(pl.String).str.strip_chars()
+            columns["title"] = as_title(raw(found["title"]))
         others = [column for column in source.names if column not in found.values()]
         unused: dict[str, str] = {}
         remarks: dict[str, str] = {}

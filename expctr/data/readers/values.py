@@ -8,11 +8,13 @@ from tokenize import STRING, TokenError, generate_tokens
 
 import polars as pl
 
-_MISSING = ("", "NA", "N/A", "NaN", "nan", "null", "NULL", "None")
-"""Texts in place of a number or an id that is missing."""
+_MISSING = (
+    *("", "NA", "N/A", "NaN", "nan", "NaT", "null", "NULL", "Null", "None", "none", "(null)", "undefined"),
+    *("\\N", "<NA>", "#N/A", "#NULL!"),
+)
+"""Texts in place of a number or an id that is missing, as databases, pandas and spreadsheets write them."""
 
 _INFINITE = tuple(sign + text for sign in ("", "+", "-") for text in ("inf", "Inf", "infinity", "Infinity"))
-_LARGEST = 2**53  # from here on, floats are farther apart than whole numbers
 
 TRUTHS = dict.fromkeys(("1", "1.0", "true", "t", "yes", "y", "yes."), 1.0) | dict.fromkeys(
     ("0", "0.0", "false", "f", "no", "n", "no."), 0.0
@@ -34,11 +36,19 @@ def as_key(value: pl.Expr, dtype: pl.DataType) -> pl.Expr:
     return pl.when(~text.is_in(_MISSING)).then(text)
 
 
+def as_title(value: pl.Expr) -> pl.Expr:
+    """A title as text; empty where a database or a spreadsheet says that there is none."""
+    text = value.cast(pl.String).str.strip_chars()
+    return pl.when(text.is_in(("\\N", "<NA>", "#N/A", "#NULL!", "NULL", "NaN", "nan"))).then(pl.lit("")).otherwise(text)
+
+
 def is_rounded(value: pl.Expr, dtype: pl.DataType) -> pl.Expr:
-    """Whether an id may have lost its last digits: as a large float, or as a text such as 1.23E+12 of a spreadsheet."""
+    """Whether an id may have lost its last digits: as a text such as 1.23E+12 of a spreadsheet, or as a float so large
+    that floats are farther apart than whole numbers.
+    """
     if dtype == pl.String:
-        return value.str.contains(r"^\s*\d\.\d+[eE]\+\d+\s*$").fill_null(False)
-    return value.abs() >= _LARGEST if dtype.is_float() else pl.lit(False)
+        return value.str.contains(r"^\s*\d([.,]\d+)?[eE]\+\d+\s*$").fill_null(False)
+    return value.abs() >= (2**24 if dtype == pl.Float32 else 2**53) if dtype.is_float() else pl.lit(False)
 
 
 def as_label(value: pl.Expr, dtype: pl.DataType) -> pl.Expr:

@@ -1,5 +1,6 @@
 """How transformers loads a base: whole, or each rank only its own shard."""
 
+import logging
 import os
 from typing import Any, cast
 
@@ -12,6 +13,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, DistributedConfig, Pr
 
 from expctr.errors import UserError
 from expctr.llm.architecture import decoder_layers
+from expctr.untrusted import printable
 
 
 def load_complete(path: str, **settings: Any) -> PreTrainedModel:
@@ -22,7 +24,13 @@ def load_complete(path: str, **settings: Any) -> PreTrainedModel:
     Raises:
         UserError: weights are missing.
     """
-    loaded = AutoModelForCausalLM.from_pretrained(path, output_loading_info=True, **settings)
+    logger = logging.getLogger("transformers.modeling_utils")
+    level = logger.level
+    logger.setLevel(logging.ERROR)  # its report of the same shows names as they are
+    try:
+        loaded = AutoModelForCausalLM.from_pretrained(path, output_loading_info=True, **settings)
+    finally:
+        logger.setLevel(level)
     model, found = cast(tuple[PreTrainedModel, dict[str, Any]], loaded)
     if missing := sorted(found["missing_keys"]):
         more = f" and {len(missing) - 1} others" if missing[1:] else ""
@@ -32,7 +40,8 @@ def load_complete(path: str, **settings: Any) -> PreTrainedModel:
         )
     if unused := sorted(found["unexpected_keys"]):
         rank_zero_warn(
-            f"llm.path: {path} has {len(unused)} weights that {type(model).__name__} does not use, such as {unused[0]}"
+            f"llm.path: {path} has {len(unused)} weights that {type(model).__name__} does not use, such as "
+            + printable(unused[0])
         )
     return model
 

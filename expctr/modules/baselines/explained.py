@@ -61,7 +61,7 @@ class ExplainedCTRModule(CTRModule):
 
     def _encode(self, samples: pl.DataFrame) -> Tensor:
         """`[samples, text_dim]`, in the order of the samples' ids."""
-        written = pl.read_parquet(self.path, columns=["sample", "target", "text"])
+        written = pl.read_parquet(self.path, glob=False, columns=["sample", "target", "text"])
         rows = samples.sort("sample").select("sample", "split", "target")
         joined = rows.join(written, on=["sample", "target"], how="left", maintain_order="left")
         if missing := joined.filter(pl.col("split") != "train")["text"].null_count():

@@ -417,3 +417,43 @@ def test_named_features_are_of_the_named_kinds_and_the_only_ones() -> None:
         reader(CLICKS, ITEMS, features=wrong).tables  # noqa: B018
     with pytest.raises(DataError, match=r"data.features.tags: a column of type List\(String\) cannot be .* number"):
         reader(CLICKS, ITEMS, features={"tags": "number"}).tables  # noqa: B018
+
+
+def test_backslashes_in_a_table_with_semicolons_stand_for_themselves(tmp_path: Path) -> None:
+    """Only those before a quote escape it."""
+    (tmp_path / "items.csv").write_text('sku;name;brand\na1;AC\\DC;"CORP\\b"\nb2;"The \\"Bell\\" C:\\\\x";B\n')
+    (tmp_path / "clicks.csv").write_text("user_id;sku;clicked;ts\nCORP\\u1;a1;1;1700000000\nCORP\\u1;b2;0;1700000060\n")
+    tables = reader(tmp_path / "clicks.csv", tmp_path / "items.csv").tables
+    assert set(tables.items.collect(["title"], "error", Counter())["title"]) == {"AC\\DC", 'The "Bell" C:\\\\x'}
+    assert set(tables.interactions.collect(["user"], "error", Counter())["user"]) == {"CORP\\u1"}
+
+
+@pytest.mark.parametrize("log", ["_delta_log/0.json", ".hoodie/hoodie.properties", "metadata/v1.metadata.json"])
+def test_the_files_of_a_lake_are_not_read_without_its_log(log: str, tmp_path: Path) -> None:
+    """Files whose rows were deleted are still there."""
+    folder = tmp_path / "clicks"
+    (folder / log).parent.mkdir(parents=True)
+    (folder / log).touch()
+    CLICKS.write_parquet(folder / "part-0.parquet")
+    with pytest.raises(
+        DataError, match=r"data\.interactions: .*clicks is a table with a log of its own .*Fix: read it"
+    ):
+        reader(folder, ITEMS).tables  # noqa: B018
+
+
+@pytest.mark.parametrize("missing", ["\\N", "<NA>", "#N/A", "NULL", "nan"])
+def test_spellings_of_nothing_are_no_users_and_no_titles(missing: str) -> None:
+    clicks = CLICKS.with_columns(
+        user_id=pl.when(pl.int_range(pl.len()) == 0).then(pl.lit(missing)).otherwise("user_id")
+    )
+    with pytest.raises(DataError, match="no user"):
+        reader(clicks, ITEMS).tables.interactions.collect(["user"], "error", Counter())
+    items = ITEMS.with_columns(name=pl.lit(missing))
+    assert set(reader(CLICKS, items).tables.items.collect(["title"], "error", Counter())["title"]) == {""}
+
+
+@pytest.mark.parametrize("rounded", ["1E+12", "1,23457E+12", "1.23E+12"])
+def test_ids_that_a_spreadsheet_rounded_are_refused(rounded: str) -> None:
+    clicks = CLICKS.with_columns(user_id=pl.lit(rounded))
+    with pytest.raises(DataError, match="lost its last digits"):
+        reader(clicks, ITEMS).tables.interactions.collect(["user"], "error", Counter())
