@@ -4,8 +4,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple, Self
 
-import torch
-
 from expctr.modules.explainer import PPOExplainerModule
 from expctr.planning.blueprint import Blueprint
 from expctr.planning.memory import Sizes
@@ -129,16 +127,17 @@ def estimate_workload(
 
     train, val, test = splits
     explained = prefill + decode + score
-    rollouts, ctr = _near_equal(train, size.rollout_rows // group), _near_equal(train, ctr_batch)
+    batches = near_equal(train, size.rollout_rows // group)
+    rollouts, ctr = sum(batches.values()), sum(near_equal(train, ctr_batch).values())
     epoch = (
-        Workload(len(rollouts), sum(map(explainer.steps, rollouts)))
+        Workload(rollouts, sum(explainer.steps(rows) * count for rows, count in batches.items()))
         + (prefill + (decode + score + reference + learn) * group) * train
         + explained * val
-        + decoded(len(rollouts) + -(-val // size.eval_rows))
+        + decoded(rollouts + -(-val // size.eval_rows))
     )
     found: dict[str, Workload] = {}
     for entry in plan:
-        stage = Workload(len(ctr), len(ctr)) if entry.stage == "ctr" else epoch
+        stage = Workload(ctr, ctr) if entry.stage == "ctr" else epoch
         if entry.stage == "ctr" and entry.stage_epoch == 0:  # training rows have one already
             rows = val if explanations == 1 else train + val
             stage += (prefill + decode * explanations) * rows + decoded(-(-rows * explanations // size.eval_rows))
@@ -175,6 +174,8 @@ def estimate_decoding(total: Workload, devices: int, rates: Rates, launches: int
     }
 
 
-def _near_equal(rows: int, most: int) -> list[int]:
-    """Rows of each batch, as `EpochSampler` makes them."""
-    return [len(batch) for batch in torch.arange(rows).tensor_split(max(1, -(-rows // most)))]
+def near_equal(rows: int, most: int) -> dict[int, int]:
+    """How many batches of how many rows `EpochSampler` makes of so many rows."""
+    batches = max(1, -(-rows // most))
+    size, larger = divmod(rows, batches)
+    return {size + 1: larger, size: batches - larger}

@@ -1,5 +1,6 @@
 """FLOPs as torch counts them, and the run's steps."""
 
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
@@ -19,6 +20,7 @@ from expctr.planning.workload import (
     estimate_decoding,
     estimate_hours,
     estimate_workload,
+    near_equal,
 )
 from expctr.rl.options import PPOOptions
 from expctr.training.scheduler import make_plan
@@ -118,3 +120,13 @@ def test_hours() -> None:
     assert estimate_hours(total, 4, rates) == pytest.approx(1.998)
     found = estimate_decoding(total, 4, rates, launches=1000)
     assert found == pytest.approx({"products": 0.002, "memory": 0.5, "launches": 0.1})
+
+
+@pytest.mark.parametrize(("rows", "most"), [(10, 4), (7, 3), (5, 9), (1, 1), (0, 3), (13, 1)])
+def test_batches_are_those_that_torch_splits_rows_into(rows: int, most: int) -> None:
+    sizes = [len(batch) for batch in torch.arange(rows).tensor_split(max(1, -(-rows // most)))]
+    assert {size: count for size, count in near_equal(rows, most).items() if count} == Counter(sizes)
+
+
+def test_a_million_million_samples_are_planned_at_once() -> None:
+    assert near_equal(10**12, 8) == {9: 0, 8: 125 * 10**9}
