@@ -28,7 +28,7 @@ def test_its_options_are_known(name: str) -> None:
     assert outcome.code == 0, outcome.output
 
 
-@pytest.mark.cli  # a fresh interpreter: here all classes are known already
+@pytest.mark.slow  # fresh interpreters: here all classes are known already
 @pytest.mark.parametrize("path", READERS, ids=lambda path: path.stem)
 def test_a_tool_that_reads_configs_knows_the_short_names_of_data_modules(path: Path) -> None:
     module = ".".join(path.relative_to(ROOT).with_suffix("").parts)
