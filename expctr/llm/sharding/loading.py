@@ -25,12 +25,11 @@ def load_complete(path: str, **settings: Any) -> PreTrainedModel:
         UserError: weights are missing.
     """
     logger = logging.getLogger("transformers.modeling_utils")
-    level = logger.level
-    logger.setLevel(logging.ERROR)  # its report of the same shows names as they are
+    logger.disabled = True  # its report of the same shows names as they are
     try:
         loaded = AutoModelForCausalLM.from_pretrained(path, output_loading_info=True, **settings)
     finally:
-        logger.setLevel(level)
+        logger.disabled = False
     model, found = cast(tuple[PreTrainedModel, dict[str, Any]], loaded)
     if missing := sorted(found["missing_keys"]):
         more = f" and {len(missing) - 1} others" if missing[1:] else ""
