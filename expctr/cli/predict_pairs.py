@@ -7,7 +7,6 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import polars as pl
-from rich.progress import track
 
 from expctr.data.pairs import PairRows, read_columns
 from expctr.data.readers.base import POLARS_ERRORS
@@ -17,6 +16,7 @@ from expctr.data.readers.values import as_id
 from expctr.errors import DataError, UserError, first_line
 from expctr.predictor import PROBLEM, Predictor
 from expctr.training.lock import hold
+from expctr.training.progress import tracked
 from expctr.whole_files import replacing, write_parquet
 
 CHUNK = 20_000
@@ -78,7 +78,7 @@ def predict_pairs(predictor: Predictor, pairs: Path, out: Path, explain: str, ch
             """The chunks that have no part yet: their first row, their pairs, and the part to write."""
             paths = {start: parts / f"{name}-{start:012}.parquet" for start in range(0, count, CHUNK)}
             missing = [start for start, path in paths.items() if not path.exists()]
-            for start in track(missing, f"{name} pairs", disable=len(missing) < 2):
+            for start in tracked(missing, f"{name} pairs") if len(missing) > 1 else missing:
                 yield start, table.slice(start, CHUNK).collect(), paths[start]
 
         explained = None

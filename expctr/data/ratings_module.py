@@ -207,7 +207,7 @@ class RatingsDataModule(L.LightningDataModule):
         if split == "predict":
             rows = self.query_rows
             if rows is None and self.people is not None:
-                rows = new_user_samples(self._people, self.catalogue, self.samples)
+                _, rows = self._people
             return self.table("test") if rows is None else SampleTable.from_samples(rows, self.features)
         if split not in self._tables:
             self._tables[split] = SampleTable.from_samples(self.rows(split), self.features)
@@ -256,16 +256,18 @@ class RatingsDataModule(L.LightningDataModule):
         columns = ["sample", "user", "target", "target_title"]
         if self.people is None:
             return self.rows("test").select(columns)
-        targets = new_user_samples(self._people, self.catalogue, self.samples)["target"]
+        people, found = self._people
         rows = [
             (i, p.user, p.target or target, p.text.target)
-            for i, (p, target) in enumerate(zip(self._people, targets, strict=True))
+            for i, (p, target) in enumerate(zip(people, found["target"], strict=True))
         ]
         return pl.DataFrame(rows, schema=columns, orient="row")
 
-    @property
-    def _people(self) -> list[NewUser]:
-        return read_new_users(Path(str(self.people)))
+    @cached_property
+    def _people(self) -> tuple[list[NewUser], pl.DataFrame]:
+        """The new users of `people`, and their rows for prediction."""
+        people = read_new_users(Path(str(self.people)))
+        return people, new_user_samples(people, self.catalogue, self.samples)
 
     def slices(self, split: str) -> dict[str, Tensor]:
         """Which rows of `table(split)` are about warm or cold users and items; bool `[rows]` by the slice's name.

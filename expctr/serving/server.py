@@ -158,11 +158,13 @@ def add_routes(app: FastAPI, queue: RegularRequestHandler) -> None:
     async def refuse(_: Request, error: RequestValidationError) -> JSONResponse:
         """What is wrong, and where, without the input, which may be huge or no text at all."""
         detail = [
-            {"loc": fault["loc"], "msg": _MESSAGES.get(fault["type"], fault["msg"]), "type": fault["type"]}
+            {
+                "loc": fault["loc"],
+                "msg": _MESSAGES.get(fault["type"], fault["msg"]).removeprefix("Value error, "),
+                "type": fault["type"],
+            }
             for fault in error.errors()[:_MAX_FAULTS]
         ]
-        for fault in detail:
-            fault["msg"] = fault["msg"].removeprefix("Value error, ")
         return JSONResponse({"detail": detail}, 422)
 
     @app.post("/score", response_model=ScoreResponse)
