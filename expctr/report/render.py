@@ -197,7 +197,7 @@ def _metrics_about(runs: Sequence[Run]) -> str:
     about = f"Ranges are {level:.0%} bootstrap intervals over {_over(runs)}."
     if any(section(run.table, "temperature") for run in runs):
         about += f" {T_NOTE}"
-    tested = [[run.table.get(name) for name in ("dataset", "rows", "positives", "users")] for run in runs if run.table]
+    tested = [[run.table.get(name) for name in ("rows", "users", "test_rate")] for run in runs if run.table]
     if any(other != tested[0] for other in tested):
         about += " The runs were tested on different rows: compare differences within a run, not values across runs."
     return about + (f" The paper's values are its own results, on {' and '.join(sorted(papers))}." if papers else "")

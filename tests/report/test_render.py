@@ -293,6 +293,15 @@ def test_several_runs_are_side_by_side(tmp_path: Path) -> None:
     assert page.count('class="word"') == 6
 
 
+def test_runs_on_other_test_rows_are_not_to_be_compared(tmp_path: Path) -> None:
+    first, second = (make_run(tmp_path / name) for name in "ab")
+    warning = "The runs were tested on different rows"
+    assert warning not in render([read_run(first), read_run(second)])
+    table = second / "table.json"
+    table.write_text(json.dumps(json.loads(table.read_text()) | {"test_rate": 0.25}))
+    assert warning in render([read_run(first), read_run(second)])
+
+
 def test_the_command_writes_beside_the_run_without_torch(tmp_path: Path) -> None:
     run = make_run(tmp_path / "run")
     code = "import sys; from expctr.__main__ import main; main(['report', sys.argv[1]]); print('torch' in sys.modules)"
