@@ -5,7 +5,6 @@ docs/bases.md qwen3_next mpt` some of its rows; with `-` for the page, rows are 
 """
 
 import signal
-import sys
 import warnings
 from collections import Counter
 from collections.abc import Iterable, Iterator
@@ -28,6 +27,7 @@ from expctr.llm.lora import add_adapter
 from expctr.llm.model import LanguageModel
 from expctr.llm.probe import EXACT, Rows, Scope, plain_logits, probe
 from expctr.llm.rollout import RolloutOptions, draw_noise, generate
+from tools.runs import script
 
 SMALL: dict[str, Any] = {
     "vocab_size": 3072,  # of the tokenizer of nano
@@ -190,7 +190,7 @@ def tiny_model(model_type: str, scope: Scope = "all", **changes: Any) -> Languag
 
 
 def long_rows() -> Rows:
-    """Three rows with a common head, whose prompts are longer than the windows of `SMALL`."""
+    """Three rows with a common prefix, whose prompts are longer than the windows of `SMALL`."""
     draw = torch.Generator().manual_seed(1)
     sizes = 9, 26, 11, 17, 6, 4, 5
     head, *rest = (torch.randint(5, SMALL["vocab_size"], (size,), generator=draw).tolist() for size in sizes)
@@ -201,18 +201,9 @@ def check(model_type: str) -> Row:
     """Probe an architecture in both scopes, and let it sample and learn with an adapter that is not fresh."""
     try:
         model = tiny_model(model_type, "response")
-        attention = model.attention
+        probe_either_scope(model)
     except UserError as error:
         return Row(model_type, "no", _reason(error))
-    try:
-        probe(model, long_rows())
-    except UserError:
-        model.options = replace(model.options, adapter_scope="all")
-        model.causal.set_attn_implementation(attention)
-        try:
-            probe(model, long_rows())
-        except UserError as error:
-            return Row(model_type, "no", _reason(error))
     scope = model.options.adapter_scope
     if model.has_windows:  # with windows as long as real ones, the cheap form must find the same
         wide = tiny_model(model_type, scope, **dict.fromkeys(WINDOWS, 200))
@@ -228,6 +219,17 @@ def check(model_type: str) -> Row:
         return Row(model_type, "no", f"what it samples and what it scores differ by {error:.2g}")
     how = f"{model.attention}, {model.caching}"
     return Row(model_type, "yes" if scope == "response" else "with `adapter_scope: all`", how)
+
+
+def probe_either_scope(model: LanguageModel) -> None:
+    """Probe with the model's scope, and if that is not supported, with `all`."""
+    attention = model.attention
+    try:
+        probe(model, long_rows())
+    except UserError:
+        model.options = replace(model.options, adapter_scope="all")
+        model.causal.set_attn_implementation(attention)
+        probe(model, long_rows())
 
 
 def sampling_error(model: LanguageModel) -> float:
@@ -292,9 +294,13 @@ def read_table(page: Path) -> list[Row]:
     return [Row(*(cell.strip() for cell in line.split("|")[1:-1])) for line in lines if line.startswith("|")][2:]
 
 
-def main(arguments: list[str]) -> None:
+def main(arguments: list[str] | None = None) -> None:
     """Write the table into a page, whole or the rows of some architectures; or print rows."""
-    page, *some = arguments
+    parser = script(__doc__)
+    parser.add_argument("page", help="the page that gets the table, or - to print rows only")
+    parser.add_argument("architectures", nargs="*", help="as transformers calls them; all if none is given")
+    asked = parser.parse_args(arguments)
+    page, some = asked.page, asked.architectures
     warnings.simplefilter("ignore")
     torch.set_num_threads(1)
     transformers.logging.set_verbosity_error()
@@ -310,4 +316,4 @@ def main(arguments: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    main()

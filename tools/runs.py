@@ -25,6 +25,8 @@ from expctr.systems import METRICS
 
 ROOT = Path(__file__).parents[1]
 COMMAND = [sys.executable, "-m", "expctr"]
+PHASES = ("prefill", "decode", "score", "reference", "train")
+"""Parts of a rollout batch whose seconds are logged."""
 PATIENCE = 30.0
 """Seconds that runs have to end by themselves after a Ctrl-C."""
 _running: set["subprocess.Popen[bytes]"] = set()

@@ -81,7 +81,7 @@ def check_config(path: Path) -> None:
         raise UserError(f"config: {path} cannot be read: {error.strerror}. Fix: check its permissions") from error
     except yaml.YAMLError as error:
         reason = " ".join(str(error).replace('in "<unicode string>", ', "in ").split())
-        raise UserError(f"config: {path} is not YAML: {reason}. Fix: mend it, or restore it") from error
+        raise UserError(f"config: {path} is not YAML: {reason}. Fix: correct it, or restore it") from error
     if not isinstance(root, yaml.MappingNode):
         raise UserError(f"config: {path} holds no options. Fix: write them as NAME: VALUE, or leave it out")
     _check_names(root, path, "", set())

@@ -87,7 +87,7 @@ def explain_untrained(target: str, liked: Sequence[str], disliked: Sequence[str]
     models = Models(policy)
     models.data = MovieLensDataModule("")
     disable_progress_bar()
-    policy.build(models.data.nouns)
+    policy.build(models.data.nouns, device=torch.device("cpu"))
     start = perf_counter()
     with torch.no_grad():
         batch = Batch(torch.arange(len(samples)), torch.full([len(samples)], torch.nan), {}, samples)

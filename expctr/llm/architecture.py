@@ -23,14 +23,11 @@ def decoder(model: PreTrainedModel) -> PreTrainedModel:
     return cast(PreTrainedModel, cast(PreTrainedModel, model.base_model).get_decoder())
 
 
-def decoder_layers(model: PreTrainedModel) -> nn.ModuleList:
-    """The decoder's layers, with or without adapters; `UserError` if there are none."""
+def decoder_layers(model: PreTrainedModel, fix: str) -> nn.ModuleList:
+    """The decoder's layers, with or without adapters; if there are none, a `UserError` with this fix."""
     layers = getattr(decoder(model), "layers", None)
     if not isinstance(layers, nn.ModuleList):
-        raise UserError(
-            f"llm.path: {type(model).__name__} has no list of layers to shard or to compile. Fix: give --config ddp in "
-            "place of --config fsdp, or train on one device; set llm.compile_layers to false"
-        )
+        raise UserError(f"llm.path: {type(model).__name__} has no list of decoder layers. Fix: {fix}")
     return layers
 
 

@@ -16,15 +16,14 @@ from expctr.data.cache import cache_folder
 WIDTH = 128
 """Cache widths are multiples of this. Each width, and each number of rows, needs a graph of its own."""
 MAX_GRAPHS = 64
-"""Number of graphs that are compiled. Further shapes run uncompiled."""
+"""Number of graphs of one function that are compiled. Further shapes run uncompiled."""
 MAX_CACHES = 4
 """Number of cache sizes that are kept for later batches."""
 
 
 def compile_step(step: Callable[..., Tensor], device: torch.device) -> Callable[..., Tensor]:
     """Compile a decoding step at its first call; on a GPU, it is recorded as a CUDA graph."""
-    keep_compiled_code()
-    torch._dynamo.config.recompile_limit = max(torch._dynamo.config.recompile_limit, MAX_GRAPHS)
+    prepare_compiler()
     compiled = torch.compile(step, mode="reduce-overhead" if device.type == "cuda" else "default")
 
     def run(*args: Any) -> Tensor:
@@ -34,13 +33,19 @@ def compile_step(step: Callable[..., Tensor], device: torch.device) -> Callable[
     return run
 
 
-def keep_compiled_code() -> None:
-    """Let torch keep compiled code in `$TORCHINDUCTOR_CACHE_DIR`; unless it is set, in a folder of this user's.
+def prepare_compiler() -> None:
+    """Allow `MAX_GRAPHS`, and keep compiled code in `$TORCHINDUCTOR_CACHE_DIR` or, unless that is set, with this user.
 
     torch's own default is in the shared `/tmp`, where anyone could put pickles for it to load.
     """
+    torch._dynamo.config.recompile_limit = max(torch._dynamo.config.recompile_limit, MAX_GRAPHS)
     if "TORCHINDUCTOR_CACHE_DIR" not in os.environ:
         os.environ["TORCHINDUCTOR_CACHE_DIR"] = str((cache_folder() or Path(mkdtemp())) / "compiled")
+
+
+def static_width(tokens: int) -> int:
+    """Positions of the cache for so many tokens."""
+    return -(-tokens // WIDTH) * WIDTH
 
 
 def to_static(cache: Cache, filled: int, known: dict[tuple[object, ...], Cache]) -> Cache:

@@ -8,20 +8,20 @@ import torch
 from transformers import PreTrainedModel
 
 from expctr.llm.architecture import decoder_layers
-from expctr.llm.compiled_decoding import keep_compiled_code
+from expctr.llm.compiled_decoding import prepare_compiler
 
 
 def compile_layers(model: PreTrainedModel) -> None:
     """Compile each decoder layer at its first call without a cache.
 
-    The layers run the same code, so they share a few graphs. A cache would need a graph per layer, because it is asked
-    for the keys of a layer by its number.
+    The layers run the same code, so they share a few graphs. With a cache each would need its own, because a layer
+    updates the cache under its number.
 
     Raises:
         UserError: the base has no list of layers.
     """
-    keep_compiled_code()
-    for layer in decoder_layers(model):
+    prepare_compiler()
+    for layer in decoder_layers(model, "set llm.compile_layers to false"):
         layer.forward = partial(_forward, layer.forward, torch.compile(layer.forward, dynamic=True))
 
 

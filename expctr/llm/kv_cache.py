@@ -59,8 +59,8 @@ class PreallocatedLayer(DynamicLayer):
 class SharedPrompt(NamedTuple):
     """Keys, or values, of some responses: those of a prompt's tokens once for all its responses."""
 
-    prompt: Tensor  # [prompts, groups, positions, width]
-    own: Tensor  # of each response's own tokens, [rows, groups, positions, width]
+    prompt: Tensor  # [prompts, groups, positions, head_dim]
+    own: Tensor  # of each response's own tokens, [rows, groups, positions, head_dim]
     slots: Tensor  # of each response among all `prompts * responses`, [rows]
     responses: int  # per prompt
 
@@ -69,7 +69,7 @@ class SharedPromptLayer(DynamicLayer):
     """A cache layer for several responses per prompt, which holds each prompt once. `grouped_attention` can read it.
 
     Args:
-        keys: of the prompts' tokens, `[prompts, groups, positions, width]`; likewise `values`.
+        keys: of the prompts' tokens, `[prompts, groups, positions, head_dim]`; likewise `values`.
         responses: per prompt.
     """
 
@@ -111,7 +111,7 @@ def _whole_blocks(positions: int) -> int:
 
 
 def keys_and_values(cache: DynamicCache) -> Iterator[tuple[Tensor, Tensor]]:
-    """Filled keys and values of each layer, `[rows, heads, positions, width]` each; tokens added later are left out."""
+    """Filled keys and values of each layer, `[rows, heads, positions, head_dim]` each, without tokens added later."""
     for layer in cast(list[Any], cache.layers):
         filled = layer.get_seq_length()
         yield layer.keys[:, :, :filled], layer.values[:, :, :filled]

@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass
 from importlib.resources import files
 from math import inf
@@ -57,9 +58,9 @@ class LLMOptions:
     `grouped` on a CPU if the model supports it, else what transformers chooses. With `flash_attention_2`, passes that
     do not start from a cache of the prompts (`adapter_scope: all`) compute no padding."""
     compile_decoding: bool = False
-    """Decode with torch.compile (CUDA graphs on a GPU) and a cache of fixed size, by `grouped` attention if the model
-    supports it, which reads keys once for all heads that share them; not with FSDP. Each new number of rows or prompt
-    width takes a minute to compile, and the last four caches stay in memory. Not worth it on a CPU."""
+    """Decode with torch.compile (CUDA graphs on a GPU) and caches of fixed size. Attention is then `grouped` if the
+    base supports it, because it reads keys once for all heads that share them. Each new number of rows or prompt width
+    takes a minute to compile, and the last four caches stay in memory. Not with FSDP; not worth it on a CPU."""
     compile_layers: bool = False
     """Compile the decoder layers with torch.compile, for training and reference passes; needs `adapter_scope: all`, and
     not with FSDP. It takes minutes at the first batch, and was never run on a GPU."""
@@ -78,7 +79,10 @@ class LLMOptions:
     def __post_init__(self) -> None:
         check_range("llm", self, lora_r=(1, inf), lora_alpha=(1, inf))
         if self.quantization != "none" and self.gguf_file:
-            raise UserError("llm.quantization and llm.gguf_file exclude each other: a GGUF file has its own precision")
+            raise UserError(
+                "llm.quantization and llm.gguf_file exclude each other: a GGUF file has its own precision. Fix: drop "
+                "one of them"
+            )
         if self.compile_layers and self.adapter_scope == "response":
             raise UserError(
                 "llm.compile_layers compiles passes without a cache, and with llm.adapter_scope: response all passes "
@@ -92,7 +96,9 @@ def load_tokenizer(options: LLMOptions) -> PreTrainedTokenizerBase:
         locate(options.path, "llm.path"), **hub_arguments(options), clean_up_tokenization_spaces=False
     )
     if not tokenizer.is_fast:
-        raise UserError(f"{options.path} has no fast tokenizer (tokenizer.json), which cutting titles needs")
+        raise UserError(
+            f"{options.path} has no fast tokenizer, which cutting titles needs. Fix: choose a base with tokenizer.json"
+        )
     if tokenizer.chat_template is not None:
         try:
             check_chat_template(tokenizer, options.path)
@@ -124,7 +130,7 @@ def check_chat_template(
 ) -> None:
     """Refuse a chat template that fails with these variables, or does not show what a user says."""
     said = "1984, 2046"  # in no template, and without letters, which a template may change
-    fix = "Fix: mend it, or delete it (chat_template.jinja, or chat_template in tokenizer_config.json)"
+    fix = "Fix: correct it, or delete it (chat_template.jinja, or chat_template in tokenizer_config.json)"
     try:
         text = tokenizer.apply_chat_template(
             [{"role": "user", "content": said}], add_generation_prompt=True, tokenize=False, **variables
@@ -134,7 +140,7 @@ def check_chat_template(
             f"llm.path: the chat template of {path} cannot be applied to a user's message: {first_line(error)}. {fix}"
         ) from error
     if said not in str(text):
-        raise UserError(f"llm.path: the chat template of {path} does not show a user's message that is a text. {fix}")
+        raise UserError(f"llm.path: the chat template of {path} does not show the text of a user's message. {fix}")
 
 
 def load_base(
@@ -142,8 +148,8 @@ def load_base(
 ) -> PreTrainedModel:
     """Load the base model, from safetensors or GGUF only: a pickle can run code.
 
-    Each rank of the mesh loads its own shard if the base is in floats (`load_shards`). The device where the model will
-    compute (`best_device` if not given) decides `auto` options.
+    Each rank of the mesh loads its own shard if the base is in floats (`load_shards`). It is put on the
+    device where it will compute (`best_device` if not given), which also decides `auto` options.
     """
     device = device or best_device()
     settings = hub_arguments(options)
@@ -169,12 +175,13 @@ def load_base(
     check_predicts_next_token(config, options)
     in_floats = options.quantization == "none" and not options.gguf_file
     if mesh is not None and in_floats and can_load_shards(config, mesh):
-        model = load_shards(path, mesh, dtype, **settings)
+        model = load_shards(path, config, mesh, dtype, **settings)
     else:
         if mesh is not None and mesh.size() > 1:
             rank_zero_info("each rank loads the whole base: only safetensors in floats can be loaded in shards")
         settings["dtype"] = torch.float32 if options.gguf_file else dtype
-        model = load_complete(path, **settings)
+        with nullcontext() if device.type == "cpu" else device:  # FSDP does not say where to put it
+            model = load_complete(path, **settings)
     if options.gguf_file:
         model = _plain_model(model)
         for parameter in model.parameters():  # not buffers: rounded rotary frequencies shift late positions

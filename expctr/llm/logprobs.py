@@ -1,5 +1,6 @@
 """Log-probabilities and entropies of response tokens."""
 
+from functools import partial
 from typing import Any, NamedTuple, cast
 
 import torch
@@ -60,8 +61,9 @@ def token_logprobs(
 
     chunk = max(1, max_logits // model.vocab_size)
     recompute = torch.is_grad_enabled() and tokens.numel() > chunk
+    again = partial(checkpoint, score, use_reentrant=False, preserve_rng_state=False)  # nothing is random
     chunks = [
-        checkpoint(score, states, targets, use_reentrant=False) if recompute else score(states, targets)
+        (again if recompute else score)(states, targets)
         for states, targets in zip(hidden.flatten(0, 1).split(chunk), tokens.flatten().split(chunk), strict=True)
     ]
     logprobs, entropy = (torch.cat(column).view_as(tokens) for column in zip(*chunks, strict=True))

@@ -77,7 +77,7 @@ def add_adapter(base: PreTrainedModel, options: LLMOptions, quantized: bool) -> 
     if isinstance(base.get_output_embeddings(), BaseTunerLayer):
         raise UserError(
             "llm.lora_targets names the output layer, which cannot have an adapter: policy, reference and scorer share "
-            "it. Name layers of the decoder, or all-linear"
+            "it. Fix: name layers of the decoder, or choose all-linear"
         )
     return model
 

@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 Caching = Literal["shared", "separate", "native"]
 """How prompts and their caches are computed, the fastest first.
 
-- `shared`: the common head of prompts once; caches have free positions, which are written in place.
+- `shared`: the common prefix of prompts once; caches have free positions, which are written in place.
 - `separate`: each prompt whole; caches are copied to extend them, and results of products to store them row by row.
 - `native`: all prompts in one batch, with a cache of the base's own kind, as in `generate` of transformers.
 """
@@ -184,26 +184,30 @@ class LanguageModel(nn.Module):
 
         Args:
             ids: the new tokens, `[batch, tokens]`.
-            mask: of the cached and the new tokens together, `[batch, cached + tokens]`. Positions are counted from the
-                mask, so left padding does not shift them.
+            mask: of the cached and the new tokens together, bool or 0 and 1, `[batch, cached + tokens]`. Positions are
+                counted from it, so left padding does not shift them.
             adapter: on or off.
             cache: keys and values of earlier tokens, or an empty cache. It is extended in place.
         """
         positions = (mask.long().cumsum(1) - 1).clamp_min(0)[:, -ids.shape[1] :]
         with self.adapter(adapter):
             if cache is None and self.packs:
-                packed = self._decoder(ids[mask][None], None, positions[mask][None], None)[0]
-                return packed.new_zeros(*ids.shape, packed.shape[-1]).masked_scatter(mask[..., None], packed)
-            return self._decoder(ids, mask.long(), positions, cache)
+                real = mask.bool()
+                packed = self._run_decoder(ids[real][None], None, positions[real][None], None, **_row_ends(real))[0]
+                return packed.new_zeros(*ids.shape, packed.shape[-1]).masked_scatter(real[..., None], packed)
+            return self._run_decoder(ids, mask.long(), positions, cache)
 
-    def _decoder(self, ids: Tensor, mask: Tensor | None, positions: Tensor, cache: Cache | None) -> Tensor:
-        """Without a mask, each row of positions that starts again at 0 is a row of its own to attention."""
+    def _run_decoder(
+        self, ids: Tensor, mask: Tensor | None, positions: Tensor, cache: Cache | None, **of_attention: Any
+    ) -> Tensor:
+        """Without a mask, attention takes each run of positions that starts at 0 for a row of its own."""
         out = decoder(self.causal)(
             input_ids=ids,
             attention_mask=mask,
             position_ids=positions,
             past_key_values=cache,
             use_cache=cache is not None,
+            **of_attention,
         )
         return cast(Tensor, out.last_hidden_state)
 
@@ -250,3 +254,10 @@ class LanguageModel(nn.Module):
         """Sum over the base's frozen weights, which training must not change."""
         frozen = (p for p in self.peft.parameters() if not p.requires_grad)
         return float(sum(p.detach().double().abs().sum() for p in frozen))
+
+
+def _row_ends(mask: Tensor) -> dict[str, Any]:
+    """Where packed rows end: each layer of flash attention would look for it in the positions, and wait for the GPU."""
+    lengths = mask.sum(1)
+    ends, longest = F.pad(lengths.cumsum(0), (1, 0)).int(), int(lengths.max())
+    return {"cu_seq_lens_q": ends, "cu_seq_lens_k": ends, "max_length_q": longest, "max_length_k": longest}

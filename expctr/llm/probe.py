@@ -1,6 +1,6 @@
 """A probe of a loaded base: do batches, padding and caches give the logits of each prompt alone?
 
-expctr pads prompts, computes their common head once, and continues from caches. Not every base can follow: some count
+expctr pads prompts, computes their common prefix once, and continues from caches. Not every base can follow: some count
 padding, some keep other states than keys and values. The probe finds the fastest way that is right, or refuses the
 base.
 """
@@ -24,16 +24,17 @@ from expctr.llm.logprobs import score_responses
 from expctr.llm.model import Caching, LanguageModel
 from expctr.llm.prefill import prefill
 from expctr.llm.rollout import Rollout
+from expctr.llm.sharding.loading import NOT_SHARDED
 
 TEXT = "The viewer liked most of what they saw, so they will likely enjoy this one. Yes or No?"
 EXACT, ROUGH = 1e-3, 0.25
-"""Tolerated differences (`difference`) of a base in float32, and of others, whose rounding alone makes some."""
+"""Tolerated differences (`difference`) of a base in float32, and of others (TF32 too), whose rounding makes some."""
 
 Scope = Literal["all", "response"]
 
 
 class Rows(NamedTuple):
-    """Token ids of some prompts of unequal length with a common head, and of a response to each."""
+    """Token ids of some prompts of unequal length with a common prefix, and of a response to each."""
 
     prompts: list[list[int]]
     responses: list[list[int]]
@@ -51,6 +52,9 @@ def load_model(
     options: LLMOptions, seed: int = 0, mesh: DeviceMesh | None = None, device: torch.device | None = None
 ) -> LanguageModel:
     """`LanguageModel.load`, then `probe`; `sharding.fsdp.shard` probes a model that each rank holds a shard of."""
+    for option in ("compile_decoding", "compile_layers"):
+        if mesh is not None and getattr(options, option):
+            raise UserError(f"llm.{option}: a sharded model cannot be compiled. Fix: set it to false, or {NOT_SHARDED}")
     model = LanguageModel.load(options, seed, mesh, device)
     if not model.is_sharded:
         probe(model)
@@ -179,7 +183,8 @@ def find_problem(model: LanguageModel, rows: Rows, plain: Sequence[Tensor], scop
 
 
 def _tolerance(model: LanguageModel) -> float:
-    return EXACT if model.causal.dtype == torch.float32 and not model.quantized else ROUGH
+    in_float32 = model.causal.dtype == torch.float32 and torch.get_float32_matmul_precision() == "highest"
+    return EXACT if in_float32 and not model.quantized else ROUGH
 
 
 def _described(error: Exception) -> str:

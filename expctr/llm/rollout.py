@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.nn import functional as F
 from transformers import Cache, DynamicCache
 
-from expctr.llm.compiled_decoding import WIDTH, to_static
+from expctr.llm.compiled_decoding import static_width, to_static
 from expctr.llm.kv_cache import keys_and_values, make_cache, select_rows, share_cache, share_prompts
 from expctr.llm.model import LanguageModel
 from expctr.llm.prefill import prefill
@@ -93,6 +93,7 @@ def draw_noise(seed: int, epoch: int, samples: Sequence[int], repeats: int, coun
     return torch.from_numpy(np.stack(draws))
 
 
+@torch.inference_mode(False)  # caches of compiled decoding outlive a test, whose tensors training could not write to
 @torch.no_grad()
 def generate(
     model: LanguageModel,
@@ -106,7 +107,7 @@ def generate(
 ) -> Rollout:
     """Generate responses to prompts.
 
-    `noise` are uniform numbers `[batch, max_new_tokens]`, which sample tokens by inversion of the cumulative
+    `noise`: uniform numbers, `[batch, max_new_tokens]`, which sample tokens by inversion of the cumulative
     distribution; without noise, responses are greedy. The stopwatch gets the seconds of `prefill` and `decode`.
     `earlier` is another rollout of the same prompts with the same options; its prompt cache is reused.
     `responses` to each prompt are next to each other in the batch; equal prompts may instead be given several times.
@@ -117,15 +118,14 @@ def generate(
     prompts = [prompt for prompt in prompts for _ in range(responses // shared)]
     batch = len(prompts) * shared
     width = max(map(len, prompts))
-    room = -(-(width - 1 + limit) // WIDTH) * WIDTH - (width - 1) if static else limit
+    room = static_width(width - 1 + limit) - (width - 1) if static else limit
     with watch("prefill"):
         if earlier is not None and earlier.cache is not None:
             ids, mask, prefilled = earlier.prompt_ids, earlier.prompt_mask, share_cache(earlier.cache)
         else:
-            (ids, mask), prefilled = prefill(
-                model, prompts, adapter and scope == "all", room=room if shared == 1 else 0
-            )
-            ids, mask = ids.repeat_interleave(shared, 0), mask.repeat_interleave(shared, 0)
+            own = room if shared == 1 else 0  # else each response gets its room later
+            (ids, mask), prefilled = prefill(model, prompts, adapter and scope == "all", own)
+            ids, mask = (x.repeat_interleave(shared, 0) for x in (ids, mask))
     kept = share_cache(prefilled) if scope == "response" else None
 
     tokens = torch.full((batch, limit), model.pad_id, device=ids.device)
@@ -138,6 +138,7 @@ def generate(
     cache: Cache = prefilled if shared == 1 else share_prompts(prefilled, shared)
     if static:
         cache, seen = to_static(prefilled, width - 1, model.static_caches), F.pad(mask, (0, room - 1))
+    del prefilled  # copied by now, or else part of `cache` and `kept`
     with watch("decode"), model.attending(model.decoding_attention):
         for step in range(limit):
             uniform = None if noise is None else noise[alive, step]

@@ -139,22 +139,20 @@ def answer_tokens(model: LanguageModel, prompt: str, options: LCOptions) -> Answ
         if not single:
             raise UserError(
                 f"lc.positive/lc.negative: {word!r} is {len(alone)} tokens for {model.options.path}, and Eq. 8 reads "
-                "the first token only; choose words that are one token each (such as Yes and No, or yes and no)"
+                "the first token only. Fix: choose words of one token each, such as Yes and No"
             )
         known = [int(token) for token in single if token != tokenizer.unk_token_id]
         if not known:
-            raise UserError(f"lc.positive/lc.negative: {word!r} is not in the vocabulary of {model.options.path}")
+            name = model.options.path
+            raise UserError(f"lc.positive/lc.negative: {word!r} is no word of {name}. Fix: choose other words")
         return known
 
-    # two words may be the same token (in a vocabulary without capitals): its probability counts once
-    answers = Answers(
-        *(
-            list(dict.fromkeys(token for word in words for token in tokens(word)))
-            for words in (options.positive, options.negative)
-        )
-    )
+    def of(words: list[str]) -> list[int]:  # words may share a token, whose probability counts once
+        return list(dict.fromkeys(token for word in words for token in tokens(word)))
+
+    answers = Answers(of(options.positive), of(options.negative))
     if shared := set(answers.positive) & set(answers.negative):
-        raise UserError(f"lc.positive and lc.negative share the token(s) {sorted(shared)}: choose different words")
+        raise UserError(f"lc.positive and lc.negative share tokens: {sorted(shared)}. Fix: choose different words")
     return answers
 
 

@@ -160,9 +160,9 @@ class Blueprint(nn.Module):
         """
         cache = self._prompt_cache(trace, rows, tokens - 1, room)
         original = share_cache(cache) if kept else None
-        for alive in (rows, max(1, rows - 1)):
+        for step, alive in enumerate((rows, max(1, rows - 1))):
             uniform = torch.zeros(alive, dtype=torch.float64) if sampled else None
-            decode_step(self.model, _ids(alive, 1), _mask(alive, tokens + rows - alive), cache, True, 1.0, uniform)
+            decode_step(self.model, _ids(alive, 1), _mask(alive, tokens + step), cache, True, 1.0, uniform)
             with trace.label("prompt cache"):
                 cache.batch_select_indices(torch.arange(max(1, rows - 1)))
         del original
@@ -235,8 +235,8 @@ def base_config(options: LLMOptions) -> PreTrainedConfig:
         raise
     except (OSError, ValueError) as error:
         raise UserError(
-            f"llm.path: there is no model config in {options.path} ({first_line(error)}); give a folder "
-            "with the model's config.json (or with llm.gguf_file its GGUF file), or a hub id"
+            f"llm.path: there is no model config in {options.path} ({first_line(error)}). Fix: give a folder with "
+            "the model's config.json (or with llm.gguf_file its GGUF file), or a hub id"
         ) from error
 
 

@@ -6,10 +6,13 @@ from dataclasses import dataclass
 from typing import Any
 
 from expctr.errors import UserError
+from expctr.llm.compiled_decoding import MAX_CACHES, static_width
 from expctr.llm.prefill import BATCH_TOKENS
 from expctr.modules.explainer import PPOExplainerModule
 from expctr.planning.blueprint import Blueprint
 
+LC_PROMPT_RATIO = 2
+"""Assumed length of an LC prompt, in lengths of the longest response, which it quotes."""
 COMPONENTS = ("weights", "adapter", "gradients", "optimizer", "prompt cache", "activations", "logits")
 _UNITS = {"MB": 10**6, "GB": 10**9, "TB": 10**12, "MIB": 2**20, "GIB": 2**30, "TIB": 2**40}
 
@@ -60,7 +63,8 @@ def forecast_memory(
     """Bytes by stage, phase and component (`COMPONENTS`), on the device that holds most.
 
     With FSDP, decoder layers, adapter and critic are sharded while PPO trains, plus two gathered layers, and whole in
-    phases without gradient. CTR models and the sentence encoder are not counted.
+    phases without gradient. Compiled decoding keeps its caches throughout. CTR models and the sentence encoder are not
+    counted.
     """
     devices, layers, base_bytes = size.devices, blueprint.layer_bytes, blueprint.base_bytes
     shares = 1 if size.replicated else devices
@@ -71,18 +75,23 @@ def forecast_memory(
     shards = min(base_bytes, base_bytes - sum(layers) + -(-sum(layers) // shares) + gathered)
     sharded = Counter({"weights": shards, "adapter": -(-trained // shares)})
     prompt, response = size.prompt_tokens, size.response_tokens
+    rollout_rows, eval_rows = -(-size.rollout_rows // devices), -(-size.eval_rows // devices)
+    if explainer.llm.compile_decoding:
+        positions = MAX_CACHES * max(rollout_rows, eval_rows) * static_width(prompt - 1 + response)
+        for state in whole, sharded:
+            state["prompt cache"] = positions * blueprint.cache_bytes
     kept = explainer.llm.adapter_scope == "response"  # the prompts' cache
 
     def explain_phases(state: Counter[str], rows: int, sampled: bool) -> dict[str, Counter[str]]:
+        lc_prompt = min(prompt, LC_PROMPT_RATIO * response)
         batch = min(rows, max(1, BATCH_TOKENS[not blueprint.on_cpu] // prompt))
         cache = Counter({"prompt cache": rows * (prompt + response) * blueprint.cache_bytes})
         return {
             "prefill": state + cache + blueprint.prefill(batch, prompt, not kept),
             "decode": state + blueprint.decode(rows, prompt, response, sampled, kept),
-            "score": state + (cache if kept else Counter()) + blueprint.score(batch, min(prompt, 2 * response)),
+            "score": state + (cache if kept else Counter()) + blueprint.score(batch, lc_prompt),
         }
 
-    rollout_rows, eval_rows = -(-size.rollout_rows // devices), -(-size.eval_rows // devices)
     model, ppo = blueprint.model, explainer.ppo
     width = model.hidden_size * (4 if blueprint.bits else model.causal.dtype.itemsize)
     critic, entropy = ppo.advantage == "gae", ppo.entropy_coef > 0

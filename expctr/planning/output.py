@@ -106,7 +106,8 @@ def print_plan(
     rate = f"{options.devices} x {options.tflops:g} TFLOP/s at a utilisation of {options.utilisation:.0%}"
     time = "Hours on a CPU are not forecast, but fit prints the time left"
     if decoding:
-        time = f"{hours:.1f} hours on {rate}; {describe_decoding(decoding, launches, options, overlay != 'fsdp')}"
+        can_compile = overlay != "fsdp" and peak_bytes(forecast_memory(blueprint, compiled(explainer), size)) <= limit
+        time = f"{hours:.1f} hours on {rate}; {describe_decoding(decoding, launches, options, can_compile)}"
     console.print(
         f"{time}. Counted: {'' if options.samples else 'at most '}{count} "
         f"samples, every prompt and every response at its maximum of {size.prompt_tokens} and {size.response_tokens} "
@@ -118,14 +119,21 @@ def print_plan(
 def describe_decoding(hours: Mapping[str, float], launches: int, options: PlanOptions, can_compile: bool) -> str:
     """How long decoding takes, and by what it is limited; hours are as `estimate_decoding` gives them."""
     limit = max(hours, key=lambda name: hours[name])
-    compiled = max(value for name, value in hours.items() if name != "launches")
+    others = max(value for name, value in hours.items() if name != "launches")
     reason = {
         "products": "its matrix products",
         "memory": f"reading weights and cache at {options.bandwidth:g} GB/s",
         "launches": f"starting {launches:,} kernels per step at {options.launch_us:g} us each",
     }[limit]
-    advice = f" ({compiled:.1f} with llm.compile_decoding)" if limit == "launches" and can_compile else ""
+    advice = f" ({others:.1f} with llm.compile_decoding)" if limit == "launches" and can_compile else ""
     return f"{hours[limit]:.1f} of them are decoding{advice}, which is limited by {reason}"
+
+
+def compiled(explainer: PPOExplainerModule) -> PPOExplainerModule:
+    """The same run with compiled decoding."""
+    changed = copy(explainer)
+    changed.llm = replace(explainer.llm, compile_decoding=True)
+    return changed
 
 
 def forecast_qlora(
@@ -159,7 +167,7 @@ def lower_memory(
         change, changed = {
             "micro": ("ppo.micro_batch_size 1", replace(size, micro_rows=1)),
             "batch": (batch, replace(size, rollout_rows=half, eval_rows=eval_rows)),
-            "prompt": (f"prompts.prompt_tokens {size.prompt_tokens // 2}", replace(size, prompt_tokens=prompt_tokens)),
+            "prompt": (f"prompts.prompt_tokens {prompt_tokens}", replace(size, prompt_tokens=prompt_tokens)),
             "devices": (f"{2 * size.devices} devices with --config fsdp", replace(size, devices=2 * size.devices)),
         }[name]
         if peak <= limit or (name == "devices" and size.rollout_rows // group < changed.devices):

@@ -105,9 +105,9 @@ class _Fused(torch.autograd.Function):
 def _fused(
     module: nn.Module, query: Tensor, key: Tensor, value: Tensor, attention_mask: Tensor | None, **others: Any
 ) -> tuple[Tensor, None]:
-    """Fused attention of padded rows, for which transformers repeats keys per head."""
+    """Fused attention of padded rows. transformers repeats keys per head where there are several new tokens."""
     repeats = query.shape[1] // key.shape[1]
-    if repeats > 1:
+    if repeats > 1 and query.shape[2] > 1:
         key, value = (x.repeat_interleave(repeats, 1) for x in (key, value))
     return _flash(module, query, key, value, attention_mask)
 

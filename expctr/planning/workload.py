@@ -6,11 +6,8 @@ from typing import NamedTuple, Self
 
 from expctr.modules.explainer import PPOExplainerModule
 from expctr.planning.blueprint import Blueprint
-from expctr.planning.memory import Sizes
+from expctr.planning.memory import LC_PROMPT_RATIO, Sizes
 from expctr.stages.plan import PlanEntry
-
-LC_PROMPT_RATIO = 2
-"""Assumed length of an LC prompt, in lengths of the longest response, which it quotes."""
 
 
 class Workload(NamedTuple):

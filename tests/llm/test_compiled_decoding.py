@@ -63,6 +63,20 @@ def test_a_base_that_grouped_attention_does_not_support_decodes_as_it_prefills()
     assert (model.attention, model.decoding_attention) == ("eager", None)
 
 
+def test_a_test_leaves_caches_that_training_can_write_to(
+    llm_folder: Path, samples: list[SampleText], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Lightning tests and predicts in inference mode, and caches are kept."""
+    monkeypatch.setattr(torch, "compile", lambda step, **_: step)
+    model = load(llm_folder, "all", compile_decoding=True)
+    prompts = Prompts(model.tokenizer, PromptOptions(), Nouns()).explanation(samples)
+    with torch.inference_mode():
+        tested = generate(model, prompts, OPTIONS)
+    with torch.no_grad():
+        trained = generate(model, prompts, OPTIONS)
+    assert torch.equal(tested.response_ids, trained.response_ids)
+
+
 @pytest.mark.cli  # to capture a graph takes seconds
 @pytest.mark.slow
 @pytest.mark.parametrize(("scope", "attention"), [("all", "auto"), ("response", "auto"), ("response", "sdpa")])

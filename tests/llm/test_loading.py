@@ -23,10 +23,12 @@ from transformers import (
     LlamaConfig,
     LlamaForCausalLM,
     LlamaForSequenceClassification,
+    PreTrainedModel,
 )
 
 from expctr.data.batches import Nouns
 from expctr.errors import UserError
+from expctr.llm import loading
 from expctr.llm.kv_cache import keys_and_values
 from expctr.llm.loading import (
     LLMOptions,
@@ -39,6 +41,7 @@ from expctr.llm.loading import (
 )
 from expctr.llm.model import LanguageModel
 from expctr.llm.prompts import PromptOptions, Prompts
+from expctr.llm.sharding.loading import load_complete
 
 PT = {"format": "pt"}
 
@@ -155,7 +158,10 @@ def test_an_adapter_beside_the_base_is_refused(llm_folder: Path, tmp_path: Path)
             {"rag": "x", "tool_use": "y"},
             "cannot be applied to a user's message: This model has multiple chat templates",
         ),
-        ("{% for part in messages[0].content %}{{ part.text }}{% endfor %}", "does not show a user's message"),
+        (
+            "{% for part in messages[0].content %}{{ part.text }}{% endfor %}",
+            "does not show the text of a user's message",
+        ),
     ],
 )
 def test_a_chat_template_that_shows_no_message_is_refused(
@@ -163,7 +169,7 @@ def test_a_chat_template_that_shows_no_message_is_refused(
 ) -> None:
     tokenizer = load_tokenizer(LLMOptions(str(llm_folder)))
     tokenizer.chat_template = template  # type: ignore[assignment]
-    with pytest.raises(UserError, match=rf"llm\.path: the chat template of base {reason}.*\. Fix: mend it"):
+    with pytest.raises(UserError, match=rf"llm\.path: the chat template of base {reason}.*\. Fix: correct it"):
         check_chat_template(tokenizer, "base")
 
 
@@ -177,7 +183,7 @@ def test_a_chat_template_that_needs_variables_is_loaded_and_asked_for_them(tmp_p
     with pytest.raises(UserError, match=r"cannot be filled in: no effort\. Fix: give its variables by prompts\.templ"):
         Prompts(tokenizer, PromptOptions(), NOUNS)
     tokenizer.chat_template = needs.replace("messages[0].content", "'Hi'")
-    with pytest.raises(UserError, match=r"does not show a user's message"):
+    with pytest.raises(UserError, match=r"does not show the text of a user's message"):
         Prompts(tokenizer, PromptOptions(template_kwargs={"effort": "low"}), NOUNS)
 
 
@@ -372,8 +378,17 @@ def test_auto_asks_the_device_that_computes_not_what_else_the_machine_has(
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation: True)
     monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: False)
-    for device, dtype, attention in (("cpu", torch.float32, "grouped"), ("cuda", torch.bfloat16, "sdpa")):
-        base = load_base(LLMOptions(path=str(llm_folder)), device=torch.device(device))  # it stays where it is
+    put_on = []
+
+    def load_on_the_cpu(path: str, **settings: Any) -> PreTrainedModel:  # there is no GPU
+        put_on.append(str(torch.get_default_device()))
+        with torch.device("cpu"):
+            return load_complete(path, **settings)
+
+    monkeypatch.setattr(loading, "load_complete", load_on_the_cpu)
+    for device, dtype, attention in (("cpu", torch.float32, "grouped"), ("cuda:1", torch.bfloat16, "sdpa")):
+        base = load_base(LLMOptions(path=str(llm_folder)), device=torch.device(device))
+        assert put_on.pop() == device, "FSDP gives no device to load onto"
         assert base.dtype == dtype
         assert base.config._attn_implementation == attention
 

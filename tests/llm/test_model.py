@@ -13,6 +13,7 @@ from transformers import (
 )
 
 from expctr.errors import UserError
+from expctr.llm.architecture import decoder_layers
 from expctr.llm.critic import ValueHead
 from expctr.llm.loading import LLMOptions, load_tokenizer
 from expctr.llm.model import LanguageModel
@@ -114,16 +115,32 @@ def test_packed_rows_have_the_states_and_gradients_of_padded_ones(
     widths = []
     model.causal.get_input_embeddings().register_forward_hook(lambda *found: widths.append(tuple(found[1][0].shape)))
 
-    def states_and_gradients() -> list[Tensor]:
-        states = model.hidden(ids, mask, adapter=True)[mask]
+    def states_and_gradients(mask_of_numbers: Tensor) -> list[Tensor]:
+        states = model.hidden(ids, mask_of_numbers, adapter=True)[mask]
         return [states, *torch.autograd.grad((states * weights).sum(), trained)]
 
-    padded = states_and_gradients()
+    padded = states_and_gradients(mask)
     monkeypatch.setattr(LanguageModel, "packs", True)
-    packed = states_and_gradients()
-    for one, other in zip(packed, padded, strict=True):
-        torch.testing.assert_close(one, other, atol=1e-8, rtol=1e-6)
-    assert widths == [(3, 7), (1, 13)], "13 tokens are not padding"
+    for numbers in (mask, mask.long()):
+        for one, other in zip(states_and_gradients(numbers), padded, strict=True):
+            torch.testing.assert_close(one, other, atol=1e-8, rtol=1e-6)
+    assert widths == [(3, 7), (1, 13), (1, 13)], "13 tokens are not padding"
+
+
+def test_flash_attention_is_told_where_packed_rows_end(llm_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Else it would look for it in each layer, which waits for the GPU."""
+    model = load(llm_folder, attention="sdpa")
+    monkeypatch.setattr(LanguageModel, "packs", True)
+    told = []
+    for layer in decoder_layers(model.causal, ""):
+        layer.self_attn.register_forward_pre_hook(lambda _, __, given: told.append(given), with_kwargs=True)
+    mask = torch.tensor([[0, 0, 1, 1, 1, 1, 0], [1, 1, 1, 1, 1, 1, 1], [0, 0, 0, 0, 0, 1, 1]])
+    model.hidden(torch.full((3, 7), 5), mask, adapter=True)
+    assert told
+    for given in told:
+        assert given["cu_seq_lens_q"].tolist() == given["cu_seq_lens_k"].tolist() == [0, 4, 11, 13]
+        assert given["cu_seq_lens_q"].dtype == torch.int32, "the kernel reads nothing else"
+        assert given["max_length_q"] == given["max_length_k"] == 7
 
 
 @pytest.mark.parametrize(("attention", "packs"), [("sdpa", False), ("grouped", False), ("flash_attention_2", True)])

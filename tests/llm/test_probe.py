@@ -147,7 +147,7 @@ def test_only_the_language_model_of_a_multimodal_base_gets_adapters() -> None:
     adapted = [name for name, _ in model.named_parameters() if "lora_A" in name]
     assert len(adapted) == 4 * 7, "seven linear layers in each of four decoder layers"
     assert all("language_model.layers" in name for name in adapted)
-    assert len(decoder_layers(model.causal)) == 4
+    assert len(decoder_layers(model.causal, "")) == 4
     probe(model, short_rows(model))
 
 

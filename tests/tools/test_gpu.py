@@ -1,6 +1,8 @@
 """The GPU benchmark, on a processor with a tiny base: it measures, and what must hold holds."""
 
 import json
+from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -22,3 +24,24 @@ def test_a_tiny_base_is_measured_and_every_check_holds(
         assert errors["resume_error"] == 0
         assert set(setting["seconds"]) == {*gpu.PHASES, "all"}
         assert setting["forecast_gb"]["peak"] > 0
+
+
+def test_compiled_settings_come_after_all_others(tmp_path: Path) -> None:
+    """They take longest: the time may be up before them."""
+    names = [name for name, _ in gpu.settings(["tiny", "1B"], tmp_path, on_gpu=True)]
+    plain = ["tiny, response", "tiny, all", "1B, response", "1B, all"]
+    assert names == [*plain, *(f"{name}, compiled" for name in plain)]
+
+
+def test_a_setting_that_fails_in_any_way_leaves_the_others(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def measure(folder: Path, llm: Any, forecast: dict[str, float]) -> dict[str, Any]:
+        assert llm.adapter_scope == "all", "no graph for this"
+        return {"holds": True}
+
+    monkeypatch.setattr(gpu, "measure", measure)
+    assert gpu.main(["--sizes", "tiny"]) == 1
+    found = json.loads(capsys.readouterr().out.splitlines()[-1])["settings"]
+    assert found["tiny, response"] == {"error": "AssertionError: no graph for this", "holds": False}
+    assert found["tiny, all"] == {"holds": True}

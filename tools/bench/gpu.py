@@ -29,6 +29,7 @@ import warnings
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from itertools import product
 from math import inf
 from pathlib import Path
 from typing import Any, Literal, cast
@@ -42,7 +43,7 @@ from torch import Tensor
 from transformers import AutoConfig, AutoModelForCausalLM, LlamaConfig, PreTrainedTokenizerFast
 
 from expctr.data.table import TableDataModule
-from expctr.errors import UserError
+from expctr.errors import first_line
 from expctr.llm.loading import LLMOptions, best_device, load_tokenizer, resolve_dtype
 from expctr.llm.logprobs import score_responses
 from expctr.llm.prompts import PromptOptions, Prompts
@@ -54,14 +55,13 @@ from expctr.planning.memory import batch_sizes, forecast_memory, peak_bytes
 from expctr.rl.options import PPOOptions
 from expctr.stopwatch import Stopwatch
 from expctr.training.checkpoint import RunCheckpoint
-from tools.runs import script
+from tools.runs import PHASES, script
 
 SIZES: dict[str, dict[str, int]] = {  # width, of the MLP, layers, heads, heads of keys and values, words
     "tiny": {"hidden": 64, "mlp": 128, "layers": 2, "heads": 4, "kv": 2, "words": 4096},
     "1B": {"hidden": 2048, "mlp": 8192, "layers": 16, "heads": 32, "kv": 8, "words": 128_256},
     "8B": {"hidden": 4096, "mlp": 14_336, "layers": 32, "heads": 32, "kv": 8, "words": 128_256},
 }
-PHASES = ("prefill", "decode", "score", "reference", "train")
 ROWS, TOKENS, BATCHES = 32, 64, 3
 LIMITS = {"ratio_first": 1e-3, "decode_error": 0.03, "scope_error": 0.03, "resume_error": 0.1}
 """Largest error of what must hold, in bfloat16. On a processor, resumed runs agree bit for bit."""
@@ -134,13 +134,10 @@ class Record(L.Callback):
         """Compare what a fresh adapter says in both scopes of the same responses."""
         module = cast(PPOExplainerModule, pl_module)
         self.adapter.append(flat_adapter(module))
-        options = module.model.options
-        if options.adapter_scope == "response":
-            rollout = explain(module)
-            said = logprobs(module, rollout)
-            module.model.options = replace(options, adapter_scope="all")
-            self.errors["scope_error"] = difference(logprobs(module, replace(rollout, cache=None)), said, rollout)
-            module.model.options = options
+        rollout = explain(module)
+        if rollout.cache is not None:
+            alone = logprobs(module, replace(rollout, cache=None))
+            self.errors["scope_error"] = difference(alone, logprobs(module, rollout), rollout)
 
     def on_train_batch_end(self, trainer: L.Trainer, pl_module: L.LightningModule, *_: Any) -> None:
         found = {name.removeprefix("lc/"): float(value) for name, value in trainer.callback_metrics.items()}
@@ -255,13 +252,11 @@ def settings(sizes: Sequence[str], folder: Path, on_gpu: bool) -> Iterator[tuple
     scopes: tuple[Literal["response", "all"], ...] = ("response", "all")
     for size in sizes:
         write_base(size, folder / size)
-        for compiled in (False, True) if on_gpu else (False,):  # not worth it on a processor
-            for scope in scopes:
-                layers = compiled and scope == "all"
-                llm = LLMOptions(
-                    str(folder / size), compile_decoding=compiled, compile_layers=layers, adapter_scope=scope
-                )
-                yield f"{size}, {scope}{', compiled' * compiled}", llm
+    for compiled in (False, True) if on_gpu else (False,):  # not worth it on a processor
+        for size, scope in product(sizes, scopes):
+            layers = compiled and scope == "all"
+            llm = LLMOptions(str(folder / size), compile_decoding=compiled, compile_layers=layers, adapter_scope=scope)
+            yield f"{size}, {scope}{', compiled' * compiled}", llm
 
 
 def main(args: list[str] | None = None) -> int:
@@ -270,7 +265,7 @@ def main(args: list[str] | None = None) -> int:
     parser.add_argument("--sizes", nargs="+", choices=list(SIZES), default=["1B", "8B"] if on_gpu else ["tiny"])
     parser.add_argument("--minutes", type=float, default=8.0, help="no setting begins that would take longer")
     asked = parser.parse_args(args)
-    room, took = torch.cuda.mem_get_info()[0] / 1e9 if on_gpu else inf, 0.0
+    free, took = torch.cuda.mem_get_info()[0] / 1e9 if on_gpu else inf, 0.0
     found, left_out = dict[str, Any](), dict[str, str]()
     warnings.filterwarnings("ignore", ".*in eval mode at the start of training|.*the LC scorer")
     with (
@@ -279,17 +274,18 @@ def main(args: list[str] | None = None) -> int:
         patch.object(AutoModelForCausalLM, "from_pretrained", draw_base),
     ):
         for name, llm in settings(asked.sizes, Path(folder), on_gpu):
-            planned, passed = plan(llm), time.monotonic() - began
-            if planned["peak"] > room:
-                left_out[name] = f"{planned['peak']:.1f} GB are forecast, and {room:.1f} are free"
-            elif passed + 1.5 * took > 60 * asked.minutes:
-                left_out[name] = f"{passed / 60:.1f} minutes have passed"
-            else:
-                try:
+            passed = time.monotonic() - began
+            try:
+                planned = plan(llm)
+                if planned["peak"] > free:
+                    left_out[name] = f"{planned['peak']:.1f} GB are forecast, and {free:.1f} are free"
+                elif passed + 1.5 * took > 60 * asked.minutes:
+                    left_out[name] = f"{passed / 60:.1f} minutes have passed"
+                else:
                     found[name] = measure(Path(folder) / name, llm, planned)
-                except (RuntimeError, UserError) as error:  # the others may still run
-                    found[name] = {"error": str(error), "holds": False}
-                took = time.monotonic() - began - passed
+                    took = time.monotonic() - began - passed
+            except Exception as error:  # the others may still run
+                found[name] = {"error": f"{type(error).__name__}: {first_line(error)}", "holds": False}
             free_memory()
             print(name, found.get(name) or left_out[name], flush=True)
     holds = all(setting["holds"] for setting in found.values())

@@ -28,10 +28,9 @@ from rich.table import Table
 
 from tools.bench.turns import memory_gb
 from tools.get_movielens import get_movielens
-from tools.runs import ROOT, script
+from tools.runs import PHASES, ROOT, script
 
 RATINGS = ROOT / ".data/ml-100k"
-PHASES = ("prefill", "decode", "score", "reference", "train")
 SHAPES = {
     "short": {"micro": 4, "prompt": 160},
     "long": {"micro": 6, "prompt": 480},

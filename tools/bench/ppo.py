@@ -1,6 +1,6 @@
 """PPO on SmolLM2-135M: `expctr fit` against TRL's RLOOTrainer, and against our own adapter_scope: all.
 
-    python -m tools.bench.ppo [--batches N] [--threads N] [--only NAME ...]
+    python -m tools.bench.ppo [--batches N] [--threads N] [--dtype float32] [--only NAME ...]
 
 MovieLens-100K prompts, 64 new tokens each (the end-of-sequence token is one that the model never generates), LoRA r 16
 on all linear layers, rollout batches of 32, minibatches of 8, the LC reward by the same frozen model. Each system has
@@ -20,22 +20,22 @@ import sys
 import time
 from pathlib import Path
 from statistics import median
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import torch
 import yaml
 from jsonargparse import ArgumentParser
 
 from expctr.data.datamodules import RatingsDataModule
-from expctr.llm.loading import LLMOptions, load_base, load_tokenizer, resolve_dtype
+from expctr.llm.loading import DType, LLMOptions, load_base, load_tokenizer, resolve_dtype
 from expctr.llm.prompts import PromptOptions, Prompts
 from expctr.modules.explainer import PPOExplainerModule
 from expctr.planning.blueprint import Blueprint
 from expctr.planning.workload import count_phases
 from expctr.rl.options import PPOOptions
-from tools.bench.turns import Worker, fit_worker, install
+from tools.bench.turns import MINIBATCH, PASSES, RANK, Worker, fit_worker, install
 from tools.get_movielens import get_movielens
-from tools.runs import ROOT, curve, markdown_table, script
+from tools.runs import PHASES, ROOT, curve, markdown_table, script
 
 RATINGS, FOLDER, PEERS, MODEL = (ROOT / p for p in (".data/ml-100k", "runs/bench-ppo", ".cache/trl", ".cache/smollm2"))
 PACKAGES = [
@@ -44,10 +44,9 @@ PACKAGES = [
 ]
 """TRL and what it needs beyond expctr's own environment; the last one holds the model as a GGUF file."""
 NEVER_GENERATED = "<jupyter_script>"
-BATCH, TOKENS, MINIBATCH, RANK = 32, 64, 8, 16
+BATCH, TOKENS = 32, 64
 CONFIG = ROOT / "configs/smollm2.yaml"
-TRL, OURS, OURS_ALL = "TRL", "response, 2 passes", "all, 2 passes"
-PHASES = ("prefill", "decode", "score", "reference", "train")
+TRL, OURS, OURS_ALL = "TRL", f"response, {PASSES} passes", f"all, {PASSES} passes"
 FITS: dict[str, tuple[Literal["all", "response"], int]]
 FITS = {f"{scope}, {passes} passes": (scope, passes) for passes in (2, 4) for scope in ("response", "all")}
 
@@ -84,7 +83,7 @@ def prepare() -> float:
     return sum(map(len, ids)) / len(ids)
 
 
-def fit_command(scope: str, passes: int, folder: Path) -> list[object]:
+def fit_command(scope: str, passes: int, folder: Path, dtype: str) -> list[object]:
     """Return the command of `expctr fit` for the LC stage alone."""
     explainer = "model.init_args.explainer"
     options = {
@@ -96,6 +95,7 @@ def fit_command(scope: str, passes: int, folder: Path) -> list[object]:
         "stages.rounds": 0,
         "checkpoint.every_n_batches": 0,
         f"{explainer}.llm.path": MODEL,
+        f"{explainer}.llm.dtype": dtype,
         f"{explainer}.llm.adapter_scope": scope,
         f"{explainer}.llm.lora_r": RANK,
         f"{explainer}.rollout.max_new_tokens": TOKENS,
@@ -108,10 +108,10 @@ def fit_command(scope: str, passes: int, folder: Path) -> list[object]:
     return fit_worker("BatchTurns", options)
 
 
-def matmul_rate(threads: int, size: int = 2048) -> float:
+def matmul_rate(threads: int, dtype: torch.dtype, size: int = 2048) -> float:
     """Return the FLOP per second of square matrix products in the base's dtype: the limit of this machine."""
     torch.set_num_threads(threads)
-    a = torch.randn(size, size).to(resolve_dtype("auto"))
+    a = torch.randn(size, size).to(dtype)
     seconds = []
     for _ in range(20):
         began = time.perf_counter()
@@ -120,11 +120,13 @@ def matmul_rate(threads: int, size: int = 2048) -> float:
     return 2 * size**3 / median(seconds)
 
 
-def flop_by_part(prompt: float, passes: int, scope: Literal["all", "response"] = "response") -> dict[str, float]:
+def flop_by_part(
+    prompt: float, passes: int, dtype: torch.dtype, scope: Literal["all", "response"] = "response"
+) -> dict[str, float]:
     """Return the FLOP that each part of a rollout batch needs at least, as `expctr plan` counts them."""
     llm = LLMOptions(str(MODEL), adapter_scope=scope, lora_r=RANK)
     explainer = PPOExplainerModule(llm, ppo=PPOOptions(epochs=passes))
-    blueprint = Blueprint(llm, resolve_dtype("auto"), on_cpu=True)
+    blueprint = Blueprint(llm, dtype, on_cpu=True)
     phases = count_phases(blueprint, explainer, round(prompt), TOKENS)
     return {part: float(BATCH * work.flops) for part, work in phases.items()}
 
@@ -133,29 +135,48 @@ def main() -> None:
     parser = script(__doc__)
     parser.add_argument("--batches", type=int, default=3, help="timed rollout batches per system")
     parser.add_argument("--threads", type=int, default=2, help="threads of each system; only one works at a time")
+    parser.add_argument("--dtype", default="auto", choices=get_args(DType), help="of the base, as llm.dtype")
     parser.add_argument("--only", nargs="+", choices=[TRL, *FITS], default=[TRL, *FITS], help="systems to run")
     asked = parser.parse_args()
+    dtype = resolve_dtype(asked.dtype)
+    dtype_name = str(dtype).removeprefix("torch.")
     prompt = prepare()
 
-    commands = {name: fit_command(scope, passes, FOLDER / name) for name, (scope, passes) in FITS.items()}
-    commands[TRL] = [sys.executable, "-m", "tools.bench.ppo_trl", MODEL, FOLDER / "rows.json", BATCH, TOKENS]
+    commands = {name: fit_command(scope, passes, FOLDER / name, dtype_name) for name, (scope, passes) in FITS.items()}
+    commands[TRL] = [
+        sys.executable,
+        "-m",
+        "tools.bench.ppo_trl",
+        MODEL,
+        FOLDER / "rows.json",
+        BATCH,
+        TOKENS,
+        dtype_name,
+    ]
     path = {"PYTHONPATH": str(PEERS)}
     for name in asked.only:  # of an earlier call
         shutil.rmtree(FOLDER / name, ignore_errors=True)
     workers = [Worker(name, commands[name], FOLDER, asked.threads, path if name == TRL else {}) for name in asked.only]
     rates = []
     for number in range(-1, asked.batches):
-        rates.append(matmul_rate(asked.threads))
+        rates.append(matmul_rate(asked.threads, dtype))
         for worker in workers:
             print(f"batch {number + 1} of {asked.batches}: {worker.name}", file=sys.stderr, flush=True)
             worker.turn()
     peak = {worker.name: float(worker.query("peak")) for worker in workers}
     for worker in workers:
         worker.end()
-    report({worker.name: worker.seconds[1:] for worker in workers}, peak, prompt, median(rates), asked.batches)
+    report({worker.name: worker.seconds[1:] for worker in workers}, peak, prompt, median(rates), asked.batches, dtype)
 
 
-def report(times: dict[str, list[float]], peak: dict[str, float], prompt: float, rate: float, batches: int) -> None:
+def report(
+    times: dict[str, list[float]],
+    peak: dict[str, float],
+    prompt: float,
+    rate: float,
+    batches: int,
+    dtype: torch.dtype,
+) -> None:
     speed = {name: BATCH / median(seconds) for name, seconds in times.items()}
     rows = {
         name: [f"{median(s):.1f}", f"{min(s):.1f}", f"{max(s):.1f}", f"{speed[name]:.2f}", f"{peak[name]:.2f}"]
@@ -170,7 +191,7 @@ def report(times: dict[str, list[float]], peak: dict[str, float], prompt: float,
         parts[name] = {part: median(value for _, value in values) for part, values in last.items()}
         print(f"{name}: " + ", ".join(f"{part} {seconds:.1f} s" for part, seconds in parts[name].items()))
     if OURS in times:
-        flop, took = flop_by_part(prompt, 2), parts[OURS]
+        flop, took = flop_by_part(prompt, PASSES, dtype), parts[OURS]
         found["of_matmul_rate"] = {part: flop[part] / took[part] / rate for part in ("prefill", "decode", "train")}
         found["peak_gb"] = peak[OURS]
     if TRL in times:
@@ -181,7 +202,7 @@ def report(times: dict[str, list[float]], peak: dict[str, float], prompt: float,
         response, everywhere = f"response, {passes} passes", f"all, {passes} passes"
         if response in times and everywhere in times:
             found[f"vs_all_scope_{passes}_passes"] = speed[response] / speed[everywhere]
-            rival, own = (sum(flop_by_part(prompt, passes, scope).values()) for scope in ("all", "response"))
+            rival, own = (sum(flop_by_part(prompt, passes, dtype, scope).values()) for scope in ("all", "response"))
             found[f"flop_of_all_scope_{passes}_passes"] = rival / own
     print(json.dumps(found | {"seconds": parts}))
 

@@ -30,8 +30,8 @@ from expctr.nan_guard import NaNGuard
 from expctr.rl.options import PPOOptions
 from expctr.rl.rewards import alignment
 from expctr.stopwatch import Stopwatch
-from tools.bench.ppo import MINIBATCH, MODEL, prepare
-from tools.bench.turns import memory_gb
+from tools.bench.ppo import MODEL, prepare
+from tools.bench.turns import MINIBATCH, memory_gb
 from tools.runs import ROOT, script
 
 

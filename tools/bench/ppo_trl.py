@@ -4,7 +4,7 @@ The prompts are those of `expctr fit` in TRL's own order, so its batches are not
 generations per prompt, two passes over each batch, and no gradient checkpointing (TRL's default, which would slow down
 a model of this size that does not need it). The adapter acts on all tokens, also those of the prompt.
 
-    python -m tools.bench.ppo_trl MODEL ROWS.json BATCH TOKENS    # ppo.py starts it and writes to its standard input
+    python -m tools.bench.ppo_trl MODEL ROWS.json BATCH TOKENS DTYPE    # started by ppo.py, which writes to its input
 """
 
 import json
@@ -21,12 +21,9 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, TrainerCallback
 from trl import RLOOConfig, RLOOTrainer
 
 from expctr.data.batches import Nouns, SampleText
-from expctr.llm.loading import resolve_dtype
 from expctr.llm.prefill import pad_left
 from expctr.llm.prompts import PromptOptions, Prompts
-from tools.bench.turns import ROOT, Turn, channel, memory_gb
-
-PASSES, MINIBATCH = 2, 8
+from tools.bench.turns import MINIBATCH, PASSES, RANK, ROOT, Turn, channel, memory_gb
 
 
 class Turns(Turn, TrainerCallback):
@@ -42,10 +39,10 @@ class Turns(Turn, TrainerCallback):
 
 def main() -> None:
     channel()
-    folder, batch, tokens = sys.argv[1], int(sys.argv[3]), int(sys.argv[4])
+    folder, batch, tokens, dtype = sys.argv[1], int(sys.argv[3]), int(sys.argv[4]), sys.argv[5]
     rows = json.loads(Path(sys.argv[2]).read_text())
     tokenizer = AutoTokenizer.from_pretrained(folder, padding_side="left")
-    model = AutoModelForCausalLM.from_pretrained(folder, dtype=resolve_dtype("auto"))
+    model = AutoModelForCausalLM.from_pretrained(folder, dtype=getattr(torch, dtype))
     options = yaml.safe_load((ROOT / "configs/smollm2.yaml").read_text())["model"]["init_args"]["explainer"]["prompts"]
     written = Prompts(tokenizer, PromptOptions(**options), Nouns("movie", "movies", "viewer", "viewing"))
     yes, no = (tokenizer(word, add_special_tokens=False).input_ids[0] for word in ("Yes", "No"))
@@ -83,7 +80,7 @@ def main() -> None:
         ),
         train_dataset=Dataset(InMemoryTable.from_pylist(rows), fingerprint="rows"),  # it cannot compute one
         processing_class=tokenizer,
-        peft_config=LoraConfig(r=16, lora_alpha=32, target_modules="all-linear", task_type="CAUSAL_LM"),
+        peft_config=LoraConfig(r=RANK, lora_alpha=32, target_modules="all-linear", task_type="CAUSAL_LM"),
         callbacks=[Turns(steps * PASSES)],
     )
     trainer.train()

@@ -6,7 +6,6 @@
 The last line is JSON.
 """
 
-import argparse
 import json
 import time
 
@@ -15,11 +14,12 @@ import torch
 from expctr.llm.loading import LLMOptions
 from expctr.llm.model import LanguageModel
 from expctr.llm.probe import probe
+from tools.runs import script
 
 
 def main() -> None:
     """Load, probe, and print."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = script(__doc__)
     parser.add_argument("path", help="as llm.path")
     parser.add_argument("--gguf_file", help="as llm.gguf_file")
     own = parser.parse_args()
@@ -27,13 +27,9 @@ def main() -> None:
     model = LanguageModel.load(LLMOptions(path=own.path, gguf_file=own.gguf_file))
     loaded = time.process_time()
     probe(model)
-    seconds = {"load": loaded - start, "probe": time.process_time() - loaded}
-    found = {name: round(value, 3) for name, value in seconds.items()}
-    print(
-        json.dumps(
-            {**found, "share": round(seconds["probe"] / sum(seconds.values()), 4), "threads": torch.get_num_threads()}
-        )
-    )
+    load, probed = loaded - start, time.process_time() - loaded
+    found = {"load": load, "probe": probed, "share": probed / (load + probed), "threads": torch.get_num_threads()}
+    print(json.dumps({name: round(value, 4) for name, value in found.items()}))
 
 
 if __name__ == "__main__":

@@ -16,6 +16,8 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).parents[2]
+MINIBATCH, PASSES, RANK = 8, 2, 16
+"""Of PPO, for TRL and for us: rows of a minibatch, passes over a batch, and the rank of the adapter."""
 
 
 class Worker:

@@ -31,14 +31,14 @@ def grouped_attention(
     torch's CPU kernel computes bfloat16 products without the CPU's instructions for them, and needs keys repeated for
     every head. This one reads each key once for its whole group of heads.
 
-    - `query`: `[batch, heads, new, width]`.
-    - `key`: `[batch, groups, cached + new, width]`, where `groups` divides `heads`; `value` may have another width. Or
-      both are `SharedPrompt`, for one new token.
+    - `query`: `[batch, heads, new, head_dim]`.
+    - `key`: `[batch, groups, cached + new, head_dim]`, where `groups` divides `heads`; that of `value` may differ.
+      Or both are `SharedPrompt`, for one new token.
     - `attention_mask`: added to the scores, `[batch, 1, new, cached + new]`.
-    - `scaling`: factor of the scores; 1 / sqrt(width) if not given.
+    - `scaling`: factor of the scores; 1 / sqrt(head_dim) if not given.
 
     Returns:
-        `[batch, new, heads, width]`, and None in place of the attention weights.
+        `[batch, new, heads, head_dim]`, and None in place of the attention weights.
 
     Raises:
         UserError: the model needs a feature that this function lacks.
@@ -49,9 +49,9 @@ def grouped_attention(
     if isinstance(key, SharedPrompt) or isinstance(value, SharedPrompt):
         shared = cast(SharedPrompt, key), cast(SharedPrompt, value)
         return _shared_attention(query, *shared, attention_mask, scaling), None
-    batch, heads, new, width = query.shape
+    batch, heads, new, head_dim = query.shape
     groups, seen = key.shape[1:3]
-    query = (query * (scaling if scaling is not None else width**-0.5)).reshape(batch, groups, -1, width)
+    query = (query * (scaling if scaling is not None else head_dim**-0.5)).reshape(batch, groups, -1, head_dim)
     rows = max(1, MAX_SCORES // (heads * new * seen))
     chunks = []
     for start in range(0, batch, rows):
@@ -69,8 +69,8 @@ def _shared_attention(
     query: Tensor, key: SharedPrompt, value: SharedPrompt, mask: Tensor | None, scaling: float | None
 ) -> Tensor:
     """`grouped_attention` of one new token per response, which reads each prompt once for all its responses."""
-    rows, heads, _, width = query.shape
-    query = (query * (scaling if scaling is not None else width**-0.5)).view(rows, key.own.shape[1], -1, width)
+    rows, heads, _, head_dim = query.shape
+    query = (query * (scaling if scaling is not None else head_dim**-0.5)).view(rows, key.own.shape[1], -1, head_dim)
     scores = torch.cat([_per_prompt(query, key, key.prompt.mT), query @ key.own.mT], -1)
     if mask is not None:
         scores = scores + mask

@@ -14,6 +14,7 @@ from expctr.errors import UserError
 from expctr.llm.architecture import decoder_layers
 from expctr.llm.model import LanguageModel
 from expctr.llm.probe import probe
+from expctr.llm.sharding.loading import NOT_SHARDED
 
 
 def shard(model: LanguageModel, value_head: nn.Module, mesh: DeviceMesh) -> None:
@@ -28,23 +29,22 @@ def shard(model: LanguageModel, value_head: nn.Module, mesh: DeviceMesh) -> None
     - Other weights may have been loaded as shards already (`load_shards`).
 
     Raises:
-        UserError: an adapter is outside the decoder layers, where gradients would not be averaged; or something is to
-            be compiled.
+        UserError: an adapter is outside the decoder layers, where gradients would not be averaged.
     """
-    for option in ("compile_decoding", "compile_layers"):
-        if getattr(model.options, option):
-            raise UserError(f"llm.{option}: a sharded model cannot be compiled. Fix: false, or --config ddp")
     from bitsandbytes.nn.modules import Int8Params, Params4bit  # not at the top: slow, and --help does not need it
 
     was_sharded = model.is_sharded
-    for layer in decoder_layers(model.causal):
+    for layer in decoder_layers(model.causal, NOT_SHARDED):
         packed: set[nn.Parameter] = {p for p in layer.parameters() if isinstance(p, Int8Params | Params4bit)}
         shards = _take_shards(layer)
         fully_shard(layer, mesh=mesh, reshard_after_forward=True, ignored_params=packed)
         _put_shards(layer, shards)
     rest = {p for p in model.parameters() if not isinstance(p, DTensor)}
     if any(p.requires_grad for p in rest):
-        raise UserError("llm.lora_targets: only decoder layers of a sharded model can have adapters. Fix: --config ddp")
+        raise UserError(
+            "llm.lora_targets: only decoder layers of a sharded model can have adapters. Fix: name some of these, or "
+            + NOT_SHARDED
+        )
     fully_shard(model, mesh=mesh, ignored_params=rest)
     register_fsdp_forward_method(model, "hidden")
     fully_shard(value_head, mesh=mesh, reshard_after_forward=True)

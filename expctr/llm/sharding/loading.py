@@ -2,6 +2,8 @@
 
 import logging
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from typing import Any, cast
 
 import torch
@@ -9,11 +11,14 @@ from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor
 from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.tensor import DTensor
-from transformers import AutoConfig, AutoModelForCausalLM, DistributedConfig, PreTrainedConfig, PreTrainedModel
+from transformers import AutoModelForCausalLM, DistributedConfig, PreTrainedConfig, PreTrainedModel
 
 from expctr.errors import UserError
 from expctr.llm.architecture import decoder_layers
 from expctr.untrusted import printable
+
+NOT_SHARDED = "give --config ddp in place of --config fsdp"
+"""What else can be done."""
 
 
 def load_complete(path: str, **settings: Any) -> PreTrainedModel:
@@ -45,7 +50,9 @@ def load_complete(path: str, **settings: Any) -> PreTrainedModel:
     return model
 
 
-def load_shards(path: str, mesh: DeviceMesh, dtype: torch.dtype, **settings: Any) -> PreTrainedModel:
+def load_shards(
+    path: str, config: PreTrainedConfig, mesh: DeviceMesh, dtype: torch.dtype, **settings: Any
+) -> PreTrainedModel:
     """Load this rank's shards of the decoder layers, and all other weights whole.
 
     transformers shards a model while it loads it: it slices the files, and knows the names and layouts in checkpoints.
@@ -53,22 +60,35 @@ def load_shards(path: str, mesh: DeviceMesh, dtype: torch.dtype, **settings: Any
     `sharding.fsdp.shard` takes them. The model cannot compute before that. The mesh has one dimension; `settings` are
     further arguments of `from_pretrained`.
     """
-    if mesh.device_type != "cpu":  # transformers chooses the device by it, and SLURM does not set it
-        os.environ.setdefault("LOCAL_RANK", str(torch.accelerator.current_device_index()))
-    hub = {name: settings[name] for name in ("trust_remote_code", "revision") if name in settings}
-    attention = {name: settings[name] for name in ("attn_implementation",) if name in settings}
-    config = AutoConfig.from_pretrained(path, **hub)
+    shared = ("trust_remote_code", "revision", "attn_implementation")
+    given = {name: settings[name] for name in shared if name in settings}
     with torch.device("meta"):
-        model: PreTrainedModel = AutoModelForCausalLM.from_config(config, dtype=dtype, **attention, **hub)
-    layers = next(name for name, module in model.named_modules() if module is decoder_layers(model))
+        model: PreTrainedModel = AutoModelForCausalLM.from_config(config, dtype=dtype, **given)
+    listed = decoder_layers(model, NOT_SHARDED)
+    layers = next(name for name, module in model.named_modules() if module is listed)
     sharing = DistributedConfig(fsdp_size=mesh.size(), fsdp_plan={f"{layers}.*": "free_full_weight"})
-    loaded = load_complete(path, dtype=dtype, distributed_config=sharing, **settings)
+    with _device_as_local_rank() if mesh.device_type != "cpu" else nullcontext():
+        loaded = load_complete(path, dtype=dtype, distributed_config=sharing, **settings)
     weights = {
         name: (weight if name.startswith(f"{layers}.") else cast(DTensor, weight).full_tensor()).detach()
         for name, weight in loaded.named_parameters()
     }
     model.generation_config = loaded.generation_config
     return fill(model, weights, loaded)
+
+
+@contextmanager
+def _device_as_local_rank() -> Iterator[None]:
+    """Transformers loads onto the GPU of this number. SLURM does not set it, and ranks may use other GPUs."""
+    before = os.environ.get("LOCAL_RANK")
+    os.environ["LOCAL_RANK"] = str(torch.accelerator.current_device_index())
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ["LOCAL_RANK"]
+        else:
+            os.environ["LOCAL_RANK"] = before
 
 
 def fill(model: PreTrainedModel, weights: dict[str, Tensor], loaded: PreTrainedModel) -> PreTrainedModel:

@@ -178,8 +178,8 @@ def test_a_damaged_base_is_refused_on_each_rank(ranks: list[dict[str, Any]]) -> 
 
 def test_a_model_whose_layers_are_elsewhere_is_refused() -> None:
     model = GPT2LMHeadModel(GPT2Config(vocab_size=9, n_embd=8, n_layer=1, n_head=1))
-    with pytest.raises(UserError, match="GPT2LMHeadModel has no list of layers to shard"):
-        decoder_layers(model)
+    with pytest.raises(UserError, match=r"GPT2LMHeadModel has no list of decoder layers\. Fix: go home"):
+        decoder_layers(model, "go home")
 
 
 def test_no_rank_holds_the_whole_at_any_time(ranks: list[dict[str, Any]]) -> None:
