@@ -1,7 +1,7 @@
 """Compiled decoding: one token per row and step, with a cache of fixed size."""
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from tempfile import mkdtemp
 from typing import Any, cast
@@ -17,8 +17,6 @@ WIDTH = 128
 """Cache widths are multiples of this. Each width, and each number of rows, needs a graph of its own."""
 MAX_GRAPHS = 64
 """Number of graphs of one function that are compiled. Further shapes run uncompiled."""
-MAX_CACHES = 4
-"""Number of cache sizes that are kept for later batches."""
 
 
 def compile_step(step: Callable[..., Tensor], device: torch.device) -> Callable[..., Tensor]:
@@ -48,23 +46,51 @@ def static_width(tokens: int) -> int:
     return -(-tokens // WIDTH) * WIDTH
 
 
-def to_static(cache: Cache, filled: int, known: dict[tuple[object, ...], Cache]) -> Cache:
-    """Copy a cache with free positions on the right of `filled` ones into one of fixed size.
+class StaticCaches:
+    """Caches of fixed size for compiled decoding, in the storage of the largest one; only one is in use at a time.
 
-    `known` are caches of earlier batches, the latest used last. One of the same size is overwritten, because a CUDA
-    graph is bound to memory addresses: new addresses would need another recording, which would be kept.
+    A CUDA graph is bound to memory addresses: new ones would need another recording, which would be kept.
     """
-    layers = cast(list[Any], cache.layers)
-    keys = layers[0].keys
-    size = (keys.device, keys.dtype, keys.shape)
-    found = known.pop(size, None) or Cache(layers=[StaticLayer(keys.shape[2]) for _ in layers])
-    known[size] = found
-    if len(known) > MAX_CACHES:
-        del known[next(iter(known))]
-    for mine, layer in zip(cast(list[Any], found.layers), layers, strict=True):
-        if not mine.is_initialized:
-            mine.lazy_initialization(layer.keys, layer.values)
-        mine.keys.copy_(layer.keys)
-        mine.values.copy_(layer.values)
-        mine.cumulative_length.fill_(filled)
-    return found
+
+    def __init__(self) -> None:
+        self._storage: list[Tensor] = []  # of the keys and of the values of each layer, in turn
+        self._caches: dict[tuple[object, ...], Cache] = {}
+
+    def fill(self, cache: Cache, filled: int) -> Cache:
+        """Copy a cache with free positions on the right of `filled` ones into one of its size."""
+        layers = cast(list[Any], cache.layers)
+        given = [tensor for layer in layers for tensor in (layer.keys, layer.values)]
+        if not _holds(self._storage, given):
+            self._caches.clear()
+            self._storage.clear()  # before more is allocated
+            self._storage += [x.new_empty(x.numel()) for x in given]
+        shape = layers[0].keys.shape
+        if shape not in self._caches:
+            views = [store[: x.numel()].view(x.shape) for store, x in zip(self._storage, given, strict=True)]
+            self._caches[shape] = Cache(layers=[*map(_static_layer, views[::2], views[1::2])])
+        found = self._caches[shape]
+        for mine, layer in zip(cast(list[Any], found.layers), layers, strict=True):
+            mine.keys.copy_(layer.keys)
+            mine.values.copy_(layer.values)
+            mine.cumulative_length.fill_(filled)
+        return found
+
+
+def _holds(storage: Sequence[Tensor], given: Sequence[Tensor]) -> bool:
+    return len(storage) == len(given) and all(
+        (store.dtype, store.device) == (x.dtype, x.device) and store.numel() >= x.numel()
+        for store, x in zip(storage, given, strict=True)
+    )
+
+
+def _static_layer(keys: Tensor, values: Tensor) -> StaticLayer:
+    """A layer with these keys and values in place of new ones."""
+    layer = StaticLayer(keys.shape[2])
+    layer.dtype, layer.device = keys.dtype, keys.device
+    layer.batch_size, layer.num_heads = keys.shape[:2]
+    layer.k_head_dim, layer.v_head_dim = keys.shape[3], values.shape[3]
+    layer.keys, layer.values, layer.is_initialized = keys, values, True
+    layer.cumulative_length = layer.cumulative_length.to(keys.device)
+    for tensor in (keys, values, layer.cumulative_length):
+        torch._dynamo.mark_static_address(tensor)
+    return layer

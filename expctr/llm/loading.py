@@ -60,7 +60,7 @@ class LLMOptions:
     compile_decoding: bool = False
     """Decode with torch.compile (CUDA graphs on a GPU) and caches of fixed size. Attention is then `grouped` if the
     base supports it, because it reads keys once for all heads that share them. Each new number of rows or prompt width
-    takes a minute to compile, and the last four caches stay in memory. Not with FSDP; not worth it on a CPU."""
+    takes a minute to compile, and the largest cache stays in memory. Not with FSDP; not worth it on a CPU."""
     compile_layers: bool = False
     """Compile the decoder layers with torch.compile, for training and reference passes; needs `adapter_scope: all`, and
     not with FSDP. It takes minutes at the first batch, and was never run on a GPU."""

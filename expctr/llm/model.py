@@ -20,7 +20,7 @@ from transformers import Cache, DynamicCache, PreTrainedModel, PreTrainedTokeniz
 
 from expctr.errors import UserError, first_line
 from expctr.llm.architecture import decoder, has_windows, logit_changes
-from expctr.llm.compiled_decoding import compile_step
+from expctr.llm.compiled_decoding import StaticCaches, compile_step
 from expctr.llm.cpu.attention import GROUPED
 from expctr.llm.cpu.linear import apply_linear
 from expctr.llm.loading import LLMOptions, check_tokenizer, is_quantized, load_base, load_tokenizer
@@ -66,8 +66,8 @@ class LanguageModel(nn.Module):
         self.pad_id = self.eos_ids[0] if pad is None else int(pad)
         self.prefix_caches: dict[tuple[torch.device, tuple[int, ...]], DynamicCache] = {}
         """The frozen base's keys and values of common prefixes of prompts; filled by `prefill`."""
-        self.static_caches: dict[tuple[object, ...], Cache] = {}
-        """Caches that compiled decoding writes to, by size; filled by `to_static`."""
+        self.static_caches = StaticCaches()
+        """Those that compiled decoding writes to."""
 
     @classmethod
     def load(

@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.nn import functional as F
 from transformers import Cache, DynamicCache
 
-from expctr.llm.compiled_decoding import static_width, to_static
+from expctr.llm.compiled_decoding import static_width
 from expctr.llm.kv_cache import keys_and_values, make_cache, select_rows, share_cache, share_prompts
 from expctr.llm.model import LanguageModel
 from expctr.llm.prefill import prefill
@@ -137,7 +137,7 @@ def generate(
     alive, current, seen = torch.arange(batch, device=ids.device), ids[:, -1:].clone(), mask
     cache: Cache = prefilled if shared == 1 else share_prompts(prefilled, shared)
     if static:
-        cache, seen = to_static(prefilled, width - 1, model.static_caches), F.pad(mask, (0, room - 1))
+        cache, seen = model.static_caches.fill(prefilled, width - 1), F.pad(mask, (0, room - 1))
     del prefilled  # copied by now, or else part of `cache` and `kept`
     with watch("decode"), model.attending(model.decoding_attention):
         for step in range(limit):

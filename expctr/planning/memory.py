@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from expctr.errors import UserError
-from expctr.llm.compiled_decoding import MAX_CACHES, static_width
+from expctr.llm.compiled_decoding import static_width
 from expctr.llm.prefill import BATCH_TOKENS
 from expctr.modules.explainer import PPOExplainerModule
 from expctr.planning.blueprint import Blueprint
@@ -63,7 +63,7 @@ def forecast_memory(
     """Bytes by stage, phase and component (`COMPONENTS`), on the device that holds most.
 
     With FSDP, decoder layers, adapter and critic are sharded while PPO trains, plus two gathered layers, and whole in
-    phases without gradient. Compiled decoding keeps its caches throughout. CTR models and the sentence encoder are not
+    phases without gradient. Compiled decoding keeps its cache throughout. CTR models and the sentence encoder are not
     counted.
     """
     devices, layers, base_bytes = size.devices, blueprint.layer_bytes, blueprint.base_bytes
@@ -77,7 +77,7 @@ def forecast_memory(
     prompt, response = size.prompt_tokens, size.response_tokens
     rollout_rows, eval_rows = -(-size.rollout_rows // devices), -(-size.eval_rows // devices)
     if explainer.llm.compile_decoding:
-        positions = MAX_CACHES * max(rollout_rows, eval_rows) * static_width(prompt - 1 + response)
+        positions = max(rollout_rows, eval_rows) * static_width(prompt - 1 + response)
         for state in whole, sharded:
             state["prompt cache"] = positions * blueprint.cache_bytes
     kept = explainer.llm.adapter_scope == "response"  # the prompts' cache

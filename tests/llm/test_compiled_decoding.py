@@ -9,11 +9,12 @@ import pytest
 import torch
 from conftest import stir_adapter
 from torch import Tensor
+from transformers import DynamicCache
 
 from expctr.data.batches import Nouns, SampleText
 from expctr.data.cache import cache_folder
-from expctr.llm.compiled_decoding import compile_step
-from expctr.llm.kv_cache import keys_and_values
+from expctr.llm.compiled_decoding import StaticCaches, compile_step
+from expctr.llm.kv_cache import keys_and_values, make_cache
 from expctr.llm.loading import LLMOptions
 from expctr.llm.model import LanguageModel
 from expctr.llm.probe import load_model, probe
@@ -63,6 +64,31 @@ def test_a_base_that_grouped_attention_does_not_support_decodes_as_it_prefills()
     assert (model.attention, model.decoding_attention) == ("eager", None)
 
 
+def prompt_cache(rows: int, positions: int, value: float) -> DynamicCache:
+    keys = torch.full((rows, 2, positions, 4), value)
+    return make_cache(iter([(keys, keys + 1), (keys + 2, keys + 3)]))
+
+
+def places(cache: Any) -> list[int]:
+    return [tensor.data_ptr() for layer in cache.layers for tensor in (layer.keys, layer.values)]
+
+
+def test_caches_of_all_sizes_are_in_the_storage_of_the_largest() -> None:
+    """A CUDA graph is bound to their addresses, which change only where more rows or positions come."""
+    caches = StaticCaches()
+    first = caches.fill(prompt_cache(3, 8, 0.0), 5)
+    large = caches.fill(prompt_cache(4, 16, 10.0), 9)
+    assert set(places(large)).isdisjoint(places(first))
+    small = caches.fill(prompt_cache(3, 8, 20.0), 5)
+    assert places(small) == places(large)
+    assert caches.fill(prompt_cache(4, 16, 30.0), 9) is large
+    assert caches.fill(prompt_cache(3, 8, 40.0), 6) is small
+    for number, layer in enumerate(small.layers):
+        assert (layer.keys == 40 + 2 * number).all()
+        assert (layer.values == 41 + 2 * number).all()
+        assert (layer.keys.shape, layer.get_seq_length()) == ((3, 2, 8, 4), 6)
+
+
 def test_a_test_leaves_caches_that_training_can_write_to(
     llm_folder: Path, samples: list[SampleText], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -105,8 +131,6 @@ def test_compiled_decoding_writes_the_same(
             for (keys, values), theirs in zip(keys_and_values(one.cache), keys_and_values(other.cache), strict=True):
                 torch.testing.assert_close((keys, values), theirs)
     assert 0 < int(torch.cat(cut).sum()) < len(torch.cat(cut))  # rows that have ended stay, and write nothing
-    places = [layer.keys.data_ptr() for cache in compiled.static_caches.values() for layer in cache.layers]
     again = generate(compiled, prompts, options, noise, False)  # of the last size
     assert torch.equal(again.response_ids, one.response_ids)
-    assert [layer.keys.data_ptr() for cache in compiled.static_caches.values() for layer in cache.layers] == places
     assert len(graphs) == 4, "one for each number of rows and the adapter on or off, whatever the step"
