@@ -48,6 +48,8 @@ SMALL: dict[str, Any] = {
     "window_size": 8,
     "attention_window_size": 8,
     "local_attention": 8,
+    "keep_window_size": 8,
+    "index_topk": 8,
     # experts
     "moe_intermediate_size": 32,
     "shared_expert_intermediate_size": 32,

@@ -1,5 +1,6 @@
 """What bases of different architectures have in different places: their decoder, their windows, changes of logits."""
 
+from math import inf
 from typing import cast
 
 from torch import nn
@@ -14,6 +15,7 @@ WINDOWS = (
     "attention_window_size",
     "local_attention",
     "keep_window_size",
+    "index_topk",
 )
 """What configs call the number of tokens that some layers see."""
 
@@ -44,12 +46,30 @@ def keeps_state(config: PreTrainedConfig) -> bool:
     return any(DynamicCache(config=config).is_linear)
 
 
+def selects_keys(config: PreTrainedConfig) -> bool:
+    """Do some layers see only the most relevant tokens, as DeepSeek-V3.2's? Only eager attention is told which."""
+    return bool(getattr(config, "index_topk", None))
+
+
+def context_length(config: PreTrainedConfig) -> float:
+    """The most tokens of a row; infinite if the config does not say.
+
+    Beyond a length of its own, longrope computes all rows of a batch with other frequencies, also those in a cache.
+    """
+    rope = getattr(config, "rope_parameters", None) or {}
+    ropes = [rope, *(part for part in rope.values() if isinstance(part, dict))]  # or one for each type of layers
+    limits = [getattr(config, name, None) for name in ("max_position_embeddings", "max_seq_len")]
+    limits += [part.get("original_max_position_embeddings") for part in ropes if part.get("rope_type") == "longrope"]
+    return min((float(limit) for limit in limits if limit), default=inf)
+
+
 def logit_changes(config: PreTrainedConfig) -> tuple[float, float | None]:
     """The factor c and the cap d of a base whose logits are d tanh(c x / d), or c x without a cap.
 
     x is what the output layer computes. Cohere and Falcon-H1 multiply, Granite and MiniCPM3 divide; Gemma caps.
     """
-    factor = getattr(config, "logit_scale", None) or getattr(config, "lm_head_multiplier", None) or 1.0
+    scale = None if config.model_type == "mpt" else getattr(config, "logit_scale", None)  # MPT has it, and ignores it
+    factor = scale or getattr(config, "lm_head_multiplier", None) or 1.0
     if scaling := getattr(config, "logits_scaling", None):
         factor = scaling if config.model_type == "hyperclovax" else 1 / scaling
     caps = (getattr(config, name, None) for name in ("final_logit_softcapping", "logits_soft_cap"))

@@ -323,4 +323,5 @@ def _plain_model(model: PreTrainedModel) -> PreTrainedModel:
         del config.quantization_config
     with torch.device("meta"):
         plain = AutoModelForCausalLM.from_config(config, attn_implementation=config._attn_implementation)
+    plain.generation_config = model.generation_config  # it may name more tokens that end a text
     return fill(plain, model.state_dict(), model)

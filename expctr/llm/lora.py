@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
-from expctr.errors import UserError
+from expctr.errors import UserError, first_line
 from expctr.llm.architecture import decoder
 from expctr.llm.cpu.linear import apply_linear
 from expctr.llm.loading import LLMOptions
@@ -73,7 +73,7 @@ def add_adapter(base: PreTrainedModel, options: LLMOptions, quantized: bool) -> 
     try:
         model = get_peft_model(base, lora).eval()
     except ValueError as error:
-        raise UserError(f"llm.lora_targets: {error}. Fix: {_which_layers(base)}") from error
+        raise UserError(f"llm.lora_targets: {first_line(error)}. Fix: {_which_layers(base)}") from error
     if isinstance(base.get_output_embeddings(), BaseTunerLayer):
         raise UserError(
             "llm.lora_targets names the output layer, which cannot have an adapter: policy, reference and scorer share "

@@ -7,15 +7,15 @@ base.
 
 from collections.abc import Iterator, Sequence
 from itertools import cycle, islice
-from typing import Literal, NamedTuple
+from typing import Literal, NamedTuple, cast
 
 import torch
 from lightning.pytorch.utilities import rank_zero_info
-from torch import Tensor
+from torch import Tensor, nn
 from torch.distributed.device_mesh import DeviceMesh
 
 from expctr.errors import UserError, first_line
-from expctr.llm.architecture import KEEPS_STATE, keeps_state
+from expctr.llm.architecture import KEEPS_STATE, context_length, keeps_state, selects_keys
 from expctr.llm.compiled_layers import compile_layers
 from expctr.llm.cpu.attention import GROUPED
 from expctr.llm.kv_cache import share_cache, share_prompts
@@ -23,6 +23,7 @@ from expctr.llm.loading import LLMOptions
 from expctr.llm.logprobs import score_responses
 from expctr.llm.model import Caching, LanguageModel
 from expctr.llm.prefill import prefill
+from expctr.llm.prompt_writer import SAMPLE_MESSAGE, PromptWriter
 from expctr.llm.rollout import Rollout
 from expctr.llm.sharding.loading import NOT_SHARDED
 
@@ -99,13 +100,27 @@ def probe(model: LanguageModel, rows: Rows | None = None) -> None:
         model.decoding_attention = GROUPED if grouped_is_right else None
 
 
-def check_context(model: LanguageModel, tokens: int, options: str) -> None:
-    """Refuse a base whose context is shorter than a number of tokens that these options allow, with a `UserError`."""
-    context = getattr(model.causal.config.get_text_config(), "max_position_embeddings", None)
-    if context is not None and context < tokens:
+def check_prompts(model: LanguageModel, prompts: PromptWriter, tokens: int, options: str) -> None:
+    """Refuse a base that cannot read these prompts, with a `UserError`.
+
+    Args:
+        model: the base.
+        prompts: written with its tokenizer.
+        tokens: the most tokens of a row.
+        options: that allow so many.
+    """
+    context = context_length(model.causal.config.get_text_config())
+    if context < tokens:
         raise UserError(
-            f"{options} allow {tokens} tokens, and llm.path: {model.options.path} has a context of {context}. "
+            f"{options} allow {tokens} tokens, and llm.path: {model.options.path} has a context of {context:.0f}. "
             "Fix: lower them, or choose a base with a longer context"
+        )
+    rows = cast(nn.Embedding, model.causal.get_input_embeddings()).num_embeddings
+    if beyond := [token for token in prompts.encode(SAMPLE_MESSAGE) if token >= rows]:
+        name = model.tokenizer.convert_ids_to_tokens(beyond[0])
+        raise UserError(
+            f"llm.path: {model.options.path} has {rows} embeddings, and its chat template writes the token {beyond[0]} "
+            f"({name}). Fix: give it the tokenizer that it was trained with"
         )
 
 
@@ -119,14 +134,18 @@ def short_rows(model: LanguageModel) -> Rows:
 def _ways(model: LanguageModel) -> Iterator[Way]:
     """All ways, the fastest first; those that the options exclude come last."""
     attentions, own_code = [model.attention], not model.causal._can_set_attn_implementation()
-    if model.attention != "eager" and not own_code:
+    if selects_keys(model.causal.config.get_text_config()):
+        attentions = ["eager"]
+    elif model.attention != "eager" and not own_code:
         attentions.append("eager")
+    rounds = _tolerance(model) != EXACT
     scopes: list[Scope] = [model.options.adapter_scope]
     if "all" not in scopes:
         scopes.append("all")
     for scope in scopes:
         for attention in attentions:
-            may_count_free_positions = own_code and model.has_windows  # which short prompts cannot show
+            # which short prompts cannot show in windows, nor in what rounding makes
+            may_count_free_positions = own_code and (model.has_windows or rounds)
             if not may_count_free_positions:
                 yield Way(attention, "shared", scope)
             yield Way(attention, "separate", scope)
@@ -228,4 +247,4 @@ def _reason(model: LanguageModel, rows: Rows, plain: Sequence[Tensor], problems:
         return "it is not causal, because tokens see later ones"
     if keeps_state(model.causal.config):
         return KEEPS_STATE
-    return problems[0] if problems else "its windows may count the free positions of a cache"
+    return problems[0] if problems else "it may count the free positions of a cache"

@@ -24,8 +24,8 @@ if TYPE_CHECKING:
 
 _SWITCHES = ("enable_thinking", "thinking", "reasoning")
 """Variables of chat templates that say whether the model thinks before it answers."""
-_OPEN_THOUGHTS = re.compile(r"([<\[])((?:\w+:)?think(?:ing)?)([>\]])\s*$", re.IGNORECASE)
-_DATE_CODES = [*(f"%{code}" for code in "aAbBcdHIjmMpSuUwWxXyYZ"), "%-d", "%-m"]
+_OPEN_THOUGHTS = re.compile(r"([<\[◁])((?:\w+:)?(?:think|thought|reason)\w*)([>\]▷])\s*$", re.IGNORECASE)
+_DATE_CODES = [*(f"%{code}" for code in "aAbBcCdDeFgGhHIjmMpRSTuUVwWxXyYZ"), "%-d", "%-m"]
 _MAX_TITLES = 2**16  # that are remembered
 SAMPLE_MESSAGE = "?"
 """A message that shows what a chat template writes around it."""
@@ -163,7 +163,8 @@ class PromptWriter:
         """Token ids of one user message, followed by the start of the answer."""
         bare = self.chat is None  # a chat template writes its special tokens itself
         ids = self.tokenizer(self.in_template(message), add_special_tokens=bare, verbose=False).input_ids
-        return list(ids)
+        ended = len(ids) > 1 and bare and ids[-1] == self.tokenizer.eos_token_id  # some tokenizers end each text
+        return list(ids[:-1] if ended else ids)
 
     def in_template(self, message: str) -> str:
         """The text that `encode` encodes: the message in the chat template, if there is one."""

@@ -27,7 +27,7 @@ from expctr.llm.cpu.attention import GROUPED
 from expctr.llm.critic import ValueHead
 from expctr.llm.gradient_checkpointing import recompute_activations
 from expctr.llm.kv_cache import PreallocatedLayer, share_cache
-from expctr.llm.loading import LLMOptions, hub_arguments, load_config, locate
+from expctr.llm.loading import LLMOptions, check_predicts_next_token, hub_arguments, load_config, locate
 from expctr.llm.logprobs import score_responses
 from expctr.llm.lora import add_adapter
 from expctr.llm.model import LanguageModel
@@ -80,6 +80,7 @@ class Blueprint(nn.Module):
         super().__init__()
         self.on_cpu = on_cpu
         config = base_config(options)
+        check_predicts_next_token(config, options)
         self.bits = BITS.get(_quantization(config, options), 0)
         """4 or 8 for a quantized base, else 0."""
         with torch.device("meta"):
@@ -124,10 +125,9 @@ class Blueprint(nn.Module):
 
     def _cache_of_two_tokens(self, base: PreTrainedModel, eager_allowed: bool) -> DynamicCache:
         """The cache of two tokens. The attention becomes eager if the base needs what the chosen one lacks."""
+        refusal = f"llm.path: expctr plan cannot count the memory of {type(base).__name__}, because {KEEPS_STATE}"
         if keeps_state(base.config):
-            raise UserError(
-                f"llm.path: expctr plan cannot count the memory of {type(base).__name__}, because {KEEPS_STATE}"
-            )
+            raise UserError(refusal)
         ids, cache = torch.zeros(1, 2, dtype=torch.long), DynamicCache()
         try:
             self.model.hidden(ids, torch.ones_like(ids), False, cache)
@@ -136,6 +136,8 @@ class Blueprint(nn.Module):
                 raise
             base.set_attn_implementation("eager")
             return self._cache_of_two_tokens(base, eager_allowed=False)
+        if not cache.layers:  # RWKV
+            raise UserError(refusal)
         return cache
 
     def _frozen_bytes(self, module: nn.Module) -> int:

@@ -11,7 +11,7 @@ from expctr.data.batches import Nouns, SampleText
 from expctr.llm.critic import ValueHead
 from expctr.llm.loading import LLMOptions
 from expctr.llm.model import LanguageModel
-from expctr.llm.probe import check_context, load_model
+from expctr.llm.probe import check_prompts, load_model
 from expctr.llm.prompts import PromptOptions, Prompts
 from expctr.llm.rollout import Rollout, RolloutOptions, decode_texts, draw_noise, generate
 from expctr.llm.yes_no import DirectQuestion, LCOptions, LCScorer
@@ -77,7 +77,7 @@ class Policy(nn.Module):
         self.value_head = ValueHead(self.model.hidden_size, seed=seed, reads_label=self.ppo.critic_label)
         self.prompts = Prompts(self.model.tokenizer, self.prompt_options, nouns)
         tokens = self.prompts.longest(self.lc.include_title) + self.rollout_options.max_new_tokens
-        check_context(self.model, tokens, "prompts.prompt_tokens and rollout.max_new_tokens")
+        check_prompts(self.model, self.prompts, tokens, "prompts.prompt_tokens and rollout.max_new_tokens")
         self.lc_scorer = LCScorer(self.model, self.prompts, self.lc)
         self.direct = DirectQuestion(self.model, self.prompts, self.lc)
         self.update = PPOUpdate(self.model, self.value_head, self.ppo, self.kl, self.rollout_options, self.reward.delta)

@@ -1,6 +1,7 @@
 """The adapter's layer against PEFT's, and layers that cannot have one."""
 
 import re
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -125,6 +126,14 @@ def test_all_linear_of_a_dense_model_is_all(bare: LLMOptions) -> None:
         name.rpartition(".lora_")[0].rpartition(".")[2] for name, p in model.named_parameters() if p.requires_grad
     }
     assert adapted == {*ATTENTION, "gate_proj", "up_proj", "down_proj"}
+
+
+def test_layers_that_are_no_linear_layers_are_refused_in_one_line(bare: LLMOptions) -> None:
+    """PEFT would print the whole model."""
+    base: Any = AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(bare.path))
+    with pytest.raises(UserError, match=r"llm\.lora_targets: .*Fix: name some of .*q_proj") as refused:
+        add_adapter(base, replace(bare, lora_targets=["self_attn"]), quantized=False)
+    assert str(refused.value).count("\n") == 0
 
 
 @pytest.mark.parametrize("pattern", ["+", "(q_proj", "[a"])

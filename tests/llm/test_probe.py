@@ -1,20 +1,32 @@
 """The probe of a base: what is right is computed the fastest way, what is wrong is refused with a way out."""
 
 from dataclasses import replace
+from math import inf
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from plain_forward import load
 from torch import nn
-from transformers import AutoModelForCausalLM, AutoTokenizer, T5Config
+from transformers import (
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    BloomConfig,
+    LlamaConfig,
+    MptConfig,
+    PreTrainedConfig,
+    T5Config,
+)
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
+from expctr.data.batches import Nouns
 from expctr.errors import UserError
-from expctr.llm.architecture import decoder_layers, logit_changes
+from expctr.llm.architecture import context_length, decoder_layers, logit_changes
 from expctr.llm.loading import LLMOptions, load_base, locate
 from expctr.llm.logprobs import token_logprobs
-from expctr.llm.probe import check_context, difference, load_model, probe, short_rows
+from expctr.llm.probe import check_prompts, difference, load_model, probe, short_rows
+from expctr.llm.prompts import PromptOptions, Prompts
 from tools.architectures import check_all, long_rows, read_table, sampling_error, tiny_config, tiny_model
 
 DOCS = Path(__file__).parents[2] / "docs"
@@ -68,7 +80,11 @@ def test_a_window_is_found_that_no_prompt_of_the_probe_reaches() -> None:
         ("bert", {}, r"\(BertLMHeadModel\) is not supported: it is not causal, .*Fix: choose another base"),
         ("rwkv", {}, r"\(RwkvForCausalLM\) is not supported: .*cache"),
         ("mpt", {"compile_decoding": True}, r"Fix: set llm\.compile_decoding to false"),
-        ("gpt_neo", {"compile_decoding": True}, r"windows may count .*Fix: set llm\.compile_decoding to false"),
+        (
+            "gpt_neo",
+            {"compile_decoding": True},
+            r"count the free positions .*Fix: set llm\.compile_decoding to false",
+        ),
     ],
 )
 def test_a_refusal_says_why_and_what_to_choose(model_type: str, options: dict[str, object], said: str) -> None:
@@ -136,9 +152,56 @@ def test_an_encoder_decoder_is_refused_before_its_weights_are_read(tmp_path: Pat
 
 def test_a_context_shorter_than_the_prompts_is_refused(llm_folder: Path) -> None:
     model = load(llm_folder)
-    check_context(model, 2048, "prompts.prompt_tokens")
+    prompts = Prompts(model.tokenizer, PromptOptions(), Nouns())
+    check_prompts(model, prompts, 2048, "prompts.prompt_tokens")
     with pytest.raises(UserError, match=r"prompts\.prompt_tokens allow 2049 tokens, .* a context of 2048\. Fix: lower"):
-        check_context(model, 2049, "prompts.prompt_tokens")
+        check_prompts(model, prompts, 2049, "prompts.prompt_tokens")
+
+
+def test_a_chat_template_that_writes_a_token_without_an_embedding_is_refused(llm_folder: Path) -> None:
+    """Some bases have more added tokens than embeddings; a prompt would end in an IndexError."""
+    model = load(llm_folder)
+    model.tokenizer.add_tokens(["<|said|>"], special_tokens=True)
+    model.tokenizer.chat_template = "<|said|>{{ messages[0]['content'] }}"
+    prompts = Prompts(model.tokenizer, PromptOptions(), Nouns())
+    with pytest.raises(UserError, match=r"its chat template writes the token \d+ \(<\|said\|>\)\. Fix: give it the"):
+        check_prompts(model, prompts, 100, "prompts.prompt_tokens")
+
+
+def longrope(original: int, pairs: int) -> dict[str, Any]:
+    factors = {"short_factor": [1.0] * pairs, "long_factor": [2.0] * pairs}
+    return {"rope_type": "longrope", "rope_theta": 1e4, "original_max_position_embeddings": original, **factors}
+
+
+@pytest.mark.parametrize(
+    ("config", "length"),
+    [
+        (LlamaConfig(max_position_embeddings=64), 64),
+        (LlamaConfig(max_position_embeddings=64, rope_parameters=longrope(32, 4)), 32),
+        (MptConfig(max_seq_len=48, logit_scale="inv_sqrt_d_model"), 48),
+        (BloomConfig(), inf),
+    ],
+)
+def test_a_context_ends_where_longrope_changes_its_frequencies(config: PreTrainedConfig, length: float) -> None:
+    """Phi-3 has 131,072 positions, and beyond 4,096 of them one long row would change all others."""
+    assert context_length(config) == length
+    assert logit_changes(config) == (1.0, None)
+
+
+def test_rounding_cannot_hide_a_base_that_counts_padding() -> None:
+    """MPT's ALiBi counts it. In bfloat16 that differs by no more than what rounding is allowed."""
+    exact, rounded = tiny_model("mpt"), tiny_model("mpt")
+    rounded.causal.to(torch.bfloat16)
+    for model in (exact, rounded):
+        probe(model)
+        assert model.caching == "separate"
+
+
+def test_attention_that_selects_keys_is_eager() -> None:
+    """The probe's prompts are shorter than what DeepSeek-V3.2 selects of them: 2,048 tokens."""
+    model = tiny_model("deepseek_v32", index_topk=2048)
+    probe(model, short_rows(model))
+    assert model.attention == "eager"
 
 
 def test_only_the_language_model_of_a_multimodal_base_gets_adapters() -> None:

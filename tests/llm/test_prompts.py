@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 from conftest import make_llm
+from tokenizers.processors import TemplateProcessing
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from expctr.data.batches import Nouns, SampleText
@@ -208,6 +209,19 @@ def test_doubled_braces_are_literal(plain: PreTrainedTokenizerBase) -> None:
     assert read(prompts, prompts.lc([SAMPLE], ["why"], include_title=False)[0]) == "{json} why"
 
 
+def test_a_prompt_does_not_end_where_its_tokenizer_ends_texts(plain: PreTrainedTokenizerBase) -> None:
+    """The answer would follow an end-of-sequence token."""
+    ending = deepcopy(plain)
+    end = str(ending.eos_token)
+    ending._tokenizer.post_processor = TemplateProcessing(  # as add_eos_token: true
+        single=f"$A {end}", special_tokens=[(end, ending.eos_token_id)]
+    )
+    assert ending("Hi").input_ids == [*plain("Hi").input_ids, plain.eos_token_id]
+    prompts, usual = (Prompts(tokenizer, PromptOptions(), BOOKS) for tokenizer in (ending, plain))
+    assert prompts.explanation([SAMPLE]) == usual.explanation([SAMPLE])
+    assert prompts.lc([SAMPLE], ["It is a classic."], True) == usual.lc([SAMPLE], ["It is a classic."], True)
+
+
 def test_the_chat_template_is_applied(chat: PreTrainedTokenizerBase, books: Prompts) -> None:
     prompts = Prompts(chat, PromptOptions(), BOOKS)
     text = read(prompts, prompts.explanation([SAMPLE])[0])
@@ -251,6 +265,9 @@ EMPTY = "<think>\n\n</think>\n\n"
         (QWEN_3_5, {"enable_thinking": True}, "<think>\n", []),  # as the user wants it
         (DEEPSEEK_R1, {}, EMPTY, ["an empty block of <think>"]),
         ("[THINK]", {}, "[THINK]\n[/THINK]\n\n", ["an empty block of [THINK]"]),
+        ("<thought>\n", {}, "<thought>\n</thought>\n\n", ["an empty block of <thought>"]),
+        ("<reasoning>", {}, "<reasoning>\n</reasoning>\n\n", ["an empty block of <reasoning>"]),
+        ("◁think▷", {}, "◁think▷\n◁/think▷\n\n", ["an empty block of ◁think▷"]),
         ("{{ effort }}", {"effort": "low"}, "low", []),
     ],
 )
@@ -280,6 +297,12 @@ def test_a_template_prints_the_day_of_the_option(chat: PreTrainedTokenizerBase, 
     assert "Today Date: 26 Jul 2024" in Prompts(dated, PromptOptions(), BOOKS).in_template("Hi")
     with pytest.raises(UserError, match=r"prompts\.date is 'today'"):
         PromptOptions(date="today")
+
+
+def test_every_code_of_a_date_is_filled_in(chat: PreTrainedTokenizerBase) -> None:
+    dated = with_template(chat, "", "{{ strftime_now('%F, %e %B, %D %T') }}|")
+    prompts = Prompts(dated, PromptOptions(date="2023-12-05"), BOOKS)
+    assert prompts.in_template("Hi").startswith("2023-12-05,  5 December, 12/05/23 00:00:00|")
 
 
 @pytest.mark.parametrize("beginning", ["\n", "  {% if true %}  a{% endif %}", "  b", "{# c #}\n\n"])

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+from transformers import BartConfig, CLIPConfig, PreTrainedConfig, RwkvConfig
 
 from expctr.errors import UserError
 from expctr.llm.loading import LLMOptions
@@ -66,6 +67,23 @@ def test_memory_has_a_known_unit() -> None:
 
 def test_a_folder_without_a_config_is_named(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"config\.json"):
+        Blueprint(LLMOptions(path=str(tmp_path)), torch.bfloat16, on_cpu=False)
+
+
+@pytest.mark.parametrize(
+    ("config", "reason"),
+    [
+        (BartConfig(), r"\(bart\) is an encoder-decoder"),
+        (CLIPConfig(), r"\(clip\) is no causal language model"),
+        (
+            RwkvConfig(hidden_size=8, num_hidden_layers=1, vocab_size=9),
+            "RwkvForCausalLM, because some layers keep",
+        ),
+    ],
+)
+def test_a_base_that_fit_refuses_has_no_plan(tmp_path: Path, config: PreTrainedConfig, reason: str) -> None:
+    config.save_pretrained(tmp_path)
+    with pytest.raises(UserError, match=reason):
         Blueprint(LLMOptions(path=str(tmp_path)), torch.bfloat16, on_cpu=False)
 
 

@@ -26,6 +26,12 @@ def test_a_tiny_base_is_measured_and_every_check_holds(
         assert setting["forecast_gb"]["peak"] > 0
 
 
+def test_nothing_measured_is_nothing_that_holds(capsys: pytest.CaptureFixture[str]) -> None:
+    assert gpu.main(["--sizes", "tiny", "--minutes", "0"]) == 1
+    found = json.loads(capsys.readouterr().out.splitlines()[-1])
+    assert (found["settings"], found["holds"]) == ({}, False)
+
+
 def test_compiled_settings_come_after_all_others(tmp_path: Path) -> None:
     """They take longest: the time may be up before them."""
     names = [name for name, _ in gpu.settings(["tiny", "1B"], tmp_path, on_gpu=True)]

@@ -16,7 +16,7 @@ of 32 rows with 64 new tokens, in bfloat16 where the device computes in it. Chec
 
 Seconds are those of the faster of the last two batches, since the first one compiles. A setting that would not fit the
 device's memory, or the time that is left, is left out and named. The last line is JSON; the exit code is 1 where
-something does not hold.
+something does not hold, or nothing was measured.
 """
 
 import contextlib
@@ -288,7 +288,7 @@ def main(args: list[str] | None = None) -> int:
                 found[name] = {"error": f"{type(error).__name__}: {first_line(error)}", "holds": False}
             free_memory()
             print(name, found.get(name) or left_out[name], flush=True)
-    holds = all(setting["holds"] for setting in found.values())
+    holds = bool(found) and all(setting["holds"] for setting in found.values())
     device = {"device": torch.cuda.get_device_name() if on_gpu else "cpu", "torch": torch.__version__}
     minutes = (time.monotonic() - began) / 60
     print(json.dumps({**device, "settings": found, "left_out": left_out, "holds": holds, "minutes": minutes}))

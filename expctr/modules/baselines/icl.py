@@ -14,7 +14,7 @@ from expctr.ctr.early_stopping import BestWeights, Monitor
 from expctr.data.batches import Batch, BatchSpec, Nouns
 from expctr.llm.loading import LLMOptions
 from expctr.llm.model import LanguageModel
-from expctr.llm.probe import check_context, load_model
+from expctr.llm.probe import check_prompts, load_model
 from expctr.llm.prompts import PromptOptions, Prompts
 from expctr.llm.yes_no import DirectQuestion, LCOptions
 from expctr.modules.checks import check_precision
@@ -47,10 +47,10 @@ class DirectModule(ScoringModule):
     def build(self, nouns: Nouns, seed: int = 0, device: torch.device | None = None) -> None:
         """Load the base, and draw the adapter's initial weights by the seed; `device` is as for `load_base`."""
         self.model = load_model(self.llm, seed, device=device)
-        check_context(self.model, self.prompt_options.prompt_tokens, "prompts.prompt_tokens")
         if not self.tuned:
             self.model.requires_grad_(False)
         prompts = Prompts(self.model.tokenizer, self.prompt_options, nouns)
+        check_prompts(self.model, prompts, self.prompt_options.prompt_tokens, "prompts.prompt_tokens")
         self.question = DirectQuestion(self.model, prompts, self.lc)
         self.built = True
 
