@@ -31,7 +31,7 @@ FIXES = {  # {scale} and {path} are those of the table
     "TableDataModule --data.interactions {path}",
     NO_TIME: "write seconds since 1970 or a date, or order ratings at random with data.samples.order: shuffle",
     BAD_TIME: "write seconds since 1970, or a date such as 2005-04-02 23:53:47",
-    OTHER_TIME: "write all times in one form and one unit",
+    OTHER_TIME: "write all times in one form and one unit; where most are from 1980 to 2100, another year is a mistake",
     BAD_LABEL: "write 1 or 0, true or false; a rating belongs in data.columns.rating, with data.samples.threshold",
     BAD_SPLIT: "write train, val or test",
     BAD_FEATURE: "correct the value, or choose the kind category in data.features",

@@ -223,6 +223,7 @@ BAD: dict[str, tuple[str, list[Any], int, str]] = {
     "no label": ("clicked", [1, None, 0, 1], 2, "label is neither 1 nor 0"),
     "no time": ("ts", [1, 2, None, 4], 3, "no timestamp"),
     "another unit": ("ts", [1.7e12, 1.7e12, 1.7e9, 1.7e12], 3, "timestamp is unlike most others"),
+    "a 0 for no time": ("ts", [1_700_000_000, 1_700_000_001, 1_700_000_002, 0], 4, "timestamp is unlike most others"),
     "a word for a time": ("ts", ["1700000000", "x", "1700000001", "1700000002"], 2, "timestamp is unlike most others"),
     "no user": ("user_id", ["ann", "", "bob", "bob"], 2, "no user or item id"),
     "no item": ("sku", ["a", "b", "c", None], 4, "no user or item id"),
