@@ -13,7 +13,7 @@ from expctr.data.random_draws import draws_of_ids, redraw
 from expctr.data.readers.base import RawTable
 from expctr.data.summary import DataSummary
 from expctr.data.targets import Targets, draw_splits, keep_subset
-from expctr.data.unmatched_ids import check_spellings
+from expctr.data.unmatched_ids import check_spellings, unseen_differences
 from expctr.errors import UserError
 
 
@@ -89,7 +89,7 @@ def _without_targets(entries: pl.DataFrame, targets: pl.DataFrame, summary: Data
     is_target = (entries["item"] == own["item"]) & (entries["item"] != "")
     is_target |= (unnamed[0] | unnamed[1]) & (titles[0] == titles[1])
     if count := int(is_target.sum()):
-        summary.notes.append(f"{count:,} history entries were left out: they are the target of their own row")
+        summary.counts.append(f"{count:,} history entries were left out: they are the target of their own row")
     return entries.filter(~is_target)
 
 
@@ -106,8 +106,9 @@ def _read(
         frames.append(frame.with_columns(split=pl.lit(SPLITS.index(split) if split else 0, pl.Int8)))
     rows = pl.concat(frames, how="diagonal")
     paths = [table.path for table in sources.values()]
-    check_spellings(rows["user"], "user", paths)
-    check_spellings(rows["name"], "item", paths)
+    for column, name in (("user", "user"), ("name", "item")):
+        check_spellings(rows[column], name, paths)
+        summary.unmatched += unseen_differences(rows[column], name, paths)
     summary.rows, summary.dropped = rows.height + skipped.total(), dict(skipped)
     content = pl.concat_str("user", "name", pl.col("history").list.join("|"), separator="/")
     middle = options.threshold or 0.0

@@ -212,6 +212,26 @@ def test_a_table_of_items_that_has_none_of_the_ids_is_said_though_titles_are_els
     assert not prepared(titled, ITEMS.drop("title")).summary.unmatched
 
 
+def test_users_whom_their_table_does_not_have_are_counted_or_explained() -> None:
+    """Two of eight."""
+    lost = prepared(CLICKS, ITEMS, USERS[2:]).summary
+    assert lost.counts == ["2 of 8 users with samples are not in the rows of data.users"]
+    assert not lost.unmatched
+    other = pl.when(pl.col("age") < 22).then(pl.format("0{}", "user_id")).otherwise("user_id")
+    (said,) = prepared(CLICKS, ITEMS, USERS.with_columns(user_id=other)).summary.unmatched
+    assert said.startswith("2 of 8 ids of users with samples are not in the rows of data.users: 'u0', 'u1'; there ")
+    assert "leading zeros" in said
+
+
+def test_what_is_counted_is_known_from_the_cache_too(tmp_path: Path) -> None:
+    paths = [str(tmp_path / name) for name in ("clicks.csv", "items.csv", "users.csv")]
+    for table, path in zip((CLICKS, ITEMS.drop("tags"), USERS[2:]), paths, strict=True):
+        table.write_csv(path)
+    for _ in range(2):
+        summary = prepared(*paths, cache_dir=str(tmp_path / "cache")).summary
+        assert summary.counts == ["2 of 8 users with samples are not in the rows of users.csv"]
+
+
 def test_features_may_have_any_name() -> None:
     odd = {"brand": "place", "new": "seen", "size": "^s.*$", "price": "*"}
     items = ITEMS.rename(odd)
