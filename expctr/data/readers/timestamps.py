@@ -63,7 +63,7 @@ def find_times(frame: pl.LazyFrame, value: pl.Expr, dtype: pl.DataType, where: s
     """Finds the form that most values of a column have. One number does not say its unit, but all of them do.
 
     Numbers are seconds, milliseconds, microseconds or nanoseconds since 1970. For texts of dates see `micros_of_dates`.
-    Where most times are from 1980 to 2100, another one is a mistake: a 0 for none, 9999 for ever, days of a spreadsheet.
+    Where most times are from 1980 to 2100, another one is a mistake, such as 0, 9999 or days of a spreadsheet.
 
     Raises:
         DataError: no time has one of these forms, or most are before 1970 or after the year 2100; it names `where` they
