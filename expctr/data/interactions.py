@@ -9,7 +9,7 @@ import polars as pl
 
 from expctr.data.options import SPLITS, SampleOptions
 from expctr.data.random_draws import draws_of_ids, id_codes, mix
-from expctr.data.readers.bad_rows import NO_TIME, OUT_OF_RANGE
+from expctr.data.readers.bad_rows import NO_TIME, OUT_OF_RANGE, take_missing
 from expctr.data.readers.base import RawTable, RawTables
 from expctr.data.summary import COPIES, SUPERSEDED, DataSummary
 from expctr.data.unmatched_ids import check_spellings, explain_unmatched, unseen_differences
@@ -89,6 +89,7 @@ def _read(
         frame = table.collect(columns, options.on_bad_row, skipped, summary.files)
         if skipped[table.reason(OUT_OF_RANGE)] and frame["rating"].eq(1).all():
             raise _not_ratings(table)
+        summary.counts += take_missing(skipped)
         dropped.update(skipped)
         summary.rows += frame.height + skipped.total()
         frames.append(frame.with_columns(split=pl.lit(SPLITS.index(name) if name else 0, pl.Int8)))

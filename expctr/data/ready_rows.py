@@ -10,6 +10,7 @@ import polars as pl
 from expctr.data.interactions import is_liked
 from expctr.data.options import SPLITS, SampleOptions
 from expctr.data.random_draws import draws_of_ids, redraw
+from expctr.data.readers.bad_rows import take_missing
 from expctr.data.readers.base import RawTable
 from expctr.data.summary import DataSummary
 from expctr.data.targets import Targets, draw_splits, keep_subset
@@ -105,6 +106,7 @@ def _read(
         frame = table.collect([target, *others], options.on_bad_row, skipped, summary.files)
         frames.append(frame.with_columns(split=pl.lit(SPLITS.index(split) if split else 0, pl.Int8)))
     rows = pl.concat(frames, how="diagonal")
+    summary.counts += take_missing(skipped)
     paths = [table.path for table in sources.values()]
     for column, name in (("user", "user"), ("name", "item")):
         check_spellings(rows[column], name, paths)

@@ -64,7 +64,7 @@ def test_an_id_chooses_between_items_with_the_same_title() -> None:
 
 ITEMS = pl.DataFrame({"item": ["12", "13"], "title": ["Heat", "Fargo"], "year": [1995, 1996]})
 LIKE = pl.DataFrame(
-    schema={name: pl.String for name in ("sample", "target", "target_title", "target_year")}
+    schema=dict.fromkeys(("sample", "target", "target_title", "target_year"), pl.String)
     | {name: pl.List(pl.String) for name in ("liked", "liked_titles", "disliked", "disliked_titles", "history")}
     | {"sample": pl.Int64, "target_year": pl.Int64, "history_liked": pl.List(pl.Boolean)}
 )

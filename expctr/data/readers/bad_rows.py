@@ -3,6 +3,7 @@
 A marked row lets `RawTable.collect` either raise the first bad row or count and skip all of them.
 """
 
+from collections import Counter
 from typing import Literal
 
 import polars as pl
@@ -38,6 +39,8 @@ FIXES = {  # {scale} and {path} are those of the table
     BAD_HISTORY: "give each entry of the history one label, 1 or 0",
     BAD_TITLES: "write each title in double quotes, with a comma after it",
 }
+MISSING = "value that is not of its kind, and counts as missing"
+"""The reason for a feature's bad value, if bad rows are skipped: its row stays."""
 PROBLEM = pl.Enum(list(FIXES))
 """Type of the column `problem`. An enum takes one byte per row; the column is read for every row."""
 
@@ -45,6 +48,16 @@ PROBLEM = pl.Enum(list(FIXES))
 def marked(problem: str) -> pl.Expr:
     """The constant that marks a row as bad."""
     return pl.lit(problem, PROBLEM)
+
+
+def has_row() -> pl.Expr:
+    """Whether a row stays if bad rows are skipped: it is good, or only the value of a feature is bad."""
+    return pl.col("problem").is_null() | (pl.col("problem").cast(pl.String) == BAD_FEATURE)
+
+
+def take_missing(skipped: Counter[str]) -> list[str]:
+    """Takes values that count as missing out of what was skipped, so that it counts rows; returns them in words."""
+    return [f"{reason}: {skipped.pop(reason):,}" for reason in [*skipped] if reason.endswith(MISSING)]
 
 
 def bad_ids(name: str, shown: str = "") -> list[tuple[pl.Expr, str, str]]:

@@ -129,8 +129,6 @@ def micros_of_dates(text: pl.Series) -> pl.Series:
 def _forms(value: pl.Expr, dtype: pl.DataType) -> dict[str, pl.Expr]:
     """Form -> microseconds of the values that have this form, null for all others."""
     if isinstance(dtype, pl.Datetime | pl.Date):
-        if isinstance(dtype, pl.Datetime) and dtype.time_zone is not None:
-            value = value.dt.convert_time_zone("UTC").dt.replace_time_zone(None)
         return {"dates and times": value.cast(pl.Datetime("us")).cast(pl.Int64)}
     if dtype == pl.String:
         value = value.str.strip_chars()
