@@ -98,6 +98,14 @@ def _read(
     for column in ("user", "item"):
         check_spellings(events[column], column, paths)
         summary.unmatched += unseen_differences(events[column], column, paths)
+    if len(sources) > 1 and len(paths) == 1:
+        rows = zip(sources, frames, strict=True)
+        summary.counts.append(f"rows by split: {', '.join(f'{name} {frame.height:,}' for name, frame in rows)}")
+    users = id_codes(events["user"])
+    if users.size:
+        counts = np.bincount(users)
+        summary.busiest = str(events["user"][int(np.argmax(users == counts.argmax()))])
+        summary.busiest_share = float(counts.max() / users.size)
     untimed = events["timestamp"].null_count()
     if options.order == "time" and untimed:
         table = next((table for table in sources.values() if "timestamp" in table.absent), table)

@@ -35,6 +35,7 @@ class DataSummary:
         no_titles: nothing says what the items are called, so their ids stand for titles.
         rows: rating rows read; the sum of `interactions` and of those `dropped`, by reason.
         side_dropped: rows of the item and user files not used, by reason.
+        busiest: the user with the most rows, and `busiest_share`, the share of all rows.
         overruled: share of the liked pairs of user and item whose latest row, the one that counts, is not liked.
         interactions: rows left, of so many `users` and `items`.
         untitled: share of the rated items that have no title.
@@ -58,6 +59,8 @@ class DataSummary:
     rows: int = 0
     dropped: dict[str, int] = field(default_factory=dict)
     side_dropped: dict[str, int] = field(default_factory=dict)
+    busiest: str = ""
+    busiest_share: float = 0.0
     overruled: float = 0.0
     interactions: int = 0
     users: int = 0

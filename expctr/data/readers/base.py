@@ -14,6 +14,10 @@ from expctr.errors import DataError, first_line
 
 POLARS_ERRORS = (pl.exceptions.PolarsError, pl.exceptions.PanicException)
 """What polars raises about a file: it panics where a damaged one contradicts itself."""
+OTHER_TITLES = "other_titles"
+"""Column of a table of items: what else the interactions call them."""
+OTHER_TITLE = "another title of an item in the interactions"
+"""Begins the reason why such a title is not used."""
 
 
 @contextmanager
@@ -134,6 +138,11 @@ class RawTable:
         unique = frame.unique(key, keep="first", maintain_order=True)
         if frame.height > unique.height:
             dropped[f"{self.path.name}: {key} listed twice"] += frame.height - unique.height
+        if OTHER_TITLES in unique.columns:
+            others = unique.select(key, "title", OTHER_TITLES).explode(OTHER_TITLES).drop_nulls(OTHER_TITLES)
+            for item, title, other in others.head(1).iter_rows():
+                dropped[f"{OTHER_TITLE}, such as {other!r} of {item}, {title!r}"] += others.height
+            unique = unique.drop(OTHER_TITLES)
         return unique
 
     def _first_problem(self, count: int, rows: int) -> DataError:

@@ -21,7 +21,7 @@ from expctr.data.readers.bad_rows import (
     bad_ids,
     has_row,
 )
-from expctr.data.readers.base import RawTable, RawTables, readable
+from expctr.data.readers.base import OTHER_TITLES, RawTable, RawTables, readable
 from expctr.data.readers.columns import (
     USUAL,
     TableColumns,
@@ -226,15 +226,16 @@ class TableReader:
         if table is not None and self._items_have_titles and not titled:
             return table
         seen = pl.concat([frame.select("item", title="title" if titled else "item") for frame in titled or rows])
-        seen = seen.filter(pl.col("title") != "").unique().sort("item", "title")
+        seen = seen.filter(pl.col("title") != "").unique().sort("item", "title").group_by("item", maintain_order=True)
+        seen = seen.agg(pl.first("title"), pl.col("title").slice(1).alias(OTHER_TITLES))
         if table is None:
             first = next(iter(self._interactions.values()))
             return replace(first, frame=seen.with_columns(problem=pl.lit(None, pl.String)), may_be_empty=True)
         self._described = table
-        seen = seen.unique("item", keep="first", maintain_order=True)
         frame = table.frame.join(seen.rename({"title": "seen"}), on="item", how="full", coalesce=True)
-        titles = [pl.col(name).replace("", None) for name in ("title", "seen") if name in frame.collect_schema()]
-        return replace(table, frame=frame.with_columns(pl.coalesce(titles).alias("title")).drop("seen"))
+        own = pl.col("title").replace("", None) if "title" in frame.collect_schema() else pl.lit(None, pl.String)
+        others = pl.when(own.is_null()).then(OTHER_TITLES).alias(OTHER_TITLES)
+        return replace(table, frame=frame.with_columns(others, title=pl.coalesce(own, "seen")).drop("seen"))
 
     @property
     def _items_have_titles(self) -> bool:

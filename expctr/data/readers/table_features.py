@@ -12,7 +12,7 @@ from expctr.errors import DataError
 
 _RESERVED = {
     *("user", "item", "title", "rating", "timestamp", "review", "split"),
-    *("row", "line", "problem", "column", "file", "place", "seen", "*"),
+    *("row", "line", "problem", "column", "file", "place", "seen", "other_titles", "*"),
 }
 _FEW = 100  # rows, of which each may well have another value
 

@@ -44,7 +44,7 @@ def reader(interactions: Any, items: Any = None, users: Any = None, **more: Any)
 
 def collected(tables: RawTables) -> list[list[dict[str, Any]]]:
     """The good rows of all tables, in order."""
-    about = ("row", "line", "problem", "column", "file")
+    about = ("row", "line", "problem", "column", "file", "other_titles")
     found = []
     for table in (tables.interactions, tables.items, tables.users):
         if table is not None:
