@@ -213,7 +213,8 @@ def _scan(path: Path) -> pl.LazyFrame:
         )
     headers = {_RAW + name: (name,) for name in names}
     frame = read_delimited(path, headers, [*headers]).frame
-    return frame.with_columns(pl.col(*headers).replace("", None))
+    filled = pl.col(*headers)  # `replace` takes milliseconds per column
+    return frame.with_columns(pl.when(filled != "").then(filled))
 
 
 def _numbered(frame: pl.LazyFrame) -> pl.LazyFrame:

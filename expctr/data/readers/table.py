@@ -226,8 +226,10 @@ class TableReader:
         if table is not None and self._items_have_titles and not titled:
             return table
         seen = pl.concat([frame.select("item", title="title" if titled else "item") for frame in titled or rows])
-        seen = seen.filter(pl.col("title") != "").unique().sort("item", "title").group_by("item", maintain_order=True)
-        seen = seen.agg(pl.first("title"), pl.col("title").slice(1).alias(OTHER_TITLES))
+        by_item = (
+            seen.filter(pl.col("title") != "").unique().sort("item", "title").group_by("item", maintain_order=True)
+        )
+        seen = by_item.agg(pl.first("title"), pl.col("title").slice(1).alias(OTHER_TITLES))
         if table is None:
             first = next(iter(self._interactions.values()))
             return replace(first, frame=seen.with_columns(problem=pl.lit(None, pl.String)), may_be_empty=True)

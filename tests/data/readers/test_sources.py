@@ -45,6 +45,17 @@ def test_of_a_workbook_the_way_to_csv_is_shown(tmp_path: Path, head: bytes) -> N
             reader(str(named)).tables  # noqa: B018
 
 
+def test_a_file_of_too_many_columns_says_how_many(tmp_path: Path) -> None:
+    path, wide = tmp_path / "clicks.csv", CLICKS.with_columns(pl.lit("x").alias(f"f{i}") for i in range(996))
+    wide.write_csv(path)
+    with pytest.raises(
+        DataError, match=r"^1,001 columns, .*clicks\.csv, row 1, and at most 1,000 are read\. Fix: keep"
+    ):
+        reader(str(path)).tables  # noqa: B018
+    wide.drop("f0").write_csv(path)
+    assert reader(str(path)).found == reader(CLICKS).found
+
+
 def test_headers_that_differ_in_case_only_stop_who_uses_them(tmp_path: Path) -> None:
     path = tmp_path / "clicks.csv"
     CLICKS.rename({"position": "Ad"}).with_columns(pl.lit("x").alias("a.d"), AD=pl.lit("y")).write_csv(path)
