@@ -140,7 +140,7 @@ class RawTable:
             dropped[f"{self.path.name}: {key} listed twice"] += frame.height - unique.height
         if OTHER_TITLES in unique.columns:
             others = unique.select(key, "title", OTHER_TITLES).explode(OTHER_TITLES).drop_nulls(OTHER_TITLES)
-            for item, title, other in others.head(1).iter_rows():
+            for item, title, other in others.sort(key, OTHER_TITLES).head(1).iter_rows():
                 dropped[f"{OTHER_TITLE}, such as {other!r} of {item}, {title!r}"] += others.height
             unique = unique.drop(OTHER_TITLES)
         return unique
