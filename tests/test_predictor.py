@@ -211,10 +211,16 @@ def test_parts_of_another_number_of_explanations_are_not_gone_on_with(
 GOOD = b"user,item\n1,2\n"
 BROKEN = {
     "not UTF-8": (b"user,item\ncaf\xe9,2\n", "save it as UTF-8"),
-    "a row too long": (GOOD + b"1,2,3,4\n", "as many values as the header"),
+    "a row too long": (GOOD + b"\n1,2,3,4\n", r"too many columns, .*pairs\.csv, row 4, column 4 of 2. Fix: put quotes"),
+    "a row too short": (GOOD + b"1\n", r"too few columns, .*pairs\.csv, row 3, column 1 of 2. Fix: give the row all"),
+    "two columns of one name": (
+        b"user,item,user\n1,2,3\n",
+        r"two columns of one name, .*pairs\.csv, row 1, column user",
+    ),
+    "a quote in quotes": (GOOD + b'"a"b,2\n', r"not a row of CSV, .*pairs\.csv, row 3: .*Fix: close each quote"),
     "no content": (b"", "cannot be read"),
     "no rows": (b"user,item\n", "has no rows"),
-    "an open quote": (b'user,item\n"1,2\n3,4\n', "every quote"),
+    "an open quote": (b'user,item\n"1,2\n3,4\n', "close each quote"),
     "semicolons": (b"user;item\n1;2\n", "separate columns by commas"),
     "UTF-16": (GOOD.decode().encode("utf-16"), "is UTF-16. Fix: save it as UTF-8"),
     "no people": (b"item,price\n1,2\n", "pairs have no column user"),

@@ -26,11 +26,11 @@ from expctr.data.summary import DataSummary
 from expctr.errors import DataError
 from expctr.whole_files import replacing
 
-_FORMAT = 10  # increase it when a reader or make_samples returns something else
+_FORMAT = 11  # increase it when a reader or make_samples returns something else
 _ABANDONED = 24 * 3600  # seconds after which a temporary file is deleted; its process was killed
 _THIS_PROCESS = uuid.uuid4().hex
 
-Stats = Sequence[tuple[str, int, int]]
+Stats = Sequence[tuple[str, int, int, int]]
 
 
 def cached_samples(
@@ -42,7 +42,7 @@ def cached_samples(
 ) -> tuple[pl.DataFrame, DataSummary]:
     """Loads the samples that were made from the same files with the same options, or makes and saves them.
 
-    They are made again if the path, size or time of a raw file changes, or if their checksum shows damage. If they
+    They are made again if the path, size or a time of a raw file changes, or if their checksum shows damage. If they
     cannot be saved, a warning says so.
 
     Args:
@@ -160,7 +160,9 @@ def _cached(
 
 def _stats(files: Sequence[Path]) -> Stats:
     try:
-        return [(str(path.resolve()), path.stat().st_size, path.stat().st_mtime_ns) for path in files]
+        # the time of the last change cannot be set, as that of the content can (cp -p, rsync, zip)
+        stats = [(str(path.resolve()), path.stat()) for path in files]
+        return [(path, stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns) for path, stat in stats]
     except OSError as error:
         raise DataError(f"cannot read a raw file: {error}. Fix: put the file back, and start again") from error
 

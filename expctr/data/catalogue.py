@@ -47,6 +47,11 @@ class Catalogue:
             found = (exact or named) + (self._ids.rows(typed.strip()) if ids else [])
         return [Item(self.items["item"][row], self.items["title"][row]) for row in dict.fromkeys(found)]
 
+    def is_called(self, item: str, typed: str) -> bool:
+        """Whether a typed title is that of an item, but for its year, case and white space; or its id after `id:`."""
+        rows = self._ids.rows(typed.removeprefix(BY_ID).strip()) if typed.startswith(BY_ID) else self._rows(typed)
+        return any(self.items["item"][row] == item for row in rows)
+
     def nearest(self, typed: str) -> list[str]:
         """Titles similar to a typed one, with or without its year; they are returned with their years."""
         found = nearest(typed, self._all_names.unique(maintain_order=True))

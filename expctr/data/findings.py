@@ -1,12 +1,14 @@
 """What looks wrong in a dataset's samples, each with what to do about it; `expctr prepare` prints it."""
 
 from expctr.data.options import SampleOptions
+from expctr.data.readers.base import OTHER_TITLE
 from expctr.data.summary import BEYOND_MAX_SAMPLES, COPIES, SUPERSEDED, DataSummary
 
 _FEW = 10  # rows of a label
 _DRIFT, _ERRORS = 0.1, 4.0  # a difference of base rates that matters, in itself and in standard errors
 _DROPPED = 0.1
 _OVERRULED = 0.05
+_BUSY, _TIMES = 0.2, 10  # share of all rows that one user has, and how many times the average
 
 
 def findings(summary: DataSummary, options: SampleOptions) -> list[str]:
@@ -23,6 +25,8 @@ def findings(summary: DataSummary, options: SampleOptions) -> list[str]:
     return [
         *_dropped_rows(summary),
         *_overruled_likes(summary),
+        *_busiest_user(summary),
+        *_other_titles(summary),
         *_ids_as_titles(summary),
         *(summary.unmatched or _titles(summary)),
         *_labels(summary, options, more),
@@ -56,6 +60,23 @@ def _overruled_likes(summary: DataSummary) -> list[str]:
     ]
 
 
+def _busiest_user(summary: DataSummary) -> list[str]:
+    if summary.busiest_share <= max(_BUSY, _TIMES / max(summary.users, 1)):
+        return []
+    return [
+        f"user {summary.busiest!r} has {summary.busiest_share:.0%} of all rows, more than a person would. Fix: remove "
+        "the rows of a test account, and those whose id stands for nobody"
+    ]
+
+
+def _other_titles(summary: DataSummary) -> list[str]:
+    return [
+        f"some items have several titles ({reason}: {count:,} in all). Fix: write one title per item"
+        for reason, count in summary.side_dropped.items()
+        if reason.startswith(OTHER_TITLE)
+    ]
+
+
 def _ids_as_titles(summary: DataSummary) -> list[str]:
     if not summary.no_titles:
         return []
@@ -85,7 +106,7 @@ def _labels(summary: DataSummary, options: SampleOptions, more: str) -> list[str
         more = "raise data.samples.max_samples"
     return [
         f"few rows of a label: {', '.join(few)}. Below {_FEW} rows an AUC is mostly chance, and without any there is "
-        f"none. Fix: {labels}, or {more}"
+        f"none. Fix: {more if options.negatives else f'{labels}, or {more}'}"  # with negatives, labels are right
     ]
 
 

@@ -9,10 +9,10 @@ import polars as pl
 
 from expctr.data.options import SPLITS, SampleOptions
 from expctr.data.random_draws import draws_of_ids, id_codes, mix
-from expctr.data.readers.bad_rows import NO_TIME, OUT_OF_RANGE
+from expctr.data.readers.bad_rows import NO_TIME, OUT_OF_RANGE, take_missing
 from expctr.data.readers.base import RawTable, RawTables
 from expctr.data.summary import COPIES, SUPERSEDED, DataSummary
-from expctr.data.unmatched_ids import check_spellings, explain_unmatched
+from expctr.data.unmatched_ids import check_spellings, explain_unmatched, unseen_differences
 from expctr.errors import DataError
 
 
@@ -89,12 +89,23 @@ def _read(
         frame = table.collect(columns, options.on_bad_row, skipped, summary.files)
         if skipped[table.reason(OUT_OF_RANGE)] and frame["rating"].eq(1).all():
             raise _not_ratings(table)
+        summary.counts += take_missing(skipped)
         dropped.update(skipped)
         summary.rows += frame.height + skipped.total()
         frames.append(frame.with_columns(split=pl.lit(SPLITS.index(name) if name else 0, pl.Int8)))
     events = pl.concat(frames, how="diagonal")
+    paths = dict.fromkeys(table.path for table in sources.values())
     for column in ("user", "item"):
-        check_spellings(events[column], column, dict.fromkeys(table.path for table in sources.values()))
+        check_spellings(events[column], column, paths)
+        summary.unmatched += unseen_differences(events[column], column, paths)
+    if len(sources) > 1 and len(paths) == 1:
+        rows = zip(sources, frames, strict=True)
+        summary.counts.append(f"rows by split: {', '.join(f'{name} {frame.height:,}' for name, frame in rows)}")
+    users = id_codes(events["user"])
+    if users.size:
+        counts = np.bincount(users)
+        summary.busiest = str(events["user"][int(np.argmax(users == counts.argmax()))])
+        summary.busiest_share = float(counts.max() / users.size)
     untimed = events["timestamp"].null_count()
     if options.order == "time" and untimed:
         table = next((table for table in sources.values() if "timestamp" in table.absent), table)
@@ -138,10 +149,10 @@ def _clean(
     known = np.zeros(1 + max(codes.max(initial=0), titles.max(initial=0)), dtype=np.bool_)
     known[titles] = True
     summary.untitled = 1 - float(known[np.unique(codes)].mean()) if codes.size else 0.0
-    unmatched = None
-    if summary.untitled > 0.5:
+    unmatched = ""
+    if summary.untitled:
         rated = events["item"].unique().cast(pl.String)
-        unmatched = explain_unmatched(rated, titled, "rated items", "the items with a title")
+        unmatched = explain_unmatched(rated, titled, "rated items", "the items with a title").finding
         summary.unmatched += [unmatched] if unmatched else []
     events = keep(events, pl.Series(known[codes]), "item without a title")
     if options.repeats == "latest":

@@ -39,7 +39,7 @@ def with_negatives(
     drawn = _draw(user, had, _draws(samples, options), Pool.of(events, options), options.negatives)
     place, slot = np.nonzero(drawn >= 0)
     if missing := drawn.size - place.size:
-        summary.notes.append(f"{missing:,} negatives were not drawn: their users had nearly all items")
+        summary.counts.append(f"{missing:,} negatives were not drawn: their users had nearly all items")
     codes = events.select("item", code=pl.Series(id_codes(events["item"]))).unique("code")
     names = pl.DataFrame({"code": drawn[place, slot], "place": place}).join(
         codes, on="code", how="left", maintain_order="left"

@@ -27,6 +27,8 @@ class NewUser(NamedTuple):
     """A name for the table of predictions. The CTR models treat everyone as a new user."""
     target: str = ""
     """The id of the target, because several items may have its title."""
+    row: int = 0
+    """The line of the file."""
 
 
 def read_new_users(path: Path) -> list[NewUser]:
@@ -49,16 +51,28 @@ def read_new_users(path: Path) -> list[NewUser]:
         raise DataError(f"undecodable bytes, {path}: {error}. Fix: save the file as UTF-8") from error
 
 
-def new_user_samples(users: Sequence[NewUser], catalogue: Catalogue, like: pl.DataFrame) -> pl.DataFrame:
+def new_user_samples(
+    users: Sequence[NewUser], catalogue: Catalogue, like: pl.DataFrame, path: Path | str = "people"
+) -> pl.DataFrame:
     """Turns new users into rows of the table of `make_samples`, with the columns of `like`.
 
-    A title that is not in the catalogue is a new item. Disliked titles count as later than liked ones.
+    A title that is not in the catalogue is a new item. Disliked titles count as later than liked ones. The target
+    itself is left out of its history.
+
+    Raises:
+        DataError: the item of a target's id has another title; it names `path` and the row.
     """
     rows = []
-    for text, _, target_id in users:
-        found = (catalogue.matches(BY_ID + target_id) if target_id else []) or catalogue.matches(text.target)
+    for text, _, target_id, row in users:
+        named = catalogue.matches(BY_ID + target_id) if target_id else []
+        if named and not catalogue.is_called(named[0].id, text.target):
+            raise DataError(
+                f"item {named[0].id} is called {named[0].title!r}, not {text.target!r}, {path}, row {row}, column "
+                "target_title. Fix: correct the title or the id in the column target, or leave the id empty"
+            )
+        found = named or catalogue.matches(text.target)
         target = found[0] if len(found) == 1 else Item("", text.target)
-        history = find_history(text.liked, text.disliked, catalogue)
+        history = [entry for entry in find_history(text.liked, text.disliked, catalogue) if entry.item != target]
         rows.append(with_history(target_columns(target, catalogue), history))
     return as_samples(rows, like)
 
@@ -89,4 +103,4 @@ def _rows(path: Path) -> Iterator[NewUser]:
             if not target:
                 raise DataError(f"no title, {place} target_title. Fix: write the title of the target")
             text = SampleText(target, split_titles(row["liked_titles"]), split_titles(row["disliked_titles"]))
-            yield NewUser(text, row.get("user", ""), row.get("target", ""))
+            yield NewUser(text, row.get("user", ""), row.get("target", ""), rows.line_num)

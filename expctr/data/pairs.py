@@ -96,6 +96,8 @@ class PairRows:
             .then(pl.lit("no item and no target_title"))
             .when(pl.col("target_title").is_null())
             .then(pl.format("no item with a title has the id {}", "item"))
+            .when(pl.col("misnamed").is_not_null())
+            .then("misnamed")
             .when(known & (pl.col("user") == ""))
             .then(pl.lit("no user and no titles of a history"))
             .when(known & ~pl.col("user").is_in(self._latest["user"].implode()))
@@ -112,22 +114,35 @@ class PairRows:
             .then(pl.lit("a title is both liked and disliked"))
         )
         pairs = pairs.with_columns(problem=problem)
-        good = others.join(pairs.filter(pl.col("problem").is_null()), on="pair", how="semi")
-        rows = pl.concat([self._like_samples(of_samples), self._like_samples(self._with_features(good, entries))])
+        good = pairs.filter(pl.col("problem").is_null()).select("pair")
+        of_samples, others = (rows.join(good, on="pair", how="semi") for rows in (of_samples, others))
+        rows = pl.concat([self._like_samples(of_samples), self._like_samples(self._with_features(others, entries))])
         return rows.sort("sample"), pairs["problem"]
 
     def _with_targets(self, pairs: pl.DataFrame) -> pl.DataFrame:
-        """Adds the target's id (empty for a new item) and title (null for an unknown id)."""
+        """Adds the target's id (empty for a new item) and title (null for an unknown id), and whether it has another.
+
+        `misnamed` says that the item of a given id has another title than the given one.
+        """
         catalogue = self.data.catalogue
         typed = pairs.filter(pl.col("item") == "")["target_title"].unique().to_list()
         found = {title: catalogue.matches(title) for title in typed}
         ids = {title: items[0].id if len(items) == 1 else "" for title, items in found.items()}
         by_title = pl.col("target_title").replace_strict(ids, default="", return_dtype=pl.String)
         titles = catalogue.items.select(target="item", known_title="title")
-        return (
-            pairs.with_columns(target=pl.when(pl.col("item") == "").then(by_title).otherwise("item"))
-            .join(titles, on="target", how="left", maintain_order="left")
-            .with_columns(target_title=pl.when(pl.col("target") == "").then("target_title").otherwise("known_title"))
+        pairs = pairs.with_columns(target=pl.when(pl.col("item") == "").then(by_title).otherwise("item")).join(
+            titles, on="target", how="left", maintain_order="left"
+        )
+        differ = (
+            (pl.col("item") != "") & (pl.col("target_title") != "") & (pl.col("target_title") != pl.col("known_title"))
+        )
+        both = pairs.filter(differ).select("item", "target_title", "known_title").unique()
+        is_wrong = [not catalogue.is_called(item, title) for item, title, _ in both.iter_rows()]
+        wrong = both.filter(pl.Series(is_wrong, dtype=pl.Boolean))
+        misnamed = pl.format("item {} is called {}, not {}", "item", "known_title", "target_title")
+        wrong = wrong.select("item", "target_title", misnamed=misnamed)
+        return pairs.join(wrong, on=["item", "target_title"], how="left", maintain_order="left").with_columns(
+            target_title=pl.when(pl.col("target") == "").then("target_title").otherwise("known_title")
         )
 
     def _typed(self, pairs: pl.DataFrame) -> pl.DataFrame:

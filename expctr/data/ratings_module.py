@@ -266,8 +266,9 @@ class RatingsDataModule(L.LightningDataModule):
     @cached_property
     def _people(self) -> tuple[list[NewUser], pl.DataFrame]:
         """The new users of `people`, and their rows for prediction."""
-        people = read_new_users(Path(str(self.people)))
-        return people, new_user_samples(people, self.catalogue, self.samples)
+        path = Path(str(self.people))
+        people = read_new_users(path)
+        return people, new_user_samples(people, self.catalogue, self.samples, path)
 
     def slices(self, split: str) -> dict[str, Tensor]:
         """Which rows of `table(split)` are about warm or cold users and items; bool `[rows]` by the slice's name.

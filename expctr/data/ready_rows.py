@@ -10,10 +10,11 @@ import polars as pl
 from expctr.data.interactions import is_liked
 from expctr.data.options import SPLITS, SampleOptions
 from expctr.data.random_draws import draws_of_ids, redraw
+from expctr.data.readers.bad_rows import take_missing
 from expctr.data.readers.base import RawTable
 from expctr.data.summary import DataSummary
 from expctr.data.targets import Targets, draw_splits, keep_subset
-from expctr.data.unmatched_ids import check_spellings
+from expctr.data.unmatched_ids import check_spellings, unseen_differences
 from expctr.errors import UserError
 
 
@@ -89,7 +90,7 @@ def _without_targets(entries: pl.DataFrame, targets: pl.DataFrame, summary: Data
     is_target = (entries["item"] == own["item"]) & (entries["item"] != "")
     is_target |= (unnamed[0] | unnamed[1]) & (titles[0] == titles[1])
     if count := int(is_target.sum()):
-        summary.notes.append(f"{count:,} history entries were left out: they are the target of their own row")
+        summary.counts.append(f"{count:,} history entries were left out: they are the target of their own row")
     return entries.filter(~is_target)
 
 
@@ -105,9 +106,11 @@ def _read(
         frame = table.collect([target, *others], options.on_bad_row, skipped, summary.files)
         frames.append(frame.with_columns(split=pl.lit(SPLITS.index(split) if split else 0, pl.Int8)))
     rows = pl.concat(frames, how="diagonal")
+    summary.counts += take_missing(skipped)
     paths = [table.path for table in sources.values()]
-    check_spellings(rows["user"], "user", paths)
-    check_spellings(rows["name"], "item", paths)
+    for column, name in (("user", "user"), ("name", "item")):
+        check_spellings(rows[column], name, paths)
+        summary.unmatched += unseen_differences(rows[column], name, paths)
     summary.rows, summary.dropped = rows.height + skipped.total(), dict(skipped)
     content = pl.concat_str("user", "name", pl.col("history").list.join("|"), separator="/")
     middle = options.threshold or 0.0

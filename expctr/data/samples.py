@@ -20,7 +20,7 @@ from expctr.data.ready_rows import ready_targets
 from expctr.data.sample_rows import history_lists, target_features
 from expctr.data.summary import DataSummary
 from expctr.data.targets import Targets, draw_splits, draw_targets
-from expctr.data.unmatched_ids import explain_unmatched
+from expctr.data.unmatched_ids import explain_unmatched, unseen_differences
 from expctr.errors import DataError
 
 _NO_ENTRIES = pl.DataFrame(schema={"sample": pl.Int64, "row": pl.Int64})
@@ -55,6 +55,7 @@ def make_samples(
     side_dropped, dropped = Counter[str](), Counter[str]()
     if items is None:
         items = titled_items(tables, options, side_dropped, summary.files)
+    summary.unmatched += unseen_differences(items["item"], "item", tables.items.files)
     named = {name: splits[name] for name in SPLITS} if splits else {"": tables.interactions}
     sources = {name: table.with_places() for name, table in named.items()}
     if tables.is_ready:
@@ -72,16 +73,13 @@ def make_samples(
     samples = pl.concat([samples, pl.concat(texts, how="diagonal")], how="horizontal").drop("place", strict=False)
     if tables.users is not None:
         users = tables.users.collect_unique("user", options.on_bad_row, side_dropped, summary.files)
-        about = f"the rows of {tables.users.path.name}"
-        if unmatched := explain_unmatched(samples["user"], users["user"], "users with samples", about):
-            summary.unmatched.append(unmatched)
+        summary.unmatched += unseen_differences(users["user"], "user", tables.users.files)
+        _compare(samples["user"], users["user"], "users with samples", tables.users, summary)
         users = users.rename({c: f"user_{c}" for c in users.columns if c != "user"})
         samples = samples.join(users, on="user", how="left", maintain_order="left")
     if tables.described is not None:
         ids = tables.described.collect(["item"], options.on_bad_row, Counter())["item"]
-        about = f"the rows of {tables.described.path.name}"
-        if unmatched := explain_unmatched(samples["target"], ids, "items of samples", about):
-            summary.unmatched.append(unmatched)
+        _compare(samples["target"], ids, "items of samples", tables.described, summary)
     if options.negatives:
         samples = with_negatives(samples, targets.events, items, options, summary)
     samples = samples.with_columns(pl.int_range(pl.len(), dtype=pl.Int64).alias("sample"))
@@ -100,6 +98,13 @@ def notes_on(tables: RawTables, splits: Mapping[str, RawTable] | None) -> list[s
         names = ", ".join({table.path.name: 0 for table in splits.values()})
         notes.append(f"not used, because {names} are the splits: data.samples.{', '.join(IGNORED_WITH_SPLITS)}")
     return notes
+
+
+def _compare(used: pl.Series, described: pl.Series, used_in: str, table: RawTable, summary: DataSummary) -> None:
+    """Says which ids the table of users or items does not have."""
+    finding, note = explain_unmatched(used, described, used_in, f"the rows of {table.path.name}")
+    summary.unmatched += [finding] if finding else []
+    summary.counts += [note] if note else []
 
 
 def _choose(

@@ -30,10 +30,12 @@ class DataSummary:
         files: rows of each file that was read, by path.
         notes: how the files were understood, and which files and columns are not used, in words.
         own_splits: the splits are those of the files.
-        unmatched: ids of one file that most rows of another one do not have, in words.
+        unmatched: ids of one file that another one does not have, most of them or in another spelling, in words.
+        counts: what else was counted, in words, such as the users whom the table of users does not have.
         no_titles: nothing says what the items are called, so their ids stand for titles.
         rows: rating rows read; the sum of `interactions` and of those `dropped`, by reason.
         side_dropped: rows of the item and user files not used, by reason.
+        busiest: the user with the most rows, and `busiest_share`, the share of all rows.
         overruled: share of the liked pairs of user and item whose latest row, the one that counts, is not liked.
         interactions: rows left, of so many `users` and `items`.
         untitled: share of the rated items that have no title.
@@ -52,10 +54,13 @@ class DataSummary:
     notes: list[str] = field(default_factory=list)
     own_splits: bool = False
     unmatched: list[str] = field(default_factory=list)
+    counts: list[str] = field(default_factory=list)
     no_titles: bool = False
     rows: int = 0
     dropped: dict[str, int] = field(default_factory=dict)
     side_dropped: dict[str, int] = field(default_factory=dict)
+    busiest: str = ""
+    busiest_share: float = 0.0
     overruled: float = 0.0
     interactions: int = 0
     users: int = 0
@@ -125,5 +130,5 @@ def summary_tables(summary: DataSummary, findings: Sequence[str] = ()) -> Group:
         )
     splits.caption, splits.caption_justify = "\n".join(notes), "left"
     wrong = [Text(printable(f"- {finding}")) for finding in findings]
-    about = [Text(printable(note)) for note in summary.notes]
+    about = [Text(printable(note)) for note in (*summary.notes, *summary.counts)]
     return Group(rows, *about, splits, *([Text("What looks wrong", style="bold")] if wrong else []), *wrong)

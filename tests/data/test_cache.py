@@ -53,6 +53,16 @@ def test_samples_are_made_once(raw: Path) -> None:
     assert make.calls == 2
 
 
+def test_a_file_of_the_same_size_and_time_is_another_one_if_it_was_written_again(raw: Path) -> None:
+    make, before = Maker(), raw.stat()
+    load(raw, make)
+    raw.write_text("1,2,3,5\n")
+    os.utime(raw, ns=(before.st_atime_ns, before.st_mtime_ns))
+    assert (raw.stat().st_size, raw.stat().st_mtime_ns) == (before.st_size, before.st_mtime_ns)
+    load(raw, make)
+    assert make.calls == 2
+
+
 @pytest.mark.parametrize("kind", ["parquet", "json"])
 @pytest.mark.parametrize("damage", ["empty", "cut", "flipped", "other", "gone"])
 def test_damaged_samples_are_made_again(raw: Path, kind: str, damage: str) -> None:

@@ -32,6 +32,10 @@ SOUND = DataSummary(
 """On the sound side of each limit."""
 
 
+USER_0 = {"busiest": "0", "busiest_share": 0.2, "users": 50}
+TITLES = "another title of an item in the interactions, such as 'Fargo' of 12, 'Heat'"
+
+
 def test_sound_data_have_no_findings() -> None:
     assert findings(SOUND, OPTIONS) == []
 
@@ -48,6 +52,8 @@ WRONG = {
     ),
     "drift": ({"splits": {**SOUND.splits, "val": split(100, 0.29)}}, "29% of the validation rows are liked"),
     "unknown users": ({"splits": {**SOUND.splits, "test": split(100, 0.5, 0.0)}}, "every user of the test rows"),
+    "a test account": (USER_0 | {"busiest_share": 0.21}, "user '0' has 21% of all rows"),
+    "two titles": ({"side_dropped": {TITLES: 3}}, f"some items have several titles ({TITLES}: 3 in all)"),
     "ties": ({"tied": 0.51}, "51% of the interactions share their time"),
     "no histories": ({"history": {"median": 0.0}}, "most histories are empty"),
 }
@@ -59,6 +65,18 @@ def test_each_kind_is_found_alone_and_comes_with_a_way_out(name: str) -> None:
     (found,) = findings(replace(SOUND, **changes), OPTIONS)
     assert expected in found
     assert ". Fix: " in found
+
+
+def test_of_few_users_one_may_have_many_rows() -> None:
+    """Less than ten times the average."""
+    for changes in (USER_0, USER_0 | {"busiest_share": 0.3, "users": 33}):
+        assert findings(replace(SOUND, **changes), OPTIONS) == []  # type: ignore[arg-type]
+
+
+def test_drawn_negatives_are_not_doubted() -> None:
+    few = replace(SOUND, splits={**SOUND.splits, "test": split(9, 0.5)})
+    (found,) = findings(few, replace(OPTIONS, threshold=None, negatives=4))
+    assert found.endswith("there is none. Fix: raise data.samples.targets_per_user")
 
 
 def test_where_the_number_of_samples_is_limited_the_limit_is_what_to_raise() -> None:
@@ -116,3 +134,4 @@ def test_ties_are_interactions_of_one_user_at_one_time(tmp_path: object) -> None
     summary = DataSummary()
     load_interactions({"": RawTable(frame.lazy(), tmp_path)}, pl.Series(["1", "2", "3"]), OPTIONS, summary)  # type: ignore[arg-type]
     assert summary.tied == pytest.approx(2 / 5)
+    assert (summary.busiest, summary.busiest_share) == ("a", 3 / 5)

@@ -73,7 +73,7 @@ def test_a_user_with_all_items_gets_fewer_and_it_is_said() -> None:
     samples, summary = make_samples(make_tables(rows), SampleOptions(threshold=None, negatives=4, fractions=(1, 0, 0)))
     count = Counter(samples.filter(label=0)["user"].to_list())
     assert count == {"two": 3}
-    assert summary.notes == ["5 negatives were not drawn: their users had nearly all items"]
+    assert summary.counts == ["5 negatives were not drawn: their users had nearly all items"]
 
 
 def test_max_samples_counts_negatives() -> None:

@@ -62,6 +62,38 @@ def test_an_id_chooses_between_items_with_the_same_title() -> None:
     assert rows["target_year"].to_list() == [None, 1995, None]
 
 
+ITEMS = pl.DataFrame({"item": ["12", "13"], "title": ["Heat", "Fargo"], "year": [1995, 1996]})
+LIKE = pl.DataFrame(
+    schema=dict.fromkeys(("sample", "target", "target_title", "target_year"), pl.String)
+    | {name: pl.List(pl.String) for name in ("liked", "liked_titles", "disliked", "disliked_titles", "history")}
+    | {"sample": pl.Int64, "target_year": pl.Int64, "history_liked": pl.List(pl.Boolean)}
+)
+HEADED = "target,target_title,liked_titles,disliked_titles\n"
+
+
+def test_an_id_and_a_title_that_disagree_are_refused(tmp_path: Path) -> None:
+    path = write(tmp_path, {"new.csv": f"{HEADED}13,Fargo,,\n12,Fargo,,\n"}) / "new.csv"
+    with pytest.raises(DataError) as caught:
+        new_user_samples(read_new_users(path), Catalogue(ITEMS), LIKE, path)
+    assert str(caught.value) == (
+        f"item 12 is called 'Heat', not 'Fargo', {path}, row 3, column target_title. Fix: correct the title or the id "
+        "in the column target, or leave the id empty"
+    )
+
+
+@pytest.mark.parametrize("title", ["Heat", "Heat (1995)", "  hEAT", "id:12"])
+def test_titles_agree_as_the_catalogue_compares_them(title: str) -> None:
+    rows = new_user_samples([NewUser(SampleText(title), target="12")], Catalogue(ITEMS), LIKE)
+    assert rows.select("target", "target_title").rows() == [("12", "Heat")]
+
+
+@pytest.mark.parametrize("target", ["Heat", "Something new"])
+def test_the_target_is_not_in_its_own_history(target: str) -> None:
+    text = SampleText(target, ("Fargo", target), (target,))
+    (row,) = new_user_samples([NewUser(text)], Catalogue(ITEMS), LIKE).iter_rows(named=True)
+    assert (row["liked_titles"], row["disliked_titles"], row["history"]) == (["Fargo"], [], ["13"])
+
+
 def test_missing_file(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="no such file"):
         read_new_users(tmp_path / "new.csv")

@@ -73,7 +73,7 @@ def test_lists_of_titles_and_ids_can_be_mixed(data: MovieLensDataModule) -> None
         user=["a", "somebody"],
         item=[None, "8"],
         liked_titles=[[], ["Fargo"]],
-        target_title=["Congo", "is not read beside an id"],
+        target_title=["Congo", "Congo"],
     )
     assert problems == [None, None]
     assert rows["target"].to_list() == ["8", "8"]
@@ -98,6 +98,24 @@ def test_each_pair_that_cannot_be_scored_says_why(data: MovieLensDataModule) -> 
         None,
     ]
     assert rows["sample"].to_list() == [6]
+
+
+def test_an_id_and_a_title_that_disagree_are_a_problem(data: MovieLensDataModule) -> None:
+    """Of a pair that is a sample, of one that is not, and of a typed history."""
+    titles = ["Fargo", "congo", "Congo (1995)", "  CONGO", "Fargo", "Fargo", ""]
+    rows, problems = make(
+        data,
+        user=["a"] * 5 + ["", "a"],
+        item=["8"] * 6 + ["8"],
+        target_title=titles,
+        liked_titles=[""] * 5 + ["Kids", ""],
+    )
+    wrong = "item 8 is called Congo, not Fargo"
+    assert problems == [wrong, None, None, None, wrong, wrong, None]
+    assert rows["sample"].to_list() == [i for i, problem in enumerate(problems) if problem is None]
+    sample = data.samples.row(0, named=True)
+    _, problems = make(data, user=[sample["user"]], item=[sample["target"]], target_title=["Something else"])
+    assert problems == [f"item {sample['target']} is called {sample['target_title']}, not Something else"]
 
 
 @pytest.mark.parametrize("item", [8, 8.0])

@@ -133,7 +133,7 @@ def test_a_history_does_not_hold_its_own_target() -> None:
     data = prepared(pl.DataFrame([by_id, by_title, twin, alone] * 10), items=items, samples=options)
     found = data.samples.select("target", pl.col("history").list.join("|")).unique().sort("target").rows()
     assert found == [("", "Casper"), ("1", "2|3"), ("2", "3")]
-    assert "80 history entries were left out: they are the target of their own row" in data.summary.notes
+    assert "80 history entries were left out: they are the target of their own row" in data.summary.counts
     assert data.summary.samples_dropped == {"history shorter than min_history": 10}
 
 

@@ -154,6 +154,7 @@ def test_splits_by_a_column_are_those_by_files(tmp_path: Path) -> None:
         clicks.filter(fold=given).drop("fold").write_csv(tmp_path / f"{name}.csv")
     files = SplitFiles(*(str(tmp_path / f"{name}.csv") for name in ("train", "val", "test")))
     by_column = prepared(clicks, ITEMS, columns=TableColumns(split="fold"))
+    assert "rows by split: train 81, val 20, test 19" in by_column.summary.counts
     by_files = prepared(None, ITEMS, splits=files, cache_dir=str(tmp_path / "cache"))
     assert by_column.samples.equals(by_files.samples)
     assert by_column.summary.rows == 120
@@ -210,6 +211,41 @@ def test_a_table_of_items_that_has_none_of_the_ids_is_said_though_titles_are_els
     assert "23 of 23 ids of items of samples are not in the rows of data.items: 's" in said
     assert "'item/s" in said
     assert not prepared(titled, ITEMS.drop("title")).summary.unmatched
+
+
+def test_users_whom_their_table_does_not_have_are_counted_or_explained() -> None:
+    """Two of eight."""
+    lost = prepared(CLICKS, ITEMS, USERS[2:]).summary
+    assert lost.counts == ["2 of 8 users with samples are not in the rows of data.users"]
+    assert not lost.unmatched
+    other = pl.when(pl.col("age") < 22).then(pl.format("0{}", "user_id")).otherwise("user_id")
+    (said,) = prepared(CLICKS, ITEMS, USERS.with_columns(user_id=other)).summary.unmatched
+    assert said.startswith("2 of 8 ids of users with samples are not in the rows of data.users: 'u0', 'u1'; there ")
+    assert "leading zeros" in said
+
+
+def test_what_is_counted_is_known_from_the_cache_too(tmp_path: Path) -> None:
+    paths = [str(tmp_path / name) for name in ("clicks.csv", "items.csv", "users.csv")]
+    for table, path in zip((CLICKS, ITEMS.drop("tags"), USERS[2:]), paths, strict=True):
+        table.write_csv(path)
+    for _ in range(2):
+        summary = prepared(*paths, cache_dir=str(tmp_path / "cache")).summary
+        assert summary.counts == ["2 of 8 users with samples are not in the rows of users.csv"]
+
+
+@pytest.mark.parametrize("items", [None, ITEMS.drop("title"), ITEMS.with_columns(title=None)])
+def test_items_with_several_titles_are_counted_and_the_first_counts(items: pl.DataFrame | None) -> None:
+    """Two items have a second title: s0 in two rows, and s1 in one."""
+    titles = (
+        pl.when(pl.int_range(pl.len()).is_in([0, 23, 24])).then(pl.lit("Another")).otherwise(pl.format("T {}", "sku"))
+    )
+    log = CLICKS.with_columns(sku=pl.format("s{}", pl.int_range(pl.len()) % 23)).with_columns(title=titles)
+    data = TableDataModule(log, items)
+    data.prepare_data()
+    reason = "another title of an item in the interactions, such as 'T s0' of s0, 'Another'"
+    assert data._prepared[1].side_dropped == {reason: 2}
+    assert any(f"({reason}: 2 in all). Fix: " in text for text in data.findings)
+    assert {*data._prepared[0].filter(target="s1")["target_title"]} <= {"Another"}
 
 
 def test_features_may_have_any_name() -> None:

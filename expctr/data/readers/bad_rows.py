@@ -3,6 +3,7 @@
 A marked row lets `RawTable.collect` either raise the first bad row or count and skip all of them.
 """
 
+from collections import Counter
 from typing import Literal
 
 import polars as pl
@@ -31,13 +32,15 @@ FIXES = {  # {scale} and {path} are those of the table
     "TableDataModule --data.interactions {path}",
     NO_TIME: "write seconds since 1970 or a date, or order ratings at random with data.samples.order: shuffle",
     BAD_TIME: "write seconds since 1970, or a date such as 2005-04-02 23:53:47",
-    OTHER_TIME: "write all times in one form and one unit",
+    OTHER_TIME: "write all times in one form and one unit; where most are from 1980 to 2100, another year is a mistake",
     BAD_LABEL: "write 1 or 0, true or false; a rating belongs in data.columns.rating, with data.samples.threshold",
     BAD_SPLIT: "write train, val or test",
     BAD_FEATURE: "correct the value, or choose the kind category in data.features",
     BAD_HISTORY: "give each entry of the history one label, 1 or 0",
     BAD_TITLES: "write each title in double quotes, with a comma after it",
 }
+MISSING = "value that is not of its kind, and counts as missing"
+"""The reason for a feature's bad value, if bad rows are skipped: its row stays."""
 PROBLEM = pl.Enum(list(FIXES))
 """Type of the column `problem`. An enum takes one byte per row; the column is read for every row."""
 
@@ -45,6 +48,16 @@ PROBLEM = pl.Enum(list(FIXES))
 def marked(problem: str) -> pl.Expr:
     """The constant that marks a row as bad."""
     return pl.lit(problem, PROBLEM)
+
+
+def has_row() -> pl.Expr:
+    """Whether a row stays if bad rows are skipped: it is good, or only the value of a feature is bad."""
+    return pl.col("problem").is_null() | (pl.col("problem").cast(pl.String) == BAD_FEATURE)
+
+
+def take_missing(skipped: Counter[str]) -> list[str]:
+    """Takes values that count as missing out of what was skipped, so that it counts rows; returns them in words."""
+    return [f"{reason}: {skipped.pop(reason):,}" for reason in [*skipped] if reason.endswith(MISSING)]
 
 
 def bad_ids(name: str, shown: str = "") -> list[tuple[pl.Expr, str, str]]:

@@ -9,11 +9,15 @@ from pathlib import Path
 import polars as pl
 
 from expctr.data.readers import interrupts
-from expctr.data.readers.bad_rows import FIXES, OnBadRow
+from expctr.data.readers.bad_rows import BAD_FEATURE, FIXES, MISSING, OnBadRow, has_row
 from expctr.errors import DataError, first_line
 
 POLARS_ERRORS = (pl.exceptions.PolarsError, pl.exceptions.PanicException)
 """What polars raises about a file: it panics where a damaged one contradicts itself."""
+OTHER_TITLES = "other_titles"
+"""Column of a table of items: what else the interactions call them."""
+OTHER_TITLE = "another title of an item in the interactions"
+"""Begins the reason why such a title is not used."""
 
 
 @contextmanager
@@ -84,10 +88,12 @@ class RawTable:
     ) -> pl.DataFrame:
         """Reads some columns of the good rows.
 
+        If bad rows are skipped, a row of which only a feature's value is bad stays without this value.
+
         Args:
             columns: which.
             on_bad_row: what to do with bad rows.
-            dropped: gets the number of skipped rows by reason.
+            dropped: gets the number of skipped rows by reason, and of such values (`MISSING`) by column.
             read: gets the number of all rows, by path.
 
         Raises:
@@ -110,8 +116,12 @@ class RawTable:
         if problems.len() and on_bad_row == "error":
             raise self._first_problem(problems.len(), frame.height)
         for problem, count in problems.value_counts().iter_rows():
-            dropped[self.reason(problem)] += count
-        good = frame.filter(pl.col("problem").is_null()) if problems.len() else frame  # a filter copies the whole table
+            if problem == BAD_FEATURE:
+                bad = self.frame.filter(pl.col("problem") == BAD_FEATURE).select("column").collect()["column"]
+                dropped.update(f"{self.path.name}, column {column}: {MISSING}" for column in bad)
+            else:
+                dropped[self.reason(problem)] += count
+        good = frame.filter(has_row()) if problems.len() else frame  # a filter copies the whole table
         return good.drop("problem")
 
     def collect_unique(
@@ -128,6 +138,11 @@ class RawTable:
         unique = frame.unique(key, keep="first", maintain_order=True)
         if frame.height > unique.height:
             dropped[f"{self.path.name}: {key} listed twice"] += frame.height - unique.height
+        if OTHER_TITLES in unique.columns:
+            others = unique.select(key, "title", OTHER_TITLES).explode(OTHER_TITLES).drop_nulls(OTHER_TITLES)
+            for item, title, other in others.sort(key, OTHER_TITLES).head(1).iter_rows():
+                dropped[f"{OTHER_TITLE}, such as {other!r} of {item}, {title!r}"] += others.height
+            unique = unique.drop(OTHER_TITLES)
         return unique
 
     def _first_problem(self, count: int, rows: int) -> DataError:
@@ -137,9 +152,10 @@ class RawTable:
         fix = FIXES[problem].format(scale=self.scale, path=path)
         if "\t" in line and '"' in line:
             fix += "; quotes are text in a table separated by tabs, so write the values without them"
+        what = "values" if problem == BAD_FEATURE else "rows"
         return DataError(
             f"{problem}, {path}, row {row:,}, column {column}: {line[:120]!r}. Fix: {fix}; or count "
-            f"and skip bad rows with data.samples.on_bad_row: skip ({count:,} of {rows:,} rows are bad)"
+            f"and skip bad {what} with data.samples.on_bad_row: skip ({count:,} of {rows:,} rows are bad)"
         )
 
 

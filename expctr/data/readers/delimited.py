@@ -136,15 +136,21 @@ def _detect_columns(
         known = place.keys() >= set(required) and len(fields) > 1 and "\0" not in head[0]
         plain = [plain_header(field) for field in fields]
         exact = {name for accepted in headers.values() for name in accepted}
+        count, alike = Counter(fields), Counter(plain)
         twice = [
             fields[i]
             for i in place.values()
-            if fields.count(fields[i]) > 1 or (fields[i] not in exact and plain.count(plain[i]) > 1)
+            if count[fields[i]] > 1 or (fields[i] not in exact and alike[plain[i]] > 1)
         ]
         if twice:
             raise DataError(
                 f"two columns of one name, {path}, row 1, column {twice[0][:60]}. Fix: delete or rename one of them"
             )
+    if len(fields) > _MAX_COLUMNS:
+        raise DataError(
+            f"{len(_split_line(head[0], delimiter)):,} columns, {path}, row 1, and at most {_MAX_COLUMNS:,} are read. "
+            "Fix: keep the columns that are needed, or, if it has fewer, download the damaged file again"
+        )
     if not known:
         accepted = "; ".join(f"{name}: {', '.join(headers[name])}" for name in required if not order)
         raise DataError(
@@ -152,8 +158,6 @@ def _detect_columns(
             f"{head[0][:120]!r} into the columns {', '.join(required)}. Fix: "
             + (f"use these column names ({accepted})" if accepted else "check that this is the right file")
         )
-    if len(fields) > _MAX_COLUMNS:
-        raise DataError(f"more than {_MAX_COLUMNS:,} columns, {path}, row 1. Fix: download the damaged file again")
     return delimiter, fields
 
 

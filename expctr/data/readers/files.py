@@ -13,9 +13,10 @@ from expctr.errors import DataError
 _COMPRESSED = (".gz", ".zst")
 _ARCHIVES = {b"PK\x03\x04": "zip", b"BZh": "bzip2", b"\xfd7zXZ": "xz", b"7z\xbc\xaf": "7-Zip", b"Rar!": "RAR"}
 _WORKBOOKS = (b"[Content_Types].xml", b"mimetypeapplication/vnd.oasis")  # in the head of .xlsx and .ods, zip archives
+_SHEETS = ("a spreadsheet", "an Excel workbook")
 _FORMATS = {
     b"ARROW1": "an Arrow or Feather file",
-    b"\xd0\xcf\x11\xe0": "an Excel workbook",
+    b"\xd0\xcf\x11\xe0": _SHEETS[1],
     b"\x89HDF": "an HDF5 file",
     b"SQLite format": "an SQLite database",
     b"\x93NUMPY": "a NumPy file",
@@ -107,9 +108,10 @@ def check_file(path: Path) -> None:
             start = head[:8]
             found = next((kind for magic, kind in _FORMATS.items() if head.startswith(magic)), None)
             if any(name in head for name in _WORKBOOKS):
-                found = "a spreadsheet"
+                found = _SHEETS[0]
             if found:
-                raise DataError(f"{found}, {path}. Fix: save the table as CSV in UTF-8, or as parquet")
+                sheet = " (pandas: pandas.read_excel(...).to_csv(..., index=False))" if found in _SHEETS else ""
+                raise DataError(f"{found}, {path}. Fix: save the table as CSV in UTF-8{sheet}, or as parquet")
             packed = next((kind for magic, kind in _ARCHIVES.items() if start.startswith(magic)), None)
             if packed:
                 raise DataError(f"a {packed} archive, {path}. Fix: unpack it; gzip and zstd files are read as they are")

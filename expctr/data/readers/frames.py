@@ -38,9 +38,14 @@ def as_frame(source: Any, option: str) -> pl.DataFrame:
 
 
 def plain_types(frame: pl.LazyFrame) -> pl.LazyFrame:
-    """Categories as texts, also in lists: what a category is called counts, not its number."""
+    """Categories as texts, also in lists: what a category is called counts, not its number.
+
+    Times are in UTC, without a zone, and in one unit.
+    """
     plain: dict[str, pl.DataType] = {}
     for name, dtype in frame.collect_schema().items():
+        if isinstance(dtype, pl.Datetime):
+            plain[name] = pl.Datetime("us")
         inner = dtype.inner if isinstance(dtype, pl.List | pl.Array) else dtype
         if isinstance(inner, pl.Categorical | pl.Enum):
             plain[name] = pl.String() if inner is dtype else pl.List(pl.String())

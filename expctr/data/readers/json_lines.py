@@ -5,18 +5,15 @@ Long texts need not be kept: `RawTable.texts_at` reads those of a few rows later
 """
 
 import ast
-import gzip
 import io
 import json
 import re
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from functools import lru_cache
 from itertools import compress
 from pathlib import Path
-from typing import BinaryIO, cast
 
 import numpy as np
 import polars as pl
@@ -26,7 +23,7 @@ from expctr.data.readers import interrupts
 from expctr.data.readers.bad_rows import NOT_JSON, PROBLEM, UNDECODABLE
 from expctr.data.readers.base import RawTable
 from expctr.data.readers.files import check_file
-from expctr.data.readers.lines import GZIP, ZSTD, ZstdText, magic_of
+from expctr.data.readers.lines import opened
 from expctr.data.readers.progress import reading_progress
 from expctr.data.readers.python_literals import split_literal
 from expctr.errors import DataError
@@ -84,7 +81,7 @@ def _chunks(path: Path) -> Iterator[list[bytes]]:
     read = 0
     try:
         with (
-            _opened(path) as (file, raw),
+            opened(path) as (file, raw),
             reading_progress(path, raw) as progress,
             ThreadPoolExecutor(1) as ahead,  # decompresses the next chunk while this one is parsed
         ):
@@ -104,25 +101,12 @@ def _texts_at(path: Path, places: pl.Series, keys: Mapping[str, Sequence[str]]) 
     """One column of the rows that begin at some places, in their order. The other rows are skipped, not parsed."""
     ordered = places.unique().sort()
     lines = []
-    with _opened(path) as (file, _):
+    with opened(path) as (file, _):
         for place in ordered:
             file.seek(place)
             lines.append(file.readline())
     found = _parse(lines, keys).select(pl.first()).to_series() if lines else pl.Series(dtype=pl.String)
     return found.gather(ordered.search_sorted(places))
-
-
-@contextmanager
-def _opened(path: Path) -> Iterator[tuple[BinaryIO, BinaryIO]]:
-    """The content of a file, and the file itself, whose position tells how much is read."""
-    with path.open("rb") as raw:
-        magic = magic_of(path)
-        if magic.startswith(ZSTD):
-            yield io.BufferedReader(cast(io.RawIOBase, ZstdText(path)), 1 << 20), raw
-        elif magic.startswith(GZIP):
-            yield io.BufferedReader(gzip.GzipFile(fileobj=raw), 1 << 20), raw
-        else:
-            yield raw, raw
 
 
 def _parse(lines: list[bytes], keys: Mapping[str, Sequence[str]]) -> pl.DataFrame:

@@ -5,10 +5,11 @@ import gzip
 import io
 import zlib
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Literal
+from typing import BinaryIO, Literal, cast
 
 import numpy as np
 import polars as pl
@@ -109,6 +110,19 @@ class ZstdText(io.RawIOBase):
         while whence == 0 and self._at < offset and self.read(min(offset - self._at, 1 << 20)):
             pass
         return self._at
+
+
+@contextmanager
+def opened(path: Path) -> Iterator[tuple[BinaryIO, BinaryIO]]:
+    """The content of a file, and the file itself, whose position tells how much is read."""
+    with path.open("rb") as raw:
+        magic = magic_of(path)
+        if magic.startswith(ZSTD):
+            yield io.BufferedReader(cast(io.RawIOBase, ZstdText(path)), 1 << 20), raw
+        elif magic.startswith(GZIP):
+            yield io.BufferedReader(gzip.GzipFile(fileobj=raw), 1 << 20), raw
+        else:
+            yield raw, raw
 
 
 def join_records(lines: pl.LazyFrame, has_odd_quotes: pl.Expr, is_record: Callable[[str], bool]) -> pl.LazyFrame:

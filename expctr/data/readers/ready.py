@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import polars as pl
 
-from expctr.data.readers.bad_rows import BAD_HISTORY, BAD_TITLES, mark
+from expctr.data.readers.bad_rows import BAD_HISTORY, BAD_TITLES, has_row, mark
 from expctr.data.readers.base import RawTable
 from expctr.data.readers.columns import LISTS, USUAL
 from expctr.data.readers.delimited import plain_header
@@ -86,7 +86,7 @@ def all_items(tables: list[RawTable], given: RawTable | None) -> RawTable:
 
     A title that no item has is an item of its own, with the title as its id.
     """
-    frames = [table.frame.filter(pl.col("problem").is_null()) for table in tables]
+    frames = [table.frame.filter(has_row()) for table in tables]
     targets, values = [], [frame.select(pl.col("history").explode().alias("item")) for frame in frames]
     for frame in frames:
         columns = frame.collect_schema().names()

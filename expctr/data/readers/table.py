@@ -19,8 +19,9 @@ from expctr.data.readers.bad_rows import (
     OTHER_TIME,
     ROUNDED_ID,
     bad_ids,
+    has_row,
 )
-from expctr.data.readers.base import RawTable, RawTables, readable
+from expctr.data.readers.base import OTHER_TITLES, RawTable, RawTables, readable
 from expctr.data.readers.columns import (
     USUAL,
     TableColumns,
@@ -30,7 +31,7 @@ from expctr.data.readers.columns import (
     missing_column,
 )
 from expctr.data.readers.ready import all_items, history_columns, is_ready, with_flags, with_tallrec
-from expctr.data.readers.sources import Source, find_files, open_source, raw, unused_files
+from expctr.data.readers.sources import Source, find_files, open_source, unused_files
 from expctr.data.readers.splits import check_alike
 from expctr.data.readers.table_features import find_kinds
 from expctr.data.readers.timestamps import find_times
@@ -94,7 +95,7 @@ class TableReader:
             return self._interactions
         if "split" not in self.found:
             return {}
-        table, bad = self._interactions[""], pl.col("problem").is_not_null()
+        table, bad = self._interactions[""], ~has_row()
         rows = {name: ~bad & (pl.col("split") == name) for name in SPLITS}
         rows["train"] |= bad  # in one of the three, so that they are counted once
         column, fix = self.found["split"], "Fix: give some rows this value; or rename the column, and splits are drawn"
@@ -194,13 +195,13 @@ class TableReader:
             checks.append((is_missing(*value("timestamp")), NO_TIME, found["timestamp"]))
             checks.append((pl.col("timestamp").is_null(), OTHER_TIME, found["timestamp"]))
         if "split" in found:
-            text = raw(found["split"]).cast(pl.String).str.strip_chars().str.to_lowercase()
+            text = value("split")[0].cast(pl.String).str.strip_chars().str.to_lowercase()
             columns["split"] = text.replace_strict(_SPLITS, default=None, return_dtype=pl.String)
             checks.append((pl.col("split").is_null(), BAD_SPLIT, found["split"]))
         if "title" in found:
-            columns["title"] = as_title(raw(found["title"]))
+            columns["title"] = as_title(value("title")[0])
         if "review" in found:
-            columns["review"] = raw(found["review"]).cast(pl.String).str.strip_chars()
+            columns["review"] = value("review")[0].cast(pl.String).str.strip_chars()
         if is_ready(found):
             lists, check = history_columns(source, found)
             columns |= lists
@@ -220,20 +221,23 @@ class TableReader:
         table = self._read_side("items", "item", "title") if "items" in self._side else None
         if is_ready(self.found):
             return all_items([*self._interactions.values()], table)
-        rows = [table.frame.filter(pl.col("problem").is_null()) for table in self._interactions.values()]
+        rows = [table.frame.filter(has_row()) for table in self._interactions.values()]
         titled = [frame for frame in rows if "title" in frame.collect_schema()]
         if table is not None and self._items_have_titles and not titled:
             return table
         seen = pl.concat([frame.select("item", title="title" if titled else "item") for frame in titled or rows])
-        seen = seen.filter(pl.col("title") != "").unique().sort("item", "title")
+        by_item = (
+            seen.filter(pl.col("title") != "").unique().sort("item", "title").group_by("item", maintain_order=True)
+        )
+        seen = by_item.agg(pl.first("title"), pl.col("title").slice(1).alias(OTHER_TITLES))
         if table is None:
             first = next(iter(self._interactions.values()))
             return replace(first, frame=seen.with_columns(problem=pl.lit(None, pl.String)), may_be_empty=True)
         self._described = table
-        seen = seen.unique("item", keep="first", maintain_order=True)
         frame = table.frame.join(seen.rename({"title": "seen"}), on="item", how="full", coalesce=True)
-        titles = [pl.col(name).replace("", None) for name in ("title", "seen") if name in frame.collect_schema()]
-        return replace(table, frame=frame.with_columns(pl.coalesce(titles).alias("title")).drop("seen"))
+        own = pl.col("title").replace("", None) if "title" in frame.collect_schema() else pl.lit(None, pl.String)
+        others = pl.when(own.is_null()).then(OTHER_TITLES).alias(OTHER_TITLES)
+        return replace(table, frame=frame.with_columns(others, title=pl.coalesce(own, "seen")).drop("seen"))
 
     @property
     def _items_have_titles(self) -> bool:
@@ -255,7 +259,7 @@ class TableReader:
         columns = {key: as_key(*value)}
         checks = [*bad_ids(key, shown=name), (is_rounded(*value), ROUNDED_ID, name)]
         if "title" in found:
-            columns["title"] = as_title(raw(found["title"]))
+            columns["title"] = as_title(value_of(source, found["title"])[0])
         others = [column for column in source.names if column not in found.values()]
         unused: dict[str, str] = {}
         remarks: dict[str, str] = {}

@@ -7,12 +7,12 @@ import polars as pl
 
 from expctr.data.feature_kinds import FeatureKind, kind_of
 from expctr.data.readers.sources import Source, raw
-from expctr.data.readers.values import as_id, as_label, as_list, as_number, is_json_list, is_missing
+from expctr.data.readers.values import as_key, as_keys, as_label, as_number, is_json_list, is_missing
 from expctr.errors import DataError
 
 _RESERVED = {
     *("user", "item", "title", "rating", "timestamp", "review", "split"),
-    *("row", "line", "problem", "column", "file", "place", "seen", "*"),
+    *("row", "line", "problem", "column", "file", "place", "seen", "other_titles", "*"),
 }
 _FEW = 100  # rows, of which each may well have another value
 
@@ -78,10 +78,9 @@ def typed_feature(value: pl.Expr, dtype: pl.DataType, kind: FeatureKind, name: s
             "or leave the column out"
         )
     if kind == "list":
-        return as_list(value, dtype), None
+        return as_keys(value, dtype), None
     if kind == "category":
-        text = as_id(value, dtype)
-        return pl.when(text != "").then(text), None
+        return as_key(value, dtype), None
     typed = as_label(value, dtype) == 1 if kind == "boolean" else as_number(value, dtype)
     return typed, ~is_missing(value, dtype)
 

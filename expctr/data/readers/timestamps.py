@@ -26,7 +26,8 @@ _UNITS = (
     _Unit("microseconds", 10**6, 10**17),
     _Unit("nanoseconds", 10**9, 2**63),
 )
-_LIKELY = (-86_400 * 10**6, 4_102_444_800 * 10**6)  # microseconds: 1970, in any time zone, and the year 2100
+_POSSIBLE = (-86_400 * 10**6, 4_102_444_800 * 10**6)  # microseconds: 1970, in any time zone, and the year 2100
+_LIKELY = (315_532_800 * 10**6, _POSSIBLE[1])  # from 1980 on; most data are younger, and counters are not
 _USUAL = "%Y-%m-%d %H:%M:%S%.f"
 _BASIC = r"^(\d{4})(\d\d)(\d\d)T(\d\d)(\d\d)(\d\d)"  # 20050402T235347
 _DATE = r"(?i)^(\d{4}[-/]\d\d?[-/]\d\d?)(?:[T ](\d\d?:\d\d)(:\d\d(?:\.\d+)?)? ?(Z|UTC|GMT|[+-]\d\d(?::?\d\d)?)?)?$"
@@ -36,7 +37,7 @@ class Times(NamedTuple):
     """How the times of one column are written."""
 
     form: str
-    """The unit or the form, with the first and the last day, for people."""
+    """The unit or the form, and where most times are likely also the first and the last day, for people."""
     micros: pl.Expr
     """Microseconds since 1970, int64; null for a time that is missing or unlike most others."""
 
@@ -62,12 +63,14 @@ def find_times(frame: pl.LazyFrame, value: pl.Expr, dtype: pl.DataType, where: s
     """Finds the form that most values of a column have. One number does not say its unit, but all of them do.
 
     Numbers are seconds, milliseconds, microseconds or nanoseconds since 1970. For texts of dates see `micros_of_dates`.
+    Where most times are from 1980 to 2100, another one is a mistake, such as 0, 9999 or days of a spreadsheet.
 
     Raises:
         DataError: no time has one of these forms, or most are before 1970 or after the year 2100; it names `where` they
             are.
     """
     forms = _forms(value, dtype)
+    likely = {name: pl.when(v.is_between(*_LIKELY)).then(v) for name, v in forms.items()}
     first = value.filter(~is_missing(value, dtype)).first()
     about = [
         expr.alias(f"{name} {what}")
@@ -76,7 +79,10 @@ def find_times(frame: pl.LazyFrame, value: pl.Expr, dtype: pl.DataType, where: s
             "count": v.count(),
             "min": v.min(),
             "max": v.max(),
-            "far": (~v.is_between(*_LIKELY)).sum(),
+            "far": (~v.is_between(*_POSSIBLE)).sum(),
+            "likely": likely[name].count(),
+            "first": likely[name].min(),
+            "last": likely[name].max(),
         }.items()
     ]
     found = frame.select(*about, first.alias("first")).collect(engine="streaming").row(0, named=True)
@@ -87,13 +93,15 @@ def find_times(frame: pl.LazyFrame, value: pl.Expr, dtype: pl.DataType, where: s
         )
     form = max(forms, key=lambda name: found[f"{name} count"])
     if found[f"{form} far"] > found[f"{form} count"] / 2:
-        first, last = (np.datetime64(found[f"{form} {end}"], "us").astype("datetime64[D]") for end in ("min", "max"))
         raise DataError(
-            f"{where}: most times are before 1970 or after the year 2100, if these are {form}: {first} to {last}. "
+            f"{where}: most times are before 1970 or after the year 2100, if these are {form}: "
+            f"{_day(found[f'{form} min'])} to {_day(found[f'{form} max'])}. "
             "Fix: write seconds since 1970 or dates, or name another column in data.columns.timestamp"
         )
-    days = [_day(found[f"{form} {end}"]) for end in ("min", "max")]
-    return Times(f"{form}, {' to '.join(days)}" if all(days) else form, forms[form])
+    if found[f"{form} likely"] > found[f"{form} count"] / 2:
+        days = f"{_day(found[f'{form} first'])} to {_day(found[f'{form} last'])}"
+        return Times(f"{form}, {days}", likely[form])
+    return Times(form, forms[form])
 
 
 def micros_of_dates(text: pl.Series) -> pl.Series:
@@ -121,8 +129,6 @@ def micros_of_dates(text: pl.Series) -> pl.Series:
 def _forms(value: pl.Expr, dtype: pl.DataType) -> dict[str, pl.Expr]:
     """Form -> microseconds of the values that have this form, null for all others."""
     if isinstance(dtype, pl.Datetime | pl.Date):
-        if isinstance(dtype, pl.Datetime) and dtype.time_zone is not None:
-            value = value.dt.convert_time_zone("UTC").dt.replace_time_zone(None)
         return {"dates and times": value.cast(pl.Datetime("us")).cast(pl.Int64)}
     if dtype == pl.String:
         value = value.str.strip_chars()
@@ -142,8 +148,5 @@ def _forms(value: pl.Expr, dtype: pl.DataType) -> dict[str, pl.Expr]:
     return forms
 
 
-def _day(micros: int | None) -> str:
-    """A day since 1980, the first of which data are likely."""
-    if micros is None or micros < 315_532_800_000_000:
-        return ""
-    return str(pl.Series([micros // 86_400_000_000], dtype=pl.Int32).cast(pl.Date)[0])
+def _day(micros: int) -> str:
+    return str(np.datetime64(micros, "us").astype("datetime64[D]"))

@@ -1,24 +1,31 @@
 """Columns of a source as a raw table: expressions of its values, and the rows that are bad."""
 
+import re
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import replace
 
 import polars as pl
 
 from expctr.data.feature_kinds import FeatureKind
 from expctr.data.readers.bad_rows import BAD_FEATURE, mark
-from expctr.data.readers.base import RawTable
+from expctr.data.readers.base import POLARS_ERRORS, RawTable
 from expctr.data.readers.sources import Source, raw
 from expctr.data.readers.table_features import feature_name, typed_feature
+
+_CONTROL = r"[\x00-\x08\x0e-\x1f\x7f]"
+"""What no text holds, and many numbers written as bytes do."""
 
 Checks = list[tuple[pl.Expr, str, str]]
 """Conditions of bad rows, the problem and the column, for `mark`."""
 
 
 def value_of(source: Source, name: str) -> tuple[pl.Expr, pl.DataType]:
-    """A column and its type; bytes are text."""
-    dtype = source.schema[name]
-    return (raw(name).cast(pl.String), pl.String()) if dtype == pl.Binary else (raw(name), dtype)
+    """A column and its type. Bytes are text; those that are none, such as UUIDs, are written in hexadecimal."""
+    value, dtype = raw(name), source.schema[name]
+    if dtype == pl.Binary:
+        value, dtype = value.map_batches(_texts, return_dtype=pl.String, is_elementwise=True), pl.String()
+    return value, dtype
 
 
 def feature_columns(
@@ -44,6 +51,22 @@ def typed_table(source: Source, columns: Mapping[str, pl.Expr], checks: Checks) 
         shown = values.map_batches(_shown, return_dtype=pl.String, is_elementwise=True)
         frame = frame.with_columns(line=shown)
     return replace(table, frame=frame.select(*about, *columns))
+
+
+def _texts(values: pl.Series) -> pl.Series:
+    with suppress(*POLARS_ERRORS):
+        texts = values.cast(pl.String)
+        if not texts.str.contains(_CONTROL).any():
+            return texts
+    return pl.Series(values.name, [None if value is None else _text(value) for value in values], pl.String)
+
+
+def _text(value: bytes) -> str:
+    try:
+        text = value.decode()
+    except UnicodeDecodeError:
+        return value.hex()
+    return value.hex() if re.search(_CONTROL, text) else text
 
 
 def _shown(rows: pl.Series) -> pl.Series:

@@ -12,7 +12,7 @@ _MISSING = (
     *("", "NA", "N/A", "NaN", "nan", "NaT", "null", "NULL", "Null", "None", "none", "(null)", "undefined"),
     *("\\N", "<NA>", "#N/A", "#NULL!"),
 )
-"""Texts in place of a number or an id that is missing, as databases, pandas and spreadsheets write them."""
+"""Texts in place of a number, an id or a category that is missing, as databases, pandas and spreadsheets write them."""
 
 _INFINITE = tuple(sign + text for sign in ("", "+", "-") for text in ("inf", "Inf", "infinity", "Infinity"))
 
@@ -31,7 +31,7 @@ def as_id(value: pl.Expr, dtype: pl.DataType) -> pl.Expr:
 
 
 def as_key(value: pl.Expr, dtype: pl.DataType) -> pl.Expr:
-    """The id of a user or an item as text; null if it is missing, or a text that says so."""
+    """An id or a category as text; null if it is missing, or a text that says so."""
     text = as_id(value, dtype)
     return pl.when(~text.is_in(_MISSING)).then(text)
 
@@ -84,6 +84,11 @@ def as_list(value: pl.Expr, dtype: pl.DataType) -> pl.Expr:
     A missing list is empty, and missing entries are left out.
     """
     return as_entries(value, dtype).list.drop_nulls()
+
+
+def as_keys(value: pl.Expr, dtype: pl.DataType) -> pl.Expr:
+    """A list as `as_list` reads it, without texts that say that there is nothing."""
+    return as_list(value, dtype).list.eval(pl.element().filter(~pl.element().is_in(_MISSING)))
 
 
 def as_entries(value: pl.Expr, dtype: pl.DataType) -> pl.Expr:

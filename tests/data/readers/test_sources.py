@@ -26,6 +26,36 @@ def test_of_a_file_and_its_compressed_copy_the_plain_one_is_read_and_the_notes_s
     assert tables.notes[-1] == "not used: file day/a.jsonl.gz, day/part-1"
 
 
+def test_locks_of_spreadsheets_are_no_tables(tmp_path: Path) -> None:
+    CLICKS.write_csv(tmp_path / "clicks.csv")
+    for name in ("~$clicks.csv", "~$clicks.xlsx", ".DS_Store", ".~lock.clicks.csv#"):
+        (tmp_path / name).write_bytes(b"\x03Ann\x00")
+    for named in (tmp_path, tmp_path / "*"):
+        tables = reader(str(named)).tables
+        assert collected(tables) == collected(reader(CLICKS).tables)
+        assert tables.notes[-1] == "not used: file ~$clicks.csv, ~$clicks.xlsx"
+
+
+@pytest.mark.parametrize("head", [b"PK\x03\x04....[Content_Types].xml", b"\xd0\xcf\x11\xe0...."])
+def test_of_a_workbook_the_way_to_csv_is_shown(tmp_path: Path, head: bytes) -> None:
+    (tmp_path / "clicks.xlsx").write_bytes(head)
+    (tmp_path / "~$clicks.xlsx").write_bytes(b"x")
+    for named in (tmp_path, tmp_path / "clicks.xlsx", tmp_path / "*.xlsx"):
+        with pytest.raises(DataError, match=r"clicks\.xlsx\. Fix: .*CSV .*pandas\.read_excel\(\.\.\.\)\.to_csv"):
+            reader(str(named)).tables  # noqa: B018
+
+
+def test_a_file_of_too_many_columns_says_how_many(tmp_path: Path) -> None:
+    path, wide = tmp_path / "clicks.csv", CLICKS.with_columns(pl.lit("x").alias(f"f{i}") for i in range(996))
+    wide.write_csv(path)
+    with pytest.raises(
+        DataError, match=r"^1,001 columns, .*clicks\.csv, row 1, and at most 1,000 are read\. Fix: keep"
+    ):
+        reader(str(path)).tables  # noqa: B018
+    wide.drop("f0").write_csv(path)
+    assert reader(str(path)).found == reader(CLICKS).found
+
+
 def test_headers_that_differ_in_case_only_stop_who_uses_them(tmp_path: Path) -> None:
     path = tmp_path / "clicks.csv"
     CLICKS.rename({"position": "Ad"}).with_columns(pl.lit("x").alias("a.d"), AD=pl.lit("y")).write_csv(path)

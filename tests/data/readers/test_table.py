@@ -44,7 +44,7 @@ def reader(interactions: Any, items: Any = None, users: Any = None, **more: Any)
 
 def collected(tables: RawTables) -> list[list[dict[str, Any]]]:
     """The good rows of all tables, in order."""
-    about = ("row", "line", "problem", "column", "file")
+    about = ("row", "line", "problem", "column", "file", "other_titles")
     found = []
     for table in (tables.interactions, tables.items, tables.users):
         if table is not None:
@@ -206,6 +206,19 @@ def test_times_of_every_form_are_microseconds(form: str) -> None:
     assert table.collect(["timestamp"], "error", Counter())["timestamp"].to_list() == expected
 
 
+def test_parts_may_write_times_in_several_units_and_zones(tmp_path: Path) -> None:
+    moments = pl.Series("ts", [MOMENT.replace(tzinfo=None)]).dt
+    kinds = [moments.cast_time_unit(unit) for unit in ("ms", "us", "ns")]
+    kinds += [
+        kinds[0].dt.replace_time_zone("UTC"),
+        kinds[2].dt.replace_time_zone("UTC").dt.convert_time_zone("Asia/Tokyo"),
+    ]
+    for i, times in enumerate(kinds):
+        CLICKS[i % 4].with_columns(times).write_parquet(tmp_path / f"{i}.parquet")
+    table = reader(str(tmp_path), ITEMS).tables.interactions
+    assert table.collect(["timestamp"], "error", Counter())["timestamp"].to_list() == [1_709_296_215_500_000] * 5
+
+
 def test_dates_are_their_first_moment() -> None:
     for days in (
         pl.Series("ts", ["2024-03-01", "2024-03-02"]),
@@ -223,6 +236,7 @@ BAD: dict[str, tuple[str, list[Any], int, str]] = {
     "no label": ("clicked", [1, None, 0, 1], 2, "label is neither 1 nor 0"),
     "no time": ("ts", [1, 2, None, 4], 3, "no timestamp"),
     "another unit": ("ts", [1.7e12, 1.7e12, 1.7e9, 1.7e12], 3, "timestamp is unlike most others"),
+    "a 0 for no time": ("ts", [1_700_000_000, 1_700_000_001, 1_700_000_002, 0], 4, "timestamp is unlike most others"),
     "a word for a time": ("ts", ["1700000000", "x", "1700000001", "1700000002"], 2, "timestamp is unlike most others"),
     "no user": ("user_id", ["ann", "", "bob", "bob"], 2, "no user or item id"),
     "no item": ("sku", ["a", "b", "c", None], 4, "no user or item id"),
@@ -258,6 +272,22 @@ def test_truths_are_labels_however_they_are_written() -> None:
     for values in ([True, False], [1.0, 0.0], ["1", "0"], ["true", "False"], ["YES", "no"]):
         table = reader(CLICKS[:2].with_columns(pl.Series("clicked", values)), ITEMS).tables.interactions
         assert table.collect(["rating"], "error", Counter())["rating"].to_list() == [1, 0]
+
+
+def test_ids_of_bytes_are_text_or_hexadecimal(tmp_path: Path) -> None:
+    """Bytes that are no UTF-8, and those that are but hold a control character."""
+    raw = [b"\xff" * 4, b"ann", b"a\x00bc", None]
+    log = CLICKS.with_columns(user_id=pl.Series(raw, dtype=pl.Binary), sku=pl.Series([b"\x80", b"b", b"\x80", b"c"]))
+    items = ITEMS.with_columns(
+        sku=pl.Series([b"\x80", b"b", b"c"]), name=pl.Series([b"Anvil", b"\xfe", b"Caf\xc3\xa9"])
+    )
+    log.write_parquet(tmp_path / "log.parquet")
+    items.write_parquet(tmp_path / "items.parquet")
+    tables = reader(str(tmp_path / "log.parquet"), str(tmp_path / "items.parquet")).tables
+    found = tables.interactions.collect(["user", "item"], "skip", Counter())
+    assert found.rows() == [("ffffffff", "80"), ("ann", "b"), ("61006263", "80")]
+    titles = tables.items.collect(["item", "title"], "error", Counter()).rows()
+    assert titles == [("80", "Anvil"), ("b", "fe"), ("c", "Café")]
 
 
 def test_ids_that_became_floats_match_ids_of_whole_numbers() -> None:
@@ -313,6 +343,29 @@ def test_splits_of_different_kinds_are_refused(fault: str, tmp_path: Path) -> No
         (changed[change] if name == split else CLICKS).write_csv(path)
     with pytest.raises(DataError, match=message):
         TableReader(paths, ITEMS, None, TableColumns(), None, True).tables  # noqa: B018
+
+
+def test_a_bad_value_of_a_feature_is_missing_and_counted_and_its_row_stays(tmp_path: Path) -> None:
+    items = ITEMS.drop("tags").with_columns(
+        price=pl.Series(["1.5", "cheap", "dear"]), new=pl.Series(["yes", "no", "?"])
+    )
+    items.write_csv(tmp_path / "items.csv")
+    kinds: dict[str, Any] = {"price": "number", "new": "boolean", "position": "boolean"}
+    clicks = CLICKS.with_columns(split=pl.Series(["train", "val", "test", "test"]))
+    tables = reader(clicks, str(tmp_path / "items.csv"), features=kinds).tables
+    with pytest.raises(
+        DataError, match=r"not of its kind, .*items\.csv, row 3, column price: .*skip bad values with .*: sk"
+    ):
+        tables.items.collect(["item"], "error", Counter())
+    dropped = Counter[str]()
+    found = tables.items.collect_unique("item", "skip", dropped).select("item", "price", "new").rows()
+    assert found == [("a", 1.5, True), ("b", None, False), ("c", None, None)]
+    assert dropped == {"items.csv, column price: value that is not of its kind, and counts as missing": 2}
+    # of the interactions' own features: positions 2 and 3 are no booleans
+    skipped = Counter[str]()
+    rows = {name: table.collect(["user"], "skip", skipped).height for name, table in tables.splits.items()}
+    assert rows == {"train": 1, "val": 1, "test": 2}
+    assert sum(skipped.values()) == 2
 
 
 def test_columns_of_any_name_are_used_as_named() -> None:
@@ -395,6 +448,20 @@ def test_kinds_of_a_text_file_are_found_by_its_content(tmp_path: Path) -> None:
     row = tables.items.collect_unique("item", "error", Counter()).row(1, named=True)
     assert (row["count"], row["flag"], row["words"], row["listed"]) == (1.0, False, ["w1", "w1"], ["a, 1"])
     assert row["year"] is None
+
+
+def test_spellings_of_nothing_are_no_categories(tmp_path: Path) -> None:
+    nothing = ["NULL", r"\N", "NA", "None", " nan ", "#N/A"]
+    items = pl.DataFrame(
+        {"sku": range(7), "name": "T", "brand": [*nothing, "x"], "tags": [f"{n}|t" for n in nothing] + ["NULL"]}
+    )
+    items.write_csv(tmp_path / "items.csv")
+    frames = (items.with_columns(pl.col("tags").str.split("|")), str(tmp_path / "items.csv"))
+    for source in frames:
+        tables = reader(CLICKS, source, features={"brand": "category", "tags": "list"}).tables
+        found = tables.items.collect(["brand", "tags"], "error", Counter())
+        assert found["brand"].to_list() == [None] * 6 + ["x"]
+        assert found["tags"].to_list() == [["t"]] * 6 + [[]]
 
 
 def test_times_of_day_and_durations_are_seconds() -> None:

@@ -77,6 +77,46 @@ def test_times_that_are_mostly_in_another_century_are_refused(times: pl.Series) 
         find_times(pl.LazyFrame({"t": times}), pl.col("t"), times.dtype, "log.csv, column t")
 
 
+ODD = {
+    "seconds": (NOON, [0, -1, 45_000, 315_532_799, 4_102_444_801], [315_532_800, 4_102_444_800]),
+    "milliseconds": (NOON * 10**3, [0, -1, NOON, 315_532_799_999], [315_532_800_000]),
+    "microseconds": (NOON * 10**6, [0, NOON, 315_532_799_999_999], [315_532_800_000_000]),
+    "nanoseconds": (NOON * 10**9, [NOON, 315_532_799_999_999_999], [315_532_800_000_000_000]),
+}
+"""A usual time, odd ones, and the first and the last that are not odd."""
+
+
+@pytest.mark.parametrize("dtype", [pl.Int64(), pl.Float64(), pl.String()])
+@pytest.mark.parametrize("unit", ODD)
+def test_a_time_before_1980_or_after_2100_among_others_is_a_mistake(unit: str, dtype: pl.DataType) -> None:
+    usual, odd, ends = ODD[unit]
+    times = pl.Series([usual] * (len(odd) + 1) + ends + odd).cast(dtype)
+    found = find_times(pl.LazyFrame({"t": times}), pl.col("t"), dtype)
+    assert found.form == f"{unit}, 1980-01-01 to {'2100-01-01' if unit == 'seconds' else '2005-04-02'}"
+    micros = pl.LazyFrame({"t": times}).select(found.micros).collect().to_series()
+    good = times.len() - len(odd)
+    if not (unit == "nanoseconds" and dtype.is_float()):  # which holds no such number exactly
+        assert micros[good:].null_count() == len(odd)
+    assert micros[:good].null_count() == 0
+
+
+@pytest.mark.parametrize("dtype", [pl.String(), pl.Date(), pl.Datetime("ns"), pl.Datetime("ms")])
+def test_so_is_such_a_date(dtype: pl.DataType) -> None:
+    dates = ["2024-01-01", "2024-01-02", "1980-01-01", "2100-01-01", "1979-12-31", "1900-01-01", "2262-01-01"]
+    times = pl.Series(dates) if dtype == pl.String else pl.Series(dates).str.to_date().cast(dtype)
+    found = find_times(pl.LazyFrame({"t": times}), pl.col("t"), dtype)
+    kept = pl.LazyFrame({"t": times}).select(found.micros.is_not_null()).collect().to_series()
+    assert kept.to_list() == [True] * 4 + [False] * 3
+
+
+def test_counters_are_times_as_before() -> None:
+    """One in two is no majority."""
+    for times in ([1, 2, 3, NOON], [0, 1, NOON, NOON]):
+        found = find_times(pl.LazyFrame({"t": times}), pl.col("t"), pl.Int64())
+        assert found.form == "seconds"
+        assert pl.LazyFrame({"t": times}).select(found.micros).collect()["t"].to_list() == [t * 10**6 for t in times]
+
+
 def test_dates_in_no_known_form_are_shown() -> None:
     frame = pl.LazyFrame({"t": ["NULL", "4/30/2024 1:05 PM", "5/1/2024 9:00 AM"]})
     with pytest.raises(DataError, match=r"clicks.csv, column t: no time has a form .* such as '4/30/2024 1:05 PM'"):
