@@ -31,13 +31,21 @@ _NO_CLASS = re.compile(r"(?P<path>(?:[\w.]+: +)*).*Expected a dot import path st
 
 
 class Parser(LightningArgumentParser):
-    """Reports an error without a page of usage, and takes null for an option of any depth."""
+    """Reports an error without a page of usage, takes null for an option of any depth, and reads configs only."""
 
     def parse_args(self, args: Sequence[str] | None = None, *others: Any, **more: Any) -> Any:  # type: ignore[override]
         """Parse. jsonargparse passes null for a nested option to its class's parser as the word None: undo that."""
         if args is not None:
             args = [re.sub(r"^(--.*)=None$", r"\1=null", arg) for arg in args]
         return super().parse_args(args, *others, **more)
+
+    def _add_signature_parameter(self, *args: Any, **more: Any) -> None:  # type: ignore[override]
+        """Add an option whose value is never the name of a file.
+
+        jsonargparse would read a file called `auto` or `DeepFM` in place of that word, and the folder with somebody's
+        data may have one.
+        """
+        super()._add_signature_parameter(*args, **{**more, "sub_configs": False})
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
         """Raise a UserError, for `explain_error`. A nested class's parser is first; each outer one prepends its key."""

@@ -3,8 +3,9 @@
 The chat template is filled in without thinking and with a fixed date, so that an answer follows the prompt at once, and
 prompts are the same on every day.
 
-Titles are untrusted: control characters and the tokenizer's control tokens are removed from them. Titles, and prompts
-with a history, have a maximum length in tokens; cut titles are counted.
+Titles are untrusted: control characters and the tokenizer's control tokens are removed from them, and double quotes,
+which templates put around them, become single ones. Titles, and prompts with a history, have a maximum length in
+tokens; cut titles are counted.
 
 `expctr export` copies this file, so that a prompt can be written without expctr. It imports nothing but `untrusted`.
 """
@@ -175,11 +176,11 @@ class PromptWriter:
         return self._control.remove(one_line(text))
 
     def title(self, raw: str) -> str:
-        """A title as prompts show it: cleaned, and cut after `title_tokens`."""
+        """A title as prompts show it: cleaned, without double quotes, and cut after `title_tokens`."""
         if raw not in self._titles:
             if len(self._titles) == _MAX_TITLES:
                 self._titles.clear()
-            text = self.clean(raw[: 64 * self.title_tokens])
+            text = self.clean(raw[: 64 * self.title_tokens]).replace('"', "'")  # templates put it in double quotes
             encoded = self.tokenizer(text, add_special_tokens=False, return_offsets_mapping=True, verbose=False)
             offsets = encoded["offset_mapping"]
             cut = len(offsets) > self.title_tokens

@@ -1,8 +1,12 @@
 """Unknown options and classes are answered with the nearest known ones."""
 
+import re
+from pathlib import Path
+
 import lightning as L
 import pytest
 
+from expctr.cli.app import run
 from expctr.cli.parser import MOVED, Parser, explain_error, nearest_options
 
 KNOWN = [
@@ -56,3 +60,31 @@ def test_null_is_null_at_any_depth() -> None:
     for typed in ("--model.kl.target=null", "--model.init_args.kl.target=null"):
         model = parser.parse_args(["--model=expctr.PPOExplainerModule", "--model.kl.target=3", typed]).model
         assert model.init_args.kl.target is None
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        ["--config", "table", "--data.interactions", "clicks.csv", "--trainer.strategy", "auto"],
+        ["--config", "baseline", "--model.backbone", "DeepFM", "--data", "TableDataModule"],
+    ],
+)
+def test_a_word_is_not_the_name_of_a_file(
+    options: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A folder with somebody's data could hold a file called `auto`, as `trainer.strategy` is by default."""
+    monkeypatch.chdir(tmp_path)
+    command = ["prepare", *options, "--print_config"]
+
+    def printed() -> str:
+        with pytest.raises(SystemExit) as ended:
+            run(command)
+        assert not ended.value.code
+        return capsys.readouterr().out
+
+    before = printed()
+    words = {word for word in re.findall(r"[\w.]+", before) if word.isidentifier()} | {"DeepFM", "TableDataModule"}
+    assert {"auto", "cpu"} & words
+    for word in words:
+        Path(word).write_text("class_path: lightning.pytorch.strategies.DDPStrategy")
+    assert printed() == before
