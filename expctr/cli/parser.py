@@ -39,7 +39,7 @@ class Parser(LightningArgumentParser):
             args = [re.sub(r"^(--.*)=None$", r"\1=null", arg) for arg in args]
         return super().parse_args(args, *others, **more)
 
-    def _add_signature_parameter(self, *args: Any, **more: Any) -> None:  # type: ignore[override]
+    def _add_signature_parameter(self, *args: Any, **more: Any) -> None:
         """Add an option whose value is never the name of a file.
 
         jsonargparse would read a file called `auto` or `DeepFM` in place of that word, and the folder with somebody's

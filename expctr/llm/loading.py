@@ -13,6 +13,7 @@ from typing import Any, Literal, cast
 import torch
 from jinja2 import TemplateError
 from lightning.pytorch.utilities import rank_zero_info
+from safetensors import SafetensorError, safe_open
 from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.tensor import DTensor
 from transformers import (
@@ -194,6 +195,20 @@ def load_base(
     choose_attention(model, options, device)
     model.eval()
     return model
+
+
+def damaged_file(path: str) -> str | None:
+    """The first file of a folder's weights that is not whole, and what to do about it, in words."""
+    for file in sorted(Path(locate(path, "llm.path")).glob("*.safetensors")):
+        with file.open("rb") as opened:
+            if opened.read(64).startswith(b"version https://git-lfs"):
+                return f"{file.name} is a Git LFS pointer. Fix: fetch the file itself (git lfs pull)"
+        try:
+            with safe_open(file, framework="pt"):
+                pass
+        except SafetensorError as error:
+            return f"{file.name}: {first_line(error)}. Fix: download it again"
+    return None
 
 
 def check_finite(model: PreTrainedModel, path: str) -> None:

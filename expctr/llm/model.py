@@ -23,7 +23,7 @@ from expctr.llm.architecture import decoder, has_windows, logit_changes
 from expctr.llm.compiled_decoding import StaticCaches, compile_step
 from expctr.llm.cpu.attention import GROUPED
 from expctr.llm.cpu.linear import apply_linear
-from expctr.llm.loading import LLMOptions, check_tokenizer, is_quantized, load_base, load_tokenizer
+from expctr.llm.loading import LLMOptions, check_tokenizer, damaged_file, is_quantized, load_base, load_tokenizer
 from expctr.seeding import initial_weights
 
 if TYPE_CHECKING:
@@ -95,10 +95,9 @@ class LanguageModel(nn.Module):
                 raise UserError(f"llm.attention: {options.path}: {reason}. Fix: set it to auto") from error
             if isinstance(error, ImportError):
                 raise UserError(f"llm: {reason}. Fix: install it, or choose another option") from error
-            raise UserError(
-                f"llm.path: {options.path} cannot be loaded: {reason}. Fix: give a hub id that can be reached, or a "
-                "folder with config.json, a tokenizer and whole safetensors weights (a Git LFS pointer is not one)"
-            ) from error
+            fix = "give a hub id that can be reached, or a folder with config.json, a tokenizer and safetensors weights"
+            why = damaged_file(options.path) or f"{reason}. Fix: {fix}"
+            raise UserError(f"llm.path: {options.path} cannot be loaded: {why}") from error
         check_tokenizer(tokenizer, options.path, cast(nn.Embedding, base.get_input_embeddings()).num_embeddings)
         base.requires_grad_(False)
         with initial_weights(seed):

@@ -82,7 +82,10 @@ def probe(model: LanguageModel, rows: Rows | None = None) -> None:
             break
         problems.append(problem)
     else:
-        raise UserError(f"{name} is not supported: {_reason(model, rows, plain, problems)}. Fix: choose another base")
+        reason = _reason(model, rows, plain, problems)
+        if reason == KEEPS_STATE:  # which others do, and work
+            reason = f"{KEEPS_STATE}, and {problems[-1]}"
+        raise UserError(f"{name} is not supported: {reason}. Fix: choose another base")
     wanted = {"llm.attention": way.attention} if options.attention not in ("auto", way.attention) else {}
     if way.scope != options.adapter_scope:
         wanted["llm.adapter_scope"] = way.scope

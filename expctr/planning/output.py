@@ -23,8 +23,8 @@ from expctr.stages.plan import PlanEntry
 
 OVERLAYS = {
     None: "",
-    "ddp": ", with --config ddp, which holds all weights on each device",
-    "fsdp": ", with --config fsdp, which shares the weights, because they do not fit on each device",
+    "ddp": ", with --config ddp --trainer.devices {devices}, which holds all weights on each device",
+    "fsdp": ", with --config fsdp --trainer.devices {devices}, which shares the weights while it learns",
 }
 QLORA_ROWS, QLORA_MICRO = 32, 8
 """Rows of a batch of rollouts or of an evaluation, and of a micro-batch, in `configs/qlora.yaml`."""
@@ -88,32 +88,38 @@ def print_plan(
     console = Console()
     console = console if console.is_terminal else Console(width=100)
     console.print(memory_table(stages))
+    with_overlay = OVERLAYS[overlay].format(devices=options.devices)
     console.print(
         f"{'Fits' if peak <= limit else 'Does not fit'}: {peak / 1e9:.1f} of {limit / 1e9:.1f} GB, with prompts of "
-        f"{size.prompt_tokens} tokens{OVERLAYS[overlay]}. CTR models, the sentence encoder, buffers for sharding and "
+        f"{size.prompt_tokens} tokens{with_overlay}. CTR models, the sentence encoder, buffers for sharding and "
         "the device's own context are not counted."
     )
-    if peak > limit:
-        console.print("Changes that lower it, each on top of those before:")
-    for change, lowered in changes:  # each takes seconds to compute
-        console.print(f"  {change}: {lowered / 1e9:.1f} GB")
-    if packed := in_4_bits():
-        console.print(f"Or with the base in 4 bits, --config qlora: {packed / 1e9:.1f} GB.")
-    if not work:
+    if work:
+        console.print(workload_table(work))
+        rate = f"{options.devices} x {options.tflops:g} TFLOP/s at a utilisation of {options.utilisation:.0%}"
+        time = "Hours on a CPU are not forecast, but fit prints the time left"
+        if decoding:
+            kept = forecast_memory(blueprint, compiled(explainer), size)
+            can_compile = overlay != "fsdp" and peak_bytes(kept) <= limit
+            time = f"{hours:.1f} hours on {rate}; {describe_decoding(decoding, launches, options, can_compile)}"
+        console.print(
+            f"{time}. Counted: {'' if options.samples else 'at most '}{count} samples, every prompt and every response "
+            f"at its maximum of {size.prompt_tokens} and {size.response_tokens} tokens, CTR stages trained to their "
+            "last epoch. CTR models, the sentence encoder, and the test's audit, comparison models and temperature are "
+            "not counted."
+        )
+    else:
         console.print("Steps, tokens and hours need --samples N, because the config does not say how many there are.")
-        return
-    console.print(workload_table(work))
-    rate = f"{options.devices} x {options.tflops:g} TFLOP/s at a utilisation of {options.utilisation:.0%}"
-    time = "Hours on a CPU are not forecast, but fit prints the time left"
-    if decoding:
-        can_compile = overlay != "fsdp" and peak_bytes(forecast_memory(blueprint, compiled(explainer), size)) <= limit
-        time = f"{hours:.1f} hours on {rate}; {describe_decoding(decoding, launches, options, can_compile)}"
-    console.print(
-        f"{time}. Counted: {'' if options.samples else 'at most '}{count} "
-        f"samples, every prompt and every response at its maximum of {size.prompt_tokens} and {size.response_tokens} "
-        "tokens, and CTR stages trained to their last epoch. CTR models, the sentence encoder, and the test's audit, "
-        "comparison models and temperature are not counted."
-    )
+    lowest = peak
+    if peak > limit:
+        console.print("Changes that lower the memory, each on top of those before:")
+    for change, lowest in changes:  # each takes seconds to compute
+        console.print(f"  {change}: {lowest / 1e9:.1f} GB")
+    if lowest > limit:
+        console.print(f"None of them is enough: the base alone takes {blueprint.base_bytes / 1e9:.1f} GB.")
+    if packed := in_4_bits():
+        shared = " --config ddp" if options.devices > 1 else ""
+        console.print(f"Or with the base in 4 bits, --config qlora{shared}: {packed / 1e9:.1f} GB.")
 
 
 def describe_decoding(hours: Mapping[str, float], launches: int, options: PlanOptions, can_compile: bool) -> str:
@@ -148,7 +154,8 @@ def forecast_qlora(
     changed = copy(explainer)
     changed.ppo = replace(explainer.ppo, gradient_checkpointing=True)
     rows = QLORA_ROWS * explainer.rollout_options.group_size
-    size = replace(size, rollout_rows=rows, eval_rows=QLORA_ROWS, micro_rows=QLORA_MICRO, replicated=True)
+    micro = min(QLORA_MICRO, -(-rows // size.devices))
+    size = replace(size, rollout_rows=rows, eval_rows=QLORA_ROWS, micro_rows=micro, replicated=True)
     packed = Blueprint(llm, blueprint.model.causal.dtype, blueprint.on_cpu)
     lowered = peak_bytes(forecast_memory(packed, changed, size))
     return lowered if lowered <= limit else None

@@ -1,6 +1,7 @@
 """What can be loaded as the base: folders, GGUF files, and quantized weights."""
 
 import json
+import shutil
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -370,6 +371,24 @@ def test_auto_uses_no_emulated_bfloat16(major: int, dtype: torch.dtype, monkeypa
     monkeypatch.setattr(torch.cuda, "current_device", lambda: 0)
     monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device: SimpleNamespace(major=major))
     assert resolve_dtype("auto", torch.device("cuda")) == dtype
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [
+        (
+            b"version https://git-lfs.github.com/spec/v1\noid sha256:0\n",
+            "is a Git LFS pointer. Fix: fetch the file itself",
+        ),
+        (b"\x08\0\0\0\0\0\0\0{}      cut", ": .*Fix: download it again"),
+    ],
+)
+def test_the_file_that_is_damaged_is_named(llm_folder: Path, tmp_path: Path, content: bytes, reason: str) -> None:
+    """One of many shards, perhaps."""
+    folder = Path(shutil.copytree(llm_folder, tmp_path / "base"))
+    (folder / "model.safetensors").write_bytes(content)
+    with pytest.raises(UserError, match=rf"base cannot be loaded: model\.safetensors ?{reason}"):
+        LanguageModel.load(LLMOptions(path=str(folder)))
 
 
 def test_auto_asks_the_device_that_computes_not_what_else_the_machine_has(

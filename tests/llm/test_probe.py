@@ -78,6 +78,7 @@ def test_a_window_is_found_that_no_prompt_of_the_probe_reaches() -> None:
         ("lfm2", {"adapter_scope": "response"}, r"keep a state .*Fix: set llm\.adapter_scope to all"),
         ("gemma2", {"attention": "grouped"}, r"no softcap.*Fix: set llm\.attention to eager"),
         ("bert", {}, r"\(BertLMHeadModel\) is not supported: it is not causal, .*Fix: choose another base"),
+        ("mamba", {}, r"not supported: some layers keep a state .*, and \w+Error: .*Fix: choose another base"),
         ("rwkv", {}, r"\(RwkvForCausalLM\) is not supported: .*cache"),
         ("mpt", {"compile_decoding": True}, r"Fix: set llm\.compile_decoding to false"),
         (

@@ -98,7 +98,13 @@ def test_it_names_the_overlay_for_several_devices(printed: Callable[..., str]) -
     assert whole["overlay"] == "ddp"
     tight = " ".join(printed(devices=4, memory=f"{(whole['peak'] - 1) / 1e6}MB").split())
     assert "Fits: " in tight
-    assert "with --config fsdp, which shares the weights" in tight
+    assert "with --config fsdp --trainer.devices 4, which shares the weights while it learns" in tight
+
+
+def test_it_says_where_nothing_is_enough(printed: Callable[..., str]) -> None:
+    out = " ".join(printed(memory="0.01MB").split())
+    assert out.index("hours on") < out.index("Changes that lower the memory"), "which take longest"
+    assert "None of them is enough: the base alone takes 0.0 GB." in out
 
 
 def test_it_names_what_limits_decoding(printed: Callable[..., str]) -> None:
