@@ -139,7 +139,7 @@ def _cached(
         saved = json.loads(about.read_text())
         if saved["sha256"] == _sha256(rows):
             return pl.read_parquet(rows, glob=False), read(saved["about"])
-    except (OSError, ValueError, TypeError, KeyError, pl.exceptions.PolarsError):
+    except (OSError, ValueError, TypeError, KeyError, RecursionError, pl.exceptions.PolarsError):
         pass  # missing or damaged
     table, found = make()
     for before, after in zip(stats, _stats(files), strict=True):
