@@ -199,8 +199,8 @@ def _mapping(text: str, parse: Callable[[str], Any], wrong: str, notes: list[str
 def _is_shallow(content: object) -> bool:
     level = [content]
     for _ in range(_DEEPEST):
-        parts = [value.values() if isinstance(value, dict) else value for value in level if isinstance(value, dict | list)]
-        level = [value for part in parts for value in part]
+        nested = [value for value in level if isinstance(value, dict | list)]
+        level = [part for value in nested for part in (value.values() if isinstance(value, dict) else value)]
     return not level
 
 

@@ -32,7 +32,7 @@ def test_a_title_in_brackets_is_a_title(text: str) -> None:
 
 
 @pytest.mark.parametrize("name", ["A\ud83d", "\udc00A", "A\ud83d\ud83d"])
-@pytest.mark.parametrize("write", [json.dumps, repr, lambda texts: json.dumps(texts).replace("\\ud83d\"", "\0\"")])
+@pytest.mark.parametrize("write", [json.dumps, repr, lambda texts: json.dumps(texts).replace('\\ud83d"', '\0"')])
 def test_half_of_a_character_is_replaced_in_a_list(name: str, write: Callable[[list[str]], str]) -> None:
     assert lists(write([name, "\U0001f600"])) == [[re.sub("[\ud800-\udfff]", "\ufffd", name), "\U0001f600"]]
 
