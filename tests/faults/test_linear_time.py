@@ -5,11 +5,10 @@ With the square, each of these takes many minutes; without, seconds.
 
 import signal
 from collections.abc import Callable, Iterator
-from pathlib import Path
 
 import pytest
 
-from expctr.data.readers.delimited import read_delimited
+from expctr.data.readers.delimited import _split_line
 from expctr.data.readers.values import _parsed_list
 from expctr.evaluation.quality import _plain
 from expctr.evaluation.titles import forms
@@ -35,11 +34,8 @@ def limit() -> Iterator[None]:
 
 @pytest.mark.parametrize("cell", ["\\" * MANY, '\\"' * MANY, "\\" * MANY + '"', '\\\\"' * (MANY // 4), "a\\ " * MANY])
 @pytest.mark.parametrize("delimiter", [";", ","])
-def test_a_cell_of_many_backslashes(tmp_path: Path, cell: str, delimiter: str) -> None:
-    path = tmp_path / "x.csv"
-    path.write_text(f'user{delimiter}item\n"1"{delimiter}"{cell}"\n"2"{delimiter}"b"\n')
-    found = read_delimited(path, {"user": ("user",), "item": ("item",)}, ["user", "item"]).frame.collect()
-    assert found["user"].to_list()[-1] == "2"
+def test_a_cell_of_many_backslashes(cell: str, delimiter: str) -> None:
+    assert len(_split_line(f'"1"{delimiter}"{cell}"', delimiter)) < 3  # here, as signals do not reach threads of polars
 
 
 @pytest.mark.parametrize(
