@@ -37,7 +37,7 @@ def test_half_of_a_character_is_replaced_in_a_list(name: str, write: Callable[[l
     assert lists(write([name, "\U0001f600"])) == [[re.sub("[\ud800-\udfff]", "\ufffd", name), "\U0001f600"]]
 
 
-@pytest.mark.parametrize("text", ["[1," + "[" * 3000, "[" * 100_000 + "]", "['a', {(1, 2): 3}]", f"[{'9' * 5000}]"])
+@pytest.mark.parametrize("text", ["[1," + "[" * 3000, "[" * 100_000 + "]", "['a', {(1, 2): 3}"])
 def test_what_is_no_list_of_values_stays_a_text(text: str) -> None:
     assert lists(text + "]", "[1]") == [[f"{text}]"], ["1"]]
 
