@@ -7,6 +7,9 @@ import yaml  # type: ignore[import-untyped]
 
 from expctr.errors import UserError
 
+_MOST_VALUES, _LONGEST_NUMBER = 100_000, 1000
+"""Of a config with its aliases written out, and digits of a whole number: Python refuses to print longer ones."""
+
 
 def find_run(path: str | Path) -> Path:
     """The folder of a run.
@@ -28,7 +31,7 @@ def read_config(run: Path) -> dict[str, Any]:
     """
     path = run / "config.yaml"
     try:
-        config = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
+        config = parse_config(path.read_text(encoding="utf-8")) or {}
         missing = {"seed_everything", "model", "data", "stages"} - {*config}
     except OSError as error:
         raise UserError(f"{path} cannot be read: {error.strerror}. Fix: check its permissions") from error
@@ -38,3 +41,28 @@ def read_config(run: Path) -> dict[str, Any]:
     if missing:
         raise UserError(f"{path} has no {min(missing)}. Fix: put the run's own config.yaml back")
     return dict(config)
+
+
+def parse_config(text: str) -> Any:
+    """The content of a YAML file that a stranger may have written.
+
+    Raises:
+        ValueError: it is huge, or its aliases make it so; or a number has more digits than can be printed.
+        yaml.YAMLError: it is no YAML.
+    """
+    loader = yaml.SafeLoader(text)
+    top = loader.get_single_node()
+    if top is None:
+        return None
+    found, waiting = 1, [top]
+    while waiting:
+        node = waiting.pop()
+        if node.tag == "tag:yaml.org,2002:int" and len(node.value) > _LONGEST_NUMBER:
+            raise ValueError(f"a number has {len(node.value):,} digits")
+        parts = [] if isinstance(node, yaml.ScalarNode) else node.value
+        parts = [part for pair in parts for part in pair] if isinstance(node, yaml.MappingNode) else parts
+        found += len(parts)
+        if found > _MOST_VALUES:  # without end, where an alias is part of what it stands for
+            raise ValueError(f"it has more than {_MOST_VALUES:,} values, with its aliases written out")
+        waiting += parts
+    return loader.construct_document(top)

@@ -16,7 +16,7 @@ _INVISIBLE = re.compile(r"[\u061c\u200e\u200f\u202a-\u202e\u2060-\u206f\ufeff\U0
 _SEEN = r"[^\x00-\x7f\s\u200c\u200d]"
 _LOOSE_JOINERS = re.compile(rf"(?<!{_SEEN})[\u200c\u200d]|[\u200c\u200d](?!{_SEEN})")
 _SURROGATES = re.compile(r"[\ud800-\udfff]")
-_MARKS = re.compile(r"""<+[^\s<>{}'"]+>+|\[/?[A-Z][A-Z_]*\]""")
+_MARKS = re.compile(r"""(?<!<)<++[^\s<>{}'"]++>+|\[/?[A-Z][A-Z_]*\]""")
 _PLAIN = " ,.'!?:;&()-"
 
 
@@ -33,6 +33,11 @@ def one_line(text: str) -> str:
     """
     text = _INVISIBLE.sub("", _BREAKS.sub(" ", text))
     return " ".join(_LOOSE_JOINERS.sub("", text).split())
+
+
+def replace_surrogates(text: str, by: str = "\ufffd") -> str:
+    """Text without halves of surrogate pairs, which JSON and Python can write, and UTF-8 cannot."""
+    return text if text.isascii() else _SURROGATES.sub(by, text)
 
 
 class ControlTokens:
@@ -61,7 +66,7 @@ class ControlTokens:
         If the rest still contains a control token, only letters, digits and plain punctuation stay. Lone surrogates
         become U+FFFD.
         """
-        text = _SURROGATES.sub("\ufffd", text)
+        text = replace_surrogates(text)
         found = self._found(text)
         if not found:
             return text

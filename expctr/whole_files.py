@@ -2,6 +2,7 @@
 
 import errno
 import os
+import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -14,11 +15,15 @@ from polars.exceptions import ComputeError
 def replacing(path: Path) -> Iterator[Path]:
     """A path to write to. What is written there becomes `path` at the end, and is deleted after an error.
 
+    The path is that of an empty file with a random name. Another user who may write to the folder could put a link
+    under a name that can be guessed, and the link's file would be overwritten.
+
     Raises:
         OSError: it cannot be written, with `path` as the file's name. Polars has another error for a full disk.
     """
-    part = path.with_name(f"{path.name}.{os.getpid()}.part")
+    part = path.with_name(f"{path.name}.{secrets.token_hex(8)}.part")
     try:
+        os.close(os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o666))
         yield part
         part.replace(path)
     except ComputeError as error:

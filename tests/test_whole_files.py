@@ -1,12 +1,16 @@
 """Files that are whole or not there."""
 
 import errno
+import os
+import secrets
+import stat
 from pathlib import Path
 
+import polars as pl
 import pytest
 from polars.exceptions import ComputeError
 
-from expctr.whole_files import replacing
+from expctr.whole_files import replacing, write_parquet
 
 
 def test_a_file_takes_the_place_of_the_old_one_when_it_is_whole(tmp_path: Path) -> None:
@@ -44,3 +48,28 @@ def test_a_folder_in_place_of_the_file_is_named(tmp_path: Path) -> None:
         part.write_text("new")
     assert raised.value.filename == str(tmp_path)
     assert not part.exists()
+
+
+def test_a_link_under_the_part_s_name_is_not_followed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    mine, folder = tmp_path / "mine", tmp_path / "run"
+    mine.write_text("thesis")
+    folder.mkdir()
+    for number in [os.getpid(), *range(1, 2000)]:
+        (folder / f"scores.parquet.{number}.part").symlink_to(mine)
+    write_parquet(pl.DataFrame({"score": [0.5]}), folder / "scores.parquet")
+    assert mine.read_text() == "thesis"
+    assert pl.read_parquet(folder / "scores.parquet").height == 1
+
+    monkeypatch.setattr(secrets, "token_hex", lambda _: "1")  # somebody who guesses the name is refused, too
+    with pytest.raises(FileExistsError):
+        write_parquet(pl.DataFrame({"score": [0.5]}), folder / "scores.parquet")
+    assert mine.read_text() == "thesis"
+
+
+def test_the_mode_is_the_umask_s(tmp_path: Path) -> None:
+    before = os.umask(0o027)
+    try:
+        write_parquet(pl.DataFrame({"score": [0.5]}), tmp_path / "scores.parquet")
+    finally:
+        os.umask(before)
+    assert stat.S_IMODE((tmp_path / "scores.parquet").stat().st_mode) == 0o640

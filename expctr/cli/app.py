@@ -41,6 +41,7 @@ from expctr.training.progress import ProgressLog, StageProgressBar
 from expctr.training.scheduler import StageScheduler, check_trainer
 from expctr.training.selection import check_same_options, check_sharding, select_checkpoint
 from expctr.training.signals import Stopped
+from expctr.untrusted import printable
 
 CALLBACKS = {
     "stages": StageScheduler,
@@ -148,7 +149,8 @@ class ExpCTRCLI(LightningCLI):
         run = Path(root)
         path = select_checkpoint(self.subcommand, config.ckpt_path, run)
         if path is None and config.ckpt_path == "last":
-            print(f"no checkpoint in {run / 'checkpoints'} yet: starting from the beginning", file=sys.stderr)
+            where = printable(str(run / "checkpoints"))
+            print(f"no checkpoint in {where} yet: starting from the beginning", file=sys.stderr)
         config.ckpt_path = path and str(path)
         made = path.resolve().parent.parent if path else run
         # a fit may go on from another run's checkpoint with other options; a score of such weights would be wrong
@@ -165,7 +167,7 @@ class ExpCTRCLI(LightningCLI):
                 stack.enter_context(hold(Path(self.trainer.default_root_dir)))
             self.trainer.fit(**kwargs)
         if self.trainer.is_global_zero and not vars(self.trainer)["fast_dev_run"]:
-            print(self._end_of_fit())
+            print(printable(self._end_of_fit()))
 
     def _end_of_fit(self) -> str:
         """Whether the plan is trained to its end, and the next command."""
@@ -294,6 +296,6 @@ def run(args: Sequence[str] | None = None) -> None:
         cause = stop.__context__ or stop
         if not isinstance(cause, KeyboardInterrupt):  # Lightning turns a KeyboardInterrupt into a SystemExit
             raise
-        print("; ".join(["stopped", *getattr(cause, "__notes__", [])]), file=sys.stderr)
+        print(printable("; ".join(["stopped", *getattr(cause, "__notes__", [])])), file=sys.stderr)
         number = cause.number if isinstance(cause, Stopped) else signal.SIGINT
         raise SystemExit(128 + number) from None

@@ -10,6 +10,7 @@ from expctr.cli.arguments import names_run
 from expctr.cli.configs import packaged_configs
 from expctr.data.sample_rows import split_titles
 from expctr.errors import UserError, exit_with_error
+from expctr.untrusted import replace_surrogates
 
 NOTE = (
     "untrained: this is the shipped nano model before any training, so expect a poor answer. Next: in a clone, bash "
@@ -115,6 +116,6 @@ def _parse(args: Sequence[str]) -> argparse.Namespace:
 def _read_titles(text: str) -> tuple[str, ...]:
     try:
         titles = json.loads(text)
-    except ValueError:
+    except (ValueError, RecursionError):
         titles = None
-    return tuple(map(str, titles)) if isinstance(titles, list) else split_titles(text)
+    return tuple(replace_surrogates(str(title)) for title in titles) if isinstance(titles, list) else split_titles(text)

@@ -19,15 +19,18 @@ from safetensors import SafetensorError
 from torch import Tensor
 
 from expctr.errors import UserError, check_range
-from expctr.llm.loading import load_config, locate
-from expctr.untrusted import ControlTokens
+from expctr.llm.loading import check_max_length, load_config, locate
+from expctr.untrusted import ControlTokens, printable
 
 if TYPE_CHECKING:
     from sentence_transformers import SentenceTransformer
     from transformers import PreTrainedTokenizerBase
 
 
-_UNLOADABLE = (OSError, ValueError, RuntimeError, KeyError, ImportError, SafetensorError, pickle.UnpicklingError)
+_UNLOADABLE = (
+    *(OSError, ValueError, TypeError, AttributeError, RuntimeError, KeyError, ImportError),
+    *(SafetensorError, pickle.UnpicklingError),
+)
 
 
 @dataclass(frozen=True)
@@ -161,14 +164,15 @@ class SentenceEncoder:
             return
         model = self._model.to(device)
         # one token less than the model can read, since every batch has padding
-        limit = min(self.options.max_tokens, self._tokenizer.model_max_length - 1)
+        most = self._tokenizer.model_max_length
+        limit = int(min(self.options.max_tokens, most - 1))
         texts = [self._control.remove(text) for text in texts]
         tokens: list[list[int]] = self._tokenizer(texts, truncation=True, max_length=limit)["input_ids"]
         buckets: dict[int, list[int]] = defaultdict(list)
         for row, ids in enumerate(tokens):
             if ids and texts[row]:  # a text of nothing but control tokens has no content either
                 padded = (len(ids) // self._STEP + 1) * self._STEP
-                buckets[min(padded, self._tokenizer.model_max_length)].append(row)
+                buckets[int(min(padded, most))].append(row)
 
         for length, rows in sorted(buckets.items(), reverse=True):  # longest first, to run out of memory at once
             for start in range(0, len(rows), self.options.batch_size):
@@ -220,7 +224,8 @@ class SentenceEncoder:
     def _give_up_cache(self, error: Exception) -> None:
         """Go on without the cache: a run is worth more than the seconds that it saves."""
         self._cached = False
-        warnings.warn(f"encoder.cache_dir: {self._cache_file} is no longer used: {error}", stacklevel=2)
+        reason = printable(f"{self._cache_file} is no longer used: {error}")
+        warnings.warn(f"encoder.cache_dir: {reason}", stacklevel=2)
 
     @cached_property
     def key(self) -> str:
@@ -249,6 +254,7 @@ class SentenceEncoder:
                 config_kwargs=source,
                 processor_kwargs=source,
             )
+            check_max_length(transformer.tokenizer, f"encoder.path: {options.path}")
         except UserError:
             raise
         except _UNLOADABLE as error:

@@ -24,6 +24,7 @@ from expctr.data.options import SampleOptions
 from expctr.data.readers.bad_rows import OnBadRow
 from expctr.data.summary import DataSummary
 from expctr.errors import DataError
+from expctr.untrusted import printable
 from expctr.whole_files import replacing
 
 _FORMAT = 11  # increase it when a reader or make_samples returns something else
@@ -139,7 +140,7 @@ def _cached(
         saved = json.loads(about.read_text())
         if saved["sha256"] == _sha256(rows):
             return pl.read_parquet(rows, glob=False), read(saved["about"])
-    except (OSError, ValueError, TypeError, KeyError, pl.exceptions.PolarsError):
+    except (OSError, ValueError, TypeError, KeyError, RecursionError, pl.exceptions.PolarsError):
         pass  # missing or damaged
     table, found = make()
     for before, after in zip(stats, _stats(files), strict=True):
@@ -151,9 +152,10 @@ def _cached(
         saved = {"sha256": _sha256(rows), "about": found}
         _write(about, lambda path: path.write_text(json.dumps(saved)))
     except OSError as error:
+        where = printable(f"{rows.parent}: {error}")
         rank_zero_warn(
-            f"cannot save what was read in {rows.parent}: {error}. The next start reads the raw files again. Fix: set "
-            "data.cache_dir to a folder that is writable and has free space"
+            f"cannot save what was read in {where}. The next start reads the raw files again. Fix: set data.cache_dir "
+            "to a folder that is writable and has free space"
         )
     return table, read(found)
 

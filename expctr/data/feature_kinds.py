@@ -10,6 +10,7 @@ from lightning.pytorch.utilities import rank_zero_warn
 from numpy.typing import NDArray
 
 from expctr.data.random_draws import Ints
+from expctr.untrusted import printable
 
 FeatureKind = Literal["number", "quantiles", "category", "list", "boolean"]
 """What the models learn of a side feature. `number`: one vector, times the value; `quantiles`: a vector per bin of
@@ -55,7 +56,8 @@ def kinds_of(columns: pl.DataFrame, chosen: Mapping[str, FeatureKind]) -> dict[s
         elif kind := kind_of(dtype):
             kinds[name] = kind
         else:
-            rank_zero_warn(f"no kind of feature can read {name} of type {dtype}, so the CTR models do not see it")
+            found = printable(f"{name} of type {dtype}")
+            rank_zero_warn(f"no kind of feature can read {found}, so the CTR models do not see it")
     return kinds
 
 

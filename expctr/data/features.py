@@ -25,6 +25,7 @@ from expctr.data.feature_kinds import (
 from expctr.data.history_counts import different_counts, history_counts, nearest_count
 from expctr.data.random_draws import Ints
 from expctr.errors import UserError
+from expctr.untrusted import printable
 
 PADDING, UNSEEN, FIRST = 0, 1, 2
 """Index 0 pads lists, 1 stands for every value that is not in the training rows, values start at 2."""
@@ -115,7 +116,8 @@ class Features:
         owners = {**_SHARES, _HISTORY: "target"}
         available = [*vocabularies, *numbers, *owners]
         if empty := [name for name in known_kinds if name not in available]:
-            rank_zero_warn(f"no training row has a value of {', '.join(empty)}: the CTR models do not see it")
+            names = printable(", ".join(empty))
+            rank_zero_warn(f"no training row has a value of {names}: the CTR models do not see it")
         kept = available if fields is None else fields
         if not kept:
             raise UserError("data.fields is empty. Fix: name at least one field, or set it to null, which keeps all")

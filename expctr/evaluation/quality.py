@@ -152,7 +152,7 @@ def likeness(
 
 def _plain(review: str) -> str:
     """The first words of a review, without HTML."""
-    plain = html.unescape(re.sub(r"<[a-zA-Z/][^>]*>", " ", review))
+    plain = html.unescape(re.sub(r"<[a-zA-Z/][^<>]*>", " ", review))
     return " ".join(plain.split()[:REVIEW_WORDS])
 
 

@@ -128,7 +128,8 @@ def forms(title: str) -> tuple[str, ...]:
     """The usual forms of a title such as "Usual Suspects, The (1995)", in lower case, without article, year and
     punctuation; the full form first.
     """
-    full = re.sub(r"\s*\(\d{4}\)$", "", title.casefold().replace("’", "'")).strip(" ,.;")
+    title = " ".join(title.casefold().replace("’", "'").split())  # the patterns are quadratic in white space
+    full = re.sub(r"\s*\(\d{4}\)$", "", title).strip(" ,.;")
     parts = [full, _SUBTITLE.split(full, maxsplit=1)[0]]
     return tuple(dict.fromkeys(form for part in parts if (form := _plain(part))))
 

@@ -24,6 +24,7 @@ from expctr.modules.ctr import CTRModule
 from expctr.modules.expctr import ExpCTRModule
 from expctr.modules.scoring import ScoringModule
 from expctr.modules.staged import StagedModule
+from expctr.untrusted import printable
 
 
 class Exporter(Callback):
@@ -67,7 +68,9 @@ class Exporter(Callback):
                 if (self.run / name).exists():
                     copyfile(self.run / name, self.out / name)
             write_card(self.model, data, self.out, lines)
-        rank_zero_info("\n".join([f"exported to {self.out}", *(f"  {line}" for line in lines)]))
+        rank_zero_info(
+            "\n".join(printable(line) for line in (f"exported to {self.out}", *(f"  {line}" for line in lines)))
+        )
         trainer.strategy.barrier()
 
 

@@ -26,12 +26,25 @@ from transformers import (
     PreTrainedModel,
     PreTrainedTokenizerBase,
 )
+from transformers.utils.logging import get_logger
 from transformers.utils.peft_utils import find_adapter_config_file
 
 from expctr.errors import UserError, check_range, first_line
 from expctr.llm.cpu.attention import GROUPED
 from expctr.llm.cpu.int8 import int8_is_exact
 from expctr.llm.sharding.loading import can_load_shards, fill, load_complete, load_shards
+from expctr.untrusted import printable
+
+
+def _make_printable(record: logging.LogRecord) -> bool:
+    """Keeps what a config or a tokenizer says from controlling the terminal."""
+    record.msg, record.args = "\n".join(map(printable, record.getMessage().splitlines())), ()
+    return True
+
+
+# of transformers, and of libraries without one; a filter of a logger does not see what its modules say
+for _handler in filter(None, (*get_logger().handlers, logging.lastResort)):
+    _handler.addFilter(_make_printable)
 
 DType = Literal["auto", "float32", "bfloat16", "float16"]
 
@@ -93,9 +106,16 @@ class LLMOptions:
 
 def load_tokenizer(options: LLMOptions) -> PreTrainedTokenizerBase:
     """Load the base's tokenizer, or raise `UserError` if it is not a fast one, or its chat template is damaged."""
-    tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(
-        locate(options.path, "llm.path"), **hub_arguments(options), clean_up_tokenization_spaces=False
-    )
+    path = locate(options.path, "llm.path")
+    try:
+        tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(
+            path, **hub_arguments(options), clean_up_tokenization_spaces=False
+        )
+    except (TypeError, AttributeError, KeyError) as error:  # a value of another type than transformers writes
+        raise UserError(
+            f"llm.path: the tokenizer of {path} cannot be loaded: {first_line(error)}. Fix: download it again"
+        ) from error
+    check_max_length(tokenizer, f"llm.path: {options.path}")
     if not tokenizer.is_fast:
         raise UserError(
             f"{options.path} has no fast tokenizer, which cutting titles needs. Fix: choose a base with tokenizer.json"
@@ -107,6 +127,15 @@ def load_tokenizer(options: LLMOptions) -> PreTrainedTokenizerBase:
             if type(error.__cause__) is not TemplateError:  # the template's own: `Prompts` tries it with its variables
                 raise
     return tokenizer
+
+
+def check_max_length(tokenizer: PreTrainedTokenizerBase, base: str) -> None:
+    """Refuse a tokenizer whose longest text is not a number, with a `UserError` that begins with `base`."""
+    if not isinstance(most := tokenizer.model_max_length, int | float):
+        raise UserError(
+            f"{base} has the model_max_length {str(most)[:60]!r}, which is not a number. Fix: correct it in "
+            "tokenizer_config.json"
+        )
 
 
 def check_tokenizer(tokenizer: PreTrainedTokenizerBase, path: str, rows: int) -> None:

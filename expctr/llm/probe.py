@@ -26,6 +26,7 @@ from expctr.llm.prefill import prefill
 from expctr.llm.prompt_writer import SAMPLE_MESSAGE, PromptWriter
 from expctr.llm.rollout import Rollout
 from expctr.llm.sharding.loading import NOT_SHARDED
+from expctr.untrusted import printable
 
 TEXT = "The viewer liked most of what they saw, so they will likely enjoy this one. Yes or No?"
 EXACT, ROUGH = 1e-3, 0.25
@@ -95,7 +96,7 @@ def probe(model: LanguageModel, rows: Rows | None = None) -> None:
         fix = " and ".join(f"set {option} to {value}" for option, value in wanted.items())
         raise UserError(f"{name} needs other options: {_reason(model, rows, plain, problems)}. Fix: {fix}")
     if problems:
-        why = _reason(model, rows, plain, problems)
+        why = printable(_reason(model, rows, plain, problems))
         rank_zero_info(f"{name} is computed with attention {way.attention} and caching {way.caching}: {why}")
     if options.compile_decoding and model.causal._supports_attention_backend:
         with model.attending(GROUPED):

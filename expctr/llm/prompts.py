@@ -20,6 +20,7 @@ from expctr.data.batches import Nouns, SampleText
 from expctr.errors import UserError, check_range
 from expctr.llm.loading import check_chat_template
 from expctr.llm.prompt_writer import SAMPLE_MESSAGE, PromptWriter
+from expctr.untrusted import printable
 
 _FIELDS = {
     "explanation": {"liked", "disliked", "target"},
@@ -129,7 +130,7 @@ class Prompts(PromptWriter):
         self.options = options
         if self.chat and self.chat.turned_off:
             means = ", ".join(self.chat.turned_off)
-            rank_zero_info(f"{tokenizer.name_or_path} would think before it answers; turned off by {means}")
+            rank_zero_info(f"{printable(tokenizer.name_or_path)} would think before it answers; turned off by {means}")
 
     def reset_counts(self) -> None:
         """Set `cut` to 0. The names stay, so that all ranks add up the same ones."""

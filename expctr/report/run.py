@@ -16,10 +16,13 @@ import yaml  # type: ignore[import-untyped]
 from expctr.data.readers.base import POLARS_ERRORS
 from expctr.errors import UserError
 from expctr.report.curves import Events, read_events
+from expctr.run_folder import parse_config
 from expctr.systems import PLAIN, Bin, Estimate
 
 _TEXT = ("text", "text_untrained", "target")
 _LISTS = ("invented", "invented_untrained", "liked", "disliked")
+_DEEPEST = 100
+"""Levels of a JSON or YAML file: functions that call themselves once a level can walk them."""
 
 
 @dataclass(frozen=True)
@@ -89,8 +92,10 @@ def section(tree: object, *path: str) -> dict[str, Any]:
 
 
 def number(value: object) -> float:
-    """A number of a JSON file; NaN for anything else, such as null or a number too large to draw."""
-    return float(value) if isinstance(value, int | float) and abs(value) < 1e100 else math.nan
+    """A number of a JSON file; NaN for anything else, such as null or a number too large to draw, 0 if too small."""
+    if not isinstance(value, int | float) or not abs(value) < 1e100:
+        return math.nan
+    return float(value) if abs(value) > 1e-100 else 0.0
 
 
 def estimate(value: object) -> Estimate | None:
@@ -106,7 +111,7 @@ def bins(value: object) -> list[Bin]:
     found = []
     for entry in map(section, value if isinstance(value, list) else []):
         rows, score, share = number(entry.get("rows")), number(entry.get("score")), estimate(section(entry, "rate"))
-        if rows > 0 and not math.isnan(score) and share:
+        if rows >= 1 and not math.isnan(score) and share:
             found.append(Bin(int(rows), score, share))
     return found
 
@@ -177,7 +182,7 @@ def _json(path: Path, notes: list[str]) -> dict[str, Any]:
 
 def _config(text: str, notes: list[str]) -> dict[str, Any]:
     wrong = "config.yaml is not a YAML mapping. Its text is shown, but its options are not read."
-    return _mapping(text, lambda config: yaml.safe_load(config) or {}, wrong, notes)
+    return _mapping(text, lambda config: parse_config(config) or {}, wrong, notes)
 
 
 def _mapping(text: str, parse: Callable[[str], Any], wrong: str, notes: list[str]) -> dict[str, Any]:
@@ -185,10 +190,18 @@ def _mapping(text: str, parse: Callable[[str], Any], wrong: str, notes: list[str
         content = parse(text)
     except (ValueError, yaml.YAMLError, RecursionError):
         content = None
-    if isinstance(content, dict):
+    if isinstance(content, dict) and _is_shallow(content):
         return content
     notes.append(wrong)
     return {}
+
+
+def _is_shallow(content: object) -> bool:
+    level = [content]
+    for _ in range(_DEEPEST):
+        nested = [value for value in level if isinstance(value, dict | list)]
+        level = [part for value in nested for part in (value.values() if isinstance(value, dict) else value)]
+    return not level
 
 
 def _frame(path: Path, notes: list[str]) -> pl.DataFrame:
@@ -206,7 +219,7 @@ def _explanations(path: Path, samples: pl.DataFrame, notes: list[str]) -> pl.Dat
     frame = _frame(path, notes)
     text, lists = (cs.by_name(*names, require_all=False) for names in (_TEXT, _LISTS))
     made = frame.select(
-        text.cast(pl.String, strict=False),
+        (text & (cs.string(include_categorical=True) | cs.numeric() | cs.by_dtype(pl.Null, pl.Enum))).cast(pl.String),
         lists & cs.by_dtype(pl.List(pl.String)),
         (cs.numeric() | cs.boolean()) - text - lists,
     )
@@ -238,7 +251,8 @@ def _titled(frame: pl.DataFrame, samples: pl.DataFrame, path: Path, notes: list[
         return frame
     try:
         titles = samples.select(known.names()).cast(known).unique("sample")
-        both = frame.cast({"sample": pl.Int64}).join(titles, on="sample", how="left", maintain_order="left")
+        own = frame.drop("target_title", "label_right", strict=False)
+        both = own.cast({"sample": pl.Int64}).join(titles, on="sample", how="left", maintain_order="left")
     except pl.exceptions.PolarsError:
         return frame
     if not both["label"].cast(pl.Float64).eq_missing(both["label_right"]).all():
@@ -250,6 +264,9 @@ def _titled(frame: pl.DataFrame, samples: pl.DataFrame, path: Path, notes: list[
 
 
 def _events(folder: Path, notes: list[str]) -> Events:
+    if wrong := next((path.name for path in folder.glob("*tfevents*") if not path.is_file()), None):
+        notes.append(f"{wrong} is not a file, so there are no curves.")  # a pipe would be waited for
+        return Events({}, [])
     try:
         return read_events(folder)
     except Exception as error:

@@ -7,6 +7,8 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Fie
 MAX_PAIRS, MAX_EXPLAINED, MAX_TITLES = 256, 32, 1000
 """Pairs per request, of those that get sentences, and titles of all histories: no client may keep the others waiting
 for long."""
+MAX_FIELDS = 50
+"""Fields of an object, known or not."""
 
 
 def _check_text(given: str) -> str:
@@ -27,6 +29,14 @@ Titles = Annotated[list[Title], Field(max_length=100)]
 
 class _Strict(BaseModel):
     model_config = ConfigDict(extra="forbid")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _check_fields(cls, given: Any) -> Any:
+        """Refuse many unknown fields before each gets a message of its own, which takes seconds."""
+        if isinstance(given, dict) and len(given) > MAX_FIELDS:
+            raise ValueError(f"{len(given)} fields. Fix: send only {', '.join(cls.model_fields)}")
+        return given
 
 
 class Pair(_Strict):

@@ -23,6 +23,7 @@ from starlette.middleware.trustedhost import TrustedHostMiddleware
 from expctr import __version__
 from expctr.errors import UserError, check_range, exit_with_error
 from expctr.run_folder import find_run
+from expctr.serving.connections import ImpatientProtocol, allow_more_files
 from expctr.serving.schemas import Endpoint, ExplainRequest, Names, Reply, ScoreRequest, ScoreResponse
 from expctr.serving.worker import QUEUE, ModelWorker
 from expctr.untrusted import printable
@@ -32,7 +33,7 @@ MAX_BYTES = 1 << 20
 """The most bytes in a request's body."""
 _GRACE = 9.0  # seconds; Docker kills after ten
 _HIDDEN = {"/", QUEUE, "/info", "/docs", "/docs/oauth2-redirect", "/redoc"}  # /docs would load scripts from elsewhere
-_MAX_FAULTS = 20  # of a request that are told
+_MAX_FAULTS, _LONGEST = 20, 100  # faults of a request that are told, and characters of a field's name
 _MESSAGES = {"model_attributes_type": "no JSON object. Fix: send one, with the header Content-Type: application/json"}
 _POLICY = (
     "default-src 'none'; connect-src 'self'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; "
@@ -85,6 +86,7 @@ def serve(server: ls.LitServer, host: str, port: int) -> None:
     """Answer until SIGINT or SIGTERM; all processes end within seconds."""
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, _end)
+    allow_more_files()
     try:
         server.run(
             host=host,
@@ -92,7 +94,8 @@ def serve(server: ls.LitServer, host: str, port: int) -> None:
             num_api_servers=1,
             generate_client_file=False,
             log_level="warning",
-            http="h11",  # the faster parser takes headers of any size, for all to wait for
+            http=ImpatientProtocol,
+            ws="none",
         )
     except RuntimeError as error:
         if "failed to start" not in str(error):
@@ -159,7 +162,7 @@ def add_routes(app: FastAPI, queue: RegularRequestHandler) -> None:
         """What is wrong, and where, without the input, which may be huge or no text at all."""
         detail = [
             {
-                "loc": fault["loc"],
+                "loc": [part[:_LONGEST] if isinstance(part, str) else part for part in fault["loc"]],
                 "msg": _MESSAGES.get(fault["type"], fault["msg"]).removeprefix("Value error, "),
                 "type": fault["type"],
             }

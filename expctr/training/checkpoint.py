@@ -154,6 +154,9 @@ def checkpoints(folder: Path) -> list[Path]:
 def fault(path: Path) -> str | None:
     """What is wrong with a checkpoint (a file, or a sharded one's folder); None where all is well."""
     plain = path / "meta.pt" if path.is_dir() else path
+    parts = [*path.iterdir()] if path.is_dir() else [path]
+    if odd := next((part for part in parts if part.exists() and not part.is_file()), None):
+        return f"{odd.name} is not a file"  # a pipe would be waited for
     try:
         with zipfile.ZipFile(plain) as archive:
             if archive.testzip() is not None:  # a checksum that is wrong

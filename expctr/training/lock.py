@@ -10,6 +10,7 @@ from typing import TextIO
 from lightning.pytorch.utilities import rank_zero_warn
 
 from expctr.errors import UserError
+from expctr.untrusted import printable
 
 _HELD = (errno.EWOULDBLOCK, errno.EACCES)
 _NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP)
@@ -48,8 +49,8 @@ def hold(folder: Path, use: str = "trained in", fix: str = "another folder by --
             file.close()
             raise
         rank_zero_warn(
-            f"{folder} is on a file system without locks ({error.strerror}): a second command in this folder would not "
-            "be noticed, and would damage its files. Start one at a time"
+            f"{printable(str(folder))} is on a file system without locks ({error.strerror}): a second command in this "
+            "folder would not be noticed, and would damage its files. Start one at a time"
         )
     file.truncate(0)
     file.write(f"process {os.getpid()} on {socket.gethostname()}\n")

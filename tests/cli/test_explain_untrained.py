@@ -61,3 +61,8 @@ def test_titles_that_are_not_json_are_separated_by_bars() -> None:
     assert _read_titles('["Heat", "Fargo"]') == ("Heat", "Fargo")
     assert _read_titles("[REC]|Heat") == ("[REC]", "Heat")
     assert _read_titles("1984") == ("1984",)
+
+
+def test_titles_in_json_of_any_depth_and_characters_are_texts() -> None:
+    assert _read_titles('["A\\ud83d", "B"]') == ("A\ufffd", "B")
+    assert _read_titles("[" * 5000) == ("[" * 5000,)

@@ -1,5 +1,6 @@
 """The sentence encoder: mean pooling by hand, a vector that depends on its text alone, and the cache."""
 
+import json
 from collections.abc import Sequence
 from multiprocessing import get_context
 from pathlib import Path
@@ -243,3 +244,20 @@ def test_an_encoder_that_cannot_be_loaded_names_the_option(tmp_path: Path, broke
         weights.write_bytes(weights.read_bytes()[:1000])
     with pytest.raises(UserError, match=r"encoder.path: .*model cannot be loaded"):
         encoder(folder).encode(TEXTS)
+
+
+@pytest.mark.parametrize("most", ["text", [1], {"a": 1}])
+def test_an_encoder_whose_longest_text_is_not_a_number_is_one_line(tmp_path: Path, most: object):
+    folder = save_model(tmp_path / "model")
+    path = folder / "tokenizer_config.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "model_max_length": most}))
+    with pytest.raises(UserError, match=r"encoder.path: .*\. Fix: "):
+        encoder(folder).encode(["funny"])
+
+
+def test_the_longest_text_may_be_a_float(tmp_path: Path):
+    folder = save_model(tmp_path / "model")
+    before = encoder(folder).encode(["funny"])
+    path = folder / "tokenizer_config.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "model_max_length": 40.0}))
+    assert torch.equal(encoder(folder).encode(["funny"]), before)

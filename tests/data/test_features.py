@@ -341,3 +341,14 @@ def test_a_new_item_lacks_all_side_features() -> None:
     assert encoded["target_price"].isnan().all()
     for name in ("target_brand", "target_stock", "user_member", "target_sizes"):
         assert encoded[name].flatten().tolist() == [features.missing_index(name)], name
+
+
+def test_a_column_that_is_said_to_be_unused_cannot_control_the_terminal() -> None:
+    empty, odd = "user_\x1b]0;x\x07", "user_\x9b31m"
+    frame = samples().with_columns(pl.lit(None, pl.Float64).alias(empty), pl.lit(b"x").alias(odd))
+    with pytest.warns(UserWarning, match="do not see it") as said:
+        Features.fit(frame)
+    texts = [str(warning.message) for warning in said]
+    assert [text for text in texts if "has a value of" in text]
+    assert [text for text in texts if "no kind of feature" in text]
+    assert all(text.isprintable() for text in texts)

@@ -110,6 +110,15 @@ def test_a_folder_with_a_file_cut_short_or_missing_is_told(name: str, sharded: P
     assert "missing" in found
 
 
+def test_nobody_waits_for_a_pipe(plain: Path, sharded: Path, tmp_path: Path) -> None:
+    whole, part = tmp_path / "epoch=0099-batch=000000.ckpt", copy(sharded, tmp_path / "part.ckpt") / ".metadata"
+    part.unlink()
+    for pipe in (whole, part):
+        os.mkfifo(pipe)
+    assert fault(whole) == "epoch=0099-batch=000000.ckpt is not a file"
+    assert fault(part.parent) == ".metadata is not a file"
+
+
 def test_nothing_in_a_checkpoint_is_run(sharded: Path, tmp_path: Path) -> None:
     mark = tmp_path / "mark"
     torch.save({"features": Bomb(mark)}, tmp_path / "bomb.ckpt")

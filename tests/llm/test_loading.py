@@ -2,6 +2,8 @@
 
 import json
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -425,3 +427,33 @@ def test_a_base_that_is_quantised_on_disk_learns_too(wide_folder: Path, tmp_path
     gradients = torch.autograd.grad(loss_of(model), [p for p in model.parameters() if p.requires_grad])
     assert all(torch.isfinite(gradient).all() for gradient in gradients)
     assert any(gradient.abs().max() > 0 for gradient in gradients)
+
+
+@pytest.mark.parametrize(
+    ("entry", "said"),
+    [
+        ({"model_max_length": "text\x1b[2J"}, "model_max_length 'text"),
+        ({"model_max_length": [512]}, "model_max_length"),
+        ({"bos_token": 5}, "cannot be loaded"),
+        ({"added_tokens_decoder": "text"}, "cannot be loaded"),
+    ],
+)
+def test_a_tokenizer_s_config_of_other_types_is_one_line(tmp_path: Path, entry: dict[str, Any], said: str) -> None:
+    folder = make_llm(tmp_path / "base")
+    path = folder / "tokenizer_config.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), **entry}))
+    with pytest.raises(UserError, match=rf"llm\.path: .*{said}.*\. Fix: "):
+        load_tokenizer(LLMOptions(str(folder)))
+
+
+@pytest.mark.parametrize("name", ["transformers.modeling_utils", "a.library"])
+def test_what_libraries_log_cannot_control_the_terminal(name: str, capfd: pytest.CaptureFixture[str]) -> None:
+    script = (
+        "import logging, expctr.llm.loading; "
+        f"logging.getLogger({name!r}).warning('rope_type %s\\nnext line', '\\x1b]0;title\\x07\\u202e')"
+    )
+    subprocess.run([sys.executable, "-c", script], check=True)
+    said = capfd.readouterr().err
+    assert "rope_type  ]0;title" in said
+    assert said.isascii()
+    assert not {"\x1b", "\x07"} & {*said}

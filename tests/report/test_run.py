@@ -1,6 +1,7 @@
 """What a report makes of folders that are not as they should be."""
 
 import json
+import os
 import shutil
 from pathlib import Path
 from typing import Any
@@ -8,10 +9,12 @@ from typing import Any
 import polars as pl
 import pytest
 from fake_run import make_run
+from markupsafe import escape
 
 from expctr.errors import UserError
 from expctr.report.render import read_runs, render
-from expctr.report.run import bins, estimate, points, read_run, section
+from expctr.report.run import bins, estimate, number, points, read_run, section
+from expctr.run_folder import read_config
 
 
 @pytest.fixture
@@ -253,13 +256,84 @@ def test_numbers_are_read_where_there_are_any() -> None:
     assert estimate({"value": None}) is None
     assert estimate(None) is None
     assert estimate({"value": 10**400}) is estimate({"value": float("nan")}) is estimate({"value": 1e308}) is None
+    assert number(5e-324) == number(-1e-310) == 0
     assert section({"a": {"b": 1}}, "a", "b") == {}
 
 
 def test_bins_and_curves_are_read_where_they_are_whole() -> None:
     whole = {"rows": 3, "score": 0.4, "rate": {"value": 0.5, "low": 0.1, "high": 0.9}}
-    assert bins([whole, {**whole, "score": None}, {**whole, "rate": {}}, 7]) == [(3, 0.4, (0.5, 0.1, 0.9))]
+    wrong = ({**whole, "score": None}, {**whole, "rate": {}}, {**whole, "rows": 0.5}, 7)
+    assert bins([whole, *wrong]) == [(3, 0.4, (0.5, 0.1, 0.9))]
     assert bins(None) == bins({"rows": 1}) == []
     assert points({"false_positive_rate": [0, 1], "true_positive_rate": [0.5, 1]}) == [(0, 0.5), (1, 1)]
     for odd in ([0], [0, None], [0, 2], "01"):
         assert points({"false_positive_rate": [0, 1], "true_positive_rate": odd}) == []
+
+
+def test_numbers_too_small_to_draw_are_drawn(run: Path) -> None:
+    table = json.loads((run / "table.json").read_text())
+    tiny = {"value": 5e-324, "low": -1e-310, "high": 1.5e-323}
+    systems = {name: dict.fromkeys(metrics, tiny) for name, metrics in table["systems"].items()}
+    bins = [{"rows": rows, "score": 5e-324, "rate": tiny} for rows in (1e-310, 0.5, 1, 1e99)]
+    edit_table(run, systems=systems, calibration={name: {"bins": bins} for name in table["calibration"]})
+    assert "LC reward" in render([read_run(run)])
+
+
+@pytest.mark.parametrize("name", ["events.out.tfevents.9", "tfevents", "table.json", "samples.parquet"])
+def test_nobody_waits_for_a_pipe(run: Path, name: str) -> None:
+    (run / name).unlink(missing_ok=True)
+    os.mkfifo(run / name)
+    read = read_run(run)
+    assert name == "samples.parquet" or any(f"{name} is not a file" in note for note in read.notes)
+    assert "Explanations" in render([read])
+
+
+CONFIGS = {
+    "a circle": "model: &x {a: *x}",
+    "a circle of merges": "model: &x {<<: *x, a: 1}",
+    "laughs": "a0: &a0 [1]\n" + "\n".join(f"a{i + 1}: &a{i + 1} [{f'*a{i}, ' * 10}]" for i in range(12)),
+    "laughs of merges": "a0: &a0 {k: 1}\n"
+    + "\n".join(f"a{i + 1}: &a{i + 1} {{<<: [*a{i}, *a{i}]}}" for i in range(40)),
+    "a long number": f"seed_everything: 0x{'f' * 5000}",
+    "a long number in decimals": f"seed_everything: {'9' * 5000}",
+    "deeper": "seed_everything: " + "[" * 5000 + "]" * 5000,
+}
+
+
+@pytest.mark.parametrize("config", CONFIGS.values(), ids=CONFIGS)
+def test_a_config_that_was_made_to_be_slow_is_shown_as_text(run: Path, config: str) -> None:
+    (run / "config.yaml").write_text(config)
+    read = read_run(run)
+    assert "config.yaml is not a YAML mapping" in read.notes[0]
+    assert escape(config[:20]) in render([read, read_run(run)])
+    with pytest.raises(UserError, match=r"config\.yaml cannot be read"):
+        read_config(run)
+
+
+def test_nested_json_is_left_out(run: Path) -> None:
+    for depth in (150, 900, 980, 990, 5000):
+        (run / "data.json").write_text(f'{{"rule": {"[" * depth}{"]" * depth}}}')
+        read = read_run(run)
+        assert read.data == {}
+        assert "LC reward" in render([read])
+
+
+@pytest.mark.parametrize("column", ["text", "text_untrained", "target"])
+@pytest.mark.parametrize(
+    "values",
+    [
+        pl.lit([["a"]]),
+        pl.lit(b"\xff"),
+        pl.lit(3).cast(pl.Duration),
+        pl.struct(a=1),
+        pl.lit(None),
+        pl.lit("a").cast(pl.Categorical),
+        pl.lit(3).cast(pl.Decimal(20, 2)),
+        pl.lit(3).cast(pl.Time),
+    ],
+)
+def test_explanations_of_any_type_are_shown_or_left_out(run: Path, column: str, values: pl.Expr) -> None:
+    path = run / "explanations" / "test.parquet"
+    frame = pl.read_parquet(path).with_columns(values.alias(column), target_title=pl.lit(1), label_right=pl.lit(1))
+    frame.write_parquet(path)
+    assert "LC reward" in render([read_run(run)])

@@ -1,25 +1,32 @@
 """The server's endpoints on a tiny run, without its processes; and once with them."""
 
+import asyncio
 import json
 import re
 import shutil
 import socket
+import subprocess
+import sys
 import time
 import urllib.request
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Any
 
 import psutil
 import pytest
+import uvicorn
 from fastapi import FastAPI
+from pydantic import ValidationError
 from running import World, server
 from starlette.testclient import TestClient
 
 from expctr.errors import DataError, UserError
 from expctr.predictor import Predictor
-from expctr.serving.schemas import MAX_PAIRS, Reply
+from expctr.serving.connections import ImpatientProtocol
+from expctr.serving.schemas import MAX_PAIRS, ExplainRequest, Reply, ScoreRequest
 from expctr.serving.server import MAX_BYTES, add_routes, check_port, main, make_server, serve
 from expctr.serving.worker import ModelWorker
 
@@ -345,6 +352,19 @@ def listens(process: psutil.Process, address: str) -> bool:
 
 
 @pytest.mark.cli
+def test_connections_with_half_a_header_are_closed_and_others_answered(address: str) -> None:
+    host, port = address.removeprefix("http://").split(":")
+    with ExitStack() as stack:
+        idle = [stack.enter_context(socket.create_connection((host, int(port)), timeout=60)) for _ in range(200)]
+        for connection in idle:
+            connection.sendall(b"GET /health HTTP/1.1\r\nX: ")
+        assert urllib.request.urlopen(f"{address}/health", timeout=10).status == 200
+        for connection in idle:
+            with suppress(ConnectionResetError):
+                assert connection.recv(1) == b""
+
+
+@pytest.mark.cli
 def test_a_header_without_end_is_cut(address: str) -> None:
     """And nobody waits for it."""
     host, port = address.removeprefix("http://").split(":")
@@ -355,10 +375,110 @@ def test_a_header_without_end_is_cut(address: str) -> None:
     assert urllib.request.urlopen(f"{address}/health", timeout=10).status == 200
 
 
-def test_many_wrong_fields_get_a_short_answer(client: TestClient) -> None:
-    answer = client.post("/score", json={"pairs": [{f"a{i}": 0 for i in range(10_000)}]})
-    assert answer.status_code == 422
-    assert len(answer.content) < 5_000
+@pytest.mark.parametrize(
+    "body",
+    [
+        {"pairs": [{f"a{i}": 0 for i in range(10_000)}]},
+        {f"a{i}": 0 for i in range(10_000)},
+        {"pairs": [{f"a{i}": 0 for i in range(40)}] * 250},
+        {"a" * 900_000: 0},
+        {"pairs": [{"liked_titles": [{"b" * 400_000: {}}], "b" * 400_000: 0}]},
+        {"explain": "c" * 900_000, "pairs": "c"},
+    ],
+)
+def test_many_or_long_wrong_fields_get_a_short_answer(client: TestClient, body: Any) -> None:
+    for path in ("/score", "/explain"):
+        answer = client.post(path, json=body)
+        assert answer.status_code == 422
+        assert len(answer.content) < 6_000
+
+
+def test_unknown_fields_are_counted_before_each_gets_a_fault_of_its_own() -> None:
+    """Making these would take seconds, in which nobody else is answered."""
+    many = {f"a{i}": 0 for i in range(100_000)}
+    for kind, body in ((ExplainRequest, many), (ScoreRequest, many), (ScoreRequest, {"pairs": [many]})):
+        with pytest.raises(ValidationError) as raised:
+            kind.model_validate(body)
+        assert raised.value.error_count() == 1
+
+
+class _Transport(asyncio.Transport):
+    """Of a client that sends what it is told to, and reads nothing."""
+
+    aborted = False
+
+    def get_extra_info(self, name: str, default: Any = None) -> Any:
+        return default
+
+    def is_closing(self) -> bool:
+        return self.aborted
+
+    def write(self, data: Any) -> None: ...
+
+    def pause_reading(self) -> None: ...
+
+    def resume_reading(self) -> None: ...
+
+    def close(self) -> None: ...
+
+    def abort(self) -> None:
+        self.aborted = True
+
+
+REQUEST = b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 4\r\n\r\nbody"
+
+
+@pytest.mark.parametrize(
+    ("sent", "seconds", "stays"),
+    [
+        ([], 0.0, False),
+        ([REQUEST[:20]], 0.0, False),
+        ([bytes([byte]) for byte in REQUEST[:30]], 0.0, False),
+        ([REQUEST[:-2]], 0.0, False),
+        ([REQUEST], 0.5, True),  # the answer takes its time
+        ([REQUEST[:-2], REQUEST[-2:]], 0.5, True),
+        ([REQUEST, REQUEST[:20]], 0.0, False),  # the next request
+        ([REQUEST, b""], 0.5, False),  # reads nothing
+    ],
+)
+def test_who_sends_half_a_request_is_not_waited_for(
+    sent: list[bytes], seconds: float, stays: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("expctr.serving.connections.PATIENCE", 0.1)
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        while (await receive())["more_body"]:
+            pass
+        await asyncio.sleep(seconds)
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        await send({"type": "http.response.body", "body": b"answer"})
+
+    async def talk() -> bool:
+        protocol = ImpatientProtocol(uvicorn.Config(app), uvicorn.server.ServerState(), {})
+        transport = _Transport()
+        protocol.connection_made(transport)
+        for part in sent:
+            if part:
+                protocol.data_received(part)
+            else:
+                protocol.pause_writing()
+            await asyncio.sleep(0.01)
+        await asyncio.sleep(0.3)
+        aborted = transport.aborted
+        protocol.connection_lost(None)
+        return not aborted
+
+    assert asyncio.run(talk()) is stays
+
+
+def test_more_files_may_be_open_while_it_serves() -> None:
+    """In a process of its own, whose limit this test lowers."""
+    script = (
+        "import resource as r; r.setrlimit(r.RLIMIT_NOFILE, (100, 300))\n"
+        "from expctr.serving.connections import allow_more_files as f; f(); f(); print(r.getrlimit(r.RLIMIT_NOFILE))"
+    )
+    said = subprocess.run([sys.executable, "-c", script], check=True, capture_output=True, text=True)
+    assert said.stdout == "(300, 300)\n"
 
 
 def test_the_server_itself_refuses_what_is_too_large_or_meant_for_another_name(address: str) -> None:

@@ -203,7 +203,8 @@ def _split_line(line: str, delimiter: str, most: int = -1) -> list[str]:
     if delimiter not in _QUOTING or '"' not in line:
         return line.split(delimiter, most)
     if escape:
-        line = re.sub(r'\\+(?!["\\])', lambda backslashes: 2 * backslashes[0], line)
+        # from the first backslash of several only, and possessive: a cell of many would take quadratic time
+        line = re.sub(r'(?<!\\)\\++(?!")', lambda backslashes: 2 * backslashes[0], line)
     if (re.sub(r"\\.", "", line) if escape else line).count('"') % 2:
         return []  # half of a value with a line break in it; csv would accept some of these
     try:

@@ -7,7 +7,6 @@ Long texts need not be kept: `RawTable.texts_at` reads those of a few rows later
 import ast
 import io
 import json
-import re
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -27,9 +26,9 @@ from expctr.data.readers.lines import opened
 from expctr.data.readers.progress import reading_progress
 from expctr.data.readers.python_literals import split_literal
 from expctr.errors import DataError
+from expctr.untrusted import replace_surrogates
 
 _CHUNK = 1 << 24  # bytes
-_SURROGATE = re.compile("[\ud800-\udfff]")  # half of a character, which polars would read as a NUL byte
 
 
 def read_json_lines(path: Path, keys: Mapping[str, Sequence[str]]) -> RawTable:
@@ -170,4 +169,4 @@ def _text(value: object) -> str:
     if isinstance(value, float):
         return np.format_float_positional(value, trim="-")  # as polars writes it: 28.0 is 28, and 1e-7 has its zeros
     text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
-    return text if text.isascii() else _SURROGATE.sub("\0", text)
+    return replace_surrogates(text, "\0")  # as polars reads them

@@ -20,6 +20,7 @@ from expctr.data.readers.files import check_file, check_local, plain_name
 from expctr.data.readers.frames import as_frame, check_types, plain_types
 from expctr.data.readers.json_lines import read_json_lines
 from expctr.errors import DataError, first_line
+from expctr.untrusted import replace_surrogates
 
 _KINDS = {
     **dict.fromkeys((".parquet", ".pq"), "parquet"),
@@ -29,6 +30,7 @@ _KINDS = {
 _HEAD = 10_000  # lines of JSON that are searched for keys
 _NO_VALUE = "__HIVE_DEFAULT_PARTITION__"
 _NOT_JSON = re.compile(r"[:,\[]\s*(NaN|-?Infinity)\b")
+_SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")
 _LOCK = "~$"
 """How the name of a file begins that a spreadsheet program keeps while a table is open."""
 _RAW = "raw."  # a file may have a column `row` or `problem`, too
@@ -239,9 +241,9 @@ def _lines(path: Path, count: int) -> list[str]:
 def _keys(line: str) -> list[str]:
     try:
         row = json.loads(line)
-    except ValueError:
+    except (ValueError, RecursionError):
         return []  # a bad row, which its reader names
-    return [*row] if isinstance(row, dict) else []
+    return [replace_surrogates(key, "\0") for key in row] if isinstance(row, dict) else []
 
 
 def _is_one_object(lines: Sequence[str]) -> bool:
@@ -250,7 +252,7 @@ def _is_one_object(lines: Sequence[str]) -> bool:
         return False
     try:
         found = json.loads("\n".join(lines).removeprefix("\ufeff"))
-    except ValueError:
+    except (ValueError, RecursionError):
         return False  # several rows, or a bad one, which its reader names
     return bool(found) and all(isinstance(value, dict | list) for value in found.values())
 
@@ -259,10 +261,12 @@ def _read_json(path: Path) -> pl.DataFrame:
     """A JSON file that holds one list of objects. NaN and Infinity, which Python writes, are numbers."""
     text = "\n".join(pl.read_lines(path, glob=False).to_series()).removeprefix("\ufeff")
     try:
+        if _SURROGATE.search(text):  # polars refuses half of a pair, or makes it a NUL byte
+            text = replace_surrogates(json.dumps(json.loads(text), ensure_ascii=False))
         if _NOT_JSON.search(text):
             return pl.DataFrame(json.loads(text), infer_schema_length=None)
         return pl.read_json(BytesIO(text.encode()), infer_schema_length=None)
-    except (*POLARS_ERRORS, TypeError, ValueError) as error:
+    except (*POLARS_ERRORS, TypeError, ValueError, RecursionError) as error:
         raise DataError(
             f"cannot read {path} as JSON: {first_line(error)}. Fix: write one list of objects, [{{...}}, {{...}}]; or "
             "one object per line without the brackets"

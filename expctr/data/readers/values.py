@@ -8,6 +8,8 @@ from tokenize import STRING, TokenError, generate_tokens
 
 import polars as pl
 
+from expctr.untrusted import replace_surrogates
+
 _MISSING = (
     *("", "NA", "N/A", "NaN", "nan", "NaT", "null", "NULL", "Null", "None", "none", "(null)", "undefined"),
     *("\\N", "<NA>", "#N/A", "#NULL!"),
@@ -125,16 +127,17 @@ def _parsed_lists(texts: pl.Series) -> pl.Series:
 
 def _parsed_list(text: str) -> list[str | None]:
     """The values of a list in JSON, Python or numpy; of any other text, its parts between `|`."""
-    try:
-        found = json.loads(text)
-    except ValueError:
+    for parse in (_json, _python_list):
         try:
-            found = _python_list(text)
-        except (ValueError, SyntaxError, TokenError, MemoryError, RecursionError):
-            found = None
-    if not isinstance(found, list):
-        return [*text.split("|")]
-    return [None if part is None else _text(part) for part in found]
+            if isinstance(found := parse(text), list):
+                return [None if part is None else _text(part) for part in found]
+        except (ValueError, TypeError, SyntaxError, TokenError, MemoryError, RecursionError):
+            pass
+    return [*text.split("|")]
+
+
+def _json(text: str) -> object:
+    return json.loads(text, strict=False)  # half of a surrogate pair may have become a NUL byte
 
 
 def _python_list(text: str) -> object:
@@ -151,4 +154,5 @@ def _text(value: object) -> str:
     """A value as text, whole numbers without a point."""
     if isinstance(value, float) and value.is_integer():
         value = int(value)
-    return value if isinstance(value, str) else json.dumps(value, default=str)
+    text = value if isinstance(value, str) else json.dumps(value, default=str)
+    return replace_surrogates(text.replace("\0", "\ufffd"))

@@ -2,6 +2,8 @@
 
 import csv
 import io
+import re
+from itertools import product
 from pathlib import Path
 from random import Random
 
@@ -11,7 +13,7 @@ from tiny import rows, write
 
 from expctr.data.readers import lines as reading
 from expctr.data.readers import movielens
-from expctr.data.readers.delimited import read_delimited
+from expctr.data.readers.delimited import _split_line, read_delimited
 from expctr.data.readers.movielens import read_interactions
 from expctr.errors import DataError
 
@@ -86,3 +88,17 @@ def test_the_end_of_a_record_is_not_looked_for_in_the_whole_file(
 def test_names_may_have_brackets(tmp_path: Path) -> None:
     (tmp_path / "train[1].csv").write_text(RATINGS)
     assert len(rows(read_interactions(tmp_path / "train[1].csv"))) == 1
+
+
+def test_backslashes_mean_what_they_meant_in_bookcrossing_files() -> None:
+    escape = re.compile(r'\\+(?!["\\])')  # the plain form, which takes quadratic time
+    for letters in product('\\";a', repeat=6):
+        line = '"' + "".join(letters) + '";b'
+        plain = escape.sub(lambda found: 2 * found[0], line)
+        try:
+            expected = next(csv.reader((plain,), delimiter=";", escapechar="\\", strict=True))
+        except csv.Error:
+            expected = []
+        if re.sub(r"\\.", "", plain).count('"') % 2:
+            expected = []
+        assert _split_line(line, ";") == expected, line

@@ -4,6 +4,7 @@ import gzip
 import json
 import math
 from collections import Counter
+from contextlib import suppress
 from pathlib import Path
 
 import polars as pl
@@ -11,6 +12,7 @@ import pytest
 from readers.test_table import CLICKS, ITEMS, collected, reader
 
 from expctr.data.readers.columns import TableColumns
+from expctr.data.readers.sources import open_source
 from expctr.errors import DataError
 
 
@@ -185,3 +187,22 @@ def test_ids_as_floats_are_refused_where_they_lose_digits() -> None:
     with pytest.raises(DataError, match=r"lost its last digits, data.interactions, row 4, column user_id"):
         collected(reader(log).tables)
     assert {row["user"] for row in collected(reader(log[:3]).tables)[0]} == {"9007199254740991", "1", "2"}
+
+
+@pytest.mark.parametrize("kind", ["json", "jsonl"])
+@pytest.mark.parametrize("number", ["1", "NaN"])
+def test_half_of_a_character_in_json_is_no_fault(tmp_path: Path, kind: str, number: str) -> None:
+    rows = [f'{{"A\\ud83d": {number}, "name": "B\\udc00", "tags": ["C\\ud83d"]}}'] * 2
+    path = tmp_path / f"x.{kind}"
+    path.write_text("\n".join(rows) if kind == "jsonl" else f"[{','.join(rows)}]")
+    frame = open_source(path, "data.items").table.frame.collect()
+    assert frame["raw.name"][1] == ("B\ufffd" if kind == "json" else "B\0")
+
+
+@pytest.mark.parametrize("depth", [700, 5000, 100_000])
+@pytest.mark.parametrize("form", ['[{{"a": NaN, "b": {}}}]', '[{{"a": 1, "b": {}}}]', '{{"b": {}}}', "[{}]"])
+def test_json_nested_deeply_is_a_bad_row_or_one_line(tmp_path: Path, form: str, depth: int) -> None:
+    path = tmp_path / ("x.jsonl" if form[0] == "{" else "x.json")
+    path.write_text(form.format("[" * depth + "]" * depth) + "\n")
+    with suppress(DataError):
+        assert open_source(path, "data.items").table.frame.collect().height == 1

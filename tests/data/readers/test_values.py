@@ -1,6 +1,8 @@
 """Lists as people write them."""
 
 import json
+import re
+from collections.abc import Callable
 
 import polars as pl
 import pytest
@@ -27,6 +29,23 @@ def test_other_values_of_a_list_become_text_and_nothing_is_dropped() -> None:
 @pytest.mark.parametrize("text", ["[REC]", "[1 of 2", "['71]", "[not a list"])
 def test_a_title_in_brackets_is_a_title(text: str) -> None:
     assert lists(text, f"{text}|Heat") == [[text], [text, "Heat"]]
+
+
+@pytest.mark.parametrize("name", ["A\ud83d", "\udc00A", "A\ud83d\ud83d"])
+@pytest.mark.parametrize("write", [json.dumps, repr, lambda texts: json.dumps(texts).replace('\\ud83d"', '\0"')])
+def test_half_of_a_character_is_replaced_in_a_list(name: str, write: Callable[[list[str]], str]) -> None:
+    assert lists(write([name, "\U0001f600"])) == [[re.sub("[\ud800-\udfff]", "\ufffd", name), "\U0001f600"]]
+
+
+@pytest.mark.parametrize("text", ["[1," + "[" * 3000, "[" * 100_000 + "]", "['a', {(1, 2): 3}"])
+def test_what_is_no_list_of_values_stays_a_text(text: str) -> None:
+    assert lists(text + "]", "[1]") == [[f"{text}]"], ["1"]]
+
+
+@pytest.mark.parametrize("depth", [100, 500, 900, 1500, 5000, 20_000])
+def test_a_list_nested_to_any_depth_is_a_text(depth: int) -> None:
+    [found] = lists(f"[1, {'[' * depth}{']' * depth}]")
+    assert "".join(found).count("[") >= depth
 
 
 def test_lists_of_numbers_are_texts() -> None:
