@@ -40,7 +40,7 @@ from expctr.training.lock import hold
 from expctr.training.progress import ProgressLog, StageProgressBar
 from expctr.training.scheduler import StageScheduler, check_trainer
 from expctr.training.selection import check_same_options, check_sharding, select_checkpoint
-from expctr.training.signals import Stopped
+from expctr.training.signals import Stopped, stopping
 
 CALLBACKS = {
     "stages": StageScheduler,
@@ -250,6 +250,7 @@ def _drop_writer_error(failed: threading.ExceptHookArgs) -> None:
         threading.__excepthook__(failed)
 
 
+@stopping()
 def run(args: Sequence[str] | None = None) -> None:
     """Run the command line: exit with code 2 after an error of the user's, 128 + N after the signal N."""
     threading.excepthook = _drop_writer_error

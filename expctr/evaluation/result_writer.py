@@ -81,6 +81,11 @@ class ResultWriter(Callback):
                 "data.samples.fractions above 0, or results.temperature to false"
             )
 
+    def on_exception(self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException) -> None:
+        """Say that a command that is stopped leaves no results: they are written at its end."""
+        if isinstance(exception, KeyboardInterrupt) and trainer.state.fn in ("test", "predict"):
+            exception.add_note("no results were written")
+
     def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Describe the data, once a checkpoint, if any, is known to fit them."""
         if not trainer.strategy.restore_checkpoint_after_setup:
