@@ -14,6 +14,7 @@ from lightning.pytorch.callbacks import Checkpoint
 from torch.distributed.checkpoint.api import CheckpointException
 
 from expctr.errors import BadRunError, UserError, first_line
+from expctr.training.ranks import check_ranks_agree
 from expctr.training.sharded_loading import torn
 from expctr.training.signals import STOPPING, Signals, Stopped
 
@@ -42,6 +43,11 @@ class RunCheckpoint(Checkpoint):
         self._signals = Signals()
         self._done, self._cut_short = 0, False
         self._limit_val_batches: int | float = 1.0
+
+    def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
+        """Compare the ranks, now that the plan and the data are known, and before a checkpoint is restored."""
+        if stage == "fit":
+            check_ranks_agree(trainer, pl_module)
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Listen to signals; Lightning's own handlers were set just before."""
