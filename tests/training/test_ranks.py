@@ -50,7 +50,7 @@ def trainer(devices: int = 1, nodes: int = 1, **options: Any) -> L.Trainer:
             {"NTASKS": "1"},
             4,
             1,
-            "trainer.num_nodes is 4 x 1, but SLURM started 1 task. Fix: #SBATCH --nodes=1 --ntasks",
+            "num_nodes is 4 x 1, but SLURM started 1 task. Fix: #SBATCH --nodes=1 --ntasks-per",
         ),
         ({"NTASKS": "2", "NTASKS_PER_NODE": "2"}, 1, 2, "is 1 x 2, but SLURM started 2 tasks. Fix: #SBATCH --nodes=2"),
         ({"NTASKS": "4", "NNODES": "2"}, 2, 1, "is 2 x 1, but SLURM started 4 tasks on 2 node(s). Fix: "),
@@ -88,7 +88,7 @@ def test_torchrun_in_a_job_has_its_own_ranks(job: Any, monkeypatch: pytest.Monke
     for name, value in {"TORCHELASTIC_RUN_ID": "1", "RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "2"}.items():
         monkeypatch.setenv(name, value)
     check_world(trainer(2))
-    with pytest.raises(UserError, match="is 3 x 1, but 2 processes were started. Fix: torchrun --nnodes 1 --nproc-per"):
+    with pytest.raises(UserError, match=r"is 3 x 1, but 2 processes were started\. Fix: torchrun --nnodes 1 --"):
         check_world(trainer(3))
 
 
