@@ -146,7 +146,8 @@ class ExpCTRCLI(LightningCLI):
         if self.subcommand in ("prepare", "plan"):  # they compute nothing on a device: a login node may have none
             if self.subcommand == "plan" and config.processor is None:
                 config.processor = runs_on_cpu(config.trainer.accelerator)
-            config.trainer.update(Namespace(accelerator="cpu", devices=1, num_nodes=1, strategy="auto"))
+            for name, value in {"accelerator": "cpu", "devices": 1, "num_nodes": 1, "strategy": "auto"}.items():
+                config.trainer[name] = value
         if self.subcommand in ("prepare", "plan", None):
             return
         root = config.trainer.default_root_dir or "."

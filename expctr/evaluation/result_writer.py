@@ -65,7 +65,7 @@ class ResultWriter(Callback):
         self._scored: list[Mapping[str, list[Any]]] = []
 
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
-        """Refuse a test without the rows that it needs, which Lightning would skip silently, and a run to read only."""
+        """Refuse a test without rows, which Lightning would skip silently, and a folder that cannot be written to."""
         option = {"validate": "limit_val_batches", "test": "limit_test_batches", "predict": "limit_predict_batches"}
         if stage in option and getattr(trainer, option[stage]) == 0:
             raise UserError(f"trainer.{option[stage]} is 0, so there is nothing to do. Fix: raise it, or leave it out")

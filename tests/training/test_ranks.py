@@ -1,7 +1,6 @@
 """Processes that are not those of the options are refused, and so are ranks that would train different things."""
 
 import socket
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -36,11 +35,10 @@ def job(monkeypatch: pytest.MonkeyPatch) -> Any:
 
 
 def trainer(devices: int = 1, nodes: int = 1, **options: Any) -> L.Trainer:
-    several = devices * nodes > 1 and "strategy" not in options
-    strategy = {"strategy": ReplicatedStrategy()} if several else {}
-    plugins = with_slurm([]) or None
-    fixed: Mapping[str, Any] = {"accelerator": "cpu", "logger": False, "enable_checkpointing": False}
-    return L.Trainer(devices=devices, num_nodes=nodes, plugins=plugins, **fixed, **strategy, **options)
+    if devices * nodes > 1:
+        options.setdefault("strategy", ReplicatedStrategy())
+    options |= {"accelerator": "cpu", "logger": False, "enable_checkpointing": False}
+    return L.Trainer(devices=devices, num_nodes=nodes, plugins=with_slurm([]) or None, **options)
 
 
 @pytest.mark.parametrize(
