@@ -5,6 +5,7 @@ import locale
 import logging
 import os
 import re
+import signal
 import sys
 import warnings
 from collections.abc import Sequence
@@ -42,6 +43,8 @@ A first answer, without training: expctr explain --liked "Heat|Fargo" --disliked
 def main(args: Sequence[str] | None = None) -> None:
     """Run the command line, with `args` in place of `sys.argv` in tests."""
     if args is None:
+        for number in (signal.SIGUSR1, signal.SIGUSR2):  # they ask a fit to save; what cannot save goes on
+            signal.signal(number, signal.SIG_IGN)
         _use_utf8()
     given = [_expand_home(arg) for arg in (sys.argv[1:] if args is None else args)]
     for stream in (sys.stdout, sys.stderr):

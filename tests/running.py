@@ -14,7 +14,7 @@ import random
 import socket
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cache
 from multiprocessing import forkserver
 from multiprocessing.context import ForkServerContext
@@ -73,13 +73,14 @@ def replicated(ranks: int) -> list[str]:
     return [f"--config={TESTS.parent / 'configs' / 'ddp.yaml'}", f"--trainer.devices={ranks}"]
 
 
-def expctr(*args: object, ranks: int = 1, environ: Mapping[str, str] = {}) -> Outcome:
+def expctr(*args: object, ranks: int = 1, environ: Mapping[str, str] = {}, others: Sequence[object] = ()) -> Outcome:
     """Run `expctr ARGS`.
 
     Args:
         args: the command line.
         ranks: number of processes that train together, started as on a cluster.
         environ: more environment variables.
+        others: more of the command line, of all ranks but the first.
     """
     line = [str(arg) for arg in args]
     places = [dict(environ) for _ in range(ranks)]
@@ -88,7 +89,8 @@ def expctr(*args: object, ranks: int = 1, environ: Mapping[str, str] = {}) -> Ou
         places = [{**environ, **common, "LOCAL_RANK": str(rank), "WORLD_SIZE": str(ranks)} for rank in range(ranks)]
     with _scratch() as folder:
         logs = [folder / f"{rank}.txt" for rank in range(ranks)]
-        works = [start(line, place, log) for place, log in zip(places, logs, strict=True)]
+        lines = [line, *[[*line, *map(str, others)]] * (ranks - 1)]
+        works = [start(*work) for work in zip(lines, places, logs, strict=True)]
         end = time.monotonic() + LIMIT
         while any(work.is_alive() for work in works) and time.monotonic() < end:
             if any(work.exitcode for work in works):  # one failed, and the others may wait for it forever

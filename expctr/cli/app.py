@@ -7,7 +7,7 @@ import sys
 import threading
 import traceback
 from collections.abc import Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, nullcontext
 from pathlib import Path
 from pkgutil import resolve_name
 from typing import Any
@@ -15,22 +15,22 @@ from typing import Any
 import lightning as L
 import yaml  # type: ignore[import-untyped]
 from jsonargparse import SUPPRESS, Namespace, set_parsing_settings
-from lightning.fabric.plugins.environments.cluster_environment import ClusterEnvironment
-from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI, SaveConfigCallback
 from lightning.pytorch.loggers import TensorBoardLogger
 from safetensors import SafetensorError
+from torch.distributed import DistNetworkError
 
 from expctr.cli.arguments import with_packaged_configs, with_run_options
 from expctr.cli.commands import Trainer
 from expctr.cli.help import print_class_help
 from expctr.cli.parser import Parser, explain_error
+from expctr.cli.streams import spared
 from expctr.data.ratings_module import RatingsDataModule
 from expctr.errors import UserError, exit_with_error, root_cause
 from expctr.evaluation.alarms import Alarms
 from expctr.evaluation.result_writer import ResultWriter
-from expctr.modules.checks import usable_accelerator
+from expctr.modules.checks import runs_on_cpu, usable_accelerator
 from expctr.modules.scoring import ScoringModule
 from expctr.modules.staged import StagedModule
 from expctr.run_folder import read_config
@@ -38,9 +38,10 @@ from expctr.training.checkpoint import RunCheckpoint, checkpoint_folder, checkpo
 from expctr.training.fsdp import ShardedStrategy
 from expctr.training.lock import hold
 from expctr.training.progress import ProgressLog, StageProgressBar
+from expctr.training.ranks import check_world, network_fault, with_slurm
 from expctr.training.scheduler import StageScheduler, check_trainer
 from expctr.training.selection import check_same_options, check_sharding, select_checkpoint
-from expctr.training.signals import Stopped
+from expctr.training.signals import Stopped, stopping
 from expctr.untrusted import printable
 
 CALLBACKS = {
@@ -51,6 +52,8 @@ CALLBACKS = {
     "progress": ProgressLog,
 }
 """Callbacks of every run, by the name of their options."""
+_WITH_FILES = ("fit", "test", "predict", "export")
+"""Commands whose results are files; those of the others are what they print."""
 _WITH_PATHS = {"trainer", "model", "data", "ckpt_path", "pairs", "out"}
 
 
@@ -141,6 +144,11 @@ class ExpCTRCLI(LightningCLI):
             config.trainer.enable_progress_bar = False  # only the answer is printed
         if self.subcommand in ("predict", "export", "explain"):
             config.trainer.logger = False  # they log no curves, and the run's folder may be read-only
+        if self.subcommand in ("prepare", "plan"):  # they compute nothing on a device: a login node may have none
+            if self.subcommand == "plan" and config.processor is None:
+                config.processor = runs_on_cpu(config.trainer.accelerator)
+            for name, value in {"accelerator": "cpu", "devices": 1, "num_nodes": 1, "strategy": "auto"}.items():
+                config.trainer[name] = value
         if self.subcommand in ("prepare", "plan", None):
             return
         root = config.trainer.default_root_dir or "."
@@ -158,10 +166,16 @@ class ExpCTRCLI(LightningCLI):
             now = self._parser(self.subcommand).dump(config, skip_unset=False, skip_validation=True)
             check_same_options(yaml.safe_load(now), read_config(made))
 
+    def _run_subcommand(self, subcommand: str) -> None:
+        """Run the command; without its log, if need be, where its results are files."""
+        with spared("stdout") if subcommand in _WITH_FILES else nullcontext():
+            super()._run_subcommand(subcommand)
+
     def fit(self, **kwargs: Any) -> None:
         """Train, with the run's folder locked against another fit."""
         if isinstance(self.model, StagedModule):
             check_trainer(self.trainer)
+        self.trainer.ckpt_path = kwargs.pop("ckpt_path", None)  # now, as the ranks compare it before it is restored
         with ExitStack() as stack:
             if self.trainer.is_global_zero:
                 stack.enter_context(hold(Path(self.trainer.default_root_dir)))
@@ -207,6 +221,7 @@ class ExpCTRCLI(LightningCLI):
             if not _is_of_lightning(error):
                 raise
             raise root_cause(error) from error
+        check_world(self.trainer)
         if path := self._get(self.config_init, "ckpt_path"):
             check_sharding(Path(path), isinstance(self.trainer.strategy, ShardedStrategy))
 
@@ -221,13 +236,7 @@ class ExpCTRCLI(LightningCLI):
             self.trainer_defaults = {}  # they hold the progress bar only
         kwargs["accelerator"] = usable_accelerator(config.get("accelerator"))
         given = config.get("plugins") or []
-        plugins = [*given] if isinstance(given, list) else [given]
-        if SLURMEnvironment.detect() and not any(isinstance(plugin, ClusterEnvironment) for plugin in plugins):
-            plugins.append(SLURMEnvironment())
-        for plugin in plugins:
-            if isinstance(plugin, SLURMEnvironment):
-                plugin.auto_requeue = False  # a signal saves and ends the fit, or saves and goes on
-        kwargs["plugins"] = plugins or None
+        kwargs["plugins"] = with_slurm(given if isinstance(given, list) else [given]) or None
         if config.get("logger") in (None, True):
             kwargs["logger"] = TensorBoardLogger(config.get("default_root_dir") or ".", name="", version="")
         return super().instantiate_trainer(**kwargs)
@@ -252,6 +261,8 @@ def _drop_writer_error(failed: threading.ExceptHookArgs) -> None:
         threading.__excepthook__(failed)
 
 
+@spared("stderr")
+@stopping()
 def run(args: Sequence[str] | None = None) -> None:
     """Run the command line: exit with code 2 after an error of the user's, 128 + N after the signal N."""
     threading.excepthook = _drop_writer_error
@@ -284,11 +295,15 @@ def run(args: Sequence[str] | None = None) -> None:
         exit_with_error(root_cause(error))
     except SafetensorError as error:  # of writing; that of reading is caught where the file is known
         exit_with_error(UserError(f"weights: {error}. Fix: choose a place that is writable and has room"))
+    except DistNetworkError as error:
+        if (fault := network_fault(error)) is None:
+            raise
+        exit_with_error(fault)
     except OSError as error:
         if error.filename is None and error.errno is None:
             raise
-        where = f"{os.fsdecode(error.filename)}: " if error.filename else ""
-        found = UserError(f"{where}{error.strerror}. Fix: choose a place that is writable and has room")
+        where = os.fsdecode(error.filename) if error.filename else "a file, or the log (standard output)"
+        found = UserError(f"{where}: {error.strerror}. Fix: choose a place that is writable and has room")
         for note in getattr(error, "__notes__", ()):
             found.add_note(note)
         exit_with_error(found)

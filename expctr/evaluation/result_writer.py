@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, replace
 from math import inf
 from pathlib import Path
+from tempfile import TemporaryFile
 from typing import Any
 
 import lightning as L
@@ -64,7 +65,7 @@ class ResultWriter(Callback):
         self._scored: list[Mapping[str, list[Any]]] = []
 
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
-        """Refuse a test without the rows that it needs: without rows, Lightning would skip it silently."""
+        """Refuse a test without rows, which Lightning would skip silently, and a folder that cannot be written to."""
         option = {"validate": "limit_val_batches", "test": "limit_test_batches", "predict": "limit_predict_batches"}
         if stage in option and getattr(trainer, option[stage]) == 0:
             raise UserError(f"trainer.{option[stage]} is 0, so there is nothing to do. Fix: raise it, or leave it out")
@@ -73,6 +74,8 @@ class ResultWriter(Callback):
                 "trainer.fast_dev_run tries a fit; here it would replace the run's results by those of one batch. Fix: "
                 f"leave it out, or limit the rows with trainer.{option[stage]}"
             )
+        if stage in ("test", "predict") and trainer.is_global_zero:
+            _check_writable(_folder(trainer))
         if stage == "test" and not len(_data(trainer).table("test")):
             raise UserError("there are no test rows. Fix: set the last share of data.samples.fractions above 0")
         if stage == "test" and self.temperature and not len(_data(trainer).table("val")):
@@ -80,6 +83,11 @@ class ResultWriter(Callback):
                 "results.temperature is fitted on validation rows, and there are none. Fix: set the middle share of "
                 "data.samples.fractions above 0, or results.temperature to false"
             )
+
+    def on_exception(self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException) -> None:
+        """Say that a command that is stopped leaves no results: they are written at its end."""
+        if isinstance(exception, KeyboardInterrupt) and trainer.state.fn in ("test", "predict"):
+            exception.add_note("no results were written")
 
     def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Describe the data, once a checkpoint, if any, is known to fit them."""
@@ -197,6 +205,19 @@ class ResultWriter(Callback):
         columns = all_gather_columns(self._scored, order="sample")
         self._scored = []
         return columns
+
+
+def _check_writable(folder: Path) -> None:
+    """Refuse, before hours of scoring, a folder in which no results can be written."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise UserError(
+            f"{folder}: {error.strerror}, so the results cannot be written there. Fix: give another folder by "
+            "--trainer.default_root_dir, and --ckpt_path CHECKPOINT of this run"
+        ) from error
 
 
 def _texts(module: StagedModule, split: str) -> dict[int, SampleText]:

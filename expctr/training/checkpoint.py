@@ -14,8 +14,9 @@ from lightning.pytorch.callbacks import Checkpoint
 from torch.distributed.checkpoint.api import CheckpointException
 
 from expctr.errors import BadRunError, UserError, first_line
+from expctr.training.ranks import check_ranks_agree
 from expctr.training.sharded_loading import torn
-from expctr.training.signals import Signals, Stopped
+from expctr.training.signals import STOPPING, Signals, Stopped
 
 _NAME = re.compile(r"epoch=(\d+)-batch=(\d+)\.ckpt")
 
@@ -26,9 +27,9 @@ class RunCheckpoint(Checkpoint):
     Lightning's own callback counts optimizer steps, of which a PPO batch makes many and which manual optimization
     makes it miss. A checkpoint is written aside and then renamed, so a run killed while saving has the last good one.
 
-    SIGINT (Ctrl-C) and SIGTERM save after the batch under way and end the run; SIGUSR1 saves and goes on. What comes
-    while the epoch's last batch or its validation is under way waits for the validation's end: an epoch half
-    validated is no place to resume from.
+    SIGINT (Ctrl-C), SIGTERM and SIGHUP save after the batch under way and end the run; SIGUSR1 and SIGUSR2 save and go
+    on. What comes while the epoch's last batch or its validation is under way waits for the validation's end: an epoch
+    half validated is no place to resume from.
 
     Args:
         every_n_batches: how often within an epoch; 0 for epochs' ends only.
@@ -42,6 +43,11 @@ class RunCheckpoint(Checkpoint):
         self._signals = Signals()
         self._done, self._cut_short = 0, False
         self._limit_val_batches: int | float = 1.0
+
+    def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
+        """Compare the ranks, now that the plan and the data are known, and before a checkpoint is restored."""
+        if stage == "fit":
+            check_ranks_agree(trainer, pl_module)
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Listen to signals; Lightning's own handlers were set just before."""
@@ -81,7 +87,7 @@ class RunCheckpoint(Checkpoint):
     def _answer(self, signalled: signal.Signals | None) -> None:
         """Stop if the signal asks for it, now that all is saved."""
         self._signals.done()
-        if signalled in (signal.SIGINT, signal.SIGTERM):
+        if signalled in STOPPING:
             raise Stopped(signalled)
 
     def on_fit_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:

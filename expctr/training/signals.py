@@ -1,20 +1,26 @@
-"""Signals to a running fit, by which a user or a cluster asks it to save, or to save and stop."""
+"""Signals by which a user or a cluster asks a fit to save, or to save and stop, and any other command to stop."""
 
 import signal
 import sys
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from types import FrameType
 
 import torch
 
 from expctr.distributed import all_sum
 
-LISTENED = (signal.SIGUSR1, signal.SIGINT, signal.SIGTERM)
-"""Save and go on; save and stop; the same. The later outranks the earlier."""
+SAVING = (signal.SIGUSR1, signal.SIGUSR2)
+"""Save and go on."""
+STOPPING = (signal.SIGINT, signal.SIGHUP, signal.SIGTERM)
+"""Save and stop."""
+LISTENED = (*SAVING, *STOPPING)
+"""The later outranks the earlier."""
 
 
 class Stopped(KeyboardInterrupt):
-    """A fit that was asked to stop by a signal, and has saved."""
+    """A command that was asked to stop by a signal; a fit has saved before."""
 
     def __init__(self, number: signal.Signals) -> None:
         super().__init__()
@@ -34,7 +40,7 @@ class Signals:
         """Keep what comes from now on; Lightning puts the former handlers back when the fit ends."""
         self._came, self._seen = [0] * len(LISTENED), [0] * len(LISTENED)
         if threading.current_thread() is threading.main_thread():  # no other may set handlers
-            for number in LISTENED:
+            for number in _heard(LISTENED):
                 signal.signal(number, self._keep)
 
     def look(self, device: torch.device) -> signal.Signals | None:
@@ -55,3 +61,28 @@ class Signals:
         self._came[place] += 1
         if number == signal.SIGINT:
             print("\nsaving after this batch, then stopping; Ctrl-C again stops at once", file=sys.stderr)
+
+
+@contextmanager
+def stopping() -> Iterator[None]:
+    """Meanwhile SIGTERM and SIGHUP stop this process as Ctrl-C does, except in a fit that listens to them itself."""
+    if threading.current_thread() is not threading.main_thread():  # no other may set handlers
+        yield
+        return
+    before = {number: signal.getsignal(number) for number in _heard((signal.SIGHUP, signal.SIGTERM))}
+    for number in before:
+        signal.signal(number, _stop)
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _stop(number: int, frame: FrameType | None) -> None:
+    raise Stopped(signal.Signals(number))
+
+
+def _heard(numbers: tuple[signal.Signals, ...]) -> list[signal.Signals]:
+    """All but a SIGHUP that is ignored, as under nohup: the run outlives its terminal."""
+    return [n for n in numbers if n != signal.SIGHUP or signal.getsignal(n) != signal.SIG_IGN]

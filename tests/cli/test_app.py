@@ -326,6 +326,18 @@ def test_prepare_can_be_strict_about_what_looks_wrong(world: World, capsys: pyte
     assert stop.value.code == 1
 
 
+def test_a_login_node_prepares_and_plans_for_gpus_of_other_nodes(
+    world: World, capsys: pytest.CaptureFixture[str]
+) -> None:
+    several = ["--config=fsdp", "--trainer.accelerator=gpu", "--trainer.devices=8", "--trainer.num_nodes=2"]
+    options = [*world.options("elsewhere"), *several, "--trainer.strategy.init_args.data_parallel_size=16"]
+    run_cli(["prepare", *options])
+    run_cli(["plan", *options])
+    assert "Hours on a CPU" not in capsys.readouterr().out
+    run_cli(["plan", *options, "--trainer.accelerator=cpu"])
+    assert "Hours on a CPU" in capsys.readouterr().out
+
+
 def test_every_command_takes_a_run(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """`fit`, `test` and `predict` accept all that a run's config holds; the others have no checkpoint to choose."""
     shutil.copytree(run, tmp_path / "moved")
@@ -592,6 +604,16 @@ def test_predict_on_the_test_split(run: Path, world: World) -> None:
     assert rows["s_u"].to_list() == pytest.approx(tested["s_u"].to_list(), abs=1e-6)
     assert rows["s_r"].to_list() == pytest.approx(tested["s_r"].to_list(), abs=1e-6)
     assert rows["target_title"].str.starts_with("Film ").all()
+
+
+def test_predict_asks_for_a_place_before_it_scores(run: Path, world: World, tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    newest, place = checkpoints(run / "checkpoints")[-1], tmp_path / "file" / "run"
+    line = ["predict", *world.options(place), f"--ckpt_path={newest}", *kill(0, 0, where="predict")]
+    outcome = expctr(*line)
+    assert outcome.code == 2, outcome.output
+    said = f"error: {place}: Not a directory, so the results cannot be written there. Fix: give another folder"
+    assert said in outcome.output
 
 
 def test_predict_on_people_no_vocabulary_knows(run: Path, world: World, tmp_path: Path) -> None:

@@ -40,9 +40,9 @@ class Sabotage(Callback):
     """Sends a signal to its own process, as a power failure or a user would.
 
     Args:
-        epoch: of the signal.
-        batch: the signal comes before this batch, of training or of validation.
-        where: `train` or `validation`.
+        epoch: of the signal; 0 where there is no fit.
+        batch: the signal comes before this batch.
+        where: the batch's kind, `train`, `validation`, `test` or `predict`; or `setup`, before any batch.
         signal: 9 ends the process immediately; 0 raises an error and sends no signal.
         rank: of the process that receives it; None: all.
     """
@@ -62,8 +62,22 @@ class Sabotage(Callback):
     ) -> None:
         self._act_at("validation", trainer, batch_idx)
 
+    def on_test_batch_start(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Any, batch_idx: int, dataloader_idx: int = 0
+    ) -> None:
+        self._act_at("test", trainer, batch_idx)
+
+    def on_predict_batch_start(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Any, batch_idx: int, dataloader_idx: int = 0
+    ) -> None:
+        self._act_at("predict", trainer, batch_idx)
+
+    def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
+        self._act_at("setup", trainer, 0)
+
     def _act_at(self, where: str, trainer: L.Trainer, batch: int) -> None:
-        if (where, trainer.current_epoch, batch) == self.place and self.rank in (None, trainer.global_rank):
+        epoch = trainer.current_epoch if trainer.state.fn == "fit" else 0
+        if (where, epoch, batch) == self.place and self.rank in (None, trainer.global_rank):
             if not self.signal:
                 raise RuntimeError("this rank's own error")
             os.kill(os.getpid(), self.signal)

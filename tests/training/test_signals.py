@@ -6,7 +6,7 @@ from collections.abc import Iterator
 import pytest
 import torch
 
-from expctr.training.signals import LISTENED, Signals
+from expctr.training.signals import LISTENED, Signals, Stopped, stopping
 
 CPU = torch.device("cpu")
 
@@ -50,3 +50,27 @@ def test_a_second_ctrl_c_stops_at_once(signals: Signals) -> None:
     assert signals.look(CPU) == signal.SIGINT
     with pytest.raises(KeyboardInterrupt):
         signal.raise_signal(signal.SIGINT)
+
+
+def test_sigusr2_and_sighup_count_as_sigusr1_and_sigterm(signals: Signals) -> None:
+    signal.raise_signal(signal.SIGUSR2)
+    assert signals.look(CPU) == signal.SIGUSR2
+    signal.raise_signal(signal.SIGHUP)
+    assert signals.look(CPU) == signal.SIGHUP
+
+
+def test_nohup_is_obeyed(signals: Signals) -> None:
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    signals.listen()
+    with stopping():
+        signal.raise_signal(signal.SIGHUP)
+    assert signals.look(CPU) is None
+
+
+@pytest.mark.parametrize("number", [signal.SIGHUP, signal.SIGTERM])
+def test_a_command_without_a_fit_stops_and_leaves_the_handlers(number: signal.Signals) -> None:
+    before = [signal.getsignal(number) for number in LISTENED]
+    with pytest.raises(Stopped) as stop, stopping():
+        signal.raise_signal(number)
+    assert stop.value.number == number
+    assert [signal.getsignal(number) for number in LISTENED] == before

@@ -1,0 +1,121 @@
+"""The processes of a run: started as the options say, and agreed on what they train."""
+
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+from lightning.fabric.plugins.environments.cluster_environment import ClusterEnvironment
+from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
+from lightning.fabric.plugins.environments.torchelastic import TorchElasticEnvironment
+from lightning.pytorch.strategies import ParallelStrategy
+
+from expctr.distributed import all_gather_objects
+from expctr.errors import UserError, first_line
+from expctr.modules.staged import StagedModule
+from expctr.training.fsdp import ShardedStrategy
+
+
+class SlurmTasks(SLURMEnvironment):
+    """The tasks of a SLURM job as ranks. `check_world` compares them with the options, in the words of these."""
+
+    def __init__(self) -> None:
+        super().__init__(auto_requeue=False)  # a signal saves and ends the fit, or saves and goes on
+
+    @staticmethod
+    def _validate_srun_variables() -> None:
+        """Allow `--ntasks` alone: a command on one device may be a step of any job."""
+
+
+def with_slurm(plugins: Sequence[Any]) -> list[Any]:
+    """The trainer's plugins, with SLURM's tasks where this process is one. torchrun in a job has its own ranks."""
+    chosen = [SlurmTasks() if isinstance(plugin, SLURMEnvironment) else plugin for plugin in plugins]
+    given = any(isinstance(plugin, ClusterEnvironment) for plugin in chosen)
+    if not given and not TorchElasticEnvironment.detect() and SLURMEnvironment.detect():
+        chosen.append(SlurmTasks())
+    return chosen
+
+
+def check_world(trainer: L.Trainer) -> None:
+    """Refuse a number of processes that is not that of the options, and warn where the others may never come.
+
+    Raises:
+        UserError: naming the options, and those of the launcher.
+    """
+    strategy, devices, nodes = trainer.strategy, trainer.num_devices, trainer.num_nodes
+    environment = strategy.cluster_environment if isinstance(strategy, ParallelStrategy) else None
+    wanted, found = devices * nodes, trainer.world_size
+    try:
+        if environment is not None:
+            environment.validate_settings(devices, nodes)
+        fits = wanted == found
+    except ValueError:
+        fits = False
+    options = f"trainer.devices x trainer.num_nodes is {devices} x {nodes}"
+    if not fits and isinstance(environment, SLURMEnvironment):
+        on = os.environ.get("SLURM_NNODES")
+        raise UserError(
+            f"{options}, but SLURM started {found} task{'s' * (found > 1)}{f' on {on} node(s)' if on else ''}. Fix: "
+            f"#SBATCH --nodes={nodes} --ntasks-per-node={devices}, and srun before the command; or set the two options "
+            "to what SLURM started"
+        )
+    if not fits:
+        raise UserError(
+            f"{options}, but {found} process{'es' * (found > 1)} were started. Fix: torchrun --nnodes {nodes} "
+            f"--nproc-per-node {devices}, or set the two options to what was started"
+        )
+    if isinstance(strategy, ShardedStrategy) and strategy._data_parallel_size != found:
+        raise UserError(
+            f"trainer.strategy.init_args.data_parallel_size is {strategy._data_parallel_size}, and {options}. Fix: "
+            f"--trainer.strategy.init_args.data_parallel_size {found}, or other numbers of devices and nodes"
+        )
+    if isinstance(environment, SLURMEnvironment) and found > 1 and "SLURM_STEP_ID" not in os.environ:
+        print(
+            f"SLURM says {found} tasks, but this process was not started by srun, and waits for the others. Fix: put "
+            "srun before the command",
+            file=sys.stderr,
+        )
+
+
+def check_ranks_agree(trainer: L.Trainer, module: L.LightningModule) -> None:
+    """Refuse ranks that would train something else than rank 0, or wait for each other for ever; called by all of them.
+
+    Raises:
+        UserError: on all ranks, naming the first that differs.
+    """
+    plan = [entry.name for entry in module.plan.full] if isinstance(module, StagedModule) else []
+    start = Path(str(trainer.ckpt_path)).name if trainer.ckpt_path else "no checkpoint"
+    data = trainer.datamodule.state_dict() if trainer.world_size > 1 else {}  # type: ignore[attr-defined]
+    first, *others = all_gather_objects((start, data, plan))
+    for rank, (its_start, its_data, its_plan) in enumerate(others, 1):
+        if its_start != first[0]:
+            raise UserError(
+                f"rank {rank} starts from {its_start}, rank 0 from {first[0]}. Fix: give all nodes one run folder "
+                "(trainer.default_root_dir), on a file system that they share"
+            )
+        if its_data != first[1]:
+            raise UserError(
+                f"rank {rank} has other samples than rank 0. Fix: give all ranks the same files (data.path) and data.* "
+                "options"
+            )
+        if its_plan != first[2]:
+            raise UserError(f"rank {rank} has another plan than rank 0. Fix: give all ranks the same stages.* options")
+
+
+def network_fault(error: BaseException) -> UserError | None:
+    """What a user can do about processes that do not meet; None for a connection that breaks later."""
+    said = first_line(error)
+    if "EADDRINUSE" in str(error) or "address already in use" in str(error):
+        port = os.environ.get("MASTER_PORT", "")
+        return UserError(
+            f"the port {port} by which the processes meet is in use. Fix: set MASTER_PORT to a free port, another one "
+            "for each srun step of a job"
+        )
+    if "trying to connect" in said or "resolve" in said:
+        return UserError(
+            f"the first process cannot be reached: {said}. Fix: see whether it has started, and set MASTER_ADDR to its "
+            "machine and MASTER_PORT to a free port there, for all processes"
+        )
+    return None

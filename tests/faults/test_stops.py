@@ -1,0 +1,42 @@
+"""Signals to commands and moments in which there is nothing to save."""
+
+import signal
+
+import pytest
+from faults.callbacks import kill
+from running import World, expctr
+
+from expctr.training.checkpoint import checkpoints
+
+
+@pytest.mark.parametrize(
+    ("command", "where", "number", "said"),
+    [
+        ("test", "test", signal.SIGTERM, "stopped; no results were written"),
+        ("predict", "predict", signal.SIGHUP, "stopped; no results were written"),
+        ("validate", "validation", signal.SIGTERM, "stopped"),
+        ("export", "predict", signal.SIGTERM, "stopped"),
+    ],
+)
+def test_a_command_that_is_stopped_says_so(
+    command: str, where: str, number: signal.Signals, said: str, world: World
+) -> None:
+    outcome = expctr(command, world.tested("one"), *kill(0, 0, where, number))
+    assert outcome.code == 128 + number, outcome.output
+    assert outcome.output.splitlines()[-1] == said
+    assert "Traceback" not in outcome.output
+
+
+def test_a_fit_stopped_while_it_loads_says_so(world: World) -> None:
+    outcome = expctr("fit", *world.options("stopped-early"), *kill(0, 0, "setup", signal.SIGTERM))
+    assert (outcome.code, outcome.output.splitlines()[-1]) == (143, "stopped")
+    assert checkpoints(world.folder / "stopped-early" / "checkpoints") == []
+
+
+@pytest.mark.parametrize(("command", "where"), [("fit", "setup"), ("validate", "validation")])
+def test_what_asks_to_save_ends_no_command(command: str, where: str, world: World) -> None:
+    world.tested("one")
+    line = [command, *world.options("one" if command == "validate" else "asked-early"), "--stages.lc.epochs=1"]
+    plan = ["--stages.rounds=0"] if command == "fit" else []
+    for number in (signal.SIGUSR1, signal.SIGUSR2):
+        expctr(*line, *plan, "--ckpt_path=last", *kill(0, 0, where, number)).ok()

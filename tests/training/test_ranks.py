@@ -1,0 +1,144 @@
+"""Processes that are not those of the options are refused, and so are ranks that would train different things."""
+
+import socket
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+import pytest
+from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
+from lightning.pytorch.strategies import SingleDeviceStrategy
+from running import World, expctr, replicated, sharded
+from torch.distributed import DistNetworkError, TCPStore
+
+from expctr.errors import UserError
+from expctr.training.checkpoint import checkpoints
+from expctr.training.ddp import ReplicatedStrategy
+from expctr.training.fsdp import ShardedStrategy
+from expctr.training.ranks import SlurmTasks, check_world, network_fault, with_slurm
+
+STEP = {"STEP_ID": "0", "PROCID": "0", "LOCALID": "0", "NODEID": "0", "JOB_ID": "7", "JOB_NAME": "train"}
+
+
+@pytest.fixture
+def job(monkeypatch: pytest.MonkeyPatch) -> Any:
+    """Makes this process a task of a SLURM job; None removes a variable."""
+
+    def begin(**variables: str | None) -> None:
+        for name, value in (STEP | variables).items():
+            if value is None:
+                monkeypatch.delenv(f"SLURM_{name}", raising=False)
+            else:
+                monkeypatch.setenv(f"SLURM_{name}", value)
+
+    return begin
+
+
+def trainer(devices: int = 1, nodes: int = 1, **options: Any) -> L.Trainer:
+    if devices * nodes > 1:
+        options.setdefault("strategy", ReplicatedStrategy())
+    options |= {"accelerator": "cpu", "logger": False, "enable_checkpointing": False}
+    return L.Trainer(devices=devices, num_nodes=nodes, plugins=with_slurm([]) or None, **options)
+
+
+@pytest.mark.parametrize(
+    ("variables", "devices", "nodes", "said"),
+    [
+        (
+            {"NTASKS": "1"},
+            4,
+            1,
+            "num_nodes is 4 x 1, but SLURM started 1 task. Fix: #SBATCH --nodes=1 --ntasks-per",
+        ),
+        ({"NTASKS": "2", "NTASKS_PER_NODE": "2"}, 1, 2, "is 1 x 2, but SLURM started 2 tasks. Fix: #SBATCH --nodes=2"),
+        ({"NTASKS": "4", "NNODES": "2"}, 2, 1, "is 2 x 1, but SLURM started 4 tasks on 2 node(s). Fix: "),
+        ({"NTASKS": "4", "NNODES": "2"}, 4, 1, "is 4 x 1, but SLURM started 4 tasks on 2 node(s). Fix: "),
+    ],
+)
+def test_tasks_that_are_not_the_devices_are_refused(
+    variables: dict[str, str], devices: int, nodes: int, said: str, job: Any
+) -> None:
+    job(**variables)
+    with pytest.raises(UserError) as refused:
+        check_world(trainer(devices, nodes))
+    assert said in str(refused.value)
+    assert "srun before the command" in str(refused.value)
+
+
+@pytest.mark.parametrize("per_node", [{"NTASKS_PER_NODE": "8"}, {}])
+def test_one_device_is_enough_in_a_job_of_many_tasks(per_node: dict[str, str], job: Any) -> None:
+    job(NTASKS="8", NNODES="2", STEP_ID=None, **per_node)
+    made = trainer()
+    check_world(made)
+    assert isinstance(made.strategy, SingleDeviceStrategy)
+
+
+def test_a_task_that_srun_did_not_start_says_that_it_waits(job: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    warning = "SLURM says 3 tasks, but this process was not started by srun"
+    for step, said in (("0", False), (None, True)):
+        job(NTASKS="3", NTASKS_PER_NODE="3", STEP_ID=step)
+        check_world(trainer(3))
+        assert (warning in capsys.readouterr().err) == said
+
+
+def test_torchrun_in_a_job_has_its_own_ranks(job: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    job(NTASKS="1", NTASKS_PER_NODE="1")
+    for name, value in {"TORCHELASTIC_RUN_ID": "1", "RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "2"}.items():
+        monkeypatch.setenv(name, value)
+    check_world(trainer(2))
+    with pytest.raises(UserError, match=r"is 3 x 1, but 2 processes were started\. Fix: torchrun --nnodes 1 --"):
+        check_world(trainer(3))
+
+
+def test_a_given_slurm_is_not_requeued(job: Any) -> None:
+    job(NTASKS="1")
+    (plugin,) = with_slurm([SLURMEnvironment()])
+    assert isinstance(plugin, SlurmTasks)
+    assert not plugin.auto_requeue
+
+
+def test_shards_are_as_many_as_devices() -> None:
+    with pytest.raises(UserError, match=r"data_parallel_size is 3, and .* is 2 x 1. Fix: .*data_parallel_size 2"):
+        check_world(trainer(2, strategy=ShardedStrategy(data_parallel_size=3)))
+
+
+def test_a_port_in_use_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    with socket.socket() as other:
+        other.bind(("", 0))
+        other.listen()
+        port = other.getsockname()[1]
+        monkeypatch.setenv("MASTER_PORT", str(port))
+        with pytest.raises(DistNetworkError) as error:
+            TCPStore("127.0.0.1", port, is_master=True)
+    assert f"the port {port} by which the processes meet is in use. Fix: set MASTER_PORT" in str(
+        network_fault(error.value)
+    )
+    assert network_fault(DistNetworkError("Connection reset by peer")) is None
+
+
+@pytest.mark.parametrize("way", [replicated, pytest.param(sharded, marks=pytest.mark.slow)])
+def test_ranks_that_begin_at_different_places_are_refused(way: Any, world: World, tmp_path: Path) -> None:
+    """Nodes without a shared folder: only the first finds its checkpoint."""
+    plan = ["--stages.rounds=0", "--stages.lc.epochs=1", *way(2)]
+    run = world.once(f"begun-{way.__name__}", ["fit", *world.options(f"begun-{way.__name__}"), *plan], ranks=2)
+    newest = checkpoints(run / "checkpoints")[-1].name
+    elsewhere = [f"--trainer.default_root_dir={tmp_path / 'local'}"]
+    outcome = expctr("fit", *world.options(run), *plan, "--ckpt_path=last", ranks=2, others=elsewhere)
+    assert outcome.code == 2, outcome.output
+    said = f"error: rank 1 starts from no checkpoint, rank 0 from {newest}. Fix: give all nodes one run folder"
+    assert outcome.output.count(said) == 2
+    assert "Traceback" not in outcome.output
+
+
+@pytest.mark.parametrize(
+    ("other", "said"),
+    [
+        ("--data.init_args.samples.fractions=[0.4,0.2,0.4]", "rank 1 has other samples than rank 0. Fix: "),
+        ("--stages.lc.epochs=3", "rank 1 has another plan than rank 0. Fix: give all ranks the same stages.*"),
+    ],
+)
+def test_ranks_with_other_samples_or_another_plan_are_refused(other: str, said: str, world: World) -> None:
+    line = ["fit", *world.options("disagreeing"), "--stages.rounds=0", *replicated(2)]
+    outcome = expctr(*line, ranks=2, others=[other])
+    assert outcome.code == 2, outcome.output
+    assert outcome.output.count(f"error: {said}") == 2
