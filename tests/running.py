@@ -61,11 +61,7 @@ class Outcome(NamedTuple):
 
 def sharded(ranks: int) -> list[str]:
     """Return options that train on some ranks, with everything sharded."""
-    return [
-        f"--config={TESTS.parent / 'configs' / 'fsdp.yaml'}",
-        f"--trainer.devices={ranks}",
-        f"--trainer.strategy.init_args.data_parallel_size={ranks}",
-    ]
+    return [f"--config={TESTS.parent / 'configs' / 'fsdp.yaml'}", f"--trainer.devices={ranks}"]
 
 
 def replicated(ranks: int) -> list[str]:

@@ -30,7 +30,7 @@ from expctr.data.ratings_module import RatingsDataModule
 from expctr.errors import UserError, exit_with_error, root_cause
 from expctr.evaluation.alarms import Alarms
 from expctr.evaluation.result_writer import ResultWriter
-from expctr.modules.checks import runs_on_cpu, usable_accelerator
+from expctr.modules.checks import usable_accelerator
 from expctr.modules.scoring import ScoringModule
 from expctr.modules.staged import StagedModule
 from expctr.run_folder import read_config
@@ -146,7 +146,7 @@ class ExpCTRCLI(LightningCLI):
             config.trainer.logger = False  # they log no curves, and the run's folder may be read-only
         if self.subcommand in ("prepare", "plan"):  # they compute nothing on a device: a login node may have none
             if self.subcommand == "plan" and config.processor is None:
-                config.processor = runs_on_cpu(config.trainer.accelerator)
+                config.processor = config.trainer.accelerator == "cpu"  # not what a login node has
             for name, value in {"accelerator": "cpu", "devices": 1, "num_nodes": 1, "strategy": "auto"}.items():
                 config.trainer[name] = value
         if self.subcommand in ("prepare", "plan", None):

@@ -62,7 +62,7 @@ class Trainer(L.Trainer):
             devices: number of devices that share the run.
             memory: memory of each device, such as 80GB or 24GiB.
             prompt_tokens: length of the longest prompt; null for model.explainer.prompts.prompt_tokens.
-            processor: the run is on CPUs instead of GPUs; null for what trainer.accelerator says.
+            processor: the run is on CPUs instead of GPUs; null for whether trainer.accelerator is cpu.
             samples: number of samples over all splits; null for data.samples.max_samples.
             tflops: peak rate of each device, in 10^12 operations per second; 312 is an A100's or A800's in bfloat16.
             utilisation: the share of the peak rate that matrix products reach.

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import lightning as L
-from lightning.pytorch.accelerators import CUDAAccelerator, MPSAccelerator
+from lightning.pytorch.accelerators import MPSAccelerator
 from torch import nn
 
 from expctr.errors import UserError
@@ -13,11 +13,6 @@ from expctr.errors import UserError
 def usable_accelerator(accelerator: Any) -> Any:
     """The CPU in place of `auto` where Lightning would choose Apple's GPU."""
     return "cpu" if accelerator == "auto" and MPSAccelerator.is_available() else accelerator
-
-
-def runs_on_cpu(accelerator: Any) -> bool:
-    """Whether a trainer with this option would use the CPU; `auto` is what this machine has."""
-    return accelerator == "cpu" or (accelerator in ("auto", None) and not CUDAAccelerator.is_available())
 
 
 def check_device(trainer: L.Trainer) -> None:

@@ -1,7 +1,7 @@
 """FSDP2 for all three stages: adapter, critic and CTR models in shards, their checkpoints for any number of ranks."""
 
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from lightning.pytorch.strategies import ModelParallelStrategy
@@ -23,8 +23,14 @@ class ShardedStrategy(MultiDeviceStrategy, ModelParallelStrategy):
     on another number of ranks.
     """
 
-    def __init__(self, data_parallel_size: int) -> None:
+    def __init__(self, data_parallel_size: int | Literal["auto"] = "auto") -> None:
         super().__init__(data_parallel_size, tensor_parallel_size=1, save_distributed_checkpoint=True)
+
+    def setup_environment(self) -> None:
+        """Let all devices share the weights, unless their number is given."""
+        if self._data_parallel_size == "auto":  # which means the number of nodes to Lightning
+            self._data_parallel_size = self.num_nodes * self.num_processes
+        super().setup_environment()
 
     def lightning_module_state_dict(self) -> dict[str, Any]:
         """The trained weights, each rank its shard."""

@@ -66,10 +66,10 @@ def check_world(trainer: L.Trainer) -> None:
             f"{options}, but {found} process{'es' * (found > 1)} were started. Fix: torchrun --nnodes {nodes} "
             f"--nproc-per-node {devices}, or set the two options to what was started"
         )
-    if isinstance(strategy, ShardedStrategy) and strategy._data_parallel_size != found:
+    if isinstance(strategy, ShardedStrategy) and strategy._data_parallel_size not in ("auto", found):
         raise UserError(
             f"trainer.strategy.init_args.data_parallel_size is {strategy._data_parallel_size}, and {options}. Fix: "
-            f"--trainer.strategy.init_args.data_parallel_size {found}, or other numbers of devices and nodes"
+            "--trainer.strategy.init_args.data_parallel_size auto, or other numbers of devices and nodes"
         )
     if isinstance(environment, SLURMEnvironment) and found > 1 and "SLURM_STEP_ID" not in os.environ:
         print(

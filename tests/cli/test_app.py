@@ -330,7 +330,7 @@ def test_a_login_node_prepares_and_plans_for_gpus_of_other_nodes(
     world: World, capsys: pytest.CaptureFixture[str]
 ) -> None:
     several = ["--config=fsdp", "--trainer.accelerator=gpu", "--trainer.devices=8", "--trainer.num_nodes=2"]
-    options = [*world.options("elsewhere"), *several, "--trainer.strategy.init_args.data_parallel_size=16"]
+    options = [*world.options("elsewhere"), *several]
     run_cli(["prepare", *options])
     run_cli(["plan", *options])
     assert "Hours on a CPU" not in capsys.readouterr().out

@@ -96,8 +96,7 @@ def test_options_that_the_pages_name_are_there() -> None:
                 missing[name] = page.name
     files = ("data.json", "data.md")
     of_other_classes = ("data.category", "data.help", "model.backbone", "model.help", "model.backbone.help")
-    sharding = "trainer.strategy.init_args.data_parallel_size"
-    assert {name: page for name, page in missing.items() if name not in {*files, *of_other_classes, sharding}} == {}
+    assert {name: page for name, page in missing.items() if name not in {*files, *of_other_classes}} == {}
 
 
 def names(config: Any, above: str = "") -> set[str]:

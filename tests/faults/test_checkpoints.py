@@ -17,11 +17,7 @@ from torch.distributed.checkpoint.metadata import Metadata
 from expctr.cli.app import run as run_cli
 from expctr.training.checkpoint import checkpoints, fault
 
-SHARDED = [
-    f"--config={Path(__file__).parents[2] / 'configs' / 'fsdp.yaml'}",
-    "--trainer.devices=1",
-    "--trainer.strategy.init_args.data_parallel_size=1",
-]
+SHARDED = on_ranks(1)
 SHORT = ["--stages.rounds=0", "--checkpoint.keep=9"]
 
 

@@ -98,8 +98,9 @@ def test_a_given_slurm_is_not_requeued(job: Any) -> None:
 
 
 def test_shards_are_as_many_as_devices() -> None:
-    with pytest.raises(UserError, match=r"data_parallel_size is 3, and .* is 2 x 1. Fix: .*data_parallel_size 2"):
+    with pytest.raises(UserError, match=r"data_parallel_size is 3, and .* is 2 x 1. Fix: .*data_parallel_size auto"):
         check_world(trainer(2, strategy=ShardedStrategy(data_parallel_size=3)))
+    check_world(trainer(2, strategy=ShardedStrategy()))
 
 
 def test_a_port_in_use_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
