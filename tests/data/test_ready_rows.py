@@ -228,3 +228,18 @@ def test_titles_of_tallrec_may_have_quotes_and_commas_in_them() -> None:
     torn = tallrec(ROWS[0] | {"liked": [liked[1], "Heat"]})
     with pytest.raises(DataError, match=r"titles cannot be told apart, .*, row 1, column input"):
         prepared(pl.DataFrame([torn]))
+
+
+def test_a_list_that_cannot_be_read_is_a_bad_row(tmp_path: Path) -> None:
+    rows = [(f'"[""Heat"", ""Film {i}""]"', "[REC]", f"Film {i + 1}", i % 2) for i in range(20)]
+    rows[7] = ("\"{Heat,'Up'}\"", "", "Seven", 1)
+    rows[9] = ("Heat", "\"['Up' 'Big\"", "Seven", 1)
+    text = "liked,disliked,title,label\n" + "".join(f"{','.join(map(str, row))}\n" for row in rows)
+    (tmp_path / "rows.csv").write_text(text)
+    with pytest.raises(DataError, match=r"list cannot be read, .*rows.csv, row 9, column liked.* Fix: .*Heat\|Fargo"):
+        prepared(str(tmp_path / "rows.csv"), cache_dir=str(tmp_path / "cache"))
+    options = SampleOptions(threshold=None, on_bad_row="skip")
+    data = prepared(str(tmp_path / "rows.csv"), cache_dir=str(tmp_path / "cache"), samples=options)
+    assert data.summary.dropped == {"rows.csv: list cannot be read": 2}
+    assert {*data.samples["liked_titles"].explode()} == {"Heat", *(f"Film {i}" for i in range(20) if i not in (7, 9))}
+    assert {*data.samples["disliked_titles"].explode()} == {"[REC]"}

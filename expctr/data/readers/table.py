@@ -203,9 +203,9 @@ class TableReader:
         if "review" in found:
             columns["review"] = value("review")[0].cast(pl.String).str.strip_chars()
         if is_ready(found):
-            lists, check = history_columns(source, found)
+            lists, unread = history_columns(source, found)
             columns |= lists
-            checks.append(check)
+            checks += unread
             target = pl.coalesce(*(role for role in ("item", "title") if role in found))
             checks.append((target.fill_null("") == "", NO_ID, found.get("title", found.get("item", ""))))
         others = [name for name in source.names if name not in found.values()]
