@@ -78,8 +78,15 @@ def make_samples(
         users = users.rename({c: f"user_{c}" for c in users.columns if c != "user"})
         samples = samples.join(users, on="user", how="left", maintain_order="left")
     if tables.described is not None:
-        ids = tables.described.collect(["item"], options.on_bad_row, Counter())["item"]
-        _compare(samples["target"], ids, "items of samples", tables.described, summary)
+        names = (
+            ["item", "title"] if tables.is_ready and "title" in tables.described.frame.collect_schema() else ["item"]
+        )
+        described = tables.described.collect(names, options.on_bad_row, Counter())
+        ids = pl.concat([described[name].rename("item") for name in names])
+        used, used_in = samples["target"], "items of samples"
+        if tables.is_ready:  # a title that no item has is its own id
+            used, used_in = targets.events["item"].unique().cast(pl.String), "items of histories and targets"
+        _compare(used, ids, used_in, tables.described, summary)
     if options.negatives:
         samples = with_negatives(samples, targets.events, items, options, summary)
     samples = samples.with_columns(pl.int_range(pl.len(), dtype=pl.Int64).alias("sample"))

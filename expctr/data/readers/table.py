@@ -220,6 +220,7 @@ class TableReader:
         """The items with titles: of the table of items, else of the interactions; without any, their ids."""
         table = self._read_side("items", "item", "title") if "items" in self._side else None
         if is_ready(self.found):
+            self._described = table
             return all_items([*self._interactions.values()], table)
         rows = [table.frame.filter(has_row()) for table in self._interactions.values()]
         titled = [frame for frame in rows if "title" in frame.collect_schema()]
