@@ -3,20 +3,23 @@
 import csv
 import io
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import polars as pl
 
 from expctr.data.batches import SampleText
 from expctr.data.catalogue import BY_ID, Catalogue, Item
+from expctr.data.readers.bad_rows import BAD_LIST, FIXES
 from expctr.data.readers.files import check_file
 from expctr.data.readers.lines import decompress
-from expctr.data.sample_rows import as_samples, find_history, split_titles, target_columns, with_history
+from expctr.data.readers.values import as_key, as_keys, is_bad_list
+from expctr.data.sample_rows import as_samples, find_history, target_columns, with_history
 from expctr.errors import DataError
 
-_COLUMNS = ("liked_titles", "disliked_titles", "target_title")
+_LISTS = ("liked_titles", "disliked_titles")
+_COLUMNS = (*_LISTS, "target_title")
 
 
 class NewUser(NamedTuple):
@@ -34,21 +37,27 @@ class NewUser(NamedTuple):
 def read_new_users(path: Path) -> list[NewUser]:
     """Reads a CSV with the columns `liked_titles`, `disliked_titles`, `target_title` and perhaps `user`, `target`.
 
-    Titles in a list are separated by `|`, from the oldest to the newest. A list may be empty.
+    Titles are read as those of pairs are (`pairs.read_columns`), from the oldest to the newest. A list may be empty.
 
     Raises:
         DataError: no such file, not UTF-8, a column that is missing or there twice, a row with the wrong number of
-            columns, with NUL bytes, or without a target.
+            columns, with NUL bytes, with a list that cannot be read, or without a target.
     """
     check_file(path)
     try:
-        return list(_rows(path))
+        rows = list(_rows(path))
     except (OSError, EOFError, zlib.error, csv.Error) as error:
         raise DataError(
             f"cannot read {path}: {error}. Fix: close every quote, and double a quote inside a title"
         ) from error
     except UnicodeDecodeError as error:
         raise DataError(f"undecodable bytes, {path}: {error}. Fix: save the file as UTF-8") from error
+    texts = {name: [row.get(name, "") for _, row in rows] for name in (*_COLUMNS, "user", "target")}
+    table = pl.DataFrame(texts, schema=dict.fromkeys(texts, pl.String))
+    keys = [(as_keys if name in _LISTS else as_key)(pl.col(name), pl.String()).alias(name) for name in texts]
+    bad = [is_bad_list(pl.col(name), pl.String()).alias(f"bad_{name}") for name in _LISTS]
+    found = table.select(*keys, *bad).iter_rows(named=True)
+    return [_new_user(row, f"{path}, row {line}, column", line) for row, (line, _) in zip(found, rows, strict=True)]
 
 
 def new_user_samples(
@@ -60,11 +69,17 @@ def new_user_samples(
     itself is left out of its history.
 
     Raises:
-        DataError: the item of a target's id has another title; it names `path` and the row.
+        DataError: no item has the id of a target, or it has another title, or a title is both liked and disliked; it
+            names `path` and the row.
     """
     rows = []
     for text, _, target_id, row in users:
         named = catalogue.matches(BY_ID + target_id) if target_id else []
+        if target_id and not named:
+            raise DataError(
+                f"no item with a title has the id {target_id}, {path}, row {row}, column target. Fix: correct the id, "
+                "or leave it empty"
+            )
         if named and not catalogue.is_called(named[0].id, text.target):
             raise DataError(
                 f"item {named[0].id} is called {named[0].title!r}, not {text.target!r}, {path}, row {row}, column "
@@ -73,11 +88,28 @@ def new_user_samples(
         found = named or catalogue.matches(text.target)
         target = found[0] if len(found) == 1 else Item("", text.target)
         history = [entry for entry in find_history(text.liked, text.disliked, catalogue) if entry.item != target]
+        marks = {(entry.item, entry.liked): entry.item.title for entry in history}
+        if both := [title for (item, liked), title in marks.items() if liked and (item, False) in marks]:
+            raise DataError(
+                f"{both[0]!r} is in both lists, {path}, row {row}, column disliked_titles. Fix: remove it from one of "
+                "them"
+            )
         rows.append(with_history(target_columns(target, catalogue), history))
     return as_samples(rows, like)
 
 
-def _rows(path: Path) -> Iterator[NewUser]:
+def _new_user(row: Mapping[str, Any], place: str, line: int) -> NewUser:
+    for name in _LISTS:
+        if row[f"bad_{name}"]:
+            raise DataError(f"list cannot be read, {place} {name}. Fix: {FIXES[BAD_LIST]}")
+    if not row["target_title"]:
+        raise DataError(f"no title, {place} target_title. Fix: write the title of the target")
+    text = SampleText(row["target_title"], *(tuple(row[name]) for name in _LISTS))
+    return NewUser(text, row["user"] or "", row["target"] or "", line)
+
+
+def _rows(path: Path) -> Iterator[tuple[int, dict[str, str]]]:
+    """Lines, and the row that ends at each."""
     with io.StringIO(decompress(path).decode("utf-8-sig"), newline="") as file:
         rows = csv.DictReader(file, strict=True)  # otherwise an unclosed quote swallows the rows below it
         header = rows.fieldnames or []
@@ -99,8 +131,4 @@ def _rows(path: Path) -> Iterator[NewUser]:
                     raise DataError(f"too few columns, {place} {column}. Fix: give the row all its columns")
                 if "\0" in value:
                     raise DataError(f"NUL byte, {place} {name}. Fix: delete it")
-            target = row["target_title"].strip()
-            if not target:
-                raise DataError(f"no title, {place} target_title. Fix: write the title of the target")
-            text = SampleText(target, split_titles(row["liked_titles"]), split_titles(row["disliked_titles"]))
-            yield NewUser(text, row.get("user", ""), row.get("target", ""), rows.line_num)
+            yield rows.line_num, row

@@ -6,7 +6,7 @@ import polars as pl
 
 from expctr.data.catalogue import Item
 from expctr.data.ratings_module import RatingsDataModule
-from expctr.data.readers.values import as_id, as_list
+from expctr.data.readers.values import as_key, as_keys, is_bad_list
 from expctr.data.sample_rows import HistoryEntry, find_history, history_lists, target_features
 from expctr.errors import DataError
 
@@ -18,9 +18,10 @@ _ENTRY = {"pair": pl.Int64, "item": pl.String, "title": pl.String, "liked": pl.B
 
 
 def read_columns(frame: pl.DataFrame) -> pl.DataFrame:
-    """The `COLUMNS` of a table: ids and a title as text, and lists of titles; what is missing is empty.
+    """The `COLUMNS` of a table: ids and a title as text, and lists of titles; what is missing, or says so, is empty.
 
-    Titles are a list, JSON text, or text in which they are separated by `|`.
+    Titles are a list, JSON text, or text in which they are separated by `|`. The column `unread` names a list that
+    cannot be read, and is null where there is none.
 
     Raises:
         DataError: there is no column of targets, or none of people; or one is of a type that holds no text.
@@ -37,14 +38,17 @@ def read_columns(frame: pl.DataFrame) -> pl.DataFrame:
         if inner.is_nested() or inner in (pl.Binary, pl.Object):
             given = "lists of texts, or texts separated by |" if name in _LISTS else "texts or numbers"
             raise DataError(f"pairs: the column {name} is of type {kind}. Fix: give {given}")
-    return frame.select(_column(name, frame.schema) for name in COLUMNS)
+    lists = [name for name in _LISTS if name in frame.columns]
+    unread = [pl.when(is_bad_list(pl.col(name), frame.schema[name])).then(pl.lit(name)) for name in lists]
+    columns = [_column(name, frame.schema) for name in COLUMNS]
+    return frame.select(*columns, pl.coalesce(*unread, pl.lit(None, pl.String)).alias("unread"))
 
 
 def _column(name: str, schema: pl.Schema) -> pl.Expr:
     is_list = name in _LISTS
     if name not in schema:
         return (pl.lit([], pl.List(pl.String)) if is_list else pl.lit("")).alias(name)
-    value = (as_list if is_list else as_id)(pl.col(name), schema[name])
+    value = (as_keys if is_list else as_key)(pl.col(name), schema[name])
     return (value if is_list else value.fill_null("")).alias(name)
 
 
@@ -92,7 +96,9 @@ class PairRows:
         others = pairs.join(of_samples, on="pair", how="anti")
         entries = pl.concat([self._typed(others.filter("typed")), self._rated(others.filter(known))])
         problem = (
-            pl.when((pl.col("item") == "") & (pl.col("target_title") == ""))
+            pl.when(pl.col("unread").is_not_null())
+            .then(pl.format('{} is a list that cannot be read; write ["Heat", "Fargo"] or Heat|Fargo', "unread"))
+            .when((pl.col("item") == "") & (pl.col("target_title") == ""))
             .then(pl.lit("no item and no target_title"))
             .when(pl.col("target_title").is_null())
             .then(pl.format("no item with a title has the id {}", "item"))

@@ -6,6 +6,7 @@ at or after the target can be in it.
 
 from collections import Counter
 from collections.abc import Mapping
+from itertools import islice
 
 import numpy as np
 import polars as pl
@@ -22,8 +23,6 @@ from expctr.data.summary import DataSummary
 from expctr.data.targets import Targets, draw_splits, draw_targets
 from expctr.data.unmatched_ids import explain_unmatched, unseen_differences
 from expctr.errors import DataError
-
-_NO_ENTRIES = pl.DataFrame(schema={"sample": pl.Int64, "row": pl.Int64})
 
 
 def make_samples(
@@ -78,8 +77,15 @@ def make_samples(
         users = users.rename({c: f"user_{c}" for c in users.columns if c != "user"})
         samples = samples.join(users, on="user", how="left", maintain_order="left")
     if tables.described is not None:
-        ids = tables.described.collect(["item"], options.on_bad_row, Counter())["item"]
-        _compare(samples["target"], ids, "items of samples", tables.described, summary)
+        names = (
+            ["item", "title"] if tables.is_ready and "title" in tables.described.frame.collect_schema() else ["item"]
+        )
+        described = tables.described.collect(names, options.on_bad_row, Counter())
+        ids = pl.concat([described[name].rename("item") for name in names])
+        used, used_in = samples["target"], "items of samples"
+        if tables.is_ready:  # a title that no item has is its own id
+            used, used_in = targets.events["item"].unique().cast(pl.String), "items of histories and targets"
+        _compare(used, ids, used_in, tables.described, summary)
     if options.negatives:
         samples = with_negatives(samples, targets.events, items, options, summary)
     samples = samples.with_columns(pl.int_range(pl.len(), dtype=pl.Int64).alias("sample"))
@@ -182,40 +188,77 @@ def _histories(
 ) -> tuple[pl.DataFrame, int]:
     """The history entries of all targets, oldest first: `sample` (position in `rows`) and `row` of events.
 
-    Entries that are targets of a later split are withheld, because they would reveal its labels, and counted. Where
-    repeats are kept, an item is in a history once, as last seen before the target, and the target itself is not: an
-    explanation that repeats what the user did with this very item would explain nothing. So the rows of longer and
-    longer times are searched until a history is full.
+    Entries that are targets of a later split are withheld, because they would reveal its labels, and counted.
     """
     usable = np.flatnonzero(events["split"].to_numpy() == 0)
     target_of = np.zeros(events.height, dtype=np.int8)
     target_of[rows] = split
-    samples, longest = np.arange(rows.size), options.max_history
-    found, withheld = [], 0
-    while samples.size:
-        count = np.minimum(lengths[rows[samples]], longest)
-        sample = np.repeat(samples, count)
-        back = np.repeat(np.cumsum(count), count) - np.arange(sample.size)  # of the last entry: 1
-        entry = usable[starts[rows[sample]] + lengths[rows[sample]] - back]
-        allowed = target_of[entry] <= split[sample]
-        entries = pl.DataFrame({"sample": sample[allowed], "row": entry[allowed]})
-        full = np.ones(rows.size, dtype=np.bool_)
-        if options.repeats == "keep":
-            entries = _last_seen(entries, id_codes(events["item"]), rows, options.max_history)
-            full = np.bincount(entries["sample"].to_numpy(), minlength=rows.size) == options.max_history
-        done = full[samples] | (count == lengths[rows[samples]])
-        withheld += int((~allowed & np.isin(sample, samples[done])).sum())
-        found.append(entries.filter(pl.col("sample").is_in(samples[done])))
-        samples, longest = samples[~done], 5 * longest
-    return pl.concat(found).sort("sample", "row") if found else _NO_ENTRIES, withheld
+    ends = starts[rows] + lengths[rows]
+    if options.repeats == "keep":
+        item = id_codes(events["item"])
+        sample, place, first = _last_seen(
+            item[usable], target_of[usable], item[rows], split, starts[rows], ends, options
+        )
+        hidden = [np.r_[0, np.cumsum(target_of[usable] > later)] for later in range(len(SPLITS))]
+        withheld = sum(
+            int((hidden[i][ends[split == i]] - hidden[i][first[split == i]]).sum()) for i in range(len(SPLITS))
+        )
+        return pl.DataFrame({"sample": sample, "row": usable[place]}).sort("sample", "row"), withheld
+    count = np.minimum(lengths[rows], options.max_history)
+    sample = np.repeat(np.arange(rows.size), count)
+    back = np.repeat(np.cumsum(count), count) - np.arange(sample.size)  # of the last entry: 1
+    entry = usable[ends[sample] - back]
+    allowed = target_of[entry] <= split[sample]
+    return pl.DataFrame({"sample": sample[allowed], "row": entry[allowed]}), int((~allowed).sum())
 
 
-def _last_seen(entries: pl.DataFrame, item: Ints, rows: Ints, max_history: int) -> pl.DataFrame:
-    """The entries of each sample without its target, each item once."""
-    entries = entries.with_columns(item=pl.Series(item[entries["row"].to_numpy()]))
-    entries = entries.filter(pl.Series(item[rows[entries["sample"].to_numpy()]]) != entries["item"])
-    entries = entries.unique(["sample", "item"], keep="last", maintain_order=True).drop("item")
-    return entries.filter(pl.int_range(pl.len()).reverse().over("sample") < max_history)
+def _last_seen(
+    item: Ints,
+    target_of: NDArray[np.int8],
+    target: Ints,
+    split: NDArray[np.int8],
+    starts: Ints,
+    ends: Ints,
+    options: SampleOptions,
+) -> tuple[Ints, Ints, Ints]:
+    """The histories where repeats are kept: the latest items before the target, each once, as last seen.
+
+    The target itself is not among them: an explanation that repeats what the user did with this very item would explain
+    nothing. The rows of each user are read once, because a user may see a few items ten thousand times.
+
+    Args:
+        item: per usable row.
+        target_of: per usable row, the split of which it is a target; 0 if it is none.
+        target: per sample, its item.
+        split: per sample.
+        starts: per sample, where the usable rows of its user start.
+        ends: per sample, where its past ends.
+        options: how samples are made.
+
+    Returns:
+        The sample and the usable row of each entry; and per sample the first usable row that mattered.
+    """
+    samples, places, first = [], [], starts.copy()
+    start, place, seen = -1, 0, list[dict[int, int]]()
+    for sample in np.lexsort((ends, starts)).tolist():
+        if starts[sample] != start:
+            start = place = int(starts[sample])
+            seen = [{} for _ in SPLITS]  # item -> row, in the order of rows
+        new = slice(place, ends[sample])
+        for at, own, later in zip(range(place, ends[sample]), item[new].tolist(), target_of[new].tolist(), strict=True):
+            for rows in seen[later:]:
+                rows.pop(own, None)
+                rows[own] = at
+        place = int(ends[sample])
+        known = seen[split[sample]]
+        latest = [*islice(reversed(known.values()), options.max_history + 1)]
+        own = known.get(int(target[sample]))
+        latest = [at for at in latest if at != own][: options.max_history]
+        if len(latest) == options.max_history:
+            first[sample] = latest[-1]
+        samples += [sample] * len(latest)
+        places += latest
+    return np.array(samples, np.int64), np.array(places, np.int64), first
 
 
 def _assemble(targets: Targets, items: pl.DataFrame, options: SampleOptions) -> pl.DataFrame:

@@ -42,6 +42,11 @@ def test_a_compressed_file_is_read_by_its_content_and_a_title_may_have_a_line_br
         (HEADER + "a,b,c,d\na,Heat, The,c,d\n", "too many columns, .*new.csv, row 3, column 5.*quotes around titles"),
         (HEADER.strip() + ",\na,b,c,d\n", "too few columns, .*new.csv, row 2, column 5"),
         (HEADER + "a,b\n", "too few columns, .*new.csv, row 2, column disliked_titles"),
+        (HEADER + "a,b,c,d\na,b,c,NULL\n", "no title, .*new.csv, row 3, column target_title"),
+        (
+            HEADER + "a,,c,d\na,b,\"('c','e')\",d\n",
+            "list cannot be read, .*, row 3, column disliked_titles.*Fix: write",
+        ),
         (HEADER + "a,b,c, \n", "no title, .*new.csv, row 2, column target_title"),
         ((HEADER + "a,Café,c,d\n").encode("latin-1"), "undecodable bytes, .*new.csv.*UTF-8"),
     ],
@@ -56,10 +61,10 @@ def test_an_id_chooses_between_items_with_the_same_title() -> None:
     like = pl.DataFrame(
         schema={"sample": pl.Int64, "target": pl.String, "target_title": pl.String, "target_year": pl.Int64}
     )
-    users = [NewUser(SampleText("Heat", (), ()), target=named) for named in ("", "2", "7")]
+    users = [NewUser(SampleText("Heat", (), ()), target=named) for named in ("", "2")]
     rows = new_user_samples(users, Catalogue(items), like)
-    assert rows["target"].to_list() == ["", "2", ""]  # an unknown id is ignored
-    assert rows["target_year"].to_list() == [None, 1995, None]
+    assert rows["target"].to_list() == ["", "2"]
+    assert rows["target_year"].to_list() == [None, 1995]
 
 
 ITEMS = pl.DataFrame({"item": ["12", "13"], "title": ["Heat", "Fargo"], "year": [1995, 1996]})
@@ -79,6 +84,27 @@ def test_an_id_and_a_title_that_disagree_are_refused(tmp_path: Path) -> None:
         f"item 12 is called 'Heat', not 'Fargo', {path}, row 3, column target_title. Fix: correct the title or the id "
         "in the column target, or leave the id empty"
     )
+
+
+@pytest.mark.parametrize(
+    ("row", "message"),
+    [
+        ("14,Fargo,,", "no item with a title has the id 14, {}, row 3, column target. Fix: correct the id, or leave"),
+        (",Up,fargo|Big,Fargo (1996)", "'Fargo' is in both lists, {}, row 3, column disliked_titles. Fix: remove it"),
+        (",Up,Big,Big", "'Big' is in both lists, {}, row 3"),
+    ],
+)
+def test_an_unknown_id_and_a_title_in_both_lists_are_refused(tmp_path: Path, row: str, message: str) -> None:
+    path = write(tmp_path, {"new.csv": f"{HEADED}NULL,Up,Heat,Fargo\n{row}\n"}) / "new.csv"
+    with pytest.raises(DataError) as caught:
+        new_user_samples(read_new_users(path), Catalogue(ITEMS), LIKE, path)
+    assert str(caught.value).startswith(message.format(path))
+
+
+def test_lists_are_read_as_those_of_pairs(tmp_path: Path) -> None:
+    content = HEADER + '\\N,"[""Alien"", ""Heat, The"", null]",NULL,Up\n'
+    (user,) = read_new_users(write(tmp_path, {"new.csv": content}) / "new.csv")
+    assert user == NewUser(SampleText("Up", ("Alien", "Heat, The"), ()), row=2)
 
 
 @pytest.mark.parametrize("title", ["Heat", "Heat (1995)", "  hEAT", "id:12"])

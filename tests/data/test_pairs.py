@@ -143,3 +143,24 @@ def test_a_pair_that_is_several_samples_has_one_row_the_newest(tmp_path: Path) -
 def test_a_table_without_people_or_targets_is_refused(names: list[str]) -> None:
     with pytest.raises(DataError, match=rf"pairs have no column .*; their columns are {', '.join(names)}\. Fix: "):
         read_columns(pl.DataFrame({name: ["a"] for name in names}))
+
+
+def test_a_list_that_cannot_be_read_is_a_problem_of_its_pair(data: MovieLensDataModule) -> None:
+    liked = ["{'Fargo', 'Kids'}", "['Fargo', nan]", "[REC]"]
+    rows, problems = make(data, user=["a"] * 3, item=["8"] * 3, liked_titles=liked)
+    assert problems == ['liked_titles is a list that cannot be read; write ["Heat", "Fargo"] or Heat|Fargo', None, None]
+    assert rows["liked_titles"].to_list() == [["Fargo"], ["[REC]"]]
+
+
+@pytest.mark.parametrize("nothing", ["NULL", "nan", "None", "\\N", " N/A ", "NULL|nan", "['nan']", "[None]"])
+def test_a_text_that_says_that_there_is_no_title_is_none(data: MovieLensDataModule, nothing: str) -> None:
+    rows, problems = make(
+        data,
+        user=["a", "a", "NULL"],
+        item=["8", "null", "8"],
+        liked_titles=[nothing] * 3,
+        disliked_titles=["", nothing, nothing],
+        target_title=["", "NULL", "Congo"],
+    )
+    assert problems == [None, "no item and no target_title", "no user and no titles of a history"]
+    assert rows["history"].to_list() == [["4", "5", "6"]]  # that of the user

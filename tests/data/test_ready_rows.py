@@ -1,6 +1,7 @@
 """Ready rows: tables with history, target and label in each row, such as TALLRec's JSON, are samples as they stand."""
 
 import json
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -228,3 +229,48 @@ def test_titles_of_tallrec_may_have_quotes_and_commas_in_them() -> None:
     torn = tallrec(ROWS[0] | {"liked": [liked[1], "Heat"]})
     with pytest.raises(DataError, match=r"titles cannot be told apart, .*, row 1, column input"):
         prepared(pl.DataFrame([torn]))
+
+
+def test_a_list_that_cannot_be_read_is_a_bad_row(tmp_path: Path) -> None:
+    rows = [(f'"[""Heat"", ""Film {i}""]"', "[REC]", f"Film {i + 1}", i % 2) for i in range(20)]
+    rows[7] = ("\"{Heat,'Up'}\"", "", "Seven", 1)
+    rows[9] = ("Heat", "\"['Up' 'Big\"", "Seven", 1)
+    text = "liked,disliked,title,label\n" + "".join(f"{','.join(map(str, row))}\n" for row in rows)
+    (tmp_path / "rows.csv").write_text(text)
+    with pytest.raises(DataError, match=r"list cannot be read, .*rows.csv, row 9, column liked.* Fix: .*Heat\|Fargo"):
+        prepared(str(tmp_path / "rows.csv"), cache_dir=str(tmp_path / "cache"))
+    options = SampleOptions(threshold=None, on_bad_row="skip")
+    data = prepared(str(tmp_path / "rows.csv"), cache_dir=str(tmp_path / "cache"), samples=options)
+    assert data.summary.dropped == {"rows.csv: list cannot be read": 2}
+    assert {*data.samples["liked_titles"].explode()} == {"Heat", *(f"Film {i}" for i in range(20) if i not in (7, 9))}
+    assert {*data.samples["disliked_titles"].explode()} == {"[REC]"}
+
+
+def by_id(ids: list[str]) -> pl.DataFrame:
+    """Rows about pairs of neighbours."""
+    pairs = [*pairwise(ids)] * 4
+    rows = [
+        {"liked": [first], "disliked": [], "item": second, "label": i % 2} for i, (first, second) in enumerate(pairs)
+    ]
+    return pl.DataFrame(rows, schema_overrides={"disliked": pl.List(pl.String)})
+
+
+def test_ids_that_the_table_of_items_does_not_have_are_said() -> None:
+    """Ids of another form and other ids are findings, few are counted; without a table of items nothing is said."""
+    ids = [f"{i:03}" for i in range(20)]
+    items = pl.DataFrame({"id": ids, "title": [f"Film {i}" for i in ids]})
+    cases = {
+        "lost leading zeros": [*ids[:15], *(str(int(i)) for i in ids[15:])],
+        "use the same ids": [f"x{i}" for i in ids],
+        "upper and lower case": [*ids, "film 003"],
+    }
+    for reason, used in cases.items():
+        (finding,) = prepared(by_id(used), items=items).summary.unmatched
+        assert "ids of items of histories and targets are not in the rows of" in finding
+        assert reason in finding
+        assert not prepared(by_id(used)).summary.unmatched
+    summary = prepared(by_id([*ids, "New", "Film 007", "Newer"]), items=items).summary
+    assert not summary.unmatched
+    assert [text for text in summary.counts if "are not in" in text] == [
+        "2 of 22 items of histories and targets are not in the rows of data.items"
+    ]

@@ -4,10 +4,11 @@ import random
 from dataclasses import replace
 
 import polars as pl
+import pytest
 from tiny import make_tables
 
 from expctr.data.findings import findings
-from expctr.data.options import SampleOptions
+from expctr.data.options import SPLITS, SampleOptions
 from expctr.data.samples import make_samples
 
 ALL = SampleOptions(threshold=None, repeats="keep", targets_per_user=100, fractions=(1, 0, 0))
@@ -105,3 +106,35 @@ def test_likes_that_a_later_row_overrules_are_counted() -> None:
     assert summary.overruled == 1 / 3
     assert any("33% of the items that somebody liked" in text for text in findings(summary, options))
     assert make_samples(make_tables(rows), replace(options, repeats="keep"))[1].overruled == 0
+
+
+@pytest.mark.parametrize(("items", "longest"), [(3, 2), (6, 10), (30, 4), (60, 1)])
+def test_histories_are_those_of_the_definition(items: int, longest: int) -> None:
+    """The latest items before the target, each as last seen, without the target and without targets of later splits."""
+    draw = random.Random(items)
+    rows = [(f"u{draw.randrange(3)}", f"i{draw.randrange(items)}", float(time % 2), time) for time in range(300)]
+    options = SampleOptions(threshold=None, repeats="keep", max_history=longest, min_history=0, targets_per_user=60)
+    samples, summary = make_samples(make_tables([*rows]), options)
+    split = {time: SPLITS.index(name) for time, name in samples.select("timestamp", "split").rows()}
+    withheld = 0
+    for user, target, now, history, liked in samples.select(
+        "user", "target", "timestamp", "history", "history_liked"
+    ).rows():
+        expected: dict[str, bool] = {}
+        for other, item, rating, time in reversed(rows[:now]):
+            if other == user and len(expected) < longest:
+                if split.get(time, 0) > split[now]:
+                    withheld += 1
+                elif item != target:
+                    expected.setdefault(item, rating > 0)
+        assert [*zip(history, liked, strict=True)] == [*expected.items()][::-1]
+    assert summary.withheld == withheld > 0
+
+
+def test_few_items_shown_very_often_take_neither_all_memory_nor_hours() -> None:
+    """20 GB if the past of each of 60,000 targets were listed."""
+    rows = [("u", f"i{i % 7}", float(i % 3 == 0), i) for i in range(60_000)]
+    options = replace(ALL, targets_per_user=len(rows), max_samples=None)
+    samples, _ = make_samples(make_tables(rows), options)
+    assert samples.height == len(rows) - 1
+    assert samples["history"].list.len().tail(1000).unique().to_list() == [6]

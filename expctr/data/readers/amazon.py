@@ -16,6 +16,7 @@ from expctr.data.readers.base import RawTable, RawTables
 from expctr.data.readers.files import Layout, find_layout
 from expctr.data.readers.json_lines import read_json_lines
 from expctr.data.readers.ratings import described, typed_ratings
+from expctr.data.readers.values import as_title
 
 _REVIEWS = {
     "user": ("reviewerID", "user_id"),
@@ -89,7 +90,7 @@ def read_interactions(path: Path) -> RawTable:
 
 def _read_meta(path: Path) -> RawTable:
     frame = read_json_lines(path, _ITEMS).frame.with_columns(_without_nul("title", "brand", "categories"))
-    title = _plain_text(pl.col("title")).str.replace_all(r"\s+", " ").str.strip_chars()
+    title = as_title(_plain_text(pl.col("title")).str.replace_all(r"\s+", " "))
     brand = _plain_text(pl.col("brand")).str.strip_chars().str.replace(r"^Visit Amazon's (.+) Page$", "$1")
     names = pl.col("categories").str.extract_all(r'"(?:[^"\\]|\\.)*"')  # in 2014 a list of lists
     name = pl.element().str.strip_prefix('"').str.strip_suffix('"').str.replace_many({r"\"": '"', r"\\": "\\"})

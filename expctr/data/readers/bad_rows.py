@@ -17,7 +17,7 @@ NOT_A_NUMBER, OUT_OF_RANGE = "rating is not a number", "rating out of range"
 NO_TIME, BAD_TIME, OTHER_TIME = "no timestamp", "timestamp is not a time", "timestamp is unlike most others"
 BAD_LABEL, BAD_SPLIT = "label is neither 1 nor 0", "split is none of train, val and test"
 BAD_FEATURE, BAD_HISTORY = "feature is not of its kind", "history and its labels do not match"
-BAD_TITLES = "titles cannot be told apart"
+BAD_TITLES, BAD_LIST = "titles cannot be told apart", "list cannot be read"
 FIXES = {  # {scale} and {path} are those of the table
     TOO_FEW: "give the row all its columns",
     TOO_MANY: "put quotes around the value that contains the delimiter",
@@ -38,6 +38,7 @@ FIXES = {  # {scale} and {path} are those of the table
     BAD_FEATURE: "correct the value, or choose the kind category in data.features",
     BAD_HISTORY: "give each entry of the history one label, 1 or 0",
     BAD_TITLES: "write each title in double quotes, with a comma after it",
+    BAD_LIST: 'write the whole list as ["Heat", "Fargo"] or as Heat|Fargo',
 }
 MISSING = "value that is not of its kind, and counts as missing"
 """The reason for a feature's bad value, if bad rows are skipped: its row stays."""

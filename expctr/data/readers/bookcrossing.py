@@ -13,6 +13,7 @@ from expctr.data.readers.base import RawTable, RawTables
 from expctr.data.readers.delimited import read_delimited
 from expctr.data.readers.files import Layout, find_layout
 from expctr.data.readers.ratings import Scale, read_ratings
+from expctr.data.readers.values import as_title
 
 LAYOUTS = {
     "original": Layout(("BX[-_]Book[-_]Ratings.csv",), "BX[-_]Books.csv", "BX[-_]Users.csv"),
@@ -50,17 +51,22 @@ def read(folder: Path) -> RawTables:
 
 
 def read_interactions(path: Path) -> RawTable:
-    """Reads one ratings file. ISBNs become upper case, because the files differ in the check digit `x`."""
-    table = read_ratings(path, SCALE, encoding="latin-1")
+    """Reads one ratings file. ISBNs become upper case, because the files differ in the check digit `x`.
+
+    What raters wrote in place of an ISBN, such as 9,78292E+12, is an item without a title.
+    """
+    table = read_ratings(path, SCALE, encoding="latin-1", any_item=True)
     return replace(table, frame=table.frame.with_columns(pl.col("item").str.to_uppercase()))
 
 
 def _read_items(path: Path) -> RawTable:
     table = read_delimited(path, _ITEMS, ("item", "title"), encoding="latin-1", replace=_REPAIRS)
-    text = pl.col("title", "author", "publisher").str.replace_many(_ENTITIES).str.strip_chars().replace("", None)
+    text = pl.col("author", "publisher").str.replace_many(_ENTITIES).str.strip_chars().replace("", None)
+    title = as_title(pl.col("title").str.replace_many(_ENTITIES)).replace("", None).alias("title")
     year = _whole("year")  # 0 means unknown, and some years are in the future
     year = pl.when(year.is_between(1400, 2030)).then(year)
-    return replace(table, frame=table.frame.with_columns(pl.col("item").str.to_uppercase(), text, year.alias("year")))
+    columns = [pl.col("item").str.to_uppercase(), text, title, year.alias("year")]
+    return replace(table, frame=table.frame.with_columns(columns))
 
 
 def _read_users(path: Path) -> RawTable:

@@ -14,6 +14,7 @@ from expctr.data.readers.delimited import read_delimited
 from expctr.data.readers.files import Layout, find_layout
 from expctr.data.readers.lines import Encoding
 from expctr.data.readers.ratings import Scale, read_ratings
+from expctr.data.readers.values import as_title
 
 LAYOUTS = {
     "RecBole, split": Layout(("*.train.inter", "*.valid.inter|*.val.inter", "*.test.inter"), "*.item", "*.user"),
@@ -84,6 +85,6 @@ def _typed_items(table: RawTable, separator: str) -> RawTable:
     year = pl.coalesce(title.str.extract(_YEAR), pl.col("year")).cast(pl.Int32, strict=False)
     genres = pl.col("genres").str.split(separator).list.filter(~pl.element().is_in(_NO_GENRE))
     genres = pl.when(pl.col("genres").is_in(_NO_GENRE)).then(pl.lit([], pl.List(pl.String))).otherwise(genres)
-    name = title.str.replace(_YEAR, "").str.strip_chars()
+    name = as_title(title.str.replace(_YEAR, ""))
     title = pl.when(~name.is_in(_NO_TITLE)).then(name)
     return replace(table, frame=table.frame.with_columns(title=title, year=year, genres=genres))

@@ -6,12 +6,13 @@ from pathlib import Path
 
 import polars as pl
 
-from expctr.data.readers.bad_rows import BAD_TIME, NO_TIME, NOT_A_NUMBER, OUT_OF_RANGE, bad_ids, mark
+from expctr.data.readers.bad_rows import BAD_TIME, NO_ID, NO_TIME, NOT_A_NUMBER, OUT_OF_RANGE, ROUNDED_ID, bad_ids, mark
 from expctr.data.readers.base import RawTable
 from expctr.data.readers.delimited import plain_header, read_delimited
 from expctr.data.readers.files import plain_name
 from expctr.data.readers.lines import Encoding
 from expctr.data.readers.timestamps import seconds
+from expctr.data.readers.values import as_key, is_rounded
 
 HEADERS: dict[str, tuple[str, ...]] = {
     "user": ("user", "userid", "reviewerid"),
@@ -30,11 +31,12 @@ def read_ratings(
     scale: Scale,
     encoding: Encoding = "utf-8",
     order: Callable[[Sequence[str]], Sequence[str]] | None = None,
+    any_item: bool = False,
 ) -> RawTable:
     """Reads a delimited file with the columns user, item, rating and perhaps timestamp, with or without a header.
 
     For `encoding` and errors see `read_delimited`. `order` finds the columns of a file by its first lines,
-    by default user, item, rating, timestamp if they have no header.
+    by default user, item, rating, timestamp if they have no header. For `any_item` see `typed_ratings`.
     """
     named = Path(plain_name(path.name)).suffix in (".data", ".dat")
 
@@ -43,7 +45,7 @@ def read_ratings(
         return tuple(HEADERS) if no_header else ()
 
     table = read_delimited(path, HEADERS, ("user", "item", "rating"), order or usual, encoding)
-    frame = typed_ratings(table.frame, *scale[:2], is_timed="timestamp" not in table.absent)
+    frame = typed_ratings(table.frame, *scale[:2], "timestamp" not in table.absent, any_item)
     return replace(table, frame=frame, scale=described(scale))
 
 
@@ -51,7 +53,9 @@ def described(scale: Scale) -> str:
     return f"{scale[0]:g} to {scale[1]:g} for {scale[2]}"
 
 
-def typed_ratings(frame: pl.LazyFrame, low: float, high: float, is_timed: bool = True) -> pl.LazyFrame:
+def typed_ratings(
+    frame: pl.LazyFrame, low: float, high: float, is_timed: bool = True, any_item: bool = False
+) -> pl.LazyFrame:
     """Converts the string columns `rating` and `timestamp`, and marks the rows that are not ratings.
 
     Args:
@@ -59,14 +63,19 @@ def typed_ratings(frame: pl.LazyFrame, low: float, high: float, is_timed: bool =
         low: the lowest rating.
         high: the highest rating.
         is_timed: whether each row must have a timestamp.
+        any_item: whether any text may name an item; otherwise it is bad if it says that there is none, or is a number
+            that lost its last digits, as that of a user is.
     """
     rating = pl.col("rating").cast(pl.Float32, strict=False)
     no_time = pl.col("timestamp").fill_null("") == ""
     frame = frame.with_columns(pl.col("timestamp").map_batches(seconds, pl.Int64, is_elementwise=True).alias("time"))
+    ids = [pl.col(name) for name in (("user",) if any_item else ("user", "item"))]
     frame = mark(
         frame,
         *bad_ids("user"),
         *bad_ids("item"),
+        *((as_key(value, pl.String()).is_null(), NO_ID, value.meta.output_name()) for value in ids),
+        *((is_rounded(value, pl.String()), ROUNDED_ID, value.meta.output_name()) for value in ids),
         (rating.is_null() | rating.is_nan(), NOT_A_NUMBER, "rating"),
         (~rating.is_between(low, high), OUT_OF_RANGE, "rating"),
         (no_time & is_timed, NO_TIME, "timestamp"),

@@ -5,12 +5,12 @@ from dataclasses import replace
 
 import polars as pl
 
-from expctr.data.readers.bad_rows import BAD_HISTORY, BAD_TITLES, has_row, mark
+from expctr.data.readers.bad_rows import BAD_HISTORY, BAD_LIST, BAD_TITLES, has_row, mark
 from expctr.data.readers.base import RawTable
 from expctr.data.readers.columns import LISTS, USUAL
 from expctr.data.readers.delimited import plain_header
 from expctr.data.readers.sources import Source, column_of, raw
-from expctr.data.readers.values import TRUTHS, as_entries, as_label
+from expctr.data.readers.values import TRUTHS, as_entries, as_label, is_bad_list
 
 _TALLREC = {"input", "output"}
 _PARTS = {
@@ -59,12 +59,16 @@ def with_flags(source: Source) -> Source:
     return replace(source, table=replace(source.table, frame=frame), schema=schema)
 
 
-def history_columns(source: Source, found: Mapping[str, str]) -> tuple[dict[str, pl.Expr], tuple[pl.Expr, str, str]]:
-    """The columns `history` (titles or ids, oldest first) and `history_liked`, and the check of a row for `mark`.
+def history_columns(
+    source: Source, found: Mapping[str, str]
+) -> tuple[dict[str, pl.Expr], list[tuple[pl.Expr, str, str]]]:
+    """The columns `history` (titles or ids, oldest first) and `history_liked`, and the checks of a row for `mark`.
 
     Without a common order, disliked entries count as later than liked ones, as they do for new users.
     """
-    lists = {role: as_entries(raw(name), source.schema[name]) for role, name in found.items() if role in LISTS}
+    names = {role: name for role, name in found.items() if role in LISTS}
+    lists = {role: as_entries(raw(name), source.schema[name]) for role, name in names.items()}
+    unread = [(is_bad_list(raw(name), source.schema[name]), BAD_LIST, name) for name in names.values()]
     if "history" in lists:
         marks = lists["history_labels"].list.eval(
             pl.element().str.to_lowercase().replace_strict(TRUTHS, default=None, return_dtype=pl.Float64) == 1
@@ -78,7 +82,7 @@ def history_columns(source: Source, found: Mapping[str, str]) -> tuple[dict[str,
     bad = pl.any_horizontal(
         pl.col("history").list.len() != size for size in [pl.col("history_liked").list.len(), *filled]
     )
-    return columns, (bad, BAD_HISTORY, found.get("history_labels", found.get("disliked", "")))
+    return columns, [*unread, (bad, BAD_HISTORY, found.get("history_labels", found.get("disliked", "")))]
 
 
 def all_items(tables: list[RawTable], given: RawTable | None) -> RawTable:

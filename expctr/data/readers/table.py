@@ -203,9 +203,9 @@ class TableReader:
         if "review" in found:
             columns["review"] = value("review")[0].cast(pl.String).str.strip_chars()
         if is_ready(found):
-            lists, check = history_columns(source, found)
+            lists, unread = history_columns(source, found)
             columns |= lists
-            checks.append(check)
+            checks += unread
             target = pl.coalesce(*(role for role in ("item", "title") if role in found))
             checks.append((target.fill_null("") == "", NO_ID, found.get("title", found.get("item", ""))))
         others = [name for name in source.names if name not in found.values()]
@@ -220,6 +220,7 @@ class TableReader:
         """The items with titles: of the table of items, else of the interactions; without any, their ids."""
         table = self._read_side("items", "item", "title") if "items" in self._side else None
         if is_ready(self.found):
+            self._described = table
             return all_items([*self._interactions.values()], table)
         rows = [table.frame.filter(has_row()) for table in self._interactions.values()]
         titled = [frame for frame in rows if "title" in frame.collect_schema()]

@@ -7,7 +7,7 @@ import polars as pl
 
 from expctr.data.feature_kinds import FeatureKind, kind_of
 from expctr.data.readers.sources import Source, raw
-from expctr.data.readers.values import as_key, as_keys, as_label, as_number, is_json_list, is_missing
+from expctr.data.readers.values import as_key, as_keys, as_label, as_number, is_bad_list, is_json_list, is_missing
 from expctr.errors import DataError
 
 _RESERVED = {
@@ -78,7 +78,8 @@ def typed_feature(value: pl.Expr, dtype: pl.DataType, kind: FeatureKind, name: s
             "or leave the column out"
         )
     if kind == "list":
-        return as_keys(value, dtype), None
+        bad = is_bad_list(value, dtype)
+        return pl.when(~bad).then(as_keys(value, dtype)), bad
     if kind == "category":
         return as_key(value, dtype), None
     typed = as_label(value, dtype) == 1 if kind == "boolean" else as_number(value, dtype)

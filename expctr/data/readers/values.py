@@ -117,7 +117,33 @@ def as_entries(value: pl.Expr, dtype: pl.DataType) -> pl.Expr:
 
 def is_json_list(text: pl.Expr) -> pl.Expr:
     """Whether a text looks like a list of JSON or Python."""
-    return text.str.contains(r"""^\[\s*(["'\d\]-]|true|false|null)""") & text.str.ends_with("]")  # "[REC]" is a title
+    starts = r"""^\[\s*(["'\d\]-]|(true|false|null|None|nan|NaN)\b)"""  # "[REC]" is a title
+    return text.str.contains(starts) & text.str.ends_with("]")
+
+
+def is_bad_list(value: pl.Expr, dtype: pl.DataType) -> pl.Expr:
+    """Whether a text is meant as a list but cannot be read as one, such as a set, an array, or a list that was cut off.
+
+    A title may be in brackets. It is no list, because neither quoted text nor a comma follows its bracket.
+    """
+    if dtype != pl.String:
+        return pl.lit(False)
+    text = value.str.strip_chars()
+    tried = pl.when(is_json_list(text)).then(text)
+    unread = tried.map_batches(_are_unread, return_dtype=pl.Boolean, is_elementwise=True)
+    return (text.str.contains("|".join(_MEANT)) & (unread | ~is_json_list(text))).fill_null(False)
+
+
+_QUOTED = r"""\s*("[^"]*"|'[^']*')"""
+_MEANT = (
+    r"^\[" + _QUOTED,  # to any end: a spreadsheet cuts a long list off
+    r"^\[\s*[-+\d.eE]+(,|\s+[-+\d.eE]+\s)",
+    r"""^\[\s*[\[({]\s*["'\d]""",
+    r"(?s)^[({]" + _QUOTED + r".*[)}]$",
+    r"^(\[[^|\]]*,[^|\]]*\]|\([^|)]*,[^|)]*\)|\{[^|}]*,[^|}]*\})$",
+    r"(?s)^array\(.*\)$",
+)
+"""What is meant as a list, of JSON, Python, numpy or Postgres, whether or not it can be read."""
 
 
 def _parsed_lists(texts: pl.Series) -> pl.Series:
@@ -125,15 +151,26 @@ def _parsed_lists(texts: pl.Series) -> pl.Series:
     return pl.Series(texts.name, [*lists], pl.List(pl.String))
 
 
+def _are_unread(texts: pl.Series) -> pl.Series:
+    return pl.Series(texts.name, [text is not None and _parsed(text) is None for text in texts], pl.Boolean)
+
+
 def _parsed_list(text: str) -> list[str | None]:
     """The values of a list in JSON, Python or numpy; of any other text, its parts between `|`."""
+    found = _parsed(text)
+    return [*text.split("|")] if found is None else [*map(_text, found)]
+
+
+def _parsed(text: str) -> list[object] | None:
+    """The values of a list; None if it cannot be read, or only its ends were written."""
     for parse in (_json, _python_list):
         try:
-            if isinstance(found := parse(text), list):
-                return [None if part is None else _text(part) for part in found]
+            found = parse(text)
         except (ValueError, TypeError, SyntaxError, TokenError, MemoryError, RecursionError):
-            pass
-    return [*text.split("|")]
+            continue
+        if isinstance(found, list) and ... not in found:
+            return found
+    return None
 
 
 def _json(text: str) -> object:
@@ -141,7 +178,9 @@ def _json(text: str) -> object:
 
 
 def _python_list(text: str) -> object:
-    if re.fullmatch(r"\[\s*[-+.\deE]+(\s+[-+.\deE]+)*\s*\]", text):  # numpy writes no commas
+    text = _MISSING_NAME.sub(lambda match: match[1] or "None", text)
+    number = r"[-+.]*\d[-+.\deE]*"
+    if re.fullmatch(rf"\[\s*{number}(\s+{number})*\s*\]", text):  # numpy writes no commas
         return [part.removesuffix(".") for part in text[1:-1].split()]
     if re.search(r"""["']\s+["']""", text):  # Python would join the two texts
         texts = [token.string for token in generate_tokens(StringIO(text).readline) if token.type == STRING]
@@ -150,8 +189,14 @@ def _python_list(text: str) -> object:
     return ast.literal_eval(text)
 
 
-def _text(value: object) -> str:
-    """A value as text, whole numbers without a point."""
+_MISSING_NAME = re.compile(r"""("(?:\\.|[^"\\])*"|'(?:\\.|[^'\\])*')|\b(?:nan|NaN|NaT|null)\b""", re.DOTALL)
+"""A value that is missing, outside of quotes; or a text in quotes."""
+
+
+def _text(value: object) -> str | None:
+    """A value as text, whole numbers without a point; None if it is missing."""
+    if value is None or value != value:  # NaN
+        return None
     if isinstance(value, float) and value.is_integer():
         value = int(value)
     text = value if isinstance(value, str) else json.dumps(value, default=str)

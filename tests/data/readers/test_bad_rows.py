@@ -66,6 +66,10 @@ BAD_ROWS = [
     ("1,2,5,", "no timestamp", "timestamp"),
     (",2,5,4", "no user or item id", "user"),
     ("1,,5,4", "no user or item id", "item"),
+    ("NULL,2,5,4", "no user or item id", "user"),
+    ("1, <NA>,5,4", "no user or item id", "item"),
+    ("1.23E+12,2,5,4", "id is a number that lost its last digits", "user"),
+    ("1,7e+09,5,4", "id is a number that lost its last digits", "item"),
     ("1,2,5,yesterday", "timestamp is not a time", "timestamp"),
 ]
 
@@ -206,3 +210,31 @@ def test_every_file_is_counted_and_splits_of_the_files_are_used(tmp_path: Path) 
         file.write("3\t5\t9\t6\t0\n")
     with pytest.raises(DataError, match=r"rating out of range, .*use the rating scale, 0\.5 to 5 for MovieLens"):
         data.ratings_of(["3"])
+
+
+def test_a_title_that_says_that_there_is_none_is_missing(tmp_path: Path) -> None:
+    """In each dataset; what raters of BookCrossing wrote in place of an ISBN is an item without a title."""
+    movies = movielens.read(write(tmp_path, {"ratings.csv": f"{HEADER}1,1,5,9\n", "movies.csv": f"{MOVIES}4,NULL,x\n"}))
+    assert [row["title"] for row in rows(movies.items)] == ["A", "B", "C", None]
+    books = '"ISBN";"Book-Title"\n"1";"nan"\n"2";"Nan Goldin"\n'
+    ratings = '"User-ID";"ISBN";"Book-Rating"\n"1";"9,78292E+12";"5"\n"1";"none";"5"\n'
+    tables = bookcrossing.read(write(tmp_path, {"BX-Book-Ratings.csv": ratings, "BX-Books.csv": books}))
+    assert [row["title"] for row in rows(tables.items)] == [None, "Nan Goldin"]
+    assert [row["item"] for row in rows(tables.interactions)] == ["9,78292E+12", "NONE"]
+    write(tmp_path, {"BX-Book-Ratings.csv": ratings.replace('"1";"none"', '"nan";"2"')})
+    with pytest.raises(DataError, match=r"no user or item id, .*BX-Book-Ratings.csv, row 3, column user"):
+        rows(bookcrossing.read(tmp_path).interactions)
+    meta = '{"asin": "B", "title": " NaN "}\n{"asin": "C", "title": "Naan"}\n'
+    review = '{"reviewerID": "A", "asin": "B", "overall": 5.0, "unixReviewTime": 1}'
+    tables = amazon.read(write(tmp_path, {"Books.json": review, "meta_Books.json": meta}))
+    assert [row["title"] for row in rows(tables.items)] == [None, "Naan"]
+
+
+def test_kaggles_books_without_a_title_or_a_user_may_say_so(tmp_path: Path) -> None:
+    header = "Title,User_id,review/score,review/time\n"
+    lines = "Emma,a,5,1\nNULL,a,5,2\n,a,4,3\nEmma,nan,4,4\n"
+    books = "Title,authors,categories\nEmma,['Jane Austen'],\nNULL,['Somebody'],\n"
+    tables = amazon.read(write(tmp_path, {"Books_rating.csv": header + lines, "books_data.csv": books}))
+    assert [row["item"] for row in rows(tables.interactions)] == ["Emma", "(no title)", "(no title)", "Emma"]
+    assert [row["user"] for row in rows(tables.interactions)] == ["a", "a", "a", "anonymous 5"]
+    assert [row["title"] for row in rows(tables.items)] == ["Emma", None]

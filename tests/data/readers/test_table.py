@@ -464,6 +464,19 @@ def test_spellings_of_nothing_are_no_categories(tmp_path: Path) -> None:
         assert found["tags"].to_list() == [["t"]] * 6 + [[]]
 
 
+def test_a_list_that_cannot_be_read_is_no_value_of_a_feature(tmp_path: Path) -> None:
+    """It was one value: a list that numpy shortened, and one that a spreadsheet cut off."""
+    for tags in ("['t' ... 'u']", '["t", "u'):
+        items = ITEMS.with_columns(tags=pl.Series(['["t", "u"]', "['t', nan]", tags]))
+        items.write_csv(tmp_path / "items.csv")
+        found = reader(CLICKS, str(tmp_path / "items.csv")).tables.items
+        with pytest.raises(DataError, match=r"feature is not of its kind, .*items\.csv, row 4, column tags"):
+            found.collect(["item"], "error", Counter())
+        dropped = Counter[str]()
+        assert found.collect_unique("item", "skip", dropped)["tags"].to_list() == [["t", "u"], ["t"], None]
+        assert dropped == {"items.csv, column tags: value that is not of its kind, and counts as missing": 1}
+
+
 def test_times_of_day_and_durations_are_seconds() -> None:
     times = ITEMS.select("sku", "name", noon=pl.time(12), wait=pl.duration(minutes=1.5, time_unit="ms"))
     assert collected(reader(CLICKS, times).tables)[1][0] == {"item": "a", "noon": 43200, "title": "Anvil", "wait": 90}

@@ -7,7 +7,7 @@ from collections.abc import Callable
 import polars as pl
 import pytest
 
-from expctr.data.readers.values import as_key, as_list, is_missing
+from expctr.data.readers.values import as_key, as_list, is_bad_list, is_missing
 
 TEXTS = ["Café", 'a "q"', "b,c", "d\\e", "line\nbreak", "[REC]", "|", "it's"]
 
@@ -46,6 +46,31 @@ def test_what_is_no_list_of_values_stays_a_text(text: str) -> None:
 def test_a_list_nested_to_any_depth_is_a_text(depth: int) -> None:
     [found] = lists(f"[1, {'[' * depth}{']' * depth}]")
     assert "".join(found).count("[") >= depth
+
+
+READ = ["['Up', nan]", '["Up", NaN, null]', "[nan, 'Up']", "[None, 'Up']"]
+
+
+@pytest.mark.parametrize("text", READ)
+def test_what_is_missing_is_left_out_of_a_list(text: str) -> None:
+    assert lists(text) == [["Up"]]
+    assert lists("['nan', \"null and void\", nan]") == [["nan", "null and void"]]
+
+
+@pytest.mark.parametrize(
+    ("texts", "bad"),
+    [
+        (["['x' ... 'y']", "['x', 'y', ...]", "[1 2 ... 9]", "array(['x'], dtype=object)"], True),  # numpy, shortened
+        (["('x', 'y')", '("x",)', "{'x', 'y'}", '{x,"y z"}', "{x,y}", "(x, y)", "[x, y]"], True),
+        (['["x", "yy', "['x' 'y\n 'z", "[12, 45, 7", '[["x"], ["y"]]', '[{"title": "x"}]'], True),  # cut off; nested
+        (["(500) Days of Summer", "{Proof}", "[REC]", "[REC], Part 2", "[2 Guns]", "(Un)Lucky, (Really)"], False),
+        (["[REC]|Up, (Un)Lucky", "", None, "[]", "['x' 'y']", "[1 2]", "['x', nan]", "x, y"], False),
+    ],
+)
+def test_text_that_is_meant_as_a_list_but_is_none_is_bad(texts: list[str | None], bad: bool) -> None:
+    frame = pl.DataFrame({"x": texts}, schema={"x": pl.String})
+    found = frame.with_columns(bad=is_bad_list(pl.col("x"), pl.String()))
+    assert found.filter(pl.col("bad") != bad)["x"].to_list() == []
 
 
 def test_lists_of_numbers_are_texts() -> None:
