@@ -26,7 +26,7 @@ from expctr.data.summary import DataSummary
 from expctr.errors import DataError
 from expctr.whole_files import replacing
 
-_FORMAT = 11  # increase it when a reader or make_samples returns something else
+_FORMAT = 12  # increase it when a reader or make_samples returns something else
 _ABANDONED = 24 * 3600  # seconds after which a temporary file is deleted; its process was killed
 _THIS_PROCESS = uuid.uuid4().hex
 

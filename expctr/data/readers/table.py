@@ -241,16 +241,21 @@ class TableReader:
 
     @property
     def _items_have_titles(self) -> bool:
-        source = self._side.get("items")
-        return source is not None and "title" in find_columns(self.columns, ("item", "title"), source.schema)
+        return "items" in self._side and "title" in self._find_side("items", "item", "title")
 
     def _read_users(self) -> RawTable | None:
         return self._read_side("users", "user") if "users" in self._side else None
 
+    def _find_side(self, table: str, key: str, *more: str) -> dict[str, str]:
+        """The columns of the items or users. The interactions' own name of the key comes before any usual one."""
+        source, name = self._side[table], self.found.get(key)
+        own = match_name(name, source.names) if name else None
+        columns = replace(self.columns, **{key: own}) if own else self.columns
+        return find_columns(columns, [key, *more], source.schema)
+
     def _read_side(self, table: str, key: str, *more: str) -> RawTable:
         """The items or the users: the key, perhaps a title, and side features."""
-        source = self._side[table]
-        found = find_columns(self.columns, [key, *more], source.schema)
+        source, found = self._side[table], self._find_side(table, key, *more)
         name = found.setdefault(key, match_name("id", source.names) or "")
         if not name:
             named = getattr(self.columns, key) or key

@@ -381,6 +381,21 @@ def test_a_column_may_have_a_name_that_readers_use() -> None:
     assert found[0] == {"item": "a", "problem_": 1.5, "row_": "x", "tags": ["t", "u"], "title": "Anvil", "user_": True}
 
 
+@pytest.mark.parametrize("own", ["product_id", "Product_ID"])
+def test_side_tables_are_joined_by_the_name_that_the_interactions_use(own: str) -> None:
+    """Though another column has a name that is more usual, and its numbers overlap."""
+    clicks = pl.DataFrame({"member_id": [1, 2], "product_id": [10, 11], "clicked": [1, 0], "ts": [1, 2]})
+    items = pl.DataFrame({"sku": [11, 10], own: [10, 11], "name": ["Ten", "Eleven"]})
+    users = pl.DataFrame({"user_id": [2, 1], "member_id": [1, 2], "age": [20, 30]})
+    tables = reader(clicks, items, users).tables
+    _, titles, ages = collected(tables)
+    assert [(row["item"], row["title"]) for row in titles] == [("10", "Ten"), ("11", "Eleven")]
+    assert [(row["user"], row["age"]) for row in ages] == [("1", 20), ("2", 30)]
+    assert any(f"item = {own}; title = name; features sku" in note for note in tables.notes)
+    usual = collected(reader(clicks, items.drop(own), users.drop("member_id")).tables)
+    assert [row["title"] for row in usual[1]] == ["Ten", "Eleven"][::-1]
+
+
 def test_without_times_a_random_order_must_be_chosen() -> None:
     with pytest.raises(
         DataError,
