@@ -50,7 +50,7 @@ def make_samples(
     Raises:
         DataError: a bad row (`on_bad_row: error`), no timestamps to order by, or a split without samples.
     """
-    summary = DataSummary(rule=options.rule, no_titles=tables.no_titles)
+    summary = DataSummary(rule=options.rule, no_titles=tables.no_titles, doubts=[*tables.doubts])
     summary.notes, summary.own_splits = notes_on(tables, splits), bool(splits)
     side_dropped, dropped = Counter[str](), Counter[str]()
     if items is None:

@@ -279,3 +279,10 @@ def test_a_user_is_found_in_a_log_with_features_of_its_rows() -> None:
     never_had = min({*ITEMS["sku"]} - {*CLICKS.filter(user_id="u3")["sku"]})
     asked = make_query(data, "u3", target=f"id:{never_had}").rows
     assert asked["context_position"].null_count() == asked.height
+
+
+def test_what_readers_doubt_is_a_finding() -> None:
+    clicks = CLICKS.with_columns(ts=pl.Series([i * 37 % 50 for i in range(120)]))
+    data = prepared(clicks, ITEMS)
+    data.prepare_data()
+    assert any("column ts: most times are within 1970" in finding for finding in data.findings)

@@ -175,6 +175,7 @@ class RawTables:
             is then train.
         no_titles: nothing says what the items are called, so `title` holds their ids.
         described: the table about items, where `items` holds others too, whose titles are in the interactions.
+        doubts: what looks wrong in how the files were understood, and how to fix it.
     """
 
     interactions: RawTable
@@ -184,6 +185,7 @@ class RawTables:
     splits: Mapping[str, RawTable] = field(default_factory=dict)
     no_titles: bool = False
     described: RawTable | None = None
+    doubts: tuple[str, ...] = ()
 
     @property
     def is_ready(self) -> bool:

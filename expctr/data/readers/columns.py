@@ -97,6 +97,15 @@ def find_columns(columns: TableColumns, roles: Sequence[str], schema: Mapping[st
     return found
 
 
+def time_columns(columns: TableColumns, found: Mapping[str, str], schema: Mapping[str, pl.DataType]) -> list[str]:
+    """The column that was found as the times, and those that might be as well, by their usual names."""
+    if columns.timestamp or "timestamp" not in found:
+        return []
+    taken = {*found.values(), *(getattr(columns, role) for role in USUAL)} - {found["timestamp"]}
+    free = [name for name, dtype in schema.items() if name not in taken and _fits("timestamp", dtype)]
+    return [name for usual in USUAL["timestamp"] for name in free if plain_header(name) == usual]
+
+
 def check_named(columns: TableColumns, role: str, option: str, tables: Mapping[str, Sequence[str]]) -> None:
     """Raises DataError if the column named for a role is in none of the tables."""
     name = getattr(columns, role)

@@ -1,6 +1,7 @@
 """Any table as raw tables: interactions, items and users of one's own, in columns of any names."""
 
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -29,12 +30,13 @@ from expctr.data.readers.columns import (
     find_columns,
     match_name,
     missing_column,
+    time_columns,
 )
 from expctr.data.readers.ready import all_items, history_columns, is_ready, with_flags, with_tallrec
 from expctr.data.readers.sources import Source, find_files, open_source, unused_files
 from expctr.data.readers.splits import check_alike
 from expctr.data.readers.table_features import find_kinds
-from expctr.data.readers.timestamps import find_times
+from expctr.data.readers.timestamps import find_times, is_counter
 from expctr.data.readers.typed import Checks, feature_columns, typed_table, value_of
 from expctr.data.readers.values import as_key, as_label, as_number, as_title, is_missing, is_rounded
 from expctr.errors import DataError
@@ -42,6 +44,8 @@ from expctr.errors import DataError
 CONTEXT = "context_"
 """Prefix of the features of an interaction itself, such as the position on the page."""
 
+_HEAD = 10_000
+"""Rows by which columns of times are told apart."""
 _SPLITS = {name: name for name in SPLITS} | dict.fromkeys(("valid", "validation", "dev"), "val")
 _SPLITS |= {"training": "train", "testing": "test"}
 
@@ -62,6 +66,7 @@ class TableReader:
     is_timed: bool
     """Whether interactions need times."""
     notes: list[str] = field(default_factory=list, init=False)
+    doubts: list[str] = field(default_factory=list, init=False)
     _featured: set[str] = field(default_factory=set, init=False)
     _described: RawTable | None = field(default=None, init=False)
 
@@ -86,7 +91,9 @@ class TableReader:
         unused = [name for source in self.named.values() if isinstance(source, str) for name in unused_files(source)]
         self.notes += [f"not used: file {', '.join(unused[:5])}{', ...' if unused[5:] else ''}"] if unused else []
         no_titles = not any("title" in found for found in self._found.values()) and not self._items_have_titles
-        return RawTables(interactions, items, users, tuple(self.notes), self._splits, no_titles, self._described)
+        return RawTables(
+            interactions, items, users, tuple(self.notes), self._splits, no_titles, self._described, tuple(self.doubts)
+        )
 
     @property
     def _splits(self) -> dict[str, RawTable]:
@@ -138,7 +145,19 @@ class TableReader:
         check_alike({_option(name): (paths[name], columns) for name, columns in found.items()})
         for name, source in self._sources.items():
             self._check_roles(source, found[name])
+            if self.is_timed and not is_ready(found[name]):
+                found[name]["timestamp"] = self._likely_times(source, found[name])
         return found
+
+    def _likely_times(self, source: Source, found: Mapping[str, str]) -> str:
+        """Of several columns with usual names for times the first that holds likely ones: `time` may be a duration."""
+        first, *others = time_columns(self.columns, found, source.schema) or [found["timestamp"]]
+        head = source.table.frame.head(_HEAD)
+        for name in (first, *others) if others else ():
+            with suppress(DataError), readable(source.table.path):
+                if find_times(head, *value_of(source, name)).are_likely:
+                    return name
+        return first
 
     def _check_roles(self, source: Source, found: Mapping[str, str]) -> None:
         wanted: list[tuple[str, ...]] = [("user",), ("item",)]
@@ -192,6 +211,11 @@ class TableReader:
             where = f"{source.table.path}, column {found['timestamp']}"
             times = find_times(source.table.frame, *value("timestamp"), where)
             columns["timestamp"], forms["timestamp"] = times.micros, f" ({times.form})"
+            if times.are_early and not is_counter(source.table.frame, times.micros, columns["user"]):
+                self.doubts.append(
+                    f"{where}: most times are within 1970: is it a duration, or a date as one number? Fix: name the "
+                    "column of times in data.columns.timestamp, or write dates as 2024-04-30"
+                )
             checks.append((is_missing(*value("timestamp")), NO_TIME, found["timestamp"]))
             checks.append((pl.col("timestamp").is_null(), OTHER_TIME, found["timestamp"]))
         if "split" in found:

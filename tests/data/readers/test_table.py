@@ -539,3 +539,37 @@ def test_ids_that_a_spreadsheet_rounded_are_refused(rounded: str) -> None:
     clicks = CLICKS.with_columns(user_id=pl.lit(rounded))
     with pytest.raises(DataError, match="lost its last digits"):
         reader(clicks, ITEMS).tables.interactions.collect(["user"], "error", Counter())
+
+
+DAYS = ["2024-03-01", "2024-03-02", "2024-03-02", "2024-03-05"]
+SECONDS_ON_PAGE = [31, 4, 31, 7]
+
+
+@pytest.mark.parametrize("kind", ["csv", "parquet", "jsonl", "json"])
+def test_of_several_usual_names_the_likely_times_are_taken(kind: str, tmp_path: Path) -> None:
+    log = CLICKS.drop("ts").with_columns(pl.Series("Date", DAYS), pl.Series("time", SECONDS_ON_PAGE))
+    path = write_all(tmp_path, log, "clicks")[kind]
+    tables = reader(path, ITEMS).tables
+    assert [row["timestamp"] for row in collected(tables)[0]][:2] == [1_709_251_200_000_000, 1_709_337_600_000_000]
+    assert "timestamp = Date (dates and times, 2024-03-01 to 2024-03-05); not used: position, time" in tables.notes[0]
+    assert tables.doubts == ()
+
+
+def test_of_several_likely_times_the_more_usual_name_counts_and_a_named_column_always() -> None:
+    log = CLICKS.with_columns(pl.Series("date", DAYS), pl.Series("time", SECONDS_ON_PAGE))
+    assert reader(log, ITEMS).found["timestamp"] == "ts"
+    assert reader(log, ITEMS, columns=TableColumns(timestamp="time")).found["timestamp"] == "time"
+    unlikely = CLICKS.with_columns(ts=pl.Series([1, 2, 3, 4]), time=pl.Series(SECONDS_ON_PAGE))
+    assert reader(unlikely, ITEMS).found["timestamp"] == "ts"
+
+
+@pytest.mark.parametrize("times", [SECONDS_ON_PAGE, [20240501, 20240430, 20240430, 20240430], [0.5, 0.25, 0.5, 1.0]])
+def test_times_within_1970_that_count_nothing_are_doubted(times: list[float]) -> None:
+    tables = reader(CLICKS.with_columns(ts=pl.Series(times)), ITEMS).tables
+    (doubt,) = tables.doubts
+    assert doubt.startswith("data.interactions, column ts: most times are within 1970: is it a duration")
+
+
+@pytest.mark.parametrize("times", [[1, 2, 1, 2], [4, 1, 3, 2], [1, 1, 2, 2], [1_700_000_000] * 4, [0, None, None, 5]])
+def test_counters_and_dates_are_not_doubted(times: list[int | None]) -> None:
+    assert reader(CLICKS.with_columns(ts=pl.Series(times)), ITEMS).tables.doubts == ()
