@@ -56,6 +56,11 @@ def make_samples(
     if items is None:
         items = titled_items(tables, options, side_dropped, summary.files)
     summary.unmatched += unseen_differences(items["item"], "item", tables.items.files)
+    if items.height > 1 and items["title"].n_unique() == 1:
+        summary.doubts.append(
+            f"all {items.height:,} items have one title, {items['title'][0][:120]!r}: sentences cannot tell them "
+            "apart. Fix: check the column of titles; in a table of yours, name another one in data.columns.title"
+        )
     named = {name: splits[name] for name in SPLITS} if splits else {"": tables.interactions}
     sources = {name: table.with_places() for name, table in named.items()}
     if tables.is_ready:

@@ -223,7 +223,7 @@ class TableReader:
             columns["split"] = text.replace_strict(_SPLITS, default=None, return_dtype=pl.String)
             checks.append((pl.col("split").is_null(), BAD_SPLIT, found["split"]))
         if "title" in found:
-            columns["title"] = as_title(value("title")[0])
+            columns["title"] = as_title(*value("title"))
         if "review" in found:
             columns["review"] = value("review")[0].cast(pl.String).str.strip_chars()
         if is_ready(found):
@@ -288,7 +288,7 @@ class TableReader:
         columns = {key: as_key(*value)}
         checks = [*bad_ids(key, shown=name), (is_rounded(*value), ROUNDED_ID, name)]
         if "title" in found:
-            columns["title"] = as_title(value_of(source, found["title"])[0])
+            columns["title"] = as_title(*value_of(source, found["title"]))
         others = [column for column in source.names if column not in found.values()]
         unused: dict[str, str] = {}
         remarks: dict[str, str] = {}

@@ -10,7 +10,7 @@ import polars as pl
 
 _MISSING = (
     *("", "NA", "N/A", "NaN", "nan", "NaT", "null", "NULL", "Null", "None", "none", "(null)", "undefined"),
-    *("\\N", "<NA>", "#N/A", "#NULL!"),
+    *("n/a", "\\N", "<NA>", "#N/A", "#NULL!"),
 )
 """Texts in place of a number, an id or a category that is missing, as databases, pandas and spreadsheets write them."""
 
@@ -36,10 +36,10 @@ def as_key(value: pl.Expr, dtype: pl.DataType) -> pl.Expr:
     return pl.when(~text.is_in(_MISSING)).then(text)
 
 
-def as_title(value: pl.Expr) -> pl.Expr:
-    """A title as text; empty where a database or a spreadsheet says that there is none."""
-    text = value.cast(pl.String).str.strip_chars()
-    return pl.when(text.is_in(("\\N", "<NA>", "#N/A", "#NULL!", "NULL", "NaN", "nan"))).then(pl.lit("")).otherwise(text)
+def as_title(value: pl.Expr, dtype: pl.DataType) -> pl.Expr:
+    """A title as text; null where it says that there is none. A film may be called Na or Undefined."""
+    text = as_key(value, dtype)
+    return pl.when(text != "-").then(text)
 
 
 def is_rounded(value: pl.Expr, dtype: pl.DataType) -> pl.Expr:

@@ -523,7 +523,7 @@ def test_the_files_of_a_lake_are_not_read_without_its_log(log: str, tmp_path: Pa
         reader(folder, ITEMS).tables  # noqa: B018
 
 
-@pytest.mark.parametrize("missing", ["\\N", "<NA>", "#N/A", "NULL", "nan"])
+@pytest.mark.parametrize("missing", ["\\N", "<NA>", "#N/A", "NULL", "nan", "none", "n/a", "undefined", "N/A"])
 def test_spellings_of_nothing_are_no_users_and_no_titles(missing: str) -> None:
     clicks = CLICKS.with_columns(
         user_id=pl.when(pl.int_range(pl.len()) == 0).then(pl.lit(missing)).otherwise("user_id")
@@ -531,7 +531,7 @@ def test_spellings_of_nothing_are_no_users_and_no_titles(missing: str) -> None:
     with pytest.raises(DataError, match="no user"):
         reader(clicks, ITEMS).tables.interactions.collect(["user"], "error", Counter())
     items = ITEMS.with_columns(name=pl.lit(missing))
-    assert set(reader(CLICKS, items).tables.items.collect(["title"], "error", Counter())["title"]) == {""}
+    assert set(reader(CLICKS, items).tables.items.collect(["title"], "error", Counter())["title"]) == {None}
 
 
 @pytest.mark.parametrize("rounded", ["1E+12", "1,23457E+12", "1.23E+12"])
