@@ -10,7 +10,7 @@ import polars as pl
 
 from expctr.data.readers import interrupts
 from expctr.data.readers.bad_rows import BAD_FEATURE, FIXES, MISSING, OnBadRow, has_row
-from expctr.errors import DataError, first_line
+from expctr.errors import DataError, first_line, listed
 
 POLARS_ERRORS = (pl.exceptions.PolarsError, pl.exceptions.PanicException)
 """What polars raises about a file: it panics where a damaged one contradicts itself."""
@@ -207,4 +207,4 @@ class RawTables:
         unused: dict[Path, list[str]] = {}
         for table in self.tables:
             unused[table.path] = [name for name in unused.get(table.path, table.unused) if name in table.unused]
-        return [f"column {', '.join(names)} of {path.name}" for path, names in unused.items() if names]
+        return [f"column {listed(names)} of {path.name}" for path, names in unused.items() if names]

@@ -33,13 +33,13 @@ from expctr.data.readers.columns import (
     time_columns,
 )
 from expctr.data.readers.ready import all_items, history_columns, is_ready, with_flags, with_tallrec
-from expctr.data.readers.sources import Source, find_files, open_source, unused_files
+from expctr.data.readers.sources import Source, find_files, linked_folders, open_source, unused_files
 from expctr.data.readers.splits import check_alike
 from expctr.data.readers.table_features import find_kinds
 from expctr.data.readers.timestamps import find_times, is_counter
 from expctr.data.readers.typed import Checks, feature_columns, typed_table, value_of
 from expctr.data.readers.values import as_key, as_label, as_number, as_title, is_missing, is_rounded
-from expctr.errors import DataError
+from expctr.errors import DataError, listed
 
 CONTEXT = "context_"
 """Prefix of the features of an interaction itself, such as the position on the page."""
@@ -88,8 +88,11 @@ class TableReader:
         """The three tables; the interactions are those of all splits that histories are made of."""
         interactions, items, users = next(iter(self._interactions.values())), self._read_items(), self._read_users()
         self._check_features()
-        unused = [name for source in self.named.values() if isinstance(source, str) for name in unused_files(source)]
-        self.notes += [f"not used: file {', '.join(unused[:5])}{', ...' if unused[5:] else ''}"] if unused else []
+        named = [source for source in self.named.values() if isinstance(source, str)]
+        unused = [name for source in named for name in unused_files(source)]
+        self.notes += [f"not used: file {listed(unused, 5)}"] if unused else []
+        linked = [name for source in named for name in linked_folders(source)]
+        self.notes += [f"not read: link to a folder {listed(linked, 5)}"] if linked else []
         no_titles = not any("title" in found for found in self._found.values()) and not self._items_have_titles
         return RawTables(
             interactions, items, users, tuple(self.notes), self._splits, no_titles, self._described, tuple(self.doubts)
@@ -140,7 +143,7 @@ class TableReader:
         for role in USUAL:
             check_named(self.columns, role, f"data.columns.{role}", every if role == "title" else own)
         roles = [role for role in USUAL if role != "split" or "" in self.interactions]
-        found = {name: find_columns(self.columns, roles, source.schema) for name, source in self._sources.items()}
+        found = {name: find_columns(self.columns, roles, source.types) for name, source in self._sources.items()}
         paths = {name: str(source.table.path) for name, source in self._sources.items()}
         check_alike({_option(name): (paths[name], columns) for name, columns in found.items()})
         for name, source in self._sources.items():
@@ -151,7 +154,7 @@ class TableReader:
 
     def _likely_times(self, source: Source, found: Mapping[str, str]) -> str:
         """Of several columns with usual names for times the first that holds likely ones: `time` may be a duration."""
-        first, *others = time_columns(self.columns, found, source.schema) or [found["timestamp"]]
+        first, *others = time_columns(self.columns, found, source.types) or [found["timestamp"]]
         head = source.table.frame.head(_HEAD)
         for name in (first, *others) if others else ():
             with suppress(DataError), readable(source.table.path):
@@ -174,7 +177,7 @@ class TableReader:
             )
             raise DataError(
                 f"{source.table.path}: which column is the {' and which the '.join(missing)}? It has "
-                f"{', '.join(source.names)}. Fix: add {named}{shuffle if 'timestamp' in missing else ''}"
+                f"{listed(source.names)}. Fix: add {named}{shuffle if 'timestamp' in missing else ''}"
             )
 
     @cached_property
@@ -275,15 +278,16 @@ class TableReader:
         source, name = self._side[table], self.found.get(key)
         own = match_name(name, source.names) if name else None
         columns = replace(self.columns, **{key: own}) if own else self.columns
-        return find_columns(columns, [key, *more], source.schema)
+        return find_columns(columns, [key, *more], source.types)
 
     def _read_side(self, table: str, key: str, *more: str) -> RawTable:
         """The items or the users: the key, perhaps a title, and side features."""
         source, found = self._side[table], self._find_side(table, key, *more)
         name = found.setdefault(key, match_name("id", source.names) or "")
         if not name:
-            named = getattr(self.columns, key) or key
-            raise missing_column(named, f"data.columns.{key}", {str(source.table.path): source.names})
+            named = self.found.get(key, key)
+            fix = f"rename the column of ids to {named}, as in the interactions: all tables need one name for it"
+            raise missing_column(named, f"data.{table}", {str(source.table.path): source.names}, fix)
         value = value_of(source, name)
         columns = {key: as_key(*value)}
         checks = [*bad_ids(key, shown=name), (is_rounded(*value), ROUNDED_ID, name)]

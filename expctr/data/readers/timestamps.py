@@ -94,8 +94,8 @@ def find_times(frame: pl.LazyFrame, value: pl.Expr, dtype: pl.DataType, where: s
     found = frame.select(*about, first.alias("first")).collect(engine="streaming").row(0, named=True)
     if found["first"] is not None and not any(found[f"{name} count"] for name in forms):
         raise DataError(
-            f"{where}: no time has a form that can be read, such as {found['first']!r}. Fix: write dates as 2024-04-30 "
-            "13:05:00 or as seconds since 1970, or name another column in data.columns.timestamp"
+            f"{where}: no time has a form that can be read, such as {repr(found['first'])[:120]}. Fix: write dates "
+            "as 2024-04-30 13:05:00 or as seconds since 1970, or name another column in data.columns.timestamp"
         )
     form = max(forms, key=lambda name: found[f"{name} count"])
     if found[f"{form} far"] > found[f"{form} count"] / 2:

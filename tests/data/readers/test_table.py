@@ -56,7 +56,7 @@ def collected(tables: RawTables) -> list[list[dict[str, Any]]]:
 
 def write_all(folder: Path, frame: pl.DataFrame, name: str) -> dict[str, str]:
     """One table in all formats."""
-    plain = frame.with_columns(pl.col(pl.List(pl.String)).list.join("|"))
+    plain = frame.with_columns(pl.col(pl.List(pl.String)).list.join("|")).select(pl.exclude(pl.Struct))
     kinds = ("parquet", "csv", "tsv", "jsonl", "json", "jsonl.gz", "JSONL.GZ", "jsonl.zst")
     paths = {kind: str(folder / f"{name}.{kind}") for kind in kinds}
     frame.write_parquet(paths["parquet"])
@@ -573,3 +573,58 @@ def test_times_within_1970_that_count_nothing_are_doubted(times: list[float]) ->
 @pytest.mark.parametrize("times", [[1, 2, 1, 2], [4, 1, 3, 2], [1, 1, 2, 2], [1_700_000_000] * 4, [0, None, None, 5]])
 def test_counters_and_dates_are_not_doubted(times: list[int | None]) -> None:
     assert reader(CLICKS.with_columns(ts=pl.Series(times)), ITEMS).tables.doubts == ()
+
+
+@pytest.mark.parametrize("kind", ["jsonl", "json", "jsonl.gz", "parquet"])
+@pytest.mark.parametrize(("role", "nested"), [("user", {"id": 7}), ("timestamp", {"$date": 5}), ("title", ["Heat"])])
+def test_nested_values_are_no_ids_times_or_titles(role: str, nested: Any, kind: str, tmp_path: Path) -> None:
+    name = {"user": "user_id", "timestamp": "ts", "title": "name"}[role]
+    clicks, items = (
+        table.with_columns(pl.Series(name, [nested] * table.height)) if name in table.columns else table
+        for table in (CLICKS, ITEMS)
+    )
+    paths = write_all(tmp_path, clicks, "clicks"), write_all(tmp_path, items, "items")
+    with pytest.raises(DataError, match=rf"data\.columns\.{role}: column {name} is of type (Struct|List).*Fix: write"):
+        reader(paths[0][kind], paths[1][kind]).tables  # noqa: B018
+
+
+def test_lists_of_json_lines_are_histories_and_empty_ones_no_values(tmp_path: Path) -> None:
+    rows = [{"user": "ann", "liked": ["Heat"], "disliked": [], "target_title": "Seven", "label": 1, "extra": {"a": 1}}]
+    rows.append({"user": [], "liked": "Heat|Fargo", "disliked": [], "target_title": "Up", "label": 0})
+    (tmp_path / "ready.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    assert {"liked", "disliked", "user"} <= reader(tmp_path / "ready.jsonl").found.keys()
+
+
+def test_messages_name_the_first_of_very_many_columns(tmp_path: Path) -> None:
+    """And of a long one its beginning."""
+    (tmp_path / "log.jsonl").write_text(json.dumps({"x" * 9000: 1} | {f"key{i}": i for i in range(5000)}))
+    for columns in (TableColumns(), TableColumns(item="sku")):
+        with pytest.raises(DataError, match=r"x, key0, .* and 4,981 more\. Fix: ") as error:
+            reader(tmp_path / "log.jsonl", columns=columns).tables  # noqa: B018
+        assert len(str(error.value)) < 1000
+
+
+def test_messages_show_the_beginning_of_a_long_line(tmp_path: Path) -> None:
+    (tmp_path / "log.csv").write_text("word " * 100_000)
+    with pytest.raises(DataError, match=r"no names of columns in .*row 1: 'word .*Fix: begin") as error:
+        reader(tmp_path / "log.csv").tables  # noqa: B018
+    assert len(str(error.value)) < 500
+    with pytest.raises(DataError, match="no time has a form that can be read, such as 'noon noon") as error:
+        reader(CLICKS.with_columns(ts=pl.lit("noon " * 9000)), ITEMS).tables  # noqa: B018
+    assert len(str(error.value)) < 500
+
+
+def test_a_key_that_the_tables_call_differently_must_have_one_name() -> None:
+    items = ITEMS.rename({"sku": "code"})
+    with pytest.raises(
+        DataError, match=r"data\.items: there is no column 'sku'.* has code, name.*Fix: rename the column of ids to sku"
+    ):
+        reader(CLICKS, items).tables  # noqa: B018
+    with pytest.raises(
+        DataError,
+        match=r"item: there is no column 'code'.* has user_id, sku.*tables need one name for it, so",
+    ):
+        reader(CLICKS, items, columns=TableColumns(item="code")).tables  # noqa: B018
+    users = pl.DataFrame({"who": ["ann"], "age": [3]})
+    with pytest.raises(DataError, match=r"data\.users: there is no column 'user_id'.*Fix: rename .* to user_id"):
+        reader(CLICKS, ITEMS, users).tables  # noqa: B018
