@@ -222,8 +222,8 @@ def _scan(path: Path, nested: dict[str, pl.DataType]) -> pl.LazyFrame:
         keys: dict[str, None] = {}
         for row in map(_row, lines):
             keys |= dict.fromkeys(row)
-            filled = {key: type(value) for key, value in row.items() if value}
-            nested |= {key: _JSON_TYPES[kind] for key, kind in filled.items() if kind in _JSON_TYPES}
+            held = {key: type(value) for key, value in row.items() if value}
+            nested |= {key: _JSON_TYPES[kind] for key, kind in held.items() if kind in _JSON_TYPES}
         if _is_one_object(lines):
             raise DataError(
                 f"{path} holds one object with the keys {listed([*keys], 3)}, and no rows. Fix: write one list of "
