@@ -1,5 +1,6 @@
 """Errors whose messages are for users, and how the command line prints them."""
 
+from collections.abc import Sequence
 from inspect import signature
 from math import inf
 from types import NoneType
@@ -61,7 +62,13 @@ def first_line(error: BaseException) -> str:
 
     The further lines of an error of polars are the plan of a query, and those of transformers a list of hints.
     """
-    return str(error).strip().partition("\n")[0].rstrip(".:! ") or type(error).__name__
+    return str(error).strip().partition("\n")[0][:500].rstrip(".:! ") or type(error).__name__
+
+
+def listed(names: Sequence[str], most: int = 20) -> str:
+    """Names for a message: of very many the first ones, and of very long ones the beginning."""
+    more = f" and {len(names) - most:,} more" if names[most:] else ""
+    return ", ".join(name[:120] for name in names[:most]) + more
 
 
 def root_cause(error: BaseException) -> UserError:

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from expctr.errors import UserError, check_range, first_line
+from expctr.errors import UserError, check_range, first_line, listed
 
 
 @pytest.mark.parametrize(
@@ -39,3 +39,9 @@ def test_null_is_in_range_only_where_the_type_has_it(kind: type[Sized]) -> None:
     check_range("data", kind(most=None), rows=(1, inf), most=(1, inf))
     with pytest.raises(UserError, match=r"data\.rows must be at least 1, not null"):
         check_range("data", kind(rows=None), rows=(1, inf))  # type: ignore[arg-type]
+
+
+def test_messages_show_the_beginning_of_what_is_long() -> None:
+    assert listed(["a", "b"]) == "a, b"
+    assert listed(["a" * 999, "b", "c"], 2) == "a" * 120 + ", b and 1 more"
+    assert len(first_line(ValueError("x" * 9000))) == 500

@@ -23,6 +23,7 @@ def findings(summary: DataSummary, options: SampleOptions) -> list[str]:
     """
     more = "give the files of data.splits more rows" if summary.own_splits else "raise data.samples.targets_per_user"
     return [
+        *summary.doubts,
         *_dropped_rows(summary),
         *_overruled_likes(summary),
         *_busiest_user(summary),

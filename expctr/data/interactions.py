@@ -13,7 +13,7 @@ from expctr.data.readers.bad_rows import NO_TIME, OUT_OF_RANGE, take_missing
 from expctr.data.readers.base import RawTable, RawTables
 from expctr.data.summary import COPIES, SUPERSEDED, DataSummary
 from expctr.data.unmatched_ids import check_spellings, explain_unmatched, unseen_differences
-from expctr.errors import DataError
+from expctr.errors import DataError, listed
 
 
 def load_interactions(
@@ -109,7 +109,7 @@ def _read(
     untimed = events["timestamp"].null_count()
     if options.order == "time" and untimed:
         table = next((table for table in sources.values() if "timestamp" in table.absent), table)
-        unused = f"; its columns {', '.join(table.unused)} are not used" if table.unused else ""
+        unused = f"; its columns {listed(table.unused)} are not used" if table.unused else ""
         rename = "rename the column with the times to timestamp" if unused else "add timestamps"
         raise DataError(
             f"{untimed:,} of {events.height:,} rows have no timestamp, {table.path}, column timestamp{unused}. Fix: "

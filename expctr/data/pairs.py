@@ -8,7 +8,7 @@ from expctr.data.catalogue import Item
 from expctr.data.ratings_module import RatingsDataModule
 from expctr.data.readers.values import as_key, as_keys, is_bad_list
 from expctr.data.sample_rows import HistoryEntry, find_history, history_lists, target_features
-from expctr.errors import DataError
+from expctr.errors import DataError, listed
 
 _LISTS = ("liked_titles", "disliked_titles")
 COLUMNS = ("user", "item", *_LISTS, "target_title")
@@ -29,7 +29,7 @@ def read_columns(frame: pl.DataFrame) -> pl.DataFrame:
     for needed in (("item", "target_title"), ("user", *_LISTS)):
         if not {*needed} & {*frame.columns}:
             raise DataError(
-                f"pairs have no column {' or '.join(needed)}; their columns are {', '.join(frame.columns)}. Fix: "
+                f"pairs have no column {' or '.join(needed)}; their columns are {listed(frame.columns)}. Fix: "
                 "rename the columns, or add one"
             )
     for name in {*COLUMNS} & {*frame.columns}:

@@ -49,12 +49,17 @@ def make_samples(
     Raises:
         DataError: a bad row (`on_bad_row: error`), no timestamps to order by, or a split without samples.
     """
-    summary = DataSummary(rule=options.rule, no_titles=tables.no_titles)
+    summary = DataSummary(rule=options.rule, no_titles=tables.no_titles, doubts=[*tables.doubts])
     summary.notes, summary.own_splits = notes_on(tables, splits), bool(splits)
     side_dropped, dropped = Counter[str](), Counter[str]()
     if items is None:
         items = titled_items(tables, options, side_dropped, summary.files)
     summary.unmatched += unseen_differences(items["item"], "item", tables.items.files)
+    if items.height > 1 and items["title"].n_unique() == 1:
+        summary.doubts.append(
+            f"all {items.height:,} items have one title, {items['title'][0][:120]!r}: sentences cannot tell them "
+            "apart. Fix: check the column of titles; in a table of yours, name another one in data.columns.title"
+        )
     named = {name: splits[name] for name in SPLITS} if splits else {"": tables.interactions}
     sources = {name: table.with_places() for name, table in named.items()}
     if tables.is_ready:

@@ -29,6 +29,7 @@ class DataSummary:
         rule: the labelling rule in words.
         files: rows of each file that was read, by path.
         notes: how the files were understood, and which files and columns are not used, in words.
+        doubts: what looks wrong in how the files were understood, and how to fix it.
         own_splits: the splits are those of the files.
         unmatched: ids of one file that another one does not have, most of them or in another spelling, in words.
         counts: what else was counted, in words, such as the users whom the table of users does not have.
@@ -52,6 +53,7 @@ class DataSummary:
     rule: str = ""
     files: dict[str, int] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
+    doubts: list[str] = field(default_factory=list)
     own_splits: bool = False
     unmatched: list[str] = field(default_factory=list)
     counts: list[str] = field(default_factory=list)

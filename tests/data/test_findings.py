@@ -42,6 +42,7 @@ def test_sound_data_have_no_findings() -> None:
 
 WRONG = {
     "rows dropped": ({"interactions": 899, "dropped": {"rating 0": 1, "no title": 100}}, "no title: 100; rating 0: 1"),
+    "doubtful times": ({"doubts": ["most times are within 1970. Fix: name the column"]}, "within 1970"),
     "ids for titles": ({"no_titles": True}, "the language model reads the ids of the items"),
     "no titles": ({"untitled": 0.51}, "51% of the rated items have no title"),
     "few of a label": ({"splits": {**SOUND.splits, "test": split(100, 0.91)}}, "test has 91 liked and 9 disliked."),

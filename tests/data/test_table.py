@@ -279,3 +279,26 @@ def test_a_user_is_found_in_a_log_with_features_of_its_rows() -> None:
     never_had = min({*ITEMS["sku"]} - {*CLICKS.filter(user_id="u3")["sku"]})
     asked = make_query(data, "u3", target=f"id:{never_had}").rows
     assert asked["context_position"].null_count() == asked.height
+
+
+def test_what_readers_doubt_is_a_finding() -> None:
+    clicks = CLICKS.with_columns(ts=pl.Series([i * 37 % 50 for i in range(120)]))
+    data = prepared(clicks, ITEMS)
+    data.prepare_data()
+    assert any("column ts: most times are within 1970" in finding for finding in data.findings)
+
+
+def test_items_of_one_title_are_a_finding() -> None:
+    data = prepared(CLICKS, ITEMS.with_columns(title=pl.lit("Product")))
+    data.prepare_data()
+    assert any("all 23 items have one title, 'Product'" in finding for finding in data.findings)
+
+
+@pytest.mark.parametrize("kind", ["json", "parquet"])
+def test_titles_that_a_missing_one_made_floats_are_whole_numbers(kind: str, tmp_path: Path) -> None:
+    items = ITEMS.with_columns(title=pl.Series([None, *(1900.0 + i for i in range(1, 23))]))
+    path = str(tmp_path / f"items.{kind}")
+    items.write_json(path) if kind == "json" else items.write_parquet(path)
+    titles = prepared(CLICKS, path, cache_dir=str(tmp_path)).samples["target_title"].unique()
+    assert {*titles} <= {str(1900 + i) for i in range(1, 23)}
+    assert len(titles) > 10

@@ -10,7 +10,7 @@ import polars as pl
 
 from expctr.data.readers import interrupts
 from expctr.data.readers.bad_rows import BAD_FEATURE, FIXES, MISSING, OnBadRow, has_row
-from expctr.errors import DataError, first_line
+from expctr.errors import DataError, first_line, listed
 
 POLARS_ERRORS = (pl.exceptions.PolarsError, pl.exceptions.PanicException)
 """What polars raises about a file: it panics where a damaged one contradicts itself."""
@@ -175,6 +175,7 @@ class RawTables:
             is then train.
         no_titles: nothing says what the items are called, so `title` holds their ids.
         described: the table about items, where `items` holds others too, whose titles are in the interactions.
+        doubts: what looks wrong in how the files were understood, and how to fix it.
     """
 
     interactions: RawTable
@@ -184,6 +185,7 @@ class RawTables:
     splits: Mapping[str, RawTable] = field(default_factory=dict)
     no_titles: bool = False
     described: RawTable | None = None
+    doubts: tuple[str, ...] = ()
 
     @property
     def is_ready(self) -> bool:
@@ -205,4 +207,4 @@ class RawTables:
         unused: dict[Path, list[str]] = {}
         for table in self.tables:
             unused[table.path] = [name for name in unused.get(table.path, table.unused) if name in table.unused]
-        return [f"column {', '.join(names)} of {path.name}" for path, names in unused.items() if names]
+        return [f"column {listed(names)} of {path.name}" for path, names in unused.items() if names]

@@ -7,7 +7,7 @@ from difflib import get_close_matches
 import polars as pl
 
 from expctr.data.readers.delimited import plain_header
-from expctr.errors import DataError
+from expctr.errors import DataError, listed
 
 
 @dataclass(frozen=True)
@@ -91,25 +91,37 @@ def find_columns(columns: TableColumns, roles: Sequence[str], schema: Mapping[st
             wanted = "seconds since 1970 or dates" if role == "timestamp" else "texts or numbers"
             wanted = "lists, or texts separated by |" if role in LISTS else wanted
             raise DataError(
-                f"data.columns.{role}: column {name} is of type {schema[name]}, which cannot be the {role}. Fix: write "
-                f"{wanted}; or name another column"
+                f"data.columns.{role}: column {name} is of type {str(schema[name])[:120]}, which cannot be the {role}. "
+                f"Fix: write {wanted}; or name another column"
             )
     return found
+
+
+def time_columns(columns: TableColumns, found: Mapping[str, str], schema: Mapping[str, pl.DataType]) -> list[str]:
+    """The column that was found as the times, and those that might be as well, by their usual names."""
+    if columns.timestamp or "timestamp" not in found:
+        return []
+    taken = {*found.values(), *(getattr(columns, role) for role in USUAL)} - {found["timestamp"]}
+    free = [name for name, dtype in schema.items() if name not in taken and _fits("timestamp", dtype)]
+    return [name for usual in USUAL["timestamp"] for name in free if plain_header(name) == usual]
 
 
 def check_named(columns: TableColumns, role: str, option: str, tables: Mapping[str, Sequence[str]]) -> None:
     """Raises DataError if the column named for a role is in none of the tables."""
     name = getattr(columns, role)
     if name is not None and not any(match_name(name, names) for names in tables.values()):
-        raise missing_column(name, option, tables)
+        one = "; all tables need one name for it, so rename the column where it has another"
+        raise missing_column(name, option, tables, f"name one of these{one if role in ('user', 'item') else ''}")
 
 
-def missing_column(name: str, option: str, tables: Mapping[str, Sequence[str]]) -> DataError:
-    """The error for a column that no table has: it shows the nearest names, and all of them."""
+def missing_column(
+    name: str, option: str, tables: Mapping[str, Sequence[str]], fix: str = "name one of these"
+) -> DataError:
+    """The error for a column that no table has: it shows the nearest names, and others."""
     near = dict.fromkeys(found for names in tables.values() for found in get_close_matches(name, names, 3))
-    there = "; ".join(f"{path} has {', '.join(names)}" for path, names in tables.items())
+    there = "; ".join(f"{path} has {listed(names)}" for path, names in tables.items())
     nearest = f" The nearest: {', '.join(near)}." if near else ""
-    return DataError(f"{option}: there is no column {name!r}.{nearest} {there}. Fix: name one of these")
+    return DataError(f"{option}: there is no column {name!r}.{nearest} {there}. Fix: {fix}")
 
 
 def match_name(name: str, names: Sequence[str]) -> str | None:

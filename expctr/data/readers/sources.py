@@ -4,7 +4,7 @@ import glob
 import json
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from io import BytesIO
 from itertools import takewhile
 from pathlib import Path
@@ -19,7 +19,7 @@ from expctr.data.readers.delimited import plain_header, read_delimited, read_hea
 from expctr.data.readers.files import check_file, check_local, plain_name
 from expctr.data.readers.frames import as_frame, check_types, plain_types
 from expctr.data.readers.json_lines import read_json_lines
-from expctr.errors import DataError, first_line
+from expctr.errors import DataError, first_line, listed
 from expctr.untrusted import replace_surrogates
 
 _KINDS = {
@@ -31,6 +31,7 @@ _HEAD = 10_000  # lines of JSON that are searched for keys
 _NO_VALUE = "__HIVE_DEFAULT_PARTITION__"
 _NOT_JSON = re.compile(r"[:,\[]\s*(NaN|-?Infinity)\b")
 _SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")
+_JSON_TYPES: dict[type, pl.DataType] = {dict: pl.Struct([]), list: pl.List(pl.String)}
 _LOCK = "~$"
 """How the name of a file begins that a spreadsheet program keeps while a table is open."""
 _RAW = "raw."  # a file may have a column `row` or `problem`, too
@@ -45,11 +46,19 @@ class Source:
             `line` where the files are not of text.
         schema: the columns and their types.
         is_text: every value is a string: what it means is found in its content.
+        nested: columns of JSON lines that hold objects or lists, and their types; in the frame they are JSON texts.
     """
 
     table: RawTable
     schema: Mapping[str, pl.DataType]
     is_text: bool
+    nested: Mapping[str, pl.DataType] = field(default_factory=dict)
+
+    @property
+    def types(self) -> dict[str, pl.DataType]:
+        """The types as they are in the files."""
+        own = {name: dtype for name, dtype in self.nested.items() if self.schema.get(name) == pl.String}
+        return {**self.schema, **own}
 
     @property
     def names(self) -> list[str]:
@@ -86,15 +95,17 @@ def open_source(source: Any, option: str) -> Source:
             f"them, such as {option}: '{Path(source) / '*.parquet'}'"
         )
     frames = []
+    nested: dict[str, pl.DataType] = {}
     for path in files:
         with readable(path):
-            frame = _scan(path)
+            frame = _scan(path, nested)
         found = frame.collect_schema().names()
         folders = {name: value for name, value in partition(path, str(source)).items() if _RAW + name not in found}
         frame = frame.with_columns(pl.lit(value, pl.String).alias(_RAW + name) for name, value in folders.items())
         frames.append(frame.with_columns(file=pl.lit(str(path))) if len(files) > 1 else frame)
     check_types({str(path): frame for path, frame in zip(files, frames, strict=True)})
-    return _opened(frames, Path(source), tuple(files) if len(files) > 1 else (), kinds <= {"CSV", "JSON lines"})
+    opened = _opened(frames, Path(source), tuple(files) if len(files) > 1 else (), kinds <= {"CSV", "JSON lines"})
+    return replace(opened, nested=nested)
 
 
 _LAKES = ("_delta_log", ".hoodie", "metadata/*.metadata.json")
@@ -119,7 +130,10 @@ def find_files(named: str, option: str) -> list[Path]:
             for file, _ in inside:
                 if file.is_file():
                     check_file(file)  # which says what to do with a workbook or an archive
-            raise DataError(f"{option}: no table in {path}. Fix: name a folder with files of {', '.join(_KINDS)}")
+            links = "".join(f"; {link} is a link to a folder, and not read" for link in linked_folders(named)[:5])
+            raise DataError(
+                f"{option}: no table in {path}{links}. Fix: name a folder with files of {', '.join(_KINDS)}"
+            )
     elif not path.exists() and glob.has_magic(named):
         files = [file for file in _matching(path) if not file.name.startswith(_LOCK)]
         if not files:
@@ -151,6 +165,14 @@ def unused_files(named: str) -> list[str]:
     files = sorted({file for file in path.rglob("*") if file.is_file()} - {*find_files(named, "")})
     names = [file.relative_to(path) for file in files]
     return [str(name) for name in names if not any(part[0] in "._" for part in name.parts)]
+
+
+def linked_folders(named: str) -> list[str]:
+    """The links in a folder to other folders, which are not read: one could lead back to a folder above it."""
+    path = Path(named).expanduser()
+    inside = sorted(path.rglob("*")) if path.is_dir() else []
+    links = [link.relative_to(path) for link in inside if link.is_symlink() and link.is_dir()]
+    return [str(link) for link in links if not any(part[0] in "._" for part in link.parts)]
 
 
 def partition(path: Path, named: str) -> dict[str, str | None]:
@@ -190,7 +212,8 @@ def _kind(path: Path) -> str:
     return "JSON" if first.lstrip("\ufeff ").startswith("[") else "JSON lines"
 
 
-def _scan(path: Path) -> pl.LazyFrame:
+def _scan(path: Path, nested: dict[str, pl.DataType]) -> pl.LazyFrame:
+    """A file as a lazy frame. `nested` gets the columns of JSON lines that hold objects or lists."""
     kind = _kind(path)
     if kind == "parquet":
         return _numbered(pl.scan_parquet(path, glob=False))
@@ -198,10 +221,14 @@ def _scan(path: Path) -> pl.LazyFrame:
         return _numbered(_read_json(path).lazy())
     if kind == "JSON lines":
         lines = _lines(path, _HEAD)
-        keys = dict.fromkeys(key for line in lines for key in _keys(line))
+        keys: dict[str, None] = {}
+        for row in map(_row, lines):
+            keys |= dict.fromkeys(row)
+            held = {key: type(value) for key, value in row.items() if value}
+            nested |= {key: _JSON_TYPES[kind] for key, kind in held.items() if kind in _JSON_TYPES}
         if _is_one_object(lines):
             raise DataError(
-                f"{path} holds one object with the keys {', '.join([*keys][:3])}, and no rows. Fix: write one list of "
+                f"{path} holds one object with the keys {listed([*keys], 3)}, and no rows. Fix: write one list of "
                 "objects, one per row (pandas: .to_json(orient='records'))"
             )
         return read_json_lines(path, {_RAW + key: (key,) for key in keys}).frame
@@ -210,8 +237,8 @@ def _scan(path: Path) -> pl.LazyFrame:
         raise DataError(f"no header and no rows: {path} is empty. Fix: delete it, or put the right file in its place")
     if len(names) < 2:
         raise DataError(
-            f"no names of columns in {path}, row 1: {' '.join(names)!r}. Fix: begin the file with its header; delete "
-            "comments and sep= above it"
+            f"no names of columns in {path}, row 1: {' '.join(names)[:120]!r}. Fix: begin the file with its header; "
+            "delete comments and sep= above it"
         )
     headers = {_RAW + name: (name,) for name in names}
     frame = read_delimited(path, headers, [*headers]).frame
@@ -238,12 +265,12 @@ def _lines(path: Path, count: int) -> list[str]:
         ) from error
 
 
-def _keys(line: str) -> list[str]:
+def _row(line: str) -> dict[str, object]:
     try:
         row = json.loads(line)
     except (ValueError, RecursionError):
-        return []  # a bad row, which its reader names
-    return [replace_surrogates(key, "\0") for key in row] if isinstance(row, dict) else []
+        return {}  # a bad row, which its reader names
+    return {replace_surrogates(key, "\0"): value for key, value in row.items()} if isinstance(row, dict) else {}
 
 
 def _is_one_object(lines: Sequence[str]) -> bool:

@@ -1,6 +1,7 @@
 """Any table as raw tables: interactions, items and users of one's own, in columns of any names."""
 
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -29,19 +30,22 @@ from expctr.data.readers.columns import (
     find_columns,
     match_name,
     missing_column,
+    time_columns,
 )
 from expctr.data.readers.ready import all_items, history_columns, is_ready, with_flags, with_tallrec
-from expctr.data.readers.sources import Source, find_files, open_source, unused_files
+from expctr.data.readers.sources import Source, find_files, linked_folders, open_source, unused_files
 from expctr.data.readers.splits import check_alike
 from expctr.data.readers.table_features import find_kinds
-from expctr.data.readers.timestamps import find_times
+from expctr.data.readers.timestamps import find_times, is_counter
 from expctr.data.readers.typed import Checks, feature_columns, typed_table, value_of
 from expctr.data.readers.values import as_key, as_label, as_number, as_title, is_missing, is_rounded
-from expctr.errors import DataError
+from expctr.errors import DataError, listed
 
 CONTEXT = "context_"
 """Prefix of the features of an interaction itself, such as the position on the page."""
 
+_HEAD = 10_000
+"""Rows by which columns of times are told apart."""
 _SPLITS = {name: name for name in SPLITS} | dict.fromkeys(("valid", "validation", "dev"), "val")
 _SPLITS |= {"training": "train", "testing": "test"}
 
@@ -62,6 +66,7 @@ class TableReader:
     is_timed: bool
     """Whether interactions need times."""
     notes: list[str] = field(default_factory=list, init=False)
+    doubts: list[str] = field(default_factory=list, init=False)
     _featured: set[str] = field(default_factory=set, init=False)
     _described: RawTable | None = field(default=None, init=False)
 
@@ -83,10 +88,15 @@ class TableReader:
         """The three tables; the interactions are those of all splits that histories are made of."""
         interactions, items, users = next(iter(self._interactions.values())), self._read_items(), self._read_users()
         self._check_features()
-        unused = [name for source in self.named.values() if isinstance(source, str) for name in unused_files(source)]
-        self.notes += [f"not used: file {', '.join(unused[:5])}{', ...' if unused[5:] else ''}"] if unused else []
+        named = [source for source in self.named.values() if isinstance(source, str)]
+        unused = [name for source in named for name in unused_files(source)]
+        self.notes += [f"not used: file {listed(unused, 5)}"] if unused else []
+        linked = [name for source in named for name in linked_folders(source)]
+        self.notes += [f"not read: link to a folder {listed(linked, 5)}"] if linked else []
         no_titles = not any("title" in found for found in self._found.values()) and not self._items_have_titles
-        return RawTables(interactions, items, users, tuple(self.notes), self._splits, no_titles, self._described)
+        return RawTables(
+            interactions, items, users, tuple(self.notes), self._splits, no_titles, self._described, tuple(self.doubts)
+        )
 
     @property
     def _splits(self) -> dict[str, RawTable]:
@@ -133,12 +143,24 @@ class TableReader:
         for role in USUAL:
             check_named(self.columns, role, f"data.columns.{role}", every if role == "title" else own)
         roles = [role for role in USUAL if role != "split" or "" in self.interactions]
-        found = {name: find_columns(self.columns, roles, source.schema) for name, source in self._sources.items()}
+        found = {name: find_columns(self.columns, roles, source.types) for name, source in self._sources.items()}
         paths = {name: str(source.table.path) for name, source in self._sources.items()}
         check_alike({_option(name): (paths[name], columns) for name, columns in found.items()})
         for name, source in self._sources.items():
             self._check_roles(source, found[name])
+            if self.is_timed and not is_ready(found[name]):
+                found[name]["timestamp"] = self._likely_times(source, found[name])
         return found
+
+    def _likely_times(self, source: Source, found: Mapping[str, str]) -> str:
+        """Of several columns with usual names for times the first that holds likely ones: `time` may be a duration."""
+        first, *others = time_columns(self.columns, found, source.types) or [found["timestamp"]]
+        head = source.table.frame.head(_HEAD)
+        for name in (first, *others) if others else ():
+            with suppress(DataError), readable(source.table.path):
+                if find_times(head, *value_of(source, name)).are_likely:
+                    return name
+        return first
 
     def _check_roles(self, source: Source, found: Mapping[str, str]) -> None:
         wanted: list[tuple[str, ...]] = [("user",), ("item",)]
@@ -155,7 +177,7 @@ class TableReader:
             )
             raise DataError(
                 f"{source.table.path}: which column is the {' and which the '.join(missing)}? It has "
-                f"{', '.join(source.names)}. Fix: add {named}{shuffle if 'timestamp' in missing else ''}"
+                f"{listed(source.names)}. Fix: add {named}{shuffle if 'timestamp' in missing else ''}"
             )
 
     @cached_property
@@ -192,6 +214,11 @@ class TableReader:
             where = f"{source.table.path}, column {found['timestamp']}"
             times = find_times(source.table.frame, *value("timestamp"), where)
             columns["timestamp"], forms["timestamp"] = times.micros, f" ({times.form})"
+            if times.are_early and not is_counter(source.table.frame, times.micros, columns["user"]):
+                self.doubts.append(
+                    f"{where}: most times are within 1970: is it a duration, or a date as one number? Fix: name the "
+                    "column of times in data.columns.timestamp, or write dates as 2024-04-30"
+                )
             checks.append((is_missing(*value("timestamp")), NO_TIME, found["timestamp"]))
             checks.append((pl.col("timestamp").is_null(), OTHER_TIME, found["timestamp"]))
         if "split" in found:
@@ -199,7 +226,7 @@ class TableReader:
             columns["split"] = text.replace_strict(_SPLITS, default=None, return_dtype=pl.String)
             checks.append((pl.col("split").is_null(), BAD_SPLIT, found["split"]))
         if "title" in found:
-            columns["title"] = as_title(value("title")[0])
+            columns["title"] = as_title(*value("title"))
         if "review" in found:
             columns["review"] = value("review")[0].cast(pl.String).str.strip_chars()
         if is_ready(found):
@@ -242,25 +269,31 @@ class TableReader:
 
     @property
     def _items_have_titles(self) -> bool:
-        source = self._side.get("items")
-        return source is not None and "title" in find_columns(self.columns, ("item", "title"), source.schema)
+        return "items" in self._side and "title" in self._find_side("items", "item", "title")
 
     def _read_users(self) -> RawTable | None:
         return self._read_side("users", "user") if "users" in self._side else None
 
+    def _find_side(self, table: str, key: str, *more: str) -> dict[str, str]:
+        """The columns of the items or users. The interactions' own name of the key comes before any usual one."""
+        source, name = self._side[table], self.found.get(key)
+        own = match_name(name, source.names) if name else None
+        columns = replace(self.columns, **{key: own}) if own else self.columns
+        return find_columns(columns, [key, *more], source.types)
+
     def _read_side(self, table: str, key: str, *more: str) -> RawTable:
         """The items or the users: the key, perhaps a title, and side features."""
-        source = self._side[table]
-        found = find_columns(self.columns, [key, *more], source.schema)
+        source, found = self._side[table], self._find_side(table, key, *more)
         name = found.setdefault(key, match_name("id", source.names) or "")
         if not name:
-            named = getattr(self.columns, key) or key
-            raise missing_column(named, f"data.columns.{key}", {str(source.table.path): source.names})
+            named = self.found.get(key, key)
+            fix = f"rename the column of ids to {named}, as in the interactions: all tables need one name for it"
+            raise missing_column(named, f"data.{table}", {str(source.table.path): source.names}, fix)
         value = value_of(source, name)
         columns = {key: as_key(*value)}
         checks = [*bad_ids(key, shown=name), (is_rounded(*value), ROUNDED_ID, name)]
         if "title" in found:
-            columns["title"] = as_title(value_of(source, found["title"])[0])
+            columns["title"] = as_title(*value_of(source, found["title"]))
         others = [column for column in source.names if column not in found.values()]
         unused: dict[str, str] = {}
         remarks: dict[str, str] = {}

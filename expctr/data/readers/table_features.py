@@ -37,7 +37,7 @@ def find_kinds(
         remarks: gets the columns of numbers in which something is written otherwise (`$1.99`, `1,50`), with an example.
     """
     kinds = {name: kind for name in names if (kind := kind_of(source.schema[name]))}
-    skipped.update({name: f"of type {source.schema[name]}" for name in names if name not in kinds})
+    skipped.update({name: f"of type {source.schema[name]}"[:120] for name in names if name not in kinds})
     texts = [name for name in kinds if source.schema[name] == pl.String]
     if not texts:
         return kinds
@@ -47,7 +47,7 @@ def find_kinds(
     for i, name in enumerate(texts):
         filled, numbers, truths, lists, different, alike, odd = (found[f"{i} {what}"] for what in _ABOUT)
         if source.is_text and alike > filled / 2 and numbers < filled:
-            remarks[name] = f"; not a number: {odd!r}"
+            remarks[name] = f"; not a number: {odd[:60]!r}"
         if not filled:
             skipped[name] = "empty"
         elif source.is_text and truths == filled:

@@ -28,6 +28,7 @@ _UNITS = (
 )
 _POSSIBLE = (-86_400 * 10**6, 4_102_444_800 * 10**6)  # microseconds: 1970, in any time zone, and the year 2100
 _LIKELY = (315_532_800 * 10**6, _POSSIBLE[1])  # from 1980 on; most data are younger, and counters are not
+_EARLY = (0, 31_536_000 * 10**6)  # 1970
 _USUAL = "%Y-%m-%d %H:%M:%S%.f"
 _BASIC = r"^(\d{4})(\d\d)(\d\d)T(\d\d)(\d\d)(\d\d)"  # 20050402T235347
 _DATE = r"(?i)^(\d{4}[-/]\d\d?[-/]\d\d?)(?:[T ](\d\d?:\d\d)(:\d\d(?:\.\d+)?)? ?(Z|UTC|GMT|[+-]\d\d(?::?\d\d)?)?)?$"
@@ -40,6 +41,10 @@ class Times(NamedTuple):
     """The unit or the form, and where most times are likely also the first and the last day, for people."""
     micros: pl.Expr
     """Microseconds since 1970, int64; null for a time that is missing or unlike most others."""
+    are_likely: bool
+    """Whether most are from 1980 to 2100."""
+    are_early: bool
+    """Whether most are within 1970, as counters and durations are."""
 
 
 def seconds(text: pl.Series) -> pl.Series:
@@ -81,6 +86,7 @@ def find_times(frame: pl.LazyFrame, value: pl.Expr, dtype: pl.DataType, where: s
             "max": v.max(),
             "far": (~v.is_between(*_POSSIBLE)).sum(),
             "likely": likely[name].count(),
+            "early": v.is_between(*_EARLY).sum(),
             "first": likely[name].min(),
             "last": likely[name].max(),
         }.items()
@@ -88,8 +94,8 @@ def find_times(frame: pl.LazyFrame, value: pl.Expr, dtype: pl.DataType, where: s
     found = frame.select(*about, first.alias("first")).collect(engine="streaming").row(0, named=True)
     if found["first"] is not None and not any(found[f"{name} count"] for name in forms):
         raise DataError(
-            f"{where}: no time has a form that can be read, such as {found['first']!r}. Fix: write dates as 2024-04-30 "
-            "13:05:00 or as seconds since 1970, or name another column in data.columns.timestamp"
+            f"{where}: no time has a form that can be read, such as {repr(found['first'])[:120]}. Fix: write dates "
+            "as 2024-04-30 13:05:00 or as seconds since 1970, or name another column in data.columns.timestamp"
         )
     form = max(forms, key=lambda name: found[f"{name} count"])
     if found[f"{form} far"] > found[f"{form} count"] / 2:
@@ -100,8 +106,15 @@ def find_times(frame: pl.LazyFrame, value: pl.Expr, dtype: pl.DataType, where: s
         )
     if found[f"{form} likely"] > found[f"{form} count"] / 2:
         days = f"{_day(found[f'{form} first'])} to {_day(found[f'{form} last'])}"
-        return Times(f"{form}, {days}", likely[form])
-    return Times(form, forms[form])
+        return Times(f"{form}, {days}", likely[form], True, False)
+    return Times(form, forms[form], False, found[f"{form} early"] > found[f"{form} count"] / 2)
+
+
+def is_counter(frame: pl.LazyFrame, micros: pl.Expr, user: pl.Expr) -> bool:
+    """Whether times count events: each user's rise, in the order of the rows, or all are different."""
+    times = frame.select(user=user, time=micros).drop_nulls()
+    falls = (pl.col("time").diff().over("user") < 0).any()
+    return bool(times.select(~falls | pl.col("time").is_unique().all()).collect(engine="streaming").item())
 
 
 def micros_of_dates(text: pl.Series) -> pl.Series:

@@ -12,7 +12,7 @@ from expctr.untrusted import replace_surrogates
 
 _MISSING = (
     *("", "NA", "N/A", "NaN", "nan", "NaT", "null", "NULL", "Null", "None", "none", "(null)", "undefined"),
-    *("\\N", "<NA>", "#N/A", "#NULL!"),
+    *("n/a", "\\N", "<NA>", "#N/A", "#NULL!"),
 )
 """Texts in place of a number, an id or a category that is missing, as databases, pandas and spreadsheets write them."""
 
@@ -38,10 +38,10 @@ def as_key(value: pl.Expr, dtype: pl.DataType) -> pl.Expr:
     return pl.when(~text.is_in(_MISSING)).then(text)
 
 
-def as_title(value: pl.Expr) -> pl.Expr:
-    """A title as text; empty where a database or a spreadsheet says that there is none."""
-    text = value.cast(pl.String).str.strip_chars()
-    return pl.when(text.is_in(("\\N", "<NA>", "#N/A", "#NULL!", "NULL", "NaN", "nan"))).then(pl.lit("")).otherwise(text)
+def as_title(value: pl.Expr, dtype: pl.DataType) -> pl.Expr:
+    """A title as text; null where it says that there is none. A film may be called Na or Undefined."""
+    text = as_key(value, dtype)
+    return pl.when(text != "-").then(text)
 
 
 def is_rounded(value: pl.Expr, dtype: pl.DataType) -> pl.Expr:
@@ -158,7 +158,10 @@ def _are_unread(texts: pl.Series) -> pl.Series:
 def _parsed_list(text: str) -> list[str | None]:
     """The values of a list in JSON, Python or numpy; of any other text, its parts between `|`."""
     found = _parsed(text)
-    return [*text.split("|")] if found is None else [*map(_text, found)]
+    try:
+        return [*text.split("|")] if found is None else [*map(_text, found)]
+    except (TypeError, RecursionError):  # of a value that is nested too deep, or has keys that are no texts
+        return [*text.split("|")]
 
 
 def _parsed(text: str) -> list[object] | None:

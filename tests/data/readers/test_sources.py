@@ -28,6 +28,21 @@ def test_of_a_file_and_its_compressed_copy_the_plain_one_is_read_and_the_notes_s
     assert tables.notes[-1] == "not used: file day/a.jsonl.gz, day/part-1"
 
 
+def test_links_to_folders_are_not_read_and_the_notes_say_so(tmp_path: Path) -> None:
+    """One could lead back to a folder above it. Links to files are read."""
+    folder, elsewhere = tmp_path / "in", tmp_path / "elsewhere"
+    (folder / "day").mkdir(parents=True)
+    elsewhere.mkdir()
+    CLICKS.write_csv(elsewhere / "a.csv")
+    (folder / "day" / "more").symlink_to(elsewhere)
+    with pytest.raises(DataError, match=r"no table in .*in; day/more is a link to a folder, and not read\. Fix: name"):
+        reader(str(folder)).tables  # noqa: B018
+    (folder / "b.csv").symlink_to(elsewhere / "a.csv")
+    tables = reader(str(folder)).tables
+    assert collected(tables) == collected(reader(CLICKS).tables)
+    assert tables.notes[-1] == "not read: link to a folder day/more"
+
+
 def test_locks_of_spreadsheets_are_no_tables(tmp_path: Path) -> None:
     CLICKS.write_csv(tmp_path / "clicks.csv")
     for name in ("~$clicks.csv", "~$clicks.xlsx", ".DS_Store", ".~lock.clicks.csv#"):

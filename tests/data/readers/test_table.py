@@ -56,7 +56,7 @@ def collected(tables: RawTables) -> list[list[dict[str, Any]]]:
 
 def write_all(folder: Path, frame: pl.DataFrame, name: str) -> dict[str, str]:
     """One table in all formats."""
-    plain = frame.with_columns(pl.col(pl.List(pl.String)).list.join("|"))
+    plain = frame.with_columns(pl.col(pl.List(pl.String)).list.join("|")).select(pl.exclude(pl.Struct))
     kinds = ("parquet", "csv", "tsv", "jsonl", "json", "jsonl.gz", "JSONL.GZ", "jsonl.zst")
     paths = {kind: str(folder / f"{name}.{kind}") for kind in kinds}
     frame.write_parquet(paths["parquet"])
@@ -381,6 +381,21 @@ def test_a_column_may_have_a_name_that_readers_use() -> None:
     assert found[0] == {"item": "a", "problem_": 1.5, "row_": "x", "tags": ["t", "u"], "title": "Anvil", "user_": True}
 
 
+@pytest.mark.parametrize("own", ["product_id", "Product_ID"])
+def test_side_tables_are_joined_by_the_name_that_the_interactions_use(own: str) -> None:
+    """Though another column has a name that is more usual, and its numbers overlap."""
+    clicks = pl.DataFrame({"member_id": [1, 2], "product_id": [10, 11], "clicked": [1, 0], "ts": [1, 2]})
+    items = pl.DataFrame({"sku": [11, 10], own: [10, 11], "name": ["Ten", "Eleven"]})
+    users = pl.DataFrame({"user_id": [2, 1], "member_id": [1, 2], "age": [20, 30]})
+    tables = reader(clicks, items, users).tables
+    _, titles, ages = collected(tables)
+    assert [(row["item"], row["title"]) for row in titles] == [("10", "Ten"), ("11", "Eleven")]
+    assert [(row["user"], row["age"]) for row in ages] == [("1", 20), ("2", 30)]
+    assert any(f"item = {own}; title = name; features sku" in note for note in tables.notes)
+    usual = collected(reader(clicks, items.drop(own), users.drop("member_id")).tables)
+    assert [row["title"] for row in usual[1]] == ["Ten", "Eleven"][::-1]
+
+
 def test_without_times_a_random_order_must_be_chosen() -> None:
     with pytest.raises(
         DataError,
@@ -521,7 +536,7 @@ def test_the_files_of_a_lake_are_not_read_without_its_log(log: str, tmp_path: Pa
         reader(folder, ITEMS).tables  # noqa: B018
 
 
-@pytest.mark.parametrize("missing", ["\\N", "<NA>", "#N/A", "NULL", "nan"])
+@pytest.mark.parametrize("missing", ["\\N", "<NA>", "#N/A", "NULL", "nan", "none", "n/a", "undefined", "N/A"])
 def test_spellings_of_nothing_are_no_users_and_no_titles(missing: str) -> None:
     clicks = CLICKS.with_columns(
         user_id=pl.when(pl.int_range(pl.len()) == 0).then(pl.lit(missing)).otherwise("user_id")
@@ -529,7 +544,7 @@ def test_spellings_of_nothing_are_no_users_and_no_titles(missing: str) -> None:
     with pytest.raises(DataError, match="no user"):
         reader(clicks, ITEMS).tables.interactions.collect(["user"], "error", Counter())
     items = ITEMS.with_columns(name=pl.lit(missing))
-    assert set(reader(CLICKS, items).tables.items.collect(["title"], "error", Counter())["title"]) == {""}
+    assert set(reader(CLICKS, items).tables.items.collect(["title"], "error", Counter())["title"]) == {None}
 
 
 @pytest.mark.parametrize("rounded", ["1E+12", "1,23457E+12", "1.23E+12"])
@@ -537,3 +552,92 @@ def test_ids_that_a_spreadsheet_rounded_are_refused(rounded: str) -> None:
     clicks = CLICKS.with_columns(user_id=pl.lit(rounded))
     with pytest.raises(DataError, match="lost its last digits"):
         reader(clicks, ITEMS).tables.interactions.collect(["user"], "error", Counter())
+
+
+DAYS = ["2024-03-01", "2024-03-02", "2024-03-02", "2024-03-05"]
+SECONDS_ON_PAGE = [31, 4, 31, 7]
+
+
+@pytest.mark.parametrize("kind", ["csv", "parquet", "jsonl", "json"])
+def test_of_several_usual_names_the_likely_times_are_taken(kind: str, tmp_path: Path) -> None:
+    log = CLICKS.drop("ts").with_columns(pl.Series("Date", DAYS), pl.Series("time", SECONDS_ON_PAGE))
+    path = write_all(tmp_path, log, "clicks")[kind]
+    tables = reader(path, ITEMS).tables
+    assert [row["timestamp"] for row in collected(tables)[0]][:2] == [1_709_251_200_000_000, 1_709_337_600_000_000]
+    assert "timestamp = Date (dates and times, 2024-03-01 to 2024-03-05); not used: position, time" in tables.notes[0]
+    assert tables.doubts == ()
+
+
+def test_of_several_likely_times_the_more_usual_name_counts_and_a_named_column_always() -> None:
+    log = CLICKS.with_columns(pl.Series("date", DAYS), pl.Series("time", SECONDS_ON_PAGE))
+    assert reader(log, ITEMS).found["timestamp"] == "ts"
+    assert reader(log, ITEMS, columns=TableColumns(timestamp="time")).found["timestamp"] == "time"
+    unlikely = CLICKS.with_columns(ts=pl.Series([1, 2, 3, 4]), time=pl.Series(SECONDS_ON_PAGE))
+    assert reader(unlikely, ITEMS).found["timestamp"] == "ts"
+
+
+@pytest.mark.parametrize("times", [SECONDS_ON_PAGE, [20240501, 20240430, 20240430, 20240430], [0.5, 0.25, 0.5, 1.0]])
+def test_times_within_1970_that_count_nothing_are_doubted(times: list[float]) -> None:
+    tables = reader(CLICKS.with_columns(ts=pl.Series(times)), ITEMS).tables
+    (doubt,) = tables.doubts
+    assert doubt.startswith("data.interactions, column ts: most times are within 1970: is it a duration")
+
+
+@pytest.mark.parametrize("times", [[1, 2, 1, 2], [4, 1, 3, 2], [1, 1, 2, 2], [1_700_000_000] * 4, [0, None, None, 5]])
+def test_counters_and_dates_are_not_doubted(times: list[int | None]) -> None:
+    assert reader(CLICKS.with_columns(ts=pl.Series(times)), ITEMS).tables.doubts == ()
+
+
+@pytest.mark.parametrize("kind", ["jsonl", "json", "jsonl.gz", "parquet"])
+@pytest.mark.parametrize(("role", "nested"), [("user", {"id": 7}), ("timestamp", {"$date": 5}), ("title", ["Heat"])])
+def test_nested_values_are_no_ids_times_or_titles(role: str, nested: Any, kind: str, tmp_path: Path) -> None:
+    name = {"user": "user_id", "timestamp": "ts", "title": "name"}[role]
+    clicks, items = (
+        table.with_columns(pl.Series(name, [nested] * table.height)) if name in table.columns else table
+        for table in (CLICKS, ITEMS)
+    )
+    paths = write_all(tmp_path, clicks, "clicks"), write_all(tmp_path, items, "items")
+    with pytest.raises(DataError, match=rf"data\.columns\.{role}: column {name} is of type (Struct|List).*Fix: write"):
+        reader(paths[0][kind], paths[1][kind]).tables  # noqa: B018
+
+
+def test_lists_of_json_lines_are_histories_and_empty_ones_no_values(tmp_path: Path) -> None:
+    rows = [{"user": "ann", "liked": ["Heat"], "disliked": [], "target_title": "Seven", "label": 1, "extra": {"a": 1}}]
+    rows.append({"user": [], "liked": "Heat|Fargo", "disliked": [], "target_title": "Up", "label": 0})
+    (tmp_path / "ready.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    assert {"liked", "disliked", "user"} <= reader(tmp_path / "ready.jsonl").found.keys()
+
+
+def test_messages_name_the_first_of_very_many_columns(tmp_path: Path) -> None:
+    """And of a long one its beginning."""
+    (tmp_path / "log.jsonl").write_text(json.dumps({"x" * 9000: 1} | {f"key{i}": i for i in range(5000)}))
+    for columns in (TableColumns(), TableColumns(item="sku")):
+        with pytest.raises(DataError, match=r"x, key0, .* and 4,981 more\. Fix: ") as error:
+            reader(tmp_path / "log.jsonl", columns=columns).tables  # noqa: B018
+        assert len(str(error.value)) < 1000
+
+
+def test_messages_show_the_beginning_of_a_long_line(tmp_path: Path) -> None:
+    (tmp_path / "log.csv").write_text("word " * 100_000)
+    with pytest.raises(DataError, match=r"no names of columns in .*row 1: 'word .*Fix: begin") as error:
+        reader(tmp_path / "log.csv").tables  # noqa: B018
+    assert len(str(error.value)) < 500
+    with pytest.raises(DataError, match="no time has a form that can be read, such as 'noon noon") as error:
+        reader(CLICKS.with_columns(ts=pl.lit("noon " * 9000)), ITEMS).tables  # noqa: B018
+    assert len(str(error.value)) < 500
+
+
+def test_a_key_that_the_tables_call_differently_must_have_one_name() -> None:
+    items = ITEMS.rename({"sku": "code"})
+    with pytest.raises(
+        DataError, match=r"data\.items: there is no column 'sku'.* has code, name.*Fix: rename the column of ids to sku"
+    ):
+        reader(CLICKS, items).tables  # noqa: B018
+    with pytest.raises(
+        DataError,
+        match=r"item: there is no column 'code'.* has user_id, sku.*tables need one name for it, so",
+    ):
+        reader(CLICKS, items, columns=TableColumns(item="code")).tables  # noqa: B018
+    users = pl.DataFrame({"who": ["ann"], "age": [3]})
+    with pytest.raises(DataError, match=r"data\.users: there is no column 'user_id'.*Fix: rename .* to user_id"):
+        reader(CLICKS, ITEMS, users).tables  # noqa: B018

@@ -7,7 +7,7 @@ from collections.abc import Callable
 import polars as pl
 import pytest
 
-from expctr.data.readers.values import as_key, as_list, is_bad_list, is_missing
+from expctr.data.readers.values import as_key, as_list, as_title, is_bad_list, is_missing
 
 TEXTS = ["Café", 'a "q"', "b,c", "d\\e", "line\nbreak", "[REC]", "|", "it's"]
 
@@ -106,3 +106,13 @@ def test_an_infinite_number_and_the_text_of_one_are_missing() -> None:
 def test_texts_in_place_of_an_id_are_nobody() -> None:
     frame = pl.DataFrame({"x": ["None", " NaN", "Nan Goldin", "0"]})
     assert frame.select(as_key(pl.col("x"), pl.String())).to_series().to_list() == [None, None, "Nan Goldin", "0"]
+
+
+def test_titles_that_say_nothing_are_none_and_numbers_have_no_point() -> None:
+    """Spelled exactly so: a film may be called Na."""
+    said = ["None", "null", " NA ", "n/a", "-", "undefined", "(null)", "Na", "NULLS", "The - of x", "1984.0"]
+    texts = pl.DataFrame({"x": said}).select(as_title(pl.col("x"), pl.String())).to_series().to_list()
+    assert texts == [None] * 7 + said[7:]
+    for dtype in (pl.Float64(), pl.Float32()):
+        numbers = pl.DataFrame({"x": pl.Series([1984.0, None, 2.5, float("nan")], dtype=dtype)})
+        assert numbers.select(as_title(pl.col("x"), dtype)).to_series().to_list() == ["1984", None, "2.5", None]
