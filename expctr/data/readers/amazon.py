@@ -90,7 +90,7 @@ def read_interactions(path: Path) -> RawTable:
 
 def _read_meta(path: Path) -> RawTable:
     frame = read_json_lines(path, _ITEMS).frame.with_columns(_without_nul("title", "brand", "categories"))
-    title = as_title(_plain_text(pl.col("title")).str.replace_all(r"\s+", " "))
+    title = as_title(_plain_text(pl.col("title")).str.replace_all(r"\s+", " "), pl.String())
     brand = _plain_text(pl.col("brand")).str.strip_chars().str.replace(r"^Visit Amazon's (.+) Page$", "$1")
     names = pl.col("categories").str.extract_all(r'"(?:[^"\\]|\\.)*"')  # in 2014 a list of lists
     name = pl.element().str.strip_prefix('"').str.strip_suffix('"').str.replace_many({r"\"": '"', r"\\": "\\"})

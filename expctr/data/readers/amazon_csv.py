@@ -49,7 +49,7 @@ def read_kaggle(files: FoundFiles) -> RawTables:
     ratings.
     """
     table = read_delimited(files.ratings[0], _RATINGS, ("user", "item", "rating"))
-    no_user, no_title = as_key(pl.col("user"), pl.String()).is_null(), as_title(pl.col("item")) == ""
+    no_user, no_title = as_key(pl.col("user"), pl.String()).is_null(), as_title(pl.col("item"), pl.String()).is_null()
     item = pl.when(no_title).then(pl.lit(_NO_TITLE)).otherwise("item")
     user = pl.when(no_user).then(pl.format("anonymous {}", "row")).otherwise("user")
     frame = table.frame.with_columns(user.alias("user"), item.alias("item"))

@@ -62,7 +62,7 @@ def read_interactions(path: Path) -> RawTable:
 def _read_items(path: Path) -> RawTable:
     table = read_delimited(path, _ITEMS, ("item", "title"), encoding="latin-1", replace=_REPAIRS)
     text = pl.col("author", "publisher").str.replace_many(_ENTITIES).str.strip_chars().replace("", None)
-    title = as_title(pl.col("title").str.replace_many(_ENTITIES)).replace("", None).alias("title")
+    title = as_title(pl.col("title").str.replace_many(_ENTITIES), pl.String()).alias("title")
     year = _whole("year")  # 0 means unknown, and some years are in the future
     year = pl.when(year.is_between(1400, 2030)).then(year)
     columns = [pl.col("item").str.to_uppercase(), text, title, year.alias("year")]

@@ -85,6 +85,6 @@ def _typed_items(table: RawTable, separator: str) -> RawTable:
     year = pl.coalesce(title.str.extract(_YEAR), pl.col("year")).cast(pl.Int32, strict=False)
     genres = pl.col("genres").str.split(separator).list.filter(~pl.element().is_in(_NO_GENRE))
     genres = pl.when(pl.col("genres").is_in(_NO_GENRE)).then(pl.lit([], pl.List(pl.String))).otherwise(genres)
-    name = as_title(title.str.replace(_YEAR, ""))
+    name = as_title(title.str.replace(_YEAR, ""), pl.String())
     title = pl.when(~name.is_in(_NO_TITLE)).then(name)
     return replace(table, frame=table.frame.with_columns(title=title, year=year, genres=genres))
