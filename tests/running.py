@@ -11,6 +11,7 @@ import json
 import multiprocessing
 import os
 import random
+import signal
 import socket
 import sys
 import time
@@ -135,6 +136,8 @@ def _work(line: list[str], environ: Mapping[str, str], log: str) -> None:
     for stream in (1, 2):
         os.dup2(file, stream)
     sys.argv = ["expctr", *line]
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)  # which nohup ignores for all that it starts
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # as a shell does for what it starts in the background
     from expctr.__main__ import main
 
     main()

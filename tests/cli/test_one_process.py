@@ -72,4 +72,4 @@ def test_signals_are_handled_as_before(here: Path, world: World) -> None:
     before = [signal.getsignal(number) for number in SIGNALS]
     run_cli(["validate", *world.options(here)])
     assert [signal.getsignal(number) for number in SIGNALS] == before
-    assert before == [signal.default_int_handler, signal.SIG_DFL, signal.SIG_DFL]
+    assert before[1:] == [signal.SIG_DFL, signal.SIG_DFL]  # SIGINT may be ignored: a shell does that in the background

@@ -74,7 +74,7 @@ def test_a_module_that_explains_is_scored_on_new_explanations() -> None:
 def test_a_test_without_validation_rows_is_refused_at_its_start() -> None:
     tables = {"test": [0], "val": []}
     data = SimpleNamespace(table=tables.__getitem__)
-    given: Any = SimpleNamespace(datamodule=data, limit_test_batches=1.0, fast_dev_run=False)
+    given: Any = SimpleNamespace(datamodule=data, limit_test_batches=1.0, fast_dev_run=False, is_global_zero=False)
     module: Any = None
     ResultWriter().setup(given, module, "test")
     with pytest.raises(

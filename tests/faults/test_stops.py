@@ -1,6 +1,7 @@
 """Signals to commands and moments in which there is nothing to save."""
 
 import signal
+from pathlib import Path
 
 import pytest
 from faults.callbacks import kill
@@ -19,9 +20,10 @@ from expctr.training.checkpoint import checkpoints
     ],
 )
 def test_a_command_that_is_stopped_says_so(
-    command: str, where: str, number: signal.Signals, said: str, world: World
+    command: str, where: str, number: signal.Signals, said: str, world: World, tmp_path: Path
 ) -> None:
-    outcome = expctr(command, world.tested("one"), *kill(0, 0, where, number))
+    out = [f"--out={tmp_path / 'export'}"] if command == "export" else []  # the run may have one
+    outcome = expctr(command, world.tested("one"), *out, *kill(0, 0, where, number))
     assert outcome.code == 128 + number, outcome.output
     assert outcome.output.splitlines()[-1] == said
     assert "Traceback" not in outcome.output

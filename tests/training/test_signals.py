@@ -11,14 +11,22 @@ from expctr.training.signals import LISTENED, Signals, Stopped, stopping
 CPU = torch.device("cpu")
 
 
-@pytest.fixture
-def signals() -> Iterator[Signals]:
+@pytest.fixture(autouse=True)
+def usual_handlers() -> Iterator[None]:
+    """Those of a terminal: nohup ignores SIGHUP, and a shell SIGINT of what it starts in the background."""
     before = {number: signal.getsignal(number) for number in LISTENED}
-    found = Signals()
-    found.listen()
-    yield found
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
     for number, handler in before.items():
         signal.signal(number, handler)
+
+
+@pytest.fixture
+def signals(usual_handlers: None) -> Signals:
+    found = Signals()
+    found.listen()
+    return found
 
 
 def test_the_strongest_that_came_is_told(signals: Signals) -> None:
