@@ -1,5 +1,6 @@
 """The command-line application: `expctr COMMAND [RUN] [--config NAME_OR_FILE] [--config OVERLAY] [--option value]`."""
 
+import errno
 import math
 import os
 import signal
@@ -52,6 +53,8 @@ CALLBACKS = {
     "progress": ProgressLog,
 }
 """Callbacks of every run, by the name of their options."""
+_OF_FILES = {getattr(errno, name) for name in ("ENOSPC", "EDQUOT", "EFBIG", "EIO", "EPIPE", "EROFS", "EACCES", "EBADF")}
+"""Errors that a file or a log may have, and a connection does not."""
 _WITH_FILES = ("fit", "test", "predict", "export")
 """Commands whose results are files; those of the others are what they print."""
 _WITH_PATHS = {"trainer", "model", "data", "ckpt_path", "pairs", "out"}
@@ -302,14 +305,17 @@ def run(args: Sequence[str] | None = None) -> None:
     except OSError as error:
         if error.filename is None and error.errno is None:
             raise
+        if error.filename is None and error.errno not in _OF_FILES:
+            exit_with_error(UserError(f"{error.strerror}. Fix: see whether the network and the hub can be reached"))
         where = os.fsdecode(error.filename) if error.filename else "a file, or the log (standard output)"
         found = UserError(f"{where}: {error.strerror}. Fix: choose a place that is writable and has room")
         for note in getattr(error, "__notes__", ()):
             found.add_note(note)
         exit_with_error(found)
     except (KeyboardInterrupt, SystemExit) as stop:
-        cause = stop.__context__ or stop
-        if not isinstance(cause, KeyboardInterrupt):  # Lightning turns a KeyboardInterrupt into a SystemExit
+        # Lightning turns a KeyboardInterrupt into a SystemExit; one of ours may come while any error is handled
+        cause = stop if isinstance(stop, KeyboardInterrupt) else stop.__context__
+        if not isinstance(cause, KeyboardInterrupt):
             raise
         print(printable("; ".join(["stopped", *getattr(cause, "__notes__", [])])), file=sys.stderr)
         number = cause.number if isinstance(cause, Stopped) else signal.SIGINT

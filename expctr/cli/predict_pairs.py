@@ -5,6 +5,7 @@ import io
 import json
 import shutil
 import zlib
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -154,7 +155,7 @@ def _check_rows(pairs: Path) -> None:
         rows = csv.reader(io.TextIOWrapper(file, "utf-8-sig", newline=""), strict=True)
         try:
             header = next(rows, [])
-            if twice := [name for name in header if header.count(name) > 1]:
+            if twice := [name for name, count in Counter(header).items() if name and count > 1]:
                 raise DataError(
                     f"two columns of one name, {pairs}, row 1, column {twice[0]}. Fix: delete or rename one of them"
                 )

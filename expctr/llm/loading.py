@@ -14,6 +14,7 @@ import torch
 from jinja2 import TemplateError
 from lightning.pytorch.utilities import rank_zero_info
 from safetensors import SafetensorError, safe_open
+from torch import nn
 from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.tensor import DTensor
 from transformers import (
@@ -210,12 +211,14 @@ def load_base(
         if mesh is not None and mesh.size() > 1:
             rank_zero_info("each rank loads the whole base: only safetensors in floats can be loaded in shards")
         settings["dtype"] = torch.float32 if options.gguf_file else dtype
-        with nullcontext() if device.type == "cpu" else device:  # FSDP does not say where to put it
+        # FSDP does not say where to put it; a GGUF file is read in float32, and rounded before it goes there
+        with nullcontext() if device.type == "cpu" or options.gguf_file else device:
             model = load_complete(path, **settings)
     if options.gguf_file:
         model = _plain_model(model)
         for parameter in model.parameters():  # not buffers: rounded rotary frequencies shift late positions
             parameter.data = parameter.data.to(dtype)
+        cast(nn.Module, model).to(device)
     if is_quantized(model):
         _keep_differentiable(model)
         # it would log at each layer of each forward pass that it rounds to float16
@@ -229,14 +232,18 @@ def load_base(
 def damaged_file(path: str) -> str | None:
     """The first file of a folder's weights that is not whole, and what to do about it, in words."""
     for file in sorted(Path(locate(path, "llm.path")).glob("*.safetensors")):
-        with file.open("rb") as opened:
-            if opened.read(64).startswith(b"version https://git-lfs"):
-                return f"{file.name} is a Git LFS pointer. Fix: fetch the file itself (git lfs pull)"
+        if not file.is_file():
+            return f"{file.name} is not a file. Fix: download it again"
         try:
+            with file.open("rb") as opened:
+                if opened.read(64).startswith(b"version https://git-lfs"):
+                    return f"{file.name} is a Git LFS pointer. Fix: fetch the file itself (git lfs pull)"
             with safe_open(file, framework="pt"):
                 pass
         except SafetensorError as error:
             return f"{file.name}: {first_line(error)}. Fix: download it again"
+        except OSError as error:
+            return f"{file.name}: {error.strerror}. Fix: check its permissions"
     return None
 
 

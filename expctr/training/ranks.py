@@ -28,6 +28,13 @@ class SlurmTasks(SLURMEnvironment):
     def _validate_srun_variables() -> None:
         """Allow `--ntasks` alone: a command on one device may be a step of any job."""
 
+    def validate_settings(self, num_devices: int, num_nodes: int) -> None:
+        """Compare the nodes only, if they are known: a step of fewer tasks has the job's own `--ntasks-per-node`."""
+        if "SLURM_NNODES" not in os.environ:
+            super().validate_settings(num_devices, num_nodes)
+        elif int(os.environ["SLURM_NNODES"]) != num_nodes:
+            raise ValueError
+
 
 def with_slurm(plugins: Sequence[Any]) -> list[Any]:
     """The trainer's plugins, with SLURM's tasks where this process is one. torchrun in a job has its own ranks."""

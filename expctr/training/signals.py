@@ -76,7 +76,8 @@ def stopping() -> Iterator[None]:
         yield
     finally:
         for number, handler in before.items():
-            signal.signal(number, handler)
+            if handler is not None:  # set by code that is not Python's
+                signal.signal(number, handler)
 
 
 def _stop(number: int, frame: FrameType | None) -> None:

@@ -7,6 +7,7 @@ import pytest
 from faults.callbacks import kill
 from running import World, expctr
 
+from expctr.cli import app
 from expctr.training.checkpoint import checkpoints
 
 
@@ -42,3 +43,21 @@ def test_what_asks_to_save_ends_no_command(command: str, where: str, world: Worl
     plan = ["--stages.rounds=0"] if command == "fit" else []
     for number in (signal.SIGUSR1, signal.SIGUSR2):
         expctr(*line, *plan, "--ckpt_path=last", *kill(0, 0, where, number)).ok()
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+def test_a_signal_while_an_error_is_handled_has_its_own_code(
+    number: signal.Signals, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def handle(_: object) -> None:
+        try:
+            raise KeyError("looked up in vain")
+        except KeyError:
+            signal.raise_signal(number)
+
+    before = signal.signal(signal.SIGHUP, signal.SIG_DFL)
+    monkeypatch.setattr(app, "print_class_help", handle)
+    with pytest.raises(SystemExit) as stop:
+        app.run(["prepare"])
+    signal.signal(signal.SIGHUP, before)
+    assert stop.value.code == 128 + number

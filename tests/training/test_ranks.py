@@ -73,6 +73,14 @@ def test_one_device_is_enough_in_a_job_of_many_tasks(per_node: dict[str, str], j
     assert isinstance(made.strategy, SingleDeviceStrategy)
 
 
+def test_a_step_of_fewer_tasks_has_the_variables_of_its_job(job: Any) -> None:
+    """As `srun -N1 -n1` and `srun -N1 -n4` in a job of eight tasks."""
+    job(NTASKS="1", NTASKS_PER_NODE="8", NNODES="1")
+    check_world(trainer(1, strategy=ReplicatedStrategy()))
+    job(NTASKS="4", NTASKS_PER_NODE="8", NNODES="1")
+    check_world(trainer(4))
+
+
 def test_a_task_that_srun_did_not_start_says_that_it_waits(job: Any, capsys: pytest.CaptureFixture[str]) -> None:
     warning = "SLURM says 3 tasks, but this process was not started by srun"
     for step, said in (("0", False), (None, True)):

@@ -10,7 +10,7 @@ from expctr.data.readers.base import RawTable
 from expctr.data.readers.columns import LISTS, USUAL
 from expctr.data.readers.delimited import plain_header
 from expctr.data.readers.sources import Source, column_of, raw
-from expctr.data.readers.values import TRUTHS, as_entries, as_label, is_bad_list
+from expctr.data.readers.values import TRUTHS, as_entries, as_keys, as_label, is_bad_list
 
 _TALLREC = {"input", "output"}
 _PARTS = {
@@ -67,7 +67,11 @@ def history_columns(
     Without a common order, disliked entries count as later than liked ones, as they do for new users.
     """
     names = {role: name for role, name in found.items() if role in LISTS}
-    lists = {role: as_entries(raw(name), source.schema[name]) for role, name in names.items()}
+    in_step = ("history", "history_labels")  # whose entries belong together, also those that are missing
+    lists = {
+        role: (as_entries if role in in_step else as_keys)(raw(name), source.schema[name])
+        for role, name in names.items()
+    }
     unread = [(is_bad_list(raw(name), source.schema[name]), BAD_LIST, name) for name in names.values()]
     if "history" in lists:
         marks = lists["history_labels"].list.eval(
@@ -75,7 +79,7 @@ def history_columns(
         )
         columns = {"history": lists["history"], "history_liked": marks}
     else:
-        liked, disliked = (lists[role].list.drop_nulls() for role in ("liked", "disliked"))
+        liked, disliked = lists["liked"], lists["disliked"]
         marks = pl.concat_list(liked.list.eval(pl.element().is_not_null()), disliked.list.eval(pl.element().is_null()))
         columns = {"history": pl.concat_list(liked, disliked), "history_liked": marks}
     filled = [pl.col(name).list.drop_nulls().list.len() for name in columns]

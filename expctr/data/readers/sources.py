@@ -3,6 +3,7 @@
 import glob
 import json
 import re
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from io import BytesIO
@@ -221,11 +222,14 @@ def _scan(path: Path, nested: dict[str, pl.DataType]) -> pl.LazyFrame:
         return _numbered(_read_json(path).lazy())
     if kind == "JSON lines":
         lines = _lines(path, _HEAD)
-        keys: dict[str, None] = {}
+        keys: dict[str, Counter[type]] = {}
         for row in map(_row, lines):
-            keys |= dict.fromkeys(row)
-            held = {key: type(value) for key, value in row.items() if value}
-            nested |= {key: _JSON_TYPES[kind] for key, kind in held.items() if kind in _JSON_TYPES}
+            for key, value in row.items():
+                keys.setdefault(key, Counter()).update([type(value)] if value else [])
+        for key, types in keys.items():
+            for found, count in types.most_common(1):
+                if found in _JSON_TYPES and 2 * count > types.total():  # a few others are read as texts
+                    nested[key] = _JSON_TYPES[found]
         if _is_one_object(lines):
             raise DataError(
                 f"{path} holds one object with the keys {listed([*keys], 3)}, and no rows. Fix: write one list of "

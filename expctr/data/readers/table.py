@@ -148,8 +148,12 @@ class TableReader:
         check_alike({_option(name): (paths[name], columns) for name, columns in found.items()})
         for name, source in self._sources.items():
             self._check_roles(source, found[name])
-            if self.is_timed and not is_ready(found[name]):
-                found[name]["timestamp"] = self._likely_times(source, found[name])
+        first = next(iter(found))
+        if self.is_timed and not is_ready(found[first]):
+            times = self._likely_times(self._sources[first], found[first])
+            for name, source in self._sources.items():  # one column for all splits
+                if times in source.names and "timestamp" in found[name]:
+                    found[name]["timestamp"] = times
         return found
 
     def _likely_times(self, source: Source, found: Mapping[str, str]) -> str:

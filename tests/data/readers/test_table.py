@@ -588,6 +588,40 @@ def test_counters_and_dates_are_not_doubted(times: list[int | None]) -> None:
     assert reader(CLICKS.with_columns(ts=pl.Series(times)), ITEMS).tables.doubts == ()
 
 
+@pytest.mark.parametrize("nothing", ["NULL", "nan", "\\N", "Heat|NULL"])
+def test_what_says_nothing_is_no_title_of_a_history(nothing: str) -> None:
+    ready = pl.DataFrame(
+        {
+            "user": ["a", "b"],
+            "liked": [nothing, "Up"],
+            "disliked": ["Seven", "None"],
+            "target_title": "Congo",
+            "label": 1,
+        }
+    )
+    first, second = collected(reader(ready).tables)[0]
+    assert first["history"] == (["Heat", "Seven"] if "Heat" in nothing else ["Seven"])
+    assert (second["history"], second["history_liked"]) == (["Up"], [True])
+
+
+def test_one_odd_row_does_not_refuse_a_file(tmp_path: Path) -> None:
+    rows = [{"sku": str(number), "name": f"T{number}"} for number in range(4)]
+    rows[2]["name"] = ["T2", "T3"]  # type: ignore[assignment]
+    path = tmp_path / "items.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    tables = reader(CLICKS, path).tables
+    assert tables.items.collect(["title"], "error", Counter())["title"].to_list()[:2] == ["T0", "T1"]
+
+
+def test_all_splits_take_their_times_from_one_column(tmp_path: Path) -> None:
+    """Even where another one looks as good in a split."""
+    log = CLICKS.drop("ts").with_columns(pl.Series("date", DAYS), pl.Series("time", SECONDS_ON_PAGE))
+    later = log.with_columns(time=pl.Series([1_709_251_200 + number for number in range(4)]))
+    options: dict[str, Any] = {"columns": TableColumns(), "features": None, "is_timed": True}
+    found = TableReader({"train": log, "val": log, "test": later}, ITEMS, None, **options)._found
+    assert {columns["timestamp"] for columns in found.values()} == {"date"}
+
+
 @pytest.mark.parametrize("kind", ["jsonl", "json", "jsonl.gz", "parquet"])
 @pytest.mark.parametrize(("role", "nested"), [("user", {"id": 7}), ("timestamp", {"$date": 5}), ("title", ["Heat"])])
 def test_nested_values_are_no_ids_times_or_titles(role: str, nested: Any, kind: str, tmp_path: Path) -> None:
