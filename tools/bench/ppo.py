@@ -8,6 +8,7 @@ its own process. They take turns by rollout batch; the first batch of each does 
 
 - `vs_trl`: samples per second with adapter_scope: response, divided by TRL's;
 - `vs_trl_all_scope`: the same with adapter_scope: all, the fair comparison, as TRL's adapter acts on the prompt too;
+- `..._at_matmul_rate`: both, if our products ran at this machine's matrix-multiply rate and all else took no time;
 - `vs_all_scope_...`: response divided by all, at two and at four PPO passes;
 - `peak_gb`, `trl_peak_gb`: peak memory of the processes;
 - `of_matmul_rate`: share of this machine's matrix-multiply rate that each part of a batch reaches;
@@ -198,6 +199,10 @@ def report(
         found["trl_peak_gb"] = peak[TRL]
         ours = {"vs_trl": OURS, "vs_trl_all_scope": OURS_ALL}
         found |= {key: speed[name] / speed[TRL] for key, name in ours.items() if name in times}
+        scopes: dict[str, Literal["all", "response"]] = {"vs_trl": "response", "vs_trl_all_scope": "all"}
+        for key, scope in scopes.items():
+            least = sum(flop_by_part(prompt, PASSES, dtype, scope).values()) / rate
+            found[f"{key}_at_matmul_rate"] = median(times[TRL]) / least
     for passes in (2, 4):
         response, everywhere = f"response, {passes} passes", f"all, {passes} passes"
         if response in times and everywhere in times:
