@@ -20,7 +20,6 @@ from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI, SaveConfigCallback
 from lightning.pytorch.loggers import TensorBoardLogger
 from safetensors import SafetensorError
-from torch.distributed import DistNetworkError
 
 from expctr.cli.arguments import with_packaged_configs, with_run_options
 from expctr.cli.commands import Trainer
@@ -28,7 +27,7 @@ from expctr.cli.help import print_class_help
 from expctr.cli.parser import Parser, explain_error
 from expctr.cli.streams import spared
 from expctr.data.ratings_module import RatingsDataModule
-from expctr.errors import UserError, exit_with_error, root_cause
+from expctr.errors import UserError, exit_with_error, print_error, root_cause
 from expctr.evaluation.alarms import Alarms
 from expctr.evaluation.result_writer import ResultWriter
 from expctr.modules.checks import usable_accelerator
@@ -39,7 +38,7 @@ from expctr.training.checkpoint import RunCheckpoint, checkpoint_folder, checkpo
 from expctr.training.fsdp import ShardedStrategy
 from expctr.training.lock import hold
 from expctr.training.progress import ProgressLog, StageProgressBar
-from expctr.training.ranks import check_world, network_fault, with_slurm
+from expctr.training.ranks import check_world, lost_process, network_fault, with_slurm
 from expctr.training.scheduler import StageScheduler, check_trainer
 from expctr.training.selection import check_same_options, check_sharding, select_checkpoint
 from expctr.training.signals import Stopped, stopping
@@ -264,6 +263,13 @@ def _drop_writer_error(failed: threading.ExceptHookArgs) -> None:
         threading.__excepthook__(failed)
 
 
+def _with_notes(error: UserError, cause: Exception) -> UserError:
+    """An error in the place of its cause."""
+    for note in getattr(cause, "__notes__", ()):
+        error.add_note(note)
+    return error
+
+
 @spared("stderr")
 @stopping()
 def run(args: Sequence[str] | None = None) -> None:
@@ -298,10 +304,6 @@ def run(args: Sequence[str] | None = None) -> None:
         exit_with_error(root_cause(error))
     except SafetensorError as error:  # of writing; that of reading is caught where the file is known
         exit_with_error(UserError(f"weights: {error}. Fix: choose a place that is writable and has room"))
-    except DistNetworkError as error:
-        if (fault := network_fault(error)) is None:
-            raise
-        exit_with_error(fault)
     except OSError as error:
         if error.filename is None and error.errno is None:
             raise
@@ -309,9 +311,14 @@ def run(args: Sequence[str] | None = None) -> None:
             exit_with_error(UserError(f"{error.strerror}. Fix: see whether the network and the hub can be reached"))
         where = os.fsdecode(error.filename) if error.filename else "a file, or the log (standard output)"
         found = UserError(f"{where}: {error.strerror}. Fix: choose a place that is writable and has room")
-        for note in getattr(error, "__notes__", ()):
-            found.add_note(note)
-        exit_with_error(found)
+        exit_with_error(_with_notes(found, error))
+    except RuntimeError as error:
+        if fault := network_fault(error):
+            exit_with_error(fault)
+        if (lost := lost_process(error)) is None:
+            raise
+        print_error(_with_notes(lost, error))
+        raise SystemExit(1) from error
     except (KeyboardInterrupt, SystemExit) as stop:
         # Lightning turns a KeyboardInterrupt into a SystemExit; one of ours may come while any error is handled
         cause = stop if isinstance(stop, KeyboardInterrupt) else stop.__context__

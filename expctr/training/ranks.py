@@ -1,6 +1,7 @@
 """The processes of a run: started as the options say, and agreed on what they train."""
 
 import os
+import re
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -11,6 +12,7 @@ from lightning.fabric.plugins.environments.cluster_environment import ClusterEnv
 from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
 from lightning.fabric.plugins.environments.torchelastic import TorchElasticEnvironment
 from lightning.pytorch.strategies import ParallelStrategy
+from torch.distributed import DistNetworkError
 
 from expctr.distributed import all_gather_objects
 from expctr.errors import UserError, first_line
@@ -112,7 +114,9 @@ def check_ranks_agree(trainer: L.Trainer, module: L.LightningModule) -> None:
 
 
 def network_fault(error: BaseException) -> UserError | None:
-    """What a user can do about processes that do not meet; None for a connection that breaks later."""
+    """What a user can do about processes that do not meet; None for other errors."""
+    if not isinstance(error, DistNetworkError):
+        return None
     said = first_line(error)
     if "EADDRINUSE" in str(error) or "address already in use" in str(error):
         port = os.environ.get("MASTER_PORT", "")
@@ -126,3 +130,13 @@ def network_fault(error: BaseException) -> UserError | None:
             "machine and MASTER_PORT to a free port there, for all processes"
         )
     return None
+
+
+def lost_process(error: RuntimeError) -> UserError | None:
+    """The error that another process of the command has ended; None for other errors.
+
+    The backends raise no type of their own: gloo's is a plain RuntimeError.
+    """
+    if not re.search("Connection (closed|reset) by peer|remote process exited|Broken pipe", str(error)):
+        return None
+    return UserError("another process of this command has ended. Fix: its own output says why")

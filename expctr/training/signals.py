@@ -69,15 +69,24 @@ def stopping() -> Iterator[None]:
     if threading.current_thread() is not threading.main_thread():  # no other may set handlers
         yield
         return
-    before = {number: signal.getsignal(number) for number in _heard((signal.SIGHUP, signal.SIGTERM))}
-    for number in before:
-        signal.signal(number, _stop)
+    before = {number: signal.getsignal(number) for number in (signal.SIGHUP, signal.SIGTERM)}
+    stop_when_asked()
     try:
         yield
     finally:
         for number, handler in before.items():
             if handler is not None:  # set by code that is not Python's
                 signal.signal(number, handler)
+
+
+def stop_when_asked() -> None:
+    """Let SIGTERM and SIGHUP stop this process at once, in place of handlers that Lightning may have set.
+
+    Lightning's own broadcasts the signal, and so waits for ever for ranks that got none.
+    """
+    if threading.current_thread() is threading.main_thread():  # no other may set handlers
+        for number in _heard((signal.SIGHUP, signal.SIGTERM)):
+            signal.signal(number, _stop)
 
 
 def _stop(number: int, frame: FrameType | None) -> None:

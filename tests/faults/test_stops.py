@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 from faults.callbacks import kill
-from running import World, expctr
+from running import World, expctr, replicated
 
 from expctr.cli import app
 from expctr.training.checkpoint import checkpoints
@@ -27,6 +27,17 @@ def test_a_command_that_is_stopped_says_so(
     outcome = expctr(command, world.tested("one"), *out, *kill(0, 0, where, number))
     assert outcome.code == 128 + number, outcome.output
     assert outcome.output.splitlines()[-1] == said
+    assert "Traceback" not in outcome.output
+
+
+@pytest.mark.parametrize(("command", "rank"), [("test", 0), ("predict", 1)])
+def test_a_signal_to_one_of_two_processes_ends_both(command: str, rank: int, world: World, tmp_path: Path) -> None:
+    only = f"--trainer.callbacks.init_args.rank={rank}"
+    stop = [*kill(0, 0, command, signal.SIGTERM), only]
+    outcome = expctr(command, *world.options(world.tested("one")), *replicated(2), *stop, ranks=2)
+    assert outcome.code == (143 if rank == 0 else 1), outcome.output  # the first one's
+    assert "stopped; no results were written" in outcome.output
+    assert "another process of this command has ended" in outcome.output
     assert "Traceback" not in outcome.output
 
 

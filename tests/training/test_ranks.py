@@ -9,13 +9,13 @@ import pytest
 from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
 from lightning.pytorch.strategies import SingleDeviceStrategy
 from running import World, expctr, replicated, sharded
-from torch.distributed import DistNetworkError, TCPStore
+from torch.distributed import DistBackendError, DistNetworkError, TCPStore
 
 from expctr.errors import UserError
 from expctr.training.checkpoint import checkpoints
 from expctr.training.ddp import ReplicatedStrategy
 from expctr.training.fsdp import ShardedStrategy
-from expctr.training.ranks import SlurmTasks, check_world, network_fault, with_slurm
+from expctr.training.ranks import SlurmTasks, check_world, lost_process, network_fault, with_slurm
 
 STEP = {"STEP_ID": "0", "PROCID": "0", "LOCALID": "0", "NODEID": "0", "JOB_ID": "7", "JOB_NAME": "train"}
 
@@ -122,7 +122,13 @@ def test_a_port_in_use_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     assert f"the port {port} by which the processes meet is in use. Fix: set MASTER_PORT" in str(
         network_fault(error.value)
     )
-    assert network_fault(DistNetworkError("Connection reset by peer")) is None
+    assert network_fault(RuntimeError("cannot resolve a name of another kind")) is None
+
+
+def test_only_a_process_that_is_lost_counts_as_one() -> None:
+    for words in ("DistNetworkError: Connection reset by peer", "ncclRemoteError: remote process exited or there was"):
+        assert "another process of this command has ended" in str(lost_process(DistBackendError(words)))
+    assert lost_process(RuntimeError("CUDA error: an illegal memory access was encountered")) is None
 
 
 @pytest.mark.parametrize("way", [replicated, pytest.param(sharded, marks=pytest.mark.slow)])
