@@ -38,7 +38,7 @@ from expctr.training.checkpoint import RunCheckpoint, checkpoint_folder, checkpo
 from expctr.training.fsdp import ShardedStrategy
 from expctr.training.lock import hold
 from expctr.training.progress import ProgressLog, StageProgressBar
-from expctr.training.ranks import check_world, lost_process, network_fault, with_slurm
+from expctr.training.ranks import check_options_agree, check_world, lost_process, network_fault, with_slurm
 from expctr.training.scheduler import StageScheduler, check_trainer
 from expctr.training.selection import check_same_options, check_sharding, select_checkpoint
 from expctr.training.signals import Stopped, stopping
@@ -60,9 +60,14 @@ _WITH_PATHS = {"trainer", "model", "data", "ckpt_path", "pairs", "out"}
 
 
 class SaveRunConfig(SaveConfigCallback):
-    """Writes the config into the run folder when a run starts. Later commands leave it unchanged."""
+    """Writes the config into the run folder when a run starts. Later commands leave it unchanged.
+
+    Before a fit it compares the options of all ranks.
+    """
 
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
+        if stage == "fit":
+            check_options_agree(dict(self.config.items()))
         first = stage == "fit" and not checkpoints(checkpoint_folder(trainer))
         if first and trainer.is_global_zero and not vars(trainer)["fast_dev_run"]:
             folder = Path(trainer.default_root_dir)  # a logger may have another one

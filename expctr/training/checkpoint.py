@@ -45,9 +45,9 @@ class RunCheckpoint(Checkpoint):
         self._limit_val_batches: int | float = 1.0
 
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
-        """Compare the ranks, now that the plan and the data are known, and before a checkpoint is restored."""
+        """Compare the ranks, now that the data are known, and before a checkpoint is restored."""
         if stage == "fit":
-            check_ranks_agree(trainer, pl_module)
+            check_ranks_agree(trainer)
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Listen to signals; Lightning's own handlers were set just before."""

@@ -3,7 +3,7 @@
 import os
 import re
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,6 @@ from torch.distributed import DistNetworkError
 
 from expctr.distributed import all_gather_objects
 from expctr.errors import UserError, first_line
-from expctr.modules.staged import StagedModule
 from expctr.training.fsdp import ShardedStrategy
 
 
@@ -88,17 +87,36 @@ def check_world(trainer: L.Trainer) -> None:
         )
 
 
-def check_ranks_agree(trainer: L.Trainer, module: L.LightningModule) -> None:
-    """Refuse ranks that would train something else than rank 0, or wait for each other for ever; called by all of them.
+_OWN = re.compile(r"config|trainer\.(enable_|logger|callbacks|profiler|log_every).*|.*(path|dir)")
+"""Options in which ranks may differ: where they find things on their node, and what they show."""
+
+
+def check_options_agree(options: Mapping[str, object]) -> None:
+    """Refuse ranks with other options than rank 0, as of a seed that a script gives by task; called by all of them.
+
+    Raises:
+        UserError: on all ranks, naming the first option that differs.
+    """
+    first, *others = all_gather_objects({name: repr(v) for name, v in options.items() if not _OWN.fullmatch(name)})
+    for rank, its in enumerate(others, 1):
+        for name in sorted(first.keys() | its.keys(), key=lambda name: (name.count("."), name)):
+            if its.get(name) != first.get(name):
+                raise UserError(
+                    f"{name} is {its.get(name, 'not set')} on rank {rank} and {first.get(name, 'not set')} on rank 0. "
+                    "Fix: start all ranks with the same options"
+                )
+
+
+def check_ranks_agree(trainer: L.Trainer) -> None:
+    """Refuse ranks that would begin elsewhere than rank 0, or with other samples; called by all of them.
 
     Raises:
         UserError: on all ranks, naming the first that differs.
     """
-    plan = [entry.name for entry in module.plan.full] if isinstance(module, StagedModule) else []
     start = Path(str(trainer.ckpt_path)).name if trainer.ckpt_path else "no checkpoint"
     data = trainer.datamodule.state_dict() if trainer.world_size > 1 else {}  # type: ignore[attr-defined]
-    first, *others = all_gather_objects((start, data, plan))
-    for rank, (its_start, its_data, its_plan) in enumerate(others, 1):
+    first, *others = all_gather_objects((start, data))
+    for rank, (its_start, its_data) in enumerate(others, 1):
         if its_start != first[0]:
             raise UserError(
                 f"rank {rank} starts from {its_start}, rank 0 from {first[0]}. Fix: give all nodes one run folder "
@@ -106,11 +124,8 @@ def check_ranks_agree(trainer: L.Trainer, module: L.LightningModule) -> None:
             )
         if its_data != first[1]:
             raise UserError(
-                f"rank {rank} has other samples than rank 0. Fix: give all ranks the same files (data.path) and data.* "
-                "options"
+                f"rank {rank} has other samples than rank 0. Fix: give all ranks the same files (data.path)"
             )
-        if its_plan != first[2]:
-            raise UserError(f"rank {rank} has another plan than rank 0. Fix: give all ranks the same stages.* options")
 
 
 def network_fault(error: BaseException) -> UserError | None:

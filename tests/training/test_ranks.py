@@ -1,5 +1,6 @@
 """Processes that are not those of the options are refused, and so are ranks that would train different things."""
 
+import shutil
 import socket
 from pathlib import Path
 from typing import Any
@@ -148,12 +149,16 @@ def test_ranks_that_begin_at_different_places_are_refused(way: Any, world: World
 @pytest.mark.parametrize(
     ("other", "said"),
     [
-        ("--data.init_args.samples.fractions=[0.4,0.2,0.4]", "rank 1 has other samples than rank 0. Fix: "),
-        ("--stages.lc.epochs=3", "rank 1 has another plan than rank 0. Fix: give all ranks the same stages.*"),
+        ("--seed_everything=4", "seed_everything is 4 on rank 1 and 1 on rank 0. Fix: start all ranks with the same"),
+        ("--stages.lc.epochs=3", "stages.lc.epochs is 3 on rank 1 and 1 on rank 0"),
+        ("--data.init_args.path={}", "rank 1 has other samples than rank 0. Fix: give all ranks the same files"),
     ],
 )
-def test_ranks_with_other_samples_or_another_plan_are_refused(other: str, said: str, world: World) -> None:
+def test_ranks_with_other_options_or_samples_are_refused(other: str, said: str, world: World, tmp_path: Path) -> None:
+    shutil.copytree(world.folder / "movielens", tmp_path / "less")
+    ratings = tmp_path / "less" / "u.data"
+    ratings.write_text("".join(ratings.read_text().splitlines(keepends=True)[:-40]))
     line = ["fit", *world.options("disagreeing"), "--stages.rounds=0", *replicated(2)]
-    outcome = expctr(*line, ranks=2, others=[other])
+    outcome = expctr(*line, ranks=2, others=[other.format(tmp_path / "less"), "--trainer.enable_progress_bar=false"])
     assert outcome.code == 2, outcome.output
     assert outcome.output.count(f"error: {said}") == 2
