@@ -43,6 +43,8 @@ A first answer, without training: expctr explain --liked "Heat|Fargo" --disliked
 def main(args: Sequence[str] | None = None) -> None:
     """Run the command line, with `args` in place of `sys.argv` in tests."""
     if args is None:
+        if __name__ != "__main__":  # the installed command, unlike `python -m`, imports nothing from the current folder
+            os.environ["PYTHONSAFEPATH"] = "1"  # nor may the Python processes that it starts
         for number in (signal.SIGUSR1, signal.SIGUSR2):  # they ask a fit to save; what cannot save goes on
             signal.signal(number, signal.SIG_IGN)
         _use_utf8()

@@ -47,7 +47,8 @@ def parse_config(text: str) -> Any:
     """The content of a YAML file that a stranger may have written.
 
     Raises:
-        ValueError: it is huge, or its aliases make it so; or a number has more digits than can be printed.
+        ValueError: it is huge, or its aliases make it so; a number has more digits than can be printed; or a value is
+            not of the type that its tag says.
         yaml.YAMLError: it is no YAML.
     """
     loader = yaml.SafeLoader(text)
@@ -65,4 +66,7 @@ def parse_config(text: str) -> Any:
         if found > _MOST_VALUES:  # without end, where an alias is part of what it stands for
             raise ValueError(f"it has more than {_MOST_VALUES:,} values, with its aliases written out")
         waiting += parts
-    return loader.construct_document(top)
+    try:
+        return loader.construct_document(top)
+    except (ArithmeticError, AttributeError, LookupError) as error:  # !!int of no digits, !!bool of another word
+        raise ValueError("a value is not of the type that is written for it") from error

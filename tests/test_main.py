@@ -1,8 +1,10 @@
 """The commands that answer at once, and the overview of all commands."""
 
+import os
 import subprocess
 import sys
 from io import BytesIO, TextIOWrapper
+from pathlib import Path
 
 import pytest
 
@@ -62,6 +64,27 @@ assert not {"peft", "bitsandbytes", "sentence_transformers"} & set(sys.modules)
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
+
+
+def test_a_process_that_the_command_starts_imports_nothing_from_the_current_folder(tmp_path: Path) -> None:
+    here = tmp_path / "here"
+    here.mkdir()
+    (here / "struct.py").write_text("print('imported from the current folder')")  # which `spawn` itself needs
+    script = tmp_path / "command.py"
+    script.write_text("""
+import multiprocessing
+from expctr.__main__ import main
+
+if __name__ == "__main__":
+    main()
+    work = multiprocessing.get_context("spawn").Process(target=print, args=("started",))
+    work.start()
+    work.join()
+""")
+    environ = {**os.environ, "PYTHONPATH": str(Path(expctr.__file__).parents[1])}
+    line = [sys.executable, script, "--version"]
+    done = subprocess.run(line, cwd=here, env=environ, capture_output=True, text=True, check=False)
+    assert done.stdout.splitlines() == [f"expctr {expctr.__version__}", "started"], done.stderr
 
 
 def test_a_model_that_loads_fast_draws_no_bar() -> None:

@@ -40,7 +40,7 @@ from expctr.training.lock import hold
 from expctr.training.progress import ProgressLog, StageProgressBar
 from expctr.training.ranks import check_options_agree, check_world, lost_process, network_fault, with_slurm
 from expctr.training.scheduler import StageScheduler, check_trainer
-from expctr.training.selection import check_same_options, check_sharding, select_checkpoint
+from expctr.training.selection import check_same_options, check_sharding, run_of, select_checkpoint
 from expctr.training.signals import Stopped, stopping
 from expctr.untrusted import printable
 
@@ -167,7 +167,7 @@ class ExpCTRCLI(LightningCLI):
             where = printable(str(run / "checkpoints"))
             print(f"no checkpoint in {where} yet: starting from the beginning", file=sys.stderr)
         config.ckpt_path = path and str(path)
-        made = path.resolve().parent.parent if path else run
+        made = run_of(path, run) if path else run
         # a fit may go on from another run's checkpoint with other options; a score of such weights would be wrong
         if path and (self.subcommand != "fit" or made == run.resolve()) and (made / "config.yaml").exists():
             now = self._parser(self.subcommand).dump(config, skip_unset=False, skip_validation=True)

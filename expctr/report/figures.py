@@ -259,7 +259,8 @@ def n(value: float) -> str:
 
 def _extent(values: Sequence[float]) -> tuple[float, float]:
     low, high = min(values), max(values)
-    return (low, high) if high > low else (min(low, 0.0), max(high, 0.0) or 1.0)
+    # a range of rounding errors is none: its steps could not be told apart
+    return (low, high) if high - low > 1e-9 * max(abs(low), abs(high)) else (min(low, 0.0), max(high, 0.0) or 1.0)
 
 
 def _square(title: str, below: str, beside: str, parts: list[Markup], across: Scale, down: Scale) -> Markup:

@@ -1,5 +1,6 @@
 """The processes of a run: started as the options say, and agreed on what they train."""
 
+import hashlib
 import os
 import re
 import sys
@@ -9,6 +10,7 @@ from typing import Any
 
 import lightning as L
 from lightning.fabric.plugins.environments.cluster_environment import ClusterEnvironment
+from lightning.fabric.plugins.environments.lightning import LightningEnvironment
 from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
 from lightning.fabric.plugins.environments.torchelastic import TorchElasticEnvironment
 from lightning.pytorch.strategies import ParallelStrategy
@@ -38,11 +40,15 @@ class SlurmTasks(SLURMEnvironment):
 
 
 def with_slurm(plugins: Sequence[Any]) -> list[Any]:
-    """The trainer's plugins, with SLURM's tasks where this process is one. torchrun in a job has its own ranks."""
+    """The trainer's plugins, with SLURM's tasks where this process is one.
+
+    torchrun in a job has its own ranks, and the shell of an allocation is no task: its processes are of one machine.
+    """
     chosen = [SlurmTasks() if isinstance(plugin, SLURMEnvironment) else plugin for plugin in plugins]
     given = any(isinstance(plugin, ClusterEnvironment) for plugin in chosen)
     if not given and not TorchElasticEnvironment.detect() and SLURMEnvironment.detect():
-        chosen.append(SlurmTasks())
+        task = {"SLURM_PROCID", "SLURM_LOCALID", "SLURM_NODEID"} <= os.environ.keys()
+        chosen.append(SlurmTasks() if task else LightningEnvironment())
     return chosen
 
 
@@ -113,8 +119,10 @@ def check_ranks_agree(trainer: L.Trainer) -> None:
     Raises:
         UserError: on all ranks, naming the first that differs.
     """
-    start = Path(str(trainer.ckpt_path)).name if trainer.ckpt_path else "no checkpoint"
-    data = trainer.datamodule.state_dict() if trainer.world_size > 1 else {}  # type: ignore[attr-defined]
+    if trainer.world_size == 1:
+        return
+    start = _named(Path(str(trainer.ckpt_path))) if trainer.ckpt_path else "no checkpoint"
+    data = trainer.datamodule.state_dict()  # type: ignore[attr-defined]
     first, *others = all_gather_objects((start, data))
     for rank, (its_start, its_data) in enumerate(others, 1):
         if its_start != first[0]:
@@ -126,6 +134,16 @@ def check_ranks_agree(trainer: L.Trainer) -> None:
             raise UserError(
                 f"rank {rank} has other samples than rank 0. Fix: give all ranks the same files (data.path)"
             )
+
+
+def _named(checkpoint: Path) -> str:
+    """A checkpoint's name, and a digest of its file, or of the files in its folder."""
+    files = sorted(checkpoint.iterdir()) if checkpoint.is_dir() else [checkpoint]
+    digest = hashlib.sha256()
+    for path in files:
+        with path.open("rb") as file:
+            digest.update(hashlib.file_digest(file, "sha256").digest())
+    return f"{checkpoint.name} (sha256 {digest.hexdigest()[:12]})"
 
 
 def network_fault(error: BaseException) -> UserError | None:

@@ -41,7 +41,7 @@ def select_checkpoint(command: str, ckpt_path: str | None, run: Path) -> Path | 
     if not path.exists():
         raise UserError(f"ckpt_path: there is no {path}. Fix: --ckpt_path last selects the run's newest checkpoint")
     own, harm = (folder, "which would be lost") if command == "fit" else (run, "whose results would be mixed with its")
-    if found and own.resolve() not in path.resolve().parents:
+    if found and not {own.resolve(), folder.resolve()} & {*path.resolve().parents}:  # the folder may be a link
         raise UserError(
             f"ckpt_path: {path} is of another run, and {run} holds a run of its own, {harm}. Fix: choose another "
             "folder with --trainer.default_root_dir"
@@ -51,6 +51,12 @@ def select_checkpoint(command: str, ckpt_path: str | None, run: Path) -> Path | 
         fix = f"use the run's newest intact one, --ckpt_path {good}" if good else "train again: no other one is intact"
         raise UserError(f"ckpt_path: {path} cannot be used: {reason}. Fix: {fix}")
     return path
+
+
+def run_of(checkpoint: Path, run: Path) -> Path:
+    """The run that a checkpoint is of, this or another one; its folder of checkpoints may be a link."""
+    path = checkpoint.resolve()
+    return run.resolve() if (run / "checkpoints").resolve() in path.parents else path.parent.parent
 
 
 def check_same_options(now: Mapping[str, Any], then: Mapping[str, Any]) -> None:

@@ -3,9 +3,10 @@
 import signal
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from types import FrameType
+from typing import Any
 
 import torch
 
@@ -74,9 +75,20 @@ def stopping() -> Iterator[None]:
     try:
         yield
     finally:
-        for number, handler in before.items():
-            if handler is not None:  # set by code that is not Python's
-                signal.signal(number, handler)
+        _restore(before)
+
+
+@contextmanager
+def ended_by_signals() -> Iterator[None]:
+    """Meanwhile signals end this process at once: it waits outside Python, where no handler of Python's runs."""
+    if threading.current_thread() is not threading.main_thread():  # no other may set handlers
+        yield
+        return
+    before = {number: signal.signal(number, signal.SIG_DFL) for number in _heard(STOPPING)}
+    try:
+        yield
+    finally:
+        _restore(before)
 
 
 def stop_when_asked() -> None:
@@ -91,6 +103,12 @@ def stop_when_asked() -> None:
 
 def _stop(number: int, frame: FrameType | None) -> None:
     raise Stopped(signal.Signals(number))
+
+
+def _restore(handlers: Mapping[signal.Signals, Any]) -> None:
+    for number, handler in handlers.items():
+        if handler is not None:  # set by code that is not Python's
+            signal.signal(number, handler)
 
 
 def _heard(numbers: tuple[signal.Signals, ...]) -> list[signal.Signals]:

@@ -4,9 +4,16 @@ from typing import Any
 
 from lightning.pytorch.strategies import ParallelStrategy
 
+from expctr.training.signals import ended_by_signals
+
 
 class MultiDeviceStrategy(ParallelStrategy):
     """Training on several devices, with checkpoints whose saving fails on all ranks together."""
+
+    def setup_environment(self) -> None:
+        """Meet the other processes."""
+        with ended_by_signals():
+            super().setup_environment()
 
     def save_checkpoint(self, checkpoint: dict[str, Any], filepath: Any, storage_options: Any = None) -> None:
         """Save a checkpoint.

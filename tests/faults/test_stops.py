@@ -1,11 +1,14 @@
 """Signals to commands and moments in which there is nothing to save."""
 
+import os
 import signal
+import socket
+import time
 from pathlib import Path
 
 import pytest
 from faults.callbacks import kill
-from running import World, expctr, replicated
+from running import LIMIT, World, expctr, replicated, start
 
 from expctr.cli import app
 from expctr.training.checkpoint import checkpoints
@@ -39,6 +42,27 @@ def test_a_signal_to_one_of_two_processes_ends_both(command: str, rank: int, wor
     assert "stopped; no results were written" in outcome.output
     assert "another process of this command has ended" in outcome.output
     assert "Traceback" not in outcome.output
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_process_that_waits_for_the_others_can_be_stopped(
+    number: signal.Signals, world: World, tmp_path: Path
+) -> None:
+    log = tmp_path / "log.txt"
+    with socket.socket() as free:
+        free.bind(("", 0))
+        port = str(free.getsockname()[1])
+    place = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "NODE_RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "2"}
+    waiting = start(["fit", *world.options("alone"), *replicated(2)], place, log)
+    end = time.monotonic() + LIMIT
+    while "Initializing distributed" not in (log.read_text() if log.exists() else "") and time.monotonic() < end:
+        time.sleep(0.2)
+    time.sleep(2)
+    os.kill(waiting.pid or 0, number)
+    waiting.join(30)
+    code = waiting.exitcode
+    waiting.kill()
+    assert code == -number, log.read_text()
 
 
 def test_a_fit_stopped_while_it_loads_says_so(world: World) -> None:

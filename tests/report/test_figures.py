@@ -1,3 +1,4 @@
+import math
 import re
 
 import pytest
@@ -30,6 +31,9 @@ def test_an_axis_holds_its_range_and_has_round_steps() -> None:
     assert low < 0.52 < 0.71 < high
     assert steps == pytest.approx([0.55, 0.6, 0.65, 0.7])
     assert [tick(step, steps) for step in steps] == ["0.55", "0.60", "0.65", "0.70"]
+    for low in (0.98, -3e-7, 1e300):  # rounding errors apart
+        _, _, steps = axis(low, math.nextafter(low, math.inf))
+        assert 2 <= len({tick(step, steps) for step in steps}) <= 7
     assert axis(0, 0)[2] == pytest.approx([0, 0.25, 0.5, 0.75, 1.0])  # a single number still has an axis
 
 

@@ -296,6 +296,10 @@ CONFIGS = {
     + "\n".join(f"a{i + 1}: &a{i + 1} {{<<: [*a{i}, *a{i}]}}" for i in range(40)),
     "a long number": f"seed_everything: 0x{'f' * 5000}",
     "a long number in decimals": f"seed_everything: {'9' * 5000}",
+    "a whole number without digits": 'model: !!int ""',
+    "another word for a truth": "model: {a: !!bool perhaps}",
+    "a time that is none": "- !!timestamp soon",
+    "an endless number": "a: " + "1:" * 400 + "1.5",
     "deeper": "seed_everything: " + "[" * 5000 + "]" * 5000,
 }
 

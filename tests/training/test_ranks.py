@@ -7,12 +7,14 @@ from typing import Any
 
 import lightning as L
 import pytest
+from lightning.fabric.plugins.environments.lightning import LightningEnvironment
 from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
 from lightning.pytorch.strategies import SingleDeviceStrategy
 from running import World, expctr, replicated, sharded
 from torch.distributed import DistBackendError, DistNetworkError, TCPStore
 
 from expctr.errors import UserError
+from expctr.training import ranks
 from expctr.training.checkpoint import checkpoints
 from expctr.training.ddp import ReplicatedStrategy
 from expctr.training.fsdp import ShardedStrategy
@@ -141,9 +143,27 @@ def test_ranks_that_begin_at_different_places_are_refused(way: Any, world: World
     elsewhere = [f"--trainer.default_root_dir={tmp_path / 'local'}"]
     outcome = expctr("fit", *world.options(run), *plan, "--ckpt_path=last", ranks=2, others=elsewhere)
     assert outcome.code == 2, outcome.output
-    said = f"error: rank 1 starts from no checkpoint, rank 0 from {newest}. Fix: give all nodes one run folder"
+    said = f"error: rank 1 starts from no checkpoint, rank 0 from {newest} ("
     assert outcome.output.count(said) == 2
     assert "Traceback" not in outcome.output
+
+
+def test_checkpoints_of_one_name_are_told_apart_by_their_contents(tmp_path: Path) -> None:
+    for place, content in (("a", b"0"), ("b", b"0"), ("c", b"1")):
+        (tmp_path / place / "last.ckpt").mkdir(parents=True)
+        (tmp_path / place / "last.ckpt" / "meta.pt").write_bytes(b"same")
+        (tmp_path / place / "last.ckpt" / "shard").write_bytes(content)
+    same, again, other = (ranks._named(tmp_path / place / "last.ckpt") for place in "abc")
+    assert same == again != other
+    assert other.startswith("last.ckpt (sha256 ")
+
+
+def test_the_shell_of_an_allocation_is_no_task(job: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    job(NTASKS="2", JOB_NAME="mine")
+    for name in ("PROCID", "NODEID", "LOCALID"):
+        monkeypatch.delenv(f"SLURM_{name}", raising=False)
+    (plugin,) = with_slurm([])
+    assert type(plugin) is LightningEnvironment
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from expctr.errors import UserError
-from expctr.training.selection import check_same_options, check_sharding, select_checkpoint
+from expctr.training.selection import check_same_options, check_sharding, run_of, select_checkpoint
 
 
 def save(run: Path, batch: int) -> Path:
@@ -113,3 +113,16 @@ def test_a_sharded_checkpoint_needs_sharding_and_another_refuses_it(sharded: boo
     check_sharding(folder if sharded else file, sharded)
     with pytest.raises(UserError, match=fix):
         check_sharding(file if sharded else folder, sharded)
+
+
+@pytest.mark.parametrize("command", ["fit", "test", "explain"])
+def test_a_folder_of_checkpoints_may_be_a_link_to_another_disk(command: str, tmp_path: Path) -> None:
+    run = tmp_path / "runs" / "one"
+    path = save(run, 3)
+    (tmp_path / "scratch").mkdir()
+    path.parent.rename(tmp_path / "scratch" / "kept")
+    path.parent.symlink_to(tmp_path / "scratch" / "kept")
+    assert select_checkpoint(command, "last", run) == path
+    assert run_of(path, run) == run
+    other = save(tmp_path / "runs" / "other", 1)
+    assert run_of(other, run) == tmp_path / "runs" / "other"
