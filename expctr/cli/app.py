@@ -43,6 +43,7 @@ from expctr.training.scheduler import StageScheduler, check_trainer
 from expctr.training.selection import check_same_options, check_sharding, run_of, select_checkpoint
 from expctr.training.signals import Stopped, stopping
 from expctr.untrusted import printable
+from expctr.whole_files import replacing
 
 CALLBACKS = {
     "stages": StageScheduler,
@@ -72,8 +73,8 @@ class SaveRunConfig(SaveConfigCallback):
         if first and trainer.is_global_zero and not vars(trainer)["fast_dev_run"]:
             folder = Path(trainer.default_root_dir)  # a logger may have another one
             folder.mkdir(parents=True, exist_ok=True)
-            path = folder / self.config_filename
-            self.parser.save(self.config, path, skip_unset=False, overwrite=True, multifile=False)
+            with replacing(folder / self.config_filename) as part:
+                self.parser.save(self.config, part, skip_unset=False, overwrite=True, multifile=False)
 
 
 class ExpCTRCLI(LightningCLI):
@@ -159,7 +160,7 @@ class ExpCTRCLI(LightningCLI):
         if self.subcommand in ("prepare", "plan", None):
             return
         root = config.trainer.default_root_dir or "."
-        if "://" in str(root):
+        if "://" in str(root) or "::" in str(root):  # Lightning's file system reads both as addresses
             raise UserError(f"trainer.default_root_dir: {root} is not on this machine. Fix: name a folder here")
         run = Path(root)
         path = select_checkpoint(self.subcommand, config.ckpt_path, run)

@@ -65,7 +65,7 @@ class Exporter(Callback):
         lines = write(self.model, data.features, self.out, self.merged)
         if rank() == 0:
             for name in ("config.yaml", "table.md"):
-                if (self.run / name).exists():
+                if (self.run / name).is_file():
                     copyfile(self.run / name, self.out / name)
             write_card(self.model, data, self.out, lines)
         rank_zero_info(

@@ -4,6 +4,7 @@ import errno
 import fcntl
 import os
 import socket
+import stat
 from pathlib import Path
 from typing import TextIO
 
@@ -29,11 +30,14 @@ def hold(folder: Path, use: str = "trained in", fix: str = "another folder by --
         fix: what a second process may use instead.
 
     Raises:
-        UserError: another process holds it.
+        UserError: another process holds it, or `.lock` is something else than a file.
     """
     folder.mkdir(parents=True, exist_ok=True)
     # not through a link, which a stranger's run may have, to a file of this user's
     place = os.open(folder / ".lock", os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o666)
+    if not stat.S_ISREG(os.fstat(place).st_mode):
+        os.close(place)
+        raise UserError(f"{folder / '.lock'} is no plain file. Fix: remove it")
     file = os.fdopen(place, "r+", encoding="utf-8")
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)

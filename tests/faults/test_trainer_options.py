@@ -128,6 +128,7 @@ def test_a_test_of_some_rows_is_a_test_of_these(world: World) -> None:
         ("--trainer.devices=-1", "should be an int > 0"),
         pytest.param("--trainer.accelerator=tpu", "Requirement 'torch_xla", marks=pytest.mark.slow),
         pytest.param("--trainer.default_root_dir=s3://runs/x", "is not on this machine", marks=pytest.mark.slow),
+        pytest.param("--trainer.default_root_dir=file::runs", "is not on this machine", marks=pytest.mark.slow),
         pytest.param("--trainer.callbacks+=Timer", "trainer.callbacks.interval=step", marks=pytest.mark.slow),
         pytest.param("--stages.lc=null", "is null", marks=pytest.mark.slow),
     ],

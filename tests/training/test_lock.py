@@ -48,3 +48,9 @@ def test_a_link_to_a_file_of_one_s_own_is_not_followed(tmp_path: Path) -> None:
     with pytest.raises(OSError, match="symbolic link"):
         hold(tmp_path / "run")
     assert (tmp_path / "mine").read_text() == "kept"
+
+
+def test_what_is_no_file_is_refused(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / ".lock")
+    with pytest.raises(UserError, match=r"\.lock is no plain file\. Fix: remove it"):
+        hold(tmp_path)
