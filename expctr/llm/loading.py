@@ -27,7 +27,6 @@ from transformers import (
     PreTrainedModel,
     PreTrainedTokenizerBase,
 )
-from transformers.utils.logging import get_logger
 from transformers.utils.peft_utils import find_adapter_config_file
 
 from expctr.errors import UserError, check_range, first_line
@@ -43,9 +42,12 @@ def _make_printable(record: logging.LogRecord) -> bool:
     return True
 
 
-# of transformers, and of libraries without one; a filter of a logger does not see what its modules say
-for _handler in filter(None, (*get_logger().handlers, logging.lastResort)):
-    _handler.addFilter(_make_printable)
+# also of libraries without one; a filter of a logger does not see what its modules say
+for _name in ("transformers", "lightning", "lightning.pytorch", "lightning.fabric"):
+    for _handler in logging.getLogger(_name).handlers:
+        _handler.addFilter(_make_printable)
+if logging.lastResort:
+    logging.lastResort.addFilter(_make_printable)
 
 DType = Literal["auto", "float32", "bfloat16", "float16"]
 

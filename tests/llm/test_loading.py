@@ -446,7 +446,7 @@ def test_a_tokenizer_s_config_of_other_types_is_one_line(tmp_path: Path, entry: 
         load_tokenizer(LLMOptions(str(folder)))
 
 
-@pytest.mark.parametrize("name", ["transformers.modeling_utils", "a.library"])
+@pytest.mark.parametrize("name", ["transformers.modeling_utils", "lightning.pytorch.utilities.rank_zero", "a.library"])
 def test_what_libraries_log_cannot_control_the_terminal(name: str, capfd: pytest.CaptureFixture[str]) -> None:
     script = (
         "import logging, expctr.llm.loading; "
