@@ -46,6 +46,7 @@ class RawTable:
         scale: of ratings, such as "0.5 to 5 for MovieLens".
         texts_at: reads one column of the rows at some places (the column `place`); None if the table has no places.
         empty: what is wrong if it has no rows, and how to fix it.
+        has_single_times: each timestamp was read by itself, as seconds: `interactions.odd_times` compares them.
         may_be_empty: having no rows is no error, because the table is made of another one, which says what is wrong.
     """
 
@@ -58,6 +59,7 @@ class RawTable:
     texts_at: Callable[[pl.Series, str], pl.Series] | None = None
     empty: str = ". Fix: check that this is the right file and that its download is complete"
     may_be_empty: bool = False
+    has_single_times: bool = False
 
     @property
     def files(self) -> tuple[Path, ...]:

@@ -36,7 +36,7 @@ from expctr.data.readers.ready import all_items, history_columns, is_ready, with
 from expctr.data.readers.sources import Source, find_files, linked_folders, open_source, unused_files
 from expctr.data.readers.splits import check_alike
 from expctr.data.readers.table_features import find_kinds
-from expctr.data.readers.timestamps import find_times, is_counter
+from expctr.data.readers.timestamps import early_times, find_times
 from expctr.data.readers.typed import Checks, feature_columns, typed_table, value_of
 from expctr.data.readers.values import as_key, as_label, as_number, as_title, is_missing, is_rounded
 from expctr.errors import DataError, listed
@@ -218,11 +218,7 @@ class TableReader:
             where = f"{source.table.path}, column {found['timestamp']}"
             times = find_times(source.table.frame, *value("timestamp"), where)
             columns["timestamp"], forms["timestamp"] = times.micros, f" ({times.form})"
-            if times.are_early and not is_counter(source.table.frame, times.micros, columns["user"]):
-                self.doubts.append(
-                    f"{where}: most times are within 1970: is it a duration, or a date as one number? Fix: name the "
-                    "column of times in data.columns.timestamp, or write dates as 2024-04-30"
-                )
+            self.doubts += early_times(times, source.table.frame, columns["user"], where)
             checks.append((is_missing(*value("timestamp")), NO_TIME, found["timestamp"]))
             checks.append((pl.col("timestamp").is_null(), OTHER_TIME, found["timestamp"]))
         if "split" in found:
