@@ -22,7 +22,7 @@ from expctr.data.readers.bad_rows import (
     bad_ids,
     has_row,
 )
-from expctr.data.readers.base import OTHER_TITLES, RawTable, RawTables, readable
+from expctr.data.readers.base import OTHER_TITLES, SNAPSHOT, RawTable, RawTables, readable
 from expctr.data.readers.columns import (
     USUAL,
     TableColumns,
@@ -30,6 +30,7 @@ from expctr.data.readers.columns import (
     find_columns,
     match_name,
     missing_column,
+    snapshot_columns,
     time_columns,
 )
 from expctr.data.readers.ready import all_items, history_columns, is_ready, with_flags, with_tallrec
@@ -303,7 +304,14 @@ class TableReader:
         unused |= dict.fromkeys((column for column in others if column not in kinds and column not in unused), "")
         columns |= feature_columns(source, kinds, checks, "")
         self._say(source, found, kinds, unused, remarks)
-        return typed_table(source, columns, checks)
+        dated_by = ""
+        for name in snapshot_columns(self.columns, source.types):
+            with suppress(DataError), readable(source.table.path):
+                times = find_times(source.table.frame, *value_of(source, name))
+                if times.are_likely:
+                    columns[SNAPSHOT], dated_by = times.micros, name
+                    break
+        return replace(typed_table(source, columns, checks), dated_by=dated_by)
 
     def _check_features(self) -> None:
         sources = [*self._sources.values(), *self._side.values()]
