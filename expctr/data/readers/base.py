@@ -174,8 +174,6 @@ class RawTable:
         bad = self.frame.filter(pl.col("problem").is_not_null()).select(place, "row", "problem", "column", "line")
         path, row, problem, column, line = bad.head(1).collect().row(0)
         fix = FIXES[problem].format(scale=self.scale, path=path)
-        if "\t" in line and '"' in line:
-            fix += "; quotes are text in a table separated by tabs, so write the values without them"
         what = "values" if problem == BAD_FEATURE else "rows"
         return DataError(
             f"{problem}, {path}, row {row:,}, column {column}: {line[:120]!r}. Fix: {fix}; or count "
