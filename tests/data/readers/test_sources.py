@@ -238,3 +238,27 @@ def test_json_nested_deeply_is_a_bad_row_or_one_line(tmp_path: Path, form: str, 
     path.write_text(form.format("[" * depth + "]" * depth) + "\n")
     with suppress(DataError):
         assert open_source(path, "data.items").table.frame.collect().height == 1
+
+
+@pytest.mark.parametrize("kind", ["csv", "jsonl", "parquet"])
+def test_many_small_parts_are_one_table_and_a_bad_row_is_in_its_part(kind: str, tmp_path: Path) -> None:
+    parts = [CLICKS.with_columns(ts=pl.col("ts") + i) for i in range(60)]
+    for i, part in enumerate(parts):
+        path = tmp_path / f"part-{i:02}.{kind}"
+        {"csv": part.write_csv, "jsonl": part.write_ndjson, "parquet": part.write_parquet}[kind](path)
+    source = open_source(str(tmp_path), "data.interactions")
+    assert source.table.frame.explain().count("DF [") == 1  # in memory, in one piece
+    assert len(source.table.files) == 60
+    assert collected(reader(str(tmp_path)).tables) == collected(reader(pl.concat(parts)).tables)
+    if kind != "parquet":
+        bad = {
+            "csv": "ann,a,maybe,1,1\n",
+            "jsonl": '{"user_id": "ann", "sku": "a", "clicked": "maybe", "ts": 1700000000}\n',
+        }
+        with path.open("a") as file:
+            file.write(bad[kind])
+        with pytest.raises(DataError, match=rf"part-59\.{kind}, row {6 if kind == 'csv' else 5}, column clicked"):
+            collected(reader(str(tmp_path)).tables)
+    path.write_bytes(path.read_bytes()[:-3] if kind == "parquet" else b"\n[")
+    with pytest.raises(DataError, match=rf"part-59\.{kind}|several formats"):
+        collected(reader(str(tmp_path)).tables)
