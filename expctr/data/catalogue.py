@@ -7,6 +7,8 @@ from typing import Any, NamedTuple
 import numpy as np
 import polars as pl
 
+from expctr.data.readers.values import MAX_TITLE
+
 BY_ID = "id:"
 """Prefix of an id, because a title may look like an id."""
 
@@ -122,7 +124,7 @@ def nearest(typed: str, names: pl.Series, count: int = _COUNT) -> list[str]:
 
 
 def _plain(name: str) -> str:
-    return " ".join(name.casefold().split())
+    return " ".join(name[:MAX_TITLE].casefold().split())
 
 
 def _plain_names(names: pl.Series) -> pl.Series:

@@ -12,6 +12,7 @@ from expctr.data.random_draws import draws_of_ids, id_codes, mix
 from expctr.data.readers.bad_rows import NO_TIME, OTHER_TIME, OUT_OF_RANGE, mark, take_missing
 from expctr.data.readers.base import RawTable, RawTables
 from expctr.data.readers.timestamps import early_times, find_times
+from expctr.data.readers.values import MAX_TITLE
 from expctr.data.summary import COPIES, SUPERSEDED, DataSummary
 from expctr.data.unmatched_ids import check_spellings, explain_unmatched, unseen_differences
 from expctr.errors import DataError, listed
@@ -59,6 +60,8 @@ def titled_items(
 ) -> pl.DataFrame:
     """The items that have a title, one row per item. For `dropped` and `read` see `RawTable.collect`."""
     items = tables.items.collect_unique("item", options.on_bad_row, dropped, read)
+    if cut := int((items["title"].str.len_chars() >= MAX_TITLE).sum()):
+        dropped[f"{tables.items.path.name}: what titles have after {MAX_TITLE:,} characters"] += cut
     return items.filter(pl.col("title").fill_null("") != "")
 
 

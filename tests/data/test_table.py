@@ -346,3 +346,27 @@ def test_users_that_are_listed_again_are_counted_likewise() -> None:
     assert prepared(CLICKS, ITEMS, users).summary.side_dropped == {
         "data.users: several rows that differ of one user, such as 'u2' in rows 3 and 9; the first counts": 1
     }
+
+
+def test_titles_of_any_length_are_cut_counted_and_found_as_typed(tmp_path: Path) -> None:
+    longer = pl.when(pl.col("sku").is_in(["s2", "s5"])).then(pl.format("{}{}", "title", pl.lit(" long" * 10_000)))
+    items = ITEMS.with_columns(title=pl.coalesce(longer, "title"))
+    data = prepared(CLICKS, items)
+    assert data.samples["target_title"].str.len_chars().max() == 2048
+    assert data.summary.side_dropped == {"data.items: what titles have after 2,048 characters": 2}
+    (item,) = data.catalogue.matches("thing 5" + " long" * 10_000)
+    assert item.id == "s5"
+    log = CLICKS.join(items.select("sku", "title"), on="sku")
+    assert prepared(log).summary.side_dropped == {"data.interactions: what titles have after 2,048 characters": 2}
+
+
+def test_a_long_title_of_a_history_is_that_of_its_item() -> None:
+    titles = [f"T{i}" + " long" * 1000 * (i % 2) for i in range(5)]
+    rows = [
+        {"user": f"u{i}", "history": [titles[i % 5]], "history_labels": [1], "item": f"i{i % 4}"} for i in range(40)
+    ]
+    log = pl.DataFrame(rows).with_columns(label=pl.int_range(pl.len()) % 2)
+    data = prepared(log, pl.DataFrame({"item": [f"i{i}" for i in range(5)], "title": titles}))
+    found = {*data.samples.select(pl.col("history").explode(), pl.col("liked_titles").explode().str.len_chars()).rows()}
+    assert found <= {("i0", 2), ("i1", 2048), ("i2", 2), ("i3", 2048), ("i4", 2)}
+    assert len(found) > 2
