@@ -94,7 +94,7 @@ class SampleTable(Batch):
             torch.from_numpy(samples["sample"].to_numpy().copy()),
             torch.from_numpy(samples["label"].cast(pl.Float32).fill_null(float("nan")).to_numpy().copy()),
             features.encode(samples),
-            [SampleText(*once([target]), once(liked), once(disliked)) for target, liked, disliked in titles],
+            [SampleText(once([target])[0], once(liked), once(disliked)) for target, liked, disliked in titles],
         )
 
     def batch(self, indices: Tensor | Sequence[int], with_text: bool = True) -> Batch:
