@@ -210,9 +210,9 @@ def test_parts_of_another_number_of_explanations_are_not_gone_on_with(
 
 GOOD = b"user,item\n1,2\n"
 BROKEN = {
-    "not UTF-8": (b"user,item\ncaf\xe9,2\n", "save it as UTF-8"),
+    "not UTF-8": (GOOD + b"caf\xe9,2\n", r"undecodable bytes, .*pairs\.csv, row 3, column user. Fix: save .* UTF-8"),
     "a row too long": (GOOD + b"\n1,2,3,4\n", r"too many columns, .*pairs\.csv, row 4, column 4 of 2. Fix: put quotes"),
-    "a row too short": (GOOD + b"1\n", r"too few columns, .*pairs\.csv, row 3, column 1 of 2. Fix: give the row all"),
+    "a row too short": (GOOD + b"1\n", r"too few columns, .*pairs\.csv, row 3, column item. Fix: give the row all"),
     "two columns of one name": (
         b"user,item,user\n1,2,3\n",
         r"two columns of one name, .*pairs\.csv, row 1, column user",
@@ -221,8 +221,11 @@ BROKEN = {
     "no content": (b"", "cannot be read"),
     "no rows": (b"user,item\n", "has no rows"),
     "an open quote": (b'user,item\n"1,2\n3,4\n', "close each quote"),
+    "names of rows": (b'"user","item"\n"1",1,2\n"2",1,3\n', r"names of rows without .*Fix: .*R: row\.names = FALSE"),
+    "a NUL byte": (b"user,title,item\n1,,2\n1,a\0,2\n", r"NUL byte, .*pairs\.csv, row 3, column title. Fix: "),
+    "Latin-1 in a name": (b"user,item,pre\xe7o\n1,2,3\n", r"undecodable bytes, .*row 1, column 3. Fix: save"),
     "semicolons": (b"user;item\n1;2\n", "separate columns by commas"),
-    "UTF-16": (GOOD.decode().encode("utf-16"), "is UTF-16. Fix: save it as UTF-8"),
+    "UTF-16": (GOOD.decode().encode("utf-16"), "is UTF-16 or damaged, .*Fix: save it as UTF-8"),
     "no people": (b"item,price\n1,2\n", "pairs have no column user"),
 }
 

@@ -8,9 +8,8 @@ from typing import Any
 
 from expctr.cli.arguments import names_run
 from expctr.cli.configs import packaged_configs
-from expctr.data.sample_rows import split_titles
+from expctr.data.sample_rows import read_titles
 from expctr.errors import UserError, exit_with_error
-from expctr.untrusted import replace_surrogates
 
 NOTE = (
     "untrained: this is the shipped nano model before any training, so expect a poor answer. Next: in a clone, bash "
@@ -29,7 +28,7 @@ def main(args: Sequence[str]) -> None:
     """Run `expctr explain` with the shipped model."""
     try:
         options = _parse(args)
-        found = explain_untrained(options.target, options.liked, options.disliked)
+        found = explain_untrained(options.target, read_titles(options.liked), read_titles(options.disliked))
     except UserError as error:
         exit_with_error(error)
     if options.json != "false":
@@ -51,7 +50,7 @@ def explain_untrained(target: str, liked: Sequence[str], disliked: Sequence[str]
     Raises:
         UserError: there is no target or no history.
     """
-    if not target.strip() or not (liked or disliked):
+    if not read_titles([target]) or not (liked or disliked):
         raise UserError(
             "nothing to explain: give a title as --target, and titles as --liked or --disliked; or a run's --config"
         )
@@ -102,7 +101,7 @@ def _parse(args: Sequence[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
     parser.add_argument("--target", default="")
     for name in ("--liked", "--disliked"):
-        parser.add_argument(name, type=_read_titles, default=())
+        parser.add_argument(name, default="")
     parser.add_argument("--json", nargs="?", const="true", default="false", choices=("true", "false"))
     try:
         options, others = parser.parse_known_args(args)
@@ -111,11 +110,3 @@ def _parse(args: Sequence[str]) -> argparse.Namespace:
     if others:
         raise UserError(f"{' '.join(others)}: name the option, such as --target")
     return options
-
-
-def _read_titles(text: str) -> tuple[str, ...]:
-    try:
-        titles = json.loads(text)
-    except (ValueError, RecursionError):
-        titles = None
-    return tuple(replace_surrogates(str(title)) for title in titles) if isinstance(titles, list) else split_titles(text)

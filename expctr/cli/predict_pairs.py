@@ -1,22 +1,18 @@
 """`expctr predict RUN --pairs FILE --out FILE`: scores of pairs, streamed from table to table."""
 
-import csv
-import io
 import json
 import shutil
-import zlib
-from collections import Counter
+from collections import deque
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 
 import polars as pl
 
 from expctr.data.pairs import PairRows, read_columns
-from expctr.data.readers.bad_rows import BAD_CSV, FIXES, TOO_FEW, TOO_MANY
 from expctr.data.readers.base import POLARS_ERRORS
+from expctr.data.readers.csv_rows import read_rows
 from expctr.data.readers.files import check_file
-from expctr.data.readers.lines import is_wide, opened
 from expctr.data.readers.values import as_id
 from expctr.errors import DataError, UserError, first_line
 from expctr.predictor import PROBLEM, Predictor
@@ -121,10 +117,8 @@ def _scan(pairs: Path) -> pl.LazyFrame:
 def _check_pairs(pairs: Path, out: Path) -> None:
     """Read all of a table once, because an error in its last row would otherwise come after hours."""
     try:
-        if pairs.suffix == ".csv" and is_wide(pairs):
-            raise DataError(f"pairs: {pairs} is UTF-16. Fix: save it as UTF-8")
-        if pairs.suffix == ".csv":
-            _check_rows(pairs)
+        if pairs.suffix == ".csv":  # polars fills short rows, and gives the second column of a name another one
+            deque(read_rows(pairs), 0)
         table = _scan(pairs)
         schema = table.collect_schema()
         if pairs.suffix == ".csv" and len(schema) == 1:
@@ -147,25 +141,6 @@ def _check_pairs(pairs: Path, out: Path) -> None:
     ]
     if no_text and out.suffix == ".csv":
         raise DataError(f"out: a CSV cannot hold the column {no_text[0]} of {pairs}. Fix: choose a .parquet")
-
-
-def _check_rows(pairs: Path) -> None:
-    """Refuse what polars would read: it fills short rows, and gives the second column of a name another one."""
-    with suppress(OSError, EOFError, zlib.error, UnicodeDecodeError), opened(pairs) as (file, _):  # polars names these
-        rows = csv.reader(io.TextIOWrapper(file, "utf-8-sig", newline=""), strict=True)
-        try:
-            header = next(rows, [])
-            if twice := [name for name, count in Counter(header).items() if name and count > 1]:
-                raise DataError(
-                    f"two columns of one name, {pairs}, row 1, column {twice[0]}. Fix: delete or rename one of them"
-                )
-            for row in rows if len(header) > 1 else ():
-                if row and len(row) != len(header):
-                    problem = TOO_FEW if len(row) < len(header) else TOO_MANY
-                    place = f"{pairs}, row {rows.line_num:,}, column {len(row):,} of {len(header):,}"
-                    raise DataError(f"{problem}, {place}. Fix: {FIXES[problem]}")
-        except csv.Error as error:
-            raise DataError(f"{BAD_CSV}, {pairs}, row {rows.line_num:,}: {error}. Fix: {FIXES[BAD_CSV]}") from error
 
 
 def _top(explain: str) -> int:

@@ -1,6 +1,6 @@
 """Batches of samples, their order in an epoch, and a loader that can resume anywhere."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -85,11 +85,16 @@ class SampleTable(Batch):
     def from_samples(cls, samples: pl.DataFrame, features: Features) -> "SampleTable":
         """Encodes rows of `samples.make_samples`; a label that is null becomes NaN."""
         titles = samples.select("target_title", "liked_titles", "disliked_titles").iter_rows()
+        known: dict[str, str] = {}  # each title once, because polars makes a new text of each occurrence
+
+        def once(texts: Iterable[str]) -> tuple[str, ...]:
+            return tuple(known.setdefault(text, text) for text in texts)
+
         return cls(
             torch.from_numpy(samples["sample"].to_numpy().copy()),
             torch.from_numpy(samples["label"].cast(pl.Float32).fill_null(float("nan")).to_numpy().copy()),
             features.encode(samples),
-            [SampleText(target, tuple(liked), tuple(disliked)) for target, liked, disliked in titles],
+            [SampleText(once([target])[0], once(liked), once(disliked)) for target, liked, disliked in titles],
         )
 
     def batch(self, indices: Tensor | Sequence[int], with_text: bool = True) -> Batch:

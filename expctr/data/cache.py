@@ -27,7 +27,7 @@ from expctr.errors import DataError
 from expctr.untrusted import printable
 from expctr.whole_files import replacing
 
-_FORMAT = 13  # increase it when a reader or make_samples returns something else
+_FORMAT = 14  # increase it when a reader or make_samples returns something else
 _ABANDONED = 24 * 3600  # seconds after which a temporary file is deleted; its process was killed
 _THIS_PROCESS = uuid.uuid4().hex
 

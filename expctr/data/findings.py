@@ -1,13 +1,17 @@
 """What looks wrong in a dataset's samples, each with what to do about it; `expctr prepare` prints it."""
 
+from collections import Counter
+from pathlib import Path
+
 from expctr.data.options import SampleOptions
-from expctr.data.readers.base import OTHER_TITLE
+from expctr.data.readers.base import OTHER_TITLE, SNAPSHOTS
 from expctr.data.summary import BEYOND_MAX_SAMPLES, COPIES, SUPERSEDED, DataSummary
 
 _FEW = 10  # rows of a label
 _DRIFT, _ERRORS = 0.1, 4.0  # a difference of base rates that matters, in itself and in standard errors
 _DROPPED = 0.1
 _OVERRULED = 0.05
+_REPEATED = 0.01  # of the rows of a table of items; published ones repeat a few
 _BUSY, _TIMES = 0.2, 10  # share of all rows that one user has, and how many times the average
 
 
@@ -28,6 +32,7 @@ def findings(summary: DataSummary, options: SampleOptions) -> list[str]:
         *_overruled_likes(summary),
         *_busiest_user(summary),
         *_other_titles(summary),
+        *_snapshots(summary),
         *_ids_as_titles(summary),
         *(summary.unmatched or _titles(summary)),
         *_labels(summary, options, more),
@@ -75,6 +80,19 @@ def _other_titles(summary: DataSummary) -> list[str]:
         f"some items have several titles ({reason}: {count:,} in all). Fix: write one title per item"
         for reason, count in summary.side_dropped.items()
         if reason.startswith(OTHER_TITLE)
+    ]
+
+
+def _snapshots(summary: DataSummary) -> list[str]:
+    rows: Counter[str] = Counter()
+    for path, count in summary.files.items():
+        rows[Path(path).name] += count
+    return [
+        f"{reason} ({count:,} rows are not used). Fix: keep one row of each, or add a column updated_at, by which "
+        "the last one counts"
+        for reason, count in summary.side_dropped.items()
+        if SNAPSHOTS in reason and reason.endswith("the first counts")
+        if count > _REPEATED * rows[reason.partition(f": {SNAPSHOTS}")[0]]
     ]
 
 

@@ -9,8 +9,10 @@ import polars as pl
 
 from expctr.data.options import SPLITS, SampleOptions
 from expctr.data.random_draws import draws_of_ids, id_codes, mix
-from expctr.data.readers.bad_rows import NO_TIME, OUT_OF_RANGE, take_missing
+from expctr.data.readers.bad_rows import NO_TIME, OTHER_TIME, OUT_OF_RANGE, mark, take_missing
 from expctr.data.readers.base import RawTable, RawTables
+from expctr.data.readers.timestamps import early_times, find_times
+from expctr.data.readers.values import MAX_TITLE
 from expctr.data.summary import COPIES, SUPERSEDED, DataSummary
 from expctr.data.unmatched_ids import check_spellings, explain_unmatched, unseen_differences
 from expctr.errors import DataError, listed
@@ -58,7 +60,23 @@ def titled_items(
 ) -> pl.DataFrame:
     """The items that have a title, one row per item. For `dropped` and `read` see `RawTable.collect`."""
     items = tables.items.collect_unique("item", options.on_bad_row, dropped, read)
+    if cut := int((items["title"].str.len_chars() >= MAX_TITLE).sum()):
+        dropped[f"{tables.items.path.name}: what titles have after {MAX_TITLE:,} characters"] += cut
     return items.filter(pl.col("title").fill_null("") != "")
+
+
+def odd_times(table: RawTable, rows: pl.LazyFrame, doubts: list[str]) -> pl.Expr:
+    """Which timestamps, each of which was read by itself, are unlike most others; for its errors see `find_times`.
+
+    Args:
+        table: the ratings, for messages.
+        rows: all of them that are good: `timestamp` and `user`.
+        doubts: gets what looks wrong.
+    """
+    where, fix = f"{table.path}, column timestamp", "or order ratings at random with data.samples.order: shuffle"
+    times = find_times(rows, pl.col("timestamp"), pl.Int64(), where, fix)
+    doubts += early_times(times, rows, pl.col("user"), where, "")
+    return times.micros.is_null() & pl.col("timestamp").is_not_null()
 
 
 def is_liked(options: SampleOptions) -> pl.Expr:
@@ -87,6 +105,12 @@ def _read(
         place = ["place"] if table.texts_at or table.own_texts else []
         columns: list[str | pl.Expr] = [*ids, "rating", "timestamp", *more, *place]
         frame = table.collect(columns, options.on_bad_row, skipped, summary.files)
+        if table.has_single_times and options.order == "time":
+            odd = odd_times(table, frame.lazy(), summary.doubts)
+            if frame.select(odd.any()).item():
+                skipped.clear()
+                table = replace(table, frame=mark(table.frame, (odd, OTHER_TIME, "timestamp")))
+                frame = table.collect(columns, options.on_bad_row, skipped, summary.files)
         if skipped[table.reason(OUT_OF_RANGE)] and frame["rating"].eq(1).all():
             raise _not_ratings(table)
         summary.counts += take_missing(skipped)

@@ -1,9 +1,6 @@
 """New users, who are not in the ratings: from a CSV of titles to rows for `expctr predict`."""
 
-import csv
-import io
-import zlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -12,8 +9,8 @@ import polars as pl
 from expctr.data.batches import SampleText
 from expctr.data.catalogue import BY_ID, Catalogue, Item
 from expctr.data.readers.bad_rows import BAD_LIST, FIXES
+from expctr.data.readers.csv_rows import read_rows
 from expctr.data.readers.files import check_file
-from expctr.data.readers.lines import decompress
 from expctr.data.readers.values import as_key, as_keys, is_bad_list
 from expctr.data.sample_rows import as_samples, find_history, target_columns, with_history
 from expctr.errors import DataError
@@ -40,18 +37,11 @@ def read_new_users(path: Path) -> list[NewUser]:
     Titles are read as those of pairs are (`pairs.read_columns`), from the oldest to the newest. A list may be empty.
 
     Raises:
-        DataError: no such file, not UTF-8, a column that is missing or there twice, a row with the wrong number of
-            columns, with NUL bytes, with a list that cannot be read, or without a target.
+        DataError: no such file, a column that is missing, no rows, a row with a list that cannot be read, or without a
+            target; and as `read_rows`.
     """
     check_file(path)
-    try:
-        rows = list(_rows(path))
-    except (OSError, EOFError, zlib.error, csv.Error) as error:
-        raise DataError(
-            f"cannot read {path}: {error}. Fix: close every quote, and double a quote inside a title"
-        ) from error
-    except UnicodeDecodeError as error:
-        raise DataError(f"undecodable bytes, {path}: {error}. Fix: save the file as UTF-8") from error
+    rows = _rows(path)
     texts = {name: [row.get(name, "") for _, row in rows] for name in (*_COLUMNS, "user", "target")}
     table = pl.DataFrame(texts, schema=dict.fromkeys(texts, pl.String))
     keys = [(as_keys if name in _LISTS else as_key)(pl.col(name), pl.String()).alias(name) for name in texts]
@@ -108,27 +98,13 @@ def _new_user(row: Mapping[str, Any], place: str, line: int) -> NewUser:
     return NewUser(text, row["user"] or "", row["target"] or "", line)
 
 
-def _rows(path: Path) -> Iterator[tuple[int, dict[str, str]]]:
+def _rows(path: Path) -> list[tuple[int, dict[str, str]]]:
     """Lines, and the row that ends at each."""
-    with io.StringIO(decompress(path).decode("utf-8-sig"), newline="") as file:
-        rows = csv.DictReader(file, strict=True)  # otherwise an unclosed quote swallows the rows below it
-        header = rows.fieldnames or []
-        if missing := [name for name in _COLUMNS if name not in header]:
-            raise DataError(
-                f"missing column, {path}, row 1, column {missing[0]}. Fix: start with the header {','.join(_COLUMNS)}"
-            )
-        if twice := [name for name in header if header.count(name) > 1]:
-            raise DataError(
-                f"two columns of one name, {path}, row 1, column {twice[0]}. Fix: delete or rename one of them"
-            )
-        for row in rows:
-            place = f"{path}, row {rows.line_num}, column"
-            if None in row:
-                raise DataError(f"too many columns, {place} {len(row)}. Fix: put quotes around titles with a comma")
-            for name, value in row.items():
-                if value is None:
-                    column = name or len(row)  # the header may be empty
-                    raise DataError(f"too few columns, {place} {column}. Fix: give the row all its columns")
-                if "\0" in value:
-                    raise DataError(f"NUL byte, {place} {name}. Fix: delete it")
-            yield rows.line_num, row
+    (_, header), *rows = [*read_rows(path)] or [(1, [])]
+    if missing := [name for name in _COLUMNS if name not in header]:
+        raise DataError(
+            f"missing column, {path}, row 1, column {missing[0]}. Fix: start with the header {','.join(_COLUMNS)}"
+        )
+    if not rows:
+        raise DataError(f"no rows in {path}. Fix: write one row for each person and target below the header")
+    return [(line, dict(zip(header, row, strict=True))) for line, row in rows]

@@ -10,9 +10,10 @@ from expctr.data.ratings_module import RatingsDataModule
 from expctr.data.sample_rows import (
     HistoryEntry,
     as_samples,
+    as_text,
     find_history,
     history_of,
-    split_titles,
+    read_titles,
     target_columns,
     with_history,
     without_each,
@@ -64,12 +65,13 @@ def make_query(
     Args:
         data: the dataset, after `setup`.
         user: an id in the ratings; null if titles are given.
-        liked: titles that a person likes, oldest first, as a list or separated by `|`.
+        liked: titles that a person likes, oldest first: a list, a JSON list as text, or separated by `|`.
         disliked: titles that this person dislikes.
         target: a title or the id of an item.
 
     Raises:
-        UserError: no person or two, an unknown user, no target or an ambiguous one, or an empty history.
+        UserError: no person or two, an unknown user, no target or an ambiguous one, a list that cannot be read, or an
+            empty history.
     """
     typed = liked is not None or disliked is not None
     if typed == (user is not None):
@@ -77,14 +79,14 @@ def make_query(
             f"{'two persons' if typed else 'no person'} to explain. Fix: give either a user's id, as in the ratings, "
             "or titles as liked and disliked"
         )
-    target = _text(target)
-    if not target.strip():
+    target = as_text(target)
+    if not read_titles([target]):
         raise UserError("no target to explain. Fix: give a title or the id of an item as target")
     notes: list[str] = []
     item = _find_target(target, data.catalogue, notes)
     row, label, split = target_columns(item, data.catalogue), None, ""
     if user is None:
-        history = _find_typed(_titles(liked), _titles(disliked), data.catalogue, notes)
+        history = _find_typed(read_titles(liked), read_titles(disliked), data.catalogue, notes)
     else:
         sample = data.samples.filter(user=user, target=item.id, target_title=item.title).sort("timestamp")
         if sample.height:
@@ -136,17 +138,6 @@ def _find_target(typed: str, catalogue: Catalogue, notes: list[str]) -> Item:
         )
     notes.append(f"no item is called {typed!r}: it is treated as a new item.{_similar(typed, catalogue)}")
     return Item("", typed.strip())
-
-
-def _titles(typed: Sequence[str] | str | None) -> tuple[str, ...]:
-    if isinstance(typed, str):
-        return split_titles(_text(typed))
-    return tuple(filter(None, (_text(title).strip() for title in (() if typed is None else typed))))
-
-
-def _text(title: object) -> str:
-    """A title as text that can be encoded: a film may be called 1984, and half a character comes from cut bytes."""
-    return str(title).encode("utf-8", "replace").decode("utf-8")
 
 
 def _find_typed(

@@ -6,6 +6,9 @@ from typing import Any, NamedTuple
 import polars as pl
 
 from expctr.data.catalogue import Catalogue, Item
+from expctr.data.readers.bad_rows import BAD_LIST, FIXES
+from expctr.data.readers.values import as_keys, is_bad_list
+from expctr.errors import UserError
 
 
 class HistoryEntry(NamedTuple):
@@ -15,9 +18,26 @@ class HistoryEntry(NamedTuple):
     liked: bool
 
 
-def split_titles(typed: str) -> tuple[str, ...]:
-    """Titles separated by `|`."""
-    return tuple(title for part in typed.split("|") if (title := part.strip()))
+def read_titles(typed: Sequence[object] | str | None) -> tuple[str, ...]:
+    """Titles as files of people hold them: a list, or text that is a JSON list or has `|` between titles.
+
+    Texts such as `NULL` are no titles.
+
+    Raises:
+        UserError: the text is meant as a list, and cannot be read.
+    """
+    dtype = pl.String() if isinstance(typed, str) else pl.List(pl.String)
+    text = as_text(typed) if isinstance(typed, str) else [as_text(title) for title in typed or ()]
+    value = pl.lit(pl.Series([text], dtype=dtype))
+    titles, is_bad = pl.select(titles=as_keys(value, dtype), is_bad=is_bad_list(value, dtype)).row(0)
+    if is_bad:
+        raise UserError(f"list cannot be read: {str(text)[:120]!r}. Fix: {FIXES[BAD_LIST]}")
+    return tuple(titles)
+
+
+def as_text(title: object) -> str:
+    """A title as text that can be encoded: a film may be called 1984, and half a character comes from cut bytes."""
+    return str(title).encode("utf-8", "replace").decode("utf-8")
 
 
 def find_history(liked: Sequence[str], disliked: Sequence[str], catalogue: Catalogue) -> list[HistoryEntry]:

@@ -3,13 +3,16 @@
 from collections.abc import Callable
 from itertools import chain
 
+import polars as pl
 import pytest
 import torch
 from lightning.fabric.utilities.apply_func import move_data_to_device
+from tiny import typed_samples
 from torch import Tensor
 
 from expctr.data import batches
-from expctr.data.batches import Batch, EpochSampler, ResumableLoader, SampleText
+from expctr.data.batches import Batch, EpochSampler, ResumableLoader, SampleTable, SampleText
+from expctr.data.features import Features
 
 RankSetter = Callable[[int, int], None]
 
@@ -170,3 +173,11 @@ def test_lightning_moves_a_batch_and_copies_no_titles() -> None:
     stays = move_data_to_device(batch, torch.device("cpu"))
     assert stays.sample is batch.sample
     assert stays.texts is texts
+
+
+def test_a_title_that_many_samples_have_is_in_memory_once() -> None:
+    longer = pl.col("liked_titles", "disliked_titles").list.eval(pl.format("{} again", pl.element()))
+    samples = typed_samples().with_columns(longer)
+    texts = SampleTable.from_samples(samples, Features.fit(samples)).texts
+    assert len({id(text.target) for text in texts}) == 1
+    assert len({id(title) for text in texts for title in text.liked + text.disliked}) == 3

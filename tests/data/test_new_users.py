@@ -39,7 +39,7 @@ def test_a_compressed_file_is_read_by_its_content_and_a_title_may_have_a_line_br
     ("content", "message"),
     [
         ("liked_titles,target_title\n", "missing column, .*new.csv, row 1, column disliked_titles"),
-        (HEADER + "a,b,c,d\na,Heat, The,c,d\n", "too many columns, .*new.csv, row 3, column 5.*quotes around titles"),
+        (HEADER + "a,b,c,d\na,Heat, The,c,d\n", "too many columns, .*new.csv, row 3, column 5 of 4.*quotes around"),
         (HEADER.strip() + ",\na,b,c,d\n", "too few columns, .*new.csv, row 2, column 5"),
         (HEADER + "a,b\n", "too few columns, .*new.csv, row 2, column disliked_titles"),
         (HEADER + "a,b,c,d\na,b,c,NULL\n", "no title, .*new.csv, row 3, column target_title"),
@@ -48,7 +48,13 @@ def test_a_compressed_file_is_read_by_its_content_and_a_title_may_have_a_line_br
             "list cannot be read, .*, row 3, column disliked_titles.*Fix: write",
         ),
         (HEADER + "a,b,c, \n", "no title, .*new.csv, row 2, column target_title"),
-        ((HEADER + "a,Café,c,d\n").encode("latin-1"), "undecodable bytes, .*new.csv.*UTF-8"),
+        ((HEADER + "a,b,c,d\na,Café,c,d\n").encode("latin-1"), "undecodable bytes, .*, row 3, column liked.*UTF-8"),
+        ((HEADER + "a,b,c,d\n").encode("utf-16"), "the file is UTF-16.*Fix: save it as UTF-8"),
+        (HEADER, "no rows in .*new.csv. Fix: write one row for each person"),
+        (HEADER + "\n\n", "no rows in .*new.csv. Fix: "),
+        ("", "missing column, .*new.csv, row 1, column liked_titles"),
+        (HEADER + "1,a,b,c,d\n2,a,b,c,d\n", "names of rows without a column, .*row.names = FALSE"),
+        (HEADER + 'a,b,c,"d\na,b,c,d\n', "not a row of CSV, .*new.csv, row 3: .*Fix: close each quote"),
     ],
 )
 def test_bad_rows(tmp_path: Path, content: str | bytes, message: str) -> None:

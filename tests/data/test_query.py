@@ -89,7 +89,7 @@ def test_a_user_with_too_few_ratings_for_a_sample_is_noted_as_new(data: MovieLen
 
 
 def test_a_typed_person(data: MovieLensDataModule) -> None:
-    query = make_query(data, liked="heat (1986)| Nikita ", disliked=["FARGO"], target="Alien (1979)")
+    query = make_query(data, liked='["heat (1986)", " Nikita ", null]', disliked=["FARGO"], target="Alien (1979)")
     assert query.history == [
         HistoryEntry(Item("2", "Heat"), True),
         HistoryEntry(Item("", "Nikita"), True),
@@ -146,6 +146,8 @@ def test_a_title_may_be_a_number_or_have_half_a_character(data: MovieLensDataMod
     ("arguments", "message"),
     [
         ({"target": "Fargo"}, "no person to explain"),
+        ({"liked": '["Heat", null]', "target": "NULL"}, "no target to explain"),
+        ({"liked": '["NULL", null]', "target": "Fargo"}, "no history"),
         ({"user": "a", "liked": "Heat", "target": "Fargo"}, "two persons"),
         ({"user": "a"}, "no target to explain"),
         ({"user": "a", "target": " "}, "no target to explain"),

@@ -302,3 +302,71 @@ def test_titles_that_a_missing_one_made_floats_are_whole_numbers(kind: str, tmp_
     titles = prepared(CLICKS, path, cache_dir=str(tmp_path)).samples["target_title"].unique()
     assert {*titles} <= {str(1900 + i) for i in range(1, 23)}
     assert len(titles) > 10
+
+
+SNAPSHOTS = pl.concat([ITEMS.with_columns(title="title" + pl.lit(f" of {day}"), day=pl.lit(day)) for day in (3, 5, 4)])
+
+
+@pytest.mark.parametrize("column", ["updated_at", "Date", "valid_on"])
+def test_of_several_rows_of_an_item_the_last_by_a_known_time_counts(column: str, tmp_path: Path) -> None:
+    dated = SNAPSHOTS.with_columns(pl.format("2024-01-0{}", "day").alias(column)).drop("day", "tags")
+    for day in (3, 5, 4):
+        dated.filter(pl.col(column) == f"2024-01-0{day}").write_csv(tmp_path / f"{day}.csv")
+    dated.write_csv(tmp_path / "all.csv")
+    columns = TableColumns(timestamp="valid_on") if column == "valid_on" else TableColumns()
+    clicks = CLICKS.rename({"ts": "valid_on"}) if column == "valid_on" else CLICKS
+    for items in (dated, str(tmp_path / "all.csv"), str(tmp_path / "[345].csv")):
+        data = prepared(clicks, items, columns=columns, cache_dir=str(tmp_path))
+        assert {title.partition(" of ")[2] for title in data.samples["target_title"]} == {"5"}
+        (reason,) = [reason for reason in data.summary.side_dropped if "differ" in reason]
+        assert "several rows that differ of one item, such as 's0' in rows" in reason
+        assert reason.endswith(f"the last by {column} counts")
+        assert data.summary.side_dropped[reason] == 2 * 23
+        data.prepare_data()
+        assert not [finding for finding in data.findings if "differ" in finding]
+
+
+def test_without_a_time_the_first_row_of_an_item_counts_and_it_is_a_finding(tmp_path: Path) -> None:
+    items = pl.concat([SNAPSHOTS, SNAPSHOTS[:2], ITEMS.with_columns(title=None, day=9)], how="diagonal_relaxed")
+    data = prepared(CLICKS, items.drop("day"))
+    assert {title.partition(" of ")[2] for title in data.samples["target_title"]} == {"3"}
+    data.prepare_data()
+    assert [finding for finding in data.findings if "differ" in finding] == [
+        "data.items: several rows that differ of one item, such as 's0' in rows 1 and 24; the first counts (71 rows "
+        "are not used). Fix: keep one row of each, or add a column updated_at, by which the last one counts"
+    ]
+    same = prepared(CLICKS, pl.concat([ITEMS, ITEMS[:5]]))
+    assert same.summary.side_dropped == {"data.items: item listed twice": 5}
+    same.prepare_data()
+    assert not [finding for finding in same.findings if "twice" in finding]
+
+
+def test_users_that_are_listed_again_are_counted_likewise() -> None:
+    users = pl.concat([USERS, USERS[2:3].with_columns(age=pl.lit(70, pl.Int64))])
+    assert prepared(CLICKS, ITEMS, users).summary.side_dropped == {
+        "data.users: several rows that differ of one user, such as 'u2' in rows 3 and 9; the first counts": 1
+    }
+
+
+def test_titles_of_any_length_are_cut_counted_and_found_as_typed(tmp_path: Path) -> None:
+    longer = pl.when(pl.col("sku").is_in(["s2", "s5"])).then(pl.format("{}{}", "title", pl.lit(" long" * 10_000)))
+    items = ITEMS.with_columns(title=pl.coalesce(longer, "title"))
+    data = prepared(CLICKS, items)
+    assert data.samples["target_title"].str.len_chars().max() == 2048
+    assert data.summary.side_dropped == {"data.items: what titles have after 2,048 characters": 2}
+    (item,) = data.catalogue.matches("thing 5" + " long" * 10_000)
+    assert item.id == "s5"
+    log = CLICKS.join(items.select("sku", "title"), on="sku")
+    assert prepared(log).summary.side_dropped == {"data.interactions: what titles have after 2,048 characters": 2}
+
+
+def test_a_long_title_of_a_history_is_that_of_its_item() -> None:
+    titles = [f"T{i}" + " long" * 1000 * (i % 2) for i in range(5)]
+    rows = [
+        {"user": f"u{i}", "history": [titles[i % 5]], "history_labels": [1], "item": f"i{i % 4}"} for i in range(40)
+    ]
+    log = pl.DataFrame(rows).with_columns(label=pl.int_range(pl.len()) % 2)
+    data = prepared(log, pl.DataFrame({"item": [f"i{i}" for i in range(5)], "title": titles}))
+    found = {*data.samples.select(pl.col("history").explode(), pl.col("liked_titles").explode().str.len_chars()).rows()}
+    assert found <= {("i0", 2), ("i1", 2048), ("i2", 2), ("i3", 2048), ("i4", 2)}
+    assert len(found) > 2

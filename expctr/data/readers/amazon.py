@@ -85,7 +85,7 @@ def read_interactions(path: Path) -> RawTable:
         return read_ratings_csv(path)
     table = read_json_lines(path, _REVIEWS)
     frame = table.frame.with_columns(_without_nul("review"))
-    return replace(table, frame=typed_ratings(frame, *SCALE[:2]), scale=described(SCALE))
+    return replace(table, frame=typed_ratings(frame, *SCALE[:2]), scale=described(SCALE), has_single_times=True)
 
 
 def _read_meta(path: Path) -> RawTable:

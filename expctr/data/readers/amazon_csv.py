@@ -11,7 +11,7 @@ from expctr.data.readers.base import RawTable, RawTables
 from expctr.data.readers.delimited import read_delimited
 from expctr.data.readers.files import FoundFiles, Layout
 from expctr.data.readers.ratings import Scale, described, read_ratings, typed_ratings
-from expctr.data.readers.values import as_key, as_title
+from expctr.data.readers.values import MAX_TITLE, as_key, as_title
 from expctr.errors import DataError
 
 SCALE: Scale = (1, 5, "Amazon")
@@ -50,15 +50,16 @@ def read_kaggle(files: FoundFiles) -> RawTables:
     """
     table = read_delimited(files.ratings[0], _RATINGS, ("user", "item", "rating"))
     no_user, no_title = as_key(pl.col("user"), pl.String()).is_null(), as_title(pl.col("item"), pl.String()).is_null()
-    item = pl.when(no_title).then(pl.lit(_NO_TITLE)).otherwise("item")
+    item = pl.when(no_title).then(pl.lit(_NO_TITLE)).otherwise(pl.col("item").str.slice(0, MAX_TITLE))
     user = pl.when(no_user).then(pl.format("anonymous {}", "row")).otherwise("user")
     frame = table.frame.with_columns(user.alias("user"), item.alias("item"))
-    ratings = replace(table, frame=typed_ratings(frame, *SCALE[:2], any_item=True), scale=described(SCALE))
+    typed = typed_ratings(frame, *SCALE[:2], any_item=True)
+    ratings = replace(table, frame=typed, scale=described(SCALE), has_single_times=True)
     table = read_delimited(files.items, _BOOKS, ("item",))
     names = pl.col("brand", "categories").str.extract_all(_NAMES).list.eval(pl.element().str.slice(1).str.head(-1))
     frame = table.frame.with_columns(names).with_columns(
         item.alias("item"),
-        title=pl.when(~no_title).then("item"),
+        title=pl.when(~no_title).then(item),
         brand=pl.col("brand").list.join(", ").replace("", None),
     )
     return files.tables([ratings], replace(table, frame=frame), None)

@@ -16,6 +16,10 @@ POLARS_ERRORS = (pl.exceptions.PolarsError, pl.exceptions.PanicException)
 """What polars raises about a file: it panics where a damaged one contradicts itself."""
 OTHER_TITLES = "other_titles"
 """Column of a table of items: what else the interactions call them."""
+SNAPSHOT = "snapshot_time"
+"""Column of a table of items or users: when a row was true, for those that are listed several times."""
+SNAPSHOTS = "several rows that differ of one"
+"""In the reason why all but one of such rows are not used."""
 OTHER_TITLE = "another title of an item in the interactions"
 """Begins the reason why such a title is not used."""
 
@@ -46,6 +50,8 @@ class RawTable:
         scale: of ratings, such as "0.5 to 5 for MovieLens".
         texts_at: reads one column of the rows at some places (the column `place`); None if the table has no places.
         empty: what is wrong if it has no rows, and how to fix it.
+        has_single_times: each timestamp was read by itself, as seconds: `interactions.odd_times` compares them.
+        dated_by: the column of the file that `SNAPSHOT` is of, if the frame has that.
         may_be_empty: having no rows is no error, because the table is made of another one, which says what is wrong.
     """
 
@@ -58,6 +64,8 @@ class RawTable:
     texts_at: Callable[[pl.Series, str], pl.Series] | None = None
     empty: str = ". Fix: check that this is the right file and that its download is complete"
     may_be_empty: bool = False
+    has_single_times: bool = False
+    dated_by: str = ""
 
     @property
     def files(self) -> tuple[Path, ...]:
@@ -127,17 +135,18 @@ class RawTable:
     def collect_unique(
         self, key: str, on_bad_row: OnBadRow, dropped: Counter[str], read: dict[str, int] | None = None
     ) -> pl.DataFrame:
-        """Collects all columns of a small table. Keeps the first row per key, and counts the others as dropped.
+        """Collects all columns of a small table. Keeps one row per key, and counts the others as dropped.
 
-        A row with a title comes before one without.
+        It is the last by its `SNAPSHOT`, else the first. A row with a title comes before one without.
         """
-        own = pl.exclude("row", "place", "line", "problem", "column", "file")
-        frame = self.collect([own], on_bad_row, dropped, read)
-        if "title" in frame.columns and frame[key].n_unique() < frame.height:
-            frame = frame.sort(pl.col("title").fill_null("") == "", maintain_order=True)
-        unique = frame.unique(key, keep="first", maintain_order=True)
-        if frame.height > unique.height:
-            dropped[f"{self.path.name}: {key} listed twice"] += frame.height - unique.height
+        frame = self.collect([pl.exclude("place", "line", "problem", "column")], on_bad_row, dropped, read)
+        own = frame.select(pl.exclude("row", "file", SNAPSHOT)).columns
+        if frame[key].n_unique() < frame.height:
+            self._count_repeated(frame, key, own, dropped)
+            first = [pl.col("title").fill_null("") == ""] if "title" in own else []
+            first += [-pl.col(SNAPSHOT)] if SNAPSHOT in frame.columns else []
+            frame = frame.sort(first, nulls_last=True, maintain_order=True) if first else frame
+        unique = frame.unique(key, keep="first", maintain_order=True).select(own)
         if OTHER_TITLES in unique.columns:
             others = unique.select(key, "title", OTHER_TITLES).explode(OTHER_TITLES).drop_nulls(OTHER_TITLES)
             for item, title, other in others.sort(key, OTHER_TITLES).head(1).iter_rows():
@@ -145,13 +154,26 @@ class RawTable:
             unique = unique.drop(OTHER_TITLES)
         return unique
 
+    def _count_repeated(self, frame: pl.DataFrame, key: str, own: list[str], dropped: Counter[str]) -> None:
+        again = frame.filter(pl.col(key).is_duplicated())
+        several = again.unique(own, maintain_order=True).filter(pl.col(key).is_duplicated())
+        differ = again[key].is_in(several[key].implode())
+        if (same := again.filter(~differ)).height:
+            dropped[f"{self.path.name}: {key} listed twice"] += same.height - same[key].n_unique()
+        for first in several.head(1).iter_rows(named=True):
+            second = several.filter(pl.col(key) == first[key]).row(1, named=True)
+            rows = f"{first['row']:,} and {second['row']:,}"
+            if self.parts:
+                rows = f"{first['row']:,} of {first['file']} and {second['row']:,} of {second['file']}"
+            kept = f"the last by {self.dated_by}" if self.dated_by else "the first"
+            reason = f"{self.path.name}: {SNAPSHOTS} {key}, such as {first[key]!r} in rows {rows}; {kept} counts"
+            dropped[reason] += int(differ.sum()) - several[key].n_unique()
+
     def _first_problem(self, count: int, rows: int) -> DataError:
         place = pl.col("file") if "file" in self.frame.collect_schema() else pl.lit(str(self.path))
         bad = self.frame.filter(pl.col("problem").is_not_null()).select(place, "row", "problem", "column", "line")
         path, row, problem, column, line = bad.head(1).collect().row(0)
         fix = FIXES[problem].format(scale=self.scale, path=path)
-        if "\t" in line and '"' in line:
-            fix += "; quotes are text in a table separated by tabs, so write the values without them"
         what = "values" if problem == BAD_FEATURE else "rows"
         return DataError(
             f"{problem}, {path}, row {row:,}, column {column}: {line[:120]!r}. Fix: {fix}; or count "

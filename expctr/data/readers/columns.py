@@ -62,6 +62,7 @@ USUAL: dict[str, tuple[str, ...]] = {
 }
 """What a column is -> the usual names, in lower case and without punctuation; the first that is there counts."""
 
+_SNAPSHOT = ("snapshot", "snapshotdate", "snapshottime", "asof", "updatedat", "lastupdated", "modifiedat", "validfrom")
 _READY = (("liked", "disliked"), ("history", "history_labels"))
 LISTS = tuple(role for pair in _READY for role in pair)
 
@@ -104,6 +105,14 @@ def time_columns(columns: TableColumns, found: Mapping[str, str], schema: Mappin
     taken = {*found.values(), *(getattr(columns, role) for role in USUAL)} - {found["timestamp"]}
     free = [name for name, dtype in schema.items() if name not in taken and _fits("timestamp", dtype)]
     return [name for usual in USUAL["timestamp"] for name in free if plain_header(name) == usual]
+
+
+def snapshot_columns(columns: TableColumns, schema: Mapping[str, pl.DataType]) -> list[str]:
+    """The columns of a table of items or users that may say when a row was true, the likeliest first."""
+    named = match_name(columns.timestamp, [*schema]) if columns.timestamp else None
+    free = [name for name, dtype in schema.items() if _fits("timestamp", dtype)]
+    usual = [name for usual in (*_SNAPSHOT, *USUAL["timestamp"]) for name in free if plain_header(name) == usual]
+    return [*([named] if named in free else []), *usual]
 
 
 def check_named(columns: TableColumns, role: str, option: str, tables: Mapping[str, Sequence[str]]) -> None:

@@ -14,11 +14,13 @@ import polars as pl
 
 from expctr.data.readers.bad_rows import BAD_CSV, NUL, TOO_FEW, TOO_MANY, UNDECODABLE, marked
 from expctr.data.readers.base import RawTable
+from expctr.data.readers.csv_rows import check_row_names
 from expctr.data.readers.lines import Encoding, join_records, read_lines
 from expctr.errors import DataError
 
 _DELIMITERS = ("::", "\t", ";", ",", "|")
-_QUOTING = (";", ",")
+_QUOTING, _PLAIN = (";", ","), ("\t", "|")
+"""Delimiters with which values may be quoted, and those with which quotes are text unless all values have them."""
 _HEAD = 20  # number of lines from which the layout of a file without a header is detected
 _MAX_COLUMNS = 1000
 csv.field_size_limit(1 << 30)  # the default of 128 KiB would refuse a long title, but only in a row with quotes
@@ -35,8 +37,9 @@ def read_delimited(
     r"""Reads a delimited text file, plain or compressed by gzip or zstd, all columns as strings.
 
     The delimiter is the one that splits the header (or the first lines) into the required columns. Values may be quoted
-    if the delimiter is `,` or `;`. With `;` a backslash escapes a quote, as in the original BookCrossing files; other
-    backslashes stand for themselves. A line break inside a quoted value becomes a space.
+    if the delimiter is `,` or `;`, and with a header also for a tab or `|` (see `_may_quote`). With `;` a backslash
+    escapes a quote, as in the original BookCrossing files; other backslashes stand for themselves. A line break inside
+    a quoted value becomes a space.
 
     A file without a header has as many columns as most of its first lines.
 
@@ -55,7 +58,8 @@ def read_delimited(
         A table with the columns in `headers` and `order`.
 
     Raises:
-        DataError: no such file, no delimiter splits the first line into the required columns, or a column is repeated.
+        DataError: no such file, no delimiter splits the first line into the required columns, a column is repeated, or
+            rows have names without a column.
     """
     raw = read_lines(path, encoding)
     lines, bad = raw.frame, "[\0\ufffd]" if raw.undecodable else "\0"
@@ -67,18 +71,20 @@ def read_delimited(
     first = head["line"].to_list()
     order = order(first) if callable(order) else order
     delimiter, fields = _detect_columns(path, first, headers, required, order)
-    width = len(fields)
+    width, quoted = len(fields), _may_quote(delimiter, [] if order else first)
+    if not order:
+        check_row_names(path, width, [_split_line(line, delimiter, quoted) for line in first[1:]])
     for pattern, by in (replace or {}).items():
         lines = lines.with_columns(pl.col("line").str.replace_all(pattern, by))
     if not order:
         lines = lines.filter(pl.col("row") > head["row"][0])
-    if raw.has_quotes and delimiter in _QUOTING:
+    if raw.has_quotes and quoted:
         lines = join_records(lines, _has_odd_quotes(delimiter), lambda text: _is_record(text, delimiter, width))
     lines = lines.filter(pl.col("line") != "")
 
     values = pl.Struct({f"{i}": pl.String for i in range(width + 1)})
     split = pl.col("line").map_batches(
-        lambda batch: _split_lines(batch, delimiter, width), return_dtype=values, is_elementwise=True
+        lambda batch: _split_lines(batch, delimiter, width, quoted), return_dtype=values, is_elementwise=True
     )
     value = [pl.col("values").struct.field(str(i)) for i in range(width + 1)]
     checks = {
@@ -109,8 +115,8 @@ def read_delimited(
 def read_header(path: Path) -> list[str]:
     """The names of the columns of a file with a header. Its delimiter is the one that splits it into the most names."""
     lines = read_lines(path, "utf-8").frame.filter(pl.col("line") != "")
-    first = next(iter(lines.select("line").head(1).collect()["line"]), "")
-    return [name.strip() for name in max((_split_line(first, d) for d in _DELIMITERS), key=len)]
+    head = lines.select("line").head(_HEAD).collect()["line"].to_list() or [""]
+    return [name.strip() for name in max((_split_line(head[0], d, _may_quote(d, head)) for d in _DELIMITERS), key=len)]
 
 
 def plain_header(header: str) -> str:
@@ -123,13 +129,17 @@ def _detect_columns(
 ) -> tuple[str, list[str]]:
     """The delimiter, and the names of the file's columns: its header, or `order` if it has none."""
     if order:
-        widths = {d: Counter(len(_split_line(line, d)) for line in head).most_common(1)[0] for d in _DELIMITERS}
+        widths = {
+            d: Counter(len(_split_line(line, d, d in _QUOTING)) for line in head).most_common(1)[0] for d in _DELIMITERS
+        }
         least = max(2, len(required))
         delimiter, (width, _) = max(widths.items(), key=lambda by: (by[1][0] >= least, by[1][1] * (by[1][0] - 1)))
         fields = [*order[:width], *(f"column {i + 1}" for i in range(len(order), width))]
         known = width >= least
     else:
-        splits = {d: _split_line(head[0], d, _MAX_COLUMNS)[: _MAX_COLUMNS + 1] for d in _DELIMITERS}
+        splits = {
+            d: _split_line(head[0], d, _may_quote(d, head), _MAX_COLUMNS)[: _MAX_COLUMNS + 1] for d in _DELIMITERS
+        }
         delimiter, fields = max(splits.items(), key=lambda split: len(_positions(split[1], headers, ())))
         fields = [field.strip() for field in fields]
         place = _positions(fields, headers, ())
@@ -148,7 +158,7 @@ def _detect_columns(
             )
     if len(fields) > _MAX_COLUMNS:
         raise DataError(
-            f"{len(_split_line(head[0], delimiter)):,} columns, {path}, row 1, and at most {_MAX_COLUMNS:,} are read. "
+            f"{len(head[0].split(delimiter)):,} columns, {path}, row 1, and at most {_MAX_COLUMNS:,} are read. "
             "Fix: keep the columns that are needed, or, if it has fewer, download the damaged file again"
         )
     if not known:
@@ -172,21 +182,35 @@ def _positions(fields: Sequence[str], headers: Mapping[str, Sequence[str]], orde
     return {name: i for name, i in found.items() if i is not None}
 
 
-def _split_lines(lines: pl.Series, delimiter: str, width: int) -> pl.Series:
+def _may_quote(delimiter: str, head: Sequence[str]) -> bool:
+    """Whether values may be in quotes. With a tab or `|`, if the header or all first values of a column are.
+
+    Args:
+        delimiter: of the file.
+        head: its first lines, with the header; none if it has none.
+    """
+    if delimiter not in _PLAIN or not head:
+        return delimiter in _QUOTING
+    header, *rows = ([value.strip() for value in line.split(delimiter)] for line in head)
+    columns = zip(*rows, strict=False) if len(rows) > 1 else ()
+    return any(all(len(v) > 1 and v[0] == v[-1] == '"' for v in column) for column in (header, *columns))
+
+
+def _split_lines(lines: pl.Series, delimiter: str, width: int, quoted: bool) -> pl.Series:
     """Splits lines into a struct of `width` + 1 strings.
 
     In a good line only the last string is null. In a line that is not a row of CSV all strings are null.
     """
     names = [str(i) for i in range(width + 1)]
     parts = lines.str.splitn(delimiter, width + 1).struct.rename_fields(names)
-    if not (delimiter in _QUOTING and lines.str.contains(r'["\\]').any()):
+    if not (quoted and lines.str.contains(r'["\\]').any()):
         return parts
     # Most lines have quotes, if any, only around whole values. The others need a parser.
     plain = pl.all().is_null() | pl.all().str.contains(r'^(?:[^"\\\n]*|"[^"\\\n]*")$')
     frame = parts.struct.unnest().select(pl.int_range(pl.len()).alias("at"), pl.all())
     is_plain = frame.drop("at").select(pl.all_horizontal(plain)).to_series()
     others = [
-        (at, *([*_split_line(lines[at], delimiter, width), *[None] * (width + 1)][: width + 1]))
+        (at, *([*_split_line(lines[at], delimiter, most=width), *[None] * (width + 1)][: width + 1]))
         for at in (~is_plain).arg_true()
     ]
     frame = frame.filter(is_plain).with_columns(pl.col(pl.String).str.strip_chars('"'))
@@ -197,10 +221,10 @@ def _split_lines(lines: pl.Series, delimiter: str, width: int) -> pl.Series:
     return frame.drop("at").to_struct(lines.name)
 
 
-def _split_line(line: str, delimiter: str, most: int = -1) -> list[str]:
+def _split_line(line: str, delimiter: str, quoted: bool = True, most: int = -1) -> list[str]:
     """The values of a line; none if it is not a row of CSV. After `most` delimiters the rest may stay in one piece."""
     escape = "\\" if delimiter == ";" else None
-    if delimiter not in _QUOTING or '"' not in line:
+    if not quoted or '"' not in line:
         return line.split(delimiter, most)
     if escape:
         # from the first backslash of several only, and possessive: a cell of many would take quadratic time

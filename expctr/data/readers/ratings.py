@@ -46,7 +46,7 @@ def read_ratings(
 
     table = read_delimited(path, HEADERS, ("user", "item", "rating"), order or usual, encoding)
     frame = typed_ratings(table.frame, *scale[:2], "timestamp" not in table.absent, any_item)
-    return replace(table, frame=frame, scale=described(scale))
+    return replace(table, frame=frame, scale=described(scale), has_single_times=True)
 
 
 def described(scale: Scale) -> str:

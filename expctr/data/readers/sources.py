@@ -28,6 +28,7 @@ _KINDS = {
     **dict.fromkeys((".json", ".jsonl", ".ndjson"), "JSON"),
     **dict.fromkeys((".csv", ".tsv", ".txt", ".tab"), "CSV"),
 }
+_MANY, _SMALL = 50, 1 << 26  # more files than this, of fewer bytes in all, are read into memory at once
 _HEAD = 10_000  # lines of JSON that are searched for keys
 _NO_VALUE = "__HIVE_DEFAULT_PARTITION__"
 _NOT_JSON = re.compile(r"[:,\[]\s*(NaN|-?Infinity)\b")
@@ -95,6 +96,8 @@ def open_source(source: Any, option: str) -> Source:
             f"{option}: {source} has files of several formats ({', '.join(sorted(kinds))}). Fix: name one kind of "
             f"them, such as {option}: '{Path(source) / '*.parquet'}'"
         )
+    # each pass over a plan of hundreds of files takes seconds, and threads without end
+    are_small = len(files) > _MANY and sum(path.stat().st_size for path in files) < _SMALL
     frames = []
     nested: dict[str, pl.DataType] = {}
     for path in files:
@@ -103,9 +106,15 @@ def open_source(source: Any, option: str) -> Source:
         found = frame.collect_schema().names()
         folders = {name: value for name, value in partition(path, str(source)).items() if _RAW + name not in found}
         frame = frame.with_columns(pl.lit(value, pl.String).alias(_RAW + name) for name, value in folders.items())
-        frames.append(frame.with_columns(file=pl.lit(str(path))) if len(files) > 1 else frame)
+        frame = frame.with_columns(file=pl.lit(str(path))) if len(files) > 1 else frame
+        if are_small:
+            with readable(path):
+                frame = frame.collect().lazy()
+        frames.append(frame)
     check_types({str(path): frame for path, frame in zip(files, frames, strict=True)})
     opened = _opened(frames, Path(source), tuple(files) if len(files) > 1 else (), kinds <= {"CSV", "JSON lines"})
+    if are_small:
+        opened = replace(opened, table=replace(opened.table, frame=opened.table.frame.collect().lazy()))
     return replace(opened, nested=nested)
 
 

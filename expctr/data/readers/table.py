@@ -22,7 +22,7 @@ from expctr.data.readers.bad_rows import (
     bad_ids,
     has_row,
 )
-from expctr.data.readers.base import OTHER_TITLES, RawTable, RawTables, readable
+from expctr.data.readers.base import OTHER_TITLES, SNAPSHOT, RawTable, RawTables, readable
 from expctr.data.readers.columns import (
     USUAL,
     TableColumns,
@@ -30,13 +30,14 @@ from expctr.data.readers.columns import (
     find_columns,
     match_name,
     missing_column,
+    snapshot_columns,
     time_columns,
 )
 from expctr.data.readers.ready import all_items, history_columns, is_ready, with_flags, with_tallrec
 from expctr.data.readers.sources import Source, find_files, linked_folders, open_source, unused_files
 from expctr.data.readers.splits import check_alike
 from expctr.data.readers.table_features import find_kinds
-from expctr.data.readers.timestamps import find_times, is_counter
+from expctr.data.readers.timestamps import early_times, find_times
 from expctr.data.readers.typed import Checks, feature_columns, typed_table, value_of
 from expctr.data.readers.values import as_key, as_label, as_number, as_title, is_missing, is_rounded
 from expctr.errors import DataError, listed
@@ -218,11 +219,7 @@ class TableReader:
             where = f"{source.table.path}, column {found['timestamp']}"
             times = find_times(source.table.frame, *value("timestamp"), where)
             columns["timestamp"], forms["timestamp"] = times.micros, f" ({times.form})"
-            if times.are_early and not is_counter(source.table.frame, times.micros, columns["user"]):
-                self.doubts.append(
-                    f"{where}: most times are within 1970: is it a duration, or a date as one number? Fix: name the "
-                    "column of times in data.columns.timestamp, or write dates as 2024-04-30"
-                )
+            self.doubts += early_times(times, source.table.frame, columns["user"], where)
             checks.append((is_missing(*value("timestamp")), NO_TIME, found["timestamp"]))
             checks.append((pl.col("timestamp").is_null(), OTHER_TIME, found["timestamp"]))
         if "split" in found:
@@ -307,7 +304,14 @@ class TableReader:
         unused |= dict.fromkeys((column for column in others if column not in kinds and column not in unused), "")
         columns |= feature_columns(source, kinds, checks, "")
         self._say(source, found, kinds, unused, remarks)
-        return typed_table(source, columns, checks)
+        dated_by = ""
+        for name in snapshot_columns(self.columns, source.types):
+            with suppress(DataError), readable(source.table.path):
+                times = find_times(source.table.frame, *value_of(source, name))
+                if times.are_likely:
+                    columns[SNAPSHOT], dated_by = times.micros, name
+                    break
+        return replace(typed_table(source, columns, checks), dated_by=dated_by)
 
     def _check_features(self) -> None:
         sources = [*self._sources.values(), *self._side.values()]

@@ -12,7 +12,7 @@ from expctr.errors import DataError
 
 _RESERVED = {
     *("user", "item", "title", "rating", "timestamp", "review", "split"),
-    *("row", "line", "problem", "column", "file", "place", "seen", "other_titles", "*"),
+    *("row", "line", "problem", "column", "file", "place", "seen", "other_titles", "snapshot_time", "*"),
 }
 _FEW = 100  # rows, of which each may well have another value
 

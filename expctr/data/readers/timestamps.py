@@ -29,6 +29,8 @@ _UNITS = (
 _POSSIBLE = (-86_400 * 10**6, 4_102_444_800 * 10**6)  # microseconds: 1970, in any time zone, and the year 2100
 _LIKELY = (315_532_800 * 10**6, _POSSIBLE[1])  # from 1980 on; most data are younger, and counters are not
 _EARLY = (0, 31_536_000 * 10**6)  # 1970
+_NAME_COLUMN = "or name another column in data.columns.timestamp"
+_NAME_TIMES = "name the column of times in data.columns.timestamp, or "
 _USUAL = "%Y-%m-%d %H:%M:%S%.f"
 _BASIC = r"^(\d{4})(\d\d)(\d\d)T(\d\d)(\d\d)(\d\d)"  # 20050402T235347
 _DATE = r"(?i)^(\d{4}[-/]\d\d?[-/]\d\d?)(?:[T ](\d\d?:\d\d)(:\d\d(?:\.\d+)?)? ?(Z|UTC|GMT|[+-]\d\d(?::?\d\d)?)?)?$"
@@ -64,7 +66,9 @@ def seconds(text: pl.Series) -> pl.Series:
     return time.alias(text.name)
 
 
-def find_times(frame: pl.LazyFrame, value: pl.Expr, dtype: pl.DataType, where: str = "") -> Times:
+def find_times(
+    frame: pl.LazyFrame, value: pl.Expr, dtype: pl.DataType, where: str = "", fix: str = _NAME_COLUMN
+) -> Times:
     """Finds the form that most values of a column have. One number does not say its unit, but all of them do.
 
     Numbers are seconds, milliseconds, microseconds or nanoseconds since 1970. For texts of dates see `micros_of_dates`.
@@ -72,7 +76,7 @@ def find_times(frame: pl.LazyFrame, value: pl.Expr, dtype: pl.DataType, where: s
 
     Raises:
         DataError: no time has one of these forms, or most are before 1970 or after the year 2100; it names `where` they
-            are.
+            are, and ends with a `fix`.
     """
     forms = _forms(value, dtype)
     likely = {name: pl.when(v.is_between(*_LIKELY)).then(v) for name, v in forms.items()}
@@ -95,14 +99,14 @@ def find_times(frame: pl.LazyFrame, value: pl.Expr, dtype: pl.DataType, where: s
     if found["first"] is not None and not any(found[f"{name} count"] for name in forms):
         raise DataError(
             f"{where}: no time has a form that can be read, such as {repr(found['first'])[:120]}. Fix: write dates "
-            "as 2024-04-30 13:05:00 or as seconds since 1970, or name another column in data.columns.timestamp"
+            f"as 2024-04-30 13:05:00 or as seconds since 1970, {fix}"
         )
     form = max(forms, key=lambda name: found[f"{name} count"])
     if found[f"{form} far"] > found[f"{form} count"] / 2:
         raise DataError(
             f"{where}: most times are before 1970 or after the year 2100, if these are {form}: "
             f"{_day(found[f'{form} min'])} to {_day(found[f'{form} max'])}. "
-            "Fix: write seconds since 1970 or dates, or name another column in data.columns.timestamp"
+            f"Fix: write seconds since 1970 or dates, {fix}"
         )
     if found[f"{form} likely"] > found[f"{form} count"] / 2:
         days = f"{_day(found[f'{form} first'])} to {_day(found[f'{form} last'])}"
@@ -110,7 +114,17 @@ def find_times(frame: pl.LazyFrame, value: pl.Expr, dtype: pl.DataType, where: s
     return Times(form, forms[form], False, found[f"{form} early"] > found[f"{form} count"] / 2)
 
 
-def is_counter(frame: pl.LazyFrame, micros: pl.Expr, user: pl.Expr) -> bool:
+def early_times(times: Times, frame: pl.LazyFrame, user: pl.Expr, where: str, fix: str = _NAME_TIMES) -> list[str]:
+    """What looks wrong if most times are within 1970 and count nothing: a counter of events is no mistake."""
+    if not times.are_early or _is_counter(frame, times.micros, user):
+        return []
+    return [
+        f"{where}: most times are within 1970: is it a duration, or a date as one number? Fix: {fix}write dates as "
+        "2024-04-30"
+    ]
+
+
+def _is_counter(frame: pl.LazyFrame, micros: pl.Expr, user: pl.Expr) -> bool:
     """Whether times count events: each user's rise, in the order of the rows, or all are different."""
     times = frame.select(user=user, time=micros).drop_nulls()
     falls = (pl.col("time").diff().over("user") < 0).any()

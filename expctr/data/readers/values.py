@@ -18,6 +18,9 @@ _MISSING = (
 
 _INFINITE = tuple(sign + text for sign in ("", "+", "-") for text in ("inf", "Inf", "infinity", "Infinity"))
 
+MAX_TITLE = 2048
+"""Characters of a title that are kept: 64 for each of the 32 tokens that prompts show of it. Samples repeat titles."""
+
 TRUTHS = dict.fromkeys(("1", "1.0", "true", "t", "yes", "y", "yes."), 1.0) | dict.fromkeys(
     ("0", "0.0", "false", "f", "no", "n", "no."), 0.0
 )
@@ -39,8 +42,8 @@ def as_key(value: pl.Expr, dtype: pl.DataType) -> pl.Expr:
 
 
 def as_title(value: pl.Expr, dtype: pl.DataType) -> pl.Expr:
-    """A title as text; null where it says that there is none. A film may be called Na or Undefined."""
-    text = as_key(value, dtype)
+    """A title as text, at most `MAX_TITLE` long; null where it says that there is none. A film may be called Na."""
+    text = as_key(value, dtype).str.slice(0, MAX_TITLE)
     return pl.when(text != "-").then(text)
 
 

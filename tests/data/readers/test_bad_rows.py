@@ -11,6 +11,7 @@ from expctr.data.options import SampleOptions
 from expctr.data.readers import amazon, bookcrossing, movielens
 from expctr.data.readers.base import RawTables
 from expctr.data.samples import make_samples
+from expctr.data.user_ratings import read_ratings
 from expctr.errors import DataError
 
 HEADER = "userId,movieId,rating,timestamp\n"
@@ -167,6 +168,50 @@ def test_without_an_order_in_time_no_row_needs_a_timestamp(tmp_path: Path) -> No
         make_samples(tables, SampleOptions())
     _, summary = make_samples(tables, SampleOptions(order="shuffle"))
     assert (summary.interactions, summary.dropped) == (90, {})
+
+
+SUMMER = 1112486027  # 2005
+
+
+@pytest.mark.parametrize("odd", ["0", "-1", "9999-12-31", "1979-12-31", "38444", "4102444801000"])
+def test_a_time_of_another_century_among_usual_ones_is_a_mistake(tmp_path: Path, odd: str) -> None:
+    lines = [f"{user},{item},4,{SUMMER + item}" for user in range(30) for item in (1, 2, 3)]
+    lines[7] = f"2,2,4,{odd}"
+    tables = ratings(tmp_path, HEADER.strip(), lines)
+    with pytest.raises(
+        DataError, match=r"^timestamp is unlike most others, .*ratings.csv, row 9, column timestamp: .*1 of 90 rows"
+    ):
+        make_samples(tables, SampleOptions())
+    skip = SampleOptions(on_bad_row="skip")
+    _, summary = make_samples(tables, skip)
+    assert (summary.rows, summary.interactions) == (90, 89)
+    assert summary.dropped == {"ratings.csv: timestamp is unlike most others": 1}
+    items = tables.items.frame.select("item", "title").collect()
+    assert read_ratings(tables, items, skip, users=["2"])["item"].to_list() == ["1", "3"]
+    _, summary = make_samples(tables, SampleOptions(order="shuffle"))
+    assert summary.interactions == 90
+
+
+def test_times_of_reviews_that_are_mostly_in_another_century_are_refused(tmp_path: Path) -> None:
+    review = '{{"reviewerID": "A{}", "asin": "B{}", "overall": 5.0, "unixReviewTime": {}}}\n'
+    meta = "".join(f'{{"asin": "B{item}", "title": "T{item}"}}\n' for item in range(3))
+    for time in (5 * 10**9, -(10**8)):
+        reviews = "".join(review.format(user, item, time + item) for user in range(30) for item in range(3))
+        tables = amazon.read(write(tmp_path, {"Books.json": reviews, "meta_Books.json": meta}))
+        with pytest.raises(
+            DataError,
+            match=r"^.*Books.json, column timestamp: most times are before 1970 or after .*Fix: .* or order .*shuffle",
+        ):
+            make_samples(tables, SampleOptions())
+
+
+def test_times_within_1970_are_a_doubt_unless_they_count(tmp_path: Path) -> None:
+    lines = [f"{user},{item},4,{(7 * item) % 5}" for user in range(30) for item in (1, 2, 3)]
+    _, summary = make_samples(ratings(tmp_path, HEADER.strip(), lines), SampleOptions())
+    (doubt,) = summary.doubts
+    assert doubt.startswith(f"{tmp_path / 'ratings.csv'}, column timestamp: most times are within 1970")
+    lines = [f"{user},{item},4,{item}" for user in range(30) for item in (1, 2, 3)]
+    assert not make_samples(ratings(tmp_path, HEADER.strip(), lines), SampleOptions())[1].doubts
 
 
 def test_clicks_are_not_ratings(tmp_path: Path) -> None:

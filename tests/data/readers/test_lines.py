@@ -102,3 +102,16 @@ def test_backslashes_mean_what_they_meant_in_bookcrossing_files() -> None:
         if re.sub(r"\\.", "", plain).count('"') % 2:
             expected = []
         assert _split_line(line, ";") == expected, line
+
+
+def test_rows_that_have_names_without_a_column_are_named(tmp_path: Path) -> None:
+    """As R writes them; a delimiter at the end of each row is something else."""
+    path = tmp_path / "ratings.csv"
+    path.write_text('"userId","movieId","rating","timestamp"\n' + "".join(f'"{i}",1,{i},5,9\n' for i in range(3)))
+    with pytest.raises(
+        DataError, match=r"^names of rows without a column, .*ratings.csv, row 1: .* 4 names.*row\.names"
+    ):
+        read_interactions(path)
+    path.write_text("userId,movieId,rating,timestamp\n" + "".join(f"1,{i},5,9,\n" for i in range(3)))
+    with pytest.raises(DataError, match=r"^too many columns, .*ratings.csv, row 2"):
+        rows(read_interactions(path))

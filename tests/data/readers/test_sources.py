@@ -160,11 +160,28 @@ def test_json_without_rows_is_said_to_have_none(tmp_path: Path, text: str) -> No
         reader(str(path)).tables  # noqa: B018
 
 
-def test_quotes_in_a_table_with_tabs_are_explained(tmp_path: Path) -> None:
-    path = tmp_path / "clicks.tsv"
-    CLICKS.select("user_id", "sku", ts="ts", rating=pl.lit(" 4")).write_csv(path, separator="\t", quote_style="always")
-    with pytest.raises(DataError, match=r"not a number.*quotes are text in a table separated by tabs"):
-        collected(reader(str(path), is_timed=False).tables)
+@pytest.mark.parametrize("separator", ["\t", "|"])
+def test_quotes_around_all_values_are_none_of_them(separator: str, tmp_path: Path) -> None:
+    """As R and pandas write them, or around the values of one column alone."""
+    odd = ITEMS.drop("tags").with_columns(name=pl.Series(['The "Big" One', f"a{separator}b", "c\nd"]))
+    log, items = tmp_path / "clicks.tsv", tmp_path / "items.txt"
+    CLICKS.write_csv(log, separator=separator, quote_style="always")
+    odd.write_csv(items, separator=separator, quote_style="non_numeric")
+    plain = reader(CLICKS, odd.with_columns(pl.col("name").str.replace("\n", " ")))
+    found = collected(reader(str(log), str(items)).tables)
+    assert found[0] == collected(plain.tables)[0]
+    assert [row["title"] for row in found[1]] == ['The "Big" One', f"a{separator}b", "c d"]
+    titles = pl.format('"{}"', "name")
+    ITEMS.select("sku", titles.alias("name")).write_csv(items, separator=separator, quote_style="never")
+    assert [row["title"] for row in collected(reader(str(log), str(items)).tables)[1]] == ["Anvil", "Bell", "Cup"]
+
+
+def test_quotes_around_some_values_are_part_of_them(tmp_path: Path) -> None:
+    log, items = tmp_path / "clicks.tsv", tmp_path / "items.tsv"
+    CLICKS.write_csv(log, separator="\t")
+    items.write_text('sku\tname\na\t"Heroes"\nb\tHeat\nc\t"M" and more\n')
+    found = collected(reader(str(log), str(items)).tables)[1]
+    assert [row["title"] for row in found] == ['"Heroes"', "Heat", '"M" and more']
 
 
 def test_a_split_without_rows_is_named() -> None:
@@ -221,3 +238,27 @@ def test_json_nested_deeply_is_a_bad_row_or_one_line(tmp_path: Path, form: str, 
     path.write_text(form.format("[" * depth + "]" * depth) + "\n")
     with suppress(DataError):
         assert open_source(path, "data.items").table.frame.collect().height == 1
+
+
+@pytest.mark.parametrize("kind", ["csv", "jsonl", "parquet"])
+def test_many_small_parts_are_one_table_and_a_bad_row_is_in_its_part(kind: str, tmp_path: Path) -> None:
+    parts = [CLICKS.with_columns(ts=pl.col("ts") + i) for i in range(60)]
+    for i, part in enumerate(parts):
+        path = tmp_path / f"part-{i:02}.{kind}"
+        {"csv": part.write_csv, "jsonl": part.write_ndjson, "parquet": part.write_parquet}[kind](path)
+    source = open_source(str(tmp_path), "data.interactions")
+    assert source.table.frame.explain().count("DF [") == 1  # in memory, in one piece
+    assert len(source.table.files) == 60
+    assert collected(reader(str(tmp_path)).tables) == collected(reader(pl.concat(parts)).tables)
+    if kind != "parquet":
+        bad = {
+            "csv": "ann,a,maybe,1,1\n",
+            "jsonl": '{"user_id": "ann", "sku": "a", "clicked": "maybe", "ts": 1700000000}\n',
+        }
+        with path.open("a") as file:
+            file.write(bad[kind])
+        with pytest.raises(DataError, match=rf"part-59\.{kind}, row {6 if kind == 'csv' else 5}, column clicked"):
+            collected(reader(str(tmp_path)).tables)
+    path.write_bytes(path.read_bytes()[:-3] if kind == "parquet" else b"\n[")
+    with pytest.raises(DataError, match=rf"part-59\.{kind}|several formats"):
+        collected(reader(str(tmp_path)).tables)
