@@ -280,7 +280,13 @@ def test_the_folder_of_parts_is_one_s_own(predictor: Predictor, pairs: pl.DataFr
     with pytest.raises(UserError, match=r"out\.csv\.parts, .* holds other files\. Fix: choose another --out"):
         predict_pairs(predictor, *job)
     assert (parts / "thesis.txt").read_text() == "mine"
-    (parts / "thesis.txt").unlink()
+    (parts / "thesis.txt").rename(tmp_path / "thesis.txt")
+    parts.rmdir()
+    (tmp_path / "elsewhere").mkdir()
+    parts.symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(UserError, match=r"out\.csv\.parts, .* holds other files\. Fix: choose another --out"):
+        predict_pairs(predictor, *job)
+    parts.unlink()
     with hold(parts), pytest.raises(UserError, match=r"is being written by process \d+ .*or give another --out"):
         predict_pairs(predictor, *job)
     predict_pairs(predictor, *job)

@@ -150,7 +150,7 @@ class ExpCTRCLI(LightningCLI):
                     "run of ExpCTRModule or PPOExplainerModule; expctr predict writes the scores of this one"
                 )
             config.trainer.enable_progress_bar = False  # only the answer is printed
-        if self.subcommand in ("predict", "export", "explain"):
+        if self.subcommand in ("validate", "predict", "export", "explain"):
             config.trainer.logger = False  # they log no curves, and the run's folder may be read-only
         if self.subcommand in ("prepare", "plan"):  # they compute nothing on a device: a login node may have none
             if self.subcommand == "plan" and config.processor is None:
@@ -163,6 +163,7 @@ class ExpCTRCLI(LightningCLI):
         if "://" in str(root) or "::" in str(root):  # Lightning's file system reads both as addresses
             raise UserError(f"trainer.default_root_dir: {root} is not on this machine. Fix: name a folder here")
         run = Path(root)
+        self._found = checkpoints(run / "checkpoints")
         path = select_checkpoint(self.subcommand, config.ckpt_path, run)
         if path is None and config.ckpt_path == "last":
             where = printable(str(run / "checkpoints"))
@@ -187,6 +188,11 @@ class ExpCTRCLI(LightningCLI):
         with ExitStack() as stack:
             if self.trainer.is_global_zero:
                 stack.enter_context(hold(Path(self.trainer.default_root_dir)))
+                if checkpoints(checkpoint_folder(self.trainer)) != self._found:
+                    raise UserError(
+                        f"{self.trainer.default_root_dir} was trained in by another process while this one loaded. "
+                        "Fix: resume it with --ckpt_path last"
+                    )
             self.trainer.fit(**kwargs)
         if self.trainer.is_global_zero and not vars(self.trainer)["fast_dev_run"]:
             print(printable(self._end_of_fit()))

@@ -174,12 +174,13 @@ def _parts(out: Path, job: dict[str, object]) -> Iterator[Path]:
     """
     folder = out.with_name(f"{out.name}.parts")
     about = folder / "job.json"
-    if folder.exists() and not about.exists() and any(path.name != ".lock" for path in folder.iterdir()):
+    others = folder.exists() and not about.is_file() and any(path.name != ".lock" for path in folder.iterdir())
+    if others or folder.is_symlink():
         raise UserError(
             f"out: {folder}, where unfinished scores would be, holds other files. Fix: choose another --out"
         )
     with hold(folder, "written", "another --out"):
-        if not (about.exists() and about.read_text() == json.dumps(job)):
+        if not (about.exists() and about.read_bytes() == json.dumps(job).encode()):
             for part in folder.glob("*.parquet"):
                 part.unlink()
             with replacing(about) as new:

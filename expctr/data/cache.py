@@ -136,8 +136,9 @@ def _cached(
         table, found = make()
         return table, read(found)
     rows, about = (base / f"{name}.{kind}" for kind in ("parquet", "json"))
+    there = rows.is_file() and about.is_file()  # a pipe would be waited for
     try:
-        saved = json.loads(about.read_text())
+        saved = json.loads(about.read_text() if there else "null")
         if saved["sha256"] == _sha256(rows):
             return pl.read_parquet(rows, glob=False), read(saved["about"])
     except (OSError, ValueError, TypeError, KeyError, RecursionError, pl.exceptions.PolarsError):

@@ -27,7 +27,7 @@ def read_titles(typed: Sequence[object] | str | None) -> tuple[str, ...]:
         UserError: the text is meant as a list, and cannot be read.
     """
     dtype = pl.String() if isinstance(typed, str) else pl.List(pl.String)
-    text = as_text(typed) if isinstance(typed, str) else [as_text(title) for title in typed or ()]
+    text = as_text(typed) if isinstance(typed, str) else [as_text(title) for title in (() if typed is None else typed)]
     value = pl.lit(pl.Series([text], dtype=dtype))
     titles, is_bad = pl.select(titles=as_keys(value, dtype), is_bad=is_bad_list(value, dtype)).row(0)
     if is_bad:

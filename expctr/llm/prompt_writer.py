@@ -180,7 +180,7 @@ class PromptWriter:
         if raw not in self._titles:
             if len(self._titles) == _MAX_TITLES:
                 self._titles.clear()
-            text = self.clean(raw[: 64 * self.title_tokens]).replace('"', "'")  # templates put it in double quotes
+            text = self._without_quotes(self.clean(raw[: 64 * self.title_tokens]))
             encoded = self.tokenizer(text, add_special_tokens=False, return_offsets_mapping=True, verbose=False)
             offsets = encoded["offset_mapping"]
             cut = len(offsets) > self.title_tokens
@@ -190,6 +190,14 @@ class PromptWriter:
         text, cut = self._titles[raw]
         self.cut["titles"] += cut
         return text
+
+    def _without_quotes(self, text: str) -> str:
+        """A title that templates can put in double quotes, also where the tokenizer makes them of other characters."""
+        text = re.sub('["\uff02]', "'", text)
+        normalizer = self.tokenizer.backend_tokenizer.normalizer
+        if normalizer is None or '"' not in normalizer.normalize_str(text):
+            return text
+        return "".join(c if c.isalnum() or c in " ,.!?:;&()-" else " " for c in text)
 
     def fill(self, template: str, **values: str | list[str]) -> str:
         """A template with its fields filled in; lists of titles are quoted."""

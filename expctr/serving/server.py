@@ -104,10 +104,13 @@ def serve(server: ls.LitServer, host: str, port: int) -> None:
 
 
 def _end(number: int, frame: FrameType | None) -> None:
-    """End the other processes: the one that listens may finish its answers, for a few seconds; then the model's."""
+    """End the other processes: the one that listens may finish its answers, for a few seconds; then the model's.
+
+    Last comes the manager of the queue between them, without which the others end with a traceback.
+    """
     children = multiprocessing.active_children()
     end = time.monotonic() + _GRACE
-    for child in sorted(children, key=lambda child: not child.name.startswith("LitServer")):
+    for child in sorted(children, key=lambda child: (not child.name.startswith("LitServer"), "Manager" in child.name)):
         child.terminate()
         child.join(max(0.0, end - time.monotonic()))
         child.kill()

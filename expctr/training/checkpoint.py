@@ -6,6 +6,7 @@ import shutil
 import signal
 import zipfile
 from pathlib import Path
+from tempfile import gettempdir
 from typing import Any
 
 import lightning as L
@@ -145,7 +146,8 @@ class RunCheckpoint(Checkpoint):
         except (OSError, CheckpointException) as error:  # a sharded one's error is that of all ranks
             if trainer.is_global_zero:
                 remove(aside)
-            raise UserError(f"{path.name} cannot be saved: {_cause(error)}") from error
+            where = f"in {folder}, or in {gettempdir()} (TMPDIR), where it may be written first"
+            raise UserError(f"{path.name} cannot be saved: {_cause(error)} ({where})") from error
         if trainer.is_global_zero:
             remove(old)
             if path.is_dir():  # which nothing can be renamed over
@@ -212,7 +214,7 @@ def _cause(error: BaseException) -> str:
 
 def remove(path: Path) -> None:
     """Delete a checkpoint, file or folder."""
-    if path.is_dir():
+    if path.is_dir() and not path.is_symlink():
         shutil.rmtree(path)
     else:
         path.unlink(missing_ok=True)

@@ -58,6 +58,8 @@ def check_world(trainer: L.Trainer) -> None:
     Raises:
         UserError: naming the options, and those of the launcher.
     """
+    if not (port := os.environ.get("MASTER_PORT", "0")).isdecimal():
+        raise UserError(f"MASTER_PORT is {port!r}. Fix: set it to the number of a free port")
     strategy, devices, nodes = trainer.strategy, trainer.num_devices, trainer.num_nodes
     environment = strategy.cluster_environment if isinstance(strategy, ParallelStrategy) else None
     wanted, found = devices * nodes, trainer.world_size

@@ -64,7 +64,7 @@ def test_a_file_of_the_same_size_and_time_is_another_one_if_it_was_written_again
 
 
 @pytest.mark.parametrize("kind", ["parquet", "json"])
-@pytest.mark.parametrize("damage", ["empty", "cut", "flipped", "other", "gone"])
+@pytest.mark.parametrize("damage", ["empty", "cut", "flipped", "other", "gone", "a pipe"])
 def test_damaged_samples_are_made_again(raw: Path, kind: str, damage: str) -> None:
     make = Maker()
     load(raw, make)
@@ -77,7 +77,12 @@ def test_damaged_samples_are_made_again(raw: Path, kind: str, damage: str) -> No
             "flipped": whole[:place] + bytes([whole[place] ^ 0x80]) + whole[place + 1 :],
             "other": json.dumps([1]).encode(),
         }
-        path.write_bytes(contents[damage]) if damage != "gone" else path.unlink()
+        if damage in contents:
+            path.write_bytes(contents[damage])
+        else:
+            path.unlink()
+        if damage == "a pipe":
+            os.mkfifo(path)
         calls = make.calls
         load(raw, make)
         assert make.calls == calls + 1

@@ -157,6 +157,19 @@ class Slow(Callback):
         time.sleep(3600)
 
 
+class TrainedMeanwhile(Callback):
+    """Leaves a checkpoint in a run while the command is being made, as another fit does that then ends.
+
+    Args:
+        run: the run's folder.
+    """
+
+    def __init__(self, run: str) -> None:
+        path = Path(run) / "checkpoints" / "epoch=0001-batch=000000.ckpt"
+        path.parent.mkdir(parents=True)
+        path.touch()
+
+
 class TimeUp(Callback):
     """Asks for a stop at the end of one training batch, as `trainer.max_time` does.
 

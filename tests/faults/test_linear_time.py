@@ -57,7 +57,9 @@ def test_a_title(title: str) -> None:
 
 @pytest.mark.parametrize("read", [_plain, _MARKS.findall, one_line, _parsed_list])
 @pytest.mark.parametrize(
-    "text", ["<" * MANY, "<a" * MANY, "<a<" * MANY, "[A" * MANY, f"[{BLANKS}", "['a'" + BLANKS + "1", "[1 " * MANY]
+    "text",
+    ["<" * MANY, "<a" * MANY, "<a<" * MANY, "[A" * MANY, f"[{BLANKS}", "['a'" + BLANKS + "1", "[1 " * MANY]
+    + [f'["{part * MANY}]' for part in ('\\"', "\"\\'", "' \"", "nan'")],
 )
 def test_a_text_of_marks(read: Callable[[str], object], text: str) -> None:
     assert read(text) is not None

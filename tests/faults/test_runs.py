@@ -39,6 +39,15 @@ def test_two_fits_in_one_folder_refuse_each_other(world: World, tmp_path: Path) 
     expctr("fit", *options, "--ckpt_path=last", "--stages.rounds=0").ok()
 
 
+def test_a_run_that_another_fit_trained_meanwhile_is_left_alone(world: World) -> None:
+    """Two first starts in one folder: the second has found nothing there, and gets the lock when the first ends."""
+    run = world.folder / "meanwhile"
+    outcome = expctr("fit", *world.options(run), *add("TrainedMeanwhile", run=run))
+    assert outcome.code == 2, outcome.output
+    assert f"{run} was trained in by another process while this one loaded. Fix: resume it with" in outcome.output
+    assert [path.name for path in checkpoints(run / "checkpoints")] == ["epoch=0001-batch=000000.ckpt"]
+
+
 DEATHS = {
     "the first is killed": (0, 9),
     "the second is killed": (1, 9),

@@ -128,6 +128,12 @@ def test_a_port_in_use_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     assert network_fault(RuntimeError("cannot resolve a name of another kind")) is None
 
 
+def test_a_port_that_is_no_number_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MASTER_PORT", "auto")
+    with pytest.raises(UserError, match=r"MASTER_PORT is 'auto'\. Fix: set it to the number of a free port"):
+        check_world(trainer())
+
+
 def test_only_a_process_that_is_lost_counts_as_one() -> None:
     for words in ("DistNetworkError: Connection reset by peer", "ncclRemoteError: remote process exited or there was"):
         assert "another process of this command has ended" in str(lost_process(DistBackendError(words)))

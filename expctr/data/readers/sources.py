@@ -131,7 +131,7 @@ def find_files(named: str, option: str) -> list[Path]:
                 f"{option}: {path} is a table with a log of its own ({lake}), which says which files count. Fix: read "
                 "it with its own library, and write it as parquet, or give the data frame"
             )
-        inside = [(file, file.relative_to(path).parts) for file in sorted(path.rglob("*"))]
+        inside = [(file, file.relative_to(path).parts) for file in _below(path)]
         inside = [(file, parts) for file, parts in inside if not any(p.startswith((".", "_", _LOCK)) for p in parts)]
         files = [file for file, _ in inside if _suffix(file) in _KINDS]
         plain = {*files}  # a compressed copy of a file that is there, too, is not read
@@ -157,10 +157,26 @@ def find_files(named: str, option: str) -> list[Path]:
 
 
 def _matching(pattern: Path) -> list[Path]:
-    """The files that match a glob. Folders that are there are meant as they are called, even `[1] clicks`."""
+    """The files that match a glob. Folders that are there are meant as they are called, even `[1] clicks`.
+
+    `**` follows no links: those of a few that lead back up have paths without end.
+    """
     there = next(folder for folder in pattern.parents if folder.is_dir())
-    found = glob.glob(str(pattern.relative_to(there)), root_dir=there, recursive=True)
-    return [path for name in sorted(found) if (path := there / name).is_file()]
+    parts = [part if part == "**" else re.sub(r"\*+", "*", part) for part in pattern.relative_to(there).parts]
+    found = _below(there, "/".join([*parts, "*"] if parts[-1] == "**" else parts))
+    hidden = any(part.startswith(".") for part in parts)
+    return [file for file in found if file.is_file() and (hidden or not _is_hidden(file.relative_to(there)))]
+
+
+def _below(folder: Path, pattern: str = "**/*") -> list[Path]:
+    try:
+        return sorted(folder.glob(pattern))
+    except RecursionError as error:
+        raise DataError(f"{folder} has folders in folders to a depth of hundreds. Fix: name the one to read") from error
+
+
+def _is_hidden(path: Path) -> bool:
+    return any(part.startswith(".") for part in path.parts)
 
 
 def unused_files(named: str) -> list[str]:
@@ -172,15 +188,17 @@ def unused_files(named: str) -> list[str]:
     if not path.is_dir():
         found = [] if path.exists() or not glob.has_magic(named) else _matching(path)
         return [file.name for file in found if file.name.startswith(_LOCK)]
-    files = sorted({file for file in path.rglob("*") if file.is_file()} - {*find_files(named, "")})
+    files = sorted({file for file in _below(path) if file.is_file()} - {*find_files(named, "")})
     names = [file.relative_to(path) for file in files]
     return [str(name) for name in names if not any(part[0] in "._" for part in name.parts)]
 
 
 def linked_folders(named: str) -> list[str]:
-    """The links in a folder to other folders, which are not read: one could lead back to a folder above it."""
+    """The links in a folder, or below a glob's `**`, to other folders: not read, as they could lead back up."""
     path = Path(named).expanduser()
-    inside = sorted(path.rglob("*")) if path.is_dir() else []
+    if not path.exists() and "**" in path.parts:
+        path = next(folder for folder in path.parents if folder.is_dir())
+    inside = _below(path) if path.is_dir() else []
     links = [link.relative_to(path) for link in inside if link.is_symlink() and link.is_dir()]
     return [str(link) for link in links if not any(part[0] in "._" for part in link.parts)]
 

@@ -195,8 +195,8 @@ def _python_list(text: str) -> object:
     return ast.literal_eval(text)
 
 
-_MISSING_NAME = re.compile(r"""("(?:\\.|[^"\\])*"|'(?:\\.|[^'\\])*')|\b(?:nan|NaN|NaT|null)\b""", re.DOTALL)
-"""A value that is missing, outside of quotes; or a text in quotes."""
+_MISSING_NAME = re.compile(r"""("(?:\\.|[^"\\])*+"?|'(?:\\.|[^'\\])*+'?)|\b(?:nan|NaN|NaT|null)\b""", re.DOTALL)
+"""A value that is missing, outside of quotes; or a text in quotes, up to the end if it is not closed."""
 
 
 def _text(value: object) -> str | None:

@@ -12,7 +12,7 @@ import pytest
 from readers.test_table import CLICKS, ITEMS, collected, reader
 
 from expctr.data.readers.columns import TableColumns
-from expctr.data.readers.sources import open_source
+from expctr.data.readers.sources import find_files, linked_folders, open_source
 from expctr.errors import DataError
 
 
@@ -126,6 +126,27 @@ def test_numbers_that_only_python_writes_are_read_in_both_kinds_of_json(tmp_path
     for name in ("list.json", "lines.jsonl"):
         items = reader(CLICKS, str(tmp_path / name), features={"price": "number"}).tables.items
         assert items.collect(["price"], "error", Counter())["price"].to_list() == [None, None, 2.5]
+
+
+@pytest.mark.parametrize(
+    ("pattern", "found"),
+    [
+        ("**/*.csv", ["1.csv", "in/2.csv"]),
+        ("**", ["1.csv", "in/2.csv"]),
+        ("**.csv", ["1.csv"]),
+        (".h*/*", [".h/3.csv"]),
+    ],
+)
+def test_a_glob_of_folders_in_folders_follows_no_links(pattern: str, found: list[str], tmp_path: Path) -> None:
+    """Two links to the folder that they are in have paths without end."""
+    for name in ("1.csv", "in/2.csv", ".h/3.csv"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text("user,item\nu,i\n")
+    for name in ("left", "right", "in/up"):
+        (tmp_path / name).symlink_to(tmp_path)
+    named = str(tmp_path / pattern)
+    assert [str(file.relative_to(tmp_path)) for file in find_files(named, "data.path")] == found
+    assert linked_folders(named) == (["in/up", "left", "right"] if "**/" in pattern or pattern == "**" else [])
 
 
 def test_a_glob_below_a_folder_with_brackets(tmp_path: Path) -> None:
