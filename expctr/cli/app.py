@@ -163,7 +163,7 @@ class ExpCTRCLI(LightningCLI):
         if "://" in str(root) or "::" in str(root):  # Lightning's file system reads both as addresses
             raise UserError(f"trainer.default_root_dir: {root} is not on this machine. Fix: name a folder here")
         run = Path(root)
-        self._found = checkpoints(run / "checkpoints")
+        self._found = [path.name for path in checkpoints(run / "checkpoints")]
         path = select_checkpoint(self.subcommand, config.ckpt_path, run)
         if path is None and config.ckpt_path == "last":
             where = printable(str(run / "checkpoints"))
@@ -188,7 +188,7 @@ class ExpCTRCLI(LightningCLI):
         with ExitStack() as stack:
             if self.trainer.is_global_zero:
                 stack.enter_context(hold(Path(self.trainer.default_root_dir)))
-                if checkpoints(checkpoint_folder(self.trainer)) != self._found:
+                if [path.name for path in checkpoints(checkpoint_folder(self.trainer))] != self._found:
                     raise UserError(
                         f"{self.trainer.default_root_dir} was trained in by another process while this one loaded. "
                         "Fix: resume it with --ckpt_path last"
