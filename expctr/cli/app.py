@@ -63,12 +63,11 @@ _WITH_PATHS = {"trainer", "model", "data", "ckpt_path", "pairs", "out"}
 class SaveRunConfig(SaveConfigCallback):
     """Writes the config into the run folder when a run starts. Later commands leave it unchanged.
 
-    Before a fit it compares the options of all ranks.
+    First it compares the options of all ranks.
     """
 
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
-        if stage == "fit":
-            check_options_agree(dict(self.config.items()))
+        check_options_agree(dict(self.config.items()))
         first = stage == "fit" and not checkpoints(checkpoint_folder(trainer))
         if first and trainer.is_global_zero and not vars(trainer)["fast_dev_run"]:
             folder = Path(trainer.default_root_dir)  # a logger may have another one
@@ -180,11 +179,16 @@ class ExpCTRCLI(LightningCLI):
         with spared("stdout") if subcommand in _WITH_FILES else nullcontext():
             super()._run_subcommand(subcommand)
 
+    def _prepare_subcommand_kwargs(self, subcommand: str) -> dict[str, Any]:
+        kwargs = super()._prepare_subcommand_kwargs(subcommand)
+        if subcommand in ("fit", "validate", "test"):
+            self.trainer.ckpt_path = kwargs.pop("ckpt_path", None)  # now, as the ranks compare it before it is restored
+        return kwargs
+
     def fit(self, **kwargs: Any) -> None:
         """Train, with the run's folder locked against another fit."""
         if isinstance(self.model, StagedModule):
             check_trainer(self.trainer)
-        self.trainer.ckpt_path = kwargs.pop("ckpt_path", None)  # now, as the ranks compare it before it is restored
         with ExitStack() as stack:
             if self.trainer.is_global_zero:
                 stack.enter_context(hold(Path(self.trainer.default_root_dir)))

@@ -47,8 +47,7 @@ class RunCheckpoint(Checkpoint):
 
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
         """Compare the ranks, now that the data are known, and before a checkpoint is restored."""
-        if stage == "fit":
-            check_ranks_agree(trainer)
+        check_ranks_agree(trainer)
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Listen to signals; Lightning's own handlers were set just before."""

@@ -121,7 +121,7 @@ def check_ranks_agree(trainer: L.Trainer) -> None:
     Raises:
         UserError: on all ranks, naming the first that differs.
     """
-    if trainer.world_size == 1:
+    if trainer.world_size == 1 or trainer.datamodule is None:  # type: ignore[attr-defined]
         return
     start = _named(Path(str(trainer.ckpt_path))) if trainer.ckpt_path else "no checkpoint"
     data = trainer.datamodule.state_dict()  # type: ignore[attr-defined]

@@ -154,6 +154,15 @@ def test_ranks_that_begin_at_different_places_are_refused(way: Any, world: World
     assert "Traceback" not in outcome.output
 
 
+@pytest.mark.parametrize("command", ["validate", "test"])
+def test_ranks_that_would_score_with_different_checkpoints_are_refused(command: str, world: World) -> None:
+    run = world.tested("one")
+    (other,) = checkpoints(run / "checkpoints")[:1]
+    outcome = expctr(command, *world.options(run), *replicated(2), ranks=2, others=[f"--ckpt_path={other}"])
+    assert outcome.code == 2, outcome.output
+    assert outcome.output.count(f"error: rank 1 starts from {other.name} (") == 2
+
+
 def test_checkpoints_of_one_name_are_told_apart_by_their_contents(tmp_path: Path) -> None:
     for place, content in (("a", b"0"), ("b", b"0"), ("c", b"1")):
         (tmp_path / place / "last.ckpt").mkdir(parents=True)
