@@ -118,8 +118,11 @@ def _run(given: list[str]) -> None:
             explain(given[1:])
             gc.enable()
             return
-    from expctr.cli.app import run
-
+    try:
+        from expctr.cli.app import run
+    except FileNotFoundError as error:  # of tempfile, which libraries ask when they are imported
+        print(f"error: {error.strerror}. Fix: make room in one of them, or set TMPDIR to another", file=sys.stderr)
+        raise SystemExit(2) from error
     gc.freeze()
     gc.enable()
     run(given)

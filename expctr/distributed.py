@@ -3,6 +3,7 @@
 Without a process group, each function returns the single rank's own data.
 """
 
+import re
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -105,3 +106,8 @@ class _AllSum(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> Tensor:
         return all_sum(gradient)
+
+
+def is_of_lost_process(error: BaseException) -> bool:
+    """Whether an error says that another process has ended. The backends' types do not: gloo's is a RuntimeError."""
+    return bool(re.search("Connection (closed|reset) by peer|remote process exited|Broken pipe", str(error)))

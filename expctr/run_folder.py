@@ -35,7 +35,7 @@ def read_config(run: Path) -> dict[str, Any]:
         missing = {"seed_everything", "model", "data", "stages"} - {*config}
     except OSError as error:
         raise UserError(f"{path} cannot be read: {error.strerror}. Fix: check its permissions") from error
-    except (ValueError, TypeError, RecursionError, yaml.YAMLError) as error:
+    except (ValueError, RecursionError, yaml.YAMLError) as error:
         reason = " ".join(str(error).split())
         raise UserError(f"{path} cannot be read: {reason}. Fix: put the run's own config.yaml back") from error
     if missing:
@@ -51,7 +51,13 @@ def parse_config(text: str) -> Any:
             not of the type that its tag says.
         yaml.YAMLError: it is no YAML.
     """
-    loader = yaml.SafeLoader(text)
+    try:
+        return _parsed(yaml.SafeLoader(text))
+    except (ArithmeticError, AttributeError, LookupError, TypeError) as error:  # !!int of no digits, \U of no character
+        raise ValueError("a value is not of the type that is written for it") from error
+
+
+def _parsed(loader: yaml.SafeLoader) -> Any:
     top = loader.get_single_node()
     if top is None:
         return None
@@ -66,7 +72,4 @@ def parse_config(text: str) -> Any:
         if found > _MOST_VALUES:  # without end, where an alias is part of what it stands for
             raise ValueError(f"it has more than {_MOST_VALUES:,} values, with its aliases written out")
         waiting += parts
-    try:
-        return loader.construct_document(top)
-    except (ArithmeticError, AttributeError, LookupError) as error:  # !!int of no digits, !!bool of another word
-        raise ValueError("a value is not of the type that is written for it") from error
+    return loader.construct_document(top)

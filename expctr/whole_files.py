@@ -16,11 +16,14 @@ def replacing(path: Path) -> Iterator[Path]:
     """A path to write to. What is written there becomes `path` at the end, and is deleted after an error.
 
     The path is that of an empty file with a random name. Another user who may write to the folder could put a link
-    under a name that can be guessed, and the link's file would be overwritten.
+    under a name that can be guessed, and the link's file would be overwritten. A device or a pipe is written to itself.
 
     Raises:
         OSError: it cannot be written, with `path` as the file's name. Polars has another error for a full disk.
     """
+    if path.exists() and not (path.is_file() or path.is_dir()):
+        yield path
+        return
     part = path.with_name(f"{path.name}.{secrets.token_hex(8)}.part")
     try:
         os.close(os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o666))

@@ -73,3 +73,12 @@ def test_the_mode_is_the_umask_s(tmp_path: Path) -> None:
     finally:
         os.umask(before)
     assert stat.S_IMODE((tmp_path / "scores.parquet").stat().st_mode) == 0o640
+
+
+def test_a_device_or_a_pipe_stays_what_it_is(tmp_path: Path) -> None:
+    with replacing(Path(os.devnull)) as part:
+        part.write_text("nothing")
+    assert stat.S_ISCHR(os.stat(os.devnull).st_mode)
+    os.mkfifo(tmp_path / "pipe")
+    with replacing(tmp_path / "pipe") as part:
+        assert part == tmp_path / "pipe"

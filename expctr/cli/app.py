@@ -41,7 +41,7 @@ from expctr.training.progress import ProgressLog, StageProgressBar
 from expctr.training.ranks import check_options_agree, check_world, lost_process, network_fault, with_slurm
 from expctr.training.scheduler import StageScheduler, check_trainer
 from expctr.training.selection import check_same_options, check_sharding, run_of, select_checkpoint
-from expctr.training.signals import Stopped, stopping
+from expctr.training.signals import OurSignals, Stopped, stopping
 from expctr.untrusted import printable
 from expctr.whole_files import replacing
 
@@ -257,7 +257,9 @@ class ExpCTRCLI(LightningCLI):
         kwargs["plugins"] = with_slurm(given if isinstance(given, list) else [given]) or None
         if config.get("logger") in (None, True):
             kwargs["logger"] = TensorBoardLogger(config.get("default_root_dir") or ".", name="", version="")
-        return super().instantiate_trainer(**kwargs)
+        trainer = super().instantiate_trainer(**kwargs)
+        trainer._signal_connector = OurSignals(trainer)
+        return trainer
 
 
 def _expand_home(config: Namespace) -> None:

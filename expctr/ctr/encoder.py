@@ -91,6 +91,10 @@ class SentenceEncoder:
         if self._cached:
             try:
                 with self._database() as database:
+                    query = "SELECT type FROM sqlite_master WHERE name = 'vectors' COLLATE NOCASE"
+                    (kind,) = database.execute(query).fetchone()
+                    if kind != "table":  # a view may compute without end
+                        raise sqlite3.DatabaseError(f"vectors is a {kind}")
                     database.execute("SELECT z FROM vectors LIMIT 1").fetchone()
             except (sqlite3.Error, OSError) as error:
                 raise UserError(

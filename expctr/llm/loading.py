@@ -1,5 +1,6 @@
 """Loading of the base language model and its tokenizer from a hub, a folder, or a GGUF file; in floats, 4 or 8 bits."""
 
+import json
 import logging
 from collections.abc import Mapping
 from contextlib import nullcontext
@@ -114,6 +115,7 @@ def load_tokenizer(options: LLMOptions) -> PreTrainedTokenizerBase:
         tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(
             path, **hub_arguments(options), clean_up_tokenization_spaces=False
         )
+        tokenizer("Amélie (2001), 七人の侍 🙂")  # some faults of a tokenizer.json show only when it is used
     except (TypeError, AttributeError, KeyError) as error:  # a value of another type than transformers writes
         raise UserError(
             f"llm.path: the tokenizer of {path} cannot be loaded: {first_line(error)}. Fix: download it again"
@@ -205,6 +207,7 @@ def load_base(
         settings["use_safetensors"] = True
     path = locate(options.path, "llm.path")
     config = load_config(path, "llm.path", **hub_arguments(options))
+    _check_index(Path(path))
     check_predicts_next_token(config, options)
     in_floats = options.quantization == "none" and not options.gguf_file
     if mesh is not None and in_floats and can_load_shards(config, mesh):
@@ -229,6 +232,21 @@ def load_base(
     choose_attention(model, options, device)
     model.eval()
     return model
+
+
+def _check_index(folder: Path) -> None:
+    """Refuse a list of weights that names what is no file of the folder, such as a pipe, with a `UserError`."""
+    index = folder / "model.safetensors.index.json"
+    if not index.is_file():
+        return
+    try:
+        named = {str(name) for name in json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()}
+    except (ValueError, LookupError, TypeError, AttributeError, RecursionError):
+        return  # transformers says what is wrong with it
+    if others := sorted(name for name in named if Path(name).name != name or not (folder / name).is_file()):
+        raise UserError(
+            f"llm.path: {index} names {others[0][:120]!r}, which is no file in the folder. Fix: download the base again"
+        )
 
 
 def damaged_file(path: str) -> str | None:

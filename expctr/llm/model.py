@@ -18,6 +18,7 @@ from torch.distributed.tensor import DTensor
 from torch.nn import functional as F
 from transformers import Cache, DynamicCache, PreTrainedModel, PreTrainedTokenizerBase
 
+from expctr.distributed import is_of_lost_process
 from expctr.errors import UserError, first_line
 from expctr.llm.architecture import decoder, has_windows, logit_changes
 from expctr.llm.compiled_decoding import StaticCaches, compile_step
@@ -86,9 +87,11 @@ class LanguageModel(nn.Module):
         try:
             tokenizer = load_tokenizer(options)
             base = load_base(options, mesh, device)
-        except (UserError, torch.OutOfMemoryError):
+        except (UserError, torch.OutOfMemoryError, KeyboardInterrupt, SystemExit):
             raise
-        except Exception as error:  # damaged files of others make transformers raise anything
+        except BaseException as error:  # damaged files of others make transformers raise anything, tokenizers panic
+            if is_of_lost_process(error):
+                raise
             pickled = isinstance(error, pickle.UnpicklingError)
             reason = "its weights are pickled" if pickled else first_line(error)
             if "ttention" in reason and options.attention != "auto":
@@ -101,7 +104,13 @@ class LanguageModel(nn.Module):
         check_tokenizer(tokenizer, options.path, cast(nn.Embedding, base.get_input_embeddings()).num_embeddings)
         base.requires_grad_(False)
         with initial_weights(seed):
-            peft = add_adapter(base, options, is_quantized(base))
+            try:
+                peft = add_adapter(base, options, is_quantized(base))
+            except AttributeError as error:  # of layers made for packed weights, with others in them
+                raise UserError(
+                    f"llm.path: {options.path}: no adapter can be added: {first_line(error)}. Fix: if its weights are "
+                    "floats, remove quantization_config from its config.json"
+                ) from error
         return cls(peft, tokenizer, options)
 
     @property

@@ -1,9 +1,8 @@
 """The curves and the alarms that a run wrote for TensorBoard."""
 
 from collections.abc import Sequence
-from itertools import groupby
+from itertools import accumulate, groupby
 from pathlib import Path
-from statistics import fmean
 from typing import NamedTuple
 
 from tensorboard.backend.event_processing.event_accumulator import SCALARS, TENSORS, EventAccumulator
@@ -53,4 +52,6 @@ def stages(curves: Curves) -> Plan:
 
 def smooth(values: Sequence[float], reach: int) -> list[float]:
     """Running means over each value and up to `reach` neighbours on either side."""
-    return [fmean(values[max(0, i - reach) : i + reach + 1]) for i in range(len(values))]
+    sums = [0.0, *accumulate(values)]
+    bounds = ((max(0, i - reach), min(len(values), i + reach + 1)) for i in range(len(values)))
+    return [(sums[end] - sums[start]) / (end - start) for start, end in bounds]

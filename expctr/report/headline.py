@@ -79,11 +79,14 @@ def compared(run: Run, key: str, metric: str = "auc") -> Compared | None:
     """A comparison of `GAINS` by a metric; `None` where table.json does not have it."""
     entry = section(run.table, "gains", key)
     systems = section(run.table, "systems") | section(run.table, "sources")
-    first, second = (estimate(section(systems, str(entry.get(name))).get(metric)) for name in ("first", "second"))
+    names = [name for key in ("first", "second") if isinstance(name := entry.get(key), str)]
+    if len(names) < 2:
+        return None
+    first, second = (estimate(section(systems, name).get(metric)) for name in names)
     gain = estimate(entry.get(metric))
     if not (first and second and gain):
         return None
-    title = GAINS[key].heading(str(entry["first"]))
+    title = GAINS[key].heading(names[0])
     return Compared(title, (first.value, second.value), GAINS[key].phrases, gain, METRICS[metric])
 
 

@@ -83,9 +83,10 @@ def check_port(host: str, port: int) -> None:
 
 
 def serve(server: ls.LitServer, host: str, port: int) -> None:
-    """Answer until SIGINT or SIGTERM; all processes end within seconds."""
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, _end)
+    """Answer until SIGINT, SIGTERM or SIGHUP (unless it is ignored); all processes end within seconds."""
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        if signal.getsignal(number) != signal.SIG_IGN:
+            signal.signal(number, _end)
     allow_more_files()
     try:
         server.run(

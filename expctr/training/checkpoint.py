@@ -15,9 +15,9 @@ from lightning.pytorch.callbacks import Checkpoint
 from torch.distributed.checkpoint.api import CheckpointException
 
 from expctr.errors import BadRunError, UserError, first_line
-from expctr.training.ranks import check_ranks_agree
+from expctr.training.ranks import check_ranks_agree, check_weights_agree
 from expctr.training.sharded_loading import torn
-from expctr.training.signals import STOPPING, Signals, Stopped, stop_when_asked
+from expctr.training.signals import STOPPING, Signals, Stopped
 
 _NAME = re.compile(r"epoch=(\d+)-batch=(\d+)\.ckpt")
 
@@ -50,21 +50,9 @@ class RunCheckpoint(Checkpoint):
         check_ranks_agree(trainer)
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Listen to signals; Lightning's own handlers were set just before."""
+        """Compare the ranks once more, now that the weights are there, and listen to signals."""
+        check_weights_agree(pl_module)
         self._signals.listen()
-
-    def on_validation_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Stop at signals where there is nothing to save."""
-        if trainer.state.fn != "fit":
-            stop_when_asked()
-
-    def on_test_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """As a validation outside a fit."""
-        stop_when_asked()
-
-    def on_predict_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """As a validation outside a fit."""
-        stop_when_asked()
 
     def on_train_batch_end(
         self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int

@@ -15,8 +15,9 @@ from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
 from lightning.fabric.plugins.environments.torchelastic import TorchElasticEnvironment
 from lightning.pytorch.strategies import ParallelStrategy
 from torch.distributed import DistNetworkError
+from torch.distributed.tensor import DTensor
 
-from expctr.distributed import all_gather_objects
+from expctr.distributed import all_gather_objects, is_of_lost_process, world_size
 from expctr.errors import UserError, first_line
 from expctr.training.fsdp import ShardedStrategy
 
@@ -39,6 +40,10 @@ class SlurmTasks(SLURMEnvironment):
             raise ValueError
 
 
+_INTERACTIVE = str(2**32 - 6)
+"""The step of a shell that salloc opens on a node."""
+
+
 def with_slurm(plugins: Sequence[Any]) -> list[Any]:
     """The trainer's plugins, with SLURM's tasks where this process is one.
 
@@ -48,6 +53,7 @@ def with_slurm(plugins: Sequence[Any]) -> list[Any]:
     given = any(isinstance(plugin, ClusterEnvironment) for plugin in chosen)
     if not given and not TorchElasticEnvironment.detect() and SLURMEnvironment.detect():
         task = {"SLURM_PROCID", "SLURM_LOCALID", "SLURM_NODEID"} <= os.environ.keys()
+        task = task and os.environ.get("SLURM_STEP_ID") != _INTERACTIVE
         chosen.append(SlurmTasks() if task else LightningEnvironment())
     return chosen
 
@@ -58,10 +64,11 @@ def check_world(trainer: L.Trainer) -> None:
     Raises:
         UserError: naming the options, and those of the launcher.
     """
-    if not (port := os.environ.get("MASTER_PORT", "0")).isdecimal():
-        raise UserError(f"MASTER_PORT is {port!r}. Fix: set it to the number of a free port")
     strategy, devices, nodes = trainer.strategy, trainer.num_devices, trainer.num_nodes
     environment = strategy.cluster_environment if isinstance(strategy, ParallelStrategy) else None
+    port = os.environ.get("MASTER_PORT", "0")
+    if environment is not None and not (port.isdecimal() and int(port) < 2**16):
+        raise UserError(f"MASTER_PORT is {port!r}. Fix: set it to the number of a free port")
     wanted, found = devices * nodes, trainer.world_size
     try:
         if environment is not None:
@@ -95,8 +102,10 @@ def check_world(trainer: L.Trainer) -> None:
         )
 
 
-_OWN = re.compile(r"config|trainer\.(enable_|logger|callbacks|profiler|log_every).*|.*(path|dir)")
+_OWN = re.compile(r"config|trainer\.(enable_|logger|callbacks|profiler|log_every).*|progress\..*|.*(path|dir)")
 """Options in which ranks may differ: where they find things on their node, and what they show."""
+_RANK_0 = "trainer.max_time"
+"""Rank 0's value counts, if all ranks have one; a script may compute it for each."""
 
 
 def check_options_agree(options: Mapping[str, object]) -> None:
@@ -105,7 +114,9 @@ def check_options_agree(options: Mapping[str, object]) -> None:
     Raises:
         UserError: on all ranks, naming the first option that differs.
     """
-    first, *others = all_gather_objects({name: repr(v) for name, v in options.items() if not _OWN.fullmatch(name)})
+    shared = {name: value for name, value in options.items() if not _OWN.fullmatch(name)}
+    shown = {name: "set" if name == _RANK_0 and value else repr(value) for name, value in shared.items()}
+    first, *others = all_gather_objects(shown)
     for rank, its in enumerate(others, 1):
         for name in sorted(first.keys() | its.keys(), key=lambda name: (name.count("."), name)):
             if its.get(name) != first.get(name):
@@ -135,6 +146,25 @@ def check_ranks_agree(trainer: L.Trainer) -> None:
         if its_data != first[1]:
             raise UserError(
                 f"rank {rank} has other samples than rank 0. Fix: give all ranks the same files (data.path)"
+            )
+
+
+def check_weights_agree(module: L.LightningModule) -> None:
+    """Refuse ranks with other weights than rank 0, as of another base of the same name; called by all of them.
+
+    The first numbers of each weight are compared, but for sharded ones, of which each rank has others.
+
+    Raises:
+        UserError: on all ranks, naming the first that differs.
+    """
+    weights = {name: p.detach() for name, p in module.named_parameters() if not isinstance(p, DTensor)}
+    sums = {name: float(p.flatten()[:1000].double().sum()) for name, p in weights.items()} if world_size() > 1 else {}
+    first, *others = all_gather_objects(sums)
+    for rank, its in enumerate(others, 1):
+        if differing := [name for name in first if its.get(name) != first[name]]:
+            raise UserError(
+                f"rank {rank} has other weights than rank 0, such as {differing[0]}. Fix: give all ranks the same base "
+                "(llm.path) and encoder"
             )
 
 
@@ -168,10 +198,7 @@ def network_fault(error: BaseException) -> UserError | None:
 
 
 def lost_process(error: RuntimeError) -> UserError | None:
-    """The error that another process of the command has ended; None for other errors.
-
-    The backends raise no type of their own: gloo's is a plain RuntimeError.
-    """
-    if not re.search("Connection (closed|reset) by peer|remote process exited|Broken pipe", str(error)):
+    """The error that another process of the command has ended; None for other errors."""
+    if not is_of_lost_process(error):
         return None
     return UserError("another process of this command has ended. Fix: its own output says why")

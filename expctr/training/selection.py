@@ -41,7 +41,7 @@ def select_checkpoint(command: str, ckpt_path: str | None, run: Path) -> Path | 
     if not path.exists():
         raise UserError(f"ckpt_path: there is no {path}. Fix: --ckpt_path last selects the run's newest checkpoint")
     own, harm = (folder, "which would be lost") if command == "fit" else (run, "whose results would be mixed with its")
-    if found and not {own.resolve(), folder.resolve()} & {*path.resolve().parents}:  # the folder may be a link
+    if found and not {own.resolve(), folder.resolve()} & {*_place(path).parents}:
         raise UserError(
             f"ckpt_path: {path} is of another run, and {run} holds a run of its own, {harm}. Fix: choose another "
             "folder with --trainer.default_root_dir"
@@ -53,9 +53,14 @@ def select_checkpoint(command: str, ckpt_path: str | None, run: Path) -> Path | 
     return path
 
 
+def _place(checkpoint: Path) -> Path:
+    """Where a checkpoint is listed. It may itself be a link, and the folder may be one, to another disk."""
+    return checkpoint.parent.resolve() / checkpoint.name
+
+
 def run_of(checkpoint: Path, run: Path) -> Path:
     """The run that a checkpoint is of, this or another one; its folder of checkpoints may be a link."""
-    path = checkpoint.resolve()
+    path = _place(checkpoint)
     return run.resolve() if (run / "checkpoints").resolve() in path.parents else path.parent.parent
 
 

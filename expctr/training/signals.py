@@ -1,5 +1,6 @@
 """Signals by which a user or a cluster asks a fit to save, or to save and stop, and any other command to stop."""
 
+import ctypes
 import signal
 import sys
 import threading
@@ -9,6 +10,7 @@ from types import FrameType
 from typing import Any
 
 import torch
+from lightning.pytorch.trainer.connectors.signal_connector import _SignalConnector
 
 from expctr.distributed import all_sum
 
@@ -18,6 +20,8 @@ STOPPING = (signal.SIGINT, signal.SIGHUP, signal.SIGTERM)
 """Save and stop."""
 LISTENED = (*SAVING, *STOPPING)
 """The later outranks the earlier."""
+_PR_SET_PDEATHSIG = 1
+"""Of Linux: the signal that a process gets when its parent ends."""
 
 
 class Stopped(KeyboardInterrupt):
@@ -70,8 +74,7 @@ def stopping() -> Iterator[None]:
     if threading.current_thread() is not threading.main_thread():  # no other may set handlers
         yield
         return
-    before = {number: signal.getsignal(number) for number in (signal.SIGHUP, signal.SIGTERM)}
-    stop_when_asked()
+    before = {number: signal.signal(number, _stop) for number in _heard((signal.SIGHUP, signal.SIGTERM))}
     try:
         yield
     finally:
@@ -79,26 +82,35 @@ def stopping() -> Iterator[None]:
 
 
 @contextmanager
-def ended_by_signals() -> Iterator[None]:
-    """Meanwhile signals end this process at once: it waits outside Python, where no handler of Python's runs."""
+def ended_by_signals(with_parent: bool) -> Iterator[None]:
+    """Meanwhile signals end this process at once: it waits outside Python, where no handler of Python's runs.
+
+    Args:
+        with_parent: it ends too if the process that started it does (on Linux).
+    """
     if threading.current_thread() is not threading.main_thread():  # no other may set handlers
         yield
         return
     before = {number: signal.signal(number, signal.SIG_DFL) for number in _heard(STOPPING)}
+    call = ctypes.CDLL(None).prctl if with_parent and sys.platform == "linux" else lambda *_: None
+    call(_PR_SET_PDEATHSIG, int(signal.SIGTERM))
     try:
         yield
     finally:
+        call(_PR_SET_PDEATHSIG, 0)
         _restore(before)
 
 
-def stop_when_asked() -> None:
-    """Let SIGTERM and SIGHUP stop this process at once, in place of handlers that Lightning may have set.
+class OurSignals(_SignalConnector):
+    """Keeps Lightning from setting handlers, and puts ours back when a command ends.
 
-    Lightning's own broadcasts the signal, and so waits for ever for ranks that got none.
+    Lightning's own for SIGTERM broadcasts it, in the middle of whatever the ranks compute together: they wait for ever.
     """
-    if threading.current_thread() is threading.main_thread():  # no other may set handlers
-        for number in _heard((signal.SIGHUP, signal.SIGTERM)):
-            signal.signal(number, _stop)
+
+    def register_signal_handlers(self) -> None:
+        """Note the handlers that are set."""
+        self.received_sigterm = False
+        self._original_handlers = self._get_current_signal_handlers()
 
 
 def _stop(number: int, frame: FrameType | None) -> None:

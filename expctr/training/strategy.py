@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from lightning.fabric.plugins.environments.lightning import LightningEnvironment
 from lightning.pytorch.strategies import ParallelStrategy
 
 from expctr.training.signals import ended_by_signals
@@ -12,7 +13,8 @@ class MultiDeviceStrategy(ParallelStrategy):
 
     def setup_environment(self) -> None:
         """Meet the other processes."""
-        with ended_by_signals():
+        # what Lightning's own launcher has started would wait for its parent for half an hour
+        with ended_by_signals(with_parent=type(self.cluster_environment) is LightningEnvironment):
             super().setup_environment()
 
     def save_checkpoint(self, checkpoint: dict[str, Any], filepath: Any, storage_options: Any = None) -> None:

@@ -1,6 +1,8 @@
 """The sentence encoder: mean pooling by hand, a vector that depends on its text alone, and the cache."""
 
+import contextlib
 import json
+import sqlite3
 from collections.abc import Sequence
 from multiprocessing import get_context
 from pathlib import Path
@@ -230,6 +232,18 @@ def test_a_cache_that_breaks_later_is_left_with_a_warning(llama: Path, tmp_path:
     with pytest.warns(UserWarning, match="is no longer used"):
         assert torch.equal(made.encode(TEXTS), plain)
     assert torch.equal(made.encode(["sad"]), plain[1:2])
+
+
+def test_a_cache_that_computes_is_refused(llama: Path, tmp_path: Path) -> None:
+    """A view can compute without end; no handler of a signal runs meanwhile."""
+    read = encoder(llama, cache_dir=tmp_path)
+    endless = (
+        "WITH RECURSIVE c(x) AS (SELECT 1 UNION ALL SELECT x + 1 FROM c) SELECT x AS text, x AS z FROM c WHERE x < 0"
+    )
+    with contextlib.closing(sqlite3.connect(read._cache_file)) as database, database:
+        database.execute(f"CREATE VIEW Vectors AS {endless}")
+    with pytest.raises(UserError, match=r"encoder\.cache_dir: .* cannot be used: vectors is a view\. Fix: "):
+        read.check_cache()
 
 
 @pytest.mark.parametrize("broken", ["no weights", "no config", "weights cut short"])

@@ -42,7 +42,7 @@ class Sabotage(Callback):
     Args:
         epoch: of the signal; 0 where there is no fit.
         batch: the signal comes before this batch.
-        where: the batch's kind, `train`, `validation`, `test` or `predict`; or `setup`, before any batch.
+        where: the batch's kind, `train`, `validation`, `test` or `predict`; or, before any batch, `setup` or `start`.
         signal: 9 ends the process immediately; 0 raises an error and sends no signal.
         rank: of the process that receives it; None: all.
     """
@@ -74,6 +74,12 @@ class Sabotage(Callback):
 
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
         self._act_at("setup", trainer, 0)
+
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        self._act_at("start", trainer, 0)
+
+    def on_test_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        self._act_at("start", trainer, 0)
 
     def _act_at(self, where: str, trainer: L.Trainer, batch: int) -> None:
         epoch = trainer.current_epoch if trainer.state.fn == "fit" else 0

@@ -1,14 +1,17 @@
 """Signals to commands and moments in which there is nothing to save."""
 
+import contextlib
 import os
 import signal
 import socket
+import subprocess
+import sys
 import time
 from pathlib import Path
 
 import pytest
 from faults.callbacks import kill
-from running import LIMIT, World, expctr, replicated, start
+from running import ENVIRON, LIMIT, World, expctr, replicated, start
 
 from expctr.cli import app
 from expctr.training.checkpoint import checkpoints
@@ -33,13 +36,16 @@ def test_a_command_that_is_stopped_says_so(
     assert "Traceback" not in outcome.output
 
 
-@pytest.mark.parametrize(("command", "rank"), [("test", 0), ("predict", 1)])
-def test_a_signal_to_one_of_two_processes_ends_both(command: str, rank: int, world: World, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("command", "where", "rank"),
+    [("test", "test", 0), ("predict", "predict", 1), ("test", "start", 1), ("fit", "start", 0)],
+)
+def test_a_signal_to_one_of_two_processes_ends_both(command: str, where: str, rank: int, world: World) -> None:
     only = f"--trainer.callbacks.init_args.rank={rank}"
-    stop = [*kill(0, 0, command, signal.SIGTERM), only]
-    outcome = expctr(command, *world.options(world.tested("one")), *replicated(2), *stop, ranks=2)
+    run = world.folder / "stopped-at-once" if command == "fit" else world.tested("one")
+    outcome = expctr(command, *world.options(run), *replicated(2), *kill(0, 0, where, signal.SIGTERM), only, ranks=2)
     assert outcome.code == (143 if rank == 0 else 1), outcome.output  # the first one's
-    assert "stopped; no results were written" in outcome.output
+    assert "\nstopped" in outcome.output
     assert "another process of this command has ended" in outcome.output
     assert "Traceback" not in outcome.output
 
@@ -63,6 +69,31 @@ def test_a_process_that_waits_for_the_others_can_be_stopped(
     code = waiting.exitcode
     waiting.kill()
     assert code == -number, log.read_text()
+
+
+@pytest.mark.slow
+def test_what_a_process_has_started_ends_with_it(world: World, tmp_path: Path) -> None:
+    """Lightning's launcher runs the command again for the second rank, which would wait for the first for ever."""
+    log = tmp_path / "log.txt"
+    line = [sys.executable, "-m", "expctr", "fit", *world.options("left"), *replicated(2), *kill(0, 0, "setup", 0)]
+    with log.open("w") as file:
+        first = subprocess.Popen(line, env=os.environ | ENVIRON, stdout=file, stderr=file, start_new_session=True)
+    end = time.monotonic() + LIMIT
+    while "MEMBER: 1/2" not in log.read_text() and time.monotonic() < end:
+        time.sleep(0.1)
+    first.terminate()
+    assert first.wait(30) == -signal.SIGTERM
+    while (left := _group(first.pid)) and time.monotonic() < end:
+        time.sleep(0.5)
+    assert not left
+
+
+def _group(leader: int) -> bool:
+    """Whether a process of a group is alive."""
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(leader, 0)
+        return True
+    return False
 
 
 def test_a_fit_stopped_while_it_loads_says_so(world: World) -> None:

@@ -1,6 +1,7 @@
 """What can be loaded as the base: folders, GGUF files, and quantized weights."""
 
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -444,6 +445,44 @@ def test_a_tokenizer_s_config_of_other_types_is_one_line(tmp_path: Path, entry: 
     path.write_text(json.dumps({**json.loads(path.read_text()), **entry}))
     with pytest.raises(UserError, match=rf"llm\.path: .*{said}.*\. Fix: "):
         load_tokenizer(LLMOptions(str(folder)))
+
+
+@pytest.mark.parametrize(
+    "part",
+    [
+        {"normalizer": {"type": "Precompiled", "precompiled_charsmap": "AAAA"}},
+        {"normalizer": {"type": "Replace", "pattern": {"Regex": ""}, "content": "x"}},
+        {"model": {"type": "Unigram", "unk_id": None, "vocab": [["a", 0.0]]}},
+    ],
+)
+def test_a_tokenizer_that_panics_is_refused_in_one_line(tmp_path: Path, part: dict[str, Any]) -> None:
+    """Some of its faults show only when it is used."""
+    folder = make_llm(tmp_path / "base")
+    path = folder / "tokenizer.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), **part}))
+    with pytest.raises(UserError, match=r"^llm\.path: .*base cannot be loaded: .*\. Fix: "):
+        load(folder)
+
+
+@pytest.mark.parametrize("named", ["../outside.safetensors", "pipe.safetensors", "gone.safetensors", "/dev/zero"])
+def test_an_index_names_files_of_its_folder_alone(tmp_path: Path, named: str) -> None:
+    folder = make_llm(tmp_path / "base")
+    shutil.copy(folder / "model.safetensors", tmp_path / "outside.safetensors")
+    os.mkfifo(folder / "pipe.safetensors")
+    (folder / "model.safetensors").rename(folder / "part.safetensors")
+    index = {"weight_map": {"model.norm.weight": "part.safetensors", "lm_head.weight": named}}
+    (folder / "model.safetensors.index.json").write_text(json.dumps(index))
+    with pytest.raises(UserError, match=r"^llm\.path: .*names .*, which is no file in the folder\. Fix: "):
+        load(folder)
+
+
+def test_a_config_that_calls_floats_packed_is_refused(tmp_path: Path) -> None:
+    folder = make_llm(tmp_path / "base")
+    path = folder / "config.json"
+    packed = {"quantization_config": {"quant_method": "bitsandbytes", "load_in_4bit": True}}
+    path.write_text(json.dumps({**json.loads(path.read_text()), **packed}))
+    with pytest.raises(UserError, match=r"^llm\.path: .*base: .*Fix: .*remove quantization_config"):
+        load(folder)
 
 
 @pytest.mark.parametrize("name", ["transformers.modeling_utils", "lightning.pytorch.utilities.rank_zero", "a.library"])

@@ -12,6 +12,7 @@ from fake_run import explanations, make_run, measured
 
 from expctr.__main__ import main
 from expctr.report.browser import browser, script_json
+from expctr.report.curves import smooth
 from expctr.report.headline import headline
 from expctr.report.render import render
 from expctr.report.run import Run, read_run
@@ -128,6 +129,17 @@ def test_the_first_answer_says_what_sentences_are_worth() -> None:
     assert logloss.sentence.startswith("LogLoss is worse with sentences: 0.6600 without sentences, 0.6800 with")
     older = headline(Run("run", Path(), table=compared(aug_text=0.1)))[0]
     assert (older.word, older.comparisons) == ("Unknown", [])
+
+
+def test_a_difference_of_nothing_that_is_named_is_none() -> None:
+    table = {"systems": {"None": {"auc": 0.5}}, "gains": {"aug_plain": {"auc": 0.1}, "llm_training": {"auc": 0.1}}}
+    assert not any(answer.comparisons for answer in headline(Run("run", Path(), table=table)))
+
+
+def test_running_means_are_worked_out_by_hand() -> None:
+    assert smooth([1.0, 2.0, 6.0, 3.0], 1) == [1.5, 3.0, 11 / 3, 4.5]
+    assert smooth([1.0, 2.0, 6.0], 9) == [3.0, 3.0, 3.0]
+    assert smooth([], 2) == []
 
 
 def test_a_difference_whose_interval_is_unknown_is_not_shown() -> None:

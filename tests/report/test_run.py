@@ -298,6 +298,8 @@ CONFIGS = {
     "a long number in decimals": f"seed_everything: {'9' * 5000}",
     "a whole number without digits": 'model: !!int ""',
     "another word for a truth": "model: {a: !!bool perhaps}",
+    "no such character": r'a: "\UFFFFFFFF"',
+    "a map in a map's place": "a: !!timestamp {? !!null x : !!map {<<: 1}, =: 1__0}",
     "a time that is none": "- !!timestamp soon",
     "an endless number": "a: " + "1:" * 400 + "1.5",
     "deeper": "seed_everything: " + "[" * 5000 + "]" * 5000,

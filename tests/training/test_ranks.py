@@ -7,6 +7,7 @@ from typing import Any
 
 import lightning as L
 import pytest
+from conftest import make_llm
 from lightning.fabric.plugins.environments.lightning import LightningEnvironment
 from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
 from lightning.pytorch.strategies import SingleDeviceStrategy
@@ -129,9 +130,13 @@ def test_a_port_in_use_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_a_port_that_is_no_number_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MASTER_PORT", "70000")
+    with pytest.raises(UserError, match=r"MASTER_PORT is '70000'\. Fix: "):
+        check_world(trainer(2))
     monkeypatch.setenv("MASTER_PORT", "auto")
+    check_world(trainer())
     with pytest.raises(UserError, match=r"MASTER_PORT is 'auto'\. Fix: set it to the number of a free port"):
-        check_world(trainer())
+        check_world(trainer(2))
 
 
 def test_only_a_process_that_is_lost_counts_as_one() -> None:
@@ -163,6 +168,15 @@ def test_ranks_that_would_score_with_different_checkpoints_are_refused(command: 
     assert outcome.output.count(f"error: rank 1 starts from {other.name} (") == 2
 
 
+def test_ranks_with_another_base_are_refused(world: World, tmp_path: Path) -> None:
+    other = f"--model.init_args.explainer.llm.path={make_llm(tmp_path / 'llm', seed=9)}"
+    line = ["fit", *world.options("of two bases"), "--stages.rounds=0", *replicated(2)]
+    line.append("--trainer.max_time=00:01:00:00")
+    outcome = expctr(*line, ranks=2, others=[other, "--trainer.max_time=00:02:00:00", "--progress.every_seconds=5"])
+    assert outcome.code == 2, outcome.output
+    assert outcome.output.count("error: rank 1 has other weights than rank 0, such as explainer.model.") == 2
+
+
 def test_checkpoints_of_one_name_are_told_apart_by_their_contents(tmp_path: Path) -> None:
     for place, content in (("a", b"0"), ("b", b"0"), ("c", b"1")):
         (tmp_path / place / "last.ckpt").mkdir(parents=True)
@@ -177,6 +191,9 @@ def test_the_shell_of_an_allocation_is_no_task(job: Any, monkeypatch: pytest.Mon
     job(NTASKS="2", JOB_NAME="mine")
     for name in ("PROCID", "NODEID", "LOCALID"):
         monkeypatch.delenv(f"SLURM_{name}", raising=False)
+    (plugin,) = with_slurm([])
+    assert type(plugin) is LightningEnvironment
+    job(NTASKS="2", STEP_ID="4294967290")  # with use_interactive_step
     (plugin,) = with_slurm([])
     assert type(plugin) is LightningEnvironment
 

@@ -124,5 +124,8 @@ def test_a_folder_of_checkpoints_may_be_a_link_to_another_disk(command: str, tmp
     path.parent.symlink_to(tmp_path / "scratch" / "kept")
     assert select_checkpoint(command, "last", run) == path
     assert run_of(path, run) == run
+    archived = path.rename(tmp_path / "archived.ckpt")
+    path.symlink_to(archived)
+    assert select_checkpoint(command, "last", run) == path
     other = save(tmp_path / "runs" / "other", 1)
     assert run_of(other, run) == tmp_path / "runs" / "other"
