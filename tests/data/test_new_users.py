@@ -54,7 +54,7 @@ def test_a_compressed_file_is_read_by_its_content_and_a_title_may_have_a_line_br
         (HEADER + "\n\n", "no rows in .*new.csv. Fix: "),
         ("", "missing column, .*new.csv, row 1, column liked_titles"),
         (HEADER + "1,a,b,c,d\n2,a,b,c,d\n", "names of rows without a column, .*row.names = FALSE"),
-        (HEADER + 'a,b,c,"d\na,b,c,d\n', "not a row of CSV, .*new.csv, row 3: .*Fix: close each quote"),
+        (HEADER + 'a,b,c,"d\na,b,c,d\n', "not a row of CSV, .*new.csv, row 2: .*Fix: close each quote"),
     ],
 )
 def test_bad_rows(tmp_path: Path, content: str | bytes, message: str) -> None:

@@ -3,8 +3,6 @@
 import ast
 import json
 import re
-from io import StringIO
-from tokenize import STRING, TokenError, generate_tokens
 
 import polars as pl
 
@@ -172,7 +170,7 @@ def _parsed(text: str) -> list[object] | None:
     for parse in (_json, _python_list):
         try:
             found = parse(text)
-        except (ValueError, TypeError, SyntaxError, TokenError, MemoryError, RecursionError):
+        except (ValueError, TypeError, SyntaxError, MemoryError, RecursionError):
             continue
         if isinstance(found, list) and ... not in found:
             return found
@@ -188,13 +186,14 @@ def _python_list(text: str) -> object:
     number = r"[-+.]*\d[-+.\deE]*"
     if re.fullmatch(rf"\[\s*{number}(\s+{number})*\s*\]", text):  # numpy writes no commas
         return [part.removesuffix(".") for part in text[1:-1].split()]
-    if re.search(r"""["']\s+["']""", text):  # Python would join the two texts
-        texts = [token.string for token in generate_tokens(StringIO(text).readline) if token.type == STRING]
-        if "".join(text[1:-1].split()) == "".join("".join(texts).split()):
-            return [ast.literal_eval(part) for part in texts]
+    if _TEXTS.fullmatch(text):  # Python would join the texts
+        text = _IN_QUOTES.sub(r"\g<0>,", text)
     return ast.literal_eval(text)
 
 
+_IN_QUOTES = re.compile(r"""(?s:"(?:\\.|[^"\\\n])*+"|'(?:\\.|[^'\\\n])*+')""")
+_TEXTS = re.compile(rf"\[\s*+{_IN_QUOTES.pattern}(?:\s++{_IN_QUOTES.pattern})++\s*+\]")
+"""Texts as numpy writes them, without commas."""
 _MISSING_NAME = re.compile(r"""("(?:\\.|[^"\\])*+"?|'(?:\\.|[^'\\])*+'?)|\b(?:nan|NaN|NaT|null)\b""", re.DOTALL)
 """A value that is missing, outside of quotes; or a text in quotes, up to the end if it is not closed."""
 
