@@ -1,10 +1,13 @@
 """Tables of one's own as they are: CSV, TSV, JSON, JSON lines or parquet; a file, a glob, a folder, or a data frame."""
 
+import fnmatch
 import glob
 import json
+import os
 import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from io import BytesIO
 from itertools import takewhile
@@ -131,13 +134,12 @@ def find_files(named: str, option: str) -> list[Path]:
                 f"{option}: {path} is a table with a log of its own ({lake}), which says which files count. Fix: read "
                 "it with its own library, and write it as parquet, or give the data frame"
             )
-        inside = [(file, file.relative_to(path).parts) for file in _below(path)]
-        inside = [(file, parts) for file, parts in inside if not any(p.startswith((".", "_", _LOCK)) for p in parts)]
-        files = [file for file, _ in inside if _suffix(file) in _KINDS]
+        inside = [file for file in _below(path) if not file.name.startswith(_LOCK)]
+        files = [file for file in inside if _suffix(file) in _KINDS]
         plain = {*files}  # a compressed copy of a file that is there, too, is not read
         files = [file for file in files if (own := file.with_name(plain_name(file.name))) == file or own not in plain]
         if not files:
-            for file, _ in inside:
+            for file in inside:
                 if file.is_file():
                     check_file(file)  # which says what to do with a workbook or an archive
             links = "".join(f"; {link} is a link to a folder, and not read" for link in linked_folders(named)[:5])
@@ -153,54 +155,85 @@ def find_files(named: str, option: str) -> list[Path]:
         files = [path]
     for file in files:
         check_file(file)
-    return files
+    # one file by several names has its rows once: under its own name, if that is among them
+    own = {file.resolve(): file for file in sorted(files, key=Path.is_symlink, reverse=True)}
+    return sorted(own.values()) if len(own) < len(files) else files
 
 
 def _matching(pattern: Path) -> list[Path]:
-    """The files that match a glob. Folders that are there are meant as they are called, even `[1] clicks`.
+    """The files that match a glob, and the links to files that are not there. `**` follows no links."""
+    there, parts = _split_glob(pattern)
+    found = _below(there, [*parts, "*"] if parts[-1] == "**" else parts, _hidden(parts))
+    return [file for file in found if file.is_file() or (file.is_symlink() and not file.exists())]
 
-    `**` follows no links: those of a few that lead back up have paths without end.
-    """
+
+def _split_glob(pattern: Path) -> tuple[Path, list[str]]:
+    """The folder above a glob, and its parts. Folders that are there are meant as they are called, as `[1] clicks`."""
     there = next(folder for folder in pattern.parents if folder.is_dir())
-    parts = [part if part == "**" else re.sub(r"\*+", "*", part) for part in pattern.relative_to(there).parts]
-    found = _below(there, "/".join([*parts, "*"] if parts[-1] == "**" else parts))
-    hidden = any(part.startswith(".") for part in parts)
-    return [file for file in found if file.is_file() and (hidden or not _is_hidden(file.relative_to(there)))]
+    parts = pattern.relative_to(there).parts
+    return there, [part if part == "**" else re.sub(r"\*+", "*", part) for part in parts]
 
 
-def _below(folder: Path, pattern: str = "**/*") -> list[Path]:
+def _hidden(parts: Sequence[str]) -> tuple[str, ...]:
+    return () if any(part.startswith(".") for part in parts) else (".",)
+
+
+def _below(folder: Path, parts: Sequence[str] = ("**", "*"), hidden: tuple[str, ...] = (".", "_")) -> list[Path]:
+    """What matches the parts of a glob, without names that begin as `hidden` ones do. `**` follows no links.
+
+    Raises:
+        DataError: a folder cannot be read, of which `Path.glob` would say nothing.
+    """
+
+    def content(inner: Path) -> list[os.DirEntry[str]]:
+        with os.scandir(inner) as entries:
+            return [entry for entry in entries if not entry.name.startswith(hidden)]
+
+    found = [folder]
     try:
-        return sorted(folder.glob(pattern))
-    except RecursionError as error:
-        raise DataError(f"{folder} has folders in folders to a depth of hundreds. Fix: name the one to read") from error
+        for part in parts:
+            if part == "**":
+                for inner in found:  # grows: links are not followed, as those that lead back up have no end
+                    found += [Path(entry) for entry in content(inner) if entry.is_dir(follow_symlinks=False)]
+                found = [*dict.fromkeys(found)]
+            elif glob.has_magic(part):
+                folders = [inner for inner in found if inner.is_dir()]
+                found = [Path(e) for inner in folders for e in content(inner) if fnmatch.fnmatch(e.name, part)]
+            else:
+                found = [inner / part for inner in found if _is_there(inner / part)]
+    except OSError as error:
+        raise DataError(
+            f"cannot read {error.filename}: {error.strerror}. Fix: check its permissions, or name what is to be read "
+            "by a pattern that leaves it out"
+        ) from error
+    return sorted({*found})
 
 
-def _is_hidden(path: Path) -> bool:
-    return any(part.startswith(".") for part in path.parts)
+def _is_there(path: Path) -> bool:
+    with suppress(FileNotFoundError, NotADirectoryError):
+        return bool(path.lstat())
+    return False
 
 
 def unused_files(named: str) -> list[str]:
-    """The files of a folder that are not read: of other formats, and compressed copies of those that are.
-
-    Of a glob, files that spreadsheet programs keep while a table is open.
-    """
+    """The files of a folder or a glob that are not read: of other formats, copies, links, and locks of spreadsheets."""
     path = Path(named).expanduser()
-    if not path.is_dir():
-        found = [] if path.exists() or not glob.has_magic(named) else _matching(path)
-        return [file.name for file in found if file.name.startswith(_LOCK)]
-    files = sorted({file for file in _below(path) if file.is_file()} - {*find_files(named, "")})
-    names = [file.relative_to(path) for file in files]
-    return [str(name) for name in names if not any(part[0] in "._" for part in name.parts)]
+    if path.is_dir():
+        return [
+            str(file.relative_to(path)) for file in sorted({*_below(path)} - {*find_files(named, "")}) if file.is_file()
+        ]
+    found = [] if path.exists() or not glob.has_magic(named) else _matching(path)
+    return [file.name for file in sorted({*found} - {*find_files(named, "")})]
 
 
 def linked_folders(named: str) -> list[str]:
     """The links in a folder, or below a glob's `**`, to other folders: not read, as they could lead back up."""
-    path = Path(named).expanduser()
+    path, parts, hidden = Path(named).expanduser(), ["**"], (".", "_")
     if not path.exists() and "**" in path.parts:
-        path = next(folder for folder in path.parents if folder.is_dir())
-    inside = _below(path) if path.is_dir() else []
-    links = [link.relative_to(path) for link in inside if link.is_symlink() and link.is_dir()]
-    return [str(link) for link in links if not any(part[0] in "._" for part in link.parts)]
+        path, parts = _split_glob(path)
+        parts, hidden = parts[: parts.index("**") + 1], _hidden(parts)
+    inside = _below(path, [*parts, "*"], hidden) if path.is_dir() else []
+    return [str(link.relative_to(path)) for link in inside if link.is_symlink() and link.is_dir()]
 
 
 def partition(path: Path, named: str) -> dict[str, str | None]:

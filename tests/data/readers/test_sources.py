@@ -3,7 +3,9 @@
 import gzip
 import json
 import math
+import os
 from collections import Counter
+from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 
@@ -147,6 +149,52 @@ def test_a_glob_of_folders_in_folders_follows_no_links(pattern: str, found: list
     named = str(tmp_path / pattern)
     assert [str(file.relative_to(tmp_path)) for file in find_files(named, "data.path")] == found
     assert linked_folders(named) == (["in/up", "left", "right"] if "**/" in pattern or pattern == "**" else [])
+
+
+@pytest.mark.parametrize("pattern", ["", "*/*.csv", "**/*.csv", "day=[12]/a.csv"])
+def test_a_folder_of_parts_that_may_not_be_read_is_named(
+    pattern: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for day in (1, 2):
+        (tmp_path / "log" / f"day={day}").mkdir(parents=True)
+        (tmp_path / "log" / f"day={day}" / "a.csv").write_text("user,item\nu,i\n")
+    named, closed, scan, stat = str(tmp_path / "log" / pattern), tmp_path / "log" / "day=2", os.scandir, Path.lstat
+
+    def scandir(path: str) -> Iterator[os.DirEntry[str]]:
+        if Path(path) == closed:
+            raise PermissionError(13, "Permission denied", str(path))
+        return scan(path)
+
+    def lstat(path: Path) -> os.stat_result:
+        if path.parent == closed:
+            raise PermissionError(13, "Permission denied", str(path))
+        return stat(path)
+
+    monkeypatch.setattr(os, "scandir", scandir)
+    monkeypatch.setattr(Path, "lstat", lstat)
+    with pytest.raises(DataError, match=r"cannot read .*day=2.*: Permission denied\. Fix: check its permissions"):
+        find_files(named, "data.interactions")
+    assert len(find_files(str(tmp_path / "log" / "*1" / "*.csv"), "data.interactions")) == 1
+    assert linked_folders(str(tmp_path / "log" / "*1" / "**")) == []
+
+
+@pytest.mark.parametrize("pattern", ["", "*.csv", "**"])
+def test_a_part_that_is_a_link_to_nothing_is_named(pattern: str, tmp_path: Path) -> None:
+    CLICKS.write_csv(tmp_path / "a.csv")
+    (tmp_path / "b.csv").symlink_to("/mnt/gone/b.csv")
+    with pytest.raises(DataError, match=r"b\.csv is a link to /mnt/gone/b\.csv, which is not there\. Fix: mount"):
+        find_files(str(tmp_path / pattern), "data.interactions")
+
+
+@pytest.mark.parametrize("pattern", ["", "*.csv", "**/*.csv"])
+def test_a_file_by_several_names_is_read_once(pattern: str, tmp_path: Path) -> None:
+    for name in ("b.csv", "c.csv"):
+        CLICKS.write_csv(tmp_path / name)
+    (tmp_path / "a.csv").symlink_to("b.csv")
+    (tmp_path / "z.csv").symlink_to(tmp_path / "b.csv")
+    read = reader(str(tmp_path / pattern))
+    assert [file.name for file in read.files or ()] == ["b.csv", "c.csv"]
+    assert read.tables.notes[-1] == "not used: file a.csv, z.csv"
 
 
 def test_a_glob_below_a_folder_with_brackets(tmp_path: Path) -> None:
