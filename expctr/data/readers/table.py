@@ -22,7 +22,7 @@ from expctr.data.readers.bad_rows import (
     bad_ids,
     has_row,
 )
-from expctr.data.readers.base import OTHER_TITLES, SNAPSHOT, RawTable, RawTables, readable
+from expctr.data.readers.base import OTHER_TITLES, RawTable, RawTables, readable
 from expctr.data.readers.columns import (
     USUAL,
     TableColumns,
@@ -34,6 +34,7 @@ from expctr.data.readers.columns import (
     time_columns,
 )
 from expctr.data.readers.ready import all_items, history_columns, is_ready, with_flags, with_tallrec
+from expctr.data.readers.snapshots import SNAPSHOT, SNAPSHOT_TEXT
 from expctr.data.readers.sources import Source, find_files, linked_folders, open_source, unused_files
 from expctr.data.readers.splits import check_alike
 from expctr.data.readers.table_features import find_kinds
@@ -307,9 +308,12 @@ class TableReader:
         dated_by = ""
         for name in snapshot_columns(self.columns, source.types):
             with suppress(DataError), readable(source.table.path):
-                times = find_times(source.table.frame, *value_of(source, name))
+                text, dtype = value_of(source, name)
+                times = find_times(source.table.frame, text, dtype)
                 if times.are_likely:
                     columns[SNAPSHOT], dated_by = times.micros, name
+                    unread = times.micros.is_null() & ~is_missing(text, dtype)
+                    columns[SNAPSHOT_TEXT] = pl.when(unread).then(text.cast(pl.String).str.slice(0, 60))
                     break
         return replace(typed_table(source, columns, checks), dated_by=dated_by)
 

@@ -8,7 +8,7 @@ import polars as pl
 
 from expctr.untrusted import replace_surrogates
 
-_MISSING = (
+MISSING_TEXTS = (
     *("", "NA", "N/A", "NaN", "nan", "NaT", "null", "NULL", "Null", "None", "none", "(null)", "undefined"),
     *("n/a", "\\N", "<NA>", "#N/A", "#NULL!"),
 )
@@ -36,7 +36,7 @@ def as_id(value: pl.Expr, dtype: pl.DataType) -> pl.Expr:
 def as_key(value: pl.Expr, dtype: pl.DataType) -> pl.Expr:
     """An id or a category as text; null if it is missing, or a text that says so."""
     text = as_id(value, dtype)
-    return pl.when(~text.is_in(_MISSING)).then(text)
+    return pl.when(~text.is_in(MISSING_TEXTS)).then(text)
 
 
 def as_title(value: pl.Expr, dtype: pl.DataType) -> pl.Expr:
@@ -77,7 +77,7 @@ def as_number(value: pl.Expr, dtype: pl.DataType) -> pl.Expr:
 def is_missing(value: pl.Expr, dtype: pl.DataType) -> pl.Expr:
     """Whether there is no finite number, or a text that says so."""
     if dtype == pl.String:
-        return value.is_null() | value.str.strip_chars().is_in([*_MISSING, *_INFINITE])
+        return value.is_null() | value.str.strip_chars().is_in([*MISSING_TEXTS, *_INFINITE])
     return value.is_null() | ~value.is_finite() if dtype.is_float() else value.is_null()
 
 
@@ -91,7 +91,7 @@ def as_list(value: pl.Expr, dtype: pl.DataType) -> pl.Expr:
 
 def as_keys(value: pl.Expr, dtype: pl.DataType) -> pl.Expr:
     """A list as `as_list` reads it, without texts that say that there is nothing."""
-    return as_list(value, dtype).list.eval(pl.element().filter(~pl.element().is_in(_MISSING)))
+    return as_list(value, dtype).list.eval(pl.element().filter(~pl.element().is_in(MISSING_TEXTS)))
 
 
 def as_entries(value: pl.Expr, dtype: pl.DataType) -> pl.Expr:

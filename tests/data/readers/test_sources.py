@@ -253,6 +253,34 @@ def test_quotes_around_some_values_are_part_of_them(tmp_path: Path) -> None:
     assert [row["title"] for row in found] == ['"Heroes"', "Heat", '"M" and more']
 
 
+@pytest.mark.parametrize(("separator", "missing"), [("\t", "\\N"), ("|", ""), ("|", "NULL")])
+def test_quotes_around_all_values_that_are_there_are_none_of_them(separator: str, missing: str, tmp_path: Path) -> None:
+    """As MySQL and Postgres write them: without quotes around a value that is missing."""
+    log, items = tmp_path / "clicks.tsv", tmp_path / "items.tsv"
+    CLICKS.write_csv(log, separator="\t")
+    rows = ["sku~name", f"a~{missing}", 'b~"Bell"', 'c~"Cup"']
+    items.write_text("\n".join(rows).replace("~", separator))
+    found = collected(reader(str(log), str(items)).tables)[1]
+    assert [row["title"] for row in found] == [None, "Bell", "Cup"]
+
+
+@pytest.mark.parametrize("separator", ["\t", "|"])
+def test_quotes_that_make_the_rows_as_wide_as_the_header_are_no_values(separator: str, tmp_path: Path) -> None:
+    log, items = tmp_path / "clicks.tsv", tmp_path / "items.tsv"
+    CLICKS.write_csv(log, separator="\t")
+    rows = ["sku~name~brand", 'a~"An~vil"~x', 'b~"Be~ll"~x', 'c~"C~up"~x']
+    items.write_text("\n".join(rows).replace("~", separator))
+    found = collected(reader(str(log), str(items)).tables)[1]
+    assert [row["title"] for row in found] == [name.replace("~", separator) for name in ("An~vil", "Be~ll", "C~up")]
+
+
+def test_a_blank_before_a_quote_is_no_part_of_a_value(tmp_path: Path) -> None:
+    items = tmp_path / "items.csv"
+    items.write_text('sku, "name", brand\n"a", "Heat, ""the"" film", x\n"b",  "Up" and away, x\n')
+    found = collected(reader(CLICKS, str(items)).tables)[1]
+    assert [row["title"] for row in found] == ['Heat, "the" film', '"Up" and away']
+
+
 def test_a_split_without_rows_is_named() -> None:
     tables = reader(CLICKS.with_columns(split=pl.Series(["train", "test"] * 2)), ITEMS).tables
     with pytest.raises(DataError, match=r"no rows in data.interactions whose split is val\. Fix: "):
