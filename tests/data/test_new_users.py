@@ -98,6 +98,7 @@ def test_an_id_and_a_title_that_disagree_are_refused(tmp_path: Path) -> None:
         ("14,Fargo,,", "no item with a title has the id 14, {}, row 3, column target. Fix: correct the id, or leave"),
         (",Up,fargo|Big,Fargo (1996)", "'Fargo' is in both lists, {}, row 3, column disliked_titles. Fix: remove it"),
         (",Up,Big,Big", "'Big' is in both lists, {}, row 3"),
+        (",Up,Big ship,big  Ship", "'big  Ship' is in both lists, {}, row 3"),
     ],
 )
 def test_an_unknown_id_and_a_title_in_both_lists_are_refused(tmp_path: Path, row: str, message: str) -> None:
