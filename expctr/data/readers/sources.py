@@ -6,7 +6,7 @@ import json
 import os
 import re
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from io import BytesIO
@@ -37,6 +37,8 @@ _NO_VALUE = "__HIVE_DEFAULT_PARTITION__"
 _NOT_JSON = re.compile(r"[:,\[]\s*(NaN|-?Infinity)\b")
 _SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")
 _JSON_TYPES: dict[type, pl.DataType] = {dict: pl.Struct([]), list: pl.List(pl.String)}
+NESTED = r"""(?s)^(\{\s*(".*)?\}|\[\s*(["\[{\d-].*|(true|false|null)\b.*)?\])$"""
+"""An object or a list of JSON; `[REC]` and `{6F9619FF-8B86}` are none."""
 _LOCK = "~$"
 """How the name of a file begins that a spreadsheet program keeps while a table is open."""
 _RAW = "raw."  # a file may have a column `row` or `problem`, too
@@ -52,12 +54,14 @@ class Source:
         schema: the columns and their types.
         is_text: every value is a string: what it means is found in its content.
         nested: columns of JSON lines that hold objects or lists, and their types; in the frame they are JSON texts.
+        plain: columns of JSON lines in which most values are neither these nor texts that look like them.
     """
 
     table: RawTable
     schema: Mapping[str, pl.DataType]
     is_text: bool
     nested: Mapping[str, pl.DataType] = field(default_factory=dict)
+    plain: Collection[str] = ()
 
     @property
     def types(self) -> dict[str, pl.DataType]:
@@ -103,9 +107,10 @@ def open_source(source: Any, option: str) -> Source:
     are_small = len(files) > _MANY and sum(path.stat().st_size for path in files) < _SMALL
     frames = []
     nested: dict[str, pl.DataType] = {}
+    plain: set[str] = set()
     for path in files:
         with readable(path):
-            frame = _scan(path, nested)
+            frame = _scan(path, nested, plain)
         found = frame.collect_schema().names()
         folders = {name: value for name, value in partition(path, str(source)).items() if _RAW + name not in found}
         frame = frame.with_columns(pl.lit(value, pl.String).alias(_RAW + name) for name, value in folders.items())
@@ -118,7 +123,7 @@ def open_source(source: Any, option: str) -> Source:
     opened = _opened(frames, Path(source), tuple(files) if len(files) > 1 else (), kinds <= {"CSV", "JSON lines"})
     if are_small:
         opened = replace(opened, table=replace(opened.table, frame=opened.table.frame.collect().lazy()))
-    return replace(opened, nested=nested)
+    return replace(opened, nested=nested, plain=plain)
 
 
 _LAKES = ("_delta_log", ".hoodie", "metadata/*.metadata.json")
@@ -273,8 +278,8 @@ def _kind(path: Path) -> str:
     return "JSON" if first.lstrip("\ufeff ").startswith("[") else "JSON lines"
 
 
-def _scan(path: Path, nested: dict[str, pl.DataType]) -> pl.LazyFrame:
-    """A file as a lazy frame. `nested` gets the columns of JSON lines that hold objects or lists."""
+def _scan(path: Path, nested: dict[str, pl.DataType], plain: set[str]) -> pl.LazyFrame:
+    """A file as a lazy frame. `nested` and `plain` get the columns of JSON lines, see `Source`."""
     kind = _kind(path)
     if kind == "parquet":
         return _numbered(pl.scan_parquet(path, glob=False))
@@ -283,9 +288,12 @@ def _scan(path: Path, nested: dict[str, pl.DataType]) -> pl.LazyFrame:
     if kind == "JSON lines":
         lines = _lines(path, _HEAD)
         keys: dict[str, Counter[type]] = {}
+        is_plain = Counter[str]()
         for row in map(_row, lines):
             for key, value in row.items():
                 keys.setdefault(key, Counter()).update([type(value)] if value else [])
+                is_plain[key] += -1 if isinstance(value, dict | list) or re.search(NESTED, str(value)) else 1
+        plain |= {key for key, balance in is_plain.items() if balance > 0}
         for key, types in keys.items():
             for found, count in types.most_common(1):
                 if found in _JSON_TYPES and 2 * count > types.total():  # a few others are read as texts

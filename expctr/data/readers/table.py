@@ -14,6 +14,7 @@ from expctr.data.options import SPLITS
 from expctr.data.readers.bad_rows import (
     BAD_LABEL,
     BAD_SPLIT,
+    NESTED_ID,
     NO_ID,
     NO_TIME,
     NOT_A_NUMBER,
@@ -35,7 +36,7 @@ from expctr.data.readers.columns import (
 )
 from expctr.data.readers.ready import all_items, history_columns, is_ready, with_flags, with_tallrec
 from expctr.data.readers.snapshots import SNAPSHOT, SNAPSHOT_TEXT
-from expctr.data.readers.sources import Source, find_files, linked_folders, open_source, unused_files
+from expctr.data.readers.sources import NESTED, Source, find_files, linked_folders, open_source, unused_files
 from expctr.data.readers.splits import check_alike
 from expctr.data.readers.table_features import find_kinds
 from expctr.data.readers.timestamps import early_times, find_times
@@ -205,7 +206,7 @@ class TableReader:
         for role in ("user", "item"):
             if role in found:
                 columns[role] = as_key(*value(role))
-                checks += [*bad_ids(role, shown=found[role]), (is_rounded(*value(role)), ROUNDED_ID, found[role])]
+                checks += _id_checks(source, role, found[role])
             elif role == "user":
                 columns["user"] = pl.lit("")  # ready rows may name nobody
         columns["rating"] = pl.lit(1.0, pl.Float32)  # without a label or a rating, a row is a positive
@@ -291,9 +292,8 @@ class TableReader:
             named = self.found.get(key, key)
             fix = f"rename the column of ids to {named}, as in the interactions: all tables need one name for it"
             raise missing_column(named, f"data.{table}", {str(source.table.path): source.names}, fix)
-        value = value_of(source, name)
-        columns = {key: as_key(*value)}
-        checks = [*bad_ids(key, shown=name), (is_rounded(*value), ROUNDED_ID, name)]
+        columns = {key: as_key(*value_of(source, name))}
+        checks = _id_checks(source, key, name)
         if "title" in found:
             columns["title"] = as_title(*value_of(source, found["title"]))
         others = [column for column in source.names if column not in found.values()]
@@ -346,6 +346,13 @@ class TableReader:
         if unused:
             said.append("not used: " + ", ".join(f"{name} ({why})" if why else name for name, why in unused.items()))
         self.notes.append(f"{source.table.path}: {'; '.join(said)}")
+
+
+def _id_checks(source: Source, role: str, name: str) -> Checks:
+    """What is wrong with an id, the column of a role."""
+    value = value_of(source, name)
+    nested = value[0].str.contains(NESTED) if name in source.plain and value[1] == pl.String else pl.lit(False)
+    return [*bad_ids(role, shown=name), (is_rounded(*value), ROUNDED_ID, name), (nested, NESTED_ID, name)]
 
 
 def _option(split: str) -> str:

@@ -281,6 +281,20 @@ def test_a_blank_before_a_quote_is_no_part_of_a_value(tmp_path: Path) -> None:
     assert [row["title"] for row in found] == ['Heat, "the" film', '"Up" and away']
 
 
+@pytest.mark.parametrize("odd", [{"id": "u"}, ["u"], [7], {}, [[1]]])
+@pytest.mark.parametrize("column", ["user", "item"])
+def test_an_id_that_is_an_object_or_a_list_unlike_others_is_a_bad_row(column: str, odd: object, tmp_path: Path) -> None:
+    rows = [{"user": f"u{i}", "item": f"[i{i}]", "ts": i} for i in range(5)]
+    path = tmp_path / "log.jsonl"
+    path.write_text("\n".join(map(json.dumps, [*rows, {**rows[0], column: odd}])))
+    table = reader(str(path)).tables.interactions
+    with pytest.raises(DataError, match=rf"id is an object or a list, .*row 6, column {column}: .*Fix: write the id"):
+        table.collect(["user"], "error", Counter())
+    assert table.collect(["user"], "skip", Counter()).height == 5
+    path.write_text("\n".join(json.dumps({**row, "user": json.dumps(["US", row["user"]])}) for row in rows))
+    assert reader(str(path)).tables.interactions.collect(["user"], "error", Counter()).height == 5  # they are its ids
+
+
 def test_a_split_without_rows_is_named() -> None:
     tables = reader(CLICKS.with_columns(split=pl.Series(["train", "test"] * 2)), ITEMS).tables
     with pytest.raises(DataError, match=r"no rows in data.interactions whose split is val\. Fix: "):
