@@ -77,7 +77,8 @@ def new_user_samples(
             )
         found = named or catalogue.matches(text.target)
         target = found[0] if len(found) == 1 else Item("", text.target)
-        history = [entry for entry in find_history(text.liked, text.disliked, catalogue) if entry.item != target]
+        history = [*dict.fromkeys(find_history(text.liked, text.disliked, catalogue))]  # each once, as in `explain`
+        history = [entry for entry in history if entry.item != target]
         if both := contradiction(history):
             raise DataError(
                 f"{both!r} is in both lists, {path}, row {row}, column disliked_titles. Fix: remove it from one of them"

@@ -79,6 +79,14 @@ LIKE = pl.DataFrame(
     | {name: pl.List(pl.String) for name in ("liked", "liked_titles", "disliked", "disliked_titles", "history")}
     | {"sample": pl.Int64, "target_year": pl.Int64, "history_liked": pl.List(pl.Boolean)}
 )
+
+
+def test_a_title_that_is_typed_several_times_is_one_entry_as_in_a_query() -> None:
+    users = [NewUser(SampleText("Up", ("Fargo", "FARGO", "Big", "Big"), ("Heat", "Heat (1995)")))]
+    (row,) = new_user_samples(users, Catalogue(ITEMS), LIKE).to_dicts()
+    assert (row["liked_titles"], row["disliked_titles"]) == (["Fargo", "Big"], ["Heat"])
+
+
 HEADED = "target,target_title,liked_titles,disliked_titles\n"
 
 

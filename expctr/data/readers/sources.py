@@ -133,12 +133,10 @@ _LAKES = ("_delta_log", ".hoodie", "metadata/*.metadata.json")
 def find_files(named: str, option: str) -> list[Path]:
     """The files that a user names: one, those in a folder and the folders in it, or those that match a glob."""
     path = Path(named).expanduser()
+    if not named.strip():
+        raise DataError(f"{option}: the name is empty. Fix: name a file, a folder or a pattern")
     if path.is_dir():
-        if lake := next((log for log in _LAKES if next(path.glob(log), None)), None):
-            raise DataError(
-                f"{option}: {path} is a table with a log of its own ({lake}), which says which files count. Fix: read "
-                "it with its own library, and write it as parquet, or give the data frame"
-            )
+        _check_lakes([path], option)
         inside = [file for file in _below(path) if not file.name.startswith(_LOCK)]
         files = [file for file in inside if _suffix(file) in _KINDS]
         plain = {*files}  # a compressed copy of a file that is there, too, is not read
@@ -158,11 +156,22 @@ def find_files(named: str, option: str) -> list[Path]:
             raise DataError(f"{option}: no file matches {named}. Fix: check the pattern, and put it in quotes")
     else:
         files = [path]
+    if files != [path]:
+        _check_lakes([*dict.fromkeys(folder for file in files for folder in file.absolute().parents)], option)
     for file in files:
         check_file(file)
     # one file by several names has its rows once: under its own name, if that is among them
     own = {file.resolve(): file for file in sorted(files, key=Path.is_symlink, reverse=True)}
     return sorted(own.values()) if len(own) < len(files) else files
+
+
+def _check_lakes(folders: Sequence[Path], option: str) -> None:
+    for folder in folders:
+        if lake := next((log for log in _LAKES if next(folder.glob(log), None)), None):
+            raise DataError(
+                f"{option}: {folder} is a table with a log of its own ({lake}), which says which files count. Fix: "
+                "read it with its own library, and write it as parquet, or give the data frame"
+            )
 
 
 def _matching(pattern: Path) -> list[Path]:

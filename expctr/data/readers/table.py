@@ -296,8 +296,9 @@ class TableReader:
         checks = _id_checks(source, key, name)
         if "title" in found:
             columns["title"] = as_title(*value_of(source, found["title"]))
-        others = [column for column in source.names if column not in found.values()]
-        unused: dict[str, str] = {}
+        events = self._events(source, table, key)
+        others = [column for column in source.names if column not in found.values() and column not in events]
+        unused: dict[str, str] = dict.fromkeys(events, "of one event")
         remarks: dict[str, str] = {}
         with readable(source.table.path):
             kinds = find_kinds(source, others, unused, remarks) if self.features is None else self.features
@@ -316,6 +317,19 @@ class TableReader:
                     columns[SNAPSHOT_TEXT] = pl.when(unread).then(text.cast(pl.String).str.slice(0, 60))
                     break
         return replace(typed_table(source, columns, checks), dated_by=dated_by)
+
+    def _events(self, source: Source, table: str, key: str) -> list[str]:
+        """The columns of a log that is given as items or users: of its last event, they would tell the outcome."""
+        other = {"item": "user", "user": "item"}[key]
+        roles = [role for role in (other, "label", "rating", "timestamp", "split", "review") if role in self.found]
+        events = [self.found[role] for role in roles if self.found[role] in source.names]
+        if len(events) < 2 or self.found.get(other) not in events:
+            return []
+        self.doubts.append(
+            f"data.{table}: {source.table.path} has a row per event, with {listed(events)}: its features of {key}s are "
+            f"those of one event of each, perhaps of the target. Fix: give a table with one row per {key}"
+        )
+        return [name for name in events if name not in (self.features or ())]
 
     def _check_features(self) -> None:
         sources = [*self._sources.values(), *self._side.values()]

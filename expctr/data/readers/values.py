@@ -10,7 +10,8 @@ from expctr.untrusted import replace_surrogates
 
 MISSING_TEXTS = (
     *("", "NA", "N/A", "NaN", "nan", "NaT", "null", "NULL", "Null", "None", "none", "(null)", "undefined"),
-    *("n/a", "\\N", "<NA>", "#N/A", "#NULL!"),
+    *("n/a", "\\N", "<NA>", "NAN", "NONE", "[NULL]", "<null>", "<NULL>"),
+    *("#N/A", "#NULL!", "#REF!", "#VALUE!", "#DIV/0!", "#NAME?", "#NUM!"),
 )
 """Texts in place of a number, an id or a category that is missing, as databases, pandas and spreadsheets write them."""
 
