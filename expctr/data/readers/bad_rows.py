@@ -22,7 +22,7 @@ BAD_TITLES, BAD_LIST = "titles cannot be told apart", "list cannot be read"
 FIXES = {  # {scale} and {path} are those of the table
     TOO_FEW: "give the row all its columns",
     TOO_MANY: "put quotes around the value that contains the delimiter",
-    BAD_CSV: "close each quote, and double a quote inside a value (Spark: .option('escape', '\"'))",
+    BAD_CSV: "close each quote, and double a quote inside a value (Spark: escape='\"'; R: qmethod='double')",
     UNDECODABLE: "save the whole file in one encoding, UTF-8",
     NUL: "the file is damaged or not a text file; download it again",
     NOT_JSON: "write one JSON object per line",

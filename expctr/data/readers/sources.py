@@ -161,8 +161,8 @@ def find_files(named: str, option: str) -> list[Path]:
     for file in files:
         check_file(file)
     # one file by several names has its rows once: under its own name, if that is among them
-    own = {file.resolve(): file for file in sorted(files, key=Path.is_symlink, reverse=True)}
-    return sorted(own.values()) if len(own) < len(files) else files
+    named_once = {file.resolve(): file for file in sorted(files, key=Path.is_symlink, reverse=True)}
+    return sorted(named_once.values()) if len(named_once) < len(files) else files
 
 
 def _check_lakes(folders: Sequence[Path], option: str) -> None:
@@ -242,7 +242,8 @@ def unused_files(named: str) -> list[str]:
 
 def linked_folders(named: str) -> list[str]:
     """The links in a folder, or below a glob's `**`, to other folders: not read, as they could lead back up."""
-    path, parts, hidden = Path(named).expanduser(), ["**"], (".", "_")
+    path, parts = Path(named).expanduser(), ["**"]
+    hidden: tuple[str, ...] = (".", "_")
     if not path.exists() and "**" in path.parts:
         path, parts = _split_glob(path)
         parts, hidden = parts[: parts.index("**") + 1], _hidden(parts)
