@@ -34,9 +34,10 @@ from expctr.data.readers.columns import (
     snapshot_columns,
     time_columns,
 )
+from expctr.data.readers.named_files import find_files, linked_folders, unused_files
 from expctr.data.readers.ready import all_items, history_columns, is_ready, with_flags, with_tallrec
 from expctr.data.readers.snapshots import SNAPSHOT, SNAPSHOT_TEXT
-from expctr.data.readers.sources import NESTED, Source, find_files, linked_folders, open_source, unused_files
+from expctr.data.readers.sources import NESTED, Source, open_source
 from expctr.data.readers.splits import check_alike
 from expctr.data.readers.table_features import find_kinds
 from expctr.data.readers.timestamps import early_times, find_times

@@ -14,7 +14,8 @@ import pytest
 from readers.test_table import CLICKS, ITEMS, collected, reader
 
 from expctr.data.readers.columns import TableColumns
-from expctr.data.readers.sources import find_files, linked_folders, open_source
+from expctr.data.readers.named_files import find_files, linked_folders
+from expctr.data.readers.sources import open_source
 from expctr.errors import DataError
 
 
