@@ -89,7 +89,7 @@ def _snapshots(summary: DataSummary) -> list[str]:
     for path, count in summary.files.items():
         rows[Path(path).name] += count
     fixes = {
-        UNDATED: "keep one row of each, or add a column updated_at, by which the last one counts",
+        UNDATED: "keep one row of each, or add a column updated_at (2024-04-30), by which the last one counts",
         FIRST: "keep one row of each",
         WITH_TITLE: "give each row its title, or keep one row of each",
     }

@@ -333,8 +333,8 @@ def test_without_a_time_the_first_row_of_an_item_counts_and_it_is_a_finding(tmp_
     data.prepare_data()
     assert [finding for finding in data.findings if "differ" in finding] == [
         "data.items: several rows that differ of one item, such as 's0' in rows 1 and 24; without times, the first "
-        "counts (71 rows are not used). Fix: keep one row of each, or add a column updated_at, by which the last one "
-        "counts"
+        "counts (71 rows are not used). Fix: keep one row of each, or add a column updated_at (2024-04-30), by which "
+        "the last one counts"
     ]
     same = prepared(CLICKS, pl.concat([ITEMS, ITEMS[:5]]))
     assert same.summary.side_dropped == {"data.items: item listed twice": 5}
