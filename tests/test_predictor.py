@@ -238,6 +238,21 @@ def test_a_broken_file_of_pairs_is_refused_before_a_model_is_loaded(name: str, t
         pair_files.check_options(tmp_path / "pairs.csv", tmp_path / "out.csv", "all", force=False)
 
 
+def test_a_csv_of_pairs_has_the_rows_that_were_checked(tmp_path: Path, small_chunks: None) -> None:
+    """Blank lines are none, and a quote inside a value is a part of it."""
+    path, rows = tmp_path / "pairs.csv", [f'u{i},5" disk {i},"a ""b"", c"\n\r\n' for i in range(20)]
+    path.write_text("user,target_title,\n\n" + "".join(rows) + "v,,\n\n")
+    pair_files.check_options(path, tmp_path / "out.csv", "all", force=False)
+    found = pair_files._quickly(path, tmp_path)
+    titles = [f'5" disk {i}' for i in range(20)]
+    assert found.collect()["target_title"].to_list() == [*titles, None]
+    assert found.slice(17, 9).collect().rows() == [
+        *((f"u{i}", f'5" disk {i}', 'a "b", c') for i in range(17, 20)),
+        ("v", None, None),
+    ]
+    assert pair_files._scan(path).head(0).collect().columns == ["user", "target_title", ""]
+
+
 @pytest.mark.parametrize(
     ("column", "message"),
     [

@@ -5,9 +5,11 @@ import shutil
 from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager
+from itertools import islice
 from pathlib import Path
 
 import polars as pl
+from polars.io.plugins import register_io_source
 
 from expctr.data.pairs import PairRows, read_columns
 from expctr.data.readers.base import POLARS_ERRORS
@@ -67,13 +69,13 @@ def predict_pairs(predictor: Predictor, pairs: Path, out: Path, explain: str, ch
     """
     if _top(explain) and "s_plain" not in predictor.columns:
         raise UserError(f"explain: {explain} needs a run of ExpCTRModule whose CTR model is trained. Fix: leave it out")
-    table = _scan(pairs)
-    predictor.check_names(table.collect_schema().names())
-    count = int(table.select(pl.len()).collect().item())
-    rows = PairRows(predictor.data, _users(table))
+    predictor.check_names(_scan(pairs).collect_schema().names())
     samples = predictor.explanations_per_row
     job = {"pairs": _stat(pairs), "checkpoint": _stat(checkpoint), "explain": explain, "samples": samples}
     with _parts(out, job) as parts:
+        table = _quickly(pairs, parts)
+        count = int(table.select(pl.len()).collect().item())
+        rows = PairRows(predictor.data, _users(table))
 
         def chunks(name: str) -> Iterator[tuple[int, pl.DataFrame, Path]]:
             """The chunks that have no part yet: their first row, their pairs, and the part to write."""
@@ -108,16 +110,43 @@ def predict_pairs(predictor: Predictor, pairs: Path, out: Path, explain: str, ch
 
 
 def _scan(pairs: Path) -> pl.LazyFrame:
-    """The table of pairs, with its columns of text as they are written."""
-    if pairs.suffix == ".csv":
-        return pl.scan_csv(pairs, infer_schema=False, glob=False)
-    return pl.scan_parquet(pairs, glob=False)
+    """The table of pairs. Of a CSV, all values are texts, and null if they are empty."""
+    if pairs.suffix != ".csv":
+        return pl.scan_parquet(pairs, glob=False)
+    _, header = next(read_rows(pairs), (1, []))
+    if not header:
+        raise DataError(f"pairs: {pairs} cannot be read: it is empty. Fix: begin it with a header, such as user,item")
+    # names of the rows may have none, and are columns all the same
+    names = [name if header.index(name) == i else f"column {i + 1}" for i, name in enumerate(header)]
+    schema = dict.fromkeys(names, pl.String())
+
+    def source(
+        columns: list[str] | None, predicate: pl.Expr | None, limit: int | None, _: int | None
+    ) -> Iterator[pl.DataFrame]:
+        rows = islice(read_rows(pairs), 1, None if limit is None else limit + 1)
+        while chunk := [row for _, row in islice(rows, CHUNK)]:
+            frame = pl.DataFrame(dict(zip(names, zip(*chunk, strict=False), strict=False)), schema)
+            frame = frame.select(pl.when(pl.all() != "").then(pl.all())).select(columns or names)
+            yield frame if predicate is None else frame.filter(predicate)
+
+    return register_io_source(source, schema=schema, is_pure=True)
+
+
+def _quickly(pairs: Path, parts: Path) -> pl.LazyFrame:
+    """The table of pairs in a form in which the last chunk is found as fast as the first."""
+    if pairs.suffix != ".csv":
+        return _scan(pairs)
+    path = parts / "pairs.parquet"
+    if not path.exists():
+        with replacing(path) as part:
+            _scan(pairs).sink_parquet(part)
+    return pl.scan_parquet(path, glob=False)
 
 
 def _check_pairs(pairs: Path, out: Path) -> None:
     """Read all of a table once, because an error in its last row would otherwise come after hours."""
     try:
-        if pairs.suffix == ".csv":  # polars fills short rows, and gives the second column of a name another one
+        if pairs.suffix == ".csv":
             deque(read_rows(pairs), 0)
         table = _scan(pairs)
         schema = table.collect_schema()

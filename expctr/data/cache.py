@@ -9,12 +9,14 @@ import hashlib
 import inspect
 import json
 import os
+import re
 import time
 import uuid
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
+from stat import S_ISREG
 from typing import Any
 
 import polars as pl
@@ -27,8 +29,9 @@ from expctr.errors import DataError
 from expctr.untrusted import printable
 from expctr.whole_files import replacing
 
-_FORMAT = 14  # increase it when a reader or make_samples returns something else
+_FORMAT = 15  # increase it when a reader or make_samples returns something else
 _ABANDONED = 24 * 3600  # seconds after which a temporary file is deleted; its process was killed
+_PART = re.compile(r"[0-9a-f]{16}\.(parquet|json)\.[0-9a-f]{16}\.part")  # what `replacing` calls a file of this cache
 _THIS_PROCESS = uuid.uuid4().hex
 
 Stats = Sequence[tuple[str, int, int, int]]
@@ -179,7 +182,8 @@ def _write(path: Path, write: Callable[[Path], object]) -> None:
     """Writes a temporary file and renames it, because another process may read it or this one may be killed."""
     for left in path.parent.glob("*.part"):
         with suppress(FileNotFoundError):  # another process may do the same
-            if time.time() - left.stat().st_mtime > _ABANDONED:
+            is_own = _PART.fullmatch(left.name) and S_ISREG(left.lstat().st_mode)  # the folder may hold others' files
+            if is_own and time.time() - left.lstat().st_mtime > _ABANDONED:
                 left.unlink()
     with replacing(path) as part:
         write(part)

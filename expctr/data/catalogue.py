@@ -3,6 +3,7 @@
 from difflib import get_close_matches
 from functools import cached_property
 from typing import Any, NamedTuple
+from unicodedata import normalize
 
 import numpy as np
 import polars as pl
@@ -72,7 +73,7 @@ class Catalogue:
 
     def _rows(self, typed: str) -> list[int]:
         """The rows whose title, with or without its year, is the typed one but for case and white space."""
-        return sorted({row % self.items.height for row in self._names.rows(_plain(typed))})
+        return sorted({row % self.items.height for row in self._names.rows(plain_title(typed))})
 
     @cached_property
     def _dated(self) -> pl.Series:
@@ -114,21 +115,22 @@ def nearest(typed: str, names: pl.Series, count: int = _COUNT) -> list[str]:
 
     Only the names that share the most runs of three letters are compared in full, because there may be millions.
     """
-    typed = _plain(typed)
+    typed = plain_title(typed)
     runs = {typed[i : i + _GRAM] for i in range(max(1, len(typed) - _GRAM + 1))[:_RUNS]}
     plain = names.str.to_lowercase()
     shared = pl.sum_horizontal(pl.lit(plain).str.contains(run, literal=True).cast(pl.Int32) for run in runs)
     likely = pl.DataFrame({"name": names}).with_columns(shared=shared).top_k(_CANDIDATES, by="shared")["name"]
-    by_plain = {_plain(name): name for name in likely}
+    by_plain = {plain_title(name): name for name in likely}
     return [by_plain[found] for found in get_close_matches(typed, list(by_plain), count)]
 
 
-def _plain(name: str) -> str:
-    return " ".join(name[:MAX_TITLE].casefold().split())
+def plain_title(title: str) -> str:
+    """What two spellings of a title have in common: not case, white space, nor how accents are encoded."""
+    return " ".join(normalize("NFC", title[:MAX_TITLE].casefold()).split())
 
 
 def _plain_names(names: pl.Series) -> pl.Series:
-    """`_plain` of each name; polars does most of them, which are printable ASCII."""
+    """`plain_title` of each name; polars does most of them, which are printable ASCII."""
     plain = names.str.to_lowercase().str.replace_all("  +", " ").str.strip_chars(" ")
     others = names.str.contains(r"[^ -~]").arg_true()
-    return plain.scatter(others, [_plain(name) for name in names.gather(others)])
+    return plain.scatter(others, [plain_title(name) for name in names.gather(others)])

@@ -4,7 +4,8 @@ from collections import Counter
 from pathlib import Path
 
 from expctr.data.options import SampleOptions
-from expctr.data.readers.base import OTHER_TITLE, SNAPSHOTS
+from expctr.data.readers.base import OTHER_TITLE
+from expctr.data.readers.snapshots import FIRST, SNAPSHOTS, UNDATED, UNREAD, WITH_TITLE
 from expctr.data.summary import BEYOND_MAX_SAMPLES, COPIES, SUPERSEDED, DataSummary
 
 _FEW = 10  # rows of a label
@@ -87,13 +88,19 @@ def _snapshots(summary: DataSummary) -> list[str]:
     rows: Counter[str] = Counter()
     for path, count in summary.files.items():
         rows[Path(path).name] += count
-    return [
-        f"{reason} ({count:,} rows are not used). Fix: keep one row of each, or add a column updated_at, by which "
-        "the last one counts"
-        for reason, count in summary.side_dropped.items()
-        if SNAPSHOTS in reason and reason.endswith("the first counts")
-        if count > _REPEATED * rows[reason.partition(f": {SNAPSHOTS}")[0]]
-    ]
+    fixes = {
+        UNDATED: "keep one row of each, or add a column updated_at (2024-04-30), by which the last one counts",
+        FIRST: "keep one row of each",
+        WITH_TITLE: "give each row its title, or keep one row of each",
+    }
+    said = []
+    for reason, count in summary.side_dropped.items():
+        fix = next((fix for end, fix in fixes.items() if SNAPSHOTS in reason and reason.endswith(end)), "")
+        if fix and count > _REPEATED * rows[reason.partition(f": {SNAPSHOTS}")[0]]:
+            said.append(f"{reason} ({count:,} rows are not used). Fix: {fix}")
+        if UNREAD in reason:
+            said.append(f"{reason} ({count:,} rows). Fix: write all times of the column in one form and one unit")
+    return said
 
 
 def _ids_as_titles(summary: DataSummary) -> list[str]:

@@ -12,7 +12,7 @@ from expctr.data.readers.bad_rows import BAD_LIST, FIXES
 from expctr.data.readers.csv_rows import read_rows
 from expctr.data.readers.files import check_file
 from expctr.data.readers.values import as_key, as_keys, is_bad_list
-from expctr.data.sample_rows import as_samples, find_history, target_columns, with_history
+from expctr.data.sample_rows import as_samples, contradiction, find_history, target_columns, with_history
 from expctr.errors import DataError
 
 _LISTS = ("liked_titles", "disliked_titles")
@@ -77,12 +77,11 @@ def new_user_samples(
             )
         found = named or catalogue.matches(text.target)
         target = found[0] if len(found) == 1 else Item("", text.target)
-        history = [entry for entry in find_history(text.liked, text.disliked, catalogue) if entry.item != target]
-        marks = {(entry.item, entry.liked): entry.item.title for entry in history}
-        if both := [title for (item, liked), title in marks.items() if liked and (item, False) in marks]:
+        history = [*dict.fromkeys(find_history(text.liked, text.disliked, catalogue))]  # each once, as in `explain`
+        history = [entry for entry in history if entry.item != target]
+        if both := contradiction(history):
             raise DataError(
-                f"{both[0]!r} is in both lists, {path}, row {row}, column disliked_titles. Fix: remove it from one of "
-                "them"
+                f"{both!r} is in both lists, {path}, row {row}, column disliked_titles. Fix: remove it from one of them"
             )
         rows.append(with_history(target_columns(target, catalogue), history))
     return as_samples(rows, like)

@@ -7,7 +7,7 @@ import polars as pl
 from expctr.data.catalogue import Item
 from expctr.data.ratings_module import RatingsDataModule
 from expctr.data.readers.values import as_key, as_keys, is_bad_list
-from expctr.data.sample_rows import HistoryEntry, find_history, history_lists, target_features
+from expctr.data.sample_rows import HistoryEntry, contradiction, find_history, history_lists, target_features
 from expctr.errors import DataError, listed
 
 _LISTS = ("liked_titles", "disliked_titles")
@@ -94,7 +94,8 @@ class PairRows:
             .join(newest, on=["user", "target"])
         )
         others = pairs.join(of_samples, on="pair", how="anti")
-        entries = pl.concat([self._typed(others.filter("typed")), self._rated(others.filter(known))])
+        typed, contradictory = self._typed(others.filter("typed"))
+        entries = pl.concat([typed, self._rated(others.filter(known))])
         problem = (
             pl.when(pl.col("unread").is_not_null())
             .then(pl.format('{} is a list that cannot be read; write ["Heat", "Fargo"] or Heat|Fargo', "unread"))
@@ -116,7 +117,7 @@ class PairRows:
                 .then(pl.format("user {} has rated no other item", "user"))
                 .otherwise(pl.lit("no title of a history but the target"))
             )
-            .when(pl.col("liked_titles").list.set_intersection("disliked_titles").list.len() > 0)
+            .when(pl.col("pair").is_in(contradictory))
             .then(pl.lit("a title is both liked and disliked"))
         )
         pairs = pairs.with_columns(problem=problem)
@@ -151,17 +152,23 @@ class PairRows:
             target_title=pl.when(pl.col("target") == "").then("target_title").otherwise("known_title")
         )
 
-    def _typed(self, pairs: pl.DataFrame) -> pl.DataFrame:
-        """The entries of typed histories, liked titles first, without the target; each once, as in `explain`."""
-        found: dict[tuple[str | None, ...], list[HistoryEntry]] = {}
-        rows = []
+    def _typed(self, pairs: pl.DataFrame) -> tuple[pl.DataFrame, list[int]]:
+        """The entries of typed histories, liked titles first, without the target; each once, as in `explain`.
+
+        Also the pairs in which an item is both liked and disliked.
+        """
+        found: dict[tuple[str | None, ...], tuple[list[HistoryEntry], bool]] = {}
+        rows, contradictory = [], []
         for pair, target, title, liked, disliked in pairs.select("pair", "target", "target_title", *_LISTS).iter_rows():
             key = (*liked, None, *disliked)
             if key not in found:
-                found[key] = list(dict.fromkeys(find_history(liked, disliked, self.data.catalogue)))
-            entries = [entry for entry in found[key] if entry.item != Item(target, title)]
+                history = list(dict.fromkeys(find_history(liked, disliked, self.data.catalogue)))
+                found[key] = history, bool(contradiction(history))
+            history, is_contradictory = found[key]
+            contradictory += [pair] if is_contradictory else []
+            entries = [entry for entry in history if entry.item != Item(target, title)]
             rows += [(pair, entry.item.id, entry.item.title, entry.liked) for entry in entries]
-        return pl.DataFrame(rows, schema=_ENTRY, orient="row")
+        return pl.DataFrame(rows, schema=_ENTRY, orient="row"), contradictory
 
     def _rated(self, pairs: pl.DataFrame) -> pl.DataFrame:
         """The entries of users' ratings, oldest first, without the target."""

@@ -11,6 +11,7 @@ from expctr.data.sample_rows import (
     HistoryEntry,
     as_samples,
     as_text,
+    contradiction,
     find_history,
     history_of,
     read_titles,
@@ -144,9 +145,8 @@ def _find_typed(
     liked: Sequence[str], disliked: Sequence[str], catalogue: Catalogue, notes: list[str]
 ) -> list[HistoryEntry]:
     history = list(dict.fromkeys(find_history(liked, disliked, catalogue)))
-    for entry in history:
-        if entry.liked and HistoryEntry(entry.item, False) in history:
-            raise UserError(f"{entry.item.title!r} is in both liked and disliked. Fix: remove it from one of them")
+    if both := contradiction(history):
+        raise UserError(f"{both!r} is in both liked and disliked. Fix: remove it from one of them")
     for title in (entry.item.title for entry in history if not entry.item.id):
         if found := catalogue.matches(title):
             notes.append(f"{title!r} can be {_several(found, catalogue)}: it is used without an id")

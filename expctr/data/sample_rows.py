@@ -3,9 +3,10 @@
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
+import numpy as np
 import polars as pl
 
-from expctr.data.catalogue import Catalogue, Item
+from expctr.data.catalogue import Catalogue, Item, plain_title
 from expctr.data.readers.bad_rows import BAD_LIST, FIXES
 from expctr.data.readers.values import as_keys, is_bad_list
 from expctr.errors import UserError
@@ -36,7 +37,12 @@ def read_titles(typed: Sequence[object] | str | None) -> tuple[str, ...]:
 
 
 def as_text(title: object) -> str:
-    """A title as text that can be encoded: a film may be called 1984, and half a character comes from cut bytes."""
+    """A title as text that can be encoded: a film may be called 1984, and half a character comes from cut bytes.
+
+    A column of numbers in which one is missing has floats, so 1984.0 is 1984.
+    """
+    if isinstance(title, float | np.floating) and title.is_integer():
+        title = int(title)
     return str(title).encode("utf-8", "replace").decode("utf-8")
 
 
@@ -44,6 +50,16 @@ def find_history(liked: Sequence[str], disliked: Sequence[str], catalogue: Catal
     """Finds the items of typed titles. A title that is not the title of exactly one item becomes a new item."""
     found = [(title, i < len(liked), catalogue.matches(title)) for i, title in enumerate([*liked, *disliked])]
     return [HistoryEntry(items[0] if len(items) == 1 else Item("", title), mark) for title, mark, items in found]
+
+
+def contradiction(history: Sequence[HistoryEntry]) -> str:
+    """The title of an item that is both liked and disliked, in whatever spellings; empty if there is none."""
+    liked = {_identity(entry.item) for entry in history if entry.liked}
+    return next((entry.item.title for entry in history if not entry.liked and _identity(entry.item) in liked), "")
+
+
+def _identity(item: Item) -> tuple[str, str]:
+    return item.id, "" if item.id else plain_title(item.title)
 
 
 def history_of(row: Mapping[str, Any]) -> list[HistoryEntry]:

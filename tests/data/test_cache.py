@@ -138,14 +138,21 @@ def test_an_interrupted_process_leaves_no_part_of_a_table(raw: Path, monkeypatch
 
 
 def test_what_a_killed_process_left_is_deleted_after_a_day(raw: Path) -> None:
-    (raw.parent / "cache").mkdir()
-    new, old = (raw.parent / "cache" / f"{name}.parquet.1.part" for name in ("new", "old"))
-    for path in (new, old):
+    folder = raw.parent / "cache"
+    folder.mkdir()
+    new, old = (folder / f"{name * 16}.json.{'0a' * 8}.part" for name in "be")
+    others = [folder / name for name in ("film.part", f"{'a' * 16}.csv.{'0' * 16}.part", f"{'a' * 16}.parquet.1.part")]
+    link = folder / f"{'c' * 16}.json.{'1' * 16}.part"
+    link.symlink_to(raw)
+    for path in (new, old, *others):
         path.write_text("half")
-    os.utime(old, (1, 1))
+    for path in (raw, old, *others):
+        os.utime(path, (1, 1))
+    os.utime(link, (1, 1), follow_symlinks=False)
     load(raw, Maker())
     assert new.exists()
     assert not old.exists()
+    assert all(path.exists() for path in (*others, link))
 
 
 def test_whatever_decides_what_is_read_makes_other_samples(raw: Path) -> None:

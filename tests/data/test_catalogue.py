@@ -2,6 +2,8 @@
 
 from collections.abc import Iterable
 from time import process_time
+from typing import Literal
+from unicodedata import normalize
 
 import polars as pl
 import pytest
@@ -45,6 +47,15 @@ def ids(typed: str, *, too: bool = False) -> list[str]:
 )
 def test_what_is_meant(typed: str, expected: list[str]) -> None:
     assert ids(typed) == expected
+
+
+@pytest.mark.parametrize("form", ["NFC", "NFD"])
+def test_an_accent_is_one_however_it_is_encoded(form: Literal["NFC", "NFD"]) -> None:
+    """A Mac writes letters and accents apart."""
+    catalogue = Catalogue(pl.DataFrame({"item": ["1", "2"], "title": [normalize(form, "Amélie"), "Heat"]}))
+    for typed in ("Amélie", normalize("NFD", "amélie")):
+        assert [item.id for item in catalogue.matches(typed)] == ["1"]
+        assert catalogue.nearest(typed + "s") == [normalize(form, "Amélie")]
 
 
 def test_an_id_without_prefix_is_accepted_on_request_and_never_hides_a_title() -> None:

@@ -54,7 +54,7 @@ def test_a_compressed_file_is_read_by_its_content_and_a_title_may_have_a_line_br
         (HEADER + "\n\n", "no rows in .*new.csv. Fix: "),
         ("", "missing column, .*new.csv, row 1, column liked_titles"),
         (HEADER + "1,a,b,c,d\n2,a,b,c,d\n", "names of rows without a column, .*row.names = FALSE"),
-        (HEADER + 'a,b,c,"d\na,b,c,d\n', "not a row of CSV, .*new.csv, row 3: .*Fix: close each quote"),
+        (HEADER + 'a,b,c,"d\na,b,c,d\n', "not a row of CSV, .*new.csv, row 2: .*Fix: close each quote"),
     ],
 )
 def test_bad_rows(tmp_path: Path, content: str | bytes, message: str) -> None:
@@ -79,6 +79,14 @@ LIKE = pl.DataFrame(
     | {name: pl.List(pl.String) for name in ("liked", "liked_titles", "disliked", "disliked_titles", "history")}
     | {"sample": pl.Int64, "target_year": pl.Int64, "history_liked": pl.List(pl.Boolean)}
 )
+
+
+def test_a_title_that_is_typed_several_times_is_one_entry_as_in_a_query() -> None:
+    users = [NewUser(SampleText("Up", ("Fargo", "FARGO", "Big", "Big"), ("Heat", "Heat (1995)")))]
+    (row,) = new_user_samples(users, Catalogue(ITEMS), LIKE).to_dicts()
+    assert (row["liked_titles"], row["disliked_titles"]) == (["Fargo", "Big"], ["Heat"])
+
+
 HEADED = "target,target_title,liked_titles,disliked_titles\n"
 
 
@@ -98,6 +106,7 @@ def test_an_id_and_a_title_that_disagree_are_refused(tmp_path: Path) -> None:
         ("14,Fargo,,", "no item with a title has the id 14, {}, row 3, column target. Fix: correct the id, or leave"),
         (",Up,fargo|Big,Fargo (1996)", "'Fargo' is in both lists, {}, row 3, column disliked_titles. Fix: remove it"),
         (",Up,Big,Big", "'Big' is in both lists, {}, row 3"),
+        (",Up,Big ship,big  Ship", "'big  Ship' is in both lists, {}, row 3"),
     ],
 )
 def test_an_unknown_id_and_a_title_in_both_lists_are_refused(tmp_path: Path, row: str, message: str) -> None:

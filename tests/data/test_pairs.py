@@ -67,6 +67,17 @@ def test_typed_histories_are_those_of_a_query(data: MovieLensDataModule) -> None
     assert_frame_equal(rows.drop("sample")[:1], query.rows.drop("sample")[:1])
 
 
+def test_an_item_that_is_liked_and_disliked_by_two_names_has_no_score(data: MovieLensDataModule) -> None:
+    _, problems = make(
+        data,
+        liked_titles=["Kids|Fargo", "Casper|id:3", "Brand new", "Fargo", "Fargo|Alien"],
+        disliked_titles=["fargo", "Fargo (1996)", "brand  NEW", "Brand new", "alien"],
+        target_title=["Alien"] * 5,
+    )
+    both = "a title is both liked and disliked"
+    assert problems == [both, both, both, None, both]
+
+
 def test_lists_of_titles_and_ids_can_be_mixed(data: MovieLensDataModule) -> None:
     rows, problems = make(
         data,

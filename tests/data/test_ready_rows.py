@@ -186,6 +186,15 @@ def test_a_history_without_matching_labels_is_a_bad_row() -> None:
         prepared(rows)
 
 
+@pytest.mark.parametrize("entry", [{"id": "a"}, ["a"]])
+def test_a_history_of_objects_or_lists_is_refused(entry: object) -> None:
+    rows = pl.DataFrame({"liked": [[entry]], "disliked": [["b"]], "title": ["c"], "label": [1]})
+    with pytest.raises(
+        DataError, match=r"column liked is of type List.*, which cannot be the liked\. Fix: write lists of"
+    ):
+        prepared(rows)
+
+
 def test_options_that_ready_rows_cannot_have_are_refused() -> None:
     frame = pl.DataFrame(ROWS)
     with pytest.raises(UserError, match=r"data.samples.split: ready rows are not ordered by time"):

@@ -2,6 +2,7 @@
 
 from typing import Any
 
+import numpy as np
 import pytest
 
 from expctr.data.sample_rows import read_titles
@@ -21,6 +22,7 @@ from expctr.errors import UserError
         ("A\ud83d|B", ("A?", "B")),
         ("[" * 5000, ("[" * 5000,)),
         (["Heat|Fargo", None, "NULL", 1984, ""], ("Heat|Fargo", "1984")),
+        ([1984.0, np.float32(12), float("nan"), 8.5], ("1984", "12", "8.5")),
         ("NULL", ()),
         ("", ()),
         ([], ()),

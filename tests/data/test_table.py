@@ -332,8 +332,9 @@ def test_without_a_time_the_first_row_of_an_item_counts_and_it_is_a_finding(tmp_
     assert {title.partition(" of ")[2] for title in data.samples["target_title"]} == {"3"}
     data.prepare_data()
     assert [finding for finding in data.findings if "differ" in finding] == [
-        "data.items: several rows that differ of one item, such as 's0' in rows 1 and 24; the first counts (71 rows "
-        "are not used). Fix: keep one row of each, or add a column updated_at, by which the last one counts"
+        "data.items: several rows that differ of one item, such as 's0' in rows 1 and 24; without times, the first "
+        "counts (71 rows are not used). Fix: keep one row of each, or add a column updated_at (2024-04-30), by which "
+        "the last one counts"
     ]
     same = prepared(CLICKS, pl.concat([ITEMS, ITEMS[:5]]))
     assert same.summary.side_dropped == {"data.items: item listed twice": 5}
@@ -341,10 +342,56 @@ def test_without_a_time_the_first_row_of_an_item_counts_and_it_is_a_finding(tmp_
     assert not [finding for finding in same.findings if "twice" in finding]
 
 
+def test_rows_of_one_time_and_times_that_cannot_be_read_are_findings() -> None:
+    dated = SNAPSHOTS.drop("tags").with_columns(
+        valid_from=pl.when(pl.col("day") == 4, pl.col("sku") == "s2")
+        .then(pl.lit("9999-12-31"))
+        .otherwise(pl.when(pl.col("sku") < "s2").then(pl.lit("2024-01-03")).otherwise(pl.format("2024-01-0{}", "day")))
+    )
+    data = prepared(CLICKS, dated.drop("day"))
+    titles = dict(data.samples.select("target", "target_title").iter_rows())
+    assert (titles["s1"], titles["s2"], titles["s3"]) == ("title of 3", "title of 5", "title of 5")
+    data.prepare_data()
+    times = "times that cannot be read, so these rows count as the oldest"
+    assert [finding for finding in data.findings if "differ" in finding or times in finding] == [
+        "data.items: several rows that differ of one item, such as 's0' in rows 1 and 24; they have the same "
+        "valid_from, and the first counts (24 rows are not used). Fix: keep one row of each",
+        f"data.items, column valid_from: {times}, such as '9999-12-31' in row 49 (1 rows). Fix: write all times of the "
+        "column in one form and one unit",
+    ]
+
+
+def test_a_latest_row_that_does_not_count_for_want_of_a_title_is_a_finding() -> None:
+    dated = SNAPSHOTS.drop("tags").with_columns(
+        title=pl.when(pl.col("day") < 5).then("title"), as_of=pl.format("2024-01-0{}", "day")
+    )
+    data = prepared(CLICKS, dated.drop("day"))
+    assert {title.partition(" of ")[2] for title in data.samples["target_title"]} == {"4"}
+    data.prepare_data()
+    (finding,) = [finding for finding in data.findings if "differ" in finding]
+    assert "; the last by as_of with a title counts (46 rows are not used). Fix: give each row its title" in finding
+    undated = pl.concat([ITEMS.with_columns(title=pl.lit(None, pl.String)), ITEMS])
+    data = prepared(CLICKS, undated)
+    data.prepare_data()
+    (finding,) = [finding for finding in data.findings if "differ" in finding]
+    assert "; the first with a title counts (23 rows are not used). Fix: give each row its title" in finding
+
+
+def test_a_published_table_is_not_advised_to_add_a_column_that_is_not_read(tmp_path: Path) -> None:
+    (tmp_path / "movies.csv").write_text("movieId,title,genres\n1,Heat,Crime\n1,Fargo,Crime\n2,Up,Family\n")
+    ratings = "".join(f"{user},{movie},{1 + user % 5},{user}\n" for user in range(1, 9) for movie in (1, 2))
+    (tmp_path / "ratings.csv").write_text(f"userId,movieId,rating,timestamp\n{ratings}")
+    data = MovieLensDataModule(str(tmp_path), cache_dir=str(tmp_path / "cache"))
+    data.prepare_data()
+    (finding,) = [finding for finding in data.findings if "differ" in finding]
+    assert finding.endswith("; the first counts (1 rows are not used). Fix: keep one row of each")
+
+
 def test_users_that_are_listed_again_are_counted_likewise() -> None:
     users = pl.concat([USERS, USERS[2:3].with_columns(age=pl.lit(70, pl.Int64))])
     assert prepared(CLICKS, ITEMS, users).summary.side_dropped == {
-        "data.users: several rows that differ of one user, such as 'u2' in rows 3 and 9; the first counts": 1
+        "data.users: several rows that differ of one user, such as 'u2' in rows 3 and 9; without times, the first "
+        "counts": 1
     }
 
 

@@ -85,7 +85,7 @@ def test_an_impossible_timestamp(tmp_path: Path, time: str) -> None:
 def test_an_unclosed_quote_in_the_csv_of_new_users(tmp_path: Path, cell: str) -> None:
     path = tmp_path / "new.csv"
     path.write_text(f"liked_titles,disliked_titles,target_title\nAlien,,{cell}\nFargo,,Kids\n")
-    with pytest.raises(DataError, match=r"cannot read .*new.csv"):
+    with pytest.raises(DataError, match=r"not a row of CSV, .*new.csv, row 2: .*Fix: close each quote"):
         read_new_users(path)
 
 

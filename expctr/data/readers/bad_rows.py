@@ -13,6 +13,7 @@ OnBadRow = Literal["error", "skip"]
 TOO_FEW, TOO_MANY, BAD_CSV = "too few columns", "too many columns", "not a row of CSV"
 UNDECODABLE, NUL = "undecodable bytes", "NUL byte"
 NOT_JSON, NO_ID, ROUNDED_ID = "not a JSON object", "no user or item id", "id is a number that lost its last digits"
+NESTED_ID = "id is an object or a list"
 NOT_A_NUMBER, OUT_OF_RANGE = "rating is not a number", "rating out of range"
 NO_TIME, BAD_TIME, OTHER_TIME = "no timestamp", "timestamp is not a time", "timestamp is unlike most others"
 BAD_LABEL, BAD_SPLIT = "label is neither 1 nor 0", "split is none of train, val and test"
@@ -21,12 +22,13 @@ BAD_TITLES, BAD_LIST = "titles cannot be told apart", "list cannot be read"
 FIXES = {  # {scale} and {path} are those of the table
     TOO_FEW: "give the row all its columns",
     TOO_MANY: "put quotes around the value that contains the delimiter",
-    BAD_CSV: "close each quote, and double a quote inside a value",
+    BAD_CSV: "close each quote, and double a quote inside a value (Spark: escape='\"'; R: qmethod='double')",
     UNDECODABLE: "save the whole file in one encoding, UTF-8",
     NUL: "the file is damaged or not a text file; download it again",
     NOT_JSON: "write one JSON object per line",
     NO_ID: "give the row a user id and an item id",
     ROUNDED_ID: "write ids as whole numbers or texts, in all files; a column of floats holds 15 digits",
+    NESTED_ID: "write the id itself, as a text or a number, in all rows",
     NOT_A_NUMBER: "write a number",
     OUT_OF_RANGE: "use the rating scale, {scale}; labels of 0 and 1, such as clicks, are read with --data "
     "TableDataModule --data.interactions {path}",

@@ -10,16 +10,13 @@ import polars as pl
 
 from expctr.data.readers import interrupts
 from expctr.data.readers.bad_rows import BAD_FEATURE, FIXES, MISSING, OnBadRow, has_row
+from expctr.data.readers.snapshots import one_per_key
 from expctr.errors import DataError, first_line, listed
 
 POLARS_ERRORS = (pl.exceptions.PolarsError, pl.exceptions.PanicException)
 """What polars raises about a file: it panics where a damaged one contradicts itself."""
 OTHER_TITLES = "other_titles"
 """Column of a table of items: what else the interactions call them."""
-SNAPSHOT = "snapshot_time"
-"""Column of a table of items or users: when a row was true, for those that are listed several times."""
-SNAPSHOTS = "several rows that differ of one"
-"""In the reason why all but one of such rows are not used."""
 OTHER_TITLE = "another title of an item in the interactions"
 """Begins the reason why such a title is not used."""
 
@@ -51,7 +48,7 @@ class RawTable:
         texts_at: reads one column of the rows at some places (the column `place`); None if the table has no places.
         empty: what is wrong if it has no rows, and how to fix it.
         has_single_times: each timestamp was read by itself, as seconds: `interactions.odd_times` compares them.
-        dated_by: the column of the file that `SNAPSHOT` is of, if the frame has that.
+        dated_by: the column of the file that `SNAPSHOT` is of; empty if there is none; None if none was looked for.
         may_be_empty: having no rows is no error, because the table is made of another one, which says what is wrong.
     """
 
@@ -65,7 +62,7 @@ class RawTable:
     empty: str = ". Fix: check that this is the right file and that its download is complete"
     may_be_empty: bool = False
     has_single_times: bool = False
-    dated_by: str = ""
+    dated_by: str | None = None
 
     @property
     def files(self) -> tuple[Path, ...]:
@@ -137,37 +134,16 @@ class RawTable:
     ) -> pl.DataFrame:
         """Collects all columns of a small table. Keeps one row per key, and counts the others as dropped.
 
-        It is the last by its `SNAPSHOT`, else the first. A row with a title comes before one without.
+        For the choice see `one_per_key`.
         """
         frame = self.collect([pl.exclude("place", "line", "problem", "column")], on_bad_row, dropped, read)
-        own = frame.select(pl.exclude("row", "file", SNAPSHOT)).columns
-        if frame[key].n_unique() < frame.height:
-            self._count_repeated(frame, key, own, dropped)
-            first = [pl.col("title").fill_null("") == ""] if "title" in own else []
-            first += [-pl.col(SNAPSHOT)] if SNAPSHOT in frame.columns else []
-            frame = frame.sort(first, nulls_last=True, maintain_order=True) if first else frame
-        unique = frame.unique(key, keep="first", maintain_order=True).select(own)
+        unique = one_per_key(frame, key, self.dated_by, self.path.name, dropped)
         if OTHER_TITLES in unique.columns:
             others = unique.select(key, "title", OTHER_TITLES).explode(OTHER_TITLES).drop_nulls(OTHER_TITLES)
             for item, title, other in others.sort(key, OTHER_TITLES).head(1).iter_rows():
                 dropped[f"{OTHER_TITLE}, such as {other!r} of {item}, {title!r}"] += others.height
             unique = unique.drop(OTHER_TITLES)
         return unique
-
-    def _count_repeated(self, frame: pl.DataFrame, key: str, own: list[str], dropped: Counter[str]) -> None:
-        again = frame.filter(pl.col(key).is_duplicated())
-        several = again.unique(own, maintain_order=True).filter(pl.col(key).is_duplicated())
-        differ = again[key].is_in(several[key].implode())
-        if (same := again.filter(~differ)).height:
-            dropped[f"{self.path.name}: {key} listed twice"] += same.height - same[key].n_unique()
-        for first in several.head(1).iter_rows(named=True):
-            second = several.filter(pl.col(key) == first[key]).row(1, named=True)
-            rows = f"{first['row']:,} and {second['row']:,}"
-            if self.parts:
-                rows = f"{first['row']:,} of {first['file']} and {second['row']:,} of {second['file']}"
-            kept = f"the last by {self.dated_by}" if self.dated_by else "the first"
-            reason = f"{self.path.name}: {SNAPSHOTS} {key}, such as {first[key]!r} in rows {rows}; {kept} counts"
-            dropped[reason] += int(differ.sum()) - several[key].n_unique()
 
     def _first_problem(self, count: int, rows: int) -> DataError:
         place = pl.col("file") if "file" in self.frame.collect_schema() else pl.lit(str(self.path))

@@ -90,7 +90,7 @@ def find_columns(columns: TableColumns, roles: Sequence[str], schema: Mapping[st
     for role, name in found.items():
         if not _fits(role, schema[name]):
             wanted = "seconds since 1970 or dates" if role == "timestamp" else "texts or numbers"
-            wanted = "lists, or texts separated by |" if role in LISTS else wanted
+            wanted = "lists of texts, or texts separated by |" if role in LISTS else wanted
             raise DataError(
                 f"data.columns.{role}: column {name} is of type {str(schema[name])[:120]}, which cannot be the {role}. "
                 f"Fix: write {wanted}; or name another column"
@@ -141,9 +141,14 @@ def match_name(name: str, names: Sequence[str]) -> str | None:
     return alike[0] if len(alike) == 1 else None
 
 
+def _may_list(dtype: pl.DataType) -> bool:
+    return isinstance(dtype, pl.List | pl.Array | pl.String | pl.Null)
+
+
 def _fits(role: str, dtype: pl.DataType) -> bool:
     if role in LISTS:
-        return isinstance(dtype, pl.List | pl.Array | pl.String | pl.Null)
+        inner = getattr(dtype, "inner", None)
+        return _may_list(dtype) and not (isinstance(inner, pl.DataType) and inner.is_nested())
     is_single = not dtype.is_nested() and dtype != pl.Object and not isinstance(dtype, pl.BaseExtension)
     return is_single and not (role == "timestamp" and dtype == pl.Time)
 
@@ -158,7 +163,7 @@ def _find(
     if named := getattr(columns, role):
         return match_name(named, [*schema])
     # a label may be called `liked`, and a time of day `time`
-    names = [name for name in names if (_fits(role, schema[name]) if role in LISTS else schema[name] != pl.Time)]
+    names = [name for name in names if (_may_list(schema[name]) if role in LISTS else schema[name] != pl.Time)]
     meant = {getattr(columns, other) for other in USUAL}
     for usual in USUAL[role]:
         alike = [name for name in names if plain_header(name) == usual and name not in taken and name not in meant]

@@ -49,12 +49,14 @@ def check_row_names(path: Path, width: int, rows: Sequence[Sequence[str]]) -> No
 
 def _read(path: Path, text: io.TextIOWrapper) -> Iterator[Row]:
     rows = csv.reader(text, strict=True)  # otherwise an unclosed quote swallows the rows below it
+    first = 1  # line of the row: a quote that is not closed ends with the file
     try:
         for row in rows:
+            first = rows.line_num + 1
             if row:
                 yield rows.line_num, row
     except csv.Error as error:
-        raise DataError(f"{BAD_CSV}, {path}, row {rows.line_num:,}: {error}. Fix: {FIXES[BAD_CSV]}") from error
+        raise DataError(f"{BAD_CSV}, {path}, row {first:,}: {error}. Fix: {FIXES[BAD_CSV]}") from error
 
 
 def _checked(path: Path, rows: Iterator[Row]) -> Iterator[Row]:

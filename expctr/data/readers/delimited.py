@@ -8,6 +8,7 @@ import csv
 import re
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 
 import polars as pl
@@ -16,6 +17,7 @@ from expctr.data.readers.bad_rows import BAD_CSV, NUL, TOO_FEW, TOO_MANY, UNDECO
 from expctr.data.readers.base import RawTable
 from expctr.data.readers.csv_rows import check_row_names
 from expctr.data.readers.lines import Encoding, join_records, read_lines
+from expctr.data.readers.values import MISSING_TEXTS
 from expctr.errors import DataError
 
 _DELIMITERS = ("::", "\t", ";", ",", "|")
@@ -185,6 +187,8 @@ def _positions(fields: Sequence[str], headers: Mapping[str, Sequence[str]], orde
 def _may_quote(delimiter: str, head: Sequence[str]) -> bool:
     """Whether values may be in quotes. With a tab or `|`, if the header or all first values of a column are.
 
+    Missing values, which no program puts in quotes, do not count.
+
     Args:
         delimiter: of the file.
         head: its first lines, with the header; none if it has none.
@@ -192,8 +196,11 @@ def _may_quote(delimiter: str, head: Sequence[str]) -> bool:
     if delimiter not in _PLAIN or not head:
         return delimiter in _QUOTING
     header, *rows = ([value.strip() for value in line.split(delimiter)] for line in head)
-    columns = zip(*rows, strict=False) if len(rows) > 1 else ()
-    return any(all(len(v) > 1 and v[0] == v[-1] == '"' for v in column) for column in (header, *columns))
+    if any(len(row) > len(header) for row in rows) and all(len(_split_line(d, delimiter)) == len(header) for d in head):
+        return True  # only so do the rows have as many values as the header
+    columns = ([value for value in column if value not in MISSING_TEXTS] for column in zip(*rows, strict=False))
+    full = [column for column in columns if len(column) > 1 and 2 * len(column) >= len(rows)]
+    return any(all(len(v) > 1 and v[0] == v[-1] == '"' for v in column) for column in (header, *full))
 
 
 def _split_lines(lines: pl.Series, delimiter: str, width: int, quoted: bool) -> pl.Series:
@@ -231,10 +238,12 @@ def _split_line(line: str, delimiter: str, quoted: bool = True, most: int = -1) 
         line = re.sub(r'(?<!\\)\\++(?!")', lambda backslashes: 2 * backslashes[0], line)
     if (re.sub(r"\\.", "", line) if escape else line).count('"') % 2:
         return []  # half of a value with a line break in it; csv would accept some of these
-    try:
-        return next(csv.reader((line,), delimiter=delimiter, escapechar=escape, strict=True))
-    except csv.Error:
-        return []
+    for skips in (True, False):  # blanks after a delimiter: `1, "Heat"` has quotes around a value, `1, "A" b` has not
+        with suppress(csv.Error):
+            return next(
+                csv.reader((line,), delimiter=delimiter, escapechar=escape, strict=True, skipinitialspace=skips)
+            )
+    return []
 
 
 def _has_odd_quotes(delimiter: str) -> pl.Expr:

@@ -125,6 +125,11 @@ def check_file(path: Path) -> None:
         raise DataError(f"cannot read {path}: {error.strerror}. Fix: check its name and permissions") from error
     if is_stream:
         raise DataError(f"a stream, {path}: data are read more than once. Fix: write it to a file, and name that")
+    if exists and path.is_symlink() and not path.exists():
+        raise DataError(
+            f"not a file: {path} is a link to {path.readlink()}, which is not there. Fix: mount its disk, put the file "
+            "there, or remove the link"
+        )
     if exists:
         raise DataError(f"not a file: {path}. Fix: remove it, and put the file in its place")
     check_local(str(path))

@@ -1,41 +1,33 @@
 """Tables of one's own as they are: CSV, TSV, JSON, JSON lines or parquet; a file, a glob, a folder, or a data frame."""
 
-import glob
 import json
 import re
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from io import BytesIO
-from itertools import takewhile
 from pathlib import Path
 from typing import Any
-from urllib.parse import unquote
 
 import polars as pl
 
 from expctr.data.readers.bad_rows import PROBLEM
 from expctr.data.readers.base import POLARS_ERRORS, RawTable, readable
 from expctr.data.readers.delimited import plain_header, read_delimited, read_header
-from expctr.data.readers.files import check_file, check_local, plain_name
+from expctr.data.readers.files import check_file
 from expctr.data.readers.frames import as_frame, check_types, plain_types
 from expctr.data.readers.json_lines import read_json_lines
+from expctr.data.readers.named_files import KINDS, find_files, partition, suffix
 from expctr.errors import DataError, first_line, listed
 from expctr.untrusted import replace_surrogates
 
-_KINDS = {
-    **dict.fromkeys((".parquet", ".pq"), "parquet"),
-    **dict.fromkeys((".json", ".jsonl", ".ndjson"), "JSON"),
-    **dict.fromkeys((".csv", ".tsv", ".txt", ".tab"), "CSV"),
-}
 _MANY, _SMALL = 50, 1 << 26  # more files than this, of fewer bytes in all, are read into memory at once
 _HEAD = 10_000  # lines of JSON that are searched for keys
-_NO_VALUE = "__HIVE_DEFAULT_PARTITION__"
 _NOT_JSON = re.compile(r"[:,\[]\s*(NaN|-?Infinity)\b")
 _SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")
 _JSON_TYPES: dict[type, pl.DataType] = {dict: pl.Struct([]), list: pl.List(pl.String)}
-_LOCK = "~$"
-"""How the name of a file begins that a spreadsheet program keeps while a table is open."""
+NESTED = r"""(?s)^(\{\s*(".*)?\}|\[\s*(["\[{\d-].*|(true|false|null)\b.*)?\])$"""
+"""An object or a list of JSON; `[REC]` and `{6F9619FF-8B86}` are none."""
 _RAW = "raw."  # a file may have a column `row` or `problem`, too
 
 
@@ -49,12 +41,14 @@ class Source:
         schema: the columns and their types.
         is_text: every value is a string: what it means is found in its content.
         nested: columns of JSON lines that hold objects or lists, and their types; in the frame they are JSON texts.
+        plain: columns of JSON lines in which most values are neither these nor texts that look like them.
     """
 
     table: RawTable
     schema: Mapping[str, pl.DataType]
     is_text: bool
     nested: Mapping[str, pl.DataType] = field(default_factory=dict)
+    plain: Collection[str] = ()
 
     @property
     def types(self) -> dict[str, pl.DataType]:
@@ -100,9 +94,10 @@ def open_source(source: Any, option: str) -> Source:
     are_small = len(files) > _MANY and sum(path.stat().st_size for path in files) < _SMALL
     frames = []
     nested: dict[str, pl.DataType] = {}
+    plain: set[str] = set()
     for path in files:
         with readable(path):
-            frame = _scan(path, nested)
+            frame = _scan(path, nested, plain)
         found = frame.collect_schema().names()
         folders = {name: value for name, value in partition(path, str(source)).items() if _RAW + name not in found}
         frame = frame.with_columns(pl.lit(value, pl.String).alias(_RAW + name) for name, value in folders.items())
@@ -115,99 +110,7 @@ def open_source(source: Any, option: str) -> Source:
     opened = _opened(frames, Path(source), tuple(files) if len(files) > 1 else (), kinds <= {"CSV", "JSON lines"})
     if are_small:
         opened = replace(opened, table=replace(opened.table, frame=opened.table.frame.collect().lazy()))
-    return replace(opened, nested=nested)
-
-
-_LAKES = ("_delta_log", ".hoodie", "metadata/*.metadata.json")
-"""What Delta, Hudi and Iceberg have in the folder of a table. Files removed from the table are still there."""
-
-
-def find_files(named: str, option: str) -> list[Path]:
-    """The files that a user names: one, those in a folder and the folders in it, or those that match a glob."""
-    path = Path(named).expanduser()
-    if path.is_dir():
-        if lake := next((log for log in _LAKES if next(path.glob(log), None)), None):
-            raise DataError(
-                f"{option}: {path} is a table with a log of its own ({lake}), which says which files count. Fix: read "
-                "it with its own library, and write it as parquet, or give the data frame"
-            )
-        inside = [(file, file.relative_to(path).parts) for file in _below(path)]
-        inside = [(file, parts) for file, parts in inside if not any(p.startswith((".", "_", _LOCK)) for p in parts)]
-        files = [file for file, _ in inside if _suffix(file) in _KINDS]
-        plain = {*files}  # a compressed copy of a file that is there, too, is not read
-        files = [file for file in files if (own := file.with_name(plain_name(file.name))) == file or own not in plain]
-        if not files:
-            for file, _ in inside:
-                if file.is_file():
-                    check_file(file)  # which says what to do with a workbook or an archive
-            links = "".join(f"; {link} is a link to a folder, and not read" for link in linked_folders(named)[:5])
-            raise DataError(
-                f"{option}: no table in {path}{links}. Fix: name a folder with files of {', '.join(_KINDS)}"
-            )
-    elif not path.exists() and glob.has_magic(named):
-        files = [file for file in _matching(path) if not file.name.startswith(_LOCK)]
-        if not files:
-            check_local(named)
-            raise DataError(f"{option}: no file matches {named}. Fix: check the pattern, and put it in quotes")
-    else:
-        files = [path]
-    for file in files:
-        check_file(file)
-    return files
-
-
-def _matching(pattern: Path) -> list[Path]:
-    """The files that match a glob. Folders that are there are meant as they are called, even `[1] clicks`.
-
-    `**` follows no links: those of a few that lead back up have paths without end.
-    """
-    there = next(folder for folder in pattern.parents if folder.is_dir())
-    parts = [part if part == "**" else re.sub(r"\*+", "*", part) for part in pattern.relative_to(there).parts]
-    found = _below(there, "/".join([*parts, "*"] if parts[-1] == "**" else parts))
-    hidden = any(part.startswith(".") for part in parts)
-    return [file for file in found if file.is_file() and (hidden or not _is_hidden(file.relative_to(there)))]
-
-
-def _below(folder: Path, pattern: str = "**/*") -> list[Path]:
-    try:
-        return sorted(folder.glob(pattern))
-    except RecursionError as error:
-        raise DataError(f"{folder} has folders in folders to a depth of hundreds. Fix: name the one to read") from error
-
-
-def _is_hidden(path: Path) -> bool:
-    return any(part.startswith(".") for part in path.parts)
-
-
-def unused_files(named: str) -> list[str]:
-    """The files of a folder that are not read: of other formats, and compressed copies of those that are.
-
-    Of a glob, files that spreadsheet programs keep while a table is open.
-    """
-    path = Path(named).expanduser()
-    if not path.is_dir():
-        found = [] if path.exists() or not glob.has_magic(named) else _matching(path)
-        return [file.name for file in found if file.name.startswith(_LOCK)]
-    files = sorted({file for file in _below(path) if file.is_file()} - {*find_files(named, "")})
-    names = [file.relative_to(path) for file in files]
-    return [str(name) for name in names if not any(part[0] in "._" for part in name.parts)]
-
-
-def linked_folders(named: str) -> list[str]:
-    """The links in a folder, or below a glob's `**`, to other folders: not read, as they could lead back up."""
-    path = Path(named).expanduser()
-    if not path.exists() and "**" in path.parts:
-        path = next(folder for folder in path.parents if folder.is_dir())
-    inside = _below(path) if path.is_dir() else []
-    links = [link.relative_to(path) for link in inside if link.is_symlink() and link.is_dir()]
-    return [str(link) for link in links if not any(part[0] in "._" for part in link.parts)]
-
-
-def partition(path: Path, named: str) -> dict[str, str | None]:
-    """What the folders of a file are called, below what a user named: `date=2024-01-01/split=train/part-0.parquet`."""
-    fixed = [*takewhile(lambda part: not glob.has_magic(part), Path(named).expanduser().parts)]
-    pairs = (folder.partition("=") for folder in path.parts[len(fixed) : -1])
-    return {name: None if value == _NO_VALUE else unquote(value) for name, equals, value in pairs if name and equals}
+    return replace(opened, nested=nested, plain=plain)
 
 
 def _opened(frames: Sequence[pl.LazyFrame], path: Path, parts: tuple[Path, ...], is_text: bool) -> Source:
@@ -228,20 +131,16 @@ def _opened(frames: Sequence[pl.LazyFrame], path: Path, parts: tuple[Path, ...],
     return Source(RawTable(frame, path, parts), columns, is_text)
 
 
-def _suffix(path: Path) -> str:
-    return Path(plain_name(path.name)).suffix.lower()
-
-
 def _kind(path: Path) -> str:
-    kind = _KINDS.get(_suffix(path), "CSV")
+    kind = KINDS.get(suffix(path), "CSV")
     if kind != "JSON":
         return kind
     first = next(iter(_lines(path, 1)), "")
     return "JSON" if first.lstrip("\ufeff ").startswith("[") else "JSON lines"
 
 
-def _scan(path: Path, nested: dict[str, pl.DataType]) -> pl.LazyFrame:
-    """A file as a lazy frame. `nested` gets the columns of JSON lines that hold objects or lists."""
+def _scan(path: Path, nested: dict[str, pl.DataType], plain: set[str]) -> pl.LazyFrame:
+    """A file as a lazy frame. `nested` and `plain` get the columns of JSON lines, see `Source`."""
     kind = _kind(path)
     if kind == "parquet":
         return _numbered(pl.scan_parquet(path, glob=False))
@@ -250,9 +149,12 @@ def _scan(path: Path, nested: dict[str, pl.DataType]) -> pl.LazyFrame:
     if kind == "JSON lines":
         lines = _lines(path, _HEAD)
         keys: dict[str, Counter[type]] = {}
+        is_plain = Counter[str]()
         for row in map(_row, lines):
             for key, value in row.items():
                 keys.setdefault(key, Counter()).update([type(value)] if value else [])
+                is_plain[key] += -1 if isinstance(value, dict | list) or re.search(NESTED, str(value)) else 1
+        plain |= {key for key, balance in is_plain.items() if balance > 0}
         for key, types in keys.items():
             for found, count in types.most_common(1):
                 if found in _JSON_TYPES and 2 * count > types.total():  # a few others are read as texts

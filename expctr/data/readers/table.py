@@ -14,6 +14,7 @@ from expctr.data.options import SPLITS
 from expctr.data.readers.bad_rows import (
     BAD_LABEL,
     BAD_SPLIT,
+    NESTED_ID,
     NO_ID,
     NO_TIME,
     NOT_A_NUMBER,
@@ -22,7 +23,7 @@ from expctr.data.readers.bad_rows import (
     bad_ids,
     has_row,
 )
-from expctr.data.readers.base import OTHER_TITLES, SNAPSHOT, RawTable, RawTables, readable
+from expctr.data.readers.base import OTHER_TITLES, RawTable, RawTables, readable
 from expctr.data.readers.columns import (
     USUAL,
     TableColumns,
@@ -33,8 +34,10 @@ from expctr.data.readers.columns import (
     snapshot_columns,
     time_columns,
 )
+from expctr.data.readers.named_files import find_files, linked_folders, unused_files
 from expctr.data.readers.ready import all_items, history_columns, is_ready, with_flags, with_tallrec
-from expctr.data.readers.sources import Source, find_files, linked_folders, open_source, unused_files
+from expctr.data.readers.snapshots import SNAPSHOT, SNAPSHOT_TEXT
+from expctr.data.readers.sources import NESTED, Source, open_source
 from expctr.data.readers.splits import check_alike
 from expctr.data.readers.table_features import find_kinds
 from expctr.data.readers.timestamps import early_times, find_times
@@ -204,7 +207,7 @@ class TableReader:
         for role in ("user", "item"):
             if role in found:
                 columns[role] = as_key(*value(role))
-                checks += [*bad_ids(role, shown=found[role]), (is_rounded(*value(role)), ROUNDED_ID, found[role])]
+                checks += _id_checks(source, role, found[role])
             elif role == "user":
                 columns["user"] = pl.lit("")  # ready rows may name nobody
         columns["rating"] = pl.lit(1.0, pl.Float32)  # without a label or a rating, a row is a positive
@@ -290,13 +293,13 @@ class TableReader:
             named = self.found.get(key, key)
             fix = f"rename the column of ids to {named}, as in the interactions: all tables need one name for it"
             raise missing_column(named, f"data.{table}", {str(source.table.path): source.names}, fix)
-        value = value_of(source, name)
-        columns = {key: as_key(*value)}
-        checks = [*bad_ids(key, shown=name), (is_rounded(*value), ROUNDED_ID, name)]
+        columns = {key: as_key(*value_of(source, name))}
+        checks = _id_checks(source, key, name)
         if "title" in found:
             columns["title"] = as_title(*value_of(source, found["title"]))
-        others = [column for column in source.names if column not in found.values()]
-        unused: dict[str, str] = {}
+        events = self._events(source, table, key)
+        others = [column for column in source.names if column not in found.values() and column not in events]
+        unused: dict[str, str] = dict.fromkeys(events, "of one event")
         remarks: dict[str, str] = {}
         with readable(source.table.path):
             kinds = find_kinds(source, others, unused, remarks) if self.features is None else self.features
@@ -307,11 +310,27 @@ class TableReader:
         dated_by = ""
         for name in snapshot_columns(self.columns, source.types):
             with suppress(DataError), readable(source.table.path):
-                times = find_times(source.table.frame, *value_of(source, name))
+                text, dtype = value_of(source, name)
+                times = find_times(source.table.frame, text, dtype)
                 if times.are_likely:
                     columns[SNAPSHOT], dated_by = times.micros, name
+                    unread = times.micros.is_null() & ~is_missing(text, dtype)
+                    columns[SNAPSHOT_TEXT] = pl.when(unread).then(text.cast(pl.String).str.slice(0, 60))
                     break
         return replace(typed_table(source, columns, checks), dated_by=dated_by)
+
+    def _events(self, source: Source, table: str, key: str) -> list[str]:
+        """The columns of a log that is given as items or users: of its last event, they would tell the outcome."""
+        other = {"item": "user", "user": "item"}[key]
+        roles = [role for role in (other, "label", "rating", "timestamp", "split", "review") if role in self.found]
+        events = [self.found[role] for role in roles if self.found[role] in source.names]
+        if len(events) < 2 or self.found.get(other) not in events:
+            return []
+        self.doubts.append(
+            f"data.{table}: {source.table.path} has a row per event, with {listed(events)}: its features of {key}s are "
+            f"those of one event of each, perhaps of the target. Fix: give a table with one row per {key}"
+        )
+        return [name for name in events if name not in (self.features or ())]
 
     def _check_features(self) -> None:
         sources = [*self._sources.values(), *self._side.values()]
@@ -342,6 +361,13 @@ class TableReader:
         if unused:
             said.append("not used: " + ", ".join(f"{name} ({why})" if why else name for name, why in unused.items()))
         self.notes.append(f"{source.table.path}: {'; '.join(said)}")
+
+
+def _id_checks(source: Source, role: str, name: str) -> Checks:
+    """What is wrong with an id, the column of a role."""
+    value = value_of(source, name)
+    nested = value[0].str.contains(NESTED) if name in source.plain and value[1] == pl.String else pl.lit(False)
+    return [*bad_ids(role, shown=name), (is_rounded(*value), ROUNDED_ID, name), (nested, NESTED_ID, name)]
 
 
 def _option(split: str) -> str:

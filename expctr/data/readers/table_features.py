@@ -6,13 +6,14 @@ from typing import get_args
 import polars as pl
 
 from expctr.data.feature_kinds import FeatureKind, kind_of
+from expctr.data.readers.snapshots import SNAPSHOT, SNAPSHOT_TEXT
 from expctr.data.readers.sources import Source, raw
 from expctr.data.readers.values import as_key, as_keys, as_label, as_number, is_bad_list, is_json_list, is_missing
 from expctr.errors import DataError
 
 _RESERVED = {
     *("user", "item", "title", "rating", "timestamp", "review", "split"),
-    *("row", "line", "problem", "column", "file", "place", "seen", "other_titles", "snapshot_time", "*"),
+    *("row", "line", "problem", "column", "file", "place", "seen", "other_titles", SNAPSHOT, SNAPSHOT_TEXT, "*"),
 }
 _FEW = 100  # rows, of which each may well have another value
 

@@ -3,16 +3,15 @@
 import ast
 import json
 import re
-from io import StringIO
-from tokenize import STRING, TokenError, generate_tokens
 
 import polars as pl
 
 from expctr.untrusted import replace_surrogates
 
-_MISSING = (
+MISSING_TEXTS = (
     *("", "NA", "N/A", "NaN", "nan", "NaT", "null", "NULL", "Null", "None", "none", "(null)", "undefined"),
-    *("n/a", "\\N", "<NA>", "#N/A", "#NULL!"),
+    *("n/a", "\\N", "<NA>", "NAN", "NONE", "[NULL]", "<null>", "<NULL>"),
+    *("#N/A", "#NULL!", "#REF!", "#VALUE!", "#DIV/0!", "#NAME?", "#NUM!"),
 )
 """Texts in place of a number, an id or a category that is missing, as databases, pandas and spreadsheets write them."""
 
@@ -38,7 +37,7 @@ def as_id(value: pl.Expr, dtype: pl.DataType) -> pl.Expr:
 def as_key(value: pl.Expr, dtype: pl.DataType) -> pl.Expr:
     """An id or a category as text; null if it is missing, or a text that says so."""
     text = as_id(value, dtype)
-    return pl.when(~text.is_in(_MISSING)).then(text)
+    return pl.when(~text.is_in(MISSING_TEXTS)).then(text)
 
 
 def as_title(value: pl.Expr, dtype: pl.DataType) -> pl.Expr:
@@ -79,7 +78,7 @@ def as_number(value: pl.Expr, dtype: pl.DataType) -> pl.Expr:
 def is_missing(value: pl.Expr, dtype: pl.DataType) -> pl.Expr:
     """Whether there is no finite number, or a text that says so."""
     if dtype == pl.String:
-        return value.is_null() | value.str.strip_chars().is_in([*_MISSING, *_INFINITE])
+        return value.is_null() | value.str.strip_chars().is_in([*MISSING_TEXTS, *_INFINITE])
     return value.is_null() | ~value.is_finite() if dtype.is_float() else value.is_null()
 
 
@@ -93,7 +92,7 @@ def as_list(value: pl.Expr, dtype: pl.DataType) -> pl.Expr:
 
 def as_keys(value: pl.Expr, dtype: pl.DataType) -> pl.Expr:
     """A list as `as_list` reads it, without texts that say that there is nothing."""
-    return as_list(value, dtype).list.eval(pl.element().filter(~pl.element().is_in(_MISSING)))
+    return as_list(value, dtype).list.eval(pl.element().filter(~pl.element().is_in(MISSING_TEXTS)))
 
 
 def as_entries(value: pl.Expr, dtype: pl.DataType) -> pl.Expr:
@@ -172,7 +171,7 @@ def _parsed(text: str) -> list[object] | None:
     for parse in (_json, _python_list):
         try:
             found = parse(text)
-        except (ValueError, TypeError, SyntaxError, TokenError, MemoryError, RecursionError):
+        except (ValueError, TypeError, SyntaxError, MemoryError, RecursionError):
             continue
         if isinstance(found, list) and ... not in found:
             return found
@@ -188,13 +187,14 @@ def _python_list(text: str) -> object:
     number = r"[-+.]*\d[-+.\deE]*"
     if re.fullmatch(rf"\[\s*{number}(\s+{number})*\s*\]", text):  # numpy writes no commas
         return [part.removesuffix(".") for part in text[1:-1].split()]
-    if re.search(r"""["']\s+["']""", text):  # Python would join the two texts
-        texts = [token.string for token in generate_tokens(StringIO(text).readline) if token.type == STRING]
-        if "".join(text[1:-1].split()) == "".join("".join(texts).split()):
-            return [ast.literal_eval(part) for part in texts]
+    if _TEXTS.fullmatch(text):  # Python would join the texts
+        text = _IN_QUOTES.sub(r"\g<0>,", text)
     return ast.literal_eval(text)
 
 
+_IN_QUOTES = re.compile(r"""(?s:"(?:\\.|[^"\\\n])*+"|'(?:\\.|[^'\\\n])*+')""")
+_TEXTS = re.compile(rf"\[\s*+{_IN_QUOTES.pattern}(?:\s++{_IN_QUOTES.pattern})++\s*+\]")
+"""Texts as numpy writes them, without commas."""
 _MISSING_NAME = re.compile(r"""("(?:\\.|[^"\\])*+"?|'(?:\\.|[^'\\])*+'?)|\b(?:nan|NaN|NaT|null)\b""", re.DOTALL)
 """A value that is missing, outside of quotes; or a text in quotes, up to the end if it is not closed."""
 

@@ -11,7 +11,7 @@ from readers.test_table import CLICKS
 
 from expctr.data.readers.files import check_file, find_layout
 from expctr.data.readers.lines import read_lines
-from expctr.data.readers.sources import find_files
+from expctr.data.readers.named_files import find_files
 from expctr.errors import DataError
 
 

@@ -3,7 +3,9 @@
 import gzip
 import json
 import math
+import os
 from collections import Counter
+from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 
@@ -12,7 +14,8 @@ import pytest
 from readers.test_table import CLICKS, ITEMS, collected, reader
 
 from expctr.data.readers.columns import TableColumns
-from expctr.data.readers.sources import find_files, linked_folders, open_source
+from expctr.data.readers.named_files import find_files, linked_folders
+from expctr.data.readers.sources import open_source
 from expctr.errors import DataError
 
 
@@ -149,6 +152,52 @@ def test_a_glob_of_folders_in_folders_follows_no_links(pattern: str, found: list
     assert linked_folders(named) == (["in/up", "left", "right"] if "**/" in pattern or pattern == "**" else [])
 
 
+@pytest.mark.parametrize("pattern", ["", "*/*.csv", "**/*.csv", "day=[12]/a.csv"])
+def test_a_folder_of_parts_that_may_not_be_read_is_named(
+    pattern: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for day in (1, 2):
+        (tmp_path / "log" / f"day={day}").mkdir(parents=True)
+        (tmp_path / "log" / f"day={day}" / "a.csv").write_text("user,item\nu,i\n")
+    named, closed, scan, stat = str(tmp_path / "log" / pattern), tmp_path / "log" / "day=2", os.scandir, Path.lstat
+
+    def scandir(path: str) -> Iterator[os.DirEntry[str]]:
+        if Path(path) == closed:
+            raise PermissionError(13, "Permission denied", str(path))
+        return scan(path)
+
+    def lstat(path: Path) -> os.stat_result:
+        if path.parent == closed:
+            raise PermissionError(13, "Permission denied", str(path))
+        return stat(path)
+
+    monkeypatch.setattr(os, "scandir", scandir)
+    monkeypatch.setattr(Path, "lstat", lstat)
+    with pytest.raises(DataError, match=r"cannot read .*day=2.*: Permission denied\. Fix: check its permissions"):
+        find_files(named, "data.interactions")
+    assert len(find_files(str(tmp_path / "log" / "*1" / "*.csv"), "data.interactions")) == 1
+    assert linked_folders(str(tmp_path / "log" / "*1" / "**")) == []
+
+
+@pytest.mark.parametrize("pattern", ["", "*.csv", "**"])
+def test_a_part_that_is_a_link_to_nothing_is_named(pattern: str, tmp_path: Path) -> None:
+    CLICKS.write_csv(tmp_path / "a.csv")
+    (tmp_path / "b.csv").symlink_to("/mnt/gone/b.csv")
+    with pytest.raises(DataError, match=r"b\.csv is a link to /mnt/gone/b\.csv, which is not there\. Fix: mount"):
+        find_files(str(tmp_path / pattern), "data.interactions")
+
+
+@pytest.mark.parametrize("pattern", ["", "*.csv", "**/*.csv"])
+def test_a_file_by_several_names_is_read_once(pattern: str, tmp_path: Path) -> None:
+    for name in ("b.csv", "c.csv"):
+        CLICKS.write_csv(tmp_path / name)
+    (tmp_path / "a.csv").symlink_to("b.csv")
+    (tmp_path / "z.csv").symlink_to(tmp_path / "b.csv")
+    read = reader(str(tmp_path / pattern))
+    assert [file.name for file in read.files or ()] == ["b.csv", "c.csv"]
+    assert read.tables.notes[-1] == "not used: file a.csv, z.csv"
+
+
 def test_a_glob_below_a_folder_with_brackets(tmp_path: Path) -> None:
     (tmp_path / "[1] log" / "day=1").mkdir(parents=True)
     CLICKS.write_parquet(tmp_path / "[1] log" / "day=1" / "a.parquet")
@@ -203,6 +252,48 @@ def test_quotes_around_some_values_are_part_of_them(tmp_path: Path) -> None:
     items.write_text('sku\tname\na\t"Heroes"\nb\tHeat\nc\t"M" and more\n')
     found = collected(reader(str(log), str(items)).tables)[1]
     assert [row["title"] for row in found] == ['"Heroes"', "Heat", '"M" and more']
+
+
+@pytest.mark.parametrize(("separator", "missing"), [("\t", "\\N"), ("|", ""), ("|", "NULL")])
+def test_quotes_around_all_values_that_are_there_are_none_of_them(separator: str, missing: str, tmp_path: Path) -> None:
+    """As MySQL and Postgres write them: without quotes around a value that is missing."""
+    log, items = tmp_path / "clicks.tsv", tmp_path / "items.tsv"
+    CLICKS.write_csv(log, separator="\t")
+    rows = ["sku~name", f"a~{missing}", 'b~"Bell"', 'c~"Cup"']
+    items.write_text("\n".join(rows).replace("~", separator))
+    found = collected(reader(str(log), str(items)).tables)[1]
+    assert [row["title"] for row in found] == [None, "Bell", "Cup"]
+
+
+@pytest.mark.parametrize("separator", ["\t", "|"])
+def test_quotes_that_make_the_rows_as_wide_as_the_header_are_no_values(separator: str, tmp_path: Path) -> None:
+    log, items = tmp_path / "clicks.tsv", tmp_path / "items.tsv"
+    CLICKS.write_csv(log, separator="\t")
+    rows = ["sku~name~brand", 'a~"An~vil"~x', 'b~"Be~ll"~x', 'c~"C~up"~x']
+    items.write_text("\n".join(rows).replace("~", separator))
+    found = collected(reader(str(log), str(items)).tables)[1]
+    assert [row["title"] for row in found] == [name.replace("~", separator) for name in ("An~vil", "Be~ll", "C~up")]
+
+
+def test_a_blank_before_a_quote_is_no_part_of_a_value(tmp_path: Path) -> None:
+    items = tmp_path / "items.csv"
+    items.write_text('sku, "name", brand\n"a", "Heat, ""the"" film", x\n"b",  "Up" and away, x\n')
+    found = collected(reader(CLICKS, str(items)).tables)[1]
+    assert [row["title"] for row in found] == ['Heat, "the" film', '"Up" and away']
+
+
+@pytest.mark.parametrize("odd", [{"id": "u"}, ["u"], [7], {}, [[1]]])
+@pytest.mark.parametrize("column", ["user", "item"])
+def test_an_id_that_is_an_object_or_a_list_unlike_others_is_a_bad_row(column: str, odd: object, tmp_path: Path) -> None:
+    rows = [{"user": f"u{i}", "item": f"[i{i}]", "ts": i} for i in range(5)]
+    path = tmp_path / "log.jsonl"
+    path.write_text("\n".join(map(json.dumps, [*rows, {**rows[0], column: odd}])))
+    table = reader(str(path)).tables.interactions
+    with pytest.raises(DataError, match=rf"id is an object or a list, .*row 6, column {column}: .*Fix: write the id"):
+        table.collect(["user"], "error", Counter())
+    assert table.collect(["user"], "skip", Counter()).height == 5
+    path.write_text("\n".join(json.dumps({**row, "user": json.dumps(["US", row["user"]])}) for row in rows))
+    assert reader(str(path)).tables.interactions.collect(["user"], "error", Counter()).height == 5  # they are its ids
 
 
 def test_a_split_without_rows_is_named() -> None:

@@ -2,6 +2,7 @@
 
 import gzip
 import json
+import re
 from collections import Counter
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -466,7 +467,7 @@ def test_kinds_of_a_text_file_are_found_by_its_content(tmp_path: Path) -> None:
 
 
 def test_spellings_of_nothing_are_no_categories(tmp_path: Path) -> None:
-    nothing = ["NULL", r"\N", "NA", "None", " nan ", "#N/A"]
+    nothing = ["NULL", r"\N", "NA", "None", " nan ", "#REF!"]
     items = pl.DataFrame(
         {"sku": range(7), "name": "T", "brand": [*nothing, "x"], "tags": [f"{n}|t" for n in nothing] + ["NULL"]}
     )
@@ -529,11 +530,28 @@ def test_the_files_of_a_lake_are_not_read_without_its_log(log: str, tmp_path: Pa
     folder = tmp_path / "clicks"
     (folder / log).parent.mkdir(parents=True)
     (folder / log).touch()
-    CLICKS.write_parquet(folder / "part-0.parquet")
-    with pytest.raises(
-        DataError, match=r"data\.interactions: .*clicks is a table with a log of its own .*Fix: read it"
-    ):
-        reader(folder, ITEMS).tables  # noqa: B018
+    (folder / "day=1").mkdir()
+    CLICKS.write_parquet(folder / "day=1" / "part-0.parquet")
+    message = r"data\.interactions: .*clicks is a table with a log of its own .*Fix: read it"
+    for named in (folder, tmp_path, folder / "*" / "*.parquet", folder / "day=1", folder / "day=1" / "part-?.parquet"):
+        with pytest.raises(DataError, match=message):
+            reader(str(named), ITEMS).tables  # noqa: B018
+    assert reader(str(folder / "day=1" / "part-0.parquet"), ITEMS).tables  # meant as it is
+
+
+def test_an_empty_name_is_not_the_current_folder() -> None:
+    with pytest.raises(DataError, match=r"data\.items: the name is empty\. Fix: name a file"):
+        reader(CLICKS, "").tables  # noqa: B018
+
+
+@pytest.mark.parametrize("kind", ["items", "users"])
+def test_a_log_in_place_of_items_or_users_tells_no_outcome(kind: str) -> None:
+    read = reader(CLICKS, **{kind: CLICKS.with_columns(device=pl.lit("phone"))})
+    table = getattr(read.tables, kind)
+    assert not {"clicked", "ts", "user_id", "sku"} & {*table.frame.collect_schema()}
+    assert "device" in table.frame.collect_schema()
+    (doubt,) = read.tables.doubts
+    assert re.search(rf"data\.{kind}: .* has a row per event, with .*clicked.* Fix: give a table with one row", doubt)
 
 
 @pytest.mark.parametrize("missing", ["\\N", "<NA>", "#N/A", "NULL", "nan", "none", "n/a", "undefined", "N/A"])

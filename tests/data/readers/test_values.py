@@ -81,6 +81,7 @@ def test_lists_of_numbers_are_texts() -> None:
     ("text", "parts"),
     [
         ("['a b' \"it's\"\n 'c']", ["a b", "it's", "c"]),
+        ("['a\\\\' \"b' 'c\" ]", ["a\\", "b' 'c"]),
         ("['a' 'b', 'c']", ["ab", "c"]),  # no numpy, which writes no comma
         ("['x\\' \\'y', 'z']", ["x' 'y", "z"]),
         ("[ 7 12]", ["7", "12"]),

@@ -1,0 +1,155 @@
+"""The files that are meant by a name: one, those of a folder and the folders in it, or those that match a glob."""
+
+import fnmatch
+import glob
+import os
+import re
+from collections.abc import Sequence
+from contextlib import suppress
+from itertools import takewhile
+from pathlib import Path
+from urllib.parse import unquote
+
+from expctr.data.readers.files import check_file, check_local, plain_name
+from expctr.errors import DataError
+
+KINDS = {
+    **dict.fromkeys((".parquet", ".pq"), "parquet"),
+    **dict.fromkeys((".json", ".jsonl", ".ndjson"), "JSON"),
+    **dict.fromkeys((".csv", ".tsv", ".txt", ".tab"), "CSV"),
+}
+_NO_VALUE = "__HIVE_DEFAULT_PARTITION__"
+_LOCK = "~$"
+"""How the name of a file begins that a spreadsheet program keeps while a table is open."""
+_LAKES = ("_delta_log", ".hoodie", "metadata/*.metadata.json")
+"""What Delta, Hudi and Iceberg have in the folder of a table. Files removed from the table are still there."""
+
+
+def find_files(named: str, option: str) -> list[Path]:
+    """The files that a user names: one, those in a folder and the folders in it, or those that match a glob."""
+    path = Path(named).expanduser()
+    if not named.strip():
+        raise DataError(f"{option}: the name is empty. Fix: name a file, a folder or a pattern")
+    if path.is_dir():
+        _check_lakes([path], option)
+        inside = [file for file in _below(path) if not file.name.startswith(_LOCK)]
+        files = [file for file in inside if suffix(file) in KINDS]
+        plain = {*files}  # a compressed copy of a file that is there, too, is not read
+        files = [file for file in files if (own := file.with_name(plain_name(file.name))) == file or own not in plain]
+        if not files:
+            for file in inside:
+                if file.is_file():
+                    check_file(file)  # which says what to do with a workbook or an archive
+            links = "".join(f"; {link} is a link to a folder, and not read" for link in linked_folders(named)[:5])
+            raise DataError(f"{option}: no table in {path}{links}. Fix: name a folder with files of {', '.join(KINDS)}")
+    elif not path.exists() and glob.has_magic(named):
+        files = [file for file in _matching(path) if not file.name.startswith(_LOCK)]
+        if not files:
+            check_local(named)
+            raise DataError(f"{option}: no file matches {named}. Fix: check the pattern, and put it in quotes")
+    else:
+        files = [path]
+    if files != [path]:
+        _check_lakes([*dict.fromkeys(folder for file in files for folder in file.absolute().parents)], option)
+    for file in files:
+        check_file(file)
+    # one file by several names has its rows once: under its own name, if that is among them
+    named_once = {file.resolve(): file for file in sorted(files, key=Path.is_symlink, reverse=True)}
+    return sorted(named_once.values()) if len(named_once) < len(files) else files
+
+
+def _check_lakes(folders: Sequence[Path], option: str) -> None:
+    for folder in folders:
+        if lake := next((log for log in _LAKES if next(folder.glob(log), None)), None):
+            raise DataError(
+                f"{option}: {folder} is a table with a log of its own ({lake}), which says which files count. Fix: "
+                "read it with its own library, and write it as parquet, or give the data frame"
+            )
+
+
+def _matching(pattern: Path) -> list[Path]:
+    """The files that match a glob, and the links to files that are not there. `**` follows no links."""
+    there, parts = _split_glob(pattern)
+    found = _below(there, [*parts, "*"] if parts[-1] == "**" else parts, _hidden(parts))
+    return [file for file in found if file.is_file() or (file.is_symlink() and not file.exists())]
+
+
+def _split_glob(pattern: Path) -> tuple[Path, list[str]]:
+    """The folder above a glob, and its parts. Folders that are there are meant as they are called, as `[1] clicks`."""
+    there = next(folder for folder in pattern.parents if folder.is_dir())
+    parts = pattern.relative_to(there).parts
+    return there, [part if part == "**" else re.sub(r"\*+", "*", part) for part in parts]
+
+
+def _hidden(parts: Sequence[str]) -> tuple[str, ...]:
+    return () if any(part.startswith(".") for part in parts) else (".",)
+
+
+def _below(folder: Path, parts: Sequence[str] = ("**", "*"), hidden: tuple[str, ...] = (".", "_")) -> list[Path]:
+    """What matches the parts of a glob, without names that begin as `hidden` ones do. `**` follows no links.
+
+    Raises:
+        DataError: a folder cannot be read, of which `Path.glob` would say nothing.
+    """
+
+    def content(inner: Path) -> list[os.DirEntry[str]]:
+        with os.scandir(inner) as entries:
+            return [entry for entry in entries if not entry.name.startswith(hidden)]
+
+    found = [folder]
+    try:
+        for part in parts:
+            if part == "**":
+                for inner in found:  # grows: links are not followed, as those that lead back up have no end
+                    found += [Path(entry) for entry in content(inner) if entry.is_dir(follow_symlinks=False)]
+                found = [*dict.fromkeys(found)]
+            elif glob.has_magic(part):
+                folders = [inner for inner in found if inner.is_dir()]
+                found = [Path(e) for inner in folders for e in content(inner) if fnmatch.fnmatch(e.name, part)]
+            else:
+                found = [inner / part for inner in found if _is_there(inner / part)]
+    except OSError as error:
+        raise DataError(
+            f"cannot read {error.filename}: {error.strerror}. Fix: check its permissions, or name what is to be read "
+            "by a pattern that leaves it out"
+        ) from error
+    return sorted({*found})
+
+
+def _is_there(path: Path) -> bool:
+    with suppress(FileNotFoundError, NotADirectoryError):
+        return bool(path.lstat())
+    return False
+
+
+def unused_files(named: str) -> list[str]:
+    """The files of a folder or a glob that are not read: of other formats, copies, links, and locks of spreadsheets."""
+    path = Path(named).expanduser()
+    if path.is_dir():
+        return [
+            str(file.relative_to(path)) for file in sorted({*_below(path)} - {*find_files(named, "")}) if file.is_file()
+        ]
+    found = [] if path.exists() or not glob.has_magic(named) else _matching(path)
+    return [file.name for file in sorted({*found} - {*find_files(named, "")})]
+
+
+def linked_folders(named: str) -> list[str]:
+    """The links in a folder, or below a glob's `**`, to other folders: not read, as they could lead back up."""
+    path, parts = Path(named).expanduser(), ["**"]
+    hidden: tuple[str, ...] = (".", "_")
+    if not path.exists() and "**" in path.parts:
+        path, parts = _split_glob(path)
+        parts, hidden = parts[: parts.index("**") + 1], _hidden(parts)
+    inside = _below(path, [*parts, "*"], hidden) if path.is_dir() else []
+    return [str(link.relative_to(path)) for link in inside if link.is_symlink() and link.is_dir()]
+
+
+def partition(path: Path, named: str) -> dict[str, str | None]:
+    """What the folders of a file are called, below what a user named: `date=2024-01-01/split=train/part-0.parquet`."""
+    fixed = [*takewhile(lambda part: not glob.has_magic(part), Path(named).expanduser().parts)]
+    pairs = (folder.partition("=") for folder in path.parts[len(fixed) : -1])
+    return {name: None if value == _NO_VALUE else unquote(value) for name, equals, value in pairs if name and equals}
+
+
+def suffix(path: Path) -> str:
+    return Path(plain_name(path.name)).suffix.lower()
