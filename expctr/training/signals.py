@@ -1,6 +1,5 @@
 """Signals by which a user or a cluster asks a fit to save, or to save and stop, and any other command to stop."""
 
-import ctypes
 import signal
 import sys
 import threading
@@ -20,8 +19,6 @@ STOPPING = (signal.SIGINT, signal.SIGHUP, signal.SIGTERM)
 """Save and stop."""
 LISTENED = (*SAVING, *STOPPING)
 """The later outranks the earlier."""
-_PR_SET_PDEATHSIG = 1
-"""Of Linux: the signal that a process gets when its parent ends."""
 
 
 class Stopped(KeyboardInterrupt):
@@ -82,22 +79,15 @@ def stopping() -> Iterator[None]:
 
 
 @contextmanager
-def ended_by_signals(with_parent: bool) -> Iterator[None]:
-    """Meanwhile signals end this process at once: it waits outside Python, where no handler of Python's runs.
-
-    Args:
-        with_parent: it ends too if the process that started it does (on Linux).
-    """
+def ended_by_signals() -> Iterator[None]:
+    """Meanwhile signals end this process at once: it waits outside Python, where no handler of Python's runs."""
     if threading.current_thread() is not threading.main_thread():  # no other may set handlers
         yield
         return
     before = {number: signal.signal(number, signal.SIG_DFL) for number in _heard(STOPPING)}
-    call = ctypes.CDLL(None).prctl if with_parent and sys.platform == "linux" else lambda *_: None
-    call(_PR_SET_PDEATHSIG, int(signal.SIGTERM))
     try:
         yield
     finally:
-        call(_PR_SET_PDEATHSIG, 0)
         _restore(before)
 
 

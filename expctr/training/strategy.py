@@ -2,7 +2,6 @@
 
 from typing import Any
 
-from lightning.fabric.plugins.environments.lightning import LightningEnvironment
 from lightning.pytorch.strategies import ParallelStrategy
 
 from expctr.training.signals import ended_by_signals
@@ -13,8 +12,7 @@ class MultiDeviceStrategy(ParallelStrategy):
 
     def setup_environment(self) -> None:
         """Meet the other processes."""
-        # what Lightning's own launcher has started would wait for its parent for half an hour
-        with ended_by_signals(with_parent=type(self.cluster_environment) is LightningEnvironment):
+        with ended_by_signals():
             super().setup_environment()
 
     def save_checkpoint(self, checkpoint: dict[str, Any], filepath: Any, storage_options: Any = None) -> None:

@@ -1,17 +1,14 @@
 """Signals to commands and moments in which there is nothing to save."""
 
-import contextlib
 import os
 import signal
 import socket
-import subprocess
-import sys
 import time
 from pathlib import Path
 
 import pytest
 from faults.callbacks import kill
-from running import ENVIRON, LIMIT, World, expctr, replicated, start
+from running import LIMIT, World, expctr, replicated, start
 
 from expctr.cli import app
 from expctr.training.checkpoint import checkpoints
@@ -69,31 +66,6 @@ def test_a_process_that_waits_for_the_others_can_be_stopped(
     code = waiting.exitcode
     waiting.kill()
     assert code == -number, log.read_text()
-
-
-@pytest.mark.slow
-def test_what_a_process_has_started_ends_with_it(world: World, tmp_path: Path) -> None:
-    """Lightning's launcher runs the command again for the second rank, which would wait for the first for ever."""
-    log = tmp_path / "log.txt"
-    line = [sys.executable, "-m", "expctr", "fit", *world.options("left"), *replicated(2), *kill(0, 0, "setup", 0)]
-    with log.open("w") as file:
-        first = subprocess.Popen(line, env=os.environ | ENVIRON, stdout=file, stderr=file, start_new_session=True)
-    end = time.monotonic() + LIMIT
-    while "MEMBER: 1/2" not in log.read_text() and time.monotonic() < end:
-        time.sleep(0.1)
-    first.terminate()
-    assert first.wait(30) == -signal.SIGTERM
-    while (left := _group(first.pid)) and time.monotonic() < end:
-        time.sleep(0.5)
-    assert not left
-
-
-def _group(leader: int) -> bool:
-    """Whether a process of a group is alive."""
-    with contextlib.suppress(ProcessLookupError):
-        os.killpg(leader, 0)
-        return True
-    return False
 
 
 def test_a_fit_stopped_while_it_loads_says_so(world: World) -> None:

@@ -21,6 +21,8 @@ KINDS = {
 _NO_VALUE = "__HIVE_DEFAULT_PARTITION__"
 _LOCK = "~$"
 """How the name of a file begins that a spreadsheet program keeps while a table is open."""
+_HIDDEN = (".", "_", "lost+found")
+"""How names begin that are left out in a folder: notes of Spark and of file systems."""
 _LAKES = ("_delta_log", ".hoodie", "metadata/*.metadata.json")
 """What Delta, Hudi and Iceberg have in the folder of a table. Files removed from the table are still there."""
 
@@ -82,10 +84,10 @@ def _split_glob(pattern: Path) -> tuple[Path, list[str]]:
 
 
 def _hidden(parts: Sequence[str]) -> tuple[str, ...]:
-    return () if any(part.startswith(".") for part in parts) else (".",)
+    return () if any(part.startswith(".") for part in parts) else (".", _HIDDEN[-1])
 
 
-def _below(folder: Path, parts: Sequence[str] = ("**", "*"), hidden: tuple[str, ...] = (".", "_")) -> list[Path]:
+def _below(folder: Path, parts: Sequence[str] = ("**", "*"), hidden: tuple[str, ...] = _HIDDEN) -> list[Path]:
     """What matches the parts of a glob, without names that begin as `hidden` ones do. `**` follows no links.
 
     Raises:
@@ -136,7 +138,7 @@ def unused_files(named: str) -> list[str]:
 def linked_folders(named: str) -> list[str]:
     """The links in a folder, or below a glob's `**`, to other folders: not read, as they could lead back up."""
     path, parts = Path(named).expanduser(), ["**"]
-    hidden: tuple[str, ...] = (".", "_")
+    hidden = _HIDDEN
     if not path.exists() and "**" in path.parts:
         path, parts = _split_glob(path)
         parts, hidden = parts[: parts.index("**") + 1], _hidden(parts)
