@@ -138,7 +138,7 @@ def unused_files(named: str) -> list[str]:
 def linked_folders(named: str) -> list[str]:
     """The links in a folder, or below a glob's `**`, to other folders: not read, as they could lead back up."""
     path, parts = Path(named).expanduser(), ["**"]
-    hidden = _HIDDEN
+    hidden: tuple[str, ...] = _HIDDEN
     if not path.exists() and "**" in path.parts:
         path, parts = _split_glob(path)
         parts, hidden = parts[: parts.index("**") + 1], _hidden(parts)
