@@ -35,7 +35,7 @@ def read_config(run: Path) -> dict[str, Any]:
         missing = {"seed_everything", "model", "data", "stages"} - {*config}
     except OSError as error:
         raise UserError(f"{path} cannot be read: {error.strerror}. Fix: check its permissions") from error
-    except (ValueError, RecursionError, yaml.YAMLError) as error:
+    except (ValueError, TypeError, RecursionError, yaml.YAMLError) as error:
         reason = " ".join(str(error).split())
         raise UserError(f"{path} cannot be read: {reason}. Fix: put the run's own config.yaml back") from error
     if missing:

@@ -115,12 +115,12 @@ def load_tokenizer(options: LLMOptions) -> PreTrainedTokenizerBase:
         tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(
             path, **hub_arguments(options), clean_up_tokenization_spaces=False
         )
-        tokenizer("Amélie (2001), 七人の侍 🙂")  # some faults of a tokenizer.json show only when it is used
     except (TypeError, AttributeError, KeyError) as error:  # a value of another type than transformers writes
         raise UserError(
             f"llm.path: the tokenizer of {path} cannot be loaded: {first_line(error)}. Fix: download it again"
         ) from error
     check_max_length(tokenizer, f"llm.path: {options.path}")
+    tokenizer("Amélie (2001), 七人の侍 🙂")  # some faults of a tokenizer.json show only when it is used
     if not tokenizer.is_fast:
         raise UserError(
             f"{options.path} has no fast tokenizer, which cutting titles needs. Fix: choose a base with tokenizer.json"
