@@ -46,7 +46,7 @@ class RunCheckpoint(Checkpoint):
         self._limit_val_batches: int | float = 1.0
 
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
-        """Compare the ranks, now that the data are known, and before a checkpoint is restored."""
+        """Compare where the ranks begin and their data, before a checkpoint is restored."""
         check_ranks_agree(trainer)
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:

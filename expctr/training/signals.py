@@ -3,7 +3,7 @@
 import signal
 import sys
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
 from typing import Any
@@ -68,27 +68,15 @@ class Signals:
 @contextmanager
 def stopping() -> Iterator[None]:
     """Meanwhile SIGTERM and SIGHUP stop this process as Ctrl-C does, except in a fit that listens to them itself."""
-    if threading.current_thread() is not threading.main_thread():  # no other may set handlers
+    with _handled((signal.SIGHUP, signal.SIGTERM), _stop):
         yield
-        return
-    before = {number: signal.signal(number, _stop) for number in _heard((signal.SIGHUP, signal.SIGTERM))}
-    try:
-        yield
-    finally:
-        _restore(before)
 
 
 @contextmanager
 def ended_by_signals() -> Iterator[None]:
     """Meanwhile signals end this process at once: it waits outside Python, where no handler of Python's runs."""
-    if threading.current_thread() is not threading.main_thread():  # no other may set handlers
+    with _handled(STOPPING, signal.SIG_DFL):
         yield
-        return
-    before = {number: signal.signal(number, signal.SIG_DFL) for number in _heard(STOPPING)}
-    try:
-        yield
-    finally:
-        _restore(before)
 
 
 class OurSignals(_SignalConnector):
@@ -107,10 +95,18 @@ def _stop(number: int, frame: FrameType | None) -> None:
     raise Stopped(signal.Signals(number))
 
 
-def _restore(handlers: Mapping[signal.Signals, Any]) -> None:
-    for number, handler in handlers.items():
-        if handler is not None:  # set by code that is not Python's
-            signal.signal(number, handler)
+@contextmanager
+def _handled(numbers: tuple[signal.Signals, ...], handler: Any) -> Iterator[None]:
+    if threading.current_thread() is not threading.main_thread():  # no other may set handlers
+        yield
+        return
+    before = {number: signal.signal(number, handler) for number in _heard(numbers)}
+    try:
+        yield
+    finally:
+        for number, former in before.items():
+            if former is not None:  # set by code that is not Python's
+                signal.signal(number, former)
 
 
 def _heard(numbers: tuple[signal.Signals, ...]) -> list[signal.Signals]:
