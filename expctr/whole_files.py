@@ -16,14 +16,11 @@ def replacing(path: Path) -> Iterator[Path]:
     """A path to write to. What is written there becomes `path` at the end, and is deleted after an error.
 
     The path is that of an empty file with a random name. Another user who may write to the folder could put a link
-    under a name that can be guessed, and the link's file would be overwritten. A device or a pipe is written to itself.
+    under a name that can be guessed, and the link's file would be overwritten.
 
     Raises:
         OSError: it cannot be written, with `path` as the file's name. Polars has another error for a full disk.
     """
-    if path.exists() and not (path.is_file() or path.is_dir()):
-        yield path
-        return
     part = path.with_name(f"{path.name}.{secrets.token_hex(8)}.part")
     try:
         os.close(os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o666))
@@ -36,6 +33,17 @@ def replacing(path: Path) -> Iterator[Path]:
         raise type(error)(error.errno or errno.EIO, reason, str(path)) from error
     finally:
         part.unlink(missing_ok=True)
+
+
+@contextmanager
+def writing(path: Path) -> Iterator[Path]:
+    """As `replacing`, for a file that a user names: a device or a pipe, such as /dev/null, is written to itself."""
+    in_place = path.parent == Path("/dev") or not (path.is_file() or path.is_dir())  # /dev/stdout may lead to a file
+    if path.exists() and in_place:
+        yield path
+        return
+    with replacing(path) as part:
+        yield part
 
 
 def write_parquet(frame: pl.DataFrame, path: Path) -> None:

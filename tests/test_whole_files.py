@@ -10,7 +10,7 @@ import polars as pl
 import pytest
 from polars.exceptions import ComputeError
 
-from expctr.whole_files import replacing, write_parquet
+from expctr.whole_files import replacing, write_parquet, writing
 
 
 def test_a_file_takes_the_place_of_the_old_one_when_it_is_whole(tmp_path: Path) -> None:
@@ -76,9 +76,27 @@ def test_the_mode_is_the_umask_s(tmp_path: Path) -> None:
 
 
 def test_a_device_or_a_pipe_stays_what_it_is(tmp_path: Path) -> None:
-    with replacing(Path(os.devnull)) as part:
+    with writing(Path(os.devnull)) as part:
         part.write_text("nothing")
     assert stat.S_ISCHR(os.stat(os.devnull).st_mode)
+    with writing(Path("/dev/stdout")) as part:  # which may lead to a file
+        assert part == Path("/dev/stdout")
     os.mkfifo(tmp_path / "pipe")
-    with replacing(tmp_path / "pipe") as part:
+    with writing(tmp_path / "pipe") as part:
         assert part == tmp_path / "pipe"
+
+
+def test_what_a_user_names_is_replaced_where_it_is_a_file(tmp_path: Path) -> None:
+    (tmp_path / "table.csv").write_text("old")
+    with writing(tmp_path / "table.csv") as part:
+        part.write_text("new")
+        assert (tmp_path / "table.csv").read_text() == "old"
+    assert (tmp_path / "table.csv").read_text() == "new"
+
+
+def test_a_pipe_in_place_of_a_file_of_ours_is_replaced(tmp_path: Path) -> None:
+    """Nobody would read it, and writing to it would wait for ever."""
+    os.mkfifo(tmp_path / "ours.json")
+    with replacing(tmp_path / "ours.json") as part:
+        part.write_text("whole")
+    assert (tmp_path / "ours.json").read_text() == "whole"

@@ -20,7 +20,7 @@ from expctr.errors import DataError, UserError, first_line
 from expctr.predictor import PROBLEM, Predictor
 from expctr.training.lock import hold
 from expctr.training.progress import tracked
-from expctr.whole_files import replacing, write_parquet
+from expctr.whole_files import replacing, write_parquet, writing
 
 CHUNK = 20_000
 """Pairs in memory at a time."""
@@ -101,7 +101,7 @@ def predict_pairs(predictor: Predictor, pairs: Path, out: Path, explain: str, ch
 
         result = pl.scan_parquet(sorted(parts.glob("scored-*.parquet")), glob=False)
         problems = result.select(pl.col(PROBLEM).drop_nulls().value_counts(sort=True)).unnest(PROBLEM).collect()
-        with replacing(out) as part:
+        with writing(out) as part:
             if out.suffix == ".csv":
                 result.with_columns(pl.col(pl.List(pl.String)).list.join("|")).sink_csv(part)
             else:

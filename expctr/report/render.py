@@ -21,7 +21,7 @@ from expctr.report.run import Run, backbone, read_run, section
 from expctr.report.terms import Terms, anchor
 from expctr.systems import FEWEST_OF_A_LABEL, FEWEST_ROWS, T_NOTE
 from expctr.untrusted import printable
-from expctr.whole_files import replacing
+from expctr.whole_files import replacing, writing
 
 _SECTIONS = {
     "metrics": "Metrics",
@@ -59,7 +59,7 @@ def main(args: Sequence[str] | None = None) -> None:
             raise UserError(f"--rows must be at least 1, not {given.rows}")
         runs = read_runs(given.runs)
         out = given.out or (given.runs[0] if len(runs) == 1 else Path()) / "report.html"
-        write(out, render(runs, given.rows))
+        write(out, render(runs, given.rows), named=given.out is not None)
     except UserError as error:
         exit_with_error(error)
     for run in runs:
@@ -118,15 +118,20 @@ def render(runs: Sequence[Run], rows: int = 20_000) -> str:
     return environment.get_template("report.html.j2").render(view)
 
 
-def write(path: Path, content: str) -> None:
+def write(path: Path, content: str, named: bool) -> None:
     """Write the file, and its folder if it does not exist.
+
+    Args:
+        path: the file.
+        content: of the file.
+        named: the user has named it; a link or a pipe in a stranger's run is replaced.
 
     Raises:
         UserError: the file cannot be written.
     """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with replacing(path) as part:  # a link in a stranger's run is replaced, not followed
+        with (writing if named else replacing)(path) as part:
             part.write_text(content, encoding="utf-8", errors="replace")
     except OSError as error:
         raise UserError(f"{path} cannot be written: {error.strerror}. Fix: give another file with --out") from error

@@ -1,6 +1,8 @@
 """What stands on the page: answers that the intervals bear out, text that stays text, and the command."""
 
 import json
+import os
+import stat
 import subprocess
 import sys
 from html.parser import HTMLParser
@@ -129,6 +131,15 @@ def test_the_first_answer_says_what_sentences_are_worth() -> None:
     assert logloss.sentence.startswith("LogLoss is worse with sentences: 0.6600 without sentences, 0.6800 with")
     older = headline(Run("run", Path(), table=compared(aug_text=0.1)))[0]
     assert (older.word, older.comparisons) == ("Unknown", [])
+
+
+def test_a_pipe_is_written_to_only_where_the_user_names_it(tmp_path: Path) -> None:
+    run = make_run(tmp_path / "run", rows=3)
+    os.mkfifo(run / "report.html")
+    main(["report", str(run)])
+    assert (run / "report.html").is_file()
+    main(["report", str(run), "--out", os.devnull])
+    assert stat.S_ISCHR(os.stat(os.devnull).st_mode)
 
 
 def test_a_difference_of_nothing_that_is_named_is_none() -> None:
