@@ -52,6 +52,14 @@ def main(args: Sequence[str] | None = None) -> None:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, TextIOWrapper):
             stream.reconfigure(errors="replace")  # a file or a console may not have all characters
+    try:
+        _dispatch(given)
+    except KeyboardInterrupt:  # most commands say more, once they are imported
+        print("stopped", file=sys.stderr)
+        raise SystemExit(128 + signal.SIGINT) from None
+
+
+def _dispatch(given: list[str]) -> None:
     command, rest = (given[0], given[1:]) if given else ("--help", [])
     # these commands answer at once: they import neither torch nor Lightning
     if command in ("--help", "-h"):

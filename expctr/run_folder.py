@@ -1,5 +1,6 @@
 """The folder of a trained run, as a user names it."""
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ def find_run(path: str | Path) -> Path:
     Raises:
         UserError: there is no config.yaml in it.
     """
-    run = Path(path).expanduser()
+    run = Path(os.path.expanduser(path))
     if not (run / "config.yaml").is_file():
         raise UserError(f"there is no run in {run}. Fix: name the folder of a run, which holds its config.yaml")
     return run

@@ -21,6 +21,18 @@ def test_the_overview_lists_every_command(args: list[str], capsys: pytest.Captur
     assert sorted(listed) == sorted([*ExpCTRCLI.subcommands(), "report", "serve", "configs"])
 
 
+def test_ctrl_c_while_a_command_is_imported_is_no_traceback(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def interrupted(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("expctr.cli.configs.main", interrupted)
+    with pytest.raises(SystemExit) as ended:
+        main(["configs"])
+    assert (ended.value.code, capsys.readouterr().err) == (130, "stopped\n")
+
+
 def test_the_version(capsys: pytest.CaptureFixture[str]) -> None:
     main(["--version"])
     assert capsys.readouterr().out == f"expctr {expctr.__version__}\n"

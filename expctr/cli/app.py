@@ -266,7 +266,7 @@ def _expand_home(config: Namespace) -> None:
     """Replace `~` in the options that may hold a path: only a shell does that, and only where a word begins with it."""
     for name, value in config.items():
         if isinstance(value, str) and value.startswith("~/") and name.split(".")[0] in _WITH_PATHS:
-            config[name] = str(Path(value).expanduser())
+            config[name] = str(Path(os.path.expanduser(value)))
 
 
 def _is_of_lightning(error: BaseException) -> bool:

@@ -1,6 +1,7 @@
 """The sentence encoder: from explanations to vectors, by a frozen model with a cache (Eq. 11)."""
 
 import hashlib
+import os
 import pickle
 import sqlite3
 import warnings
@@ -189,7 +190,7 @@ class SentenceEncoder:
     @property
     def _cache_file(self) -> Path:
         assert self.options.cache_dir is not None
-        return self.options.cache_dir.expanduser() / f"{self.key}.sqlite"
+        return Path(os.path.expanduser(self.options.cache_dir)) / f"{self.key}.sqlite"
 
     @contextmanager
     def _database(self) -> Iterator[sqlite3.Connection]:

@@ -29,7 +29,7 @@ from expctr.errors import DataError
 from expctr.untrusted import printable
 from expctr.whole_files import replacing
 
-_FORMAT = 15  # increase it when a reader or make_samples returns something else
+_FORMAT = 16  # increase it when a reader or make_samples returns something else
 _ABANDONED = 24 * 3600  # seconds after which a temporary file is deleted; its process was killed
 _PART = re.compile(r"[0-9a-f]{16}\.(parquet|json)\.[0-9a-f]{16}\.part")  # what `replacing` calls a file of this cache
 _THIS_PROCESS = uuid.uuid4().hex
@@ -133,7 +133,7 @@ def _cached(
     """A table, and what is known about it, as JSON."""
     stats = _stats(files)
     name = hashlib.sha256(json.dumps([_FORMAT, stats, key], default=repr).encode()).hexdigest()[:16]
-    base = Path(folder).expanduser() if folder else cache_folder()
+    base = Path(os.path.expanduser(folder)) if folder else cache_folder()
     if base is None:
         rank_zero_warn("this user has no home folder: what is read is not cached. Fix: set data.cache_dir to a folder")
         table, found = make()

@@ -1,5 +1,6 @@
 """The data modules of the datasets: each names a reader, defaults and nouns; `RatingsDataModule` does the rest."""
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -91,7 +92,7 @@ class AmazonBooksDataModule(RatingsDataModule):
         paper_dataset: PaperDataset | None = None,
         **kwargs: Any,
     ) -> None:
-        self.category = category or amazon.find_category(Path(path).expanduser())
+        self.category = category or amazon.find_category(Path(os.path.expanduser(path)))
         nouns = nouns or _CATEGORIES.get(self.category, _OTHER_CATEGORIES)
         super().__init__(path, samples, nouns, paper_dataset, **kwargs)
 

@@ -11,7 +11,7 @@ from expctr.data.options import SPLITS, SampleOptions
 from expctr.data.random_draws import draws_of_ids, id_codes, mix
 from expctr.data.readers.bad_rows import NO_TIME, OTHER_TIME, OUT_OF_RANGE, mark, take_missing
 from expctr.data.readers.base import RawTable, RawTables
-from expctr.data.readers.timestamps import early_times, find_times
+from expctr.data.readers.timestamps import doubtful_times, find_times
 from expctr.data.readers.values import MAX_TITLE
 from expctr.data.summary import COPIES, SUPERSEDED, DataSummary
 from expctr.data.unmatched_ids import check_spellings, explain_unmatched, unseen_differences
@@ -75,7 +75,7 @@ def odd_times(table: RawTable, rows: pl.LazyFrame, doubts: list[str]) -> pl.Expr
     """
     where, fix = f"{table.path}, column timestamp", "or order ratings at random with data.samples.order: shuffle"
     times = find_times(rows, pl.col("timestamp"), pl.Int64(), where, fix)
-    doubts += early_times(times, rows, pl.col("user"), where, "")
+    doubts += doubtful_times(times, rows, pl.col("user"), where, "")
     return times.micros.is_null() & pl.col("timestamp").is_not_null()
 
 

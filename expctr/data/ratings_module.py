@@ -326,7 +326,7 @@ class RatingsDataModule(L.LightningDataModule):
     def _splits(self, tables: RawTables) -> Mapping[str, RawTable]:
         """The user's own splits, or those that the dataset has; perhaps none."""
         if self.splits:
-            return {name: self.read_ratings(Path(getattr(self.splits, name)).expanduser()) for name in SPLITS}
+            return {name: self.read_ratings(Path(os.path.expanduser(getattr(self.splits, name)))) for name in SPLITS}
         return tables.splits
 
     @cached_property

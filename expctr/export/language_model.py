@@ -1,6 +1,7 @@
 """Export of the language model: the adapter in PEFT's format, the prompt, and code that needs no expctr."""
 
 import json
+import os
 import re
 from dataclasses import replace
 from importlib.resources import files
@@ -75,7 +76,7 @@ def write_language_model(
 
 def base_name(options: LLMOptions) -> str:
     """What loads the base: a hub id, a folder of this machine, or `base` in the exported folder for nano."""
-    folder = Path(options.path).expanduser()
+    folder = Path(os.path.expanduser(options.path))
     return "base" if options.path == "nano" else str(folder.resolve()) if folder.is_dir() else options.path
 
 

@@ -1,13 +1,14 @@
 """The exported folder's README.md, which is also a model card as hubs read it: YAML at the top, then Markdown."""
 
 import json
+import os
 import re
+from html import escape
 from importlib.metadata import version
 from pathlib import Path
 
 import lightning as L
 from huggingface_hub import ModelCard, ModelCardData, try_to_load_from_cache
-from yaml import YAMLError  # type: ignore[import-untyped]
 
 from expctr.data.ratings_module import RatingsDataModule
 from expctr.export.files import card
@@ -55,7 +56,8 @@ def write_card(module: L.LightningModule, data: RatingsDataModule, out: Path, li
     )
     results = "The run was not tested before the export: run `expctr test`, then export again."
     if tested:
-        table = (out / "table.md").read_text(encoding="utf-8").split("\n\n")[0]
+        text = (out / "table.md").read_text(encoding="utf-8", errors="replace")
+        table = escape(text.split("\n\n")[0], quote=False)
         results = f"Of the run's latest `expctr test`, with 95% intervals. [table.md](table.md) has more.\n\n{table}"
     parts.append(f"## Results\n\n{results}")
     (out / "README.md").write_text("\n\n".join([f"---\n{meta.to_yaml()}\n---", *parts]) + "\n", encoding="utf-8")
@@ -63,7 +65,7 @@ def write_card(module: L.LightningModule, data: RatingsDataModule, out: Path, li
 
 def is_on_hub(options: LLMOptions) -> bool:
     """Whether the base's path is an id on a hub."""
-    return options.path != "nano" and not Path(options.path).expanduser().is_dir()
+    return options.path != "nano" and not Path(os.path.expanduser(options.path)).is_dir()
 
 
 def base_license(options: LLMOptions) -> str | None:
@@ -78,7 +80,7 @@ def base_license(options: LLMOptions) -> str | None:
         return None
     try:
         named = ModelCard.load(path, ignore_metadata_errors=True).data.get("license")
-    except (ValueError, YAMLError):  # a card that hubs cannot read either
+    except Exception:  # of any kind: the card is a stranger's, and what reads it checks little
         return None
     return named if isinstance(named, str) else None
 

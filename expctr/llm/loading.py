@@ -2,6 +2,7 @@
 
 import json
 import logging
+import os
 from collections.abc import Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass
@@ -314,7 +315,7 @@ def locate(path: str, option: str) -> str:
         return str(files("expctr") / "nano")
     if not path:
         raise UserError(f"{option} is empty; give a folder, a hub id, or nano")
-    folder = Path(path).expanduser()
+    folder = Path(os.path.expanduser(path))
     if folder.is_dir():
         return str(folder)
     if path.startswith(("/", ".", "~")) or path.count("/") > 1:

@@ -1,14 +1,18 @@
 """`expctr serve RUN`: scores and explanations over HTTP, and a page to ask for them."""
 
 import argparse
+import logging
 import multiprocessing
 import os
 import signal
 import socket
+import threading
 import time
 from collections.abc import Awaitable, Callable, Sequence
+from functools import partial
 from importlib.resources import files
 from math import inf
+from multiprocessing.connection import wait
 from pathlib import Path
 from types import FrameType
 from typing import Annotated, Any, cast
@@ -21,17 +25,18 @@ from litserve.server import RegularRequestHandler  # type: ignore[import-untyped
 from starlette.middleware.trustedhost import TrustedHostMiddleware
 
 from expctr import __version__
-from expctr.errors import UserError, check_range, exit_with_error
+from expctr.errors import UserError, check_range, exit_with_error, print_error
 from expctr.run_folder import find_run
 from expctr.serving.connections import ImpatientProtocol, allow_more_files
 from expctr.serving.schemas import Endpoint, ExplainRequest, Names, Reply, ScoreRequest, ScoreResponse
-from expctr.serving.worker import QUEUE, ModelWorker
+from expctr.serving.worker import QUEUE, ModelWorker, end_with
 from expctr.untrusted import printable
 
 LOOPBACK = "127.0.0.1"
 MAX_BYTES = 1 << 20
 """The most bytes in a request's body."""
 _GRACE = 9.0  # seconds; Docker kills after ten
+_ending, _lost = threading.Event(), threading.Event()  # this server; the process of its model
 _HIDDEN = {"/", QUEUE, "/info", "/docs", "/docs/oauth2-redirect", "/redoc"}  # /docs would load scripts from elsewhere
 _MAX_FAULTS, _LONGEST = 20, 100  # faults of a request that are told, and characters of a field's name
 _MESSAGES = {"model_attributes_type": "no JSON object. Fix: send one, with the header Content-Type: application/json"}
@@ -88,6 +93,10 @@ def serve(server: ls.LitServer, host: str, port: int) -> None:
         if signal.getsignal(number) != signal.SIG_IGN:
             signal.signal(number, _end)
     allow_more_files()
+    multiprocessing.set_start_method("fork", force=True)  # for LitServe's manager, too, before any thread starts
+    os.register_at_fork(after_in_child=partial(end_with, os.getpid()))
+    watch = threading.Thread(target=_end_without_model, args=(server,), daemon=True)
+    watch.start()
     try:
         server.run(
             host=host,
@@ -102,20 +111,48 @@ def serve(server: ls.LitServer, host: str, port: int) -> None:
         if "failed to start" not in str(error):
             raise
         raise SystemExit(2) from None  # the model's process has said why
+    except (EOFError, OSError):
+        if not _lost.is_set():
+            raise
+    if _lost.is_set():
+        watch.join()  # LitServe has seen it, too; this thread ends the process
+
+
+def _end_without_model(server: ls.LitServer) -> None:
+    """End this process if a signal ends the model's: LitServe would let requests wait for it, some for ever."""
+    while not (models := getattr(server, "inference_workers", [])):
+        time.sleep(0.1)
+    wait([model.sentinel for model in models])
+    time.sleep(0.1)  # another thread may be the one that gets its exit code
+    code = models[0].exitcode or 0
+    if code < 0 and not _ending.is_set():
+        _lost.set()
+        logging.getLogger("litserve").setLevel(logging.CRITICAL)  # it ends what is ended here
+        name = signal.Signals(-code).name
+        print_error(
+            UserError(f"{name} ended the model's process; where memory runs out, the system does. Fix: start it again")
+        )
+        _end_others(grace=1.0)
+        os._exit(1)
 
 
 def _end(number: int, frame: FrameType | None) -> None:
+    _ending.set()
+    _end_others(_GRACE)
+    os._exit(0)  # LitServe's own way out waits for processes that are gone
+
+
+def _end_others(grace: float) -> None:
     """End the other processes: the one that listens may finish its answers, for a few seconds; then the model's.
 
     Last comes the manager of the queue between them, without which the others end with a traceback.
     """
     children = multiprocessing.active_children()
-    end = time.monotonic() + _GRACE
+    end = time.monotonic() + grace
     for child in sorted(children, key=lambda child: (not child.name.startswith("LitServer"), "Manager" in child.name)):
         child.terminate()
         child.join(max(0.0, end - time.monotonic()))
         child.kill()
-    os._exit(0)  # LitServe's own way out waits for processes that are gone
 
 
 def make_server(

@@ -4,8 +4,12 @@ What imports torch is imported in that process alone: the one that listens needs
 """
 
 import logging
+import os
 import signal
+import threading
+import time
 from collections.abc import Callable, Mapping, Sequence
+from multiprocessing import parent_process
 from pathlib import Path
 from typing import Any
 
@@ -41,6 +45,8 @@ class ModelWorker(ls.LitAPI):  # type: ignore[misc]
         """Load the run."""
         from expctr.predictor import Predictor
 
+        if parent := parent_process():
+            end_with(parent.pid)
         signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches all processes; the first of them ends this one
         try:
             self.predictor = Predictor.load(self.run, self.checkpoint, self.chosen_device)
@@ -101,6 +107,17 @@ class ModelWorker(ls.LitAPI):  # type: ignore[misc]
         return [
             Reply(body={"names": suggestions(request["typed"], *self.names[request["kind"]])}) for request in requests
         ]
+
+
+def end_with(parent: int | None) -> None:
+    """End this process soon after its parent, which cannot end it if it is killed itself."""
+
+    def wait() -> None:
+        while os.getppid() == parent:
+            time.sleep(1)
+        os._exit(1)
+
+    threading.Thread(target=wait, daemon=True).start()
 
 
 def _alone(answer: Callable[[Sequence[Mapping[str, Any]]], list[Reply]], request: Mapping[str, Any]) -> Reply:

@@ -1,5 +1,6 @@
 """Selection of the checkpoint that a command uses, and whether it fits the command's config and strategy."""
 
+import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -37,7 +38,7 @@ def select_checkpoint(command: str, ckpt_path: str | None, run: Path) -> Path | 
         if command == "fit":
             return None
         raise UserError(f"there is no checkpoint in {folder}. Fix: run expctr fit with the same config first")
-    path = found[-1] if newest else Path(str(ckpt_path)).expanduser()
+    path = found[-1] if newest else Path(os.path.expanduser(str(ckpt_path)))
     if not path.exists():
         raise UserError(f"ckpt_path: there is no {path}. Fix: --ckpt_path last selects the run's newest checkpoint")
     own, harm = (folder, "which would be lost") if command == "fit" else (run, "whose results would be mixed with its")

@@ -432,7 +432,12 @@ def test_no_title_is_markup_in_the_card(tmp_path: Path) -> None:
 def test_the_license_of_a_base_is_the_one_of_its_card(tmp_path: Path) -> None:
     assert base_license(LLMOptions(path="nano")) == "apache-2.0"
     assert base_license(LLMOptions(path="nobody/never-loaded")) is None
-    for text, expected in (("---\nlicense: [\n---\n", None), ("no card", None), ("---\nlicense: mit\n---\n", "mit")):
+    for text, expected in (
+        ("---\nlicense: [\n---\n", None),
+        ("no card", None),
+        ("---\ntags: 5\nself: 1\n1: 2\n---\n", None),
+        ("---\nlicense: mit\n---\n", "mit"),
+    ):
         (tmp_path / "README.md").write_text(text)
         assert base_license(LLMOptions(path=str(tmp_path))) == expected
 

@@ -9,9 +9,10 @@ import subprocess
 import sys
 import time
 import urllib.request
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, suppress
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
 
@@ -271,25 +272,39 @@ def test_the_server_has_no_other_endpoints() -> None:
 
 @pytest.fixture(scope="module")
 def address(run: Path) -> Iterator[str]:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    process = server().Process(target=_serve, args=(str(run), port))
-    process.start()
-    address = f"http://127.0.0.1:{port}"
-    end = time.monotonic() + 120
-    while time.monotonic() < end and process.is_alive():
-        try:
-            if urllib.request.urlopen(f"{address}/health", timeout=5).status == 200:
-                break
-        except OSError:
-            time.sleep(0.2)
+    process, address = _started(run)
     yield address
     process.terminate()
     process.join(30)
     assert process.exitcode == 0
     with pytest.raises(OSError, match="refused"):
         urllib.request.urlopen(f"{address}/health", timeout=5)
+
+
+def _started(run: Path) -> tuple[BaseProcess, str]:
+    """A server's first process, once it answers."""
+    port = _free_port()
+    process = server().Process(target=_serve, args=(str(run), port))
+    process.start()
+    _wait_for(port, process.is_alive)
+    return process, f"http://127.0.0.1:{port}"
+
+
+def _free_port() -> int:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return int(free.getsockname()[1])
+
+
+def _wait_for(port: int, is_alive: Callable[[], bool]) -> None:
+    """Until the server answers, or is gone."""
+    end = time.monotonic() + 120
+    while time.monotonic() < end and is_alive():
+        try:
+            if urllib.request.urlopen(f"http://127.0.0.1:{port}/health", timeout=5).status == 200:
+                break
+        except OSError:
+            time.sleep(0.2)
 
 
 def _serve(run: str, port: int) -> None:
@@ -332,6 +347,34 @@ def test_clients_at_once_get_their_own_answers(address: str) -> None:
         answers = [*pool.map(ask, range(40))]
     assert [status for status, _ in answers] == [200] * 40
     assert [answer["user"] for _, answer in answers] == [str(user % 20 + 1) for user in range(40)]
+
+
+@pytest.mark.cli
+def test_nothing_answers_after_the_first_process_was_killed(run: Path) -> None:
+    process, address = _started(run)
+    family = psutil.Process(process.pid).children(recursive=True)
+    assert len(family) > 1
+    process.kill()
+    _, left = psutil.wait_procs(family, 30)
+    assert left == []
+    with pytest.raises(OSError, match="refused"):
+        urllib.request.urlopen(f"{address}/health", timeout=5)
+
+
+@pytest.mark.cli
+def test_a_server_whose_model_was_killed_ends_and_says_so(run: Path) -> None:
+    port = _free_port()
+    command = [sys.executable, "-m", "expctr", "serve", str(run), "--device", "cpu", "--port", str(port)]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
+        _wait_for(port, lambda: process.poll() is None)
+        family = psutil.Process(process.pid).children(recursive=True)
+        max(family, key=lambda one: one.memory_info().rss).kill()
+        _, said = process.communicate(timeout=60)
+    assert process.returncode == 1
+    assert psutil.wait_procs(family, 30)[1] == []
+    (line,) = said.splitlines()[-1:]
+    assert line.startswith("error: SIGKILL ended the model's process")
+    assert "Traceback" not in said
 
 
 @pytest.mark.cli

@@ -13,9 +13,10 @@ OnBadRow = Literal["error", "skip"]
 TOO_FEW, TOO_MANY, BAD_CSV = "too few columns", "too many columns", "not a row of CSV"
 UNDECODABLE, NUL = "undecodable bytes", "NUL byte"
 NOT_JSON, NO_ID, ROUNDED_ID = "not a JSON object", "no user or item id", "id is a number that lost its last digits"
-NESTED_ID = "id is an object or a list"
+NESTED_ID, NESTED_TITLE = "id is an object or a list", "title is an object or a list"
 NOT_A_NUMBER, OUT_OF_RANGE = "rating is not a number", "rating out of range"
 NO_TIME, BAD_TIME, OTHER_TIME = "no timestamp", "timestamp is not a time", "timestamp is unlike most others"
+ROUNDED_TIME = "timestamp is a number that lost its last digits"
 BAD_LABEL, BAD_SPLIT = "label is neither 1 nor 0", "split is none of train, val and test"
 BAD_FEATURE, BAD_HISTORY = "feature is not of its kind", "history and its labels do not match"
 BAD_TITLES, BAD_LIST = "titles cannot be told apart", "list cannot be read"
@@ -29,12 +30,14 @@ FIXES = {  # {scale} and {path} are those of the table
     NO_ID: "give the row a user id and an item id",
     ROUNDED_ID: "write ids as whole numbers or texts, in all files; a column of floats holds 15 digits",
     NESTED_ID: "write the id itself, as a text or a number, in all rows",
+    NESTED_TITLE: "write the title itself, as a text, in all rows",
     NOT_A_NUMBER: "write a number",
     OUT_OF_RANGE: "use the rating scale, {scale}; labels of 0 and 1, such as clicks, are read with --data "
     "TableDataModule --data.interactions {path}",
     NO_TIME: "write seconds since 1970 or a date, or order ratings at random with data.samples.order: shuffle",
     BAD_TIME: "write seconds since 1970, or a date such as 2005-04-02 23:53:47",
     OTHER_TIME: "write all times in one form and one unit; where most are from 1980 to 2100, another year is a mistake",
+    ROUNDED_TIME: "write whole numbers or dates, in all files; a column of 32-bit floats holds 7 digits",
     BAD_LABEL: "write 1 or 0, true or false; a rating belongs in data.columns.rating, with data.samples.threshold",
     BAD_SPLIT: "write train, val or test",
     BAD_FEATURE: "correct the value, or choose the kind category in data.features",

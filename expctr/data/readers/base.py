@@ -1,5 +1,6 @@
 """Base of the readers: raw files as lazy tables. Bad rows are raised or counted when a table is collected."""
 
+import os
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -13,6 +14,7 @@ from expctr.data.readers.bad_rows import BAD_FEATURE, FIXES, MISSING, OnBadRow, 
 from expctr.data.readers.snapshots import one_per_key
 from expctr.errors import DataError, first_line, listed
 
+os.environ.setdefault("POLARS_IGNORE_TIMEZONE_PARSE_ERROR", "1")  # otherwise +05:30, as pandas writes it, is a panic
 POLARS_ERRORS = (pl.exceptions.PolarsError, pl.exceptions.PanicException)
 """What polars raises about a file: it panics where a damaged one contradicts itself."""
 OTHER_TITLES = "other_titles"

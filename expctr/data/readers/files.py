@@ -9,6 +9,7 @@ from pathlib import Path
 
 from expctr.data.readers.base import RawTable, RawTables
 from expctr.errors import DataError
+from expctr.untrusted import replace_surrogates
 
 _COMPRESSED = (".gz", ".zst")
 _ARCHIVES = {b"PK\x03\x04": "zip", b"BZh": "bzip2", b"\xfd7zXZ": "xz", b"7z\xbc\xaf": "7-Zip", b"Rar!": "RAR"}
@@ -100,7 +101,9 @@ def find_layout(folder: Path, layouts: Mapping[str, Layout]) -> FoundFiles:
 
 
 def check_file(path: Path) -> None:
-    """Raises DataError if a file is missing, not a file, not readable, or an archive."""
+    """Raises DataError if a file is missing, not a file, not readable, or an archive, or if its name is no UTF-8."""
+    if replace_surrogates(str(path)) != str(path):
+        raise DataError(f"the name of a file is not UTF-8, {path}. Fix: rename it")
     try:
         if path.is_file():
             with path.open("rb") as file:

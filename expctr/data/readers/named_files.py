@@ -29,7 +29,7 @@ _LAKES = ("_delta_log", ".hoodie", "metadata/*.metadata.json")
 
 def find_files(named: str, option: str) -> list[Path]:
     """The files that a user names: one, those in a folder and the folders in it, or those that match a glob."""
-    path = Path(named).expanduser()
+    path = Path(os.path.expanduser(named))
     if not named.strip():
         raise DataError(f"{option}: the name is empty. Fix: name a file, a folder or a pattern")
     if path.is_dir():
@@ -56,8 +56,16 @@ def find_files(named: str, option: str) -> list[Path]:
     for file in files:
         check_file(file)
     # one file by several names has its rows once: under its own name, if that is among them
-    named_once = {file.resolve(): file for file in sorted(files, key=Path.is_symlink, reverse=True)}
+    named_once = {
+        _identity(file): file for file in sorted(files, key=lambda file: (file.is_symlink(), file), reverse=True)
+    }
     return sorted(named_once.values()) if len(named_once) < len(files) else files
+
+
+def _identity(file: Path) -> object:
+    """What two names of one file have in common, links of both kinds."""
+    stat = file.stat()
+    return (stat.st_dev, stat.st_ino) if stat.st_ino else file.resolve()  # some file systems number no files
 
 
 def _check_lakes(folders: Sequence[Path], option: str) -> None:
@@ -126,7 +134,7 @@ def _is_there(path: Path) -> bool:
 
 def unused_files(named: str) -> list[str]:
     """The files of a folder or a glob that are not read: of other formats, copies, links, and locks of spreadsheets."""
-    path = Path(named).expanduser()
+    path = Path(os.path.expanduser(named))
     if path.is_dir():
         return [
             str(file.relative_to(path)) for file in sorted({*_below(path)} - {*find_files(named, "")}) if file.is_file()
@@ -137,7 +145,7 @@ def unused_files(named: str) -> list[str]:
 
 def linked_folders(named: str) -> list[str]:
     """The links in a folder, or below a glob's `**`, to other folders: not read, as they could lead back up."""
-    path, parts = Path(named).expanduser(), ["**"]
+    path, parts = Path(os.path.expanduser(named)), ["**"]
     hidden: tuple[str, ...] = _HIDDEN
     if not path.exists() and "**" in path.parts:
         path, parts = _split_glob(path)
@@ -148,7 +156,7 @@ def linked_folders(named: str) -> list[str]:
 
 def partition(path: Path, named: str) -> dict[str, str | None]:
     """What the folders of a file are called, below what a user named: `date=2024-01-01/split=train/part-0.parquet`."""
-    fixed = [*takewhile(lambda part: not glob.has_magic(part), Path(named).expanduser().parts)]
+    fixed = [*takewhile(lambda part: not glob.has_magic(part), Path(os.path.expanduser(named)).parts)]
     pairs = (folder.partition("=") for folder in path.parts[len(fixed) : -1])
     return {name: None if value == _NO_VALUE else unquote(value) for name, equals, value in pairs if name and equals}
 

@@ -42,6 +42,7 @@ class Source:
         is_text: every value is a string: what it means is found in its content.
         nested: columns of JSON lines that hold objects or lists, and their types; in the frame they are JSON texts.
         plain: columns of JSON lines in which most values are neither these nor texts that look like them.
+        floats: columns of JSON lines with numbers that were floats too large to hold each digit.
     """
 
     table: RawTable
@@ -49,6 +50,7 @@ class Source:
     is_text: bool
     nested: Mapping[str, pl.DataType] = field(default_factory=dict)
     plain: Collection[str] = ()
+    floats: Collection[str] = ()
 
     @property
     def types(self) -> dict[str, pl.DataType]:
@@ -95,9 +97,10 @@ def open_source(source: Any, option: str) -> Source:
     frames = []
     nested: dict[str, pl.DataType] = {}
     plain: set[str] = set()
+    floats: set[str] = set()
     for path in files:
         with readable(path):
-            frame = _scan(path, nested, plain)
+            frame = _scan(path, nested, plain, floats)
         found = frame.collect_schema().names()
         folders = {name: value for name, value in partition(path, str(source)).items() if _RAW + name not in found}
         frame = frame.with_columns(pl.lit(value, pl.String).alias(_RAW + name) for name, value in folders.items())
@@ -110,7 +113,7 @@ def open_source(source: Any, option: str) -> Source:
     opened = _opened(frames, Path(source), tuple(files) if len(files) > 1 else (), kinds <= {"CSV", "JSON lines"})
     if are_small:
         opened = replace(opened, table=replace(opened.table, frame=opened.table.frame.collect().lazy()))
-    return replace(opened, nested=nested, plain=plain)
+    return replace(opened, nested=nested, plain=plain, floats=floats)
 
 
 def _opened(frames: Sequence[pl.LazyFrame], path: Path, parts: tuple[Path, ...], is_text: bool) -> Source:
@@ -139,8 +142,8 @@ def _kind(path: Path) -> str:
     return "JSON" if first.lstrip("\ufeff ").startswith("[") else "JSON lines"
 
 
-def _scan(path: Path, nested: dict[str, pl.DataType], plain: set[str]) -> pl.LazyFrame:
-    """A file as a lazy frame. `nested` and `plain` get the columns of JSON lines, see `Source`."""
+def _scan(path: Path, nested: dict[str, pl.DataType], plain: set[str], floats: set[str]) -> pl.LazyFrame:
+    """A file as a lazy frame. `nested`, `plain` and `floats` get the columns of JSON lines, see `Source`."""
     kind = _kind(path)
     if kind == "parquet":
         return _numbered(pl.scan_parquet(path, glob=False))
@@ -153,6 +156,7 @@ def _scan(path: Path, nested: dict[str, pl.DataType], plain: set[str]) -> pl.Laz
         for row in map(_row, lines):
             for key, value in row.items():
                 keys.setdefault(key, Counter()).update([type(value)] if value else [])
+                floats |= {key} if isinstance(value, float) and abs(value) >= 2**53 else set()
                 is_plain[key] += -1 if isinstance(value, dict | list) or re.search(NESTED, str(value)) else 1
         plain |= {key for key, balance in is_plain.items() if balance > 0}
         for key, types in keys.items():

@@ -20,6 +20,7 @@ from expctr.data.readers.bad_rows import (
     NOT_A_NUMBER,
     OTHER_TIME,
     ROUNDED_ID,
+    ROUNDED_TIME,
     bad_ids,
     has_row,
 )
@@ -40,9 +41,9 @@ from expctr.data.readers.snapshots import SNAPSHOT, SNAPSHOT_TEXT
 from expctr.data.readers.sources import NESTED, Source, open_source
 from expctr.data.readers.splits import check_alike
 from expctr.data.readers.table_features import find_kinds
-from expctr.data.readers.timestamps import early_times, find_times
-from expctr.data.readers.typed import Checks, feature_columns, typed_table, value_of
-from expctr.data.readers.values import as_key, as_label, as_number, as_title, is_missing, is_rounded
+from expctr.data.readers.timestamps import doubtful_times, find_times
+from expctr.data.readers.typed import Checks, feature_columns, title_checks, typed_table, value_of
+from expctr.data.readers.values import as_key, as_label, as_number, as_title, is_missing, is_rounded, is_rounded_time
 from expctr.errors import DataError, listed
 
 CONTEXT = "context_"
@@ -222,8 +223,9 @@ class TableReader:
             where = f"{source.table.path}, column {found['timestamp']}"
             times = find_times(source.table.frame, *value("timestamp"), where)
             columns["timestamp"], forms["timestamp"] = times.micros, f" ({times.form})"
-            self.doubts += early_times(times, source.table.frame, columns["user"], where)
+            self.doubts += doubtful_times(times, source.table.frame, columns["user"], where)
             checks.append((is_missing(*value("timestamp")), NO_TIME, found["timestamp"]))
+            checks.append((is_rounded_time(*value("timestamp")), ROUNDED_TIME, found["timestamp"]))
             checks.append((pl.col("timestamp").is_null(), OTHER_TIME, found["timestamp"]))
         if "split" in found:
             text = value("split")[0].cast(pl.String).str.strip_chars().str.to_lowercase()
@@ -231,6 +233,7 @@ class TableReader:
             checks.append((pl.col("split").is_null(), BAD_SPLIT, found["split"]))
         if "title" in found:
             columns["title"] = as_title(*value("title"))
+            checks += title_checks(source, found["title"])
         if "review" in found:
             columns["review"] = value("review")[0].cast(pl.String).str.strip_chars()
         if is_ready(found):
@@ -297,6 +300,7 @@ class TableReader:
         checks = _id_checks(source, key, name)
         if "title" in found:
             columns["title"] = as_title(*value_of(source, found["title"]))
+            checks += title_checks(source, found["title"])
         events = self._events(source, table, key)
         others = [column for column in source.names if column not in found.values() and column not in events]
         unused: dict[str, str] = dict.fromkeys(events, "of one event")
@@ -366,8 +370,11 @@ class TableReader:
 def _id_checks(source: Source, role: str, name: str) -> Checks:
     """What is wrong with an id, the column of a role."""
     value = value_of(source, name)
+    rounded = is_rounded(*value)
+    if name in source.floats and value[1] == pl.String:
+        rounded |= value[0].str.contains(r"^\d{16,}$").fill_null(False)
     nested = value[0].str.contains(NESTED) if name in source.plain and value[1] == pl.String else pl.lit(False)
-    return [*bad_ids(role, shown=name), (is_rounded(*value), ROUNDED_ID, name), (nested, NESTED_ID, name)]
+    return [*bad_ids(role, shown=name), (rounded, ROUNDED_ID, name), (nested, NESTED_ID, name)]
 
 
 def _option(split: str) -> str:

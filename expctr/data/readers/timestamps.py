@@ -47,6 +47,8 @@ class Times(NamedTuple):
     """Whether most are from 1980 to 2100."""
     are_early: bool
     """Whether most are within 1970, as counters and durations are."""
+    mixed: str = ""
+    """Where many are from 1980 to 2100, but not most: how many, and the first and the last day of all, for people."""
 
 
 def seconds(text: pl.Series) -> pl.Series:
@@ -111,11 +113,17 @@ def find_times(
     if found[f"{form} likely"] > found[f"{form} count"] / 2:
         days = f"{_day(found[f'{form} first'])} to {_day(found[f'{form} last'])}"
         return Times(f"{form}, {days}", likely[form], True, False)
-    return Times(form, forms[form], False, found[f"{form} early"] > found[f"{form} count"] / 2)
+    share, mixed = found[f"{form} likely"] / max(1, found[f"{form} count"]), ""
+    if share > 0.05:
+        days = f"{_day(found[f'{form} min'])} to {_day(found[f'{form} max'])}"
+        mixed = f"only {share:.0%} of the times, which are {days}, are from 1980 to 2100"
+    return Times(form, forms[form], False, found[f"{form} early"] > found[f"{form} count"] / 2, mixed)
 
 
-def early_times(times: Times, frame: pl.LazyFrame, user: pl.Expr, where: str, fix: str = _NAME_TIMES) -> list[str]:
-    """What looks wrong if most times are within 1970 and count nothing: a counter of events is no mistake."""
+def doubtful_times(times: Times, frame: pl.LazyFrame, user: pl.Expr, where: str, fix: str = _NAME_TIMES) -> list[str]:
+    """What looks wrong if many times are no likely ones, or most are within 1970: a counter of events is no mistake."""
+    if times.mixed:
+        return [f"{where}: {times.mixed}. Fix: {fix}write all times in one form, and leave out rows without a time"]
     if not times.are_early or _is_counter(frame, times.micros, user):
         return []
     return [

@@ -8,11 +8,13 @@ from dataclasses import replace
 import polars as pl
 
 from expctr.data.feature_kinds import FeatureKind
-from expctr.data.readers.bad_rows import BAD_FEATURE, mark
+from expctr.data.readers.bad_rows import BAD_FEATURE, NESTED_TITLE, UNDECODABLE, mark
 from expctr.data.readers.base import POLARS_ERRORS, RawTable
 from expctr.data.readers.sources import Source, raw
 from expctr.data.readers.table_features import feature_name, typed_feature
 
+_NESTED_TITLE = r"""(?s)^(\{\s*".*\}|\[\s*[{"].*\])$"""
+"""An object of JSON, or a list of texts or of objects. `[REC]` and `[2020]` are titles."""
 _CONTROL = r"[\x00-\x08\x0e-\x1f\x7f]"
 """What no text holds, and many numbers written as bytes do."""
 
@@ -26,6 +28,17 @@ def value_of(source: Source, name: str) -> tuple[pl.Expr, pl.DataType]:
     if dtype == pl.Binary:
         value, dtype = value.map_batches(_texts, return_dtype=pl.String, is_elementwise=True), pl.String()
     return value, dtype
+
+
+def title_checks(source: Source, name: str) -> Checks:
+    """What is wrong with a title: bytes that are no text, and objects or lists among the texts of JSON lines."""
+    checks: Checks = []
+    if source.schema[name] == pl.Binary:
+        undecodable = raw(name).map_batches(_are_undecodable, return_dtype=pl.Boolean, is_elementwise=True)
+        checks.append((undecodable, UNDECODABLE, name))
+    if name in source.plain and source.schema[name] == pl.String:
+        checks.append((raw(name).str.contains(_NESTED_TITLE), NESTED_TITLE, name))
+    return checks
 
 
 def feature_columns(
@@ -62,11 +75,19 @@ def _texts(values: pl.Series) -> pl.Series:
 
 
 def _text(value: bytes) -> str:
+    text = _decoded(value)
+    return value.hex() if text is None or re.search(_CONTROL, text) else text
+
+
+def _are_undecodable(values: pl.Series) -> pl.Series:
+    return pl.Series(values.name, [value is not None and _decoded(value) is None for value in values], pl.Boolean)
+
+
+def _decoded(value: bytes) -> str | None:
     try:
-        text = value.decode()
+        return value.decode()
     except UnicodeDecodeError:
-        return value.hex()
-    return value.hex() if re.search(_CONTROL, text) else text
+        return None
 
 
 def _shown(rows: pl.Series) -> pl.Series:

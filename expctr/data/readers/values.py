@@ -48,11 +48,22 @@ def as_title(value: pl.Expr, dtype: pl.DataType) -> pl.Expr:
 
 def is_rounded(value: pl.Expr, dtype: pl.DataType) -> pl.Expr:
     """Whether an id may have lost its last digits: as a text such as 1.23E+12 of a spreadsheet, or as a float so large
-    that floats are farther apart than whole numbers.
+    that floats are farther apart than whole numbers, also as text.
     """
     if dtype == pl.String:
-        return value.str.contains(r"^\s*\d([.,]\d+)?[eE]\+\d+\s*$").fill_null(False)
+        return value.str.contains(r"^\s*(\d([.,]\d+)?[eE]\+\d+|\d[.,]\d+[eE]\d+|\d{16,}\.0*)\s*$").fill_null(False)
     return value.abs() >= (2**24 if dtype == pl.Float32 else 2**53) if dtype.is_float() else pl.lit(False)
+
+
+def is_rounded_time(value: pl.Expr, dtype: pl.DataType) -> pl.Expr:
+    """Whether a time since 1970 may have lost its last digits: as a float32, of which 1.7e9 is a multiple of 128, or as
+    a text such as 1.7E+12, which has fewer digits than the whole number.
+    """
+    if dtype == pl.String:
+        parts = value.str.extract_groups(r"^\s*\d(?:[.,](\d+))?[eE]\+?(\d+)\s*$").struct
+        digits = parts[0].str.len_chars().fill_null(0)
+        return (digits < parts[1].cast(pl.UInt32, strict=False)).fill_null(False)
+    return (value.abs() >= 2**24).fill_null(False) if dtype == pl.Float32 else pl.lit(False)
 
 
 def as_label(value: pl.Expr, dtype: pl.DataType) -> pl.Expr:
@@ -143,9 +154,10 @@ _MEANT = (
     r"""^\[\s*[\[({]\s*["'\d]""",
     r"(?s)^[({]" + _QUOTED + r".*[)}]$",
     r"^(\[[^|\]]*,[^|\]]*\]|\([^|)]*,[^|)]*\)|\{[^|}]*,[^|}]*\})$",
-    r"(?s)^array\(.*\)$",
+    r"(?s)^(array|c|list|set|frozenset|tuple|deque|Index|Series|WrappedArray|ArraySeq|ArrayBuffer|Vector|List)\(.*\)$",
+    r"(?s)^<\w*Array>",
 )
-"""What is meant as a list, of JSON, Python, numpy or Postgres, whether or not it can be read."""
+"""What is meant as a list, of JSON, Python, numpy, pandas, R, Spark or Postgres, whether or not it can be read."""
 
 
 def _parsed_lists(texts: pl.Series) -> pl.Series:

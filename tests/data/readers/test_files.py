@@ -53,6 +53,18 @@ def test_a_header_that_looks_alike_is_a_header(tmp_path: Path, header: str) -> N
     check_file(path)
 
 
+@pytest.mark.parametrize("named", ["", "*.csv", "caf\udce9.csv"])
+def test_a_file_whose_name_is_not_utf_8_is_refused(named: str, tmp_path: Path) -> None:
+    (tmp_path / "caf\udce9.csv").write_text("a,b\n1,2\n")
+    with pytest.raises(DataError, match=r"the name of a file is not UTF-8, .* Fix: rename it"):
+        find_files(str(tmp_path / named), "data.interactions")
+
+
+def test_the_home_of_nobody_is_no_home() -> None:
+    with pytest.raises(DataError, match=r"no such file: ~nobody-of-this-name/a.csv"):
+        find_files("~nobody-of-this-name/a.csv", "data.interactions")
+
+
 def test_a_stream_is_not_to_be_removed(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe")
     with pytest.raises(DataError, match=r"a stream, .*pipe: .* Fix: write it to a file"):

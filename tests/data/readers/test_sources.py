@@ -275,6 +275,12 @@ def test_quotes_that_make_the_rows_as_wide_as_the_header_are_no_values(separator
     assert [row["title"] for row in found] == [name.replace("~", separator) for name in ("An~vil", "Be~ll", "C~up")]
 
 
+def test_a_file_with_two_names_has_its_rows_once(tmp_path: Path) -> None:
+    CLICKS.write_csv(tmp_path / "a.csv")
+    (tmp_path / "latest.csv").hardlink_to(tmp_path / "a.csv")
+    assert [path.name for path in find_files(str(tmp_path), "data.interactions")] == ["a.csv"]
+
+
 def test_a_blank_before_a_quote_is_no_part_of_a_value(tmp_path: Path) -> None:
     items = tmp_path / "items.csv"
     items.write_text('sku, "name", brand\n"a", "Heat, ""the"" film", x\n"b",  "Up" and away, x\n')

@@ -1,5 +1,6 @@
 """Tables of one's own: files and frames of any kind become the same raw tables; what is wrong is named by its place."""
 
+import base64
 import gzip
 import json
 import re
@@ -287,8 +288,8 @@ def test_ids_of_bytes_are_text_or_hexadecimal(tmp_path: Path) -> None:
     tables = reader(str(tmp_path / "log.parquet"), str(tmp_path / "items.parquet")).tables
     found = tables.interactions.collect(["user", "item"], "skip", Counter())
     assert found.rows() == [("ffffffff", "80"), ("ann", "b"), ("61006263", "80")]
-    titles = tables.items.collect(["item", "title"], "error", Counter()).rows()
-    assert titles == [("80", "Anvil"), ("b", "fe"), ("c", "Café")]
+    titles = tables.items.collect(["item", "title"], "skip", Counter()).rows()
+    assert titles == [("80", "Anvil"), ("c", "Café")]
 
 
 def test_ids_that_became_floats_match_ids_of_whole_numbers() -> None:
@@ -565,11 +566,34 @@ def test_spellings_of_nothing_are_no_users_and_no_titles(missing: str) -> None:
     assert set(reader(CLICKS, items).tables.items.collect(["title"], "error", Counter())["title"]) == {None}
 
 
-@pytest.mark.parametrize("rounded", ["1E+12", "1,23457E+12", "1.23E+12"])
+@pytest.mark.parametrize("rounded", ["1E+12", "1,23457E+12", "1.23E+12", "1.1529E18", "1152921504606846976.0"])
 def test_ids_that_a_spreadsheet_rounded_are_refused(rounded: str) -> None:
     clicks = CLICKS.with_columns(user_id=pl.lit(rounded))
     with pytest.raises(DataError, match="lost its last digits"):
         reader(clicks, ITEMS).tables.interactions.collect(["user"], "error", Counter())
+
+
+def test_ids_that_were_large_floats_are_refused_in_json_lines(tmp_path: Path) -> None:
+    """A whole number holds all its digits."""
+    path = tmp_path / "log.jsonl"
+    path.write_text("".join(f'{{"user": {user}, "item": 1, "ts": 5}}\n' for user in ("7", "1.152921504606847e+18")))
+    with pytest.raises(DataError, match=r"lost its last digits, .*row 2, column user: "):
+        reader(str(path)).tables.interactions.collect(["user"], "error", Counter())
+    path.write_text(path.read_text().replace("1.152921504606847e+18", "1152921504606846977"))
+    found = reader(str(path)).tables.interactions.collect(["user"], "error", Counter())
+    assert found["user"].to_list() == ["7", "1152921504606846977"]
+
+
+def test_times_with_a_fixed_offset_in_parquet_are_read(tmp_path: Path) -> None:
+    """As pandas writes what it reads of 2023-11-22T21:22:19+05:30; also in a column that is not used."""
+    zone, path = pl.Datetime("us", "Poland"), tmp_path / "log.parquet"
+    CLICKS.with_columns(pl.col("ts").mul(10**6).cast(zone), other=pl.lit(0).cast(zone)).write_parquet(path)
+    content = path.read_bytes()
+    schema = max(re.findall(rb"[A-Za-z0-9+/=]{200,}", content), key=len)
+    changed = base64.b64encode(base64.b64decode(schema).replace(b"Poland", b"+05:30"))
+    path.write_bytes(content.replace(schema, changed))
+    found = reader(str(path), ITEMS).tables.interactions.collect(["timestamp"], "error", Counter())
+    assert (found["timestamp"] // 10**6).to_list() == CLICKS["ts"].to_list()
 
 
 DAYS = ["2024-03-01", "2024-03-02", "2024-03-02", "2024-03-05"]
@@ -601,6 +625,12 @@ def test_times_within_1970_that_count_nothing_are_doubted(times: list[float]) ->
     assert doubt.startswith("data.interactions, column ts: most times are within 1970: is it a duration")
 
 
+def test_times_of_which_half_are_likely_are_doubted() -> None:
+    """None of the others is a bad row, because no form is that of most."""
+    (doubt,) = reader(CLICKS.with_columns(ts=pl.Series([0, 1_700_000_000, 0, 1_700_000_001])), ITEMS).tables.doubts
+    assert "only 50% of the times, which are 1970-01-01 to 2023-11-14, are from 1980 to 2100. Fix: " in doubt
+
+
 @pytest.mark.parametrize("times", [[1, 2, 1, 2], [4, 1, 3, 2], [1, 1, 2, 2], [1_700_000_000] * 4, [0, None, None, 5]])
 def test_counters_and_dates_are_not_doubted(times: list[int | None]) -> None:
     assert reader(CLICKS.with_columns(ts=pl.Series(times)), ITEMS).tables.doubts == ()
@@ -622,13 +652,37 @@ def test_what_says_nothing_is_no_title_of_a_history(nothing: str) -> None:
     assert (second["history"], second["history_liked"]) == (["Up"], [True])
 
 
-def test_one_odd_row_does_not_refuse_a_file(tmp_path: Path) -> None:
-    rows = [{"sku": str(number), "name": f"T{number}"} for number in range(4)]
-    rows[2]["name"] = ["T2", "T3"]  # type: ignore[assignment]
+@pytest.mark.parametrize("odd", [["T2", "T3"], {"en": "T2"}, [{"en": "T2"}]])
+def test_a_title_that_is_an_object_or_a_list_unlike_others_is_a_bad_row(odd: object, tmp_path: Path) -> None:
+    rows = [{"sku": number, "name": name} for number, name in enumerate(["T0", "[REC]", odd, "[2020]", "Up"])]
     path = tmp_path / "items.jsonl"
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
     tables = reader(CLICKS, path).tables
-    assert tables.items.collect(["title"], "error", Counter())["title"].to_list()[:2] == ["T0", "T1"]
+    with pytest.raises(DataError, match=r"title is an object or a list, .*row 3, column name: "):
+        tables.items.collect(["title"], "error", Counter())
+    assert tables.items.collect(["title"], "skip", Counter())["title"].to_list() == ["T0", "[REC]", "[2020]", "Up"]
+
+
+def test_a_title_of_bytes_that_are_no_text_is_a_bad_row() -> None:
+    """As Hive writes what was Latin-1. It is not shown in hexadecimal, as ids are."""
+    names = [name.encode("latin-1") for name in ("Amelie", "Amélie", "Up")]
+    tables = reader(CLICKS, ITEMS.with_columns(name=pl.Series(names))).tables
+    with pytest.raises(DataError, match=r"undecodable bytes, .*row 2, column name: "):
+        tables.items.collect(["title"], "error", Counter())
+    assert tables.items.collect(["title"], "skip", Counter())["title"].to_list() == ["Amelie", "Up"]
+
+
+@pytest.mark.parametrize("times", [pl.Series([1.7e9] * 4, dtype=pl.Float32), pl.Series(["1.70089E+12"] * 4)])
+def test_times_that_lost_their_last_digits_are_bad_rows(times: pl.Series) -> None:
+    table = reader(CLICKS.with_columns(ts=times), ITEMS).tables.interactions
+    with pytest.raises(DataError, match=r"timestamp is a number that lost its last digits, .*row 1, column ts: "):
+        table.collect(["timestamp"], "error", Counter())
+
+
+@pytest.mark.parametrize("times", [pl.Series([0.5, 1.0, 2.0, 3.5], dtype=pl.Float32), pl.Series(["1.7000001e+7"] * 4)])
+def test_times_with_all_their_digits_are_good(times: pl.Series) -> None:
+    table = reader(CLICKS.with_columns(ts=times), ITEMS).tables.interactions
+    assert table.collect(["timestamp"], "error", Counter()).height == 4
 
 
 def test_all_splits_take_their_times_from_one_column(tmp_path: Path) -> None:

@@ -63,6 +63,17 @@ def test_what_is_missing_is_left_out_of_a_list(text: str) -> None:
         (["['x' ... 'y']", "['x', 'y', ...]", "[1 2 ... 9]", "array(['x'], dtype=object)"], True),  # numpy, shortened
         (["('x', 'y')", '("x",)', "{'x', 'y'}", '{x,"y z"}', "{x,y}", "(x, y)", "[x, y]"], True),
         (['["x", "yy', "['x' 'y\n 'z", "[12, 45, 7", '[["x"], ["y"]]', '[{"title": "x"}]'], True),  # cut off; nested
+        (
+            [
+                'c("x", "y")',
+                "WrappedArray(x, y)",
+                "list(['x'])",
+                "Index(['x'], dtype='object')",
+                "<StringArray>\n['x']",
+            ],
+            True,
+        ),
+        (["c (2011)", "List", "Vector (2007)", "<Enter> Array", "Set It Up (2018)"], False),
         (["(500) Days of Summer", "{Proof}", "[REC]", "[REC], Part 2", "[2 Guns]", "(Un)Lucky, (Really)"], False),
         (["[REC]|Up, (Un)Lucky", "", None, "[]", "['x' 'y']", "[1 2]", "['x', nan]", "x, y"], False),
     ],
