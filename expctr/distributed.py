@@ -109,5 +109,9 @@ class _AllSum(torch.autograd.Function):
 
 
 def is_of_lost_process(error: BaseException) -> bool:
-    """Whether an error says that another process has ended. The backends' types do not: gloo's is a RuntimeError."""
-    return bool(re.search("Connection (closed|reset) by peer|remote process exited|Broken pipe", str(error)))
+    """Whether an error says that another process has ended, or did not answer for half an hour.
+
+    The backends' types do not: gloo's is a RuntimeError.
+    """
+    words = "Connection (closed|reset) by peer|remote process exited|Broken pipe|Timed out waiting .* for .* operation"
+    return bool(re.search(words, str(error)))

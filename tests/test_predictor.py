@@ -306,6 +306,12 @@ def test_the_folder_of_parts_is_one_s_own(predictor: Predictor, pairs: pl.DataFr
         predict_pairs(predictor, *job)
     predict_pairs(predictor, *job)
     assert not parts.exists()
+    scores = job[1].read_bytes()
+    job[1].write_text("of another command, which ended while this one loaded its model")
+    with pytest.raises(UserError, match=r"out\.csv exists\. Fix: "):
+        predict_pairs(predictor, *job)
+    predict_pairs(predictor, *job, force=True)
+    assert job[1].read_bytes() == scores
 
 
 def test_a_scored_file_is_refused_as_pairs_without_a_trace(

@@ -183,6 +183,8 @@ class ExpCTRCLI(LightningCLI):
         kwargs = super()._prepare_subcommand_kwargs(subcommand)
         if subcommand in ("fit", "validate", "test"):
             self.trainer.ckpt_path = kwargs.pop("ckpt_path", None)  # now, as the ranks compare it before it is restored
+            # None means none: under SLURM, Lightning would take a file hpc_ckpt_1.ckpt that lies in the folder
+            self.trainer._checkpoint_connector._user_managed = True
         return kwargs
 
     def fit(self, **kwargs: Any) -> None:

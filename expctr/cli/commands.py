@@ -182,7 +182,7 @@ class Trainer(L.Trainer):
             )
         written = check_options(Path(pairs), Path(out) if out else None, explain, force)
         predictor = Predictor.restore(self, model, datamodule, Path(str(ckpt_path)), self._other_callbacks())
-        problems = predict_pairs(predictor, Path(pairs), written, explain, Path(str(ckpt_path)))
+        problems = predict_pairs(predictor, Path(pairs), written, explain, Path(str(ckpt_path)), force)
         print(printable(f"scores of {pairs} in {written}{'' if problems else ': all pairs'}"))
         for problem, count in list(problems.items())[:5]:
             print(f"  not scored: {count:,} ({printable(problem)})")

@@ -40,8 +40,7 @@ def check_options(pairs: Path, out: Path | None, explain: str, force: bool) -> P
         if path.suffix not in _SUFFIXES:
             raise UserError(f"{option}: {path} is neither .csv nor .parquet. Fix: give one of them")
     check_file(pairs)
-    if out.exists() and not force:
-        raise UserError(f"out: {out} exists. Fix: choose another file, or overwrite it with --force true")
+    _check_new(out, force)
     if out.is_dir():
         raise UserError(f"out: {out} is a folder. Fix: name a file in it")
     if not out.parent.is_dir():
@@ -51,7 +50,9 @@ def check_options(pairs: Path, out: Path | None, explain: str, force: bool) -> P
     return out
 
 
-def predict_pairs(predictor: Predictor, pairs: Path, out: Path, explain: str, checkpoint: Path) -> dict[str, int]:
+def predict_pairs(
+    predictor: Predictor, pairs: Path, out: Path, explain: str, checkpoint: Path, force: bool = False
+) -> dict[str, int]:
     """Score the pairs of a file, in constant memory. Called again after an interruption, it resumes.
 
     Finished chunks wait in the folder `OUT.parts`, which is removed in the end.
@@ -63,9 +64,13 @@ def predict_pairs(predictor: Predictor, pairs: Path, out: Path, explain: str, ch
         explain: `all`; `none`; or `top:N`: write sentences for the N pairs of each user that the CTR model without
             sentences likes best.
         checkpoint: which the predictor was loaded from; its scores are not mixed with another's.
+        force: overwrite `out`.
 
     Returns:
         The number of pairs that could not be scored, by reason.
+
+    Raises:
+        UserError: the run cannot choose pairs, or another command has written `out` meanwhile.
     """
     if _top(explain) and "s_plain" not in predictor.columns:
         raise UserError(f"explain: {explain} needs a run of ExpCTRModule whose CTR model is trained. Fix: leave it out")
@@ -73,6 +78,7 @@ def predict_pairs(predictor: Predictor, pairs: Path, out: Path, explain: str, ch
     samples = predictor.explanations_per_row
     job = {"pairs": _stat(pairs), "checkpoint": _stat(checkpoint), "explain": explain, "samples": samples}
     with _parts(out, job) as parts:
+        _check_new(out, force)
         table = _quickly(pairs, parts)
         count = int(table.select(pl.len()).collect().item())
         rows = PairRows(predictor.data, _users(table))
@@ -107,6 +113,11 @@ def predict_pairs(predictor: Predictor, pairs: Path, out: Path, explain: str, ch
             else:
                 result.sink_parquet(part)
     return dict(problems.iter_rows())
+
+
+def _check_new(out: Path, force: bool) -> None:
+    if out.exists() and not force:
+        raise UserError(f"out: {out} exists. Fix: choose another file, or overwrite it with --force true")
 
 
 def _scan(pairs: Path) -> pl.LazyFrame:
@@ -215,7 +226,7 @@ def _parts(out: Path, job: dict[str, object]) -> Iterator[Path]:
             with replacing(about) as new:
                 new.write_text(json.dumps(job))
         yield folder
-    shutil.rmtree(folder)
+        shutil.rmtree(folder)
 
 
 def _stat(path: Path) -> list[object]:

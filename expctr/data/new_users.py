@@ -11,7 +11,7 @@ from expctr.data.catalogue import BY_ID, Catalogue, Item
 from expctr.data.readers.bad_rows import BAD_LIST, FIXES
 from expctr.data.readers.csv_rows import read_rows
 from expctr.data.readers.files import check_file
-from expctr.data.readers.values import as_key, as_keys, is_bad_list
+from expctr.data.readers.values import as_key, as_title, as_titles, is_bad_list
 from expctr.data.sample_rows import as_samples, contradiction, find_history, target_columns, with_history
 from expctr.errors import DataError
 
@@ -44,7 +44,8 @@ def read_new_users(path: Path) -> list[NewUser]:
     rows = _rows(path)
     texts = {name: [row.get(name, "") for _, row in rows] for name in (*_COLUMNS, "user", "target")}
     table = pl.DataFrame(texts, schema=dict.fromkeys(texts, pl.String))
-    keys = [(as_keys if name in _LISTS else as_key)(pl.col(name), pl.String()).alias(name) for name in texts]
+    reads = dict.fromkeys(_LISTS, as_titles) | {"target_title": as_title}
+    keys = [reads.get(name, as_key)(pl.col(name), pl.String()).alias(name) for name in texts]
     bad = [is_bad_list(pl.col(name), pl.String()).alias(f"bad_{name}") for name in _LISTS]
     found = table.select(*keys, *bad).iter_rows(named=True)
     return [_new_user(row, f"{path}, row {line}, column", line) for row, (line, _) in zip(found, rows, strict=True)]

@@ -6,7 +6,7 @@ import polars as pl
 
 from expctr.data.catalogue import Item
 from expctr.data.ratings_module import RatingsDataModule
-from expctr.data.readers.values import as_key, as_keys, is_bad_list
+from expctr.data.readers.values import as_key, as_title, as_titles, is_bad_list
 from expctr.data.sample_rows import HistoryEntry, contradiction, find_history, history_lists, target_features
 from expctr.errors import DataError, listed
 
@@ -35,7 +35,8 @@ def read_columns(frame: pl.DataFrame) -> pl.DataFrame:
     for name in {*COLUMNS} & {*frame.columns}:
         kind = frame.schema[name]
         inner = getattr(kind, "inner", kind) if name in _LISTS else kind
-        if inner.is_nested() or inner in (pl.Binary, pl.Object):
+        no_list = name in _LISTS and inner is kind and kind not in (pl.String, pl.Null)
+        if no_list or inner.is_nested() or inner in (pl.Binary, pl.Object):
             given = "lists of texts, or texts separated by |" if name in _LISTS else "texts or numbers"
             raise DataError(f"pairs: the column {name} is of type {kind}. Fix: give {given}")
     lists = [name for name in _LISTS if name in frame.columns]
@@ -48,7 +49,8 @@ def _column(name: str, schema: pl.Schema) -> pl.Expr:
     is_list = name in _LISTS
     if name not in schema:
         return (pl.lit([], pl.List(pl.String)) if is_list else pl.lit("")).alias(name)
-    value = (as_keys if is_list else as_key)(pl.col(name), schema[name])
+    read = as_titles if is_list else as_title if name == "target_title" else as_key
+    value = read(pl.col(name), schema[name])
     return (value if is_list else value.fill_null("")).alias(name)
 
 

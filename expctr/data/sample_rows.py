@@ -8,7 +8,7 @@ import polars as pl
 
 from expctr.data.catalogue import Catalogue, Item, plain_title
 from expctr.data.readers.bad_rows import BAD_LIST, FIXES
-from expctr.data.readers.values import as_keys, is_bad_list
+from expctr.data.readers.values import as_titles, is_bad_list
 from expctr.errors import UserError
 
 
@@ -30,7 +30,7 @@ def read_titles(typed: Sequence[object] | str | None) -> tuple[str, ...]:
     dtype = pl.String() if isinstance(typed, str) else pl.List(pl.String)
     text = as_text(typed) if isinstance(typed, str) else [as_text(title) for title in (() if typed is None else typed)]
     value = pl.lit(pl.Series([text], dtype=dtype))
-    titles, is_bad = pl.select(titles=as_keys(value, dtype), is_bad=is_bad_list(value, dtype)).row(0)
+    titles, is_bad = pl.select(titles=as_titles(value, dtype), is_bad=is_bad_list(value, dtype)).row(0)
     if is_bad:
         raise UserError(f"list cannot be read: {str(text)[:120]!r}. Fix: {FIXES[BAD_LIST]}")
     return tuple(titles)

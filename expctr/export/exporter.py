@@ -56,12 +56,13 @@ class Exporter(Callback):
                 "merged: an adapter with llm.adapter_scope: response does not act on the prompt, and merged weights "
                 "would. Fix: leave merged out, and use the adapter with PEFT; or train with adapter_scope: all"
             )
-        if out.exists() and (not out.is_dir() or any(out.iterdir())):
-            raise UserError(f"out: {out} exists already and is not empty. Fix: choose another folder")
+        _check_new(out)
         self.model, self.out, self.merged, self.run = model, out, merged, run
 
     def on_predict_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         data: RatingsDataModule = trainer.datamodule  # type: ignore[attr-defined]
+        if rank() == 0:
+            _check_new(self.out)  # loading took minutes, in which another command may have written there
         lines = write(self.model, data.features, self.out, self.merged)
         if rank() == 0:
             for name in ("config.yaml", "table.md"):
@@ -72,6 +73,11 @@ class Exporter(Callback):
             "\n".join(printable(line) for line in (f"exported to {self.out}", *(f"  {line}" for line in lines)))
         )
         trainer.strategy.barrier()
+
+
+def _check_new(out: Path) -> None:
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise UserError(f"out: {out} exists already and is not empty. Fix: choose another folder")
 
 
 def write(module: StagedModule | CTRModule | TALLRecModule, features: Features, out: Path, merged: bool) -> list[str]:

@@ -14,7 +14,7 @@ from lightning.fabric.plugins.environments.lightning import LightningEnvironment
 from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
 from lightning.fabric.plugins.environments.torchelastic import TorchElasticEnvironment
 from lightning.pytorch.strategies import ParallelStrategy
-from torch.distributed import DistNetworkError
+from torch.distributed import DistNetworkError, DistStoreError
 from torch.distributed.tensor import DTensor
 
 from expctr.distributed import all_gather_objects, is_of_lost_process, world_size
@@ -180,9 +180,13 @@ def _named(checkpoint: Path) -> str:
 
 def network_fault(error: BaseException) -> UserError | None:
     """What a user can do about processes that do not meet; None for other errors."""
+    said = first_line(error)
+    if isinstance(error, DistStoreError) and "clients" in said:
+        return UserError(
+            f"not all processes have started: {said}. Fix: see why the others have not, and start all at once"
+        )
     if not isinstance(error, DistNetworkError):
         return None
-    said = first_line(error)
     if "EADDRINUSE" in str(error) or "address already in use" in str(error):
         port = os.environ.get("MASTER_PORT", "")
         return UserError(
@@ -201,4 +205,4 @@ def lost_process(error: RuntimeError) -> UserError | None:
     """The error that another process of the command has ended; None for other errors."""
     if not is_of_lost_process(error):
         return None
-    return UserError("another process of this command has ended. Fix: its own output says why")
+    return UserError("another process of this command has ended or hangs. Fix: its own output says why")

@@ -484,6 +484,8 @@ def test_a_job_of_slurm_is_not_requeued(plugins: list[str], world: World) -> Non
     """SIGUSR1 means the same there as anywhere; Lightning would requeue the job and leave this to its own handler."""
     run = f"slurm{len(''.join(plugins))}"
     names = {"NTASKS": "1", "JOB_ID": "7", "JOB_NAME": "train", "PROCID": "0", "LOCALID": "0", "NODEID": "0"}
+    (world.folder / run).mkdir()
+    (world.folder / run / "hpc_ckpt_3.ckpt").write_bytes(b"another project's")  # which Lightning would load
     line = ["fit", *world.options(run), "--stages.rounds=0", *plugins, *kill(0, 2, number=signal.SIGUSR1)]
     output = expctr(*line, environ={f"SLURM_{name}": value for name, value in names.items()}).ok().output
     assert "requeue" not in output

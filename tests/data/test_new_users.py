@@ -117,7 +117,7 @@ def test_an_unknown_id_and_a_title_in_both_lists_are_refused(tmp_path: Path, row
 
 
 def test_lists_are_read_as_those_of_pairs(tmp_path: Path) -> None:
-    content = HEADER + '\\N,"[""Alien"", ""Heat, The"", null]",NULL,Up\n'
+    content = HEADER + '\\N,"[""Alien"", ""Heat, The"", null, ""-""]",-,Up\n'
     (user,) = read_new_users(write(tmp_path, {"new.csv": content}) / "new.csv")
     assert user == NewUser(SampleText("Up", ("Alien", "Heat, The"), ()), row=2)
 

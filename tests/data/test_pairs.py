@@ -1,5 +1,6 @@
 """Pairs as rows: the same histories as a query has, and a reason for each pair that has none."""
 
+from datetime import date
 from pathlib import Path
 
 import polars as pl
@@ -156,6 +157,12 @@ def test_a_table_without_people_or_targets_is_refused(names: list[str]) -> None:
         read_columns(pl.DataFrame({name: ["a"] for name in names}))
 
 
+@pytest.mark.parametrize("liked", [[1984], [True], [date(1984, 1, 1)], [1.5]])
+def test_a_history_of_one_number_a_row_is_refused(liked: list[object]) -> None:
+    with pytest.raises(DataError, match=r"pairs: the column liked_titles is of type .* Fix: give lists of texts, or "):
+        read_columns(pl.DataFrame({"user": ["a"], "item": ["8"], "liked_titles": liked}))
+
+
 def test_a_list_that_cannot_be_read_is_a_problem_of_its_pair(data: MovieLensDataModule) -> None:
     liked = ["{'Fargo', 'Kids'}", "['Fargo', nan]", "[REC]"]
     rows, problems = make(data, user=["a"] * 3, item=["8"] * 3, liked_titles=liked)
@@ -163,7 +170,7 @@ def test_a_list_that_cannot_be_read_is_a_problem_of_its_pair(data: MovieLensData
     assert rows["liked_titles"].to_list() == [["Fargo"], ["[REC]"]]
 
 
-@pytest.mark.parametrize("nothing", ["NULL", "nan", "None", "\\N", " N/A ", "NULL|nan", "['nan']", "[None]"])
+@pytest.mark.parametrize("nothing", ["NULL", "nan", "None", "\\N", " N/A ", "NULL|nan", "['nan']", "[None]", "-|-"])
 def test_a_text_that_says_that_there_is_no_title_is_none(data: MovieLensDataModule, nothing: str) -> None:
     rows, problems = make(
         data,

@@ -442,6 +442,14 @@ def test_the_license_of_a_base_is_the_one_of_its_card(tmp_path: Path) -> None:
         assert base_license(LLMOptions(path=str(tmp_path))) == expected
 
 
+def test_what_was_exported_while_the_run_loaded_is_kept(tmp_path: Path) -> None:
+    exporter = Exporter(CTRModule(DeepFM), tmp_path, merged=False, run=tmp_path / "run")
+    (tmp_path / "config.yaml").write_text("another run's")
+    with pytest.raises(UserError, match=r"exists already and is not empty"):
+        exporter.on_predict_start(SimpleNamespace(datamodule=None), exporter.model)  # type: ignore[arg-type]
+    assert [path.name for path in tmp_path.iterdir()] == ["config.yaml"]
+
+
 def test_an_adapter_of_responses_is_not_merged(tmp_path: Path) -> None:
     model = ExpCTRModule(PPOExplainerModule(llm=LLMOptions(adapter_scope="response")), CTRModule(DeepFM))
     with pytest.raises(UserError, match=r"merged: an adapter with llm\.adapter_scope: response does not act"):

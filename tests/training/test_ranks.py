@@ -2,6 +2,7 @@
 
 import shutil
 import socket
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ from lightning.fabric.plugins.environments.lightning import LightningEnvironment
 from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
 from lightning.pytorch.strategies import SingleDeviceStrategy
 from running import World, expctr, replicated, sharded
-from torch.distributed import DistBackendError, DistNetworkError, TCPStore
+from torch.distributed import DistBackendError, DistNetworkError, DistStoreError, TCPStore
 
 from expctr.errors import UserError
 from expctr.training import ranks
@@ -129,6 +130,17 @@ def test_a_port_in_use_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     assert network_fault(RuntimeError("cannot resolve a name of another kind")) is None
 
 
+def test_processes_that_do_not_start_in_time_are_named() -> None:
+    with pytest.raises(DistStoreError) as error:
+        TCPStore("127.0.0.1", 0, world_size=2, is_master=True, timeout=timedelta(seconds=1))
+    assert "not all processes have started: " in str(network_fault(error.value))
+
+
+def test_a_process_that_does_not_answer_counts_as_lost() -> None:
+    words = "[../gloo/transport/tcp/unbound_buffer.cc:81] Timed out waiting 1800000ms for recv operation to complete"
+    assert lost_process(RuntimeError(words)) is not None
+
+
 def test_a_port_that_is_no_number_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MASTER_PORT", "70000")
     with pytest.raises(UserError, match=r"MASTER_PORT is '70000'\. Fix: "):
@@ -141,7 +153,7 @@ def test_a_port_that_is_no_number_is_named(monkeypatch: pytest.MonkeyPatch) -> N
 
 def test_only_a_process_that_is_lost_counts_as_one() -> None:
     for words in ("DistNetworkError: Connection reset by peer", "ncclRemoteError: remote process exited or there was"):
-        assert "another process of this command has ended" in str(lost_process(DistBackendError(words)))
+        assert "another process of this command has ended or hangs" in str(lost_process(DistBackendError(words)))
     assert lost_process(RuntimeError("CUDA error: an illegal memory access was encountered")) is None
 
 

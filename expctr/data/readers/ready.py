@@ -10,7 +10,7 @@ from expctr.data.readers.base import RawTable
 from expctr.data.readers.columns import LISTS, USUAL
 from expctr.data.readers.delimited import plain_header
 from expctr.data.readers.sources import Source, column_of, raw
-from expctr.data.readers.values import MAX_TITLE, TRUTHS, as_entries, as_keys, as_label, is_bad_list
+from expctr.data.readers.values import MAX_TITLE, TRUTHS, as_entries, as_label, as_titles, is_bad_list
 
 _TALLREC = {"input", "output"}
 _PARTS = {
@@ -69,7 +69,7 @@ def history_columns(
     names = {role: name for role, name in found.items() if role in LISTS}
     in_step = ("history", "history_labels")  # whose entries belong together, also those that are missing
     lists = {
-        role: (as_entries if role in in_step else as_keys)(raw(name), source.schema[name]).list.eval(
+        role: (as_entries if role in in_step else as_titles)(raw(name), source.schema[name]).list.eval(
             pl.element().str.slice(0, MAX_TITLE)
         )
         for role, name in names.items()

@@ -106,6 +106,11 @@ def as_keys(value: pl.Expr, dtype: pl.DataType) -> pl.Expr:
     return as_list(value, dtype).list.eval(pl.element().filter(~pl.element().is_in(MISSING_TEXTS)))
 
 
+def as_titles(value: pl.Expr, dtype: pl.DataType) -> pl.Expr:
+    """A list of titles, of which each is as `as_title` reads it."""
+    return as_list(value, dtype).list.eval(as_title(pl.element(), pl.String()).drop_nulls())
+
+
 def as_entries(value: pl.Expr, dtype: pl.DataType) -> pl.Expr:
     """A list as `as_list` reads it, in which an entry that is missing or empty is null."""
     inner: pl.DataType = pl.String()
