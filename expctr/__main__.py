@@ -53,6 +53,11 @@ def main(args: Sequence[str] | None = None) -> None:
         if isinstance(stream, TextIOWrapper):
             stream.reconfigure(errors="replace")  # a file or a console may not have all characters
     try:
+        os.getcwd()
+    except FileNotFoundError:
+        print("error: the current folder has been deleted. Fix: go to another one", file=sys.stderr)
+        raise SystemExit(2) from None
+    try:
         _dispatch(given)
     except KeyboardInterrupt:  # most commands say more, once they are imported
         print("stopped", file=sys.stderr)

@@ -76,7 +76,7 @@ class Predictor:
         parser.add_lightning_class_args(L.LightningModule, "model", subclass_mode=True)
         parser.add_lightning_class_args(RatingsDataModule, "data", subclass_mode=True)
         parser.add_lightning_class_args(StageScheduler, "stages")
-        with isolate_rng(), _quiet():
+        with isolate_rng(), _quiet(), _own_settings():
             L.seed_everything(config["seed_everything"], verbose=False)
             try:
                 made = parser.instantiate_classes(
@@ -117,6 +117,9 @@ class Predictor:
         if isinstance(module, ScoringModule):
             module.best.restore()  # without a batch Lightning calls no hook that does
         return cls(module.to(trainer.strategy.root_device), data)
+
+    def __reduce_ex__(self, protocol: Any) -> Any:
+        raise TypeError("a loaded run cannot be copied or pickled. Fix: load it in each process; threads may share it")
 
     # --- explaining
 
@@ -226,7 +229,7 @@ class Predictor:
     def _predict(self, rows: pl.DataFrame, explain: bool = True) -> dict[str, list[Any]]:
         """Columns of rows like those of `make_samples`, in their order."""
         table, columns = SampleTable.from_samples(rows, self.data.features), dict[str, list[Any]]()
-        with self._lock, torch.no_grad():
+        with self._lock, torch.no_grad(), _own_settings():
             for places in shared_batches(table.texts, self.batch_size):
                 batch = table.batch(places).to(self.module.device)
                 for name, values in as_lists(self._score_batch(batch, explain)).items():
@@ -274,6 +277,21 @@ def shared_batches(texts: Sequence[SampleText], size: int) -> Iterator[list[int]
 
 
 load = Predictor.load
+
+
+@contextmanager
+def _own_settings() -> Iterator[None]:
+    """Computes in the run's own precision, where a notebook has set another; tensors begin on the CPU.
+
+    Raises:
+        UserError: torch's default dtype, which all threads have in common, is another one than float32.
+    """
+    if torch.get_default_dtype() != torch.float32:
+        raise UserError(
+            f"torch's default dtype is {torch.get_default_dtype()}. Fix: torch.set_default_dtype(torch.float32)"
+        )
+    with torch.device("cpu"), torch.autocast("cpu", enabled=False), torch.autocast("cuda", enabled=False):
+        yield
 
 
 @contextmanager

@@ -33,6 +33,16 @@ def test_ctrl_c_while_a_command_is_imported_is_no_traceback(
     assert (ended.value.code, capsys.readouterr().err) == (130, "stopped\n")
 
 
+def test_a_current_folder_that_is_gone_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = tmp_path / "scratch"
+    folder.mkdir()
+    monkeypatch.chdir(folder)
+    folder.rmdir()
+    with pytest.raises(SystemExit) as ended:
+        main(["--version"])
+    assert ended.value.code == 2
+
+
 def test_the_version(capsys: pytest.CaptureFixture[str]) -> None:
     main(["--version"])
     assert capsys.readouterr().out == f"expctr {expctr.__version__}\n"

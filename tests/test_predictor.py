@@ -1,5 +1,9 @@
 """A trained run in Python, and the pairs of a file."""
 
+import copy
+import pickle
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from datetime import timedelta
 from pathlib import Path
 from types import SimpleNamespace
@@ -53,6 +57,34 @@ def test_a_loaded_run_gives_the_scores_of_its_test(predictor: Predictor, run: Pa
     assert scored["problem"].null_count() == len(test) == 12
     for name in SCORES:
         assert scored[name].to_list() == pytest.approx(test[name].to_list(), abs=1e-6)
+
+
+@pytest.mark.parametrize(
+    "settings", [lambda: torch.autocast("cpu", torch.bfloat16), lambda: torch.device("meta")], ids=["autocast", "meta"]
+)
+def test_the_settings_of_a_notebook_change_no_score(
+    predictor: Predictor, pairs: pl.DataFrame, run: Path, settings: Callable[[], AbstractContextManager[None]]
+) -> None:
+    expected = predictor.score(pairs.head(6))
+    with settings():
+        assert_frame_equal(predictor.score(pairs.head(6)), expected)
+        assert_frame_equal(expctr.load(run).score(pairs.head(6)), expected)
+
+
+def test_another_default_dtype_is_refused(predictor: Predictor, pairs: pl.DataFrame, run: Path) -> None:
+    torch.set_default_dtype(torch.float64)
+    try:
+        for use in (lambda: predictor.score(pairs), lambda: expctr.load(run)):
+            with pytest.raises(UserError, match=r"default dtype is torch.float64. Fix: torch.set_default_dtype\("):
+                use()
+    finally:
+        torch.set_default_dtype(torch.float32)
+
+
+@pytest.mark.parametrize("copied", [copy.copy, copy.deepcopy, pickle.dumps])
+def test_a_loaded_run_is_not_copied(predictor: Predictor, copied: Callable[[object], object]) -> None:
+    with pytest.raises(TypeError, match=r"a loaded run cannot be copied or pickled\. Fix: load it in each process"):
+        copied(predictor)
 
 
 def test_a_pair_has_the_scores_of_its_explanation(predictor: Predictor, pairs: pl.DataFrame) -> None:

@@ -170,7 +170,7 @@ def prompt_answers(
     """`state_answers` of prompts, float32 `[prompts, 2]`; equal prompts are computed once."""
     keys = [tuple(prompt) for prompt in prompts]
     place = {key: i for i, key in enumerate(dict.fromkeys(keys))}
-    pairs = torch.empty(len(place), 2, device=model.device)
+    pairs = torch.empty(len(place), 2, dtype=torch.float32, device=model.device)
     for batch in prefill_batches(model, list(place), adapter):
         pairs[batch.rows] = state_answers(model, batch.last, answers, normalised)
     return pairs[[place[key] for key in keys]]
