@@ -325,6 +325,8 @@ def run(args: Sequence[str] | None = None) -> None:
     except SafetensorError as error:  # of writing; that of reading is caught where the file is known
         exit_with_error(UserError(f"weights: {error}. Fix: choose a place that is writable and has room"))
     except OSError as error:
+        if isinstance(error, FileNotFoundError) and ".ckpt" in (path := str(error.filename or error)):
+            exit_with_error(UserError(f"{path}: the run's fit has replaced it meanwhile. Fix: start again"))
         if error.filename is None and error.errno is None:
             raise
         if error.filename is None and error.errno not in _OF_FILES:

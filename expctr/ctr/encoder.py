@@ -20,7 +20,7 @@ from safetensors import SafetensorError
 from torch import Tensor
 
 from expctr.errors import UserError, check_range
-from expctr.llm.loading import check_max_length, load_config, locate
+from expctr.llm.loading import LEAST_LENGTH, check_max_length, load_config, locate
 from expctr.untrusted import ControlTokens, printable
 
 if TYPE_CHECKING:
@@ -260,6 +260,11 @@ class SentenceEncoder:
                 processor_kwargs=source,
             )
             check_max_length(transformer.tokenizer, f"encoder.path: {options.path}")
+            if (most := transformer.max_seq_length) is not None and most < LEAST_LENGTH:
+                raise UserError(
+                    f"encoder.path: {options.path} reads {most} tokens of a text. Fix: correct max_position_embeddings "
+                    "in config.json, or max_seq_length in sentence_bert_config.json"
+                )
         except UserError:
             raise
         except _UNLOADABLE as error:

@@ -51,6 +51,10 @@ class SplitFiles:
     """Test targets."""
 
 
+_SHOWN = ("target_title", "history_liked", "liked_titles", "disliked_titles")
+"""Columns of samples that a prompt shows."""
+
+
 class RatingsDataModule(L.LightningDataModule):
     """Samples of one dataset, prepared once, cached, and served by split; `setup` fills the attributes.
 
@@ -178,14 +182,18 @@ class RatingsDataModule(L.LightningDataModule):
             self.features = Features.fit(self.samples, self.fields, self.history_counts, self.feature_kinds)
 
     @cached_property
-    def _digest(self) -> str:
-        """A hash of every sample's split, user, target and label."""
+    def _digests(self) -> dict[str, str]:
+        """Hashes of every sample's split, user, target and label, and of what a prompt shows of it."""
         rows = self.samples.select("sample", "split", "user", "target", pl.col("label").cast(pl.Int8))
-        return hashlib.sha256(rows.write_csv().encode()).hexdigest()
+        return {"samples": _digest(rows), "texts": _digest(self.samples.select(_SHOWN))}
+
+    def content_digest(self) -> str:
+        """A hash of all that the samples hold."""
+        return _digest(self.samples.clone())
 
     def state_dict(self) -> dict[str, Any]:
         """For a checkpoint: what shows whether the samples are the same."""
-        return {"samples": self._digest}
+        return {**self._digests}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Check that the samples are the checkpoint's.
@@ -193,11 +201,13 @@ class RatingsDataModule(L.LightningDataModule):
         Raises:
             DataError: they are not. Their vocabularies are compared before, with a message on what differs.
         """
-        if state_dict["samples"] != self._digest:
-            raise DataError(
-                f"the samples of {', '.join(self.summary.files)} are not the checkpoint's: labels, or who rated what, "
-                "have changed. Fix: put the run's files back, or start a run in another folder"
-            )
+        changes = {"samples": "labels, or who rated what,", "texts": "titles or histories"}
+        for name, what in changes.items():
+            if state_dict.get(name, self._digests[name]) != self._digests[name]:  # older checkpoints have no texts
+                raise DataError(
+                    f"the samples of {', '.join(self.summary.files)} are not the checkpoint's: {what} have changed. "
+                    "Fix: put the run's files back, or start a run in another folder"
+                )
 
     def rows(self, split: str) -> pl.DataFrame:
         return self.samples.filter(split=split)
@@ -385,3 +395,17 @@ class RatingsDataModule(L.LightningDataModule):
         dropped, read = Counter[str](), dict[str, int]()
         items = titled_items(self.read(), self.options, dropped, read)
         return items, {"dropped": dict(dropped), "read": read}
+
+
+def _digest(rows: pl.DataFrame) -> str:
+    """A hash of a table, the same with all versions of polars."""
+    digest = hashlib.sha256()
+    for name in [name for name, dtype in rows.schema.items() if isinstance(dtype, pl.List)]:
+        lists = rows.drop_in_place(name)
+        digest.update(lists.list.len().to_numpy().tobytes())
+        entries = lists.explode(empty_as_null=False)
+        for start in range(0, len(entries), 1 << 20):
+            text = entries[start : start + (1 << 20)].cast(pl.String).fill_null("").str.join("\x1f")
+            digest.update(text.item().encode())
+    digest.update(rows.write_csv().encode())
+    return digest.hexdigest()

@@ -106,6 +106,8 @@ def _read(
         frame = table.collect([target, *others], options.on_bad_row, skipped, summary.files)
         frames.append(frame.with_columns(split=pl.lit(SPLITS.index(split) if split else 0, pl.Int8)))
     rows = pl.concat(frames, how="diagonal")
+    # without times, the last row of a user is the newest
+    rows = rows.with_columns(pl.coalesce("timestamp", pl.int_range(pl.len(), dtype=pl.Int64)).alias("timestamp"))
     summary.counts += take_missing(skipped)
     paths = [table.path for table in sources.values()]
     for column, name in (("user", "user"), ("name", "item")):

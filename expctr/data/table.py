@@ -98,10 +98,11 @@ class TableDataModule(RatingsDataModule):
             super().keep_ratings()
 
     def ratings_of(self, users: Sequence[str]) -> pl.DataFrame:
-        """Some users' ratings, oldest first (`user`, `item`, `title`, `liked`); of ready rows, the last history."""
+        """Some users' ratings, oldest first (`user`, `item`, `title`, `liked`); of ready rows, the newest history."""
         if not is_ready(self._reader.found):
             return super().ratings_of(users)
-        last = self.samples.filter(pl.col("user").is_in([*users])).unique("user", keep="last", maintain_order=True)
+        own = self.samples.filter(pl.col("user").is_in([*users])).sort("timestamp")
+        last = own.unique("user", keep="last", maintain_order=True)
         rows = [(row["user"], *item, liked) for row in last.iter_rows(named=True) for item, liked in history_of(row)]
         return pl.DataFrame(rows, SCHEMA, orient="row")
 

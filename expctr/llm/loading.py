@@ -3,6 +3,7 @@
 import json
 import logging
 import os
+import re
 from collections.abc import Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass
@@ -36,6 +37,9 @@ from expctr.llm.cpu.attention import GROUPED
 from expctr.llm.cpu.int8 import int8_is_exact
 from expctr.llm.sharding.loading import can_load_shards, fill, load_complete, load_shards
 from expctr.untrusted import printable
+
+LEAST_LENGTH = 8
+"""Tokens that a base or an encoder must be able to read: a sentence is no shorter."""
 
 
 def _make_printable(record: logging.LogRecord) -> bool:
@@ -136,18 +140,19 @@ def load_tokenizer(options: LLMOptions) -> PreTrainedTokenizerBase:
 
 
 def check_max_length(tokenizer: PreTrainedTokenizerBase, base: str) -> None:
-    """Refuse a tokenizer whose longest text is not a number, with a `UserError` that begins with `base`."""
-    if not isinstance(most := tokenizer.model_max_length, int | float):
+    """Refuse a tokenizer whose longest text is no number of tokens, with a `UserError` that begins with `base`."""
+    most = tokenizer.model_max_length
+    if not isinstance(most, int | float) or not most >= LEAST_LENGTH:
         raise UserError(
-            f"{base} has the model_max_length {str(most)[:60]!r}, which is not a number. Fix: correct it in "
-            "tokenizer_config.json"
+            f"{base} has the model_max_length {str(most)[:60]!r}, which is no number of tokens for a text. Fix: "
+            "correct it in tokenizer_config.json"
         )
 
 
 def check_tokenizer(tokenizer: PreTrainedTokenizerBase, path: str, rows: int) -> None:
     """Refuse a tokenizer whose tokens the base, which has this number of embeddings, lacks.
 
-    Some bases have a few more added tokens than embeddings, which no prompt uses.
+    Some bases have a few more added tokens than embeddings, which no prompt uses, unless they are words.
     """
     if (pad := tokenizer.pad_token_id) is not None and pad >= rows:
         raise UserError(
@@ -159,6 +164,12 @@ def check_tokenizer(tokenizer: PreTrainedTokenizerBase, path: str, rows: int) ->
             f"llm.path: {path} has {rows} embeddings, and its tokenizer {tokenizer.vocab_size} tokens. Fix: give it "
             "the tokenizer that it was trained with"
         )
+    for token, added in tokenizer.added_tokens_decoder.items():
+        if token >= rows and re.fullmatch(r"[\w\s]+", added.content):
+            raise UserError(
+                f"llm.path: {path} has {rows} embeddings, and its added token {added.content[:60]!r} has the id "
+                f"{token}. Fix: delete that token from the tokenizer"
+            )
 
 
 def check_chat_template(

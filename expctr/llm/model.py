@@ -59,8 +59,8 @@ class LanguageModel(nn.Module):
         self.logit_factor, self.logit_cap = logit_changes(config)
         self.has_windows = has_windows(config)
         eos = getattr(self.causal.generation_config, "eos_token_id", None)
-        named = {tokenizer.eos_token_id, *(eos if isinstance(eos, list) else [eos])}
-        self.eos_ids = sorted(token for token in named if isinstance(token, int))
+        named = [tokenizer.eos_token_id, *(eos if isinstance(eos, list) else [eos])]
+        self.eos_ids = sorted({token for token in named if isinstance(token, int)})
         if not self.eos_ids:
             raise UserError(f"{options.path}: neither tokenizer nor model names an end-of-sequence token")
         pad = tokenizer.pad_token_id

@@ -12,12 +12,14 @@ from typing import Any
 import lightning as L
 import torch
 from lightning.pytorch.callbacks import Checkpoint
+from lightning.pytorch.utilities import rank_zero_warn
 from torch.distributed.checkpoint.api import CheckpointException
 
 from expctr.errors import BadRunError, UserError, first_line
 from expctr.training.ranks import check_ranks_agree, check_weights_agree
 from expctr.training.sharded_loading import torn
 from expctr.training.signals import STOPPING, Signals, Stopped
+from expctr.untrusted import printable
 
 _NAME = re.compile(r"epoch=(\d+)-batch=(\d+)\.ckpt")
 
@@ -145,8 +147,13 @@ class RunCheckpoint(Checkpoint):
             if later := found[here:]:
                 names = ", ".join(other.stem for other in later)
                 trainer.print(f"this run went on from an older checkpoint: {names} removed")
-            for other in (old, *later, *found[:here][: -self.keep]):
+            for other in later:
                 remove(other)
+            for other in (old, *found[:here][: -self.keep]):
+                try:
+                    remove(other)
+                except OSError as error:  # on NFS, another command may still read it
+                    rank_zero_warn(f"an older checkpoint stays, as it cannot be removed: {printable(str(error))}")
         trainer.strategy.barrier()
 
 

@@ -51,11 +51,19 @@ def with_slurm(plugins: Sequence[Any]) -> list[Any]:
     """
     chosen = [SlurmTasks() if isinstance(plugin, SLURMEnvironment) else plugin for plugin in plugins]
     given = any(isinstance(plugin, ClusterEnvironment) for plugin in chosen)
+    if given or SLURMEnvironment.detect():
+        _check_slurm()
     if not given and not TorchElasticEnvironment.detect() and SLURMEnvironment.detect():
         task = {"SLURM_PROCID", "SLURM_LOCALID", "SLURM_NODEID"} <= os.environ.keys()
         task = task and os.environ.get("SLURM_STEP_ID") != _INTERACTIVE
         chosen.append(SlurmTasks() if task else LightningEnvironment())
     return chosen
+
+
+def _check_slurm() -> None:
+    for name in ("JOB_ID", "NTASKS", "NNODES", "PROCID", "LOCALID", "NODEID"):
+        if not (value := os.environ.get(f"SLURM_{name}", "0")).isdecimal():
+            raise UserError(f"SLURM_{name} is {value!r}, and no number. Fix: unset it where no job of SLURM runs")
 
 
 def check_world(trainer: L.Trainer) -> None:
@@ -73,7 +81,7 @@ def check_world(trainer: L.Trainer) -> None:
     try:
         if environment is not None:
             environment.validate_settings(devices, nodes)
-        fits = wanted == found
+        fits = wanted == found and (environment is None or environment.local_rank() < devices)
     except ValueError:
         fits = False
     options = f"trainer.devices x trainer.num_nodes is {devices} x {nodes}"
@@ -135,7 +143,7 @@ def check_ranks_agree(trainer: L.Trainer) -> None:
     if trainer.world_size == 1 or trainer.datamodule is None:  # type: ignore[attr-defined]
         return
     start = _named(Path(str(trainer.ckpt_path))) if trainer.ckpt_path else "no checkpoint"
-    data = trainer.datamodule.state_dict()  # type: ignore[attr-defined]
+    data = trainer.datamodule.content_digest()  # type: ignore[attr-defined]
     first, *others = all_gather_objects((start, data))
     for rank, (its_start, its_data) in enumerate(others, 1):
         if its_start != first[0]:

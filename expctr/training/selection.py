@@ -28,6 +28,8 @@ def select_checkpoint(command: str, ckpt_path: str | None, run: Path) -> Path | 
         UserError: the run would be overwritten or mixed with another, or the checkpoint is missing or damaged.
     """
     folder = run / "checkpoints"
+    if folder.is_symlink() and not folder.exists():
+        raise UserError(f"{folder} is a link to {folder.readlink()}, which is not there. Fix: mount its disk")
     found, newest = checkpoints(folder), ckpt_path in (None, "last")
     if command == "fit" and found and ckpt_path is None:
         raise UserError(
@@ -60,9 +62,14 @@ def _place(checkpoint: Path) -> Path:
 
 
 def run_of(checkpoint: Path, run: Path) -> Path:
-    """The run that a checkpoint is of, this or another one; its folder of checkpoints may be a link."""
+    """The run that a checkpoint is of, this or another one; its folder of checkpoints may be a link.
+
+    A checkpoint may have been copied into its run's own folder.
+    """
     path = _place(checkpoint)
-    return run.resolve() if (run / "checkpoints").resolve() in path.parents else path.parent.parent
+    if (run / "checkpoints").resolve() in path.parents:
+        return run.resolve()
+    return path.parent if (path.parent / "config.yaml").is_file() else path.parent.parent
 
 
 def check_same_options(now: Mapping[str, Any], then: Mapping[str, Any]) -> None:

@@ -260,11 +260,20 @@ def test_an_encoder_that_cannot_be_loaded_names_the_option(tmp_path: Path, broke
         encoder(folder).encode(TEXTS)
 
 
-@pytest.mark.parametrize("most", ["text", [1], {"a": 1}])
-def test_an_encoder_whose_longest_text_is_not_a_number_is_one_line(tmp_path: Path, most: object):
+@pytest.mark.parametrize("most", ["text", [1], {"a": 1}, 0, -1, 1, True])
+def test_an_encoder_that_reads_no_number_of_tokens_is_one_line(tmp_path: Path, most: object):
     folder = save_model(tmp_path / "model")
     path = folder / "tokenizer_config.json"
     path.write_text(json.dumps({**json.loads(path.read_text()), "model_max_length": most}))
+    with pytest.raises(UserError, match=r"encoder.path: .*\. Fix: "):
+        encoder(folder).encode(["funny"])
+
+
+def test_an_encoder_without_positions_is_refused(tmp_path: Path):
+    """All its vectors would be 0."""
+    folder = save_model(tmp_path / "model")
+    path = folder / "config.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "max_position_embeddings": 1}))
     with pytest.raises(UserError, match=r"encoder.path: .*\. Fix: "):
         encoder(folder).encode(["funny"])
 

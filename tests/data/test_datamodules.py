@@ -124,6 +124,23 @@ def test_a_checkpoint_is_of_its_samples(tmp_path: Path) -> None:
         changed.load_state_dict(made.state_dict())
 
 
+def test_a_checkpoint_is_of_its_titles(tmp_path: Path) -> None:
+    """They are in no vocabulary, and in every prompt."""
+    for name in ("made", "changed"):
+        (tmp_path / name).mkdir()
+    made, changed = (module(movielens(tmp_path / name)) for name in ("made", "changed"))
+    films = tmp_path / "changed" / "movies.csv"
+    films.write_text(re.sub(r"^(\d+),(\w)", r"\1,New \2", films.read_text(), flags=re.MULTILINE))
+    for data in (made, changed):
+        data.prepare_data()
+        data.setup("fit")
+    state = made.state_dict()
+    with pytest.raises(DataError, match=r"not the checkpoint's: titles or histories have changed\. Fix: "):
+        changed.load_state_dict(state)
+    changed.load_state_dict({"samples": state["samples"]})  # of an older version
+    assert made.content_digest() != changed.content_digest()
+
+
 def test_own_splits_in_other_spellings(tmp_path: Path) -> None:
     movielens(tmp_path)
     write(

@@ -124,6 +124,20 @@ def test_ready_rows_have_the_context_of_their_own_row() -> None:
         assert (str(int(place)), ROWS[int(place)]["user"], ROWS[int(place)]["target_title"]) == (review, user, title)
 
 
+@pytest.mark.parametrize("times", [None, "rising", "falling"])
+def test_the_newest_history_of_a_user_counts(times: str | None) -> None:
+    """By its time, if rows have one, or else the last row of the table."""
+    rows = pl.DataFrame(
+        {"user": ["a", "b"] * 10, "liked": [[f"Film {i}"] for i in range(20)], "disliked": [[]] * 20, "target": "Up"},
+        schema_overrides={"disliked": pl.List(pl.String)},
+    )
+    rows = rows.with_columns(label=pl.Series([1, 1, 0, 0] * 5))
+    if times:
+        rows = rows.with_columns(ts=1_700_000_000 + pl.int_range(20) * (1 if times == "rising" else -1))
+    rated = prepared(rows).ratings_of(["a", "b"])
+    assert sorted(rated["title"]) == (["Film 0", "Film 1"] if times == "falling" else ["Film 18", "Film 19"])
+
+
 def test_a_history_does_not_hold_its_own_target() -> None:
     items = pl.DataFrame({"id": ["1", "2", "3"], "title": ["Heat", "Up", "Up"]})
     by_id = {"history": ["1", "Heat", "2", "3"], "history_labels": [1, 0, 1, 0], "title": "1", "label": 1}
@@ -159,7 +173,8 @@ def test_draws_do_not_depend_on_the_order_of_the_rows() -> None:
     frame = pl.DataFrame([row | {"user": f"p{i}"} for i, row in enumerate(ROWS)])
     options = SampleOptions(threshold=None, max_samples=20, split=None)
     expected = prepared(frame, samples=options).samples
-    assert prepared(frame.reverse(), samples=options).samples.equals(expected)
+    reversed_ = prepared(frame.reverse(), samples=options).samples
+    assert reversed_.drop("timestamp").equals(expected.drop("timestamp"))  # without times, the row's number
     by_user = prepared(
         pl.DataFrame(ROWS), samples=SampleOptions(threshold=None, split="user", fractions=(0.5, 0.25, 0.25))
     ).samples

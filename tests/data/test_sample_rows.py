@@ -5,6 +5,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from expctr.data.readers.values import MAX_TITLE
 from expctr.data.sample_rows import read_titles
 from expctr.errors import UserError
 
@@ -20,7 +21,7 @@ from expctr.errors import UserError
         ("1984", ("1984",)),
         ('["A\\ud83d", "B"]', ("A\ufffd", "B")),
         ("A\ud83d|B", ("A?", "B")),
-        ("[" * 5000, ("[" * 5000,)),
+        ("[" * 5000, ("[" * MAX_TITLE,)),
         (["Heat|Fargo", None, "NULL", 1984, ""], ("Heat|Fargo", "1984")),
         ([1984.0, np.float32(12), float("nan"), 8.5], ("1984", "12", "8.5")),
         ("NULL", ()),

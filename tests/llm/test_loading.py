@@ -75,6 +75,9 @@ def test_a_folder_that_is_not_whole_is_refused(tmp_path: Path) -> None:
     for file in bare.glob("*token*"):
         file.unlink()
     tokenizer = AutoTokenizer.from_pretrained(padded)
+    tokenizer.add_tokens("movie")
+    with pytest.raises(UserError, match=r"embeddings, and its added token 'movie' has the id \d+\. Fix: "):
+        check_tokenizer(tokenizer, "base", tokenizer.vocab_size)
     tokenizer.add_special_tokens({"pad_token": "<new pad>"})
     tokenizer.save_pretrained(padded)
     for folder, said in ((cut, "cut cannot be loaded: "), (bare, "bare cannot be loaded: "), (padded, "its padding")):
@@ -435,6 +438,7 @@ def test_a_base_that_is_quantised_on_disk_learns_too(wide_folder: Path, tmp_path
     [
         ({"model_max_length": "text\x1b[2J"}, "model_max_length 'text"),
         ({"model_max_length": [512]}, "model_max_length"),
+        ({"model_max_length": 0}, "model_max_length"),
         ({"bos_token": 5}, "cannot be loaded"),
         ({"added_tokens_decoder": "text"}, "cannot be loaded"),
     ],

@@ -1,5 +1,6 @@
 """A run's checkpoints: when they are made, which are kept, and that a half-written one is never taken."""
 
+import errno
 from pathlib import Path
 from typing import Any
 
@@ -144,6 +145,19 @@ def test_a_run_that_goes_on_from_an_older_checkpoint_leaves_no_later_ones(
     assert float(torch.load(folder / names(folder)[0], weights_only=True)["state_dict"]["weight"]) != 0
     (said,) = (line for line in capsys.readouterr().out.splitlines() if "removed" in line)
     assert "epoch=0007-batch=000000, epoch=0007-batch=000002 removed" in said
+
+
+def test_an_older_checkpoint_that_cannot_be_removed_stays(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As a folder on NFS in which another process reads a file."""
+
+    def busy(path: Path) -> None:
+        if "epoch=0001" in path.name and not path.name.startswith("."):
+            raise OSError(errno.EBUSY, "busy", str(path))
+
+    monkeypatch.setattr("expctr.training.checkpoint.remove", busy)
+    with pytest.warns(UserWarning, match=r"an older checkpoint stays, as it cannot be removed: .*epoch=0001"):
+        trainer = fit(tmp_path, RunCheckpoint(every_n_batches=0, keep=1))
+    assert len(names(checkpoint_folder(trainer))) == 2
 
 
 def test_a_checkpoint_that_is_a_folder_is_replaced(tmp_path: Path) -> None:

@@ -70,6 +70,20 @@ def test_tasks_that_are_not_the_devices_are_refused(
     assert "srun before the command" in str(refused.value)
 
 
+def test_a_node_with_more_tasks_than_devices_is_refused(job: Any) -> None:
+    """As SLURM may place four tasks on two nodes, three on the first."""
+    job(NTASKS="4", NNODES="2", LOCALID="2", PROCID="2")
+    with pytest.raises(UserError, match=r"is 2 x 2, but SLURM started 4 tasks on 2 node\(s\)\. Fix: "):
+        check_world(trainer(2, 2))
+
+
+@pytest.mark.parametrize("name", ["JOB_ID", "NTASKS", "PROCID"])
+def test_a_variable_of_slurm_that_is_no_number_is_named(name: str, job: Any) -> None:
+    job(**{"NTASKS": "1", name: ""})
+    with pytest.raises(UserError, match=rf"SLURM_{name} is '', and no number\. Fix: "):
+        with_slurm([])
+
+
 @pytest.mark.parametrize("per_node", [{"NTASKS_PER_NODE": "8"}, {}])
 def test_one_device_is_enough_in_a_job_of_many_tasks(per_node: dict[str, str], job: Any) -> None:
     job(NTASKS="8", NNODES="2", STEP_ID=None, **per_node)
@@ -220,8 +234,8 @@ def test_the_shell_of_an_allocation_is_no_task(job: Any, monkeypatch: pytest.Mon
 )
 def test_ranks_with_other_options_or_samples_are_refused(other: str, said: str, world: World, tmp_path: Path) -> None:
     shutil.copytree(world.folder / "movielens", tmp_path / "less")
-    ratings = tmp_path / "less" / "u.data"
-    ratings.write_text("".join(ratings.read_text().splitlines(keepends=True)[:-40]))
+    films = tmp_path / "less" / "u.item"
+    films.write_text(films.read_text(encoding="latin-1").replace("Film", "Wilm"), encoding="latin-1")
     line = ["fit", *world.options("disagreeing"), "--stages.rounds=0", *replicated(2)]
     outcome = expctr(*line, ranks=2, others=[other.format(tmp_path / "less"), "--trainer.enable_progress_bar=false"])
     assert outcome.code == 2, outcome.output

@@ -129,3 +129,18 @@ def test_a_folder_of_checkpoints_may_be_a_link_to_another_disk(command: str, tmp
     assert select_checkpoint(command, "last", run) == path
     other = save(tmp_path / "runs" / "other", 1)
     assert run_of(other, run) == tmp_path / "runs" / "other"
+
+
+def test_a_folder_of_checkpoints_on_a_disk_that_is_not_mounted_is_no_new_run(tmp_path: Path) -> None:
+    (tmp_path / "checkpoints").symlink_to("/mnt/gone")
+    with pytest.raises(UserError, match=r"is a link to /mnt/gone, which is not there\. Fix: mount its disk"):
+        select_checkpoint("fit", "last", tmp_path)
+
+
+def test_a_checkpoint_that_was_copied_into_its_run_is_of_it(tmp_path: Path) -> None:
+    """Its options would be compared with none, and it would be refused as another run's."""
+    run = tmp_path / "runs" / "one"
+    copied = save(run, 3).rename(run / "best.ckpt")
+    (run / "config.yaml").touch()
+    assert run_of(copied, run) == run
+    assert run_of(copied, tmp_path / "runs" / "two") == run

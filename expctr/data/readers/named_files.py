@@ -56,16 +56,15 @@ def find_files(named: str, option: str) -> list[Path]:
     for file in files:
         check_file(file)
     # one file by several names has its rows once: under its own name, if that is among them
-    named_once = {
-        _identity(file): file for file in sorted(files, key=lambda file: (file.is_symlink(), file), reverse=True)
-    }
+    by_preference = sorted(files, key=lambda file: (file.is_symlink(), file), reverse=True)
+    named_once = {_identity(file, str(path)): file for file in by_preference}
     return sorted(named_once.values()) if len(named_once) < len(files) else files
 
 
-def _identity(file: Path) -> object:
-    """What two names of one file have in common, links of both kinds."""
-    stat = file.stat()
-    return (stat.st_dev, stat.st_ino) if stat.st_ino else file.resolve()  # some file systems number no files
+def _identity(file: Path, named: str) -> object:
+    """What two names of one file have in common, links of both kinds; but for folders that are values of a column."""
+    stat, values = file.stat(), tuple(partition(file, named).items())
+    return values, (stat.st_dev, stat.st_ino) if stat.st_nlink > 1 else file.resolve()
 
 
 def _check_lakes(folders: Sequence[Path], option: str) -> None:

@@ -43,7 +43,7 @@ from expctr.data.readers.splits import check_alike
 from expctr.data.readers.table_features import find_kinds
 from expctr.data.readers.timestamps import doubtful_times, find_times
 from expctr.data.readers.typed import Checks, feature_columns, title_checks, typed_table, value_of
-from expctr.data.readers.values import as_key, as_label, as_number, as_title, is_missing, is_rounded, is_rounded_time
+from expctr.data.readers.values import as_key, as_label, as_number, as_title, is_missing, is_rounded
 from expctr.errors import DataError, listed
 
 CONTEXT = "context_"
@@ -225,8 +225,11 @@ class TableReader:
             columns["timestamp"], forms["timestamp"] = times.micros, f" ({times.form})"
             self.doubts += doubtful_times(times, source.table.frame, columns["user"], where)
             checks.append((is_missing(*value("timestamp")), NO_TIME, found["timestamp"]))
-            checks.append((is_rounded_time(*value("timestamp")), ROUNDED_TIME, found["timestamp"]))
+            checks.append((times.is_rounded, ROUNDED_TIME, found["timestamp"]))
             checks.append((pl.col("timestamp").is_null(), OTHER_TIME, found["timestamp"]))
+        elif "timestamp" in found and is_ready(found):  # which row is a user's newest; no time is needed
+            with suppress(DataError):
+                columns["timestamp"] = find_times(source.table.frame, *value("timestamp")).micros
         if "split" in found:
             text = value("split")[0].cast(pl.String).str.strip_chars().str.to_lowercase()
             columns["split"] = text.replace_strict(_SPLITS, default=None, return_dtype=pl.String)

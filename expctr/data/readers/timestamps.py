@@ -9,7 +9,7 @@ from typing import NamedTuple
 import numpy as np
 import polars as pl
 
-from expctr.data.readers.values import is_missing
+from expctr.data.readers.values import digits_of_float, is_missing
 from expctr.errors import DataError
 
 
@@ -29,6 +29,8 @@ _UNITS = (
 _POSSIBLE = (-86_400 * 10**6, 4_102_444_800 * 10**6)  # microseconds: 1970, in any time zone, and the year 2100
 _LIKELY = (315_532_800 * 10**6, _POSSIBLE[1])  # from 1980 on; most data are younger, and counters are not
 _EARLY = (0, 31_536_000 * 10**6)  # 1970
+_WHOLE_SECONDS = 9
+"""Digits after the point of a time as 1.700688139E9."""
 _NAME_COLUMN = "or name another column in data.columns.timestamp"
 _NAME_TIMES = "name the column of times in data.columns.timestamp, or "
 _USUAL = "%Y-%m-%d %H:%M:%S%.f"
@@ -47,6 +49,8 @@ class Times(NamedTuple):
     """Whether most are from 1980 to 2100."""
     are_early: bool
     """Whether most are within 1970, as counters and durations are."""
+    is_rounded: pl.Expr
+    """Whether a time may have lost its last digits, as float32 or as a text such as 1.7E+12 where all are so short."""
     mixed: str = ""
     """Where many are from 1980 to 2100, but not most: how many, and the first and the last day of all, for people."""
 
@@ -83,6 +87,8 @@ def find_times(
     forms = _forms(value, dtype)
     likely = {name: pl.when(v.is_between(*_LIKELY)).then(v) for name, v in forms.items()}
     first = value.filter(~is_missing(value, dtype)).first()
+    digits, exponent = digits_of_float(value) if dtype == pl.String else (pl.lit(0), pl.lit(None, pl.UInt32))
+    longest = pl.when(exponent.is_not_null()).then(digits).max()
     about = [
         expr.alias(f"{name} {what}")
         for name, v in forms.items()
@@ -97,7 +103,11 @@ def find_times(
             "last": likely[name].max(),
         }.items()
     ]
-    found = frame.select(*about, first.alias("first")).collect(engine="streaming").row(0, named=True)
+    found = (
+        frame.select(*about, first.alias("first"), longest.alias("longest"))
+        .collect(engine="streaming")
+        .row(0, named=True)
+    )
     if found["first"] is not None and not any(found[f"{name} count"] for name in forms):
         raise DataError(
             f"{where}: no time has a form that can be read, such as {repr(found['first'])[:120]}. Fix: write dates "
@@ -110,14 +120,20 @@ def find_times(
             f"{_day(found[f'{form} min'])} to {_day(found[f'{form} max'])}. "
             f"Fix: write seconds since 1970 or dates, {fix}"
         )
+    is_rounded = pl.lit(False)
+    if dtype == pl.Float32:
+        is_rounded = (value.abs() >= 2**24).fill_null(False)
+    elif (found["longest"] or 0) < _WHOLE_SECONDS:  # a double as text has up to 16 digits, and fewer where they are 0
+        is_rounded = (digits < exponent).fill_null(False)
     if found[f"{form} likely"] > found[f"{form} count"] / 2:
         days = f"{_day(found[f'{form} first'])} to {_day(found[f'{form} last'])}"
-        return Times(f"{form}, {days}", likely[form], True, False)
+        return Times(f"{form}, {days}", likely[form], True, False, is_rounded)
     share, mixed = found[f"{form} likely"] / max(1, found[f"{form} count"]), ""
     if share > 0.05:
         days = f"{_day(found[f'{form} min'])} to {_day(found[f'{form} max'])}"
         mixed = f"only {share:.0%} of the times, which are {days}, are from 1980 to 2100"
-    return Times(form, forms[form], False, found[f"{form} early"] > found[f"{form} count"] / 2, mixed)
+    are_early = found[f"{form} early"] > found[f"{form} count"] / 2
+    return Times(form, forms[form], False, are_early, is_rounded, mixed)
 
 
 def doubtful_times(times: Times, frame: pl.LazyFrame, user: pl.Expr, where: str, fix: str = _NAME_TIMES) -> list[str]:

@@ -55,15 +55,10 @@ def is_rounded(value: pl.Expr, dtype: pl.DataType) -> pl.Expr:
     return value.abs() >= (2**24 if dtype == pl.Float32 else 2**53) if dtype.is_float() else pl.lit(False)
 
 
-def is_rounded_time(value: pl.Expr, dtype: pl.DataType) -> pl.Expr:
-    """Whether a time since 1970 may have lost its last digits: as a float32, of which 1.7e9 is a multiple of 128, or as
-    a text such as 1.7E+12, which has fewer digits than the whole number.
-    """
-    if dtype == pl.String:
-        parts = value.str.extract_groups(r"^\s*\d(?:[.,](\d+))?[eE]\+?(\d+)\s*$").struct
-        digits = parts[0].str.len_chars().fill_null(0)
-        return (digits < parts[1].cast(pl.UInt32, strict=False)).fill_null(False)
-    return (value.abs() >= 2**24).fill_null(False) if dtype == pl.Float32 else pl.lit(False)
+def digits_of_float(value: pl.Expr) -> tuple[pl.Expr, pl.Expr]:
+    """Of a number as text with an exponent, such as 1.7E+12: the digits after its point, and its exponent."""
+    parts = value.str.extract_groups(r"^\s*\d(?:[.,](\d+))?[eE]\+?(\d+)\s*$").struct
+    return parts[0].str.len_chars().fill_null(0), parts[1].cast(pl.UInt32, strict=False)
 
 
 def as_label(value: pl.Expr, dtype: pl.DataType) -> pl.Expr:

@@ -281,6 +281,15 @@ def test_a_file_with_two_names_has_its_rows_once(tmp_path: Path) -> None:
     assert [path.name for path in find_files(str(tmp_path), "data.interactions")] == ["a.csv"]
 
 
+def test_a_file_in_two_folders_that_are_values_has_its_rows_in_both(tmp_path: Path) -> None:
+    """Tools that save space make one file of equal parts."""
+    for day in ("day=1", "day=2"):
+        (tmp_path / day).mkdir()
+    CLICKS.write_csv(tmp_path / "day=1" / "part.csv")
+    (tmp_path / "day=2" / "part.csv").hardlink_to(tmp_path / "day=1" / "part.csv")
+    assert len(find_files(str(tmp_path), "data.interactions")) == 2
+
+
 def test_a_blank_before_a_quote_is_no_part_of_a_value(tmp_path: Path) -> None:
     items = tmp_path / "items.csv"
     items.write_text('sku, "name", brand\n"a", "Heat, ""the"" film", x\n"b",  "Up" and away, x\n')

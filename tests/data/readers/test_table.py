@@ -679,7 +679,15 @@ def test_times_that_lost_their_last_digits_are_bad_rows(times: pl.Series) -> Non
         table.collect(["timestamp"], "error", Counter())
 
 
-@pytest.mark.parametrize("times", [pl.Series([0.5, 1.0, 2.0, 3.5], dtype=pl.Float32), pl.Series(["1.7000001e+7"] * 4)])
+@pytest.mark.parametrize(
+    "times",
+    [
+        pl.Series([0.5, 1.0, 2.0, 3.5], dtype=pl.Float32),
+        pl.Series(["1.7000001e+7"] * 4),
+        pl.Series(["1.7006881E9", "1.700688137E9", "1.7E9", "1.70068812E9"]),  # as Java writes doubles
+        pl.Series(["1.700688139E12", "1.7006881395E12", "1.7E12", "1.700688E12"]),
+    ],
+)
 def test_times_with_all_their_digits_are_good(times: pl.Series) -> None:
     table = reader(CLICKS.with_columns(ts=times), ITEMS).tables.interactions
     assert table.collect(["timestamp"], "error", Counter()).height == 4
