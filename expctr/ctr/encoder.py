@@ -109,6 +109,10 @@ class SentenceEncoder:
         assert dim is not None  # the pooling layer states it
         return dim
 
+    def weights(self) -> Iterator[tuple[str, Tensor]]:
+        """The model's weights by name."""
+        return self._model.named_parameters()
+
     def centre(self, texts: Sequence[str], device: torch.device | str = "cpu") -> None:
         """Set `mean` to the mean vector of the texts that are not blank; without any, it stays as it is."""
         if written := [text for text in texts if text.strip()]:

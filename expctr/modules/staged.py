@@ -21,6 +21,7 @@ from expctr.errors import BadRunError, UserError
 from expctr.llm.sharding.fsdp import unsharded
 from expctr.metrics import ctr_metrics
 from expctr.modules.checks import check_device, check_precision, section
+from expctr.modules.frozen_weights import check_first_numbers, first_numbers
 from expctr.modules.resume import group_options, prime, skip_idle_epochs, split_critic, use_current_options
 from expctr.nan_guard import describe_rows
 from expctr.rl.rewards import ICAlignment, LCAlignment, Reward, Scorers
@@ -403,6 +404,7 @@ class StagedModule(L.LightningModule):
         trained = {name for name, parameter in self.named_parameters() if parameter.requires_grad}
         checkpoint["state_dict"] = {k: v for k, v in checkpoint["state_dict"].items() if k in trained}
         checkpoint["features"] = self.data.features.state_dict()
+        checkpoint["frozen"] = self._frozen(models.ctr_trained)
         checkpoint["expctr"] = {
             "explainer": models.policy.extra_state(),
             "store": models.store.state_dict(),
@@ -421,6 +423,10 @@ class StagedModule(L.LightningModule):
         models = self.models
         self.data.features.check_same(Features.from_state(checkpoint["features"]))
         state = section(checkpoint, "expctr", self)
+        frozen = checkpoint.get("frozen", {})  # older checkpoints have none
+        for option, found in self._frozen("encoder.path" in frozen).items():
+            if option in frozen:
+                check_first_numbers(found, frozen[option], option)
         models.policy.load_extra_state(state["explainer"])
         models.store.load_state_dict(state["store"])
         for stage, rewards in self.rewards.items():
@@ -442,6 +448,14 @@ class StagedModule(L.LightningModule):
             if "optimizer_states" in checkpoint:  # sharded states are loaded by the strategy
                 split_critic(checkpoint, sum(p.requires_grad for p in models.policy.model.parameters()))
             self._set_length()
+
+    def _frozen(self, with_encoder: bool) -> dict[str, Any]:
+        """The first numbers of the base's weights, and of the encoder's where a click model has learnt from it."""
+        base = ((name, p) for name, p in self.named_parameters() if not p.requires_grad)
+        frozen = {"llm.path": first_numbers(base)}
+        if with_encoder and self.models.encoder is not None:
+            frozen["encoder.path"] = first_numbers(self.models.encoder.weights())
+        return frozen
 
 
 def _share_above_half(scores: Sequence[float]) -> float:

@@ -18,6 +18,7 @@ from expctr.llm.probe import check_prompts, load_model
 from expctr.llm.prompts import PromptOptions, Prompts
 from expctr.llm.yes_no import DirectQuestion, LCOptions
 from expctr.modules.checks import check_precision
+from expctr.modules.frozen_weights import check_first_numbers, first_numbers
 from expctr.modules.scoring import ScoringModule
 
 
@@ -67,14 +68,20 @@ class DirectModule(ScoringModule):
         super().on_save_checkpoint(checkpoint)
         if self.built:
             checkpoint["chat"] = self.question.prompts.chat_sample()
+            checkpoint["frozen"] = self._frozen()
         state = checkpoint["state_dict"]
         checkpoint["state_dict"] = {k: state[k] for k, p in self.named_parameters() if p.requires_grad and k in state}
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Refuse another chat template than the run's."""
         super().on_load_checkpoint(checkpoint)
+        if "frozen" in checkpoint:
+            check_first_numbers(self._frozen(), checkpoint["frozen"], f"llm.path: {self.llm.path}")
         if "chat" in checkpoint:
             self.question.prompts.check_same_chat(checkpoint["chat"])
+
+    def _frozen(self) -> dict[str, Any]:
+        return first_numbers((name, p) for name, p in self.model.named_parameters() if not p.requires_grad)
 
 
 class ICLModule(DirectModule):
