@@ -62,6 +62,11 @@ def main(args: Sequence[str] | None = None) -> None:
     except KeyboardInterrupt:  # most commands say more, once they are imported
         print("stopped", file=sys.stderr)
         raise SystemExit(128 + signal.SIGINT) from None
+    except RuntimeError as error:
+        if not str(error).startswith("Symlink loop"):  # of a link called src in the current folder: transformers looks
+            raise
+        print(f"error: the current folder has a link to itself: {error}. Fix: go to another one", file=sys.stderr)
+        raise SystemExit(2) from error
 
 
 def _dispatch(given: list[str]) -> None:

@@ -8,6 +8,7 @@ import yaml  # type: ignore[import-untyped]
 
 from expctr.errors import UserError
 
+_HEAD = b"# lightning.pytorch=="  # of a config.yaml that Lightning has written
 _MOST_VALUES, _LONGEST_NUMBER = 100_000, 1000
 """Of a config with its aliases written out, and digits of a whole number: Python refuses to print longer ones."""
 
@@ -22,6 +23,15 @@ def find_run(path: str | Path) -> Path:
     if not (run / "config.yaml").is_file():
         raise UserError(f"there is no run in {run}. Fix: name the folder of a run, which holds its config.yaml")
     return run
+
+
+def holds_run(folder: Path) -> bool:
+    """Whether a fit has written the `config.yaml` of a folder. One that a person wrote begins otherwise."""
+    try:
+        with (folder / "config.yaml").open("rb") as file:
+            return file.read(len(_HEAD)) == _HEAD
+    except OSError:
+        return False
 
 
 def read_config(run: Path) -> dict[str, Any]:

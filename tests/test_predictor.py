@@ -327,7 +327,13 @@ def test_the_folder_of_parts_is_one_s_own(predictor: Predictor, pairs: pl.DataFr
     with pytest.raises(UserError, match=r"out\.csv\.parts, .* holds other files\. Fix: choose another --out"):
         predict_pairs(predictor, *job)
     assert (parts / "thesis.txt").read_text() == "mine"
+    (parts / "job.json").write_text("{}")
+    with pytest.raises(UserError, match=r"holds other files"):
+        predict_pairs(predictor, *job)
     (parts / "thesis.txt").rename(tmp_path / "thesis.txt")
+    with pytest.raises(UserError, match=r"holds other files"):  # job.json is somebody's
+        predict_pairs(predictor, *job)
+    (parts / "job.json").unlink()
     parts.rmdir()
     (tmp_path / "elsewhere").mkdir()
     parts.symlink_to(tmp_path / "elsewhere")
@@ -344,6 +350,7 @@ def test_the_folder_of_parts_is_one_s_own(predictor: Predictor, pairs: pl.DataFr
         predict_pairs(predictor, *job)
     predict_pairs(predictor, *job, force=True)
     assert job[1].read_bytes() == scores
+    assert not parts.exists()
 
 
 def test_a_scored_file_is_refused_as_pairs_without_a_trace(

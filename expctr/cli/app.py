@@ -40,7 +40,7 @@ from expctr.training.lock import hold
 from expctr.training.progress import ProgressLog, StageProgressBar
 from expctr.training.ranks import check_options_agree, check_world, lost_process, network_fault, with_slurm
 from expctr.training.scheduler import StageScheduler, check_trainer
-from expctr.training.selection import check_same_options, check_sharding, run_of, select_checkpoint
+from expctr.training.selection import check_same_options, check_sharding, check_unused, run_of, select_checkpoint
 from expctr.training.signals import OurSignals, Stopped, stopping
 from expctr.untrusted import printable
 from expctr.whole_files import replacing
@@ -167,6 +167,8 @@ class ExpCTRCLI(LightningCLI):
         if path is None and config.ckpt_path == "last":
             where = printable(str(run / "checkpoints"))
             print(f"no checkpoint in {where} yet: starting from the beginning", file=sys.stderr)
+        if path is None and not config.trainer.fast_dev_run:
+            check_unused(run)
         config.ckpt_path = path and str(path)
         made = run_of(path, run) if path else run
         # a fit may go on from another run's checkpoint with other options; a score of such weights would be wrong

@@ -1,10 +1,10 @@
 """`expctr predict RUN --pairs FILE --out FILE`: scores of pairs, streamed from table to table."""
 
 import json
-import shutil
+import re
 from collections import deque
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from itertools import islice
 from pathlib import Path
 
@@ -18,13 +18,15 @@ from expctr.data.readers.files import check_file
 from expctr.data.readers.values import as_id
 from expctr.errors import DataError, UserError, first_line
 from expctr.predictor import PROBLEM, Predictor
-from expctr.training.lock import hold
+from expctr.training.lock import LOCK, hold
 from expctr.training.progress import tracked
 from expctr.whole_files import replacing, write_parquet, writing
 
 CHUNK = 20_000
 """Pairs in memory at a time."""
 _SUFFIXES = (".csv", ".parquet")
+_JOB = {"pairs", "checkpoint", "explain", "samples"}
+_PART = re.compile(r"\.lock|pairs\.parquet|(ranked|scored)-\d{12}\.parquet|.*\.[0-9a-f]{16}\.part")
 
 
 def check_options(pairs: Path, out: Path | None, explain: str, force: bool) -> Path:
@@ -214,8 +216,7 @@ def _parts(out: Path, job: dict[str, object]) -> Iterator[Path]:
     """
     folder = out.with_name(f"{out.name}.parts")
     about = folder / "job.json"
-    others = folder.exists() and not about.is_file() and any(path.name != ".lock" for path in folder.iterdir())
-    if others or folder.is_symlink():
+    if folder.is_symlink() or (folder.exists() and not all(map(_is_part, folder.iterdir()))):
         raise UserError(
             f"out: {folder}, where unfinished scores would be, holds other files. Fix: choose another --out"
         )
@@ -226,7 +227,22 @@ def _parts(out: Path, job: dict[str, object]) -> Iterator[Path]:
             with replacing(about) as new:
                 new.write_text(json.dumps(job))
         yield folder
-        shutil.rmtree(folder)
+        for part in filter(_is_part, folder.iterdir()):
+            if part.name != LOCK:  # NFS keeps what is open
+                part.unlink()
+    with suppress(OSError):  # of somebody's file that came meanwhile, or another command
+        (folder / LOCK).unlink()
+        folder.rmdir()
+
+
+def _is_part(path: Path) -> bool:
+    """Whether a file in the folder of parts is one of ours."""
+    if path.name == "job.json":
+        with suppress(OSError, ValueError):
+            job = json.loads(path.read_bytes())
+            return isinstance(job, dict) and job.keys() == _JOB
+        return False
+    return path.is_file() and _PART.fullmatch(path.name) is not None
 
 
 def _stat(path: Path) -> list[object]:

@@ -29,7 +29,7 @@ from expctr.errors import DataError
 from expctr.untrusted import printable
 from expctr.whole_files import replacing
 
-_FORMAT = 17  # increase it when a reader or make_samples returns something else
+_FORMAT = 18  # increase it when a reader or make_samples returns something else
 _ABANDONED = 24 * 3600  # seconds after which a temporary file is deleted; its process was killed
 _PART = re.compile(r"[0-9a-f]{16}\.(parquet|json)\.[0-9a-f]{16}\.part")  # what `replacing` calls a file of this cache
 _THIS_PROCESS = uuid.uuid4().hex

@@ -9,7 +9,7 @@ import polars as pl
 
 from expctr.data.interactions import is_liked
 from expctr.data.options import SPLITS, SampleOptions
-from expctr.data.random_draws import draws_of_ids, redraw
+from expctr.data.random_draws import Ints, draws_of_ids, redraw
 from expctr.data.readers.bad_rows import take_missing
 from expctr.data.readers.base import RawTable
 from expctr.data.summary import DataSummary
@@ -27,6 +27,8 @@ def ready_targets(
 ) -> Targets:
     """Every row is a target, with the newest `max_history` entries of its own history.
 
+    Without splits of their own, rows that all have times are split by time, and others at random.
+
     Args:
         sources: tables by split, or one under an empty name, whose splits are drawn: by users, or at random.
         items: all of them, see `readers.ready.all_items`; rows name them by id or by title.
@@ -35,29 +37,37 @@ def ready_targets(
         dropped: likewise, of rows that are no samples.
 
     Raises:
-        UserError: the options ask for negatives, or for splits by time.
+        UserError: the options ask for negatives, or for splits by time of rows without times.
     """
     if options.negatives:
         raise UserError("data.samples.negatives: ready rows have labels of their own. Fix: set it to 0")
-    if options.split == "time" and "" in sources:
-        raise UserError("data.samples.split: ready rows are not ordered by time. Fix: set it to random or user")
     targets, entries = _read(sources, options, summary)
+    is_timed = not targets["timestamp"].null_count()
+    if options.split == "time" and "" in sources and not is_timed:
+        raise UserError(
+            "data.samples.split: not all of these ready rows have a time. Fix: set it to random or user, or name their "
+            "column in data.columns.timestamp"
+        )
+    # without times, the last row of a user is the newest
+    place = pl.int_range(pl.len(), dtype=pl.Int64)
+    targets = targets.with_columns(pl.coalesce("timestamp", place).alias("timestamp"), tie=place)
     targets, entries = (_identified(rows, items) for rows in (targets, entries))
     entries = _without_targets(entries, targets, summary)
     summary.interactions, summary.users = targets.height, targets["user"].n_unique()
     summary.items = pl.concat([targets["item"], entries["item"]]).n_unique()
 
-    events = pl.concat([targets, entries], how="diagonal").drop("name", "split", "content", "of")
+    events = pl.concat([targets, entries], how="diagonal").drop("name", "split", "content", "of", "tie")
     events = events.with_columns(pl.col("user", "item").cast(pl.Categorical))
     draw = draws_of_ids(targets["content"].cast(pl.Categorical), options.seed)
     if "" in sources:
         label, row = is_liked(options).alias("label"), pl.int_range(pl.len())
         drawn = targets.select("user", label, row=row, draw=pl.Series(draw))
         rows = keep_subset(drawn, options, dropped)
-        drawn = events[rows].with_columns(draw=pl.Series(draw[rows]))
-        split = draw_splits(drawn, replace(options, split=options.split or "random"))
+        drawn = events[rows].with_columns(draw=pl.Series(draw[rows]), tie=targets["tie"][rows])
+        split = draw_splits(drawn, replace(options, split=options.split or ("time" if is_timed else "random")))
     else:
         rows, split = np.arange(targets.height), targets["split"].to_numpy()
+    summary.doubts += _revealed(targets[rows].with_columns(split=pl.Series(split)), entries, rows[split == 0])
     order = np.lexsort((redraw(draw[rows], 3), split))
     rows, split = rows[order], split[order]
     sample = np.full(targets.height, -1)
@@ -66,6 +76,20 @@ def ready_targets(
     kept = pl.DataFrame(places).filter(pl.col("sample") >= 0)
     kept = kept.filter(pl.int_range(pl.len()).reverse().over("sample") < options.max_history)
     return Targets(events, rows, split, kept)
+
+
+def _revealed(targets: pl.DataFrame, entries: pl.DataFrame, train: Ints) -> list[str]:
+    """What looks wrong if histories of training rows hold validation and test targets, with their labels."""
+    known = entries.filter(pl.col("of").is_in(train.tolist()) & (pl.col("user") != "")).select("user", "title")
+    later = targets.filter(pl.col("split") > 0)
+    count = later.join(known.unique(), on=["user", "title"], how="semi").height
+    if count <= later.height / 10:
+        return []
+    return [
+        f"{count:,} of {later.height:,} validation and test targets stand in a history of a training row of the same "
+        "user, which tells their labels. Fix: give rows times (data.columns.timestamp), so that they are split by "
+        "time, or splits of their own (data.splits); or split by user (data.samples.split: user)"
+    ]
 
 
 def _identified(rows: pl.DataFrame, items: pl.DataFrame) -> pl.DataFrame:
@@ -106,8 +130,6 @@ def _read(
         frame = table.collect([target, *others], options.on_bad_row, skipped, summary.files)
         frames.append(frame.with_columns(split=pl.lit(SPLITS.index(split) if split else 0, pl.Int8)))
     rows = pl.concat(frames, how="diagonal")
-    # without times, the last row of a user is the newest
-    rows = rows.with_columns(pl.coalesce("timestamp", pl.int_range(pl.len(), dtype=pl.Int64)).alias("timestamp"))
     summary.counts += take_missing(skipped)
     paths = [table.path for table in sources.values()]
     for column, name in (("user", "user"), ("name", "item")):

@@ -58,6 +58,8 @@ def main(args: Sequence[str] | None = None) -> None:
         if given.rows < 1:
             raise UserError(f"--rows must be at least 1, not {given.rows}")
         runs = read_runs(given.runs)
+        if given.out is not None and not given.out.name:
+            raise UserError("out: the name is empty. Fix: give a file, or leave --out out")
         out = given.out or (given.runs[0] if len(runs) == 1 else Path()) / "report.html"
         write(out, render(runs, given.rows), named=given.out is not None)
     except UserError as error:

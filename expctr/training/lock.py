@@ -13,6 +13,7 @@ from lightning.pytorch.utilities import rank_zero_warn
 from expctr.errors import UserError
 from expctr.untrusted import printable
 
+LOCK = ".lock"
 _HELD = (errno.EWOULDBLOCK, errno.EACCES)
 _NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP)
 """What network file systems without locks answer (NFS without lockd, Lustre without flock)."""
@@ -34,10 +35,10 @@ def hold(folder: Path, use: str = "trained in", fix: str = "another folder by --
     """
     folder.mkdir(parents=True, exist_ok=True)
     # not through a link, which a stranger's run may have, to a file of this user's
-    place = os.open(folder / ".lock", os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o666)
+    place = os.open(folder / LOCK, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o666)
     if not stat.S_ISREG(os.fstat(place).st_mode):
         os.close(place)
-        raise UserError(f"{folder / '.lock'} is no plain file. Fix: remove it")
+        raise UserError(f"{folder / LOCK} is no plain file. Fix: remove it")
     file = os.fdopen(place, "r+", encoding="utf-8")
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)

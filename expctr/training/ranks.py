@@ -5,6 +5,7 @@ import os
 import re
 import sys
 from collections.abc import Mapping, Sequence
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from torch.distributed.tensor import DTensor
 
 from expctr.distributed import all_gather_objects, is_of_lost_process, world_size
 from expctr.errors import UserError, first_line
+from expctr.modules.staged import StagedModule
 from expctr.training.fsdp import ShardedStrategy
 
 
@@ -160,12 +162,15 @@ def check_ranks_agree(trainer: L.Trainer) -> None:
 def check_weights_agree(module: L.LightningModule) -> None:
     """Refuse ranks with other weights than rank 0, as of another base of the same name; called by all of them.
 
-    The first numbers of each weight are compared, but for sharded ones, of which each rank has others.
+    The first numbers of each weight are compared, also the encoder's, but for sharded ones, of which each rank has
+    others.
 
     Raises:
         UserError: on all ranks, naming the first that differs.
     """
-    weights = {name: p.detach() for name, p in module.named_parameters() if not isinstance(p, DTensor)}
+    encoder = module.models.encoder if isinstance(module, StagedModule) else None
+    named = chain(module.named_parameters(), encoder.weights() if encoder else ())
+    weights = {name: p.detach() for name, p in named if not isinstance(p, DTensor)}
     sums = {name: float(p.flatten()[:1000].double().sum()) for name, p in weights.items()} if world_size() > 1 else {}
     first, *others = all_gather_objects(sums)
     for rank, its in enumerate(others, 1):

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from expctr.errors import UserError
+from expctr.run_folder import holds_run
 from expctr.training.checkpoint import checkpoints, fault
 
 MAY_CHANGE = {
@@ -56,6 +57,21 @@ def select_checkpoint(command: str, ckpt_path: str | None, run: Path) -> Path | 
     return path
 
 
+def check_unused(run: Path) -> None:
+    """Refuse to begin a run where its files would replace those of a person, or stand beside another run's results.
+
+    Raises:
+        UserError: naming one of the files.
+    """
+    theirs = () if holds_run(run) else ("config.yaml", "data.json", "samples.parquet")
+    for name in (*theirs, "table.json", "explanations/test.parquet"):
+        if (run / name).exists():
+            raise UserError(
+                f"{run / name} is there, and no checkpoint of a run that made it. Fix: choose another folder with "
+                "--trainer.default_root_dir, or move the file away"
+            )
+
+
 def _place(checkpoint: Path) -> Path:
     """Where a checkpoint is listed. It may itself be a link, and the folder may be one, to another disk."""
     return checkpoint.parent.resolve() / checkpoint.name
@@ -64,12 +80,12 @@ def _place(checkpoint: Path) -> Path:
 def run_of(checkpoint: Path, run: Path) -> Path:
     """The run that a checkpoint is of, this or another one; its folder of checkpoints may be a link.
 
-    A checkpoint may have been copied into its run's own folder.
+    A checkpoint may have been copied to another place in its run's folder.
     """
     path = _place(checkpoint)
     if (run / "checkpoints").resolve() in path.parents:
         return run.resolve()
-    return path.parent if (path.parent / "config.yaml").is_file() else path.parent.parent
+    return next(filter(holds_run, path.parents), path.parent.parent)
 
 
 def check_same_options(now: Mapping[str, Any], then: Mapping[str, Any]) -> None:

@@ -14,7 +14,7 @@ import polars as pl
 import pytest
 import yaml
 from faults.callbacks import kill, poison
-from running import ENVIRON, LIMIT, TESTS, World, curves, expctr, last, movielens
+from running import CONF, ENVIRON, LIMIT, TESTS, World, curves, expctr, last, movielens
 
 from expctr.cli.app import run as run_cli
 from expctr.predictor import Predictor
@@ -494,6 +494,19 @@ def test_a_job_of_slurm_is_not_requeued(plugins: list[str], world: World) -> Non
 
 def saved(world: World, name: str) -> list[str]:
     return [path.name for path in checkpoints(world.folder / name / "checkpoints")]
+
+
+@pytest.mark.parametrize("command", ["fit", "validate"])
+def test_a_config_of_the_user_s_own_is_not_replaced(command: str, world: World, tmp_path: Path) -> None:
+    """Where the run's folder is that of a project; a command without checkpoint says what it lacks."""
+    config = tmp_path / "config.yaml"
+    config.write_text(written := "# my notes\n" + (CONF / "tiny.yaml").read_text())
+    options = [option for option in world.paths(tmp_path) if "default_root_dir" not in option]
+    outcome = expctr(command, f"--config={config}", *options, f"--trainer.default_root_dir={tmp_path}")
+    assert outcome.code == 2, outcome.output
+    said = "config.yaml is there, and no checkpoint of a run" if command == "fit" else "there is no checkpoint in"
+    assert said in outcome.output
+    assert config.read_text() == written
 
 
 def test_a_finished_run_asked_to_go_on_stays_as_it_is(run: Path, world: World) -> None:

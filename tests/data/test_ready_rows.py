@@ -1,6 +1,7 @@
 """Ready rows: tables with history, target and label in each row, such as TALLRec's JSON, are samples as they stand."""
 
 import json
+import re
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -138,6 +139,40 @@ def test_the_newest_history_of_a_user_counts(times: str | None) -> None:
     assert sorted(rated["title"]) == (["Film 0", "Film 1"] if times == "falling" else ["Film 18", "Film 19"])
 
 
+def sliding(users: int = 10, length: int = 12) -> pl.DataFrame:
+    """Each user's log as rows of the last four items and the next."""
+    rows = [
+        {
+            "user": f"u{user}",
+            "history": [f"Film {(user * 7 + i) % 97}" for i in range(at - 4, at)],
+            "history_labels": [(user + i) % 2 for i in range(at - 4, at)],
+            "title": f"Film {(user * 7 + at) % 97}",
+            "label": (user + at) % 2,
+            "ts": 1_700_000_000 + at * 3600,
+        }
+        for user in range(users)
+        for at in range(4, length)
+    ]
+    return pl.DataFrame(rows)
+
+
+def test_rows_with_times_are_split_by_time() -> None:
+    data = prepared(sliding())
+    last = {split: data.rows(split)["timestamp"].max() for split in ("train", "val", "test")}
+    first = {split: data.rows(split)["timestamp"].min() for split in ("train", "val", "test")}
+    assert last["train"] <= first["val"]
+    assert last["val"] <= first["test"]
+    assert data.summary.doubts == []
+
+
+def test_targets_that_training_histories_tell_are_doubted() -> None:
+    data = prepared(sliding().drop("ts"))
+    (doubt,) = data.summary.doubts
+    assert re.match(r"\d+ of 16 validation and test targets stand in a history of a training row of the same", doubt)
+    by_user = SampleOptions(threshold=None, split="user", fractions=(0.6, 0.2, 0.2))
+    assert prepared(sliding().drop("ts"), samples=by_user).summary.doubts == []
+
+
 def test_a_history_does_not_hold_its_own_target() -> None:
     items = pl.DataFrame({"id": ["1", "2", "3"], "title": ["Heat", "Up", "Up"]})
     by_id = {"history": ["1", "Heat", "2", "3"], "history_labels": [1, 0, 1, 0], "title": "1", "label": 1}
@@ -212,7 +247,7 @@ def test_a_history_of_objects_or_lists_is_refused(entry: object) -> None:
 
 def test_options_that_ready_rows_cannot_have_are_refused() -> None:
     frame = pl.DataFrame(ROWS)
-    with pytest.raises(UserError, match=r"data.samples.split: ready rows are not ordered by time"):
+    with pytest.raises(UserError, match=r"data.samples.split: not all of these ready rows have a time"):
         prepared(frame, samples=SampleOptions(threshold=None, split="time"))
     with pytest.raises(UserError, match=r"data.samples.negatives: ready rows have labels of their own"):
         prepared(frame, samples=SampleOptions(threshold=None, negatives=2))

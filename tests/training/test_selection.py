@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from expctr.errors import UserError
-from expctr.training.selection import check_same_options, check_sharding, run_of, select_checkpoint
+from expctr.training.selection import check_same_options, check_sharding, check_unused, run_of, select_checkpoint
 
 
 def save(run: Path, batch: int) -> Path:
@@ -131,6 +131,22 @@ def test_a_folder_of_checkpoints_may_be_a_link_to_another_disk(command: str, tmp
     assert run_of(other, run) == tmp_path / "runs" / "other"
 
 
+@pytest.mark.parametrize("name", ["config.yaml", "data.json", "samples.parquet", "table.json"])
+def test_a_run_does_not_begin_where_its_files_would_replace_others(name: str, tmp_path: Path) -> None:
+    """Files of a person, or the results of a run whose checkpoints were deleted."""
+    check_unused(tmp_path)
+    check_unused(tmp_path / "new")
+    (tmp_path / name).write_text("# mine\n")
+    with pytest.raises(UserError, match=rf"{name} is there, and no checkpoint of a run that made it\. Fix: "):
+        check_unused(tmp_path)
+    (tmp_path / "config.yaml").write_text("# lightning.pytorch==2.6.0\n")  # of a fit that was killed before its first
+    if name == "table.json":
+        with pytest.raises(UserError, match=name):
+            check_unused(tmp_path)
+    else:
+        check_unused(tmp_path)
+
+
 def test_a_folder_of_checkpoints_on_a_disk_that_is_not_mounted_is_no_new_run(tmp_path: Path) -> None:
     (tmp_path / "checkpoints").symlink_to("/mnt/gone")
     with pytest.raises(UserError, match=r"is a link to /mnt/gone, which is not there\. Fix: mount its disk"):
@@ -140,7 +156,9 @@ def test_a_folder_of_checkpoints_on_a_disk_that_is_not_mounted_is_no_new_run(tmp
 def test_a_checkpoint_that_was_copied_into_its_run_is_of_it(tmp_path: Path) -> None:
     """Its options would be compared with none, and it would be refused as another run's."""
     run = tmp_path / "runs" / "one"
-    copied = save(run, 3).rename(run / "best.ckpt")
-    (run / "config.yaml").touch()
+    (run / "kept" / "good").mkdir(parents=True)
+    (tmp_path / "config.yaml").write_text("of: another program")
+    copied = save(run, 3).rename(run / "kept" / "good" / "best.ckpt")
+    (run / "config.yaml").write_text("# lightning.pytorch==2.6.0\n")
     assert run_of(copied, run) == run
     assert run_of(copied, tmp_path / "runs" / "two") == run

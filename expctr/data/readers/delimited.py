@@ -185,7 +185,8 @@ def _positions(fields: Sequence[str], headers: Mapping[str, Sequence[str]], orde
 
 
 def _may_quote(delimiter: str, head: Sequence[str]) -> bool:
-    """Whether values may be in quotes. With a tab or `|`, if the header or all first values of a column are.
+    """Whether values may be in quotes. With a tab or `|`, if the header or all first values of a column are, or one
+    that begins and ends with a quote and has all others doubled.
 
     Missing values, which no program puts in quotes, do not count.
 
@@ -198,6 +199,8 @@ def _may_quote(delimiter: str, head: Sequence[str]) -> bool:
     header, *rows = ([value.strip() for value in line.split(delimiter)] for line in head)
     if any(len(row) > len(header) for row in rows) and all(len(_split_line(d, delimiter)) == len(header) for d in head):
         return True  # only so do the rows have as many values as the header
+    if any(re.fullmatch(r'"([^"]|"")*""([^"]|"")*"', value) for row in rows for value in row):
+        return True
     columns = ([value for value in column if value not in MISSING_TEXTS] for column in zip(*rows, strict=False))
     full = [column for column in columns if len(column) > 1 and 2 * len(column) >= len(rows)]
     return any(all(len(v) > 1 and v[0] == v[-1] == '"' for v in column) for column in (header, *full))

@@ -9,7 +9,7 @@ import polars as pl
 from expctr.data.readers.base import POLARS_ERRORS, readable
 from expctr.errors import DataError
 
-_UNREADABLE = (ImportError, NotImplementedError, TypeError, ValueError, *POLARS_ERRORS)
+_UNREADABLE = (ImportError, NotImplementedError, OverflowError, TypeError, ValueError, *POLARS_ERRORS)
 
 
 def as_frame(source: Any, option: str) -> pl.DataFrame:

@@ -61,11 +61,14 @@ def seconds(text: pl.Series) -> pl.Series:
     For numbers see `find_times`, for dates `micros_of_dates`.
     """
     time = text.cast(pl.Float64, strict=False).cast(pl.Int64, strict=False)  # NaN and infinity become null
+    digits, exponent = pl.select(*digits_of_float(pl.lit(text))).get_columns()
     if (time.abs() >= _UNITS[0].below).any():
         size = pl.lit(time).abs()
         *smaller, largest = _UNITS
         divisor = pl.coalesce(*(pl.when(size < unit.below).then(unit.per_second) for unit in smaller))
         time = pl.select(pl.lit(time) // divisor.fill_null(largest.per_second)).to_series()
+    if _lacks_digits(digits.filter(exponent.is_not_null()).max()):
+        time = time.zip_with((digits >= exponent).fill_null(True), pl.Series([None], dtype=pl.Int64))
     others = (time.is_null() & text.is_not_null()).arg_true()
     if others.len():
         time = time.scatter(others, micros_of_dates(text.gather(others)) // 10**6)
@@ -123,7 +126,7 @@ def find_times(
     is_rounded = pl.lit(False)
     if dtype == pl.Float32:
         is_rounded = (value.abs() >= 2**24).fill_null(False)
-    elif (found["longest"] or 0) < _WHOLE_SECONDS:  # a double as text has up to 16 digits, and fewer where they are 0
+    elif _lacks_digits(found["longest"]):
         is_rounded = (digits < exponent).fill_null(False)
     if found[f"{form} likely"] > found[f"{form} count"] / 2:
         days = f"{_day(found[f'{form} first'])} to {_day(found[f'{form} last'])}"
@@ -197,6 +200,11 @@ def _forms(value: pl.Expr, dtype: pl.DataType) -> dict[str, pl.Expr]:
         text = pl.when(number.is_null()).then(value)
         forms["dates and times"] = text.map_batches(micros_of_dates, pl.Int64, is_elementwise=True)
     return forms
+
+
+def _lacks_digits(longest: object) -> bool:
+    """Whether times were cut short: a double as text has up to 16 digits, and fewer only where they are 0."""
+    return isinstance(longest, int) and longest < _WHOLE_SECONDS
 
 
 def _day(micros: int) -> str:

@@ -290,6 +290,15 @@ def test_a_file_in_two_folders_that_are_values_has_its_rows_in_both(tmp_path: Pa
     assert len(find_files(str(tmp_path), "data.interactions")) == 2
 
 
+@pytest.mark.parametrize("separator", ["\t", "|"])
+def test_one_value_with_doubled_quotes_shows_that_quotes_are_no_part_of_values(separator: str, tmp_path: Path) -> None:
+    """As pandas writes a table with tabs: only where it must."""
+    items = ITEMS.select("sku", name=pl.Series(["Anvil", 'The "Bell" film', '12" disc']))
+    items.write_csv(tmp_path / "items.tsv", separator=separator, quote_style="necessary")
+    found = collected(reader(CLICKS, str(tmp_path / "items.tsv")).tables)[1]
+    assert [row["title"] for row in found] == ["Anvil", 'The "Bell" film', '12" disc']
+
+
 def test_a_blank_before_a_quote_is_no_part_of_a_value(tmp_path: Path) -> None:
     items = tmp_path / "items.csv"
     items.write_text('sku, "name", brand\n"a", "Heat, ""the"" film", x\n"b",  "Up" and away, x\n')

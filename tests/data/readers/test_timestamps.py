@@ -51,6 +51,13 @@ def test_seconds_of_each_value() -> None:
     assert seconds(pl.Series("t", [*TIMES])).to_list() == whole
 
 
+def test_times_that_all_lost_their_digits_are_none() -> None:
+    """As a spreadsheet saves milliseconds; a program writes as many digits as there are."""
+    assert seconds(pl.Series(["1.70069E+12", "1.7E12", "1.70069E+09", None])).to_list() == [None] * 4
+    found = seconds(pl.Series(["1.7006881E9", "1.700688137E9", "1700688138"])).to_list()
+    assert found == [1_700_688_100, 1_700_688_137, 1_700_688_138]
+
+
 @pytest.mark.parametrize("text", TIMES)
 def test_a_column_of_the_same_text_is_read_alike(text: str | None) -> None:
     """Or, where it is neither missing nor a time, refused."""
