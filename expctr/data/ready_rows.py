@@ -42,11 +42,11 @@ def ready_targets(
     if options.negatives:
         raise UserError("data.samples.negatives: ready rows have labels of their own. Fix: set it to 0")
     targets, entries = _read(sources, options, summary)
-    is_timed = not targets["timestamp"].null_count()
+    is_timed = options.order == "time" and not targets["timestamp"].null_count()
     if options.split == "time" and "" in sources and not is_timed:
         raise UserError(
-            "data.samples.split: not all of these ready rows have a time. Fix: set it to random or user, or name their "
-            "column in data.columns.timestamp"
+            "data.samples.split: not all of these ready rows have a time, or data.samples.order is not time. Fix: set "
+            "it to random or user, or name the column of times in data.columns.timestamp"
         )
     # without times, the last row of a user is the newest
     place = pl.int_range(pl.len(), dtype=pl.Int64)

@@ -17,5 +17,10 @@ class ReplicatedStrategy(MultiDeviceStrategy, DDPStrategy):
         """Take no arguments: those of Lightning's class are about the wrapper, and would do nothing."""
         super().__init__()
 
+    def setup_distributed(self) -> None:
+        """Meet the other processes, which must have the same strategy."""
+        super().setup_distributed()
+        self.check_alike()
+
     def configure_ddp(self) -> None:
         """Leave the model as it is: all ranks draw the same initial weights from the seed."""

@@ -32,6 +32,10 @@ class ShardedStrategy(MultiDeviceStrategy, ModelParallelStrategy):
             self._data_parallel_size = self.num_nodes * self.num_processes
         super().setup_environment()
 
+    def _setup_distributed(self) -> None:
+        super()._setup_distributed()
+        self.check_alike()
+
     def lightning_module_state_dict(self) -> dict[str, Any]:
         """The trained weights, each rank its shard."""
         assert self.model is not None

@@ -4,6 +4,8 @@ from typing import Any
 
 from lightning.pytorch.strategies import ParallelStrategy
 
+from expctr.distributed import all_gather_objects
+from expctr.errors import UserError
 from expctr.training.signals import ended_by_signals
 
 
@@ -14,6 +16,20 @@ class MultiDeviceStrategy(ParallelStrategy):
         """Meet the other processes."""
         with ended_by_signals():
             super().setup_environment()
+
+    def check_alike(self) -> None:
+        """Refuse ranks with another strategy than rank 0, before these wait for each other in different ways.
+
+        Raises:
+            UserError: on all ranks, naming the first that differs.
+        """
+        first, *others = all_gather_objects(type(self).__name__)
+        for rank, its in enumerate(others, 1):
+            if its != first:
+                raise UserError(
+                    f"trainer.strategy is {its} on rank {rank} and {first} on rank 0. Fix: start all ranks with the "
+                    "same options"
+                )
 
     def save_checkpoint(self, checkpoint: dict[str, Any], filepath: Any, storage_options: Any = None) -> None:
         """Save a checkpoint.

@@ -165,6 +165,22 @@ def test_rows_with_times_are_split_by_time() -> None:
     assert data.summary.doubts == []
 
 
+@pytest.mark.parametrize("column", ["time", "ts"])
+def test_a_column_that_holds_no_times_splits_nothing(column: str) -> None:
+    """As seconds on a page, beside the times or alone."""
+    seconds = pl.int_range(pl.len()) * 7919 % 300
+    data = prepared(sliding().rename({"ts": "created_at"}).with_columns(seconds.alias(column)))
+    assert data.rows("train")["timestamp"].max() <= data.rows("test")["timestamp"].min()
+    alone = prepared(sliding().with_columns(seconds.alias("ts")))
+    assert any("timestamp = ts (not used: most are not from 1980 to 2100)" in note for note in alone.summary.notes)
+    assert len(alone.summary.doubts) == 1  # as without times
+
+
+def test_a_random_order_splits_at_random() -> None:
+    random = prepared(sliding(), samples=SampleOptions(threshold=None, split=None, order="shuffle"))
+    assert random.rows("train")["timestamp"].max() > random.rows("test")["timestamp"].min()
+
+
 def test_targets_that_training_histories_tell_are_doubted() -> None:
     data = prepared(sliding().drop("ts"))
     (doubt,) = data.summary.doubts

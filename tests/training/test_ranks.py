@@ -194,6 +194,15 @@ def test_ranks_that_would_score_with_different_checkpoints_are_refused(command: 
     assert outcome.output.count(f"error: rank 1 starts from {other.name} (") == 2
 
 
+def test_ranks_with_another_strategy_are_refused(world: World) -> None:
+    """They would wait for each other until torch gives up."""
+    line = ["fit", *world.options("of two strategies"), "--stages.rounds=0"]
+    outcome = expctr(*line, *replicated(2), ranks=2, others=sharded(2))
+    assert outcome.code == 2, outcome.output
+    said = "error: trainer.strategy is ShardedStrategy on rank 1 and ReplicatedStrategy on rank 0. Fix: "
+    assert outcome.output.count(said) == 2
+
+
 def test_ranks_with_another_base_are_refused(world: World, tmp_path: Path) -> None:
     other = f"--model.init_args.explainer.llm.path={make_llm(tmp_path / 'llm', seed=9)}"
     line = ["fit", *world.options("of two bases"), "--stages.rounds=0", *replicated(2)]

@@ -154,7 +154,7 @@ class TableReader:
         for name, source in self._sources.items():
             self._check_roles(source, found[name])
         first = next(iter(found))
-        if self.is_timed and not is_ready(found[first]):
+        if self.is_timed and "timestamp" in found[first]:
             times = self._likely_times(self._sources[first], found[first])
             for name, source in self._sources.items():  # one column for all splits
                 if times in source.names and "timestamp" in found[name]:
@@ -227,9 +227,8 @@ class TableReader:
             checks.append((is_missing(*value("timestamp")), NO_TIME, found["timestamp"]))
             checks.append((times.is_rounded, ROUNDED_TIME, found["timestamp"]))
             checks.append((pl.col("timestamp").is_null(), OTHER_TIME, found["timestamp"]))
-        elif "timestamp" in found and is_ready(found):  # which row is a user's newest; no time is needed
-            with suppress(DataError):
-                columns["timestamp"] = find_times(source.table.frame, *value("timestamp")).micros
+        elif "timestamp" in found and is_ready(found):  # which need no times
+            columns["timestamp"], forms["timestamp"] = self._times_of_ready_rows(source, found["timestamp"])
         if "split" in found:
             text = value("split")[0].cast(pl.String).str.strip_chars().str.to_lowercase()
             columns["split"] = text.replace_strict(_SPLITS, default=None, return_dtype=pl.String)
@@ -252,6 +251,17 @@ class TableReader:
         unused = dict.fromkeys((name for name in others if name not in kinds), "")
         self._say(source, {role: name + forms.get(role, "") for role, name in found.items()}, kinds, unused)
         return typed_table(source, columns, checks)
+
+    def _times_of_ready_rows(self, source: Source, name: str) -> tuple[pl.Expr, str]:
+        """Times, and what they are for people; null and why not, if they are not likely ones and were not named."""
+        none = pl.lit(None, pl.Int64)
+        try:
+            times = find_times(source.table.frame, *value_of(source, name))
+        except DataError:
+            return none, " (not used: cannot be read)"
+        if not times.are_likely and not self.columns.timestamp:
+            return none, " (not used: most are not from 1980 to 2100)"
+        return pl.when(~times.is_rounded).then(times.micros), f" ({times.form})"
 
     def _read_items(self) -> RawTable:
         """The items with titles: of the table of items, else of the interactions; without any, their ids."""

@@ -29,6 +29,7 @@ _UNITS = (
 _POSSIBLE = (-86_400 * 10**6, 4_102_444_800 * 10**6)  # microseconds: 1970, in any time zone, and the year 2100
 _LIKELY = (315_532_800 * 10**6, _POSSIBLE[1])  # from 1980 on; most data are younger, and counters are not
 _EARLY = (0, 31_536_000 * 10**6)  # 1970
+_EXPONENT = "[0-9][eE]"
 _WHOLE_SECONDS = 9
 """Digits after the point of a time as 1.700688139E9."""
 _NAME_COLUMN = "or name another column in data.columns.timestamp"
@@ -61,14 +62,17 @@ def seconds(text: pl.Series) -> pl.Series:
     For numbers see `find_times`, for dates `micros_of_dates`.
     """
     time = text.cast(pl.Float64, strict=False).cast(pl.Int64, strict=False)  # NaN and infinity become null
-    digits, exponent = pl.select(*digits_of_float(pl.lit(text))).get_columns()
     if (time.abs() >= _UNITS[0].below).any():
         size = pl.lit(time).abs()
         *smaller, largest = _UNITS
         divisor = pl.coalesce(*(pl.when(size < unit.below).then(unit.per_second) for unit in smaller))
         time = pl.select(pl.lit(time) // divisor.fill_null(largest.per_second)).to_series()
-    if _lacks_digits(digits.filter(exponent.is_not_null()).max()):
-        time = time.zip_with((digits >= exponent).fill_null(True), pl.Series([None], dtype=pl.Int64))
+    with_exponent = text.str.contains(_EXPONENT)
+    if with_exponent.any():
+        digits, exponent = pl.select(*digits_of_float(pl.lit(text))).get_columns()
+        plain = (time.is_not_null() & ~with_exponent).any()
+        if not plain and _lacks_digits(digits.filter(exponent.is_not_null()).max(), (time % 60 == 0).all()):
+            time = time.zip_with((digits >= exponent).fill_null(True), pl.Series([None], dtype=pl.Int64))
     others = (time.is_null() & text.is_not_null()).arg_true()
     if others.len():
         time = time.scatter(others, micros_of_dates(text.gather(others)) // 10**6)
@@ -90,8 +94,12 @@ def find_times(
     forms = _forms(value, dtype)
     likely = {name: pl.when(v.is_between(*_LIKELY)).then(v) for name, v in forms.items()}
     first = value.filter(~is_missing(value, dtype)).first()
-    digits, exponent = digits_of_float(value) if dtype == pl.String else (pl.lit(0), pl.lit(None, pl.UInt32))
-    longest = pl.when(exponent.is_not_null()).then(digits).max()
+    is_text = dtype == pl.String
+    digits, plain = pl.lit(0), pl.lit(False)
+    if is_text:
+        has_exponent = value.str.contains(_EXPONENT)
+        digits, _ = digits_of_float(value.filter(has_exponent))
+        plain = value.cast(pl.Float64, strict=False).is_not_null() & ~has_exponent
     about = [
         expr.alias(f"{name} {what}")
         for name, v in forms.items()
@@ -104,10 +112,11 @@ def find_times(
             "early": v.is_between(*_EARLY).sum(),
             "first": likely[name].min(),
             "last": likely[name].max(),
+            "minutes": (v % 60_000_000 == 0).all(),
         }.items()
     ]
     found = (
-        frame.select(*about, first.alias("first"), longest.alias("longest"))
+        frame.select(*about, first.alias("first"), digits.max().alias("longest"), plain.any().alias("plain"))
         .collect(engine="streaming")
         .row(0, named=True)
     )
@@ -123,10 +132,11 @@ def find_times(
             f"{_day(found[f'{form} min'])} to {_day(found[f'{form} max'])}. "
             f"Fix: write seconds since 1970 or dates, {fix}"
         )
-    is_rounded = pl.lit(False)
-    if dtype == pl.Float32:
+    is_rounded, in_minutes = pl.lit(False), found[f"{form} minutes"]
+    if dtype == pl.Float32 and not in_minutes:
         is_rounded = (value.abs() >= 2**24).fill_null(False)
-    elif _lacks_digits(found["longest"]):
+    elif is_text and not found["plain"] and _lacks_digits(found["longest"], in_minutes):
+        digits, exponent = digits_of_float(value)
         is_rounded = (digits < exponent).fill_null(False)
     if found[f"{form} likely"] > found[f"{form} count"] / 2:
         days = f"{_day(found[f'{form} first'])} to {_day(found[f'{form} last'])}"
@@ -202,9 +212,12 @@ def _forms(value: pl.Expr, dtype: pl.DataType) -> dict[str, pl.Expr]:
     return forms
 
 
-def _lacks_digits(longest: object) -> bool:
-    """Whether times were cut short: a double as text has up to 16 digits, and fewer only where they are 0."""
-    return isinstance(longest, int) and longest < _WHOLE_SECONDS
+def _lacks_digits(longest: object, in_minutes: object) -> bool:
+    """Whether times with exponents were cut short, none of which has more digits after its point than `longest`.
+
+    Programs write fewer digits only where the last ones are 0, as those of whole minutes, hours or days are.
+    """
+    return isinstance(longest, int) and longest < _WHOLE_SECONDS and not in_minutes
 
 
 def _day(micros: int) -> str:

@@ -686,6 +686,10 @@ def test_times_that_lost_their_last_digits_are_bad_rows(times: pl.Series) -> Non
         pl.Series(["1.7000001e+7"] * 4),
         pl.Series(["1.7006881E9", "1.700688137E9", "1.7E9", "1.70068812E9"]),  # as Java writes doubles
         pl.Series(["1.700688139E12", "1.7006881395E12", "1.7E12", "1.700688E12"]),
+        pl.Series(["1.7006112E9", "1.7006976E9", "1.7006112E9", "1.7006976E9"]),  # whole days
+        pl.Series(["1.7006112e+18", "1.70061126e+18"] * 2),  # whole minutes as pandas writes nanoseconds
+        pl.Series(["1700611213", "1.7e+09", "1700611215", "1700611217"]),  # R writes what is shorter
+        pl.Series([1_700_611_200.0] * 4, dtype=pl.Float32),
     ],
 )
 def test_times_with_all_their_digits_are_good(times: pl.Series) -> None:

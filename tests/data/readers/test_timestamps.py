@@ -54,6 +54,7 @@ def test_seconds_of_each_value() -> None:
 def test_times_that_all_lost_their_digits_are_none() -> None:
     """As a spreadsheet saves milliseconds; a program writes as many digits as there are."""
     assert seconds(pl.Series(["1.70069E+12", "1.7E12", "1.70069E+09", None])).to_list() == [None] * 4
+    assert seconds(pl.Series(["1.7006112E9", "1.7006976E9"])).to_list() == [1_700_611_200, 1_700_697_600]  # days
     found = seconds(pl.Series(["1.7006881E9", "1.700688137E9", "1700688138"])).to_list()
     assert found == [1_700_688_100, 1_700_688_137, 1_700_688_138]
 
