@@ -149,6 +149,7 @@ def _run(given: list[str]) -> None:
 def silence_libraries() -> None:
     """Drop warnings of libraries about what is so on purpose, before these are imported."""
     logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # it misses an optional package for 4 bits on CPU
+    logging.getLogger("torch._subclasses.fake_tensor").setLevel(logging.CRITICAL)  # `plan` says what is too large
     os.environ.setdefault("TQDM_DELAY", "10")  # a model that loads fast needs no bar
     unwanted = re.compile("litlogger|`Trainer.fit` stopped: `max_epochs=")  # the end of a fit has our own words
     logging.getLogger("lightning.pytorch.utilities.rank_zero").addFilter(

@@ -1,6 +1,7 @@
 """A trained run in Python, and the pairs of a file."""
 
 import copy
+import os
 import pickle
 from collections.abc import Callable
 from contextlib import AbstractContextManager
@@ -333,6 +334,11 @@ def test_the_folder_of_parts_is_one_s_own(predictor: Predictor, pairs: pl.DataFr
     (parts / "thesis.txt").rename(tmp_path / "thesis.txt")
     with pytest.raises(UserError, match=r"holds other files"):  # job.json is somebody's
         predict_pairs(predictor, *job)
+    for odd in ("[" * 100_000, None):
+        (parts / "job.json").unlink()
+        (parts / "job.json").write_text(odd) if odd else os.mkfifo(parts / "job.json")
+        with pytest.raises(UserError, match=r"holds other files"):
+            predict_pairs(predictor, *job)
     (parts / "job.json").unlink()
     parts.rmdir()
     (tmp_path / "elsewhere").mkdir()

@@ -19,6 +19,7 @@ from jsonargparse import SUPPRESS, Namespace, set_parsing_settings
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI, SaveConfigCallback
 from lightning.pytorch.loggers import TensorBoardLogger
+from lightning.pytorch.utilities import rank_zero_only
 from safetensors import SafetensorError
 
 from expctr.cli.arguments import with_packaged_configs, with_run_options
@@ -167,14 +168,18 @@ class ExpCTRCLI(LightningCLI):
         if path is None and config.ckpt_path == "last":
             where = printable(str(run / "checkpoints"))
             print(f"no checkpoint in {where} yet: starting from the beginning", file=sys.stderr)
-        if path is None and not config.trainer.fast_dev_run:
-            check_unused(run)
-        config.ckpt_path = path and str(path)
+        config.ckpt_path, asked = path and str(path), config.ckpt_path
         made = run_of(path, run) if path else run
+        if self.subcommand == "fit" and not self._found and not config.trainer.fast_dev_run:
+            if asked != "last":  # `fit RUN` asks for it, and takes the config there
+                _check_configs(config, run)
+            check_unused("fit", run, takes_config=asked == "last")
         # a fit may go on from another run's checkpoint with other options; a score of such weights would be wrong
         if path and (self.subcommand != "fit" or made == run.resolve()) and (made / "config.yaml").exists():
             now = self._parser(self.subcommand).dump(config, skip_unset=False, skip_validation=True)
             check_same_options(yaml.safe_load(now), read_config(made))
+        if path and self.subcommand != "fit" and not config.get("pairs"):
+            check_unused(self.subcommand, run)
 
     def _run_subcommand(self, subcommand: str) -> None:
         """Run the command; without its log, if need be, where its results are files."""
@@ -201,6 +206,8 @@ class ExpCTRCLI(LightningCLI):
                         f"{self.trainer.default_root_dir} was trained in by another process while this one loaded. "
                         "Fix: resume it with --ckpt_path last"
                     )
+                if (folder := checkpoint_folder(self.trainer)).is_symlink():  # which a copy of the run has, too
+                    stack.enter_context(hold(folder.resolve()))
             self.trainer.fit(**kwargs)
         if self.trainer.is_global_zero and not vars(self.trainer)["fast_dev_run"]:
             print(printable(self._end_of_fit()))
@@ -263,7 +270,19 @@ class ExpCTRCLI(LightningCLI):
             kwargs["logger"] = TensorBoardLogger(config.get("default_root_dir") or ".", name="", version="")
         trainer = super().instantiate_trainer(**kwargs)
         trainer._signal_connector = OurSignals(trainer)
+        if trainer.world_size == 1:  # also as the second task of a job, each of which trains a run of its own
+            rank_zero_only.rank = 0  # type: ignore[attr-defined]
         return trainer
+
+
+def _check_configs(config: Namespace, run: Path) -> None:
+    """Refuse to replace a config that the user gives by all options as they were resolved, without its comments."""
+    own = run / "config.yaml"
+    if any(own.exists() and own.samefile(str(path)) for path in config.config or ()):
+        raise UserError(
+            f"{own} would be replaced by the run's own config.yaml. Fix: choose another folder with "
+            "--trainer.default_root_dir"
+        )
 
 
 def _expand_home(config: Namespace) -> None:

@@ -43,6 +43,8 @@ def check_options(pairs: Path, out: Path | None, explain: str, force: bool) -> P
             raise UserError(f"{option}: {path} is neither .csv nor .parquet. Fix: give one of them")
     check_file(pairs)
     _check_new(out, force)
+    if (parts := _folder_of_parts(out)).exists() and not parts.is_dir():
+        raise UserError(f"out: {parts}, where unfinished scores would be, is a file. Fix: choose another --out")
     if out.is_dir():
         raise UserError(f"out: {out} is a folder. Fix: name a file in it")
     if not out.parent.is_dir():
@@ -214,7 +216,7 @@ def _parts(out: Path, job: dict[str, object]) -> Iterator[Path]:
     Raises:
         UserError: it holds other files, or another command uses it.
     """
-    folder = out.with_name(f"{out.name}.parts")
+    folder = _folder_of_parts(out)
     about = folder / "job.json"
     if folder.is_symlink() or (folder.exists() and not all(map(_is_part, folder.iterdir()))):
         raise UserError(
@@ -235,14 +237,18 @@ def _parts(out: Path, job: dict[str, object]) -> Iterator[Path]:
         folder.rmdir()
 
 
+def _folder_of_parts(out: Path) -> Path:
+    return out.with_name(f"{out.name}.parts")
+
+
 def _is_part(path: Path) -> bool:
     """Whether a file in the folder of parts is one of ours."""
-    if path.name == "job.json":
-        with suppress(OSError, ValueError):
-            job = json.loads(path.read_bytes())
-            return isinstance(job, dict) and job.keys() == _JOB
-        return False
-    return path.is_file() and _PART.fullmatch(path.name) is not None
+    if not path.is_file() or path.name != "job.json":
+        return path.is_file() and _PART.fullmatch(path.name) is not None
+    with suppress(OSError, ValueError, RecursionError):
+        job = json.loads(path.read_bytes())
+        return isinstance(job, dict) and job.keys() == _JOB
+    return False
 
 
 def _stat(path: Path) -> list[object]:

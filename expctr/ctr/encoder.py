@@ -6,13 +6,13 @@ import pickle
 import sqlite3
 import warnings
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from math import inf
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 import numpy as np
 import torch
@@ -25,7 +25,7 @@ from expctr.untrusted import ControlTokens, printable
 
 if TYPE_CHECKING:
     from sentence_transformers import SentenceTransformer
-    from transformers import PreTrainedTokenizerBase
+    from transformers import PreTrainedConfig, PreTrainedTokenizerBase
 
 
 _UNLOADABLE = (
@@ -109,9 +109,11 @@ class SentenceEncoder:
         assert dim is not None  # the pooling layer states it
         return dim
 
-    def weights(self) -> Iterator[tuple[str, Tensor]]:
-        """The model's weights by name."""
-        return self._model.named_parameters()
+    @property
+    def parts(self) -> tuple[Iterable[tuple[str, Tensor]], "PreTrainedConfig", "PreTrainedTokenizerBase"]:
+        """The model's weights by name, its config and its tokenizer."""
+        config = cast("PreTrainedConfig", self._model[0].auto_model.config)  # type: ignore[union-attr]
+        return self._model.named_parameters(), config, self._tokenizer
 
     def centre(self, texts: Sequence[str], device: torch.device | str = "cpu") -> None:
         """Set `mean` to the mean vector of the texts that are not blank; without any, it stays as it is."""

@@ -205,8 +205,8 @@ class RatingsDataModule(L.LightningDataModule):
         for name, what in changes.items():
             if state_dict.get(name, self._digests[name]) != self._digests[name]:  # older checkpoints have no texts
                 raise DataError(
-                    f"the samples of {', '.join(self.summary.files)} are not the checkpoint's: {what} have changed. "
-                    "Fix: put the run's files back, or start a run in another folder"
+                    f"the samples of {', '.join(self.summary.files)} are not the checkpoint's: {what} have changed, "
+                    "or another version drew them. Fix: put the run's files back, or start a run in another folder"
                 )
 
     def rows(self, split: str) -> pl.DataFrame:

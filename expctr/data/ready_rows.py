@@ -64,10 +64,13 @@ def ready_targets(
         drawn = targets.select("user", label, row=row, draw=pl.Series(draw))
         rows = keep_subset(drawn, options, dropped)
         drawn = events[rows].with_columns(draw=pl.Series(draw[rows]), tie=targets["tie"][rows])
-        split = draw_splits(drawn, replace(options, split=options.split or ("time" if is_timed else "random")))
+        rule = options.split or ("time" if is_timed else "random")
+        split = draw_splits(drawn, replace(options, split=rule))
+        if rule == "random":
+            marked = [frame.with_columns(label) for frame in (targets[rows], entries)]
+            summary.doubts += _revealed(marked[0].with_columns(split=pl.Series(split)), marked[1], rows[split == 0])
     else:
         rows, split = np.arange(targets.height), targets["split"].to_numpy()
-    summary.doubts += _revealed(targets[rows].with_columns(split=pl.Series(split)), entries, rows[split == 0])
     order = np.lexsort((redraw(draw[rows], 3), split))
     rows, split = rows[order], split[order]
     sample = np.full(targets.height, -1)
@@ -80,9 +83,10 @@ def ready_targets(
 
 def _revealed(targets: pl.DataFrame, entries: pl.DataFrame, train: Ints) -> list[str]:
     """What looks wrong if histories of training rows hold validation and test targets, with their labels."""
-    known = entries.filter(pl.col("of").is_in(train.tolist()) & (pl.col("user") != "")).select("user", "title")
+    told = ["user", "title", "label"]
+    known = entries.filter(pl.col("of").is_in(train.tolist()) & (pl.col("user") != "")).select(told)
     later = targets.filter(pl.col("split") > 0)
-    count = later.join(known.unique(), on=["user", "title"], how="semi").height
+    count = later.join(known.unique(), on=told, how="semi").height
     if count <= later.height / 10:
         return []
     return [
@@ -93,12 +97,16 @@ def _revealed(targets: pl.DataFrame, entries: pl.DataFrame, train: Ints) -> list
 
 
 def _identified(rows: pl.DataFrame, items: pl.DataFrame) -> pl.DataFrame:
-    """Rows with `item` and `title` for `name`. A title that several items have is an item without an id."""
+    """Rows with `item` and `title` for `name`. A title that several items have is an item without an id.
+
+    A name that is an id and a title, as 300 may be, is what more of the names are.
+    """
     names = [
         items.select("item", "title", name="title").filter(~pl.col("name").is_duplicated()),
         items.select("item", "title", name="item"),
     ]
-    known = pl.concat(names).unique("name", keep="last")  # an id comes before a title that looks like it
+    ids, titles = (int(rows["name"].is_in(items[column].implode()).sum()) for column in ("item", "title"))
+    known = pl.concat(names).unique("name", keep="last" if ids > titles else "first", maintain_order=True)
     rows = rows.join(known, on="name", how="left", maintain_order="left")
     return rows.with_columns(pl.col("item").fill_null(""), pl.coalesce("title", "name"))
 

@@ -20,7 +20,7 @@ from expctr.data.readers.table import CONTEXT, TableReader
 from expctr.data.readers.table_features import feature_name
 from expctr.data.sample_rows import history_of
 from expctr.data.user_ratings import SCHEMA
-from expctr.errors import UserError
+from expctr.errors import DataError, UserError
 
 TABLE = SampleOptions(threshold=None, targets_per_user=20, max_samples=100_000, split=None, same_time="drop")
 """Labels are in the data. The newest targets are the test split, as a click log is used: the past predicts the future.
@@ -105,6 +105,15 @@ class TableDataModule(RatingsDataModule):
         last = own.unique("user", keep="last", maintain_order=True)
         rows = [(row["user"], *item, liked) for row in last.iter_rows(named=True) for item, liked in history_of(row)]
         return pl.DataFrame(rows, SCHEMA, orient="row")
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Check that the samples are the checkpoint's, and say what older runs need."""
+        try:
+            super().load_state_dict(state_dict)
+        except DataError as error:
+            if is_ready(self._reader.found) and self.options.split is None:
+                error.add_note("runs of 0.1 split ready rows with times at random: --data.samples.split random")
+            raise
 
     def _files(self) -> list[Path] | None:
         return self._reader.files

@@ -21,7 +21,7 @@ from expctr.errors import BadRunError, UserError
 from expctr.llm.sharding.fsdp import unsharded
 from expctr.metrics import ctr_metrics
 from expctr.modules.checks import check_device, check_precision, section
-from expctr.modules.frozen_weights import check_first_numbers, first_numbers
+from expctr.modules.frozen_models import check_traits, traits
 from expctr.modules.resume import group_options, prime, skip_idle_epochs, split_critic, use_current_options
 from expctr.nan_guard import describe_rows
 from expctr.rl.rewards import ICAlignment, LCAlignment, Reward, Scorers
@@ -426,7 +426,7 @@ class StagedModule(L.LightningModule):
         frozen = checkpoint.get("frozen", {})  # older checkpoints have none
         for option, found in self._frozen("encoder.path" in frozen).items():
             if option in frozen:
-                check_first_numbers(found, frozen[option], option)
+                check_traits(found, frozen[option], option)
         models.policy.load_extra_state(state["explainer"])
         models.store.load_state_dict(state["store"])
         for stage, rewards in self.rewards.items():
@@ -450,11 +450,12 @@ class StagedModule(L.LightningModule):
             self._set_length()
 
     def _frozen(self, with_encoder: bool) -> dict[str, Any]:
-        """The first numbers of the base's weights, and of the encoder's where a click model has learnt from it."""
+        """The traits of the base, and of the encoder where a click model has learnt from it."""
         base = ((name, p) for name, p in self.named_parameters() if not p.requires_grad)
-        frozen = {"llm.path": first_numbers(base)}
+        llm = self.models.policy.model
+        frozen = {"llm.path": traits(base, llm.causal.config, llm.tokenizer)}
         if with_encoder and self.models.encoder is not None:
-            frozen["encoder.path"] = first_numbers(self.models.encoder.weights())
+            frozen["encoder.path"] = traits(*self.models.encoder.parts)
         return frozen
 
 

@@ -38,6 +38,10 @@ _SECTIONS = {
 }
 
 
+_OWN = b'<meta http-equiv="Content-Security-Policy" content="default-src'
+"""What every report has in its head."""
+
+
 def main(args: Sequence[str] | None = None) -> None:
     """Run the command; `args` in place of `sys.argv`, for tests."""
     parser = argparse.ArgumentParser(
@@ -61,6 +65,8 @@ def main(args: Sequence[str] | None = None) -> None:
         if given.out is not None and not given.out.name:
             raise UserError("out: the name is empty. Fix: give a file, or leave --out out")
         out = given.out or (given.runs[0] if len(runs) == 1 else Path()) / "report.html"
+        if given.out is None and out.is_file() and _OWN not in out.read_bytes()[:1000]:
+            raise UserError(f"{out} is there, and no report of expctr. Fix: name another file with --out")
         write(out, render(runs, given.rows), named=given.out is not None)
     except UserError as error:
         exit_with_error(error)

@@ -13,6 +13,7 @@ from functools import partial
 from importlib.resources import files
 from math import inf
 from multiprocessing.connection import wait
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 from types import FrameType
 from typing import Annotated, Any, cast
@@ -36,7 +37,8 @@ LOOPBACK = "127.0.0.1"
 MAX_BYTES = 1 << 20
 """The most bytes in a request's body."""
 _GRACE = 9.0  # seconds; Docker kills after ten
-_ending, _lost = threading.Event(), threading.Event()  # this server; the process of its model
+_LISTENER = "LitServer"  # how the name of the process begins that answers
+_ending, _lost = threading.Event(), threading.Event()  # this server; one of its processes
 _HIDDEN = {"/", QUEUE, "/info", "/docs", "/docs/oauth2-redirect", "/redoc"}  # /docs would load scripts from elsewhere
 _MAX_FAULTS, _LONGEST = 20, 100  # faults of a request that are told, and characters of a field's name
 _MESSAGES = {"model_attributes_type": "no JSON object. Fix: send one, with the header Content-Type: application/json"}
@@ -95,7 +97,7 @@ def serve(server: ls.LitServer, host: str, port: int) -> None:
     allow_more_files()
     multiprocessing.set_start_method("fork", force=True)  # for LitServe's manager, too, before any thread starts
     os.register_at_fork(after_in_child=partial(end_with, os.getpid()))
-    watch = threading.Thread(target=_end_without_model, args=(server,), daemon=True)
+    watch = threading.Thread(target=_end_with_any, daemon=True)
     watch.start()
     try:
         server.run(
@@ -112,28 +114,35 @@ def serve(server: ls.LitServer, host: str, port: int) -> None:
             raise
         raise SystemExit(2) from None  # the model's process has said why
     except (EOFError, OSError):
-        if not _lost.is_set():
+        if not _lost.wait(2):
             raise
     if _lost.is_set():
         watch.join()  # LitServe has seen it, too; this thread ends the process
 
 
-def _end_without_model(server: ls.LitServer) -> None:
-    """End this process if a signal ends the model's: LitServe would let requests wait for it, some for ever."""
-    while not (models := getattr(server, "inference_workers", [])):
-        time.sleep(0.1)
-    wait([model.sentinel for model in models])
-    time.sleep(0.1)  # another thread may be the one that gets its exit code
-    code = models[0].exitcode or 0
-    if code < 0 and not _ending.is_set():
+def _end_with_any() -> None:
+    """End this process if another one of the server is killed: LitServe would let requests wait, some for ever."""
+    family, lost = set[BaseProcess](), list[BaseProcess]()
+    while not lost:
+        family |= {*multiprocessing.active_children()}
+        wait([child.sentinel for child in family], timeout=1)
+        ended = {child for child in family if child.exitcode is not None}
+        lost, family = [*filter(_is_lost, ended)], family - ended
+    if not _ending.is_set():
         _lost.set()
         logging.getLogger("litserve").setLevel(logging.CRITICAL)  # it ends what is ended here
-        name = signal.Signals(-code).name
-        print_error(
-            UserError(f"{name} ended the model's process; where memory runs out, the system does. Fix: start it again")
-        )
+        code = lost[0].exitcode or 0
+        how = signal.Signals(-code).name if code < 0 else "an error"
+        which = "the model's process" if lost[0].name.startswith("inference") else "a process of the server"
+        print_error(UserError(f"{how} ended {which}; where memory runs out, the system does. Fix: start it again"))
         _end_others(grace=1.0)
         os._exit(1)
+
+
+def _is_lost(child: BaseProcess) -> bool:
+    """Whether a process was ended by a signal, or the one that listens has ended."""
+    code = child.exitcode
+    return code is not None and (code < 0 or child.name.startswith(_LISTENER))
 
 
 def _end(number: int, frame: FrameType | None) -> None:
@@ -149,7 +158,7 @@ def _end_others(grace: float) -> None:
     """
     children = multiprocessing.active_children()
     end = time.monotonic() + grace
-    for child in sorted(children, key=lambda child: (not child.name.startswith("LitServer"), "Manager" in child.name)):
+    for child in sorted(children, key=lambda child: (not child.name.startswith(_LISTENER), "Manager" in child.name)):
         child.terminate()
         child.join(max(0.0, end - time.monotonic()))
         child.kill()

@@ -169,7 +169,7 @@ def check_weights_agree(module: L.LightningModule) -> None:
         UserError: on all ranks, naming the first that differs.
     """
     encoder = module.models.encoder if isinstance(module, StagedModule) else None
-    named = chain(module.named_parameters(), encoder.weights() if encoder else ())
+    named = chain(module.named_parameters(), encoder.parts[0] if encoder else ())
     weights = {name: p.detach() for name, p in named if not isinstance(p, DTensor)}
     sums = {name: float(p.flatten()[:1000].double().sum()) for name, p in weights.items()} if world_size() > 1 else {}
     first, *others = all_gather_objects(sums)

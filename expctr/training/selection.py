@@ -11,10 +11,16 @@ from expctr.training.checkpoint import checkpoints, fault
 
 MAY_CHANGE = {
     *(f"data.init_args.{name}" for name in ("path", "cache_dir", "eval_batch_size", "people", "paper_dataset")),
+    "data.init_args.samples.split",
     *(f"model.{part}init_args.evaluation.samples" for part in ("", "init_args.explainer.")),
 }
-"""Options that may differ from the run's: what training does not read, and those of the data whose vocabularies show
-whether the data are the same."""
+"""Options that may differ from the run's: what training does not read, and those of the data whose vocabularies and
+digests show whether the data are the same."""
+
+_OF_TESTS = ("table.json", "explanations/test.parquet")
+_RESULTS = ("table.json", "table.md", "scores.parquet", "explanations", "data.json", "samples.parquet")
+_WRITTEN = {"fit": ("config.yaml", *_RESULTS), "test": _RESULTS, "predict": ("predictions.parquet",)}
+"""What commands write into the folder of a run."""
 
 
 def select_checkpoint(command: str, ckpt_path: str | None, run: Path) -> Path | None:
@@ -57,18 +63,26 @@ def select_checkpoint(command: str, ckpt_path: str | None, run: Path) -> Path | 
     return path
 
 
-def check_unused(run: Path) -> None:
-    """Refuse to begin a run where its files would replace those of a person, or stand beside another run's results.
+def check_unused(command: str, run: Path, takes_config: bool = False) -> None:
+    """Refuse a command that would replace files that no run wrote, or begin a run beside another one's results.
+
+    Args:
+        command: `fit` that starts from the beginning, or a command that reads a trained run.
+        run: the folder that it writes to.
+        takes_config: the config there is the one that the command takes.
 
     Raises:
         UserError: naming one of the files.
     """
-    theirs = () if holds_run(run) else ("config.yaml", "data.json", "samples.parquet")
-    for name in (*theirs, "table.json", "explanations/test.parquet"):
-        if (run / name).exists():
+    options = run / "hparams.yaml"  # which Lightning opens to write, also a pipe or through a link
+    if options.is_symlink() or (options.exists() and not options.is_file()):
+        raise UserError(f"{options} is no plain file. Fix: remove it")
+    theirs = () if holds_run(run) else _WRITTEN.get(command, ())
+    for name in (*theirs, *(_OF_TESTS if command == "fit" else ())):
+        if (run / name).exists() and not (takes_config and name == "config.yaml"):
             raise UserError(
-                f"{run / name} is there, and no checkpoint of a run that made it. Fix: choose another folder with "
-                "--trainer.default_root_dir, or move the file away"
+                f"{run / name} is there, and is of no run in this folder. Fix: choose another folder with "
+                "--trainer.default_root_dir, or move it away"
             )
 
 

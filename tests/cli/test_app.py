@@ -23,6 +23,7 @@ from expctr.report.run import read_run
 from expctr.run_folder import read_config
 from expctr.systems import SIMPLE
 from expctr.training.checkpoint import checkpoints
+from expctr.training.lock import hold
 
 CONFIGS = TESTS.parent / "configs"
 Refused = Callable[..., str]
@@ -492,19 +493,48 @@ def test_a_job_of_slurm_is_not_requeued(plugins: list[str], world: World) -> Non
     assert saved(world, run)[-1] == "epoch=0001-batch=000000.ckpt"
 
 
+def test_a_task_of_several_that_trains_a_run_of_its_own_writes_its_curves(world: World) -> None:
+    """Lightning takes SLURM's task for a rank when it is imported, and only rank 0 logs."""
+    names = {"NTASKS": "2", "JOB_ID": "7", "PROCID": "1", "LOCALID": "1", "NODEID": "0", "STEP_ID": "0", "NNODES": "1"}
+    environ = {**os.environ, **ENVIRON, **{f"SLURM_{name}": value for name, value in names.items()}}
+    line = [
+        sys.executable,
+        "-m",
+        "expctr",
+        "fit",
+        *world.options("task 1"),
+        "--stages.rounds=0",
+        "--stages.lc.epochs=1",
+    ]
+    subprocess.run(line, env=environ, check=True, capture_output=True, timeout=LIMIT)
+    assert [*(world.folder / "task 1").glob("events.*")]
+
+
+def test_a_copied_run_with_a_link_to_the_same_checkpoints_is_not_trained_beside_it(
+    world: World, tmp_path: Path
+) -> None:
+    (tmp_path / "scratch").mkdir()
+    (world.folder / "copied").mkdir()
+    (world.folder / "copied" / "checkpoints").symlink_to(tmp_path / "scratch")
+    with hold(tmp_path / "scratch"):
+        outcome = expctr("fit", *world.options("copied"), "--stages.rounds=0")
+    assert outcome.code == 2, outcome.output
+    assert f"{tmp_path / 'scratch'} is being trained in by process" in outcome.output
+
+
 def saved(world: World, name: str) -> list[str]:
     return [path.name for path in checkpoints(world.folder / name / "checkpoints")]
 
 
-@pytest.mark.parametrize("command", ["fit", "validate"])
-def test_a_config_of_the_user_s_own_is_not_replaced(command: str, world: World, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("command", "first"), [("fit", "# mine"), ("fit", "# lightning.pytorch==2"), ("validate", "")])
+def test_a_config_of_the_user_s_own_is_not_replaced(command: str, first: str, world: World, tmp_path: Path) -> None:
     """Where the run's folder is that of a project; a command without checkpoint says what it lacks."""
     config = tmp_path / "config.yaml"
-    config.write_text(written := "# my notes\n" + (CONF / "tiny.yaml").read_text())
+    config.write_text(written := f"{first}\n# my notes\n" + (CONF / "tiny.yaml").read_text())
     options = [option for option in world.paths(tmp_path) if "default_root_dir" not in option]
     outcome = expctr(command, f"--config={config}", *options, f"--trainer.default_root_dir={tmp_path}")
     assert outcome.code == 2, outcome.output
-    said = "config.yaml is there, and no checkpoint of a run" if command == "fit" else "there is no checkpoint in"
+    said = "would be replaced by the run's own config.yaml" if command == "fit" else "there is no checkpoint in"
     assert said in outcome.output
     assert config.read_text() == written
 

@@ -139,6 +139,17 @@ def test_the_newest_history_of_a_user_counts(times: str | None) -> None:
     assert sorted(rated["title"]) == (["Film 0", "Film 1"] if times == "falling" else ["Film 18", "Film 19"])
 
 
+def test_a_title_that_is_an_id_of_another_item_is_what_most_names_are() -> None:
+    """A film may be called 300, and an item may have that id."""
+    items = pl.DataFrame({"id": ["300", "7", "8"], "title": ["Casper", "300", "Heat"]})
+    rows = {"liked": [["Heat"]] * 20, "disliked": [["300"]] * 20, "target_title": ["300", "Heat"] * 10}
+    data = prepared(pl.DataFrame(rows).with_columns(label=pl.Series([1, 1, 0, 0] * 5)), items=items)
+    assert set(data.samples["target"]) == {"7", "8"}
+    by_id = {"liked": [["8"]] * 20, "disliked": [["7"]] * 20, "target_title": ["7", "300"] * 10}
+    data = prepared(pl.DataFrame(by_id).with_columns(label=pl.Series([1, 1, 0, 0] * 5)), items=items)
+    assert set(data.samples["target"]) == {"7", "300"}
+
+
 def sliding(users: int = 10, length: int = 12) -> pl.DataFrame:
     """Each user's log as rows of the last four items and the next."""
     rows = [
@@ -176,6 +187,16 @@ def test_a_column_that_holds_no_times_splits_nothing(column: str) -> None:
     assert len(alone.summary.doubts) == 1  # as without times
 
 
+def test_a_run_that_split_at_random_says_how_to_go_on() -> None:
+    """As those of versions that did not use times."""
+    random = SampleOptions(threshold=None, split="random")
+    made, now = prepared(sliding(), samples=random), prepared(sliding())
+    with pytest.raises(DataError) as refused:
+        now.load_state_dict(made.state_dict())
+    assert "--data.samples.split random" in refused.value.__notes__[0]
+    prepared(sliding(), samples=random).load_state_dict(made.state_dict())
+
+
 def test_a_random_order_splits_at_random() -> None:
     random = prepared(sliding(), samples=SampleOptions(threshold=None, split=None, order="shuffle"))
     assert random.rows("train")["timestamp"].max() > random.rows("test")["timestamp"].min()
@@ -185,6 +206,8 @@ def test_targets_that_training_histories_tell_are_doubted() -> None:
     data = prepared(sliding().drop("ts"))
     (doubt,) = data.summary.doubts
     assert re.match(r"\d+ of 16 validation and test targets stand in a history of a training row of the same", doubt)
+    again = sliding().with_columns(title=pl.col("history").list.first())  # people take an item again
+    assert prepared(again).summary.doubts == []
     by_user = SampleOptions(threshold=None, split="user", fractions=(0.6, 0.2, 0.2))
     assert prepared(sliding().drop("ts"), samples=by_user).summary.doubts == []
 

@@ -133,6 +133,22 @@ def test_the_first_answer_says_what_sentences_are_worth() -> None:
     assert (older.word, older.comparisons) == ("Unknown", [])
 
 
+def test_a_page_of_somebody_else_is_replaced_only_where_the_user_names_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    runs = [str(make_run(tmp_path / name, rows=3)) for name in "ab"]
+    monkeypatch.chdir(tmp_path)
+    page = tmp_path / "report.html"
+    page.write_text("<html>mine")
+    with pytest.raises(SystemExit):
+        main(["report", *runs])
+    assert page.read_text() == "<html>mine"
+    main(["report", *runs, "--out", "report.html"])
+    main(["report", *runs])  # its own is replaced
+    with pytest.raises(SystemExit):
+        main(["report", *runs, "--out", ""])
+
+
 def test_a_pipe_is_written_to_only_where_the_user_names_it(tmp_path: Path) -> None:
     run = make_run(tmp_path / "run", rows=3)
     os.mkfifo(run / "report.html")

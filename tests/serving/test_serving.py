@@ -362,18 +362,23 @@ def test_nothing_answers_after_the_first_process_was_killed(run: Path) -> None:
 
 
 @pytest.mark.cli
-def test_a_server_whose_model_was_killed_ends_and_says_so(run: Path) -> None:
+@pytest.mark.parametrize("killed", ["the model's process", "the one that listens"])
+def test_a_server_of_which_a_process_was_killed_ends_and_says_so(killed: str, run: Path) -> None:
     port = _free_port()
     command = [sys.executable, "-m", "expctr", "serve", str(run), "--device", "cpu", "--port", str(port)]
-    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+    try:
         _wait_for(port, lambda: process.poll() is None)
         family = psutil.Process(process.pid).children(recursive=True)
-        max(family, key=lambda one: one.memory_info().rss).kill()
+        model = max(family, key=lambda one: one.memory_info().rss)
+        (model if killed == "the model's process" else family[-1]).kill()  # the listener is started last
         _, said = process.communicate(timeout=60)
+    finally:
+        process.kill()
     assert process.returncode == 1
     assert psutil.wait_procs(family, 30)[1] == []
     (line,) = said.splitlines()[-1:]
-    assert line.startswith("error: SIGKILL ended the model's process")
+    assert line.startswith("error: SIGKILL ended " + (killed if "model" in killed else "a process of the server"))
     assert "Traceback" not in said
 
 

@@ -1,5 +1,6 @@
 """Which checkpoint a command uses, and what it refuses."""
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -131,20 +132,45 @@ def test_a_folder_of_checkpoints_may_be_a_link_to_another_disk(command: str, tmp
     assert run_of(other, run) == tmp_path / "runs" / "other"
 
 
-@pytest.mark.parametrize("name", ["config.yaml", "data.json", "samples.parquet", "table.json"])
+@pytest.mark.parametrize("kind", ["pipe", "link"])
+def test_options_of_a_logger_that_are_no_plain_file_are_refused(kind: str, tmp_path: Path) -> None:
+    """Lightning would wait for the pipe, or write through the link."""
+    path = tmp_path / "hparams.yaml"
+    os.mkfifo(path) if kind == "pipe" else path.symlink_to(tmp_path / "elsewhere")
+    for command in ("fit", "test"):
+        with pytest.raises(UserError, match=r"hparams\.yaml is no plain file\. Fix: remove it"):
+            check_unused(command, tmp_path)
+
+
+@pytest.mark.parametrize("command", ["test", "predict", "validate"])
+def test_results_of_a_run_elsewhere_replace_no_files(command: str, tmp_path: Path) -> None:
+    check_unused(command, tmp_path)
+    (tmp_path / {"predict": "predictions.parquet"}.get(command, "scores.parquet")).touch()
+    if command == "validate":
+        check_unused(command, tmp_path)
+    else:
+        with pytest.raises(UserError, match=r"is there, and is of no run in this folder\. Fix: "):
+            check_unused(command, tmp_path)
+    (tmp_path / "config.yaml").write_text("# lightning.pytorch==2.6.0\n")
+    check_unused(command, tmp_path)
+
+
+@pytest.mark.parametrize("name", ["config.yaml", "data.json", "samples.parquet", "table.json", "scores.parquet"])
 def test_a_run_does_not_begin_where_its_files_would_replace_others(name: str, tmp_path: Path) -> None:
     """Files of a person, or the results of a run whose checkpoints were deleted."""
-    check_unused(tmp_path)
-    check_unused(tmp_path / "new")
+    check_unused("fit", tmp_path)
+    check_unused("fit", tmp_path / "new")
     (tmp_path / name).write_text("# mine\n")
-    with pytest.raises(UserError, match=rf"{name} is there, and no checkpoint of a run that made it\. Fix: "):
-        check_unused(tmp_path)
+    with pytest.raises(UserError, match=rf"{name} is there, and is of no run in this folder\. Fix: "):
+        check_unused("fit", tmp_path)
+    if name == "config.yaml":  # `expctr fit RUN` of a config that a script wrote there
+        check_unused("fit", tmp_path, takes_config=True)
     (tmp_path / "config.yaml").write_text("# lightning.pytorch==2.6.0\n")  # of a fit that was killed before its first
     if name == "table.json":
         with pytest.raises(UserError, match=name):
-            check_unused(tmp_path)
+            check_unused("fit", tmp_path)
     else:
-        check_unused(tmp_path)
+        check_unused("fit", tmp_path)
 
 
 def test_a_folder_of_checkpoints_on_a_disk_that_is_not_mounted_is_no_new_run(tmp_path: Path) -> None:

@@ -11,8 +11,9 @@ from expctr.data.readers.base import RawTable
 from expctr.data.readers.delimited import plain_header, read_delimited
 from expctr.data.readers.files import plain_name
 from expctr.data.readers.lines import Encoding
+from expctr.data.readers.lost_digits import is_rounded
 from expctr.data.readers.timestamps import seconds
-from expctr.data.readers.values import as_key, is_rounded
+from expctr.data.readers.values import as_key
 
 HEADERS: dict[str, tuple[str, ...]] = {
     "user": ("user", "userid", "reviewerid"),

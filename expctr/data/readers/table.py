@@ -35,6 +35,7 @@ from expctr.data.readers.columns import (
     snapshot_columns,
     time_columns,
 )
+from expctr.data.readers.lost_digits import is_rounded
 from expctr.data.readers.named_files import find_files, linked_folders, unused_files
 from expctr.data.readers.ready import all_items, history_columns, is_ready, with_flags, with_tallrec
 from expctr.data.readers.snapshots import SNAPSHOT, SNAPSHOT_TEXT
@@ -43,7 +44,7 @@ from expctr.data.readers.splits import check_alike
 from expctr.data.readers.table_features import find_kinds
 from expctr.data.readers.timestamps import doubtful_times, find_times
 from expctr.data.readers.typed import Checks, feature_columns, title_checks, typed_table, value_of
-from expctr.data.readers.values import as_key, as_label, as_number, as_title, is_missing, is_rounded
+from expctr.data.readers.values import as_key, as_label, as_number, as_title, is_missing
 from expctr.errors import DataError, listed
 
 CONTEXT = "context_"

@@ -9,7 +9,8 @@ from typing import NamedTuple
 import numpy as np
 import polars as pl
 
-from expctr.data.readers.values import digits_of_float, is_missing
+from expctr.data.readers.lost_digits import digits_of_times, lost_times
+from expctr.data.readers.values import is_missing
 from expctr.errors import DataError
 
 
@@ -29,9 +30,7 @@ _UNITS = (
 _POSSIBLE = (-86_400 * 10**6, 4_102_444_800 * 10**6)  # microseconds: 1970, in any time zone, and the year 2100
 _LIKELY = (315_532_800 * 10**6, _POSSIBLE[1])  # from 1980 on; most data are younger, and counters are not
 _EARLY = (0, 31_536_000 * 10**6)  # 1970
-_EXPONENT = "[0-9][eE]"
-_WHOLE_SECONDS = 9
-"""Digits after the point of a time as 1.700688139E9."""
+_ENOUGH = 20  # times that show whether digits were lost: a file's last batch may have one
 _NAME_COLUMN = "or name another column in data.columns.timestamp"
 _NAME_TIMES = "name the column of times in data.columns.timestamp, or "
 _USUAL = "%Y-%m-%d %H:%M:%S%.f"
@@ -67,12 +66,10 @@ def seconds(text: pl.Series) -> pl.Series:
         *smaller, largest = _UNITS
         divisor = pl.coalesce(*(pl.when(size < unit.below).then(unit.per_second) for unit in smaller))
         time = pl.select(pl.lit(time) // divisor.fill_null(largest.per_second)).to_series()
-    with_exponent = text.str.contains(_EXPONENT)
-    if with_exponent.any():
-        digits, exponent = pl.select(*digits_of_float(pl.lit(text))).get_columns()
-        plain = (time.is_not_null() & ~with_exponent).any()
-        if not plain and _lacks_digits(digits.filter(exponent.is_not_null()).max(), (time % 60 == 0).all()):
-            time = time.zip_with((digits >= exponent).fill_null(True), pl.Series([None], dtype=pl.Int64))
+    if len(text) >= _ENOUGH and text.str.contains("[eE]").any():
+        found = pl.DataFrame().select(**digits_of_times(pl.lit(text), pl.String())).row(0, named=True)
+        lost = pl.select(lost_times(pl.lit(text), pl.String(), found, bool((time % 60 == 0).all()))).to_series()
+        time = pl.select(pl.when(~lost).then(pl.lit(time))).to_series()
     others = (time.is_null() & text.is_not_null()).arg_true()
     if others.len():
         time = time.scatter(others, micros_of_dates(text.gather(others)) // 10**6)
@@ -94,12 +91,6 @@ def find_times(
     forms = _forms(value, dtype)
     likely = {name: pl.when(v.is_between(*_LIKELY)).then(v) for name, v in forms.items()}
     first = value.filter(~is_missing(value, dtype)).first()
-    is_text = dtype == pl.String
-    digits, plain = pl.lit(0), pl.lit(False)
-    if is_text:
-        has_exponent = value.str.contains(_EXPONENT)
-        digits, _ = digits_of_float(value.filter(has_exponent))
-        plain = value.cast(pl.Float64, strict=False).is_not_null() & ~has_exponent
     about = [
         expr.alias(f"{name} {what}")
         for name, v in forms.items()
@@ -116,7 +107,7 @@ def find_times(
         }.items()
     ]
     found = (
-        frame.select(*about, first.alias("first"), digits.max().alias("longest"), plain.any().alias("plain"))
+        frame.select(*about, first=first, **digits_of_times(value, dtype))
         .collect(engine="streaming")
         .row(0, named=True)
     )
@@ -132,12 +123,7 @@ def find_times(
             f"{_day(found[f'{form} min'])} to {_day(found[f'{form} max'])}. "
             f"Fix: write seconds since 1970 or dates, {fix}"
         )
-    is_rounded, in_minutes = pl.lit(False), found[f"{form} minutes"]
-    if dtype == pl.Float32 and not in_minutes:
-        is_rounded = (value.abs() >= 2**24).fill_null(False)
-    elif is_text and not found["plain"] and _lacks_digits(found["longest"], in_minutes):
-        digits, exponent = digits_of_float(value)
-        is_rounded = (digits < exponent).fill_null(False)
+    is_rounded = lost_times(value, dtype, found, found[f"{form} minutes"])
     if found[f"{form} likely"] > found[f"{form} count"] / 2:
         days = f"{_day(found[f'{form} first'])} to {_day(found[f'{form} last'])}"
         return Times(f"{form}, {days}", likely[form], True, False, is_rounded)
@@ -210,14 +196,6 @@ def _forms(value: pl.Expr, dtype: pl.DataType) -> dict[str, pl.Expr]:
         text = pl.when(number.is_null()).then(value)
         forms["dates and times"] = text.map_batches(micros_of_dates, pl.Int64, is_elementwise=True)
     return forms
-
-
-def _lacks_digits(longest: object, in_minutes: object) -> bool:
-    """Whether times with exponents were cut short, none of which has more digits after its point than `longest`.
-
-    Programs write fewer digits only where the last ones are 0, as those of whole minutes, hours or days are.
-    """
-    return isinstance(longest, int) and longest < _WHOLE_SECONDS and not in_minutes
 
 
 def _day(micros: int) -> str:

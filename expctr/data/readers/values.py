@@ -46,21 +46,6 @@ def as_title(value: pl.Expr, dtype: pl.DataType) -> pl.Expr:
     return pl.when(text != "-").then(text)
 
 
-def is_rounded(value: pl.Expr, dtype: pl.DataType) -> pl.Expr:
-    """Whether an id may have lost its last digits: as a text such as 1.23E+12 of a spreadsheet, or as a float so large
-    that floats are farther apart than whole numbers, also as text.
-    """
-    if dtype == pl.String:
-        return value.str.contains(r"^\s*(\d([.,]\d+)?[eE]\+\d+|\d[.,]\d+[eE]\d+|\d{16,}\.0*)\s*$").fill_null(False)
-    return value.abs() >= (2**24 if dtype == pl.Float32 else 2**53) if dtype.is_float() else pl.lit(False)
-
-
-def digits_of_float(value: pl.Expr) -> tuple[pl.Expr, pl.Expr]:
-    """Of a number as text with an exponent, such as 1.7E+12: the digits after its point, and its exponent."""
-    parts = value.str.extract_groups(r"^\s*\d(?:[.,](\d+))?[eE]\+?(\d+)\s*$").struct
-    return parts[0].str.len_chars().fill_null(0), parts[1].cast(pl.UInt32, strict=False)
-
-
 def as_label(value: pl.Expr, dtype: pl.DataType) -> pl.Expr:
     """1 or 0 as float32, null for what is neither."""
     if dtype == pl.String:

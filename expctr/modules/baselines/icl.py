@@ -18,7 +18,7 @@ from expctr.llm.probe import check_prompts, load_model
 from expctr.llm.prompts import PromptOptions, Prompts
 from expctr.llm.yes_no import DirectQuestion, LCOptions
 from expctr.modules.checks import check_precision
-from expctr.modules.frozen_weights import check_first_numbers, first_numbers
+from expctr.modules.frozen_models import check_traits, traits
 from expctr.modules.scoring import ScoringModule
 
 
@@ -76,12 +76,13 @@ class DirectModule(ScoringModule):
         """Refuse another chat template than the run's."""
         super().on_load_checkpoint(checkpoint)
         if "frozen" in checkpoint:
-            check_first_numbers(self._frozen(), checkpoint["frozen"], f"llm.path: {self.llm.path}")
+            check_traits(self._frozen(), checkpoint["frozen"], f"llm.path: {self.llm.path}")
         if "chat" in checkpoint:
             self.question.prompts.check_same_chat(checkpoint["chat"])
 
     def _frozen(self) -> dict[str, Any]:
-        return first_numbers((name, p) for name, p in self.model.named_parameters() if not p.requires_grad)
+        base = ((name, p) for name, p in self.model.named_parameters() if not p.requires_grad)
+        return traits(base, self.model.causal.config, self.model.tokenizer)
 
 
 class ICLModule(DirectModule):

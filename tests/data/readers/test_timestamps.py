@@ -53,8 +53,11 @@ def test_seconds_of_each_value() -> None:
 
 def test_times_that_all_lost_their_digits_are_none() -> None:
     """As a spreadsheet saves milliseconds; a program writes as many digits as there are."""
-    assert seconds(pl.Series(["1.70069E+12", "1.7E12", "1.70069E+09", None])).to_list() == [None] * 4
-    assert seconds(pl.Series(["1.7006112E9", "1.7006976E9"])).to_list() == [1_700_611_200, 1_700_697_600]  # days
+    assert seconds(pl.Series(["1.70069E+12", "1.7E12", "1.70069E+09", None] * 5)).to_list() == [None] * 20
+    assert seconds(pl.Series(["1.39354207E9"])).to_list() == [1_393_542_070]  # the last batch of a file
+    assert (
+        seconds(pl.Series(["1.7006112E9", "1.7006976E9"] * 10)).to_list() == [1_700_611_200, 1_700_697_600] * 10
+    )  # days
     found = seconds(pl.Series(["1.7006881E9", "1.700688137E9", "1700688138"])).to_list()
     assert found == [1_700_688_100, 1_700_688_137, 1_700_688_138]
 

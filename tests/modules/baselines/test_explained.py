@@ -1,5 +1,6 @@
 """A CTR model on a finished run's explanations: which text goes with which row, and what is refused."""
 
+import os
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -14,6 +15,7 @@ from expctr.data.batches import Batch
 from expctr.data.features import Vocabulary
 from expctr.errors import UserError
 from expctr.modules.baselines.explained import ExplainedCTRModule
+from expctr.modules.ctr import CTRModule
 
 VOCABULARY = Vocabulary({"user": 4, "target": 5})
 SAMPLES = pl.DataFrame(
@@ -56,3 +58,36 @@ def test_what_is_of_other_data_or_unfinished_is_refused(tmp_path: Path, llm_fold
         configured(path, llm_folder)
     with pytest.raises(UserError, match=r"data\.people: .* the run's own rows alone"):
         configured(path, llm_folder, people="new.csv")
+
+
+@pytest.mark.parametrize("fault", ["pipe", "damaged", "no text", "other types", "twice"])
+def test_explanations_that_cannot_be_read_are_one_line(fault: str, tmp_path: Path, llm_folder: Path) -> None:
+    """Rows that are there twice would move the vectors of all later ones."""
+    path = Path(run(tmp_path, [0, 1, 2, 3, 3], [*"abcd", "d" if fault == "twice" else "e"], ["x"] * 5))
+    file = path / "explanations" / "latest.parquet"
+    if fault == "pipe":
+        file.unlink()
+        os.mkfifo(file)
+    elif fault == "damaged":
+        file.write_bytes(file.read_bytes()[:50])
+    elif fault != "twice":
+        frame = pl.read_parquet(file)
+        (frame.drop("text") if fault == "no text" else frame.with_columns(text=pl.lit(5))).write_parquet(file)
+    with pytest.raises(UserError, match=r"latest\.parquet .*\. Fix: run expctr test of that run again"):
+        configured(str(path), llm_folder)
+
+
+def test_other_explanations_than_the_checkpoint_s_are_refused(
+    tmp_path: Path, llm_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("on_save_checkpoint", "on_load_checkpoint"):
+        monkeypatch.setattr(CTRModule, name, lambda self, checkpoint: None)
+    checkpoint: dict[str, Any] = {}
+    path = run(tmp_path, [0, 1, 2, 3], [*"abcd"], [*"wxyz"])
+    configured(path, llm_folder).on_save_checkpoint(checkpoint)
+    configured(path, llm_folder).on_load_checkpoint(checkpoint)
+    pl.DataFrame({"sample": [0, 1, 2, 3], "target": [*"abcd"], "text": [*"wxyv"]}).write_parquet(
+        tmp_path / "explanations" / "latest.parquet"
+    )
+    with pytest.raises(UserError, match=r"holds other explanations than this run was made with\. Fix: put"):
+        configured(path, llm_folder).on_load_checkpoint(checkpoint)
