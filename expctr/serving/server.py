@@ -125,7 +125,9 @@ def _end_with_any() -> None:
     family, lost = set[BaseProcess](), list[BaseProcess]()
     while not lost:
         family |= {*multiprocessing.active_children()}
-        wait([child.sentinel for child in family], timeout=1)
+        # the last that starts is the one that listens; what ends before it is seen here is never seen
+        is_whole = any(child.name.startswith(_LISTENER) for child in family)
+        wait([child.sentinel for child in family], timeout=1 if is_whole else 0.02)
         ended = {child for child in family if child.exitcode is not None}
         lost, family = [*filter(_is_lost, ended)], family - ended
     if not _ending.is_set():
