@@ -201,13 +201,17 @@ class RatingsDataModule(L.LightningDataModule):
         Raises:
             DataError: they are not. Their vocabularies are compared before, with a message on what differs.
         """
-        changes = {"samples": "labels, or who rated what,", "texts": "titles or histories"}
-        for name, what in changes.items():
-            if state_dict.get(name, self._digests[name]) != self._digests[name]:  # older checkpoints have no texts
-                raise DataError(
-                    f"the samples of {', '.join(self.summary.files)} are not the checkpoint's: {what} have changed, "
-                    "or another version drew them. Fix: put the run's files back, or start a run in another folder"
-                )
+        files, fix = ", ".join(self.summary.files), "Fix: put the run's files back, or start a run in another folder"
+        if state_dict["samples"] != self._digests["samples"]:
+            raise DataError(
+                f"the samples of {files} are not the checkpoint's: labels, or who rated what, have changed, or another "
+                f"version drew them. {fix}"
+            )
+        if state_dict.get("texts", self._digests["texts"]) != self._digests["texts"]:  # older checkpoints have none
+            said = f"the samples of {files} are not the checkpoint's: titles or histories have changed"
+            if self.trainer is None or self.trainer.state.fn != TrainerFn.PREDICTING:
+                raise DataError(f"{said}. {fix}")
+            rank_zero_warn(f"{said}. Scores and sentences are of the new ones")
 
     def rows(self, split: str) -> pl.DataFrame:
         return self.samples.filter(split=split)

@@ -170,6 +170,11 @@ def test_duplicate_titles_and_new_ones(run: Path, world: World, tmp_path: Path) 
     assert found["target"] == {"id": "4", "title": "Film 3, The"}
     assert [entry["id"] for entry in found["history"]] == [None, "5"]
     assert any("used without an id" in note for note in found["notes"])
+    newest = f"--ckpt_path={sorted((run / 'checkpoints').iterdir())[-1]}"
+    elsewhere = f"--trainer.default_root_dir={tmp_path / 'other'}"
+    tested = expctr("test", *world.options("explained-one"), *paths, elsewhere, newest)
+    assert tested.code == 2
+    assert "titles or histories have changed" in tested.output
 
 
 @pytest.mark.slow
