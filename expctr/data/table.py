@@ -112,7 +112,7 @@ class TableDataModule(RatingsDataModule):
             super().load_state_dict(state_dict)
         except DataError as error:
             if is_ready(self._reader.found) and self.options.split is None:
-                error.add_note("runs of 0.1 split ready rows with times at random: --data.samples.split random")
+                error.add_note("earlier versions split such rows at random: add --data.samples.split random")
             raise
 
     def _files(self) -> list[Path] | None:
