@@ -17,7 +17,7 @@ from expctr.training.checkpoint import checkpoints
 
 def test_two_fits_in_one_folder_refuse_each_other(world: World, tmp_path: Path) -> None:
     options = world.options("shared")
-    (tmp_path / "mine.yaml").write_text("kept")
+    (tmp_path / "mine.yaml").write_text(kept := "# lightning.pytorch==2.6.0, of a run of mine")
     (world.folder / "shared").mkdir()
     (world.folder / "shared" / "config.yaml").symlink_to(tmp_path / "mine.yaml")  # as a stranger's folder may have
     first = start(["fit", *options, *add("Slow")], {}, tmp_path / "first.txt")
@@ -28,7 +28,7 @@ def test_two_fits_in_one_folder_refuse_each_other(world: World, tmp_path: Path) 
         time.sleep(1)  # it has written its config by then
         config = (world.folder / "shared" / "config.yaml").read_text()
         assert "seed_everything: 1" in config
-        assert (tmp_path / "mine.yaml").read_text() == "kept"
+        assert (tmp_path / "mine.yaml").read_text() == kept
         second = expctr("fit", *options, "--seed_everything=7")
         assert second.code == 2
         assert f"is being trained in by process {first.pid} on " in second.output
