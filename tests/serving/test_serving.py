@@ -362,7 +362,9 @@ def test_nothing_answers_after_the_first_process_was_killed(run: Path) -> None:
 
 
 @pytest.mark.cli
-@pytest.mark.parametrize("killed", ["the model's process", pytest.param("the one that listens", marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+    "killed", ["the model's process", pytest.param("the one that listens", marks=pytest.mark.slow)]
+)
 def test_a_server_of_which_a_process_was_killed_ends_and_says_so(killed: str, run: Path) -> None:
     port = _free_port()
     command = [sys.executable, "-m", "expctr", "serve", str(run), "--device", "cpu", "--port", str(port)]
