@@ -20,7 +20,7 @@ from safetensors import SafetensorError
 from torch import Tensor
 
 from expctr.errors import UserError, check_range
-from expctr.llm.loading import LEAST_LENGTH, check_max_length, load_config, locate
+from expctr.llm.loading import LEAST_LENGTH, check_max_length, load_config, locate, vocabulary_of
 from expctr.untrusted import ControlTokens, printable
 
 if TYPE_CHECKING:
@@ -242,7 +242,7 @@ class SentenceEncoder:
     def key(self) -> str:
         """Hash of what a vector depends on: weights, vocabulary, max_tokens. Paths and names do not matter."""
         digest = hashlib.sha256(f"mean-pooled, {self.options.max_tokens} tokens".encode())
-        digest.update(repr(sorted(self._tokenizer.get_vocab().items())).encode("utf-8", "surrogatepass"))
+        digest.update(vocabulary_of(self._tokenizer))
         for name, weight in sorted(self._model.state_dict().items()):
             digest.update(f"{name} {tuple(weight.shape)}".encode())
             digest.update(weight.cpu().contiguous().numpy().data)

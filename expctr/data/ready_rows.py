@@ -30,9 +30,9 @@ def ready_targets(
     Without splits of their own, rows that all have times are split by time, and others at random.
 
     Args:
-        sources: tables by split, or one under an empty name, whose splits are drawn: by users, or at random.
+        sources: tables by split, or one under an empty name, whose splits are drawn: by time, by users, or at random.
         items: all of them, see `readers.ready.all_items`; rows name them by id or by title.
-        options: how samples are made. Neither `order` nor `targets_per_user` matters.
+        options: how samples are made. `targets_per_user` does not matter; `order` only decides whether times are used.
         summary: gets the counts.
         dropped: likewise, of rows that are no samples.
 

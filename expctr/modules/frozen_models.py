@@ -11,6 +11,7 @@ from torch.distributed.tensor import DTensor
 from transformers import PreTrainedConfig, PreTrainedTokenizerBase
 
 from expctr.errors import UserError
+from expctr.llm.loading import vocabulary_of
 
 _COUNT = 32
 _ROUNDING = 2**-7
@@ -33,12 +34,11 @@ def traits(
     for row, weight in zip(numbers, kept.values(), strict=True):
         first = weight.flatten()[:_COUNT]
         row[: len(first)] = first
-    vocabulary = repr(sorted(tokenizer.get_vocab().items())).encode("utf-8", "surrogatepass")
     return {
         "names": [*kept],
         "numbers": numbers,
         "settings": dict(_settings(config.get_text_config().to_dict())),
-        "vocabulary": hashlib.sha256(vocabulary).hexdigest(),
+        "vocabulary": hashlib.sha256(vocabulary_of(tokenizer)).hexdigest(),
     }
 
 
