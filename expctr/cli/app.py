@@ -171,9 +171,13 @@ class ExpCTRCLI(LightningCLI):
         config.ckpt_path, asked = path and str(path), config.ckpt_path
         made = run_of(path, run) if path else run
         if self.subcommand == "fit" and not self._found and not config.trainer.fast_dev_run:
-            if asked != "last":  # `fit RUN` asks for it, and takes the config there
-                _check_configs(config, run)
-            check_unused("fit", run, takes_config=asked == "last")
+            takes_config = _takes_config(config, run)
+            if takes_config and asked != "last":  # `fit RUN` asks for it
+                raise UserError(
+                    f"{run / 'config.yaml'} would be replaced by the run's own config.yaml. Fix: choose another folder "
+                    "with --trainer.default_root_dir"
+                )
+            check_unused("fit", run, takes_config)
         # a fit may go on from another run's checkpoint with other options; a score of such weights would be wrong
         if path and (self.subcommand != "fit" or made == run.resolve()) and (made / "config.yaml").exists():
             now = self._parser(self.subcommand).dump(config, skip_unset=False, skip_validation=True)
@@ -275,14 +279,10 @@ class ExpCTRCLI(LightningCLI):
         return trainer
 
 
-def _check_configs(config: Namespace, run: Path) -> None:
-    """Refuse to replace a config that the user gives by all options as they were resolved, without its comments."""
+def _takes_config(config: Namespace, run: Path) -> bool:
+    """Whether the command takes the config in the run's folder, which the resolved one would replace."""
     own = run / "config.yaml"
-    if any(own.exists() and own.samefile(str(path)) for path in config.config or ()):
-        raise UserError(
-            f"{own} would be replaced by the run's own config.yaml. Fix: choose another folder with "
-            "--trainer.default_root_dir"
-        )
+    return own.exists() and any(own.samefile(str(path)) for path in config.config or ())
 
 
 def _expand_home(config: Namespace) -> None:

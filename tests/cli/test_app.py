@@ -539,6 +539,16 @@ def test_a_config_of_the_user_s_own_is_not_replaced(command: str, first: str, wo
     assert config.read_text() == written
 
 
+def test_a_config_that_another_run_does_not_take_is_not_replaced(world: World, tmp_path: Path) -> None:
+    """Also where the run is asked to go on, and has no checkpoint."""
+    (tmp_path / "config.yaml").write_text("# mine")
+    options = [option for option in world.options("mine") if "default_root_dir" not in option]
+    outcome = expctr("fit", *options, f"--trainer.default_root_dir={tmp_path}", "--ckpt_path=last")
+    assert outcome.code == 2, outcome.output
+    assert "config.yaml is there, and is of no run in this folder" in outcome.output
+    assert (tmp_path / "config.yaml").read_text() == "# mine"
+
+
 def test_a_finished_run_asked_to_go_on_stays_as_it_is(run: Path, world: World) -> None:
     before, config = curves(run), (run / "config.yaml").read_text()
     expctr("fit", *world.options("one"), "--ckpt_path=last", "--results.examples=3").ok()
