@@ -15,6 +15,7 @@ import uuid
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import asdict
+from functools import cache
 from pathlib import Path
 from stat import S_ISREG
 from typing import Any
@@ -29,7 +30,6 @@ from expctr.errors import DataError
 from expctr.untrusted import printable
 from expctr.whole_files import replacing
 
-_FORMAT = 18  # increase it when a reader or make_samples returns something else
 _ABANDONED = 24 * 3600  # seconds after which a temporary file is deleted; its process was killed
 _PART = re.compile(r"[0-9a-f]{16}\.(parquet|json)\.[0-9a-f]{16}\.part")  # what `replacing` calls a file of this cache
 _THIS_PROCESS = uuid.uuid4().hex
@@ -116,6 +116,15 @@ def class_key(reader: type) -> list[str]:
     return [f"{reader.__module__}.{reader.__qualname__}", str(getattr(reader, "version", 0)), *map(_source, own)]
 
 
+@cache
+def _code() -> str:
+    """A hash of the code that reads tables and makes samples: another version of it may make others."""
+    digest = hashlib.sha256()
+    for path in sorted(Path(__file__).parent.rglob("*.py")):
+        digest.update(path.read_bytes())
+    return digest.hexdigest()
+
+
 def _source(cls: type) -> str:
     try:
         return hashlib.sha256(Path(inspect.getsourcefile(cls) or "").read_bytes()).hexdigest()
@@ -132,7 +141,7 @@ def _cached(
 ) -> tuple[pl.DataFrame, Any]:
     """A table, and what is known about it, as JSON."""
     stats = _stats(files)
-    name = hashlib.sha256(json.dumps([_FORMAT, stats, key], default=repr).encode()).hexdigest()[:16]
+    name = hashlib.sha256(json.dumps([_code(), stats, key], default=repr).encode()).hexdigest()[:16]
     base = Path(os.path.expanduser(folder)) if folder else cache_folder()
     if base is None:
         rank_zero_warn("this user has no home folder: what is read is not cached. Fix: set data.cache_dir to a folder")

@@ -17,6 +17,9 @@ from expctr.data.targets import Targets, draw_splits, keep_subset
 from expctr.data.unmatched_ids import check_spellings, unseen_differences
 from expctr.errors import UserError
 
+_FEW = 0.05
+"""Share of names of the rarer kind, ids or titles, below which nearly all are of the other kind."""
+
 
 def ready_targets(
     sources: Mapping[str, RawTable],
@@ -99,14 +102,19 @@ def _revealed(targets: pl.DataFrame, entries: pl.DataFrame, train: Ints) -> list
 def _identified(rows: pl.DataFrame, items: pl.DataFrame) -> pl.DataFrame:
     """Rows with `item` and `title` for `name`. A title that several items have is an item without an id.
 
-    A name that is an id and a title, as 300 may be, is what more of the names are.
+    A name that is an id and a title, as 300 may be, is what more of the names are. And where nearly all names are of
+    one kind, a number is of that kind, too: 1917 is a title, even if the table has an item 1917 and not that film.
     """
-    names = [
-        items.select("item", "title", name="title").filter(~pl.col("name").is_duplicated()),
-        items.select("item", "title", name="item"),
-    ]
-    ids, titles = (int(rows["name"].is_in(items[column].implode()).sum()) for column in ("item", "title"))
-    known = pl.concat(names).unique("name", keep="last" if ids > titles else "first", maintain_order=True)
+    names = {
+        "title": items.select("item", "title", name="title").filter(~pl.col("name").is_duplicated()),
+        "item": items.select("item", "title", name="item"),
+    }
+    is_id, is_title = (rows["name"].is_in(items[column].implode()) for column in ("item", "title"))
+    count = {"item": int((is_id & ~is_title).sum()), "title": int((is_title & ~is_id).sum())}
+    rarer, other = sorted(names, key=lambda kind: count[kind])
+    if count[rarer] < _FEW * count[other]:
+        names[rarer] = names[rarer].filter(~pl.col("name").str.contains(r"^\d+$"))
+    known = pl.concat([names[other], names[rarer]]).unique("name", keep="first", maintain_order=True)
     rows = rows.join(known, on="name", how="left", maintain_order="left")
     return rows.with_columns(pl.col("item").fill_null(""), pl.coalesce("title", "name"))
 

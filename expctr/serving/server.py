@@ -133,18 +133,18 @@ def _end_with_any() -> None:
     if not _ending.is_set():
         _lost.set()
         logging.getLogger("litserve").setLevel(logging.CRITICAL)  # it ends what is ended here
-        code = lost[0].exitcode or 0
+        first = min(lost, key=lambda child: child.exitcode or 0)  # by a signal: the others end because of it
+        code = first.exitcode or 0
         how = signal.Signals(-code).name if code < 0 else "an error"
-        which = "the model's process" if lost[0].name.startswith("inference") else "a process of the server"
+        which = "the model's process" if first.name.startswith("inference") else "a process of the server"
         print_error(UserError(f"{how} ended {which}; where memory runs out, the system does. Fix: start it again"))
         _end_others(grace=1.0)
         os._exit(1)
 
 
 def _is_lost(child: BaseProcess) -> bool:
-    """Whether a process was ended by a signal, or the one that listens has ended."""
-    code = child.exitcode
-    return code is not None and (code < 0 or child.name.startswith(_LISTENER))
+    """Whether a process was ended by a signal or an error, or the one that listens has ended."""
+    return child.exitcode != 0 or child.name.startswith(_LISTENER)
 
 
 def _end(number: int, frame: FrameType | None) -> None:

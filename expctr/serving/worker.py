@@ -15,6 +15,7 @@ from typing import Any
 
 import litserve as ls  # type: ignore[import-untyped]
 import polars as pl
+from litserve.loops import BatchedLoop  # type: ignore[import-untyped]
 
 from expctr.data.catalogue import nearest
 from expctr.errors import DataError, UserError, print_error
@@ -28,6 +29,17 @@ _SCHEMA = {name: pl.List(pl.String) if "titles" in name else pl.String() for nam
 log = logging.getLogger(__name__)
 
 
+class QuietLoop(BatchedLoop):  # type: ignore[misc]
+    """LitServe's loop. The process that holds its queue may be killed: the server's first process says so."""
+
+    def __call__(self, *args: Any, **kwargs: Any) -> None:
+        """Answer requests for as long as there is a queue."""
+        try:
+            super().__call__(*args, **kwargs)
+        except (EOFError, OSError):
+            raise SystemExit(1) from None
+
+
 class ModelWorker(ls.LitAPI):  # type: ignore[misc]
     """Answers requests of any kind by one loaded run.
 
@@ -38,7 +50,7 @@ class ModelWorker(ls.LitAPI):  # type: ignore[misc]
     """
 
     def __init__(self, run: Path, checkpoint: str | None, device: str) -> None:
-        super().__init__(max_batch_size=_BATCH, batch_timeout=0.005, api_path=QUEUE)
+        super().__init__(max_batch_size=_BATCH, batch_timeout=0.005, api_path=QUEUE, loop=QuietLoop())
         self.run, self.checkpoint, self.chosen_device = run, checkpoint, device
 
     def setup(self, device: str) -> None:

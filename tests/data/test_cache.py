@@ -53,6 +53,14 @@ def test_samples_are_made_once(raw: Path) -> None:
     assert make.calls == 2
 
 
+def test_samples_that_other_code_made_are_made_again(raw: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    make = Maker()
+    load(raw, make)
+    monkeypatch.setattr("expctr.data.cache._code", lambda: "of another version")
+    load(raw, make)
+    assert make.calls == 2
+
+
 def test_a_file_of_the_same_size_and_time_is_another_one_if_it_was_written_again(raw: Path) -> None:
     make, before = Maker(), raw.stat()
     load(raw, make)

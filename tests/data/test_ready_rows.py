@@ -150,6 +150,23 @@ def test_a_title_that_is_an_id_of_another_item_is_what_most_names_are() -> None:
     assert set(data.samples["target"]) == {"7", "300"}
 
 
+@pytest.mark.parametrize("kind", ["title", "id"])
+def test_a_number_among_names_of_one_kind_is_of_that_kind(kind: str) -> None:
+    """Whether the table has it as such, several times, or not: nothing of another item is taken for it."""
+    numbers = {"id": ["90", "91", "1917"], "title": ["1984", "1984", "Nineteen Seventeen"]}
+    items = pl.DataFrame({"id": [*map(str, range(80)), *numbers["id"]]})
+    items = items.with_columns(title=pl.Series([*(f"Film {i}" for i in range(80)), *numbers["title"]]))
+    items = pl.concat([items, pl.DataFrame({"id": ["1984"], "title": ["2001"]})])
+    names = items[kind].to_list()[:80]
+    odd = ["1917", "1984", "1905"] if kind == "title" else ["2001", "1905", "1906"]
+    rows = [{"liked": [name], "disliked": [], "target": names[i - 1], "label": i % 2} for i, name in enumerate(names)]
+    rows += [{"liked": [names[0]], "disliked": [], "target": name, "label": i % 2} for i, name in enumerate(odd)]
+    data = prepared(pl.DataFrame(rows, schema_overrides={"disliked": pl.List(pl.String)}), items=items)
+    found = dict(data.samples.filter(pl.col("target_title").is_in(odd)).select("target_title", "target").rows())
+    assert found == {name: name if name in ("1905", "1906") else "" for name in odd}
+    assert {"Nineteen Seventeen", "2001"}.isdisjoint(data.samples["target_title"]) or kind == "id"
+
+
 def sliding(users: int = 10, length: int = 12) -> pl.DataFrame:
     """Each user's log as rows of the last four items and the next."""
     rows = [

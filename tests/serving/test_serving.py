@@ -363,7 +363,12 @@ def test_nothing_answers_after_the_first_process_was_killed(run: Path) -> None:
 
 @pytest.mark.cli
 @pytest.mark.parametrize(
-    "killed", ["the model's process", pytest.param("the one that listens", marks=pytest.mark.slow)]
+    "killed",
+    [
+        "the model's process",
+        pytest.param("the one that holds the queue", marks=pytest.mark.slow),
+        pytest.param("the one that listens", marks=pytest.mark.slow),
+    ],
 )
 def test_a_server_of_which_a_process_was_killed_ends_and_says_so(killed: str, run: Path) -> None:
     port = _free_port()
@@ -373,7 +378,8 @@ def test_a_server_of_which_a_process_was_killed_ends_and_says_so(killed: str, ru
         _wait_for(port, lambda: process.poll() is None)
         family = psutil.Process(process.pid).children(recursive=True)
         model = max(family, key=lambda one: one.memory_info().rss)
-        (model if killed == "the model's process" else family[-1]).kill()  # the listener is started last
+        places = {"the model's process": model, "the one that holds the queue": family[0]}
+        places.get(killed, family[-1]).kill()  # the listener is started last
         _, said = process.communicate(timeout=60)
     finally:
         process.kill()

@@ -1,6 +1,7 @@
 """Numbers that lost their last digits: floats that are too large, and texts with an exponent, such as 1.23E+12.
 
-Spreadsheets write the latter. So do programs, with all digits: they write fewer only where the last ones are 0.
+Spreadsheets write the latter, with at most 5 digits after the point. So do programs, with all digits: they write fewer
+only where the last ones are 0. R writes a number with an exponent only where that is shorter.
 """
 
 from collections.abc import Mapping
@@ -9,8 +10,12 @@ from typing import Any
 import polars as pl
 
 _EXPONENT = r"\d[eE]"
-_WHOLE_SECONDS = 9
-"""Digits after the point of a time as 1.700688139E9."""
+_WHOLE_SECONDS, _WHOLE_DAYS = 9, 7
+"""Digits after the point of most times, as in 1.700688139E9, and of most days, as in 1.7006112E9."""
+_SHORTER = 6
+"""Last zeros that a number has at least if it is shorter with an exponent, as 1.700688e+12 is; most have no more."""
+_RARE = 1 / 50
+"""At most so many numbers are shorter with an exponent, if they have nothing in common."""
 _SINCE_1973 = 10**8  # seconds, or more in other units
 
 
@@ -25,22 +30,25 @@ def is_rounded(value: pl.Expr, dtype: pl.DataType) -> pl.Expr:
 
 
 def digits_of_times(value: pl.Expr, dtype: pl.DataType) -> dict[str, pl.Expr]:
-    """What shows whether times lost digits, for `lost_times`: the `longest` number of digits after a point among times
-    with an exponent, null without any; and whether there are `plain` numbers beside them.
+    """What shows whether times lost digits, for `lost_times`: of those with an exponent the `longest` number of digits
+    after a point and the fewest last `zeros`, null without any; and how many `short` and `plain` ones there are.
     """
     if dtype != pl.String:
-        return {"longest": pl.lit(None, pl.UInt32), "plain": pl.lit(False)}
+        return {name: pl.lit(None, pl.Int64) for name in ("longest", "zeros", "short", "plain")}
     with_exponent = value.str.contains(_EXPONENT)
+    digits, exponent = _digits(value.filter(with_exponent))
     number = value.cast(pl.Float64, strict=False)
     return {
-        "longest": _digits(value.filter(with_exponent))[0].max(),
-        "plain": (~with_exponent & (number >= _SINCE_1973)).any(),
+        "longest": digits.max(),
+        "zeros": (exponent - digits).min(),
+        "short": with_exponent.sum(),
+        "plain": (~with_exponent & (number >= _SINCE_1973)).sum(),
     }
 
 
 def lost_times(value: pl.Expr, dtype: pl.DataType, found: Mapping[str, Any], in_minutes: bool) -> pl.Expr:
     """Whether a time since 1970 may have lost its last digits: as float32, of which 1.7e9 is a multiple of 128, or as a
-    text such as 1.7E+12, where all times are so short.
+    text such as 1.7E+12, where all times with an exponent are so short, and no program would write so many of them.
 
     Args:
         value: the times.
@@ -50,7 +58,10 @@ def lost_times(value: pl.Expr, dtype: pl.DataType, found: Mapping[str, Any], in_
     """
     if dtype == pl.Float32 and not in_minutes:
         return (value.abs() >= 2**24).fill_null(False)
-    if found["longest"] is None or found["longest"] >= _WHOLE_SECONDS or found["plain"] or in_minutes:
+    longest, zeros, short, plain = (found[name] for name in ("longest", "zeros", "short", "plain"))
+    if longest is None or longest >= (_WHOLE_DAYS if in_minutes else _WHOLE_SECONDS):
+        return pl.lit(False)
+    if plain and zeros <= _SHORTER and (in_minutes or short <= _RARE * plain):
         return pl.lit(False)
     digits, exponent = _digits(value)
     return (digits < exponent).fill_null(False)
@@ -59,6 +70,6 @@ def lost_times(value: pl.Expr, dtype: pl.DataType, found: Mapping[str, Any], in_
 def _digits(value: pl.Expr) -> tuple[pl.Expr, pl.Expr]:
     """Of a number as text with an exponent: the digits after its point, and its exponent; null for other texts."""
     pattern = r"^\s*\d(?:[.,](\d+))?[eE]\+?(\d+)\s*$"
-    exponent = value.str.extract(pattern, 2).cast(pl.UInt32, strict=False)
-    digits = value.str.extract(pattern, 1).str.len_chars().fill_null(0)
+    exponent = value.str.extract(pattern, 2).cast(pl.Int64, strict=False)
+    digits = value.str.extract(pattern, 1).str.len_chars().cast(pl.Int64).fill_null(0)
     return pl.when(exponent.is_not_null()).then(digits), exponent

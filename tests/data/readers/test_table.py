@@ -688,13 +688,38 @@ def test_times_that_lost_their_last_digits_are_bad_rows(times: pl.Series) -> Non
         pl.Series(["1.700688139E12", "1.7006881395E12", "1.7E12", "1.700688E12"]),
         pl.Series(["1.7006112E9", "1.7006976E9", "1.7006112E9", "1.7006976E9"]),  # whole days
         pl.Series(["1.7006112e+18", "1.70061126e+18"] * 2),  # whole minutes as pandas writes nanoseconds
-        pl.Series(["1700611213", "1.7e+09", "1700611215", "1700611217"]),  # R writes what is shorter
         pl.Series([1_700_611_200.0] * 4, dtype=pl.Float32),
     ],
 )
 def test_times_with_all_their_digits_are_good(times: pl.Series) -> None:
     table = reader(CLICKS.with_columns(ts=times), ITEMS).tables.interactions
     assert table.collect(["timestamp"], "error", Counter()).height == 4
+
+
+def mixed(exact: int, with_exponent: list[str]) -> pl.Series:
+    """Milliseconds, some of which have an exponent."""
+    return pl.Series([*with_exponent, *(str(1_700_688_137_211 + 977 * i) for i in range(exact))])
+
+
+@pytest.mark.parametrize(
+    ("times", "bad"),
+    [
+        (mixed(99, ["1.700688e+12"]), 0),  # R writes what is shorter
+        (mixed(4, ["1.700688e+12"]), 1),
+        (mixed(99, ["1.70069E+12"]), 1),  # a part of the log that a spreadsheet has saved
+        (mixed(50, ["1.70069E+12", "1.70E+12"] * 50), 100),
+        (pl.Series(["1700611200000", "1.701216e+12"] * 4), 0),  # days
+        (pl.Series(["1.71E+12"] * 8), 8),  # a whole number of minutes, too
+    ],
+)
+def test_times_with_an_exponent_beside_others_are_good_if_a_program_may_have_written_them(
+    times: pl.Series, bad: int
+) -> None:
+    log = pl.concat([CLICKS.drop("ts")] * -(-len(times) // CLICKS.height)).head(len(times)).with_columns(ts=times)
+    table = reader(log, ITEMS).tables.interactions
+    skipped = Counter[str]()
+    assert table.collect(["timestamp"], "skip", skipped).height == len(times) - bad
+    assert skipped.total() == bad
 
 
 def test_all_splits_take_their_times_from_one_column(tmp_path: Path) -> None:
