@@ -51,9 +51,11 @@ class ExplainedCTRModule(CTRModule):
         if self.built:
             return
         data = self.trainer.datamodule  # type: ignore[attr-defined]
-        if data.people is not None:
+        if data.people is not None or data.query_rows is not None:
+            given = "new rows" if data.people is None else "data.people"
             raise UserError(
-                "data.people: ExplainedCTRModule has explanations of the run's own rows alone: leave data.people out"
+                f"{given}: ExplainedCTRModule has explanations of the run's own rows alone, and can score no others. "
+                "Fix: score them with a run of ExpCTRModule"
             )
         self.build(data.features.vocabulary, self.encoder.dim, data.seed)
         if self.device_mesh is not None:

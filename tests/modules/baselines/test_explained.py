@@ -30,10 +30,12 @@ def run(folder: Path, samples: list[int], targets: list[str], texts: list[str]) 
     return str(folder)
 
 
-def configured(path: str, llm: Path, people: str | None = None, **options: Any) -> ExplainedCTRModule:
+def configured(
+    path: str, llm: Path, people: str | None = None, query_rows: pl.DataFrame | None = None, **options: Any
+) -> ExplainedCTRModule:
     module = ExplainedCTRModule(path, DeepFM, encoder=EncoderOptions(path=str(llm), **options))
     features = SimpleNamespace(vocabulary=VOCABULARY)
-    data = SimpleNamespace(features=features, seed=0, samples=SAMPLES, people=people)
+    data = SimpleNamespace(features=features, seed=0, samples=SAMPLES, people=people, query_rows=query_rows)
     module._trainer = SimpleNamespace(datamodule=data)  # type: ignore[assignment]
     module.configure_model()
     return module
@@ -58,6 +60,8 @@ def test_what_is_of_other_data_or_unfinished_is_refused(tmp_path: Path, llm_fold
         configured(path, llm_folder)
     with pytest.raises(UserError, match=r"data\.people: .* the run's own rows alone"):
         configured(path, llm_folder, people="new.csv")
+    with pytest.raises(UserError, match=r"new rows: .* the run's own rows alone"):  # pairs, and requests to serve
+        configured(path, llm_folder, query_rows=SAMPLES.clear())
 
 
 @pytest.mark.parametrize("fault", ["pipe", "damaged", "no text", "other types", "twice"])
