@@ -1,14 +1,18 @@
 """The folder of a trained run, as a user names it."""
 
+import json
 import os
 from pathlib import Path
 from typing import Any
 
+import polars as pl
 import yaml  # type: ignore[import-untyped]
 
 from expctr.errors import UserError
 
 _HEAD = b"# lightning.pytorch=="  # of a config.yaml that Lightning has written
+_TABLE = b"|  | "  # of a table.md
+_OF_RESULTS = {"data.json": ["rule", "samples_dropped"], "table.json": ["dataset", "systems"]}
 _MOST_VALUES, _LONGEST_NUMBER = 100_000, 1000
 """Of a config with its aliases written out, and digits of a whole number: Python refuses to print longer ones."""
 
@@ -31,6 +35,22 @@ def holds_run(folder: Path) -> bool:
         with (folder / "config.yaml").open("rb") as file:
             return file.read(len(_HEAD)) == _HEAD
     except OSError:
+        return False
+
+
+def is_result(path: Path) -> bool:
+    """Whether a file with the name of a result is one, as its content shows."""
+    if not path.is_file():  # a pipe would be waited for
+        return False
+    try:
+        if path.suffix == ".parquet":
+            return "sample" in pl.read_parquet_schema(path)
+        if path.suffix == ".json":
+            found = json.loads(path.read_bytes())
+            return isinstance(found, dict) and found.keys() >= {"rows", *_OF_RESULTS[path.name]}
+        with path.open("rb") as file:
+            return file.read(len(_TABLE)) == _TABLE
+    except (OSError, ValueError, RecursionError, pl.exceptions.PolarsError, pl.exceptions.PanicException):
         return False
 
 

@@ -216,6 +216,33 @@ def test_an_interrupted_file_goes_on_where_it_stopped(
     assert written["explanation"].is_not_null().sum() == 12
 
 
+def test_parts_of_other_data_are_not_gone_on_with(
+    predictor: Predictor,
+    pairs: pl.DataFrame,
+    run: Path,
+    tmp_path: Path,
+    small_chunks: None,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Such as data whose titles were corrected meanwhile."""
+    pairs.write_parquet(tmp_path / "pairs.parquet")
+    job = (tmp_path / "pairs.parquet", tmp_path / "out.csv", "none", checkpoints(run / "checkpoints")[-1])
+    score, scored = Predictor.score, []
+
+    def stops(self: Predictor, table: pl.DataFrame, *args: object, **kwargs: object) -> pl.DataFrame:
+        scored.append(table.height)
+        if len(scored) == 3:
+            raise KeyboardInterrupt
+        return score(self, table, *args, **kwargs)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(Predictor, "score", stops)
+    with pytest.raises(KeyboardInterrupt):
+        predict_pairs(predictor, *job)
+    monkeypatch.setattr(predictor.data, "source_digest", lambda: "of other data")
+    predict_pairs(predictor, *job)
+    assert scored[3:] == [9, 9, 9, 5]  # all of them again
+
+
 def test_parts_of_another_number_of_explanations_are_not_gone_on_with(
     predictor: Predictor, pairs: pl.DataFrame, run: Path, tmp_path: Path, small_chunks: None
 ) -> None:

@@ -34,14 +34,21 @@ from expctr.evaluation.result_writer import ResultWriter
 from expctr.modules.checks import usable_accelerator
 from expctr.modules.scoring import ScoringModule
 from expctr.modules.staged import StagedModule
-from expctr.run_folder import read_config
+from expctr.run_folder import holds_run, read_config
 from expctr.training.checkpoint import RunCheckpoint, checkpoint_folder, checkpoints, position
 from expctr.training.fsdp import ShardedStrategy
 from expctr.training.lock import hold
 from expctr.training.progress import ProgressLog, StageProgressBar
 from expctr.training.ranks import check_options_agree, check_world, lost_process, network_fault, with_slurm
 from expctr.training.scheduler import StageScheduler, check_trainer
-from expctr.training.selection import check_same_options, check_sharding, check_unused, run_of, select_checkpoint
+from expctr.training.selection import (
+    check_logger_options,
+    check_same_options,
+    check_sharding,
+    check_unused,
+    run_of,
+    select_checkpoint,
+)
 from expctr.training.signals import OurSignals, Stopped, stopping
 from expctr.untrusted import printable
 from expctr.whole_files import replacing
@@ -170,14 +177,15 @@ class ExpCTRCLI(LightningCLI):
             print(f"no checkpoint in {where} yet: starting from the beginning", file=sys.stderr)
         config.ckpt_path, asked = path and str(path), config.ckpt_path
         made = run_of(path, run) if path else run
+        if config.trainer.logger is not False:
+            check_logger_options(run)
         if self.subcommand == "fit" and not self._found and not config.trainer.fast_dev_run:
-            takes_config = _takes_config(config, run)
-            if takes_config and asked != "last":  # `fit RUN` asks for it
+            if _takes_config(config, run) and (asked != "last" or not holds_run(run)):  # `fit RUN` asks for it
                 raise UserError(
                     f"{run / 'config.yaml'} would be replaced by the run's own config.yaml. Fix: choose another folder "
                     "with --trainer.default_root_dir"
                 )
-            check_unused("fit", run, takes_config)
+            check_unused("fit", run)
         # a fit may go on from another run's checkpoint with other options; a score of such weights would be wrong
         if path and (self.subcommand != "fit" or made == run.resolve()) and (made / "config.yaml").exists():
             now = self._parser(self.subcommand).dump(config, skip_unset=False, skip_validation=True)

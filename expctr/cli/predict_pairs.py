@@ -25,7 +25,7 @@ from expctr.whole_files import replacing, write_parquet, writing
 CHUNK = 20_000
 """Pairs in memory at a time."""
 _SUFFIXES = (".csv", ".parquet")
-_JOB = {"pairs", "checkpoint", "explain", "samples"}
+_JOB = {"pairs", "checkpoint", "data", "explain", "samples"}
 _PART = re.compile(r"\.lock|pairs\.parquet|(ranked|scored)-\d{12}\.parquet|.*\.[0-9a-f]{16}\.part")
 
 
@@ -80,7 +80,8 @@ def predict_pairs(
         raise UserError(f"explain: {explain} needs a run of ExpCTRModule whose CTR model is trained. Fix: leave it out")
     predictor.check_names(_scan(pairs).collect_schema().names())
     samples = predictor.explanations_per_row
-    job = {"pairs": _stat(pairs), "checkpoint": _stat(checkpoint), "explain": explain, "samples": samples}
+    read = {"pairs": _stat(pairs), "checkpoint": _stat(checkpoint), "data": predictor.data.source_digest()}
+    job = {**read, "explain": explain, "samples": samples}
     with _parts(out, job) as parts:
         _check_new(out, force)
         table = _quickly(pairs, parts)
@@ -247,7 +248,7 @@ def _is_part(path: Path) -> bool:
         return path.is_file() and _PART.fullmatch(path.name) is not None
     with suppress(OSError, ValueError, RecursionError):
         job = json.loads(path.read_bytes())
-        return isinstance(job, dict) and job.keys() == _JOB
+        return isinstance(job, dict) and {"pairs"} < job.keys() <= _JOB
     return False
 
 

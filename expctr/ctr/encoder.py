@@ -20,7 +20,8 @@ from safetensors import SafetensorError
 from torch import Tensor
 
 from expctr.errors import UserError, check_range
-from expctr.llm.loading import LEAST_LENGTH, check_max_length, load_config, locate, vocabulary_of
+from expctr.llm.identity import settings_of, vocabulary_of
+from expctr.llm.loading import LEAST_LENGTH, check_max_length, load_config, locate
 from expctr.untrusted import ControlTokens, printable
 
 if TYPE_CHECKING:
@@ -174,9 +175,7 @@ class SentenceEncoder:
         if not texts:
             return
         model = self._model.to(device)
-        # one token less than the model can read, since every batch has padding
-        most = self._tokenizer.model_max_length
-        limit = int(min(self.options.max_tokens, most - 1))
+        most, limit = self._tokenizer.model_max_length, self._longest
         texts = [self._control.remove(text) for text in texts]
         tokens: list[list[int]] = self._tokenizer(texts, truncation=True, max_length=limit)["input_ids"]
         buckets: dict[int, list[int]] = defaultdict(list)
@@ -219,8 +218,11 @@ class SentenceEncoder:
             return {}
 
     def _vector(self, stored: bytes) -> Tensor:
-        """A vector from the cache; TypeError or ValueError if it does not have this encoder's size."""
-        return torch.from_numpy(np.frombuffer(stored, "<f4").reshape(self.dim).copy())
+        """A vector from the cache; TypeError or ValueError if it is none of this encoder's."""
+        found = np.frombuffer(stored, "<f4").reshape(self.dim)
+        if not np.isfinite(found).all():
+            raise ValueError("a vector is NaN or infinite")
+        return torch.from_numpy(found.copy())
 
     def _write(self, vectors: dict[bytes, Tensor]) -> None:
         if not self._cached:
@@ -238,11 +240,18 @@ class SentenceEncoder:
         reason = printable(f"{self._cache_file} is no longer used: {error}")
         warnings.warn(f"encoder.cache_dir: {reason}", stacklevel=2)
 
+    @property
+    def _longest(self) -> int:
+        """Tokens of a text that are read; one less than the model can read, since every batch has padding."""
+        return int(min(self.options.max_tokens, self._tokenizer.model_max_length - 1))
+
     @cached_property
     def key(self) -> str:
-        """Hash of what a vector depends on: weights, vocabulary, max_tokens. Paths and names do not matter."""
-        digest = hashlib.sha256(f"mean-pooled, {self.options.max_tokens} tokens".encode())
-        digest.update(vocabulary_of(self._tokenizer))
+        """Hash of what a vector depends on: weights, config, vocabulary, longest text; not paths and names."""
+        digest = hashlib.sha256(f"mean-pooled, {self._longest} tokens".encode())
+        _, config, tokenizer = self.parts
+        digest.update(repr(sorted(settings_of(config).items())).encode())
+        digest.update(vocabulary_of(tokenizer))
         for name, weight in sorted(self._model.state_dict().items()):
             digest.update(f"{name} {tuple(weight.shape)}".encode())
             digest.update(weight.cpu().contiguous().numpy().data)

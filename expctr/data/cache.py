@@ -140,7 +140,7 @@ def _cached(
     read: Callable[[Any], Any],
 ) -> tuple[pl.DataFrame, Any]:
     """A table, and what is known about it, as JSON."""
-    stats = _stats(files)
+    stats = file_stats(files)
     name = hashlib.sha256(json.dumps([_code(), stats, key], default=repr).encode()).hexdigest()[:16]
     base = Path(os.path.expanduser(folder)) if folder else cache_folder()
     if base is None:
@@ -156,7 +156,7 @@ def _cached(
     except (OSError, ValueError, TypeError, KeyError, RecursionError, pl.exceptions.PolarsError):
         pass  # missing or damaged
     table, found = make()
-    for before, after in zip(stats, _stats(files), strict=True):
+    for before, after in zip(stats, file_stats(files), strict=True):
         if before != after:
             raise DataError(f"{before[0]} changed while it was read. Fix: wait until it is complete, and start again")
     try:
@@ -173,7 +173,12 @@ def _cached(
     return table, read(found)
 
 
-def _stats(files: Sequence[Path]) -> Stats:
+def file_stats(files: Sequence[Path]) -> Stats:
+    """Path, size and times of each file: they change when its content does.
+
+    Raises:
+        DataError: a file is not there.
+    """
     try:
         # the time of the last change cannot be set, as that of the content can (cp -p, rsync, zip)
         stats = [(str(path.resolve()), path.stat()) for path in files]

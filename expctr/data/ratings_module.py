@@ -21,7 +21,7 @@ from rich.console import Console
 from torch import Tensor
 
 from expctr.data.batches import BatchSpec, EpochSampler, Nouns, ResumableLoader, SampleTable
-from expctr.data.cache import cached_items, cached_ratings, cached_samples, class_key
+from expctr.data.cache import cached_items, cached_ratings, cached_samples, class_key, file_stats
 from expctr.data.catalogue import Catalogue
 from expctr.data.feature_kinds import FeatureKind
 from expctr.data.features import Features
@@ -53,6 +53,8 @@ class SplitFiles:
 
 _SHOWN = ("target_title", "history_liked", "liked_titles", "disliked_titles")
 """Columns of samples that a prompt shows."""
+_SIDE = ("user_", "target_", "context_")
+"""What the names of side features begin with."""
 
 
 class RatingsDataModule(L.LightningDataModule):
@@ -183,13 +185,19 @@ class RatingsDataModule(L.LightningDataModule):
 
     @cached_property
     def _digests(self) -> dict[str, str]:
-        """Hashes of every sample's split, user, target and label, and of what a prompt shows of it."""
+        """Hashes of every sample's split, user, target and label, of what prompts show, and of CTR models' features."""
         rows = self.samples.select("sample", "split", "user", "target", pl.col("label").cast(pl.Int8))
-        return {"samples": _digest(rows), "texts": _digest(self.samples.select(_SHOWN))}
+        side = sorted(name for name in self.features.fields if name.startswith(_SIDE))
+        parts = {"samples": rows, "texts": self.samples.select(_SHOWN), "features": self.samples.select(side)}
+        return {name: _digest(part) for name, part in parts.items()}
 
     def content_digest(self) -> str:
         """A hash of all that the samples hold."""
         return _digest(self.samples.clone())
+
+    def source_digest(self) -> str:
+        """A hash of all that the samples hold, and of the state of the files that titles and ratings are read of."""
+        return hashlib.sha256(f"{self.content_digest()} {file_stats(self._files() or ())}".encode()).hexdigest()
 
     def state_dict(self) -> dict[str, Any]:
         """For a checkpoint: what shows whether the samples are the same."""
@@ -207,8 +215,10 @@ class RatingsDataModule(L.LightningDataModule):
                 f"the samples of {files} are not the checkpoint's: labels, or who rated what, have changed, or another "
                 f"version drew them. {fix}"
             )
-        if state_dict.get("texts", self._digests["texts"]) != self._digests["texts"]:  # older checkpoints have none
-            said = f"the samples of {files} are not the checkpoint's: titles or histories have changed"
+        parts = {"texts": "titles or histories", "features": "side features"}
+        now = self._digests  # older checkpoints have not all of these
+        if changed := [what for part, what in parts.items() if state_dict.get(part, now[part]) != now[part]]:
+            said = f"the samples of {files} are not the checkpoint's: {' and '.join(changed)} have changed"
             if self.trainer is None or self.trainer.state.fn != TrainerFn.PREDICTING:
                 raise DataError(f"{said}. {fix}")
             rank_zero_warn(f"{said}. Scores and sentences are of the new ones")

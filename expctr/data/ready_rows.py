@@ -54,12 +54,15 @@ def ready_targets(
     # without times, the last row of a user is the newest
     place = pl.int_range(pl.len(), dtype=pl.Int64)
     targets = targets.with_columns(pl.coalesce("timestamp", place).alias("timestamp"), tie=place)
-    targets, entries = (_identified(rows, items) for rows in (targets, entries))
+    # where names may be either, those of a column of ids are ids, and those of histories are what the targets' are
+    kind = "item" if any("item" in table.frame.collect_schema() for table in sources.values()) else "title"
+    targets, entries = (_identified(rows, items, kind) for rows in (targets, entries))
+    _compare_titles(targets, summary)
     entries = _without_targets(entries, targets, summary)
     summary.interactions, summary.users = targets.height, targets["user"].n_unique()
     summary.items = pl.concat([targets["item"], entries["item"]]).n_unique()
 
-    events = pl.concat([targets, entries], how="diagonal").drop("name", "split", "content", "of", "tie")
+    events = pl.concat([targets, entries], how="diagonal").drop("name", "own_title", "split", "content", "of", "tie")
     events = events.with_columns(pl.col("user", "item").cast(pl.Categorical))
     draw = draws_of_ids(targets["content"].cast(pl.Categorical), options.seed)
     if "" in sources:
@@ -99,11 +102,28 @@ def _revealed(targets: pl.DataFrame, entries: pl.DataFrame, train: Ints) -> list
     ]
 
 
-def _identified(rows: pl.DataFrame, items: pl.DataFrame) -> pl.DataFrame:
+def _compare_titles(targets: pl.DataFrame, summary: DataSummary) -> None:
+    """Says how many rows call their target otherwise than the table of items does."""
+    own, known = (targets[name].str.to_lowercase() for name in ("own_title", "title"))
+    if not (count := int((own != known).sum())):
+        return
+    said = f"{count:,} of {targets.height:,} rows have another title than the item of their id, whose title is used"
+    if 2 * count > targets.height:
+        summary.doubts.append(f"{said}. Fix: check that ids and titles of a row belong together")
+    else:
+        summary.counts.append(said)
+
+
+def _identified(rows: pl.DataFrame, items: pl.DataFrame, kind: str) -> pl.DataFrame:
     """Rows with `item` and `title` for `name`. A title that several items have is an item without an id.
 
     A name that is an id and a title, as 300 may be, is what more of the names are. And where nearly all names are of
     one kind, a number is of that kind, too: 1917 is a title, even if the table has an item 1917 and not that film.
+
+    Args:
+        rows: with `name`.
+        items: all of them.
+        kind: of names, `item` or `title`, where they may all be either.
     """
     names = {
         "title": items.select("item", "title", name="title").filter(~pl.col("name").is_duplicated()),
@@ -111,7 +131,7 @@ def _identified(rows: pl.DataFrame, items: pl.DataFrame) -> pl.DataFrame:
     }
     is_id, is_title = (rows["name"].is_in(items[column].implode()) for column in ("item", "title"))
     count = {"item": int((is_id & ~is_title).sum()), "title": int((is_title & ~is_id).sum())}
-    rarer, other = sorted(names, key=lambda kind: count[kind])
+    rarer, other = sorted(names, key=lambda name: (count[name], name == kind))
     if count[rarer] < _FEW * count[other]:
         names[rarer] = names[rarer].filter(~pl.col("name").str.contains(r"^\d+$"))
     known = pl.concat([names[other], names[rarer]]).unique("name", keep="first", maintain_order=True)
@@ -142,8 +162,9 @@ def _read(
     for split, table in sources.items():
         there = table.frame.collect_schema()
         target = pl.coalesce(*(name for name in ("item", "title") if name in there)).alias("name")
+        own = (pl.col("title") if {"item", "title"} <= {*there} else pl.lit(None, pl.String)).alias("own_title")
         others = ["user", "rating", "timestamp", "history", "history_liked", *(["place"] if table.own_texts else [])]
-        frame = table.collect([target, *others], options.on_bad_row, skipped, summary.files)
+        frame = table.collect([target, own, *others], options.on_bad_row, skipped, summary.files)
         frames.append(frame.with_columns(split=pl.lit(SPLITS.index(split) if split else 0, pl.Int8)))
     rows = pl.concat(frames, how="diagonal")
     summary.counts += take_missing(skipped)

@@ -149,11 +149,6 @@ def check_max_length(tokenizer: PreTrainedTokenizerBase, base: str) -> None:
         )
 
 
-def vocabulary_of(tokenizer: PreTrainedTokenizerBase) -> bytes:
-    """All tokens and their ids, in one order, for a hash."""
-    return repr(sorted(tokenizer.get_vocab().items())).encode("utf-8", "surrogatepass")
-
-
 def check_tokenizer(tokenizer: PreTrainedTokenizerBase, path: str, rows: int) -> None:
     """Refuse a tokenizer whose tokens the base, which has this number of embeddings, lacks.
 

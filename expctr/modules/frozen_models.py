@@ -1,8 +1,7 @@
 """Frozen models, which checkpoints do not hold: what tells the one that a run was made with from others."""
 
 import hashlib
-import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -11,33 +10,41 @@ from torch.distributed.tensor import DTensor
 from transformers import PreTrainedConfig, PreTrainedTokenizerBase
 
 from expctr.errors import UserError
-from expctr.llm.loading import vocabulary_of
+from expctr.llm.identity import settings_of, vocabulary_of
 
 _COUNT = 32
-_ROUNDING = 2**-7
-"""Of bfloat16, twice: the same base may be loaded in another precision."""
-_UNRELATED = re.compile(r"use_cache|return_dict|output_.*|initializer_range|.*_token_id|_.*")
-"""Numbers of a config that change nothing that is computed here."""
+_SAME, _ROUNDED = 2**-12, 2**-8
+"""Mean difference between numbers of a weight, in parts of their mean size, up to which they are the same: read by
+other code, which may round one of them otherwise; and loaded in another precision, such as bfloat16."""
+_QUANTIZED = 0.75
+"""Share of quantized numbers that are equal, above which they are the same: other devices round some otherwise."""
 
 
 def traits(
-    weights: Iterable[tuple[str, Tensor]], config: PreTrainedConfig, tokenizer: PreTrainedTokenizerBase
+    weights: Iterable[tuple[str, Tensor]],
+    config: PreTrainedConfig,
+    tokenizer: PreTrainedTokenizerBase,
+    eos_ids: Sequence[int] = (),
 ) -> dict[str, Any]:
     """What tells a model from others, for a checkpoint.
 
+    Args:
+        weights: by name.
+        config: the model's.
+        tokenizer: likewise.
+        eos_ids: tokens that end a sentence.
+
     Returns:
-        `names` of weights, and `numbers`, float32 `[weights, 32]`: the first of each, with zeros behind fewer; of those
-        that are neither sharded nor quantized. `settings`: numbers and activations of the config. `vocabulary`: a hash.
+        `names` and `dtypes` of the weights, and `sampled`, float32 `[weights, 32]`: numbers of each, at places that its
+        size decides. `settings` of the config, and a hash of the `vocabulary`. All ranks call this if weights are
+        sharded.
     """
-    kept = {name: w.detach() for name, w in weights if w.is_floating_point() and not isinstance(w, DTensor)}
-    numbers = torch.zeros(len(kept), _COUNT)
-    for row, weight in zip(numbers, kept.values(), strict=True):
-        first = weight.flatten()[:_COUNT]
-        row[: len(first)] = first
+    kept = {name: weight.detach() for name, weight in weights if weight.numel()}
     return {
         "names": [*kept],
-        "numbers": numbers,
-        "settings": dict(_settings(config.get_text_config().to_dict())),
+        "dtypes": [str(weight.dtype) for weight in kept.values()],
+        "sampled": torch.stack([_sampled(w) for w in kept.values()]) if kept else torch.zeros(0, _COUNT),
+        "settings": settings_of(config) | {"eos_token_id": str([*eos_ids])},
         "vocabulary": hashlib.sha256(vocabulary_of(tokenizer)).hexdigest(),
     }
 
@@ -49,20 +56,35 @@ def check_traits(now: Mapping[str, Any], then: Mapping[str, Any], named: str) ->
         UserError: it begins with what the model is `named`.
     """
     fix = "Fix: put the former files back, or name their revision; or start a run in another folder"
-    made = dict(zip(then["names"], then["numbers"], strict=True))
-    for name, numbers in zip(now["names"], now["numbers"], strict=True):
-        if name in made and not torch.allclose(numbers, made[name], rtol=_ROUNDING, atol=1e-5):
+    made = _weights(then) if "sampled" in then else {}  # older checkpoints have other numbers
+    for name, (dtype, numbers) in _weights(now).items():
+        if name in made and not _are_alike(dtype, numbers, *made[name]):
             raise UserError(f"{named} has other weights than the run was made with, such as {name}. {fix}")
     for name, value in now["settings"].items():
-        if value != (before := then.get("settings", {}).get(name, value)):
-            raise UserError(f"{named} has {name} {value} in its config.json, and the run was made with {before}. {fix}")
+        before = then.get("settings", {}).get(name, value)
+        if value != before and repr(value) != repr(before):  # NaN is no other than itself
+            raise UserError(f"{named} has {name} {value}, and the run was made with {before}. {fix}")
     if now["vocabulary"] != then.get("vocabulary", now["vocabulary"]):
         raise UserError(f"{named} has another vocabulary than the run was made with. {fix}")
 
 
-def _settings(config: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    for name, value in config.items():
-        if isinstance(value, Mapping):
-            yield from _settings(value, f"{prefix}{name}.")
-        elif (isinstance(value, int | float) or "act" in str(name)) and not _UNRELATED.fullmatch(str(name)):
-            yield f"{prefix}{name}", value if isinstance(value, int | float) else str(value)
+def _are_alike(dtype: str, numbers: Tensor, dtype_then: str, numbers_then: Tensor) -> bool:
+    """Whether numbers of a weight are the same. Quantized ones, whole numbers, may round some to the next one."""
+    if "int" in dtype or "int" in dtype_then:
+        return dtype != dtype_then or bool((numbers == numbers_then).float().mean() > _QUANTIZED)
+    most = (_SAME if dtype == dtype_then else _ROUNDED) * numbers_then.abs().mean()
+    return bool((numbers - numbers_then).abs().mean() <= most)
+
+
+def _sampled(weight: Tensor) -> Tensor:
+    """`[32]` numbers of a weight."""
+    if isinstance(weight, DTensor):
+        weight = weight.full_tensor()
+    places = torch.randint(weight.numel(), (_COUNT,), generator=torch.Generator().manual_seed(0))
+    return weight.flatten()[places.to(weight.device)].float().cpu()
+
+
+def _weights(traits: Mapping[str, Any]) -> dict[str, tuple[str, Tensor]]:
+    """Name -> dtype and numbers."""
+    values = zip(traits["dtypes"], traits["sampled"], strict=True)
+    return dict(zip(traits["names"], values, strict=True))

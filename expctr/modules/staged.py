@@ -4,6 +4,7 @@ import math
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from functools import cached_property
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -451,12 +452,21 @@ class StagedModule(L.LightningModule):
 
     def _frozen(self, with_encoder: bool) -> dict[str, Any]:
         """The traits of the base, and of the encoder where a click model has learnt from it."""
+        frozen = {"llm.path": self._base_traits}
+        if with_encoder and self.models.encoder is not None:
+            frozen["encoder.path"] = self._encoder_traits
+        return frozen
+
+    @cached_property
+    def _base_traits(self) -> dict[str, Any]:
         base = ((name, p) for name, p in self.named_parameters() if not p.requires_grad)
         llm = self.models.policy.model
-        frozen = {"llm.path": traits(base, llm.causal.config, llm.tokenizer)}
-        if with_encoder and self.models.encoder is not None:
-            frozen["encoder.path"] = traits(*self.models.encoder.parts)
-        return frozen
+        return traits(base, llm.causal.config, llm.tokenizer, llm.eos_ids)
+
+    @cached_property
+    def _encoder_traits(self) -> dict[str, Any]:
+        assert self.models.encoder is not None
+        return traits(*self.models.encoder.parts)
 
 
 def _share_above_half(scores: Sequence[float]) -> float:

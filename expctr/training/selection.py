@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from expctr.errors import UserError
-from expctr.run_folder import holds_run
+from expctr.run_folder import holds_run, is_result
 from expctr.training.checkpoint import checkpoints, fault
 
 MAY_CHANGE = {
@@ -18,8 +18,8 @@ MAY_CHANGE = {
 digests show whether the data are the same."""
 
 _OF_TESTS = ("table.json", "explanations/test.parquet")
-_RESULTS = ("table.json", "table.md", "scores.parquet", "explanations", "data.json", "samples.parquet")
-_WRITTEN = {"fit": ("config.yaml", *_RESULTS), "test": _RESULTS, "predict": ("predictions.parquet",)}
+_RESULTS = (*_OF_TESTS, "table.md", "scores.parquet", "explanations/latest.parquet", "data.json", "samples.parquet")
+_WRITTEN = {"fit": ("config.yaml", "explanations", *_RESULTS), "test": _RESULTS, "predict": ("predictions.parquet",)}
 """What commands write into the folder of a run."""
 
 
@@ -63,23 +63,27 @@ def select_checkpoint(command: str, ckpt_path: str | None, run: Path) -> Path | 
     return path
 
 
-def check_unused(command: str, run: Path, takes_config: bool = False) -> None:
-    """Refuse a command that would replace files that no run wrote, or begin a run beside another one's results.
+def check_logger_options(run: Path) -> None:
+    """Refuse an `hparams.yaml` that Lightning would wait for, or write elsewhere: a pipe, or a link to nothing."""
+    options = run / "hparams.yaml"
+    if (options.is_symlink() or options.exists()) and not options.is_file():
+        raise UserError(f"{options} is no plain file. Fix: remove it")
+
+
+def check_unused(command: str, run: Path) -> None:
+    """Refuse a command that would replace files that expctr did not write, or begin a run beside another one's results.
 
     Args:
         command: `fit` that starts from the beginning, or a command that reads a trained run.
         run: the folder that it writes to.
-        takes_config: the config there is the one that the command takes.
 
     Raises:
         UserError: naming one of the files.
     """
-    options = run / "hparams.yaml"  # which Lightning opens to write, also a pipe or through a link
-    if options.is_symlink() or (options.exists() and not options.is_file()):
-        raise UserError(f"{options} is no plain file. Fix: remove it")
+    begins = command == "fit"
     theirs = () if holds_run(run) else _WRITTEN.get(command, ())
-    for name in (*theirs, *(_OF_TESTS if command == "fit" else ())):
-        if (run / name).exists() and not (takes_config and name == "config.yaml"):
+    for name in (*theirs, *(_OF_TESTS if begins else ())):
+        if (run / name).exists() and (begins or not is_result(run / name)):
             raise UserError(
                 f"{run / name} is there, and is of no run in this folder. Fix: choose another folder with "
                 "--trainer.default_root_dir, or move it away"

@@ -526,17 +526,42 @@ def saved(world: World, name: str) -> list[str]:
     return [path.name for path in checkpoints(world.folder / name / "checkpoints")]
 
 
-@pytest.mark.parametrize(("command", "first"), [("fit", "# mine"), ("fit", "# lightning.pytorch==2"), ("validate", "")])
+@pytest.mark.parametrize(
+    ("command", "first"),
+    [
+        ("fit", "# mine"),
+        ("fit --ckpt_path=last", "# mine"),
+        ("fit", "# lightning.pytorch==2"),
+        ("validate", ""),
+    ],
+)
 def test_a_config_of_the_user_s_own_is_not_replaced(command: str, first: str, world: World, tmp_path: Path) -> None:
     """Where the run's folder is that of a project; a command without checkpoint says what it lacks."""
     config = tmp_path / "config.yaml"
     config.write_text(written := f"{first}\n# my notes\n" + (CONF / "tiny.yaml").read_text())
     options = [option for option in world.paths(tmp_path) if "default_root_dir" not in option]
-    outcome = expctr(command, f"--config={config}", *options, f"--trainer.default_root_dir={tmp_path}")
+    command, *more = command.split()
+    outcome = expctr(command, f"--config={config}", *options, f"--trainer.default_root_dir={tmp_path}", *more)
     assert outcome.code == 2, outcome.output
     said = "would be replaced by the run's own config.yaml" if command == "fit" else "there is no checkpoint in"
     assert said in outcome.output
     assert config.read_text() == written
+
+
+def test_a_test_into_a_folder_of_its_own_may_be_repeated(run: Path, tmp_path: Path) -> None:
+    """As where the job is queued again. Files of others with these names stay."""
+    (tmp_path / "out").mkdir()
+    options = [f"--config={run / 'config.yaml'}", f"--ckpt_path={checkpoints(run / 'checkpoints')[-1]}"]
+    options += [f"--trainer.default_root_dir={tmp_path / 'out'}", "--results.examples=3"]
+    for command, result in (("test", "table.json"), ("predict", "predictions.parquet")):
+        expctr(command, *options).ok()
+        made = (tmp_path / "out" / result).stat().st_mtime_ns
+        expctr(command, *options).ok()
+        assert (tmp_path / "out" / result).stat().st_mtime_ns > made
+        (tmp_path / "out" / result).write_text("mine")
+        outcome = expctr(command, *options)
+        assert outcome.code == 2, outcome.output
+        assert f"{result} is there, and is of no run in this folder" in outcome.output
 
 
 def test_a_config_that_another_run_does_not_take_is_not_replaced(world: World, tmp_path: Path) -> None:

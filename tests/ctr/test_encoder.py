@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from multiprocessing import get_context
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from tokenizers import Tokenizer, models, pre_tokenizers
@@ -174,6 +175,15 @@ def test_encoders_do_not_mix_in_one_folder(llama: Path, tmp_path: Path):
     shorter = encoder(llama, cache_dir=cache, max_tokens=3)
     shorter.encode(TEXTS)
     assert len(shorter.seen) == 4
+    config = llama / "config.json"
+    before = config.read_text()
+    try:
+        config.write_text(json.dumps(json.loads(before) | {"rms_norm_eps": 0.5}))
+        changed = encoder(llama, cache_dir=cache)
+        changed.encode(TEXTS)
+        assert len(changed.seen) == 4
+    finally:
+        config.write_text(before)
 
 
 def _fill(path: Path, cache: Path, texts: Sequence[str]) -> None:
@@ -232,6 +242,15 @@ def test_a_cache_that_breaks_later_is_left_with_a_warning(llama: Path, tmp_path:
     with pytest.warns(UserWarning, match="is no longer used"):
         assert torch.equal(made.encode(TEXTS), plain)
     assert torch.equal(made.encode(["sad"]), plain[1:2])
+
+
+def test_a_vector_of_a_cache_that_is_no_number_is_not_used(llama: Path, tmp_path: Path) -> None:
+    made = encoder(llama, cache_dir=tmp_path)
+    plain = made.encode(TEXTS)
+    with contextlib.closing(sqlite3.connect(made._cache_file)) as database, database:
+        database.execute("UPDATE vectors SET z = ?", (np.full(made.dim, np.nan, "<f4").tobytes(),))
+    with pytest.warns(UserWarning, match="is no longer used: a vector is NaN or infinite"):
+        assert torch.equal(encoder(llama, cache_dir=tmp_path).encode(TEXTS), plain)
 
 
 def test_a_cache_that_computes_is_refused(llama: Path, tmp_path: Path) -> None:

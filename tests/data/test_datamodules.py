@@ -141,6 +141,42 @@ def test_a_checkpoint_is_of_its_titles(tmp_path: Path) -> None:
     assert made.content_digest() != changed.content_digest()
 
 
+def test_a_checkpoint_is_of_its_side_features(tmp_path: Path) -> None:
+    """They have changed places: their vocabularies are the same."""
+    for name in ("made", "changed"):
+        (tmp_path / name).mkdir()
+    made, changed, blind = (
+        module(movielens(tmp_path / name), fields=fields)
+        for name, fields in (("made", None), ("changed", None), ("changed", ["user", "target"]))
+    )
+    for name, genres in (("made", "ABABB"), ("changed", "BABAB")):
+        films = tmp_path / name / "movies.csv"
+        head, *rows = films.read_text().splitlines()
+        moved = (row.replace("Drama|War", genre) for row, genre in zip(rows, genres, strict=True))
+        films.write_text("\n".join([head, *moved, ""]))
+    for data in (made, changed, blind):
+        data.prepare_data()
+        data.setup("fit")
+    changed.features.check_same(made.features)
+    state = made.state_dict()
+    with pytest.raises(DataError, match=r"not the checkpoint's: side features have changed"):
+        changed.load_state_dict(state)
+    changed.load_state_dict({name: state[name] for name in ("samples", "texts")})  # of an older version
+    blind.load_state_dict(state | {"features": blind.state_dict()["features"]})
+    assert blind.state_dict()["features"] != state["features"]
+
+
+def test_a_digest_of_the_source_knows_files_that_no_sample_is_made_of(tmp_path: Path) -> None:
+    """Such as ratings of users with too few of them, whom a user may ask for all the same."""
+    data = module(movielens(tmp_path))
+    data.setup()
+    before = data.source_digest()
+    assert before == data.source_digest()
+    with (tmp_path / "ratings.csv").open("a") as file:
+        file.write("777,1,5,1\n")
+    assert data.source_digest() != before
+
+
 def test_own_splits_in_other_spellings(tmp_path: Path) -> None:
     movielens(tmp_path)
     write(

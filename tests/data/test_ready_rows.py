@@ -167,6 +167,36 @@ def test_a_number_among_names_of_one_kind_is_of_that_kind(kind: str) -> None:
     assert {"Nineteen Seventeen", "2001"}.isdisjoint(data.samples["target_title"]) or kind == "id"
 
 
+def test_names_that_are_ids_and_titles_are_what_their_column_says() -> None:
+    """As where items have numbers for names, too."""
+    items = pl.DataFrame({"item_id": [str(k) for k in range(40)], "name": [str(7 * k % 40) for k in range(40)]})
+    names = items["item_id"].to_list()
+    rows = pl.DataFrame({"liked": [[names[i - 1]] for i in range(40)], "label": [0, 1] * 20}).with_columns(
+        disliked=pl.lit([], pl.List(pl.String))
+    )
+    by_id = prepared(rows.with_columns(item_id=pl.Series(names)), items=items).samples
+    assert sorted(by_id["target"]) == sorted(names)
+    assert all(row["liked"] == [str((int(row["target"]) - 1) % 40)] for row in by_id.to_dicts())
+    by_title = prepared(rows.with_columns(target_title=pl.Series(names)), items=items).samples
+    assert all(row["target_title"] == str(7 * int(row["target"]) % 40) for row in by_title.to_dicts())
+    assert all(row["liked_titles"] == [str((int(row["target_title"]) - 1) % 40)] for row in by_title.to_dicts())
+
+
+@pytest.mark.parametrize(("wrong", "said_in"), [(0, None), (3, "counts"), (20, "doubts")])
+def test_rows_whose_title_is_not_that_of_their_id_are_counted(wrong: int, said_in: str | None) -> None:
+    items = pl.DataFrame({"item_id": [f"i{k}" for k in range(20)], "title": [f"Film {k}" for k in range(20)]})
+    titles = [f"Film {(k + (k < wrong)) % 20}" for k in range(20)]
+    rows = items.with_columns(target_title=pl.Series(titles)).drop("title").with_columns(label=pl.Series([0, 1] * 10))
+    rows = rows.with_columns(liked=pl.lit(["Film 3"]), disliked=pl.lit(["Film 4"]))
+    summary = prepared(rows, items=items).summary
+    said = {
+        name: [text for text in getattr(summary, name) if "another title than" in text] for name in ("counts", "doubts")
+    }
+    assert {name: len(texts) for name, texts in said.items()} == {name: int(name == said_in) for name in said}
+    if said_in:
+        assert said[said_in][0].startswith(f"{wrong} of 20 rows have another title than the item of their id")
+
+
 def sliding(users: int = 10, length: int = 12) -> pl.DataFrame:
     """Each user's log as rows of the last four items and the next."""
     rows = [

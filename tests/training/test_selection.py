@@ -8,7 +8,14 @@ import pytest
 import torch
 
 from expctr.errors import UserError
-from expctr.training.selection import check_same_options, check_sharding, check_unused, run_of, select_checkpoint
+from expctr.training.selection import (
+    check_logger_options,
+    check_same_options,
+    check_sharding,
+    check_unused,
+    run_of,
+    select_checkpoint,
+)
 
 
 def save(run: Path, batch: int) -> Path:
@@ -137,9 +144,16 @@ def test_options_of_a_logger_that_are_no_plain_file_are_refused(kind: str, tmp_p
     """Lightning would wait for the pipe, or write through the link."""
     path = tmp_path / "hparams.yaml"
     os.mkfifo(path) if kind == "pipe" else path.symlink_to(tmp_path / "elsewhere")
-    for command in ("fit", "test"):
-        with pytest.raises(UserError, match=r"hparams\.yaml is no plain file\. Fix: remove it"):
-            check_unused(command, tmp_path)
+    with pytest.raises(UserError, match=r"hparams\.yaml is no plain file\. Fix: remove it"):
+        check_logger_options(tmp_path)
+
+
+def test_options_of_a_logger_may_be_a_link_to_a_file(tmp_path: Path) -> None:
+    """As of a run in DVC or git-annex. Lightning writes none where there is one."""
+    check_logger_options(tmp_path)
+    (tmp_path / "kept").write_text("{}")
+    (tmp_path / "hparams.yaml").symlink_to(tmp_path / "kept")
+    check_logger_options(tmp_path)
 
 
 @pytest.mark.parametrize("command", ["test", "predict", "validate"])
@@ -155,6 +169,14 @@ def test_results_of_a_run_elsewhere_replace_no_files(command: str, tmp_path: Pat
     check_unused(command, tmp_path)
 
 
+@pytest.mark.parametrize("name", ["table.json", "table.md", "data.json", "scores.parquet"])
+@pytest.mark.parametrize("content", [b"", b"[1]", b'{"rows": 3}', b"| a | b |", b"PAR1"])
+def test_a_file_of_a_result_s_name_is_no_result(name: str, content: bytes, tmp_path: Path) -> None:
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(UserError, match=rf"{name} is there, and is of no run in this folder"):
+        check_unused("test", tmp_path)
+
+
 @pytest.mark.parametrize("name", ["config.yaml", "data.json", "samples.parquet", "table.json", "scores.parquet"])
 def test_a_run_does_not_begin_where_its_files_would_replace_others(name: str, tmp_path: Path) -> None:
     """Files of a person, or the results of a run whose checkpoints were deleted."""
@@ -163,8 +185,6 @@ def test_a_run_does_not_begin_where_its_files_would_replace_others(name: str, tm
     (tmp_path / name).write_text("# mine\n")
     with pytest.raises(UserError, match=rf"{name} is there, and is of no run in this folder\. Fix: "):
         check_unused("fit", tmp_path)
-    if name == "config.yaml":  # `expctr fit RUN` of a config that a script wrote there
-        check_unused("fit", tmp_path, takes_config=True)
     (tmp_path / "config.yaml").write_text("# lightning.pytorch==2.6.0\n")  # of a fit that was killed before its first
     if name == "table.json":
         with pytest.raises(UserError, match=name):

@@ -82,7 +82,7 @@ class DirectModule(ScoringModule):
 
     def _frozen(self) -> dict[str, Any]:
         base = ((name, p) for name, p in self.model.named_parameters() if not p.requires_grad)
-        return traits(base, self.model.causal.config, self.model.tokenizer)
+        return traits(base, self.model.causal.config, self.model.tokenizer, self.model.eos_ids)
 
 
 class ICLModule(DirectModule):
