@@ -11,6 +11,7 @@ import polars as pl
 OnBadRow = Literal["error", "skip"]
 
 TOO_FEW, TOO_MANY, BAD_CSV = "too few columns", "too many columns", "not a row of CSV"
+HEADER = "the header again"
 UNDECODABLE, NUL = "undecodable bytes", "NUL byte"
 NOT_JSON, NO_ID, ROUNDED_ID = "not a JSON object", "no user or item id", "id is a number that lost its last digits"
 NESTED_ID, NESTED_TITLE = "id is an object or a list", "title is an object or a list"
@@ -24,6 +25,7 @@ FIXES = {  # {scale} and {path} are those of the table
     TOO_FEW: "give the row all its columns",
     TOO_MANY: "put quotes around the value that contains the delimiter",
     BAD_CSV: "close each quote, and double a quote inside a value (Spark: escape='\"'; R: qmethod='double')",
+    HEADER: "delete the line; of several files, give their folder or pattern in place of one file of all",
     UNDECODABLE: "save the whole file in one encoding, UTF-8",
     NUL: "the file is damaged or not a text file; download it again",
     NOT_JSON: "write one JSON object per line",

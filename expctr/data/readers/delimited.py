@@ -13,7 +13,7 @@ from pathlib import Path
 
 import polars as pl
 
-from expctr.data.readers.bad_rows import BAD_CSV, NUL, TOO_FEW, TOO_MANY, UNDECODABLE, marked
+from expctr.data.readers.bad_rows import BAD_CSV, HEADER, NUL, TOO_FEW, TOO_MANY, UNDECODABLE, marked
 from expctr.data.readers.base import RawTable
 from expctr.data.readers.csv_rows import check_row_names
 from expctr.data.readers.lines import Encoding, join_records, read_lines
@@ -78,8 +78,10 @@ def read_delimited(
         check_row_names(path, width, [_split_line(line, delimiter, quoted) for line in first[1:]])
     for pattern, by in (replace or {}).items():
         lines = lines.with_columns(pl.col("line").str.replace_all(pattern, by))
+    is_header = pl.lit(False)
     if not order:
         lines = lines.filter(pl.col("row") > head["row"][0])
+        is_header = pl.col("line").str.strip_chars("\ufeff \r") == first[0].strip("\ufeff \r")
     if raw.has_quotes and quoted:
         lines = join_records(lines, _has_odd_quotes(delimiter), lambda text: _is_record(text, delimiter, width))
     lines = lines.filter(pl.col("line") != "")
@@ -90,6 +92,7 @@ def read_delimited(
     )
     value = [pl.col("values").struct.field(str(i)) for i in range(width + 1)]
     checks = {
+        HEADER: is_header,
         BAD_CSV: value[0].is_null(),
         TOO_FEW: value[width - 1].is_null(),
         TOO_MANY: value[width].is_not_null(),

@@ -43,7 +43,7 @@ from expctr.data.readers.sources import NESTED, Source, open_source
 from expctr.data.readers.splits import check_alike
 from expctr.data.readers.table_features import find_kinds
 from expctr.data.readers.timestamps import doubtful_times, find_times
-from expctr.data.readers.typed import Checks, feature_columns, title_checks, typed_table, value_of
+from expctr.data.readers.typed import Checks, feature_columns, lost_in_part, title_checks, typed_table, value_of
 from expctr.data.readers.values import as_key, as_label, as_number, as_title, is_missing
 from expctr.errors import DataError, listed
 
@@ -226,7 +226,8 @@ class TableReader:
             columns["timestamp"], forms["timestamp"] = times.micros, f" ({times.form})"
             self.doubts += doubtful_times(times, source.table.frame, columns["user"], where)
             checks.append((is_missing(*value("timestamp")), NO_TIME, found["timestamp"]))
-            checks.append((times.is_rounded, ROUNDED_TIME, found["timestamp"]))
+            rounded = times.is_rounded | lost_in_part(source, found["timestamp"])
+            checks.append((rounded, ROUNDED_TIME, found["timestamp"]))
             checks.append((pl.col("timestamp").is_null(), OTHER_TIME, found["timestamp"]))
         elif "timestamp" in found and is_ready(found):  # which need no times
             columns["timestamp"], forms["timestamp"] = self._times_of_ready_rows(source, found["timestamp"])
@@ -262,7 +263,8 @@ class TableReader:
             return none, " (not used: cannot be read)"
         if not times.are_likely and not self.columns.timestamp:
             return none, " (not used: most are not from 1980 to 2100)"
-        return pl.when(~times.is_rounded).then(times.micros), f" ({times.form})"
+        good = ~(times.is_rounded | lost_in_part(source, name))
+        return pl.when(good).then(times.micros), f" ({times.form})"
 
     def _read_items(self) -> RawTable:
         """The items with titles: of the table of items, else of the interactions; without any, their ids."""
@@ -384,7 +386,7 @@ class TableReader:
 def _id_checks(source: Source, role: str, name: str) -> Checks:
     """What is wrong with an id, the column of a role."""
     value = value_of(source, name)
-    rounded = is_rounded(*value)
+    rounded = is_rounded(*value) | lost_in_part(source, name)
     if name in source.floats and value[1] == pl.String:
         rounded |= value[0].str.contains(r"^\d{16,}$").fill_null(False)
     nested = value[0].str.contains(NESTED) if name in source.plain and value[1] == pl.String else pl.lit(False)

@@ -30,6 +30,14 @@ def value_of(source: Source, name: str) -> tuple[pl.Expr, pl.DataType]:
     return value, dtype
 
 
+def lost_in_part(source: Source, name: str) -> pl.Expr:
+    """Whether a number may have lost its last digits in a file in which it is a 32-bit float, as it is not in all."""
+    if name not in source.single:
+        return pl.lit(False)
+    size = raw(name).cast(pl.Float64, strict=False).abs()
+    return pl.col("file").is_in(source.single[name]) & (size >= 2**24).fill_null(False)
+
+
 def title_checks(source: Source, name: str) -> Checks:
     """What is wrong with a title: bytes that are no text, and objects or lists among the texts of JSON lines."""
     checks: Checks = []

@@ -679,6 +679,38 @@ def test_times_that_lost_their_last_digits_are_bad_rows(times: pl.Series) -> Non
         table.collect(["timestamp"], "error", Counter())
 
 
+@pytest.mark.parametrize("column", ["ts", "user_id"])
+def test_numbers_that_lost_their_digits_in_one_of_several_files_are_bad_rows(column: str, tmp_path: Path) -> None:
+    """There they are 32-bit floats; in all files together they are longer ones."""
+    numbers = CLICKS.with_columns(user_id=pl.Series([100_000_001, 100_000_001, 7, 8]))
+    numbers[:2].write_parquet(tmp_path / "a.parquet")
+    short = numbers[2:].with_columns(pl.col(column).cast(pl.Float32), pl.col("position").cast(pl.Float32))
+    short.write_parquet(tmp_path / "b.parquet")
+    table, skipped = reader(str(tmp_path), ITEMS).tables.interactions, Counter[str]()
+    kept = table.collect(["user", "timestamp"], "skip", skipped)
+    if column == "ts":
+        assert kept["user"].to_list() == ["100000001"] * 2
+        assert skipped == {f"{tmp_path.name}: timestamp is a number that lost its last digits": 2}
+        with pytest.raises(DataError, match=r"lost its last digits, .*b\.parquet, row 1, column ts"):
+            table.collect(["timestamp"], "error", Counter())
+    else:
+        assert kept["user"].to_list() == ["100000001", "100000001", "7", "8"]  # small ones have all their digits
+
+
+@pytest.mark.parametrize("end", ["\n", "\r\n"])
+def test_a_header_in_the_middle_is_a_bad_row(end: str, tmp_path: Path) -> None:
+    """As `cat` leaves it; without labels and times, it would be a user of an item."""
+    head, *rows = "user_id,item_id", "ann,a", "bob,b"
+    (tmp_path / "all.csv").write_bytes(end.join([head, rows[0], "\ufeff" + head, rows[1], head, ""]).encode())
+    table, skipped = reader(str(tmp_path / "all.csv"), is_timed=False).tables.interactions, Counter[str]()
+    assert table.collect(["user", "item"], "skip", skipped).rows() == [("ann", "a"), ("bob", "b")]
+    assert skipped == {"all.csv: the header again": 2}
+    with pytest.raises(
+        DataError, match=r"^the header again, .*all\.csv, row 3.* Fix: delete the line; of several files"
+    ):
+        table.collect(["user"], "error", Counter())
+
+
 @pytest.mark.parametrize(
     "times",
     [
