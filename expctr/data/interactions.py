@@ -14,7 +14,7 @@ from expctr.data.readers.base import RawTable, RawTables
 from expctr.data.readers.timestamps import doubtful_times, find_times
 from expctr.data.readers.values import MAX_TITLE
 from expctr.data.summary import COPIES, SUPERSEDED, DataSummary
-from expctr.data.unmatched_ids import check_spellings, explain_unmatched, unseen_differences
+from expctr.data.unmatched_ids import check_spellings, doubtful_spellings, explain_unmatched
 from expctr.errors import DataError, listed
 
 
@@ -121,7 +121,7 @@ def _read(
     paths = dict.fromkeys(table.path for table in sources.values())
     for column in ("user", "item"):
         check_spellings(events[column], column, paths)
-        summary.unmatched += unseen_differences(events[column], column, paths)
+        summary.unmatched += doubtful_spellings(events[column], column, paths)
     if len(sources) > 1 and len(paths) == 1:
         rows = zip(sources, frames, strict=True)
         summary.counts.append(f"rows by split: {', '.join(f'{name} {frame.height:,}' for name, frame in rows)}")

@@ -14,7 +14,7 @@ from expctr.data.readers.bad_rows import take_missing
 from expctr.data.readers.base import RawTable
 from expctr.data.summary import DataSummary
 from expctr.data.targets import Targets, draw_splits, keep_subset
-from expctr.data.unmatched_ids import check_spellings, unseen_differences
+from expctr.data.unmatched_ids import check_spellings, doubtful_spellings
 from expctr.errors import UserError
 
 _FEW = 0.05
@@ -171,7 +171,7 @@ def _read(
     paths = [table.path for table in sources.values()]
     for column, name in (("user", "user"), ("name", "item")):
         check_spellings(rows[column], name, paths)
-        summary.unmatched += unseen_differences(rows[column], name, paths)
+        summary.unmatched += doubtful_spellings(rows[column], name, paths)
     summary.rows, summary.dropped = rows.height + skipped.total(), dict(skipped)
     content = pl.concat_str("user", "name", pl.col("history").list.join("|"), separator="/")
     middle = options.threshold or 0.0

@@ -21,7 +21,7 @@ from expctr.data.ready_rows import ready_targets
 from expctr.data.sample_rows import history_lists, target_features
 from expctr.data.summary import DataSummary
 from expctr.data.targets import Targets, draw_splits, draw_targets
-from expctr.data.unmatched_ids import explain_unmatched, unseen_differences
+from expctr.data.unmatched_ids import doubtful_spellings, explain_unmatched
 from expctr.errors import DataError
 
 
@@ -54,7 +54,8 @@ def make_samples(
     side_dropped, dropped = Counter[str](), Counter[str]()
     if items is None:
         items = titled_items(tables, options, side_dropped, summary.files)
-    summary.unmatched += unseen_differences(items["item"], "item", tables.items.files)
+    if not tables.is_ready:  # whose items are also those of their rows, which are compared with the table
+        summary.unmatched += doubtful_spellings(items["item"], "item", tables.items.files)
     if items.height > 1 and items["title"].n_unique() == 1:
         summary.doubts.append(
             f"all {items.height:,} items have one title, {items['title'][0][:120]!r}: sentences cannot tell them "
@@ -77,7 +78,7 @@ def make_samples(
     samples = pl.concat([samples, pl.concat(texts, how="diagonal")], how="horizontal").drop("place", strict=False)
     if tables.users is not None:
         users = tables.users.collect_unique("user", options.on_bad_row, side_dropped, summary.files)
-        summary.unmatched += unseen_differences(users["user"], "user", tables.users.files)
+        summary.unmatched += doubtful_spellings(users["user"], "user", tables.users.files)
         _compare(samples["user"], users["user"], "users with samples", tables.users, summary)
         users = users.rename({c: f"user_{c}" for c in users.columns if c != "user"})
         samples = samples.join(users, on="user", how="left", maintain_order="left")

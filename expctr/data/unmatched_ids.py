@@ -62,16 +62,17 @@ def check_spellings(ids: pl.Series, name: str, sources: Iterable[object]) -> Non
         raise DataError(f"{found}. Fix: write whole numbers without a point everywhere (pandas: .astype('Int64'))")
 
 
-def unseen_differences(ids: pl.Series, name: str, sources: Iterable[object]) -> list[str]:
-    """What looks wrong if ids differ only in characters that cannot be seen, such as U+200B, or in the kind of space.
+def doubtful_spellings(ids: pl.Series, name: str, sources: Iterable[object]) -> list[str]:
+    """What looks wrong if ids differ only in what cannot be seen, such as U+200B, or in the kind of space; or if
+    many of them differ only in leading zeros, or in upper and lower case.
 
     Args:
         ids: of one kind, categorical or strings.
         name: of what.
         sources: the files, or what else holds the ids.
     """
-    found = _two_spellings(ids, name, sources, r"\p{Cf}|[^\S ]", _as_seen)
-    return [f"{found}. Fix: remove what cannot be seen, and write plain spaces, in all files"] if found else []
+    found = {fix: _two_spellings(ids, name, sources, *how) for fix, how in _SPELLINGS.items()}
+    return [f"{text}. Fix: {fix}" for fix, text in found.items() if text]
 
 
 def explain_unmatched(used: pl.Series, described: pl.Series, used_in: str, described_in: str) -> Unmatched:
@@ -110,13 +111,18 @@ def _reason(missing: pl.Series, described: pl.Series) -> str:
     return ""
 
 
-def _two_spellings(ids: pl.Series, name: str, sources: Iterable[object], pattern: str, form: Form) -> str:
-    """The ids that match a pattern and have the form of another id, in words; empty if none has."""
+def _two_spellings(
+    ids: pl.Series, name: str, sources: Iterable[object], pattern: str, form: Form, least: float = 0.0
+) -> str:
+    """The ids that match a pattern and have the form of another id, in words; empty if none has.
+
+    Empty also if these are fewer than the `least` share of those that match the pattern.
+    """
     every = ids.unique().cast(pl.String) if ids.dtype == pl.Categorical else ids
     odd = every.filter(every.str.contains(pattern)).unique()
     plain = _formed(odd, form)
     both = odd.filter(plain.is_in(every.implode()) | plain.is_duplicated()).sort()
-    if both.is_empty():
+    if both.is_empty() or both.len() < least * odd.len():
         return ""
     (meant,) = _formed(both[:1], form)
     first, second = sorted({*every.filter(every == meant), *odd.filter(plain == meant)})[:2]
@@ -132,6 +138,20 @@ def _formed(ids: pl.Series, form: Form) -> pl.Series:
 
 def _as_seen(ids: pl.Expr) -> pl.Expr:
     return ids.str.replace_all(r"\p{Cf}", "").str.replace_all(r"[^\S ]", " ")
+
+
+_CHANCE = 0.1
+"""Share of ids up to which others may be alike by chance, such as the codes 012 and 12."""
+_SPELLINGS: dict[str, tuple[str, Form, float]] = {
+    "remove what cannot be seen, and write plain spaces, in all files": (r"\p{Cf}|[^\S ]", _as_seen, 0.0),
+    "write leading zeros in all rows, and read ids as text (pandas: dtype=str)": (
+        r"^0\d+$",
+        lambda ids: ids.str.replace(r"^0+(\d)", "$1"),
+        _CHANCE,
+    ),
+    "use one case, upper or lower, in all rows": (r"\p{Lu}", lambda ids: ids.str.to_lowercase(), _CHANCE),
+}
+"""How ids are spelt in two ways: the fix -> which ids, the form of the others, and the least share."""
 
 
 def _all_forms(ids: pl.Expr) -> pl.Expr:

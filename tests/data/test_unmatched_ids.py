@@ -5,7 +5,7 @@ from collections.abc import Callable
 import polars as pl
 import pytest
 
-from expctr.data.unmatched_ids import Unmatched, check_spellings, explain_unmatched, unseen_differences
+from expctr.data.unmatched_ids import Unmatched, check_spellings, doubtful_spellings, explain_unmatched
 from expctr.errors import DataError
 
 IDS = [f"{i}" for i in range(12, 40)]
@@ -92,7 +92,7 @@ def test_a_number_written_in_two_ways_is_two_ids_and_refused(dtype: pl.DataType)
 @pytest.mark.parametrize("other", ["a b\u200b", "a\u00a0b", "\ufeffa b", "a\u00ad b"])
 def test_ids_that_differ_in_what_cannot_be_seen_are_a_finding(dtype: pl.DataType, other: str) -> None:
     def found(*ids: str | None) -> list[str]:
-        return unseen_differences(pl.Series(ids, dtype=dtype), "item", ["log"])
+        return doubtful_spellings(pl.Series(ids, dtype=dtype), "item", ["log"])
 
     assert found(other, "ab", "a  b", None) == []
     (text,) = found("c", other, "a b")
@@ -101,3 +101,22 @@ def test_ids_that_differ_in_what_cannot_be_seen_are_a_finding(dtype: pl.DataType
     assert repr(other) in text
     assert "(1 ids). Fix: remove" in text
     assert "(2 ids)" in found(other, f"\u2060{other}")[0]
+
+
+@pytest.mark.parametrize(
+    ("odd", "form", "fix"),
+    [
+        ([f"{i:05}" for i in range(12, 20)], lambda i: i.lstrip("0"), "write leading zeros in all rows"),
+        ([f"B{i}X" for i in range(9)], str.lower, "use one case, upper or lower, in all rows"),
+    ],
+)
+def test_many_ids_that_differ_in_zeros_or_case_are_a_finding(
+    odd: list[str], form: Callable[[str], str], fix: str
+) -> None:
+    """As of a log whose parts come from two programs. A few may be alike by chance."""
+    (finding,) = doubtful_spellings(pl.Series([*odd, *map(form, odd[:5]), "other"]), "user", ["log"])
+    assert finding.startswith("user ids of log are written in two ways: ")
+    assert f"(5 ids). Fix: {fix}" in finding
+    assert not doubtful_spellings(pl.Series(odd), "user", ["log"])
+    many = [f"0{i}" for i in range(20_000, 20_050)] if "zeros" in fix else [f"C{i}" for i in range(50)]
+    assert not doubtful_spellings(pl.Series([*odd, *many, form(odd[0])]), "user", ["log"])
