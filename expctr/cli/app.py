@@ -37,7 +37,7 @@ from expctr.modules.staged import StagedModule
 from expctr.run_folder import holds_run, read_config
 from expctr.training.checkpoint import RunCheckpoint, checkpoint_folder, checkpoints, position
 from expctr.training.fsdp import ShardedStrategy
-from expctr.training.lock import hold
+from expctr.training.lock import claim, hold
 from expctr.training.progress import ProgressLog, StageProgressBar
 from expctr.training.ranks import check_options_agree, check_world, lost_process, network_fault, with_slurm
 from expctr.training.scheduler import StageScheduler, check_trainer
@@ -220,6 +220,7 @@ class ExpCTRCLI(LightningCLI):
                     )
                 if (folder := checkpoint_folder(self.trainer)).is_symlink():  # which a copy of the run has, too
                     stack.enter_context(hold(folder.resolve()))
+                    claim(folder)
             self.trainer.fit(**kwargs)
         if self.trainer.is_global_zero and not vars(self.trainer)["fast_dev_run"]:
             print(printable(self._end_of_fit()))

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from expctr.errors import UserError
-from expctr.training.lock import hold
+from expctr.training.lock import claim, hold
 
 
 def test_a_folder_is_held_by_one_and_free_again_after(tmp_path: Path) -> None:
@@ -54,3 +54,19 @@ def test_what_is_no_file_is_refused(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / ".lock")
     with pytest.raises(UserError, match=r"\.lock is no plain file\. Fix: remove it"):
         hold(tmp_path)
+
+
+def test_checkpoints_elsewhere_are_of_the_run_that_trained_there(tmp_path: Path) -> None:
+    """A copy of the run has the same link, and would go on with the same checkpoints."""
+    (tmp_path / "scratch").mkdir()
+    for name in ("one", "copy"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "checkpoints").symlink_to(tmp_path / "scratch")
+    claim(tmp_path / "one" / "checkpoints")
+    claim(tmp_path / "one" / "checkpoints")
+    with pytest.raises(UserError, match=rf"leads to {tmp_path}/scratch, where the checkpoints of {tmp_path}/one are"):
+        claim(tmp_path / "copy" / "checkpoints")
+    (tmp_path / "one").rename(tmp_path / "moved")
+    claim(tmp_path / "moved" / "checkpoints")  # it is the same run
+    with pytest.raises(UserError, match=rf"the checkpoints of {tmp_path}/moved are"):
+        claim(tmp_path / "copy" / "checkpoints")
