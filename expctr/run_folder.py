@@ -2,6 +2,7 @@
 
 import json
 import os
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,8 @@ from expctr.errors import UserError
 _HEAD = b"# lightning.pytorch=="  # of a config.yaml that Lightning has written
 _TABLE = b"|  | "  # of a table.md
 _OF_RESULTS = {"data.json": ["rule", "samples_dropped"], "table.json": ["dataset", "systems"]}
+_SECTIONS = ("model", "data", "stages")
+_MOST_BYTES = 1 << 24
 _MOST_VALUES, _LONGEST_NUMBER = 100_000, 1000
 """Of a config with its aliases written out, and digits of a whole number: Python refuses to print longer ones."""
 
@@ -31,9 +34,14 @@ def find_run(path: str | Path) -> Path:
 
 def holds_run(folder: Path) -> bool:
     """Whether a fit has written the `config.yaml` of a folder. One that a person wrote begins otherwise."""
+    return _begins(folder / "config.yaml", _HEAD)
+
+
+def _begins(path: Path, head: bytes) -> bool:
+    """Whether a plain file begins with these bytes; a pipe would be waited for."""
     try:
-        with (folder / "config.yaml").open("rb") as file:
-            return file.read(len(_HEAD)) == _HEAD
+        with path.open("rb") if path.is_file() else nullcontext() as file:
+            return file is not None and file.read(len(head)) == head
     except OSError:
         return False
 
@@ -48,8 +56,7 @@ def is_result(path: Path) -> bool:
         if path.suffix == ".json":
             found = json.loads(path.read_bytes())
             return isinstance(found, dict) and found.keys() >= {"rows", *_OF_RESULTS[path.name]}
-        with path.open("rb") as file:
-            return file.read(len(_TABLE)) == _TABLE
+        return _begins(path, _TABLE)
     except (OSError, ValueError, RecursionError, pl.exceptions.PolarsError, pl.exceptions.PanicException):
         return False
 
@@ -60,18 +67,28 @@ def read_config(run: Path) -> dict[str, Any]:
     Raises:
         UserError: its config.yaml is damaged.
     """
-    path = run / "config.yaml"
+    path, fix = run / "config.yaml", "Fix: put the run's own config.yaml back"
+    if not path.is_file():  # a pipe would be waited for
+        raise UserError(f"{path} is no plain file. {fix}")
     try:
-        config = parse_config(path.read_text(encoding="utf-8")) or {}
-        missing = {"seed_everything", "model", "data", "stages"} - {*config}
+        with path.open("rb") as file:
+            text = file.read(_MOST_BYTES + 1)
+        if len(text) > _MOST_BYTES:
+            raise ValueError(f"it is larger than {_MOST_BYTES:,} bytes")
+        config = parse_config(text.decode("utf-8"))
     except OSError as error:
         raise UserError(f"{path} cannot be read: {error.strerror}. Fix: check its permissions") from error
     except (ValueError, TypeError, RecursionError, yaml.YAMLError) as error:
         reason = " ".join(str(error).split())
-        raise UserError(f"{path} cannot be read: {reason}. Fix: put the run's own config.yaml back") from error
-    if missing:
-        raise UserError(f"{path} has no {min(missing)}. Fix: put the run's own config.yaml back")
-    return dict(config)
+        raise UserError(f"{path} cannot be read: {reason}. {fix}") from error
+    if not isinstance(config, dict):
+        raise UserError(f"{path} is no mapping of options. {fix}")
+    if missing := {"seed_everything", *_SECTIONS} - {*config}:
+        raise UserError(f"{path} has no {min(missing)}. {fix}")
+    for name in _SECTIONS:
+        if not isinstance(config[name], dict):
+            raise UserError(f"{path}: {name} is no mapping of options. {fix}")
+    return config
 
 
 def parse_config(text: str) -> Any:

@@ -135,7 +135,7 @@ def _changes(now: Any, then: Any, name: str) -> Iterator[str]:
     if isinstance(now, dict) and isinstance(then, dict) and not name.endswith(".template_kwargs"):  # free names
         for key in now:
             if key == "class_path" and key in then:  # a class may have moved to another module
-                same = now[key].rpartition(".")[2] == then[key].rpartition(".")[2]
+                same = now[key].rpartition(".")[2] == str(then[key]).rpartition(".")[2]
                 yield from () if same else _changes(now[key], then[key], f"{name}.{key}")
             elif key in then and f"{name}.{key}" not in MAY_CHANGE:
                 yield from _changes(now[key], then[key], f"{name}.{key}")

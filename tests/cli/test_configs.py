@@ -82,6 +82,7 @@ def test_a_config_that_may_not_be_read_is_named(tmp_path: Path, monkeypatch: pyt
     path = tmp_path / "config.yaml"
     path.touch()
     monkeypatch.setattr(Path, "read_text", refuse)
+    monkeypatch.setattr(Path, "open", refuse)
     for read, named in ((check_config, path), (read_config, tmp_path)):
         with pytest.raises(UserError, match=f"{path} cannot be read: Permission denied. Fix: check its permissions"):
             read(named)
