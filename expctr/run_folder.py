@@ -1,19 +1,17 @@
 """The folder of a trained run, as a user names it."""
 
-import json
 import os
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
-import polars as pl
 import yaml  # type: ignore[import-untyped]
 
 from expctr.errors import UserError
+from expctr.whole_files import replacing
 
 _HEAD = b"# lightning.pytorch=="  # of a config.yaml that Lightning has written
-_TABLE = b"|  | "  # of a table.md
-_OF_RESULTS = {"data.json": ["rule", "samples_dropped"], "table.json": ["dataset", "systems"]}
+_OWNER = ".run"
 _SECTIONS = ("model", "data", "stages")
 _MOST_BYTES = 1 << 24
 _MOST_VALUES, _LONGEST_NUMBER = 100_000, 1000
@@ -34,31 +32,27 @@ def find_run(path: str | Path) -> Path:
 
 def holds_run(folder: Path) -> bool:
     """Whether a fit has written the `config.yaml` of a folder. One that a person wrote begins otherwise."""
-    return _begins(folder / "config.yaml", _HEAD)
-
-
-def _begins(path: Path, head: bytes) -> bool:
-    """Whether a plain file begins with these bytes; a pipe would be waited for."""
+    config = folder / "config.yaml"
     try:
-        with path.open("rb") if path.is_file() else nullcontext() as file:
-            return file is not None and file.read(len(head)) == head
+        with config.open("rb") if config.is_file() else nullcontext() as file:  # a pipe would be waited for
+            return file is not None and file.read(len(_HEAD)) == _HEAD
     except OSError:
         return False
 
 
-def is_result(path: Path) -> bool:
-    """Whether a file with the name of a result is one, as its content shows."""
-    if not path.is_file():  # a pipe would be waited for
-        return False
+def owner_of(folder: Path) -> Path | None:
+    """The run whose files a folder outside of it holds: its results, or its checkpoints; `None` if no note says so."""
+    note = folder / _OWNER
     try:
-        if path.suffix == ".parquet":
-            return "sample" in pl.read_parquet_schema(path)
-        if path.suffix == ".json":
-            found = json.loads(path.read_bytes())
-            return isinstance(found, dict) and found.keys() >= {"rows", *_OF_RESULTS[path.name]}
-        return _begins(path, _TABLE)
-    except (OSError, ValueError, RecursionError, pl.exceptions.PolarsError, pl.exceptions.PanicException):
-        return False
+        return Path(os.fsdecode(note.read_bytes().partition(b"\0")[0])) if note.is_file() else None
+    except OSError:
+        return None
+
+
+def note_owner(folder: Path, run: Path) -> None:
+    """Note whose files a folder holds, for `owner_of`."""
+    with replacing(folder / _OWNER) as part:
+        part.write_bytes(os.fsencode(run.resolve()))
 
 
 def read_config(run: Path) -> dict[str, Any]:

@@ -8,7 +8,7 @@ import sys
 import threading
 import traceback
 from collections.abc import Sequence
-from contextlib import ExitStack, nullcontext
+from contextlib import ExitStack, nullcontext, suppress
 from pathlib import Path
 from pkgutil import resolve_name
 from typing import Any
@@ -34,7 +34,7 @@ from expctr.evaluation.result_writer import ResultWriter
 from expctr.modules.checks import usable_accelerator
 from expctr.modules.scoring import ScoringModule
 from expctr.modules.staged import StagedModule
-from expctr.run_folder import holds_run, read_config
+from expctr.run_folder import holds_run, note_owner, read_config
 from expctr.training.checkpoint import RunCheckpoint, checkpoint_folder, checkpoints, position
 from expctr.training.fsdp import ShardedStrategy
 from expctr.training.lock import claim, hold
@@ -89,6 +89,7 @@ class ExpCTRCLI(LightningCLI):
 
     def __init__(self, command: str | None, **kwargs: Any) -> None:
         self._command = command if command in self.subcommands() else None
+        self._tested: Path | None = None  # the run whose results are written
         super().__init__(**kwargs)
 
     @staticmethod
@@ -190,11 +191,17 @@ class ExpCTRCLI(LightningCLI):
         if path and (self.subcommand != "fit" or made == run.resolve()) and (made / "config.yaml").exists():
             now = self._parser(self.subcommand).dump(config, skip_unset=False, skip_validation=True)
             check_same_options(yaml.safe_load(now), read_config(made))
-        if path and self.subcommand != "fit" and not config.get("pairs"):
-            check_unused(self.subcommand, run)
+        if path and self.subcommand in ("test", "predict") and not config.get("pairs"):
+            check_unused(self.subcommand, run, made)
+            self._tested = made
 
     def _run_subcommand(self, subcommand: str) -> None:
         """Run the command; without its log, if need be, where its results are files."""
+        folder = Path(self.trainer.default_root_dir)
+        if self._tested not in (None, folder.resolve()) and self.trainer.is_global_zero:
+            with suppress(OSError):  # of which the command has a message of its own
+                folder.mkdir(parents=True, exist_ok=True)
+                note_owner(folder, self._tested)
         with spared("stdout") if subcommand in _WITH_FILES else nullcontext():
             super()._run_subcommand(subcommand)
 

@@ -36,8 +36,8 @@ def traits(
 
     Returns:
         `names` and `dtypes` of the weights, and `sampled`, float32 `[weights, 32]`: numbers of each, at places that its
-        size decides. `settings` of the config, and a hash of the `vocabulary`. All ranks call this if weights are
-        sharded.
+        size decides. `settings` of the config, and `tokens`, a hash of the vocabulary. All ranks call this if weights
+        are sharded.
     """
     kept = {name: weight.detach() for name, weight in weights if weight.numel()}
     return {
@@ -45,7 +45,7 @@ def traits(
         "dtypes": [str(weight.dtype) for weight in kept.values()],
         "sampled": torch.stack([_sampled(w) for w in kept.values()]) if kept else torch.zeros(0, _COUNT),
         "settings": settings_of(config) | {"eos_token_id": str([*eos_ids])},
-        "vocabulary": hashlib.sha256(vocabulary_of(tokenizer)).hexdigest(),
+        "tokens": hashlib.sha256(vocabulary_of(tokenizer)).hexdigest(),
     }
 
 
@@ -64,7 +64,7 @@ def check_traits(now: Mapping[str, Any], then: Mapping[str, Any], named: str) ->
         before = then.get("settings", {}).get(name, value)
         if value != before and repr(value) != repr(before):  # NaN is no other than itself
             raise UserError(f"{named} has {name} {value}, and the run was made with {before}. {fix}")
-    if now["vocabulary"] != then.get("vocabulary", now["vocabulary"]):
+    if now["tokens"] != then.get("tokens", now["tokens"]):
         raise UserError(f"{named} has another vocabulary than the run was made with. {fix}")
 
 

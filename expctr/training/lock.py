@@ -11,10 +11,10 @@ from typing import TextIO
 from lightning.pytorch.utilities import rank_zero_warn
 
 from expctr.errors import UserError
+from expctr.run_folder import note_owner, owner_of
 from expctr.untrusted import printable
-from expctr.whole_files import replacing
 
-LOCK, _OWNER = ".lock", ".run"
+LOCK = ".lock"
 _HELD = (errno.EWOULDBLOCK, errno.EACCES)
 _NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP)
 """What network file systems without locks answer (NFS without lockd, Lustre without flock)."""
@@ -27,15 +27,13 @@ def claim(checkpoints: Path) -> None:
         UserError: they are another run's, whose folder still leads there.
     """
     place, run = checkpoints.resolve(), checkpoints.parent.resolve()
-    note = place / _OWNER
-    owner = Path(os.fsdecode(note.read_bytes().partition(b"\0")[0])) if note.is_file() else run
+    owner = owner_of(place) or run
     if owner != run and (owner / checkpoints.name).resolve() == place:
         raise UserError(
             f"{checkpoints} leads to {place}, where the checkpoints of {owner} are, which would be lost. Fix: put a "
             "copy of that folder in the place of the link"
         )
-    with replacing(note) as part:
-        part.write_bytes(os.fsencode(run))
+    note_owner(place, run)
 
 
 def hold(folder: Path, use: str = "trained in", fix: str = "another folder by --trainer.default_root_dir") -> TextIO:

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from expctr.errors import UserError
-from expctr.run_folder import holds_run, is_result
+from expctr.run_folder import holds_run, owner_of
 from expctr.training.checkpoint import checkpoints, fault
 
 MAY_CHANGE = {
@@ -18,7 +18,15 @@ MAY_CHANGE = {
 digests show whether the data are the same."""
 
 _OF_TESTS = ("table.json", "explanations/test.parquet")
-_RESULTS = (*_OF_TESTS, "table.md", "scores.parquet", "explanations/latest.parquet", "data.json", "samples.parquet")
+_RESULTS = (
+    *_OF_TESTS,
+    "table.md",
+    "scores.parquet",
+    "explanations/latest.parquet",
+    "explanations/examples.parquet",
+    "data.json",
+    "samples.parquet",
+)
 _WRITTEN = {"fit": ("config.yaml", "explanations", *_RESULTS), "test": _RESULTS, "predict": ("predictions.parquet",)}
 """What commands write into the folder of a run."""
 
@@ -70,22 +78,22 @@ def check_logger_options(run: Path) -> None:
         raise UserError(f"{options} is no plain file. Fix: remove it")
 
 
-def check_unused(command: str, run: Path) -> None:
-    """Refuse a command that would replace files that expctr did not write, or begin a run beside another one's results.
+def check_unused(command: str, run: Path, made: Path | None = None) -> None:
+    """Refuse a command that would replace files that the run did not write, or begin it beside another one's results.
 
     Args:
         command: `fit` that starts from the beginning, or a command that reads a trained run.
         run: the folder that it writes to.
+        made: the folder of the trained run.
 
     Raises:
         UserError: naming one of the files.
     """
-    begins = command == "fit"
-    theirs = () if holds_run(run) else _WRITTEN.get(command, ())
-    for name in (*theirs, *(_OF_TESTS if begins else ())):
-        if (run / name).exists() and (begins or not is_result(run / name)):
+    is_own = holds_run(run) if made is None else made in (run.resolve(), owner_of(run))
+    for name in (*(() if is_own else _WRITTEN.get(command, ())), *(_OF_TESTS if command == "fit" else ())):
+        if (run / name).exists():
             raise UserError(
-                f"{run / name} is there, and is of no run in this folder. Fix: choose another folder with "
+                f"{run / name} is there, and is not of this run. Fix: choose another folder with "
                 "--trainer.default_root_dir, or move it away"
             )
 

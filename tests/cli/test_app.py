@@ -549,7 +549,7 @@ def test_a_config_of_the_user_s_own_is_not_replaced(command: str, first: str, wo
 
 
 def test_a_test_into_a_folder_of_its_own_may_be_repeated(run: Path, tmp_path: Path) -> None:
-    """As where the job is queued again. Files of others with these names stay."""
+    """As where the job is queued again. Results of another run stay."""
     (tmp_path / "out").mkdir()
     options = [f"--config={run / 'config.yaml'}", f"--ckpt_path={checkpoints(run / 'checkpoints')[-1]}"]
     options += [f"--trainer.default_root_dir={tmp_path / 'out'}", "--results.examples=3"]
@@ -558,10 +558,11 @@ def test_a_test_into_a_folder_of_its_own_may_be_repeated(run: Path, tmp_path: Pa
         made = (tmp_path / "out" / result).stat().st_mtime_ns
         expctr(command, *options).ok()
         assert (tmp_path / "out" / result).stat().st_mtime_ns > made
-        (tmp_path / "out" / result).write_text("mine")
+        (tmp_path / "out" / ".run").write_text("/another/run")
         outcome = expctr(command, *options)
         assert outcome.code == 2, outcome.output
-        assert f"{result} is there, and is of no run in this folder" in outcome.output
+        assert "is there, and is not of this run" in outcome.output
+        (tmp_path / "out" / ".run").write_text(str(run.resolve()))
 
 
 def test_a_config_that_another_run_does_not_take_is_not_replaced(world: World, tmp_path: Path) -> None:
@@ -570,7 +571,7 @@ def test_a_config_that_another_run_does_not_take_is_not_replaced(world: World, t
     options = [option for option in world.options("mine") if "default_root_dir" not in option]
     outcome = expctr("fit", *options, f"--trainer.default_root_dir={tmp_path}", "--ckpt_path=last")
     assert outcome.code == 2, outcome.output
-    assert "config.yaml is there, and is of no run in this folder" in outcome.output
+    assert "config.yaml is there, and is not of this run" in outcome.output
     assert (tmp_path / "config.yaml").read_text() == "# mine"
 
 

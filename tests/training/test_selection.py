@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from expctr.errors import UserError
+from expctr.run_folder import note_owner
 from expctr.training.selection import (
     check_logger_options,
     check_same_options,
@@ -156,25 +157,19 @@ def test_options_of_a_logger_may_be_a_link_to_a_file(tmp_path: Path) -> None:
     check_logger_options(tmp_path)
 
 
-@pytest.mark.parametrize("command", ["test", "predict", "validate"])
+@pytest.mark.parametrize("command", ["test", "predict"])
 def test_results_of_a_run_elsewhere_replace_no_files(command: str, tmp_path: Path) -> None:
-    check_unused(command, tmp_path)
+    """Neither of others nor of another run; those of the same run are written again."""
+    run, other = tmp_path / "run", tmp_path / "other run"
+    check_unused(command, tmp_path, run)
     (tmp_path / {"predict": "predictions.parquet"}.get(command, "scores.parquet")).touch()
-    if command == "validate":
-        check_unused(command, tmp_path)
-    else:
-        with pytest.raises(UserError, match=r"is there, and is of no run in this folder\. Fix: "):
-            check_unused(command, tmp_path)
-    (tmp_path / "config.yaml").write_text("# lightning.pytorch==2.6.0\n")
-    check_unused(command, tmp_path)
-
-
-@pytest.mark.parametrize("name", ["table.json", "table.md", "data.json", "scores.parquet"])
-@pytest.mark.parametrize("content", [b"", b"[1]", b'{"rows": 3}', b"| a | b |", b"PAR1"])
-def test_a_file_of_a_result_s_name_is_no_result(name: str, content: bytes, tmp_path: Path) -> None:
-    (tmp_path / name).write_bytes(content)
-    with pytest.raises(UserError, match=rf"{name} is there, and is of no run in this folder"):
-        check_unused("test", tmp_path)
+    with pytest.raises(UserError, match=r"is there, and is not of this run\. Fix: "):
+        check_unused(command, tmp_path, run)
+    note_owner(tmp_path, run)
+    check_unused(command, tmp_path, run)
+    with pytest.raises(UserError, match=r"is there, and is not of this run\. Fix: "):
+        check_unused(command, tmp_path, other)
+    check_unused(command, tmp_path, tmp_path)  # the run's own folder
 
 
 @pytest.mark.parametrize("name", ["config.yaml", "data.json", "samples.parquet", "table.json", "scores.parquet"])
@@ -183,7 +178,7 @@ def test_a_run_does_not_begin_where_its_files_would_replace_others(name: str, tm
     check_unused("fit", tmp_path)
     check_unused("fit", tmp_path / "new")
     (tmp_path / name).write_text("# mine\n")
-    with pytest.raises(UserError, match=rf"{name} is there, and is of no run in this folder\. Fix: "):
+    with pytest.raises(UserError, match=rf"{name} is there, and is not of this run\. Fix: "):
         check_unused("fit", tmp_path)
     (tmp_path / "config.yaml").write_text("# lightning.pytorch==2.6.0\n")  # of a fit that was killed before its first
     if name == "table.json":

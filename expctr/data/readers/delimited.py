@@ -74,6 +74,9 @@ def read_delimited(
     order = order(first) if callable(order) else order
     delimiter, fields = _detect_columns(path, first, headers, required, order)
     width, quoted = len(fields), _may_quote(delimiter, [] if order else first)
+    if raw.has_quotes and not (quoted or order):
+        doubled, plain = lines.select(_quotes(delimiter)).collect(engine="streaming").row(0)
+        quoted = doubled > plain
     if not order:
         check_row_names(path, width, [_split_line(line, delimiter, quoted) for line in first[1:]])
     for pattern, by in (replace or {}).items():
@@ -188,8 +191,8 @@ def _positions(fields: Sequence[str], headers: Mapping[str, Sequence[str]], orde
 
 
 def _may_quote(delimiter: str, head: Sequence[str]) -> bool:
-    """Whether values may be in quotes. With a tab or `|`, if the header or all first values of a column are, or one
-    that begins and ends with a quote and has all others doubled.
+    """Whether values may be in quotes. With a tab or `|`, if the header or all first values of a column are, or (see
+    `_quotes`) one anywhere shows that a program has put it in quotes.
 
     Missing values, which no program puts in quotes, do not count.
 
@@ -202,8 +205,6 @@ def _may_quote(delimiter: str, head: Sequence[str]) -> bool:
     header, *rows = ([value.strip() for value in line.split(delimiter)] for line in head)
     if any(len(row) > len(header) for row in rows) and all(len(_split_line(d, delimiter)) == len(header) for d in head):
         return True  # only so do the rows have as many values as the header
-    if any(re.fullmatch(r'"([^"]|"")*""([^"]|"")*"', value) for row in rows for value in row):
-        return True
     columns = ([value for value in column if value not in MISSING_TEXTS] for column in zip(*rows, strict=False))
     full = [column for column in columns if len(column) > 1 and 2 * len(column) >= len(rows)]
     return any(all(len(v) > 1 and v[0] == v[-1] == '"' for v in column) for column in (header, *full))
@@ -250,6 +251,17 @@ def _split_line(line: str, delimiter: str, quoted: bool = True, most: int = -1) 
                 csv.reader((line,), delimiter=delimiter, escapechar=escape, strict=True, skipinitialspace=skips)
             )
     return []
+
+
+def _quotes(delimiter: str) -> tuple[pl.Expr, pl.Expr]:
+    """How many lines have a value that begins and ends with a quote, and has some in between, all of them doubled; and
+    how many have quotes, but no value that begins with one, as no program writes that puts values in quotes.
+    """
+    other, ends = f'([^"{delimiter}]|"")*', re.escape(delimiter)
+    line = pl.col("line").str
+    doubled = line.contains(f'(^|{ends})"{other}""{other}"(\r?$|{ends})')
+    plain = line.contains('"', literal=True) & ~line.contains(f'(^|{ends})"')
+    return doubled.sum().alias("doubled"), plain.sum().alias("plain")
 
 
 def _has_odd_quotes(delimiter: str) -> pl.Expr:

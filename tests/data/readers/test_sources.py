@@ -299,6 +299,21 @@ def test_one_value_with_doubled_quotes_shows_that_quotes_are_no_part_of_values(s
     assert [row["title"] for row in found] == ["Anvil", 'The "Bell" film', '12" disc']
 
 
+@pytest.mark.parametrize("separator", ["\t", "|"])
+def test_doubled_quotes_show_so_wherever_they_are(separator: str, tmp_path: Path) -> None:
+    """Unless more values have quotes as no program writes them that puts values in quotes."""
+    titles = [*(f"Film {i}" for i in range(40)), 'The "Bell" film', f"a{separator}b"]
+    items = pl.DataFrame({"sku": [f"i{i:02}" for i in range(42)], "name": titles})
+    path = tmp_path / "items.tsv"
+    items.write_csv(path, separator=separator, quote_style="necessary")
+    assert [row["title"] for row in collected(reader(CLICKS, str(path)).tables)[1]] == titles
+    plain = "\n".join(f'i{i}{separator}12" disc {i}' for i in range(42, 45))
+    path.write_text(path.read_text().replace(f'"a{separator}b"', "ab") + plain + "\n")
+    found = [row["title"] for row in collected(reader(CLICKS, str(path)).tables)[1]]
+    assert found[40] == '"The ""Bell"" film"'
+    assert found[-3:] == [f'12" disc {i}' for i in range(42, 45)]
+
+
 def test_a_blank_before_a_quote_is_no_part_of_a_value(tmp_path: Path) -> None:
     items = tmp_path / "items.csv"
     items.write_text('sku, "name", brand\n"a", "Heat, ""the"" film", x\n"b",  "Up" and away, x\n')
