@@ -23,7 +23,7 @@ from transformers.utils.logging import disable_progress_bar, enable_progress_bar
 from expctr.data.batches import Batch, SampleTable, SampleText
 from expctr.data.pairs import PairRows, read_columns
 from expctr.data.query import Query, make_query
-from expctr.data.ratings_module import RatingsDataModule
+from expctr.data.ratings_module import CHANGED, RatingsDataModule
 from expctr.errors import UserError, root_cause
 from expctr.evaluation.explain import answer
 from expctr.modules.checks import usable_accelerator
@@ -108,7 +108,13 @@ class Predictor:
         checkpoint: Path,
         callbacks: Sequence[Callback],
     ) -> Self:
-        """Load a checkpoint into a run's module, as its trainer does: by predicting no rows."""
+        """Load a checkpoint into a run's module, as its trainer does: by predicting no rows.
+
+        Raises:
+            UserError: the model can score no rows but the run's own.
+        """
+        if isinstance(module, ScoringModule) and module.knows_own_rows_only:
+            raise UserError(module.knows_own_rows_only)
         data.setup()
         data.query_rows = data.samples.clear()
         vars(trainer)["callbacks"] = [*callbacks]
@@ -306,6 +312,7 @@ def _quiet() -> Iterator[None]:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
+            warnings.filterwarnings("default", CHANGED)
             yield
     finally:
         logger.setLevel(level)

@@ -6,6 +6,7 @@ import polars as pl
 
 from expctr.data.catalogue import Item
 from expctr.data.ratings_module import RatingsDataModule
+from expctr.data.readers.lost_digits import is_rounded
 from expctr.data.readers.values import as_key, as_title, as_titles, is_bad_list
 from expctr.data.sample_rows import HistoryEntry, contradiction, find_history, history_lists, target_features
 from expctr.errors import DataError, listed
@@ -20,7 +21,7 @@ _ENTRY = {"pair": pl.Int64, "item": pl.String, "title": pl.String, "liked": pl.B
 def read_columns(frame: pl.DataFrame) -> pl.DataFrame:
     """The `COLUMNS` of a table: ids and a title as text, and lists of titles; what is missing, or says so, is empty.
 
-    Titles are a list, JSON text, or text in which they are separated by `|`. The column `unread` names a list that
+    Titles are a list, JSON text, or text in which they are separated by `|`. The column `unread` says which list or id
     cannot be read, and is null where there is none.
 
     Raises:
@@ -40,9 +41,19 @@ def read_columns(frame: pl.DataFrame) -> pl.DataFrame:
             given = "lists of texts, or texts separated by |" if name in _LISTS else "texts or numbers"
             raise DataError(f"pairs: the column {name} is of type {kind}. Fix: give {given}")
     lists = [name for name in _LISTS if name in frame.columns]
-    unread = [pl.when(is_bad_list(pl.col(name), frame.schema[name])).then(pl.lit(name)) for name in lists]
+    bad_list, bad_id = (
+        '{} is a list that cannot be read; write ["Heat", "Fargo"] or Heat|Fargo',
+        "{} is a number that lost its last digits; write ids as whole numbers or texts",
+    )
+    unread = [_when(is_bad_list(pl.col(name), frame.schema[name]), bad_list, name) for name in lists]
+    ids = [name for name in ("user", "item") if name in frame.columns]
+    unread += [_when(is_rounded(pl.col(name), frame.schema[name]), bad_id, name) for name in ids]
     columns = [_column(name, frame.schema) for name in COLUMNS]
     return frame.select(*columns, pl.coalesce(*unread, pl.lit(None, pl.String)).alias("unread"))
+
+
+def _when(is_bad: pl.Expr, problem: str, name: str) -> pl.Expr:
+    return pl.when(is_bad).then(pl.lit(problem.format(name)))
 
 
 def _column(name: str, schema: pl.Schema) -> pl.Expr:
@@ -100,7 +111,7 @@ class PairRows:
         entries = pl.concat([typed, self._rated(others.filter(known))])
         problem = (
             pl.when(pl.col("unread").is_not_null())
-            .then(pl.format('{} is a list that cannot be read; write ["Heat", "Fargo"] or Heat|Fargo', "unread"))
+            .then("unread")
             .when((pl.col("item") == "") & (pl.col("target_title") == ""))
             .then(pl.lit("no item and no target_title"))
             .when(pl.col("target_title").is_null())

@@ -53,6 +53,8 @@ class SplitFiles:
 
 _SHOWN = ("target_title", "history_liked", "liked_titles", "disliked_titles")
 """Columns of samples that a prompt shows."""
+CHANGED = "the samples of .* are not the checkpoint's"
+"""Begins the warning that titles or features are not those that a run was trained with; a regular expression."""
 _SIDE = ("user_", "target_", "context_")
 """What the names of side features begin with."""
 

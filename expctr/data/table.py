@@ -112,7 +112,10 @@ class TableDataModule(RatingsDataModule):
             super().load_state_dict(state_dict)
         except DataError as error:
             if is_ready(self._reader.found) and self.options.split is None:
-                error.add_note("earlier versions split such rows at random: add --data.samples.split random")
+                error.add_note(
+                    "earlier versions split such rows at random: add --data.samples.split random, or, for serve and in "
+                    "Python, write data.init_args.samples.split: random in the run's config.yaml"
+                )
             raise
 
     def _files(self) -> list[Path] | None:

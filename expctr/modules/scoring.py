@@ -2,7 +2,7 @@
 
 import math
 from abc import ABC, abstractmethod
-from typing import Any
+from typing import Any, ClassVar
 
 import lightning as L
 import torch
@@ -26,6 +26,8 @@ class ScoringModule(L.LightningModule, ABC):
     """
 
     best: BestWeights
+    knows_own_rows_only: ClassVar[str] = ""
+    """Why no rows can be scored but the run's own, for people; empty if others can."""
 
     def __init__(self, monitor: Monitor = "logloss") -> None:
         super().__init__()

@@ -182,3 +182,12 @@ def test_a_text_that_says_that_there_is_no_title_is_none(data: MovieLensDataModu
     )
     assert problems == [None, "no item and no target_title", "no user and no titles of a history"]
     assert rows["history"].to_list() == [["4", "5", "6"]]  # that of the user
+
+
+@pytest.mark.parametrize("dtype", [pl.Float32(), pl.Float64(), pl.String()])
+def test_an_id_that_lost_its_last_digits_is_a_problem_of_its_pair(dtype: pl.DataType) -> None:
+    """It would be a neighbour's."""
+    ids = {pl.Float32(): [20_000_001, 7], pl.Float64(): [2**53 + 2, 7], pl.String(): ["2.00E+07", "7"]}[dtype]
+    pairs = pl.DataFrame({"user": pl.Series(ids, dtype=dtype), "item": ["1", "2"]})
+    said = "user is a number that lost its last digits; write ids as whole numbers or texts"
+    assert read_columns(pairs)["unread"].to_list() == [said, None]

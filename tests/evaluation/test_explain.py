@@ -2,6 +2,7 @@
 
 import io
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ from rich.console import Console
 from running import TESTS, Outcome, World, expctr, tastes
 
 from expctr.evaluation.explain import show
+from expctr.predictor import load
 
 
 @pytest.fixture(scope="module")
@@ -175,6 +177,12 @@ def test_duplicate_titles_and_new_ones(run: Path, world: World, tmp_path: Path) 
     tested = expctr("test", *world.options("explained-one"), *paths, elsewhere, newest)
     assert tested.code == 2
     assert "titles or histories have changed" in tested.output
+    copy = tmp_path / "copy"
+    shutil.copytree(run, copy)
+    config = copy / "config.yaml"
+    config.write_text(config.read_text().replace(str(world.folder / "movielens"), str(raw)))
+    with pytest.warns(UserWarning, match="titles or histories have changed. Scores and sentences are of the new ones"):
+        load(copy)
 
 
 @pytest.mark.slow

@@ -25,6 +25,7 @@ _QUOTING, _PLAIN = (";", ","), ("\t", "|")
 """Delimiters with which values may be quoted, and those with which quotes are text unless all values have them."""
 _HEAD = 20  # number of lines from which the layout of a file without a header is detected
 _MAX_COLUMNS = 1000
+_NAMES = 20  # columns whose names, again in a row, show that it is the header
 csv.field_size_limit(1 << 30)  # the default of 128 KiB would refuse a long title, but only in a row with quotes
 
 
@@ -81,10 +82,8 @@ def read_delimited(
         check_row_names(path, width, [_split_line(line, delimiter, quoted) for line in first[1:]])
     for pattern, by in (replace or {}).items():
         lines = lines.with_columns(pl.col("line").str.replace_all(pattern, by))
-    is_header = pl.lit(False)
     if not order:
         lines = lines.filter(pl.col("row") > head["row"][0])
-        is_header = pl.col("line").str.strip_chars("\ufeff \r") == first[0].strip("\ufeff \r")
     if raw.has_quotes and quoted:
         lines = join_records(lines, _has_odd_quotes(delimiter), lambda text: _is_record(text, delimiter, width))
     lines = lines.filter(pl.col("line") != "")
@@ -94,8 +93,11 @@ def read_delimited(
         lambda batch: _split_lines(batch, delimiter, width, quoted), return_dtype=values, is_elementwise=True
     )
     value = [pl.col("values").struct.field(str(i)) for i in range(width + 1)]
+    names = [] if order else fields[:_NAMES]
     checks = {
-        HEADER: is_header,
+        HEADER: pl.all_horizontal(
+            not order, *(value[i].str.strip_chars('\ufeff "') == name for i, name in enumerate(names))
+        ),
         BAD_CSV: value[0].is_null(),
         TOO_FEW: value[width - 1].is_null(),
         TOO_MANY: value[width].is_not_null(),
@@ -104,7 +106,7 @@ def read_delimited(
     }
     problem = pl.coalesce(pl.when(failed).then(marked(name)) for name, failed in checks.items())
     column = pl.coalesce(
-        pl.when(value[0].is_null()).then(pl.lit("all")),
+        pl.when(checks[HEADER] | value[0].is_null()).then(pl.lit("all")),
         *(pl.when(v.is_null() | v.str.contains(bad)).then(pl.lit(f[:60])) for v, f in zip(value, fields, strict=False)),
         pl.lit(f"{width + 1} of {width}"),
     )

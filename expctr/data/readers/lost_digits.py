@@ -61,7 +61,8 @@ def lost_times(value: pl.Expr, dtype: pl.DataType, found: Mapping[str, Any], in_
     longest, zeros, short, plain = (found[name] for name in ("longest", "zeros", "short", "plain"))
     if longest is None or longest >= (_WHOLE_DAYS if in_minutes else _WHOLE_SECONDS):
         return pl.lit(False)
-    if plain and zeros <= _SHORTER and (in_minutes or short <= _RARE * plain):
+    is_rare, is_one = short <= _RARE * plain, short == 1
+    if plain and ((zeros <= _SHORTER and (in_minutes or is_rare)) or (is_one and is_rare)):
         return pl.lit(False)
     digits, exponent = _digits(value)
     return (digits < exponent).fill_null(False)

@@ -116,7 +116,7 @@ class TableReader:
         rows["train"] |= bad  # in one of the three, so that they are counted once
         column, fix = self.found["split"], "Fix: give some rows this value; or rename the column, and splits are drawn"
         return {
-            name: replace(table, frame=table.frame.filter(own), empty=f" whose {column} is {name}. {fix}")
+            name: replace(table, frame=table.frame.filter(own), part=name, empty=f" whose {column} is {name}. {fix}")
             for name, own in rows.items()
         }
 
@@ -263,8 +263,9 @@ class TableReader:
             return none, " (not used: cannot be read)"
         if not times.are_likely and not self.columns.timestamp:
             return none, " (not used: most are not from 1980 to 2100)"
-        good = ~(times.is_rounded | lost_in_part(source, name))
-        return pl.when(good).then(times.micros), f" ({times.form})"
+        lost = times.is_rounded | lost_in_part(source, name)
+        any_lost = source.table.frame.select(lost.any()).collect(engine="streaming").item()
+        return pl.when(~lost).then(times.micros), f" ({times.form}{'; some lost their last digits' * bool(any_lost)})"
 
     def _read_items(self) -> RawTable:
         """The items with titles: of the table of items, else of the interactions; without any, their ids."""

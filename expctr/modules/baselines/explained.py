@@ -33,6 +33,11 @@ class ExplainedCTRModule(CTRModule):
         options: how it is trained.
     """
 
+    knows_own_rows_only = (
+        "ExplainedCTRModule has explanations of the run's own rows alone, and can score no others. Fix: score them "
+        "with a run of ExpCTRModule"
+    )
+
     def __init__(
         self,
         explanations: str,
@@ -51,12 +56,8 @@ class ExplainedCTRModule(CTRModule):
         if self.built:
             return
         data = self.trainer.datamodule  # type: ignore[attr-defined]
-        if data.people is not None or data.query_rows is not None:
-            given = "new rows" if data.people is None else "data.people"
-            raise UserError(
-                f"{given}: ExplainedCTRModule has explanations of the run's own rows alone, and can score no others. "
-                "Fix: score them with a run of ExpCTRModule"
-            )
+        if data.people is not None:
+            raise UserError(f"data.people: {self.knows_own_rows_only}")
         self.build(data.features.vocabulary, self.encoder.dim, data.seed)
         if self.device_mesh is not None:
             self.shard(self.device_mesh["data_parallel"])

@@ -697,17 +697,16 @@ def test_numbers_that_lost_their_digits_in_one_of_several_files_are_bad_rows(col
         assert kept["user"].to_list() == ["100000001", "100000001", "7", "8"]  # small ones have all their digits
 
 
+@pytest.mark.parametrize("head", ["user_id,item_id", '"user_id","item_id"'])
 @pytest.mark.parametrize("end", ["\n", "\r\n"])
-def test_a_header_in_the_middle_is_a_bad_row(end: str, tmp_path: Path) -> None:
+def test_a_header_in_the_middle_is_a_bad_row(end: str, head: str, tmp_path: Path) -> None:
     """As `cat` leaves it; without labels and times, it would be a user of an item."""
-    head, *rows = "user_id,item_id", "ann,a", "bob,b"
+    rows = "ann,a", "bob,b"
     (tmp_path / "all.csv").write_bytes(end.join([head, rows[0], "\ufeff" + head, rows[1], head, ""]).encode())
     table, skipped = reader(str(tmp_path / "all.csv"), is_timed=False).tables.interactions, Counter[str]()
     assert table.collect(["user", "item"], "skip", skipped).rows() == [("ann", "a"), ("bob", "b")]
     assert skipped == {"all.csv: the header again": 2}
-    with pytest.raises(
-        DataError, match=r"^the header again, .*all\.csv, row 3.* Fix: delete the line; of several files"
-    ):
+    with pytest.raises(DataError, match=r"^the header again, .*all\.csv, row 3, column all: .* Fix: delete the line"):
         table.collect(["user"], "error", Counter())
 
 
@@ -738,7 +737,8 @@ def mixed(exact: int, with_exponent: list[str]) -> pl.Series:
     [
         (mixed(99, ["1.700688e+12"]), 0),  # R writes what is shorter
         (mixed(4, ["1.700688e+12"]), 1),
-        (mixed(99, ["1.70069E+12"]), 1),  # a part of the log that a spreadsheet has saved
+        (mixed(99, ["1.7e+12"]), 0),  # one is no part of a log that a spreadsheet has saved
+        (mixed(99, ["1.70069E+12"] * 2), 2),
         (mixed(50, ["1.70069E+12", "1.70E+12"] * 50), 100),
         (pl.Series(["1700611200000", "1.701216e+12"] * 4), 0),  # days
         (pl.Series(["1.71E+12"] * 8), 8),  # a whole number of minutes, too
@@ -752,6 +752,15 @@ def test_times_with_an_exponent_beside_others_are_good_if_a_program_may_have_wri
     skipped = Counter[str]()
     assert table.collect(["timestamp"], "skip", skipped).height == len(times) - bad
     assert skipped.total() == bad
+
+
+def test_rows_of_a_file_with_a_column_of_splits_are_counted_by_split() -> None:
+    log = pl.concat([CLICKS] * 2).with_columns(split=pl.Series(["train"] * 5 + ["val"] * 2 + ["test"]))
+    read: dict[str, int] = {}
+    for table in reader(log, ITEMS).tables.splits.values():
+        table.collect(["user"], "error", Counter(), read)
+    assert [*read.values()] == [5, 2, 1]
+    assert [name.rpartition(", ")[2] for name in read] == ["train", "val", "test"]
 
 
 def test_all_splits_take_their_times_from_one_column(tmp_path: Path) -> None:

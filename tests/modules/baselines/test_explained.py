@@ -3,7 +3,7 @@
 import os
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, cast
 
 import polars as pl
 import pytest
@@ -16,6 +16,7 @@ from expctr.data.features import Vocabulary
 from expctr.errors import UserError
 from expctr.modules.baselines.explained import ExplainedCTRModule
 from expctr.modules.ctr import CTRModule
+from expctr.predictor import Predictor
 
 VOCABULARY = Vocabulary({"user": 4, "target": 5})
 SAMPLES = pl.DataFrame(
@@ -30,12 +31,10 @@ def run(folder: Path, samples: list[int], targets: list[str], texts: list[str]) 
     return str(folder)
 
 
-def configured(
-    path: str, llm: Path, people: str | None = None, query_rows: pl.DataFrame | None = None, **options: Any
-) -> ExplainedCTRModule:
+def configured(path: str, llm: Path, people: str | None = None, **options: Any) -> ExplainedCTRModule:
     module = ExplainedCTRModule(path, DeepFM, encoder=EncoderOptions(path=str(llm), **options))
     features = SimpleNamespace(vocabulary=VOCABULARY)
-    data = SimpleNamespace(features=features, seed=0, samples=SAMPLES, people=people, query_rows=query_rows)
+    data = SimpleNamespace(features=features, seed=0, samples=SAMPLES, people=people)
     module._trainer = SimpleNamespace(datamodule=data)  # type: ignore[assignment]
     module.configure_model()
     return module
@@ -60,8 +59,9 @@ def test_what_is_of_other_data_or_unfinished_is_refused(tmp_path: Path, llm_fold
         configured(path, llm_folder)
     with pytest.raises(UserError, match=r"data\.people: .* the run's own rows alone"):
         configured(path, llm_folder, people="new.csv")
-    with pytest.raises(UserError, match=r"new rows: .* the run's own rows alone"):  # pairs, and requests to serve
-        configured(path, llm_folder, query_rows=SAMPLES.clear())
+    module = ExplainedCTRModule(path, DeepFM, encoder=EncoderOptions(path=str(llm_folder)))
+    with pytest.raises(UserError, match=r"the run's own rows alone"):  # pairs, and requests to serve
+        Predictor.restore(cast(Any, None), module, cast(Any, None), Path("last"), ())
 
 
 @pytest.mark.parametrize("fault", ["pipe", "damaged", "no text", "other types", "twice"])
