@@ -423,5 +423,6 @@ def _digest(rows: pl.DataFrame) -> str:
         for start in range(0, len(entries), 1 << 20):
             text = entries[start : start + (1 << 20)].cast(pl.String).fill_null("").str.join("\x1f")
             digest.update(text.item().encode())
-    digest.update(rows.write_csv().encode())
+    if rows.width:  # else all were lists
+        digest.update(rows.write_csv().encode())
     return digest.hexdigest()

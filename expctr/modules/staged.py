@@ -1,7 +1,6 @@
 """The staged module, a LightningModule that runs stages: set-up, logging, validation, test, prediction, checkpoints."""
 
 import math
-import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property
@@ -24,6 +23,8 @@ from expctr.metrics import ctr_metrics
 from expctr.modules.checks import check_device, check_precision, section
 from expctr.modules.frozen_models import check_traits, traits
 from expctr.modules.resume import group_options, prime, skip_idle_epochs, split_critic, use_current_options
+from expctr.modules.run_state import load_run_state, run_state
+from expctr.modules.scorer_check import check_scorer, in_words
 from expctr.nan_guard import describe_rows
 from expctr.rl.rewards import ICAlignment, LCAlignment, Reward, Scorers
 from expctr.seeding import reseed, seed_of
@@ -34,10 +35,6 @@ from expctr.stages.plan import Plan, PlanEntry, StageKind, lr_factor
 from expctr.stages.policy import PolicyStage
 from expctr.systems import AUG, LLM, PLAIN
 
-BLIND = 0.75
-"""Share of sentence pairs in the right order below which the LC scorer is called blind."""
-LOW_MASS = 0.05
-"""p(yes) + p(no) below which `fit` warns that the base hardly answers the LC prompt."""
 _SHOWN = {"reward_lc", "reward_ic", "kl", "loss", "auc_llm", "auc_aug"}
 """What the progress bar shows."""
 
@@ -216,30 +213,12 @@ class StagedModule(L.LightningModule):
 
     def _check_scorer(self) -> None:
         texts = self.data.table("val").texts[:64] or self.data.table("train").texts[:64]
-        scorer = self.models.policy.lc_scorer
         with unsharded(self.models.policy.model):
-            gap, order, mass, likeliest = scorer.check(texts)
-        self._log({"lc/gap": gap, "lc/order": order, "lc/mass": mass})
-        found = f"{order:.0%} of sentence pairs in the right order, mean difference of s_u {gap:.3f}"
-        self.print(f"LC scorer: {found}, p(yes) + p(no) {mass:.2g}")
-        if mass < LOW_MASS:
-            answers = "/".join([*scorer.options.positive, *scorer.options.negative])
-            problem = (
-                f"the LC scorer hardly answers: after the LC prompt {answers} have {mass:.2%} of the probability "
-                f"together, and {likeliest!r} is likelier, so s_u says little. Fix: choose another template "
-                "(prompts.lc), other answers (lc.positive, lc.negative), another base (llm.path), or, for a base that "
-                "thinks first, prompts.template_kwargs"
-            )
-            if mass < scorer.options.min_mass and any(isinstance(reward, LCAlignment) for reward in self.all_rewards()):
-                raise UserError(f"{problem}; or train all the same, with a lower lc.min_mass")
-            warnings.warn(problem, stacklevel=1)
-        if order < BLIND:
-            warnings.warn(
-                f"the LC scorer is blind: it hardly tells a sentence of liking from one of dislike ({found}), so "
-                "the LC reward is noise. Choose another base (llm.path), other answers (lc.positive, lc.negative) or "
-                "another template (prompts.lc)",
-                stacklevel=1,
-            )
+            found = self.models.policy.lc_scorer.check(texts)
+        self._log({"lc/gap": found.gap, "lc/order": found.order, "lc/mass": found.mass})
+        self.print(in_words(found))
+        is_reward = any(isinstance(reward, LCAlignment) for reward in self.all_rewards())
+        check_scorer(found, self.models.policy.lc_scorer.options, is_reward)
 
     # --- training
 
@@ -406,18 +385,7 @@ class StagedModule(L.LightningModule):
         checkpoint["state_dict"] = {k: v for k, v in checkpoint["state_dict"].items() if k in trained}
         checkpoint["features"] = self.data.features.state_dict()
         checkpoint["frozen"] = self._frozen(models.ctr_trained)
-        checkpoint["expctr"] = {
-            "explainer": models.policy.extra_state(),
-            "store": models.store.state_dict(),
-            "rewards": {stage: {r.name: r.state_dict() for r in found} for stage, found in self.rewards.items()},
-            "best": [model.best.state_dict() for model in models.click_models],
-            "statistics": [model.statistics() for model in models.click_models],
-            "ctr_trained": models.ctr_trained,
-            "stopped": dict(self.plan.stopped),
-            "batches": models.batches,
-            "skipped_updates": models.skipped_updates,
-            "text_mean": models.encoder.mean.cpu() if models.encoder is not None else torch.zeros(()),
-        }
+        checkpoint["expctr"] = run_state(models, self.plan, self.rewards)
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """The inverse of `on_save_checkpoint`, if the data are the same."""
@@ -428,22 +396,7 @@ class StagedModule(L.LightningModule):
         for option, found in self._frozen("encoder.path" in frozen).items():
             if option in frozen:
                 check_traits(found, frozen[option], option)
-        models.policy.load_extra_state(state["explainer"])
-        models.store.load_state_dict(state["store"])
-        for stage, rewards in self.rewards.items():
-            kept = state.get("rewards", {}).get(stage, {})  # older checkpoints have none
-            for reward in rewards:
-                reward.load_state_dict(kept.get(reward.name, {}))
-        for model, best in zip(models.click_models, state["best"], strict=True):
-            model.best.load_state_dict(best)
-        for model, statistics in zip(models.click_models, state.get("statistics", ({}, {})), strict=False):
-            model.load_statistics(statistics)
-        models.ctr_trained, models.batches = state["ctr_trained"], state["batches"]
-        models.skipped_updates = state.get("skipped_updates", 0)  # checkpoints of 0.1.0 have none
-        if models.encoder is not None:
-            models.encoder.mean = state["text_mean"]
-        models.forget_vectors()
-        self.plan.stopped = dict(state.get("stopped", {}))
+        load_run_state(state, models, self.plan, self.rewards)
         if self.trainer.state.fn == TrainerFn.FITTING:
             skip_idle_epochs(checkpoint, self.plan)
             if "optimizer_states" in checkpoint:  # sharded states are loaded by the strategy

@@ -149,6 +149,9 @@ def test_a_checkpoint_is_of_its_side_features(tmp_path: Path) -> None:
         module(movielens(tmp_path / name), fields=fields)
         for name, fields in (("made", None), ("changed", None), ("changed", ["user", "target"]))
     )
+    genres_alone = module(tmp_path / "made", fields=["target", "target_genres"])  # a column of lists
+    genres_alone.setup()
+    assert genres_alone.state_dict()["features"]
     for name, genres in (("made", "ABABB"), ("changed", "BABAB")):
         films = tmp_path / name / "movies.csv"
         head, *rows = films.read_text().splitlines()
