@@ -186,13 +186,13 @@ class ExpCTRCLI(LightningCLI):
                     f"{run / 'config.yaml'} would be replaced by the run's own config.yaml. Fix: choose another folder "
                     "with --trainer.default_root_dir"
                 )
-            check_unused("fit", run)
+            check_unused(run)
         # a fit may go on from another run's checkpoint with other options; a score of such weights would be wrong
         if path and (self.subcommand != "fit" or made == run.resolve()) and (made / "config.yaml").exists():
             now = self._parser(self.subcommand).dump(config, skip_unset=False, skip_validation=True)
             check_same_options(yaml.safe_load(now), read_config(made))
         if path and self.subcommand in ("test", "predict") and not config.get("pairs"):
-            check_unused(self.subcommand, run, made)
+            check_unused(run, made)
             self._tested = made
 
     def _run_subcommand(self, subcommand: str) -> None:

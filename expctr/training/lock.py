@@ -11,7 +11,7 @@ from typing import TextIO
 from lightning.pytorch.utilities import rank_zero_warn
 
 from expctr.errors import UserError
-from expctr.run_folder import note_owner, owner_of
+from expctr.run_folder import holds_run, note_owner, owner_of
 from expctr.untrusted import printable
 
 LOCK = ".lock"
@@ -27,7 +27,7 @@ def claim(checkpoints: Path) -> None:
         UserError: they are another run's, whose folder still leads there.
     """
     place, run = checkpoints.resolve(), checkpoints.parent.resolve()
-    owner = owner_of(place) or run
+    owner = owner_of(place) or (place.parent if holds_run(place.parent) else run)
     if owner != run and (owner / checkpoints.name).resolve() == place:
         raise UserError(
             f"{checkpoints} leads to {place}, where the checkpoints of {owner} are, which would be lost. Fix: put a "

@@ -20,15 +20,10 @@ digests show whether the data are the same."""
 _OF_TESTS = ("table.json", "explanations/test.parquet")
 _RESULTS = (
     *_OF_TESTS,
-    "table.md",
-    "scores.parquet",
-    "explanations/latest.parquet",
-    "explanations/examples.parquet",
-    "data.json",
-    "samples.parquet",
+    *("table.md", "scores.parquet", "predictions.parquet", "data.json", "samples.parquet"),
+    *("explanations/latest.parquet", "explanations/examples.parquet"),
 )
-_WRITTEN = {"fit": ("config.yaml", "explanations", *_RESULTS), "test": _RESULTS, "predict": ("predictions.parquet",)}
-"""What commands write into the folder of a run."""
+"""What `test` and `predict` write into the folder of a run, or another one."""
 
 
 def select_checkpoint(command: str, ckpt_path: str | None, run: Path) -> Path | None:
@@ -78,19 +73,20 @@ def check_logger_options(run: Path) -> None:
         raise UserError(f"{options} is no plain file. Fix: remove it")
 
 
-def check_unused(command: str, run: Path, made: Path | None = None) -> None:
+def check_unused(run: Path, made: Path | None = None) -> None:
     """Refuse a command that would replace files that the run did not write, or begin it beside another one's results.
 
     Args:
-        command: `fit` that starts from the beginning, or a command that reads a trained run.
         run: the folder that it writes to.
-        made: the folder of the trained run.
+        made: the folder of the trained run; none for a `fit` that starts from the beginning.
 
     Raises:
         UserError: naming one of the files.
     """
-    is_own = holds_run(run) if made is None else made in (run.resolve(), owner_of(run))
-    for name in (*(() if is_own else _WRITTEN.get(command, ())), *(_OF_TESTS if command == "fit" else ())):
+    begins = made is None
+    is_own = holds_run(run) if begins else made in (run.resolve(), owner_of(run))
+    others = () if is_own else (*_RESULTS, *(("config.yaml", "explanations") if begins else ()))
+    for name in (*others, *(_OF_TESTS if begins else ())):
         if (run / name).exists():
             raise UserError(
                 f"{run / name} is there, and is not of this run. Fix: choose another folder with "

@@ -56,6 +56,15 @@ def test_what_is_no_file_is_refused(tmp_path: Path) -> None:
         hold(tmp_path)
 
 
+def test_checkpoints_in_another_run_s_folder_are_its_own(tmp_path: Path) -> None:
+    (tmp_path / "one" / "checkpoints").mkdir(parents=True)
+    (tmp_path / "one" / "config.yaml").write_text("# lightning.pytorch==2.6.0\n")
+    (tmp_path / "two").mkdir()
+    (tmp_path / "two" / "checkpoints").symlink_to(tmp_path / "one" / "checkpoints")
+    with pytest.raises(UserError, match=rf"where the checkpoints of {tmp_path}/one are, which would be lost"):
+        claim(tmp_path / "two" / "checkpoints")
+
+
 def test_checkpoints_elsewhere_are_of_the_run_that_trained_there(tmp_path: Path) -> None:
     """A copy of the run has the same link, and would go on with the same checkpoints."""
     (tmp_path / "scratch").mkdir()

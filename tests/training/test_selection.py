@@ -157,35 +157,35 @@ def test_options_of_a_logger_may_be_a_link_to_a_file(tmp_path: Path) -> None:
     check_logger_options(tmp_path)
 
 
-@pytest.mark.parametrize("command", ["test", "predict"])
-def test_results_of_a_run_elsewhere_replace_no_files(command: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize("name", ["scores.parquet", "predictions.parquet", "data.json", "table.md"])
+def test_results_of_a_run_elsewhere_replace_no_files(name: str, tmp_path: Path) -> None:
     """Neither of others nor of another run; those of the same run are written again."""
     run, other = tmp_path / "run", tmp_path / "other run"
-    check_unused(command, tmp_path, run)
-    (tmp_path / {"predict": "predictions.parquet"}.get(command, "scores.parquet")).touch()
+    check_unused(tmp_path, run)
+    (tmp_path / name).touch()
     with pytest.raises(UserError, match=r"is there, and is not of this run\. Fix: "):
-        check_unused(command, tmp_path, run)
+        check_unused(tmp_path, run)
     note_owner(tmp_path, run)
-    check_unused(command, tmp_path, run)
+    check_unused(tmp_path, run)
     with pytest.raises(UserError, match=r"is there, and is not of this run\. Fix: "):
-        check_unused(command, tmp_path, other)
-    check_unused(command, tmp_path, tmp_path)  # the run's own folder
+        check_unused(tmp_path, other)
+    check_unused(tmp_path, tmp_path)  # the run's own folder
 
 
 @pytest.mark.parametrize("name", ["config.yaml", "data.json", "samples.parquet", "table.json", "scores.parquet"])
 def test_a_run_does_not_begin_where_its_files_would_replace_others(name: str, tmp_path: Path) -> None:
     """Files of a person, or the results of a run whose checkpoints were deleted."""
-    check_unused("fit", tmp_path)
-    check_unused("fit", tmp_path / "new")
+    check_unused(tmp_path)
+    check_unused(tmp_path / "new")
     (tmp_path / name).write_text("# mine\n")
     with pytest.raises(UserError, match=rf"{name} is there, and is not of this run\. Fix: "):
-        check_unused("fit", tmp_path)
+        check_unused(tmp_path)
     (tmp_path / "config.yaml").write_text("# lightning.pytorch==2.6.0\n")  # of a fit that was killed before its first
     if name == "table.json":
         with pytest.raises(UserError, match=name):
-            check_unused("fit", tmp_path)
+            check_unused(tmp_path)
     else:
-        check_unused("fit", tmp_path)
+        check_unused(tmp_path)
 
 
 def test_a_folder_of_checkpoints_on_a_disk_that_is_not_mounted_is_no_new_run(tmp_path: Path) -> None:

@@ -76,7 +76,7 @@ def read_delimited(
     delimiter, fields = _detect_columns(path, first, headers, required, order)
     width, quoted = len(fields), _may_quote(delimiter, [] if order else first)
     if raw.has_quotes and not (quoted or order):
-        doubled, plain = lines.select(_quotes(delimiter)).collect(engine="streaming").row(0)
+        doubled, plain = lines.select(_quotes(delimiter, width)).collect(engine="streaming").row(0)
         quoted = doubled > plain
     if not order:
         check_row_names(path, width, [_split_line(line, delimiter, quoted) for line in first[1:]])
@@ -255,14 +255,16 @@ def _split_line(line: str, delimiter: str, quoted: bool = True, most: int = -1) 
     return []
 
 
-def _quotes(delimiter: str) -> tuple[pl.Expr, pl.Expr]:
+def _quotes(delimiter: str, width: int) -> tuple[pl.Expr, pl.Expr]:
     """How many lines have a value that begins and ends with a quote, and has some in between, all of them doubled; and
-    how many have quotes, but no value that begins with one, as no program writes that puts values in quotes.
+    how many have quotes, but no value that begins with one, as no program writes that puts values in quotes. Lines
+    that are parts of a row, for others than the `width` values, are not counted among the latter.
     """
     other, ends = f'([^"{delimiter}]|"")*', re.escape(delimiter)
     line = pl.col("line").str
     doubled = line.contains(f'(^|{ends})"{other}""{other}"(\r?$|{ends})')
-    plain = line.contains('"', literal=True) & ~line.contains(f'(^|{ends})"')
+    is_row = line.count_matches(delimiter, literal=True) == width - 1
+    plain = is_row & line.contains('"', literal=True) & ~line.contains(f'(^|{ends})"')
     return doubled.sum().alias("doubled"), plain.sum().alias("plain")
 
 

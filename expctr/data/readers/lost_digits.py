@@ -16,6 +16,8 @@ _SHORTER = 6
 """Last zeros that a number has at least if it is shorter with an exponent, as 1.700688e+12 is; most have no more."""
 _RARE = 1 / 50
 """At most so many numbers are shorter with an exponent, if they have nothing in common."""
+_MORE_USUAL = 3
+"""Times as many rows one time may have as others have on average: 1.7e+09 is shorter, too, and may be the only one."""
 _SINCE_1973 = 10**8  # seconds, or more in other units
 
 
@@ -31,18 +33,23 @@ def is_rounded(value: pl.Expr, dtype: pl.DataType) -> pl.Expr:
 
 def digits_of_times(value: pl.Expr, dtype: pl.DataType) -> dict[str, pl.Expr]:
     """What shows whether times lost digits, for `lost_times`: of those with an exponent the `longest` number of digits
-    after a point and the fewest last `zeros`, null without any; and how many `short` and `plain` ones there are.
+    after a point, the fewest last `zeros`, null without any, and whether they are `one` time; how many `short` and
+    `plain` ones there are; and roughly how many `different` plain ones.
     """
     if dtype != pl.String:
-        return {name: pl.lit(None, pl.Int64) for name in ("longest", "zeros", "short", "plain")}
+        names = ("longest", "zeros", "one", "short", "plain", "different")
+        return {name: pl.lit(None, pl.Int64) for name in names}
     with_exponent = value.str.contains(_EXPONENT)
     digits, exponent = _digits(value.filter(with_exponent))
     number = value.cast(pl.Float64, strict=False)
+    short, plain = number.filter(with_exponent), number.filter(~with_exponent & (number >= _SINCE_1973))
     return {
         "longest": digits.max(),
         "zeros": (exponent - digits).min(),
-        "short": with_exponent.sum(),
-        "plain": (~with_exponent & (number >= _SINCE_1973)).sum(),
+        "one": short.min() == short.max(),
+        "short": short.count(),
+        "plain": plain.count(),
+        "different": plain.approx_n_unique(),
     }
 
 
@@ -61,8 +68,9 @@ def lost_times(value: pl.Expr, dtype: pl.DataType, found: Mapping[str, Any], in_
     longest, zeros, short, plain = (found[name] for name in ("longest", "zeros", "short", "plain"))
     if longest is None or longest >= (_WHOLE_DAYS if in_minutes else _WHOLE_SECONDS):
         return pl.lit(False)
-    is_rare, is_one = short <= _RARE * plain, short == 1
-    if plain and ((zeros <= _SHORTER and (in_minutes or is_rare)) or (is_one and is_rare)):
+    is_rare = in_minutes or short <= _RARE * plain
+    is_usual = plain and found["one"] and short <= _MORE_USUAL * plain / found["different"]
+    if plain and ((zeros <= _SHORTER and is_rare) or is_usual):
         return pl.lit(False)
     digits, exponent = _digits(value)
     return (digits < exponent).fill_null(False)

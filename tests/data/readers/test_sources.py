@@ -307,6 +307,10 @@ def test_doubled_quotes_show_so_wherever_they_are(separator: str, tmp_path: Path
     path = tmp_path / "items.tsv"
     items.write_csv(path, separator=separator, quote_style="necessary")
     assert [row["title"] for row in collected(reader(CLICKS, str(path)).tables)[1]] == titles
+    described = items.with_columns(text=pl.lit('one\nthe "best" of year\ntwo'))
+    described.write_csv(path, separator=separator, quote_style="necessary")
+    assert [row["title"] for row in collected(reader(CLICKS, str(path)).tables)[1]] == titles
+    items.write_csv(path, separator=separator, quote_style="necessary")
     plain = "\n".join(f'i{i}{separator}12" disc {i}' for i in range(42, 45))
     path.write_text(path.read_text().replace(f'"a{separator}b"', "ab") + plain + "\n")
     found = [row["title"] for row in collected(reader(CLICKS, str(path)).tables)[1]]

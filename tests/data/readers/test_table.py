@@ -736,9 +736,11 @@ def mixed(exact: int, with_exponent: list[str]) -> pl.Series:
     ("times", "bad"),
     [
         (mixed(99, ["1.700688e+12"]), 0),  # R writes what is shorter
-        (mixed(4, ["1.700688e+12"]), 1),
+        (mixed(9, ["1.700688e+12", "1.700687e+12"]), 2),
         (mixed(99, ["1.7e+12"]), 0),  # one is no part of a log that a spreadsheet has saved
-        (mixed(99, ["1.70069E+12"] * 2), 2),
+        (mixed(200, ["1.70069E+12"] * 4), 4),
+        (pl.Series(["1619913600", "1.62e+09", "1620086400"] * 9), 0),  # as R writes the days of a week
+        (pl.Series(["1699999999", "1.7e+09", "1700000001"] * 3), 0),  # three rows in each second
         (mixed(50, ["1.70069E+12", "1.70E+12"] * 50), 100),
         (pl.Series(["1700611200000", "1.701216e+12"] * 4), 0),  # days
         (pl.Series(["1.71E+12"] * 8), 8),  # a whole number of minutes, too
