@@ -113,8 +113,8 @@ class Predictor:
         Raises:
             UserError: the model can score no rows but the run's own.
         """
-        if isinstance(module, ScoringModule) and module.knows_own_rows_only:
-            raise UserError(module.knows_own_rows_only)
+        if isinstance(module, ScoringModule) and module.why_own_rows_only:
+            raise UserError(module.why_own_rows_only)
         data.setup()
         data.query_rows = data.samples.clear()
         vars(trainer)["callbacks"] = [*callbacks]

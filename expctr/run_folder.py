@@ -1,7 +1,6 @@
 """The folder of a trained run, as a user names it."""
 
 import os
-from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -34,14 +33,16 @@ def holds_run(folder: Path) -> bool:
     """Whether a fit has written the `config.yaml` of a folder. One that a person wrote begins otherwise."""
     config = folder / "config.yaml"
     try:
-        with config.open("rb") if config.is_file() else nullcontext() as file:  # a pipe would be waited for
-            return file is not None and file.read(len(_HEAD)) == _HEAD
+        if not config.is_file():  # a pipe would be waited for
+            return False
+        with config.open("rb") as file:
+            return file.read(len(_HEAD)) == _HEAD
     except OSError:
         return False
 
 
 def owner_of(folder: Path) -> Path | None:
-    """The run whose files a folder outside of it holds: its results, or its checkpoints; `None` if no note says so."""
+    """The run that wrote the results or checkpoints in a folder, by its note; `None` without a note."""
     note = folder / _OWNER
     try:
         return Path(os.fsdecode(note.read_bytes().partition(b"\0")[0])) if note.is_file() else None

@@ -89,7 +89,7 @@ class ExpCTRCLI(LightningCLI):
 
     def __init__(self, command: str | None, **kwargs: Any) -> None:
         self._command = command if command in self.subcommands() else None
-        self._tested: Path | None = None  # the run whose results are written
+        self._source_run: Path | None = None  # the run whose results are written
         super().__init__(**kwargs)
 
     @staticmethod
@@ -193,15 +193,15 @@ class ExpCTRCLI(LightningCLI):
             check_same_options(yaml.safe_load(now), read_config(made))
         if path and self.subcommand in ("test", "predict") and not config.get("pairs"):
             check_unused(run, made)
-            self._tested = made
+            self._source_run = made
 
     def _run_subcommand(self, subcommand: str) -> None:
         """Run the command; without its log, if need be, where its results are files."""
         folder = Path(self.trainer.default_root_dir)
-        if self._tested not in (None, folder.resolve()) and self.trainer.is_global_zero:
-            with suppress(OSError):  # of which the command has a message of its own
+        if self._source_run not in (None, folder.resolve()) and self.trainer.is_global_zero:
+            with suppress(OSError):  # the command itself reports it
                 folder.mkdir(parents=True, exist_ok=True)
-                note_owner(folder, self._tested)
+                note_owner(folder, self._source_run)
         with spared("stdout") if subcommand in _WITH_FILES else nullcontext():
             super()._run_subcommand(subcommand)
 

@@ -11,6 +11,7 @@ from pathlib import Path
 import polars as pl
 from polars.io.plugins import register_io_source
 
+from expctr.data.cache import file_stats
 from expctr.data.pairs import PairRows, read_columns
 from expctr.data.readers.base import POLARS_ERRORS
 from expctr.data.readers.csv_rows import read_rows
@@ -79,9 +80,13 @@ def predict_pairs(
     if _top(explain) and "s_plain" not in predictor.columns:
         raise UserError(f"explain: {explain} needs a run of ExpCTRModule whose CTR model is trained. Fix: leave it out")
     predictor.check_names(_scan(pairs).collect_schema().names())
-    samples = predictor.explanations_per_row
-    read = {"pairs": _stat(pairs), "checkpoint": _stat(checkpoint), "data": predictor.data.source_digest()}
-    job = {**read, "explain": explain, "samples": samples}
+    job = {
+        "pairs": file_stats([pairs]),
+        "checkpoint": file_stats([checkpoint]),
+        "data": predictor.data.source_digest(),
+        "explain": explain,
+        "samples": predictor.explanations_per_row,
+    }
     with _parts(out, job) as parts:
         _check_new(out, force)
         table = _quickly(pairs, parts)
@@ -248,10 +253,5 @@ def _is_part(path: Path) -> bool:
         return path.is_file() and _PART.fullmatch(path.name) is not None
     with suppress(OSError, ValueError, RecursionError):
         job = json.loads(path.read_bytes())
-        return isinstance(job, dict) and {"pairs"} < job.keys() <= _JOB
+        return isinstance(job, dict) and job.keys() in (_JOB, _JOB - {"data"})
     return False
-
-
-def _stat(path: Path) -> list[object]:
-    stat = path.stat()
-    return [str(path.resolve()), stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns]

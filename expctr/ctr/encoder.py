@@ -20,7 +20,7 @@ from safetensors import SafetensorError
 from torch import Tensor
 
 from expctr.errors import UserError, check_range
-from expctr.llm.identity import settings_of, vocabulary_of
+from expctr.llm.identity import settings_of, tokenizer_state
 from expctr.llm.loading import LEAST_LENGTH, check_max_length, load_config, locate
 from expctr.untrusted import ControlTokens, printable
 
@@ -251,7 +251,7 @@ class SentenceEncoder:
         digest = hashlib.sha256(f"mean-pooled, {self._longest} tokens".encode())
         _, config, tokenizer = self.parts
         digest.update(repr(sorted(settings_of(config).items())).encode())
-        digest.update(vocabulary_of(tokenizer))
+        digest.update(tokenizer_state(tokenizer))
         for name, weight in sorted(self._model.state_dict().items()):
             digest.update(f"{name} {tuple(weight.shape)}".encode())
             digest.update(weight.cpu().contiguous().numpy().data)

@@ -117,10 +117,10 @@ def class_key(reader: type) -> list[str]:
 
 
 @cache
-def _code() -> str:
-    """A hash of the code that reads tables and makes samples: another version of it may make others."""
+def hash_of_code(folder: Path) -> str:
+    """A hash of code, such as that of this package: another version of it may make other samples."""
     digest = hashlib.sha256()
-    for path in sorted(Path(__file__).parent.rglob("*.py")):
+    for path in sorted(folder.rglob("*.py")):
         digest.update(path.read_bytes())
     return digest.hexdigest()
 
@@ -140,8 +140,8 @@ def _cached(
     read: Callable[[Any], Any],
 ) -> tuple[pl.DataFrame, Any]:
     """A table, and what is known about it, as JSON."""
-    stats = file_stats(files)
-    name = hashlib.sha256(json.dumps([_code(), stats, key], default=repr).encode()).hexdigest()[:16]
+    stats, code = file_stats(files), hash_of_code(Path(__file__).parent)
+    name = hashlib.sha256(json.dumps([code, stats, key], default=repr).encode()).hexdigest()[:16]
     base = Path(os.path.expanduser(folder)) if folder else cache_folder()
     if base is None:
         rank_zero_warn("this user has no home folder: what is read is not cached. Fix: set data.cache_dir to a folder")

@@ -123,6 +123,7 @@ def _read(
         check_spellings(events[column], column, paths)
         summary.unmatched += doubtful_spellings(events[column], column, paths)
     if len(sources) > 1 and len(paths) == 1:
+        summary.files[str(*paths)] = summary.rows
         rows = zip(sources, frames, strict=True)
         summary.counts.append(f"rows by split: {', '.join(f'{name} {frame.height:,}' for name, frame in rows)}")
     users = id_codes(events["user"])

@@ -15,6 +15,8 @@ _LISTS = ("liked_titles", "disliked_titles")
 COLUMNS = ("user", "item", *_LISTS, "target_title")
 """Columns that are read. A table needs `item` or `target_title`, and `user` or titles."""
 
+_BAD_LIST = '{} is a list that cannot be read; write ["Heat", "Fargo"] or Heat|Fargo'
+_BAD_ID = "{} is a number that lost its last digits; write ids as whole numbers or texts"
 _ENTRY = {"pair": pl.Int64, "item": pl.String, "title": pl.String, "liked": pl.Boolean}
 
 
@@ -41,13 +43,9 @@ def read_columns(frame: pl.DataFrame) -> pl.DataFrame:
             given = "lists of texts, or texts separated by |" if name in _LISTS else "texts or numbers"
             raise DataError(f"pairs: the column {name} is of type {kind}. Fix: give {given}")
     lists = [name for name in _LISTS if name in frame.columns]
-    bad_list, bad_id = (
-        '{} is a list that cannot be read; write ["Heat", "Fargo"] or Heat|Fargo',
-        "{} is a number that lost its last digits; write ids as whole numbers or texts",
-    )
-    unread = [_when(is_bad_list(pl.col(name), frame.schema[name]), bad_list, name) for name in lists]
+    unread = [_when(is_bad_list(pl.col(name), frame.schema[name]), _BAD_LIST, name) for name in lists]
     ids = [name for name in ("user", "item") if name in frame.columns]
-    unread += [_when(is_rounded(pl.col(name), frame.schema[name]), bad_id, name) for name in ids]
+    unread += [_when(is_rounded(pl.col(name), frame.schema[name]), _BAD_ID, name) for name in ids]
     columns = [_column(name, frame.schema) for name in COLUMNS]
     return frame.select(*columns, pl.coalesce(*unread, pl.lit(None, pl.String)).alias("unread"))
 

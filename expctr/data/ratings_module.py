@@ -190,8 +190,8 @@ class RatingsDataModule(L.LightningDataModule):
         """Hashes of every sample's split, user, target and label, of what prompts show, and of CTR models' features."""
         rows = self.samples.select("sample", "split", "user", "target", pl.col("label").cast(pl.Int8))
         side = sorted(name for name in self.features.fields if name.startswith(_SIDE))
-        parts = {"samples": rows, "texts": self.samples.select(_SHOWN), "features": self.samples.select(side)}
-        return {name: _digest(part) for name, part in parts.items()}
+        tables = {"samples": rows, "texts": self.samples.select(_SHOWN), "features": self.samples.select(side)}
+        return {name: _digest(table) for name, table in tables.items()}
 
     def content_digest(self) -> str:
         """A hash of all that the samples hold."""
@@ -217,9 +217,9 @@ class RatingsDataModule(L.LightningDataModule):
                 f"the samples of {files} are not the checkpoint's: labels, or who rated what, have changed, or another "
                 f"version drew them. {fix}"
             )
-        parts = {"texts": "titles or histories", "features": "side features"}
+        words = {"texts": "titles or histories", "features": "side features"}
         now = self._digests  # older checkpoints have not all of these
-        if changed := [what for part, what in parts.items() if state_dict.get(part, now[part]) != now[part]]:
+        if changed := [what for part, what in words.items() if state_dict.get(part, now[part]) != now[part]]:
             said = f"the samples of {files} are not the checkpoint's: {' and '.join(changed)} have changed"
             if self.trainer is None or self.trainer.state.fn != TrainerFn.PREDICTING:
                 raise DataError(f"{said}. {fix}")

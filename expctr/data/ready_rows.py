@@ -173,6 +173,8 @@ def _read(
         check_spellings(rows[column], name, paths)
         summary.unmatched += doubtful_spellings(rows[column], name, paths)
     summary.rows, summary.dropped = rows.height + skipped.total(), dict(skipped)
+    if len({*paths}) == 1:  # splits by a column
+        summary.files[str(paths[0])] = summary.rows
     content = pl.concat_str("user", "name", pl.col("history").list.join("|"), separator="/")
     middle = options.threshold or 0.0
     entries = rows.select("user", "timestamp", "history", "history_liked", of=pl.int_range(pl.len()))

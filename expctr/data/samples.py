@@ -54,7 +54,7 @@ def make_samples(
     side_dropped, dropped = Counter[str](), Counter[str]()
     if items is None:
         items = titled_items(tables, options, side_dropped, summary.files)
-    if not tables.is_ready:  # whose items are also those of their rows, which are compared with the table
+    if not tables.is_ready:  # whose names are compared where they are read
         summary.unmatched += doubtful_spellings(items["item"], "item", tables.items.files)
     if items.height > 1 and items["title"].n_unique() == 1:
         summary.doubts.append(

@@ -9,6 +9,7 @@ from expctr.errors import DataError
 
 _MOST = 0.5
 _EXAMPLES = 3
+_MANY, _SHARE = 5, 0.1  # of ids that are alike by chance there are fewer
 _SAMPLE = 2000  # ids for which a reason is looked for
 
 Form = Callable[[pl.Expr], pl.Expr]
@@ -41,6 +42,18 @@ _REASONS: dict[str, Form] = {
 }
 
 
+class _Spelling(NamedTuple):
+    """Two ways to write one id."""
+
+    fix: str
+    pattern: str
+    """What ids in the first way look like."""
+    form: Form
+    """Makes them ids in the second way."""
+    many: bool
+    """A few may be alike by chance, such as the codes 012 and 12."""
+
+
 class Unmatched(NamedTuple):
     """Ids that are used and not described, in words; both are empty if there are none."""
 
@@ -71,8 +84,8 @@ def doubtful_spellings(ids: pl.Series, name: str, sources: Iterable[object]) -> 
         name: of what.
         sources: the files, or what else holds the ids.
     """
-    found = {fix: _two_spellings(ids, name, sources, *how) for fix, how in _SPELLINGS.items()}
-    return [f"{text}. Fix: {fix}" for fix, text in found.items() if text]
+    found = [(way, _two_spellings(ids, name, sources, way.pattern, way.form, way.many)) for way in _SPELLINGS]
+    return [f"{text}. Fix: {way.fix}" for way, text in found if text]
 
 
 def explain_unmatched(used: pl.Series, described: pl.Series, used_in: str, described_in: str) -> Unmatched:
@@ -112,17 +125,17 @@ def _reason(missing: pl.Series, described: pl.Series) -> str:
 
 
 def _two_spellings(
-    ids: pl.Series, name: str, sources: Iterable[object], pattern: str, form: Form, least: float = 0.0
+    ids: pl.Series, name: str, sources: Iterable[object], pattern: str, form: Form, many: bool = False
 ) -> str:
     """The ids that match a pattern and have the form of another id, in words; empty if none has.
 
-    Empty also if these are fewer than the `least` share of those that match the pattern.
+    With `many`, empty also if these are few, or few of those that match the pattern.
     """
     every = ids.unique().cast(pl.String) if ids.dtype == pl.Categorical else ids
     odd = every.filter(every.str.contains(pattern)).unique()
     plain = _formed(odd, form)
     both = odd.filter(plain.is_in(every.implode()) | plain.is_duplicated()).sort()
-    if both.is_empty() or both.len() < least * odd.len():
+    if both.is_empty() or (many and both.len() < max(_MANY, _SHARE * odd.len())):
         return ""
     (meant,) = _formed(both[:1], form)
     first, second = sorted({*every.filter(every == meant), *odd.filter(plain == meant)})[:2]
@@ -140,18 +153,18 @@ def _as_seen(ids: pl.Expr) -> pl.Expr:
     return ids.str.replace_all(r"\p{Cf}", "").str.replace_all(r"[^\S ]", " ")
 
 
-_CHANCE = 0.1
-"""Share of ids up to which others may be alike by chance, such as the codes 012 and 12."""
-_SPELLINGS: dict[str, tuple[str, Form, float]] = {
-    "remove what cannot be seen, and write plain spaces, in all files": (r"\p{Cf}|[^\S ]", _as_seen, 0.0),
-    "write leading zeros in all rows, and read ids as text (pandas: dtype=str)": (
+_SPELLINGS = (
+    _Spelling(
+        "remove what cannot be seen, and write plain spaces, in all files", r"\p{Cf}|[^\S ]", _as_seen, many=False
+    ),
+    _Spelling(
+        "write leading zeros in all rows, and read ids as text (pandas: dtype=str)",
         r"^0\d+$",
         lambda ids: ids.str.replace(r"^0+(\d)", "$1"),
-        _CHANCE,
+        many=True,
     ),
-    "use one case, upper or lower, in all rows": (r"\p{Lu}", lambda ids: ids.str.to_lowercase(), _CHANCE),
-}
-"""How ids are spelt in two ways: the fix -> which ids, the form of the others, and the least share."""
+    _Spelling("use one case, upper or lower, in all rows", r"\p{Lu}", lambda ids: ids.str.to_lowercase(), many=True),
+)
 
 
 def _all_forms(ids: pl.Expr) -> pl.Expr:

@@ -2,6 +2,7 @@
 
 import json
 import re
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from transformers import PreTrainedConfig, PreTrainedTokenizerBase, PreTrainedTokenizerFast
@@ -16,16 +17,20 @@ _SAMPLE = "I'll  re-watch “Amélie” (2001), ＡＢＣ, 七人の侍 & Se7en!
 
 
 def settings_of(config: PreTrainedConfig) -> dict[str, Any]:
-    """The values of a config that decide what is computed: numbers and texts as they are, others as JSON."""
-    values = config.get_text_config().to_dict().items()
-    return {
-        name: value if isinstance(value, int | float | str | None) else json.dumps(value, sort_keys=True, default=str)
-        for name, value in values
-        if not _UNRELATED.fullmatch(name)
-    }
+    """The values of a config that decide what is computed: numbers and texts as they are, lists as JSON."""
+    return dict(_leaves(config.get_text_config().to_dict()))
 
 
-def vocabulary_of(tokenizer: PreTrainedTokenizerBase) -> bytes:
+def _leaves(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    for name, value in values.items():
+        if isinstance(value, Mapping) and not _UNRELATED.fullmatch(str(name)):
+            yield from _leaves(value, f"{prefix}{name}.")
+        elif not _UNRELATED.fullmatch(str(name)):
+            plain = isinstance(value, int | float | str | None)
+            yield f"{prefix}{name}", value if plain else json.dumps(value, sort_keys=True, default=str)
+
+
+def tokenizer_state(tokenizer: PreTrainedTokenizerBase) -> bytes:
     """For a hash: all tokens and their ids, what they are merged of, and the tokens of a text of many kinds."""
     known: list[Any] = [sorted(tokenizer.get_vocab().items()), tokenizer(_SAMPLE, verbose=False).input_ids]
     if isinstance(tokenizer, PreTrainedTokenizerFast):

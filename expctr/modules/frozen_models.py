@@ -10,10 +10,10 @@ from torch.distributed.tensor import DTensor
 from transformers import PreTrainedConfig, PreTrainedTokenizerBase
 
 from expctr.errors import UserError
-from expctr.llm.identity import settings_of, vocabulary_of
+from expctr.llm.identity import settings_of, tokenizer_state
 
 _COUNT = 32
-_SAME, _ROUNDED = 2**-12, 2**-8
+_TOLERANCE, _ROUNDING = 2**-12, 2**-8
 """Mean difference between numbers of a weight, in parts of their mean size, up to which they are the same: read by
 other code, which may round one of them otherwise; and loaded in another precision, such as bfloat16."""
 _QUANTIZED = 0.75
@@ -45,7 +45,7 @@ def traits(
         "dtypes": [str(weight.dtype) for weight in kept.values()],
         "sampled": torch.stack([_sampled(w) for w in kept.values()]) if kept else torch.zeros(0, _COUNT),
         "settings": settings_of(config) | {"eos_token_id": str([*eos_ids])},
-        "tokens": hashlib.sha256(vocabulary_of(tokenizer)).hexdigest(),
+        "tokens": hashlib.sha256(tokenizer_state(tokenizer)).hexdigest(),
     }
 
 
@@ -65,15 +65,17 @@ def check_traits(now: Mapping[str, Any], then: Mapping[str, Any], named: str) ->
         if value != before and repr(value) != repr(before):  # NaN is no other than itself
             raise UserError(f"{named} has {name} {value}, and the run was made with {before}. {fix}")
     if now["tokens"] != then.get("tokens", now["tokens"]):
-        raise UserError(f"{named} has another vocabulary than the run was made with. {fix}")
+        raise UserError(
+            f"{named} has another tokenizer (vocabulary, merges or normalizer) than the run was made with. {fix}"
+        )
 
 
 def _are_alike(dtype: str, numbers: Tensor, dtype_then: str, numbers_then: Tensor) -> bool:
     """Whether numbers of a weight are the same. Quantized ones, whole numbers, may round some to the next one."""
     if "int" in dtype or "int" in dtype_then:
         return dtype != dtype_then or bool((numbers == numbers_then).float().mean() > _QUANTIZED)
-    most = (_SAME if dtype == dtype_then else _ROUNDED) * numbers_then.abs().mean()
-    return bool((numbers - numbers_then).abs().mean() <= most)
+    tolerance = _TOLERANCE if dtype == dtype_then else _ROUNDING
+    return bool((numbers - numbers_then).abs().mean() <= tolerance * numbers_then.abs().mean())
 
 
 def _sampled(weight: Tensor) -> Tensor:

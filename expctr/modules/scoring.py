@@ -26,8 +26,8 @@ class ScoringModule(L.LightningModule, ABC):
     """
 
     best: BestWeights
-    knows_own_rows_only: ClassVar[str] = ""
-    """Why no rows can be scored but the run's own, for people; empty if others can."""
+    why_own_rows_only: ClassVar[str] = ""
+    """Why only the run's own rows can be scored, for people; empty if any row can."""
 
     def __init__(self, monitor: Monitor = "logloss") -> None:
         super().__init__()

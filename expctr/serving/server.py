@@ -137,7 +137,8 @@ def _end_with_any() -> None:
         code = first.exitcode or 0
         how = signal.Signals(-code).name if code < 0 else "an error"
         which = "the model's process" if first.name.startswith("inference") else "a process of the server"
-        print_error(UserError(f"{how} ended {which}; where memory runs out, the system does. Fix: start it again"))
+        why = "; where memory runs out, the system does" if code == -signal.SIGKILL else ""
+        print_error(UserError(f"{how} ended {which}{why}. Fix: start it again"))
         _end_others(grace=1.0)
         os._exit(1)
 

@@ -36,7 +36,7 @@ class QuietLoop(BatchedLoop):  # type: ignore[misc]
         """Answer requests for as long as there is a queue."""
         try:
             super().__call__(*args, **kwargs)
-        except (EOFError, OSError):
+        except (EOFError, ConnectionError, FileNotFoundError):  # of the queue's socket
             raise SystemExit(1) from None
 
 

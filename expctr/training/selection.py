@@ -69,12 +69,12 @@ def select_checkpoint(command: str, ckpt_path: str | None, run: Path) -> Path | 
 def check_logger_options(run: Path) -> None:
     """Refuse an `hparams.yaml` that Lightning would wait for, or write elsewhere: a pipe, or a link to nothing."""
     options = run / "hparams.yaml"
-    if (options.is_symlink() or options.exists()) and not options.is_file():
+    if os.path.lexists(options) and not options.is_file():
         raise UserError(f"{options} is no plain file. Fix: remove it")
 
 
 def check_unused(run: Path, made: Path | None = None) -> None:
-    """Refuse a command that would replace files that the run did not write, or begin it beside another one's results.
+    """Refuse to replace files that the run did not write, and to begin it beside another one's results.
 
     Args:
         run: the folder that it writes to.

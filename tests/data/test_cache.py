@@ -3,12 +3,14 @@
 import importlib.util
 import json
 import os
+import shutil
 import sys
 from pathlib import Path
 
 import polars as pl
 import pytest
 
+from expctr.data import cache
 from expctr.data.cache import cached_samples
 from expctr.data.datamodules import MovieLensDataModule
 from expctr.data.options import SampleOptions
@@ -56,9 +58,20 @@ def test_samples_are_made_once(raw: Path) -> None:
 def test_samples_that_other_code_made_are_made_again(raw: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     make = Maker()
     load(raw, make)
-    monkeypatch.setattr("expctr.data.cache._code", lambda: "of another version")
+    monkeypatch.setattr("expctr.data.cache.hash_of_code", lambda _: "of another version")
     load(raw, make)
     assert make.calls == 2
+
+
+def test_the_key_of_the_cache_is_of_all_code_that_reads_and_makes_samples(tmp_path: Path) -> None:
+    source = Path(importlib.util.find_spec("expctr.data").origin or "").parent  # type: ignore[union-attr]
+    copy = shutil.copytree(source, tmp_path / "data")
+    assert (same := cache.hash_of_code(copy)) == cache.hash_of_code(source)
+    for changed in ("readers/lost_digits.py", "samples.py"):
+        cache.hash_of_code.cache_clear()
+        (copy / changed).write_text((before := (copy / changed).read_text()) + "#")
+        assert cache.hash_of_code(copy) != same
+        (copy / changed).write_text(before)
 
 
 def test_a_file_of_the_same_size_and_time_is_another_one_if_it_was_written_again(raw: Path) -> None:

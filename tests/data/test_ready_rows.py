@@ -284,6 +284,19 @@ def test_a_table_of_items_needs_no_titles() -> None:
     assert plain.summary.no_titles
 
 
+@pytest.mark.parametrize("nothing", [None, "", "NULL"])
+def test_an_item_without_a_title_is_called_as_its_rows_say(nothing: str | None) -> None:
+    names = [f"i{k}" for k in range(8)]
+    items = pl.DataFrame({"item_id": names, "title": [nothing, *(f"Film {k}" for k in range(1, 8))]})
+    rows = pl.DataFrame(
+        {"item_id": names * 3, "target_title": [f"Film {k}" for k in range(8)] * 3, "label": [0, 1] * 12}
+    )
+    rows = rows.with_columns(liked=pl.lit(["Film 3"]), disliked=pl.lit(["Film 4"]))
+    data = prepared(rows, items=items)
+    assert dict(data.samples.select("target", "target_title").rows())["i0"] == "Film 0"
+    assert not [text for text in (*data.summary.counts, *data.summary.doubts) if "another title than" in text]
+
+
 def test_titles_in_brackets_are_no_lists() -> None:
     rows = pl.DataFrame({"liked": ["[REC]", "[REC]|Heat", '["Heat", "M"]'], "disliked": "", "title": "Seven"})
     found = TableDataModule(rows.with_columns(label=1)).read().interactions.frame.select("history").collect()

@@ -118,5 +118,6 @@ def test_many_ids_that_differ_in_zeros_or_case_are_a_finding(
     assert finding.startswith("user ids of log are written in two ways: ")
     assert f"(5 ids). Fix: {fix}" in finding
     assert not doubtful_spellings(pl.Series(odd), "user", ["log"])
+    assert not doubtful_spellings(pl.Series([odd[0], form(odd[0])]), "user", ["log"])  # the only one
     many = [f"0{i}" for i in range(20_000, 20_050)] if "zeros" in fix else [f"C{i}" for i in range(50)]
     assert not doubtful_spellings(pl.Series([*odd, *many, form(odd[0])]), "user", ["log"])

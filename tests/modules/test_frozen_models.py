@@ -69,10 +69,10 @@ def test_quantized_weights_are_compared_too(parts: Any) -> None:
 @pytest.mark.parametrize(
     ("change", "said"),
     [
-        ({"rope_parameters": {"rope_theta": 5.0, "rope_type": "default"}}, 'rope_parameters {"rope_theta": 5.0, '),
+        ({"rope_parameters": {"rope_theta": 5.0, "rope_type": "default"}}, "rope_parameters.rope_theta 5.0, and"),
         (
             {"rope_parameters": {"rope_theta": 1e4, "rope_type": "linear", "factor": 8.0}},
-            'rope_parameters {"factor": 8',
+            "rope_parameters.rope_type linear, and",
         ),
         ({"hidden_act": "gelu"}, "hidden_act gelu, and the run was made with silu"),
         ({"rms_norm_eps": 0.1}, "rms_norm_eps"),
@@ -104,7 +104,10 @@ def test_another_vocabulary_is_refused(parts: Any) -> None:
     fewer = made_of(tokenizer, backend | {"model": backend["model"] | {"merges": merges[:-1]}})
     lower = made_of(tokenizer, backend | {"normalizer": {"type": "Lowercase"}})
     for other in (larger, fewer, lower):
-        with pytest.raises(UserError, match=r"^llm\.path has another vocabulary than the run was made with\. Fix: "):
+        with pytest.raises(
+            UserError,
+            match=r"^llm\.path has another tokenizer .* than the run was made with\. Fix: ",
+        ):
             check_traits(traits([], config, other), then, "llm.path")
 
 

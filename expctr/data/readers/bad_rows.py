@@ -25,7 +25,7 @@ FIXES = {  # {scale} and {path} are those of the table
     TOO_FEW: "give the row all its columns",
     TOO_MANY: "put quotes around the value that contains the delimiter",
     BAD_CSV: "close each quote, and double a quote inside a value (Spark: escape='\"'; R: qmethod='double')",
-    HEADER: "delete the line; of several files, give their folder or pattern in place of one file of all",
+    HEADER: "delete this line; if the file was joined from several, name their folder or a pattern instead",
     UNDECODABLE: "save the whole file in one encoding, UTF-8",
     NUL: "the file is damaged or not a text file; download it again",
     NOT_JSON: "write one JSON object per line",

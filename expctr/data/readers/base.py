@@ -51,7 +51,6 @@ class RawTable:
         empty: what is wrong if it has no rows, and how to fix it.
         has_single_times: each timestamp was read by itself, as seconds: `interactions.odd_times` compares them.
         dated_by: the column of the file that `SNAPSHOT` is of; empty if there is none; None if none was looked for.
-        part: which of its file's rows it has, by the value of a column: a split; empty if all.
         may_be_empty: having no rows is no error, because the table is made of another one, which says what is wrong.
     """
 
@@ -63,7 +62,6 @@ class RawTable:
     scale: str = ""
     texts_at: Callable[[pl.Series, str], pl.Series] | None = None
     empty: str = ". Fix: check that this is the right file and that its download is complete"
-    part: str = ""
     may_be_empty: bool = False
     has_single_times: bool = False
     dated_by: str | None = None
@@ -120,8 +118,7 @@ class RawTable:
         if frame.is_empty() and not self.may_be_empty:
             raise DataError(f"no rows in {self.path}{self.empty}")
         if read is not None:
-            name = f"{self.path}{self.part and f', {self.part}'}"
-            read[name] = max(frame.height, read.get(name, 0))  # one file may hold several tables
+            read[str(self.path)] = max(frame.height, read.get(str(self.path), 0))  # one file may hold several tables
         problems = frame["problem"].drop_nulls()
         if problems.len() and on_bad_row == "error":
             raise self._first_problem(problems.len(), frame.height)

@@ -96,7 +96,7 @@ def read_delimited(
     names = [] if order else fields[:_NAMES]
     checks = {
         HEADER: pl.all_horizontal(
-            not order, *(value[i].str.strip_chars('\ufeff "') == name for i, name in enumerate(names))
+            not order, *(value[i].str.strip_chars('\ufeff "') == name.strip(' "') for i, name in enumerate(names))
         ),
         BAD_CSV: value[0].is_null(),
         TOO_FEW: value[width - 1].is_null(),
@@ -257,14 +257,14 @@ def _split_line(line: str, delimiter: str, quoted: bool = True, most: int = -1) 
 
 def _quotes(delimiter: str, width: int) -> tuple[pl.Expr, pl.Expr]:
     """How many lines have a value that begins and ends with a quote, and has some in between, all of them doubled; and
-    how many have quotes, but no value that begins with one, as no program writes that puts values in quotes. Lines
-    that are parts of a row, for others than the `width` values, are not counted among the latter.
+    how many have quotes, but no value that begins or ends with one, as no program writes that puts values in quotes.
+    Lines of other than `width` values, which may be parts of a row, are not counted among the latter.
     """
     other, ends = f'([^"{delimiter}]|"")*', re.escape(delimiter)
     line = pl.col("line").str
     doubled = line.contains(f'(^|{ends})"{other}""{other}"(\r?$|{ends})')
     is_row = line.count_matches(delimiter, literal=True) == width - 1
-    plain = is_row & line.contains('"', literal=True) & ~line.contains(f'(^|{ends})"')
+    plain = is_row & line.contains('"', literal=True) & ~line.contains(f'(^|{ends})"|"(\r?$|{ends})')
     return doubled.sum().alias("doubled"), plain.sum().alias("plain")
 
 

@@ -13,7 +13,7 @@ _EXPONENT = r"\d[eE]"
 _WHOLE_SECONDS, _WHOLE_DAYS = 9, 7
 """Digits after the point of most times, as in 1.700688139E9, and of most days, as in 1.7006112E9."""
 _SHORTER = 6
-"""Last zeros that a number has at least if it is shorter with an exponent, as 1.700688e+12 is; most have no more."""
+"""Zeros that a number ends with at least, if it is shorter with an exponent, as 1.700688e+12 is; most have no more."""
 _RARE = 1 / 50
 """At most so many numbers are shorter with an exponent, if they have nothing in common."""
 _MORE_USUAL = 3
@@ -70,7 +70,7 @@ def lost_times(value: pl.Expr, dtype: pl.DataType, found: Mapping[str, Any], in_
         return pl.lit(False)
     is_rare = in_minutes or short <= _RARE * plain
     is_usual = plain and found["one"] and short <= _MORE_USUAL * plain / found["different"]
-    if plain and ((zeros <= _SHORTER and is_rare) or is_usual):
+    if plain and ((zeros == _SHORTER and is_rare) or is_usual):
         return pl.lit(False)
     digits, exponent = _digits(value)
     return (digits < exponent).fill_null(False)

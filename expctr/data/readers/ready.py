@@ -111,10 +111,12 @@ def all_items(tables: list[RawTable], given: RawTable | None) -> RawTable:
     if given is not None:
         items = given.frame
         if "title" not in items.collect_schema():
-            titles = known[0] if known else pl.LazyFrame(schema={"item": pl.String, "title": pl.String})
-            items = items.join(titles, on="item", how="left", maintain_order="left")
+            items = items.with_columns(title=pl.lit(None, pl.String))
+        titles = known[0] if known else pl.LazyFrame(schema={"item": pl.String, "title": pl.String})
+        items = items.join(titles.rename({"title": "seen"}), on="item", how="left", maintain_order="left")
+        own = pl.coalesce(pl.col("title").replace("", None), "seen", "item").alias("title")
         others = [pairs.join(items.select("item"), on="item", how="anti") for pairs in known]
-        known = [items.with_columns(pl.coalesce("title", "item").alias("title")), *others]
+        known = [items.with_columns(own).drop("seen"), *others]
     rest = pl.concat(values).drop_nulls().unique().sort("item")
     for frame in known:
         rest = rest.join(frame.select("item"), on="item", how="anti")

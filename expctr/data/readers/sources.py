@@ -43,7 +43,7 @@ class Source:
         nested: columns of JSON lines that hold objects or lists, and their types; in the frame they are JSON texts.
         plain: columns of JSON lines in which most values are neither these nor texts that look like them.
         floats: columns of JSON lines with numbers that were floats too large to hold each digit.
-        single: columns that are 32-bit floats in some files, and not in all; and these files.
+        float32_in: columns that are 32-bit floats in some files, and not in all; and these files.
     """
 
     table: RawTable
@@ -52,7 +52,7 @@ class Source:
     nested: Mapping[str, pl.DataType] = field(default_factory=dict)
     plain: Collection[str] = ()
     floats: Collection[str] = ()
-    single: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    float32_in: Mapping[str, Sequence[str]] = field(default_factory=dict)
 
     @property
     def types(self) -> dict[str, pl.DataType]:
@@ -115,12 +115,12 @@ def open_source(source: Any, option: str) -> Source:
     opened = _opened(frames, Path(source), tuple(files) if len(files) > 1 else (), kinds <= {"CSV", "JSON lines"})
     if are_small:
         opened = replace(opened, table=replace(opened.table, frame=opened.table.frame.collect().lazy()))
-    single: dict[str, list[str]] = {}
+    float32_in: dict[str, list[str]] = {}
     for path, frame in zip(files, frames, strict=True):
         for name, dtype in frame.collect_schema().items():
             if dtype == pl.Float32 and opened.schema.get(name.removeprefix(_RAW), dtype) != dtype:
-                single.setdefault(name.removeprefix(_RAW), []).append(str(path))
-    return replace(opened, nested=nested, plain=plain, floats=floats, single=single)
+                float32_in.setdefault(name.removeprefix(_RAW), []).append(str(path))
+    return replace(opened, nested=nested, plain=plain, floats=floats, float32_in=float32_in)
 
 
 def _opened(frames: Sequence[pl.LazyFrame], path: Path, parts: tuple[Path, ...], is_text: bool) -> Source:

@@ -43,7 +43,7 @@ from expctr.data.readers.sources import NESTED, Source, open_source
 from expctr.data.readers.splits import check_alike
 from expctr.data.readers.table_features import find_kinds
 from expctr.data.readers.timestamps import doubtful_times, find_times
-from expctr.data.readers.typed import Checks, feature_columns, lost_in_part, title_checks, typed_table, value_of
+from expctr.data.readers.typed import Checks, feature_columns, lost_in_some_files, title_checks, typed_table, value_of
 from expctr.data.readers.values import as_key, as_label, as_number, as_title, is_missing
 from expctr.errors import DataError, listed
 
@@ -116,7 +116,7 @@ class TableReader:
         rows["train"] |= bad  # in one of the three, so that they are counted once
         column, fix = self.found["split"], "Fix: give some rows this value; or rename the column, and splits are drawn"
         return {
-            name: replace(table, frame=table.frame.filter(own), part=name, empty=f" whose {column} is {name}. {fix}")
+            name: replace(table, frame=table.frame.filter(own), empty=f" whose {column} is {name}. {fix}")
             for name, own in rows.items()
         }
 
@@ -226,7 +226,7 @@ class TableReader:
             columns["timestamp"], forms["timestamp"] = times.micros, f" ({times.form})"
             self.doubts += doubtful_times(times, source.table.frame, columns["user"], where)
             checks.append((is_missing(*value("timestamp")), NO_TIME, found["timestamp"]))
-            rounded = times.is_rounded | lost_in_part(source, found["timestamp"])
+            rounded = times.is_rounded | lost_in_some_files(source, found["timestamp"])
             checks.append((rounded, ROUNDED_TIME, found["timestamp"]))
             checks.append((pl.col("timestamp").is_null(), OTHER_TIME, found["timestamp"]))
         elif "timestamp" in found and is_ready(found):  # which need no times
@@ -263,9 +263,10 @@ class TableReader:
             return none, " (not used: cannot be read)"
         if not times.are_likely and not self.columns.timestamp:
             return none, " (not used: most are not from 1980 to 2100)"
-        lost = times.is_rounded | lost_in_part(source, name)
+        lost = times.is_rounded | lost_in_some_files(source, name)
         any_lost = source.table.frame.select(lost.any()).collect(engine="streaming").item()
-        return pl.when(~lost).then(times.micros), f" ({times.form}{'; some lost their last digits' * bool(any_lost)})"
+        note = "; some lost their last digits" if any_lost else ""
+        return pl.when(~lost).then(times.micros), f" ({times.form}{note})"
 
     def _read_items(self) -> RawTable:
         """The items with titles: of the table of items, else of the interactions; without any, their ids."""
@@ -387,7 +388,7 @@ class TableReader:
 def _id_checks(source: Source, role: str, name: str) -> Checks:
     """What is wrong with an id, the column of a role."""
     value = value_of(source, name)
-    rounded = is_rounded(*value) | lost_in_part(source, name)
+    rounded = is_rounded(*value) | lost_in_some_files(source, name)
     if name in source.floats and value[1] == pl.String:
         rounded |= value[0].str.contains(r"^\d{16,}$").fill_null(False)
     nested = value[0].str.contains(NESTED) if name in source.plain and value[1] == pl.String else pl.lit(False)

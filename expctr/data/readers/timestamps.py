@@ -50,7 +50,7 @@ class Times(NamedTuple):
     are_early: bool
     """Whether most are within 1970, as counters and durations are."""
     is_rounded: pl.Expr
-    """Whether a time may have lost its last digits, as float32 or as a text such as 1.7E+12 where all are so short."""
+    """Whether a time may have lost its last digits, as float32 or as a text such as 1.7E+12; see `lost_times`."""
     mixed: str = ""
     """Where many are from 1980 to 2100, but not most: how many, and the first and the last day of all, for people."""
 

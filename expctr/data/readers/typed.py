@@ -30,12 +30,12 @@ def value_of(source: Source, name: str) -> tuple[pl.Expr, pl.DataType]:
     return value, dtype
 
 
-def lost_in_part(source: Source, name: str) -> pl.Expr:
+def lost_in_some_files(source: Source, name: str) -> pl.Expr:
     """Whether a number may have lost its last digits in a file in which it is a 32-bit float, as it is not in all."""
-    if name not in source.single:
+    if name not in source.float32_in:
         return pl.lit(False)
     size = raw(name).cast(pl.Float64, strict=False).abs()
-    return pl.col("file").is_in(source.single[name]) & (size >= 2**24).fill_null(False)
+    return pl.col("file").is_in(source.float32_in[name]) & (size >= 2**24).fill_null(False)
 
 
 def title_checks(source: Source, name: str) -> Checks:

@@ -33,7 +33,7 @@ class ExplainedCTRModule(CTRModule):
         options: how it is trained.
     """
 
-    knows_own_rows_only = (
+    why_own_rows_only = (
         "ExplainedCTRModule has explanations of the run's own rows alone, and can score no others. Fix: score them "
         "with a run of ExpCTRModule"
     )
@@ -57,7 +57,7 @@ class ExplainedCTRModule(CTRModule):
             return
         data = self.trainer.datamodule  # type: ignore[attr-defined]
         if data.people is not None:
-            raise UserError(f"data.people: {self.knows_own_rows_only}")
+            raise UserError(f"data.people: {self.why_own_rows_only}")
         self.build(data.features.vocabulary, self.encoder.dim, data.seed)
         if self.device_mesh is not None:
             self.shard(self.device_mesh["data_parallel"])
