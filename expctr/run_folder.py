@@ -50,6 +50,18 @@ def owner_of(folder: Path) -> Path | None:
         return None
 
 
+def is_owned(folder: Path, run: Path) -> bool:
+    """Whether a run wrote the results or checkpoints in a folder: its own, by any name of it, or one with its note."""
+    return any(owner is not None and _are_same(owner, run) for owner in (folder, owner_of(folder)))
+
+
+def _are_same(one: Path, other: Path) -> bool:
+    try:
+        return one.samefile(other)
+    except OSError:  # one of them is gone
+        return one == other
+
+
 def note_owner(folder: Path, run: Path) -> None:
     """Note whose files a folder holds, for `owner_of`."""
     with replacing(folder / _OWNER) as part:

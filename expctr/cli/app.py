@@ -34,7 +34,7 @@ from expctr.evaluation.result_writer import ResultWriter
 from expctr.modules.checks import usable_accelerator
 from expctr.modules.scoring import ScoringModule
 from expctr.modules.staged import StagedModule
-from expctr.run_folder import holds_run, note_owner, read_config
+from expctr.run_folder import holds_run, is_owned, note_owner, read_config
 from expctr.training.checkpoint import RunCheckpoint, checkpoint_folder, checkpoints, position
 from expctr.training.fsdp import ShardedStrategy
 from expctr.training.lock import claim, hold
@@ -48,6 +48,7 @@ from expctr.training.selection import (
     check_unused,
     run_of,
     select_checkpoint,
+    source_of,
 )
 from expctr.training.signals import OurSignals, Stopped, stopping
 from expctr.untrusted import printable
@@ -89,7 +90,7 @@ class ExpCTRCLI(LightningCLI):
 
     def __init__(self, command: str | None, **kwargs: Any) -> None:
         self._command = command if command in self.subcommands() else None
-        self._source_run: Path | None = None  # the run whose results are written
+        self._source: Path | None = None  # whose results are written
         super().__init__(**kwargs)
 
     @staticmethod
@@ -192,16 +193,16 @@ class ExpCTRCLI(LightningCLI):
             now = self._parser(self.subcommand).dump(config, skip_unset=False, skip_validation=True)
             check_same_options(yaml.safe_load(now), read_config(made))
         if path and self.subcommand in ("test", "predict") and not config.get("pairs"):
-            check_unused(run, made)
-            self._source_run = made
+            self._source = source_of(path, run)
+            check_unused(run, self._source)
 
     def _run_subcommand(self, subcommand: str) -> None:
         """Run the command; without its log, if need be, where its results are files."""
         folder = Path(self.trainer.default_root_dir)
-        if self._source_run not in (None, folder.resolve()) and self.trainer.is_global_zero:
+        if self._source and not is_owned(folder, self._source) and self.trainer.is_global_zero:
             with suppress(OSError):  # the command itself reports it
                 folder.mkdir(parents=True, exist_ok=True)
-                note_owner(folder, self._source_run)
+                note_owner(folder, self._source)
         with spared("stdout") if subcommand in _WITH_FILES else nullcontext():
             super()._run_subcommand(subcommand)
 

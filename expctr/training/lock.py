@@ -11,7 +11,7 @@ from typing import TextIO
 from lightning.pytorch.utilities import rank_zero_warn
 
 from expctr.errors import UserError
-from expctr.run_folder import holds_run, note_owner, owner_of
+from expctr.run_folder import holds_run, is_owned, note_owner, owner_of
 from expctr.untrusted import printable
 
 LOCK = ".lock"
@@ -28,7 +28,7 @@ def claim(checkpoints: Path) -> None:
     """
     place, run = checkpoints.resolve(), checkpoints.parent.resolve()
     owner = owner_of(place) or (place.parent if holds_run(place.parent) else run)
-    if owner != run and (owner / checkpoints.name).resolve() == place:
+    if not (is_owned(place, run) or owner == run) and (owner / checkpoints.name).resolve() == place:
         raise UserError(
             f"{checkpoints} leads to {place}, where the checkpoints of {owner} are, which would be lost. Fix: put a "
             "copy of that folder in the place of the link"

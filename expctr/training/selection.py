@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from expctr.errors import UserError
-from expctr.run_folder import holds_run, owner_of
+from expctr.run_folder import holds_run, is_owned
 from expctr.training.checkpoint import checkpoints, fault
 
 MAY_CHANGE = {
@@ -78,13 +78,13 @@ def check_unused(run: Path, made: Path | None = None) -> None:
 
     Args:
         run: the folder that it writes to.
-        made: the folder of the trained run; none for a `fit` that starts from the beginning.
+        made: whose results are written, see `source_of`; none for a `fit` that starts from the beginning.
 
     Raises:
         UserError: naming one of the files.
     """
     begins = made is None
-    is_own = holds_run(run) if begins else made in (run.resolve(), owner_of(run))
+    is_own = holds_run(run) if made is None else is_owned(run, made)
     others = () if is_own else (*_RESULTS, *(("config.yaml", "explanations") if begins else ()))
     for name in (*others, *(_OF_TESTS if begins else ())):
         if (run / name).exists():
@@ -108,6 +108,12 @@ def run_of(checkpoint: Path, run: Path) -> Path:
     if (run / "checkpoints").resolve() in path.parents:
         return run.resolve()
     return next(filter(holds_run, path.parents), path.parent.parent)
+
+
+def source_of(checkpoint: Path, run: Path) -> Path:
+    """Whose results those of a checkpoint are: its run's, or its own where it lies in no run."""
+    made, place = run_of(checkpoint, run), _place(checkpoint)
+    return made if holds_run(made) or (made / "checkpoints").resolve() in place.parents else place
 
 
 def check_same_options(now: Mapping[str, Any], then: Mapping[str, Any]) -> None:

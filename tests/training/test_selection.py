@@ -16,6 +16,7 @@ from expctr.training.selection import (
     check_unused,
     run_of,
     select_checkpoint,
+    source_of,
 )
 
 
@@ -155,6 +156,22 @@ def test_options_of_a_logger_may_be_a_link_to_a_file(tmp_path: Path) -> None:
     (tmp_path / "kept").write_text("{}")
     (tmp_path / "hparams.yaml").symlink_to(tmp_path / "kept")
     check_logger_options(tmp_path)
+
+
+def test_results_of_a_lone_checkpoint_are_its_own(tmp_path: Path) -> None:
+    """Not those of the folder that it lies below, which may be a project with files of these names."""
+    lone = tmp_path / "downloads" / "a.ckpt"
+    assert run_of(lone, tmp_path) == tmp_path
+    assert source_of(lone, tmp_path) == lone
+    (tmp_path / "data.json").touch()
+    with pytest.raises(UserError, match=r"data\.json is there, and is not of this run"):
+        check_unused(tmp_path, source_of(lone, tmp_path))
+    (tmp_path / "out").mkdir()
+    note_owner(tmp_path / "out", lone)
+    check_unused(tmp_path / "out", lone)
+    own = tmp_path / "run" / "checkpoints" / "a.ckpt"
+    assert source_of(own, tmp_path / "run") == tmp_path / "run"
+    assert source_of(own, tmp_path / "out") == tmp_path / "run"  # without a config.yaml, by the folder's name
 
 
 @pytest.mark.parametrize("name", ["scores.parquet", "predictions.parquet", "data.json", "table.md"])
