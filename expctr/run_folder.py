@@ -11,7 +11,7 @@ from expctr.whole_files import replacing
 
 _HEAD = b"# lightning.pytorch=="  # of a config.yaml that Lightning has written
 _OWNER = ".run"
-_SECTIONS = ("model", "data", "stages")
+_SECTIONS, _STAGES = ("model", "data", "stages"), ("lc", "ctr", "ic")
 _MOST_BYTES = 1 << 24
 _MOST_VALUES, _LONGEST_NUMBER = 100_000, 1000
 """Of a config with its aliases written out, and digits of a whole number: Python refuses to print longer ones."""
@@ -92,8 +92,10 @@ def read_config(run: Path) -> dict[str, Any]:
         raise UserError(f"{path} is no mapping of options. {fix}")
     if missing := {"seed_everything", *_SECTIONS} - {*config}:
         raise UserError(f"{path} has no {min(missing)}. {fix}")
-    for name in _SECTIONS:
-        if not isinstance(config[name], dict):
+    stages = config["stages"] if isinstance(config["stages"], dict) else {}
+    sections = {name: config[name] for name in _SECTIONS} | {f"stages.{name}": stages.get(name, {}) for name in _STAGES}
+    for name, section in sections.items():
+        if not isinstance(section, dict):
             raise UserError(f"{path}: {name} is no mapping of options. {fix}")
     return config
 

@@ -9,7 +9,7 @@ from expctr.errors import UserError
 from expctr.run_folder import holds_run, note_owner, owner_of, read_config
 from expctr.training.selection import check_same_options
 
-WHOLE = "seed_everything: 1\nmodel: {class_path: 5}\ndata: {class_path: [1]}\nstages: {lc: 5, ic: [1]}\n"
+WHOLE = "seed_everything: 1\nmodel: {class_path: 5}\ndata: {class_path: [1]}\nstages: {}\n"
 
 
 @pytest.mark.parametrize("kind", ["pipe", "folder", "device"])
@@ -32,6 +32,7 @@ def test_a_config_that_is_no_plain_file_is_refused(kind: str, tmp_path: Path) ->
         ("seed_everything: 1\nmodel: {}\nstages: {}", "has no data"),
         ("seed_everything: 1\nmodel: [1]\ndata: {}\nstages: {}", ": model is no mapping of options"),
         ("seed_everything: 1\nmodel: {}\ndata: {}\nstages: 5", ": stages is no mapping of options"),
+        ("seed_everything: 1\nmodel: {}\ndata: {}\nstages: {lc: null}", ": stages.lc is no mapping of options"),
         ("a: " + "x" * (1 << 24), "cannot be read: it is larger than 16,777,216 bytes"),
     ],
 )

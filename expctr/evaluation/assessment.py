@@ -9,6 +9,7 @@ import torch
 
 from expctr.data.batches import SampleText
 from expctr.evaluation import audit, quality
+from expctr.evaluation.claims import claims_of
 from expctr.evaluation.titles import TitleFinder
 from expctr.evaluation.verdicts import polarity
 from expctr.modules.staged import StagedModule
@@ -36,7 +37,8 @@ class Assessment(NamedTuple):
     @property
     def schema(self) -> dict[str, Any]:
         """Types of the columns whose values may all be empty."""
-        return dict.fromkeys(("invented", "invented_untrained", "liked", "disliked"), pl.List(pl.String))
+        names = ("invented", "invented_untrained", "misstated", "misstated_untrained", "liked", "disliked")
+        return dict.fromkeys(names, pl.List(pl.String))
 
 
 def query_models(module: StagedModule, prompts: Sequence[SampleText], counterfactual_rows: int) -> ModelOutputs:
@@ -73,6 +75,7 @@ def assess(module: StagedModule, prompts: Sequence[SampleText], outputs: ModelOu
     for who, suffix in (("trained", ""), ("untrained", "_untrained")):
         texts = columns[f"text{suffix}"]
         mentions = [finder.find(*row) for row in zip(texts, prompts, strict=True)]
+        claims = [claims_of(text, row.liked, row.disliked) for text, row in zip(texts, prompts, strict=True)]
         verdicts[who] = [polarity(*row) for row in zip(texts, titles, strict=True)]
         measured[who] = quality.measure(
             texts,
@@ -81,11 +84,13 @@ def assess(module: StagedModule, prompts: Sequence[SampleText], outputs: ModelOu
             labels,
             users,
             {name: columns[name + suffix] for name in ("s_u", "s_r") if name + suffix in columns},
+            claims,
             titled=[bool(row.liked or row.disliked) for row in prompts],
             reviews=reviews,
             token_vectors=partial(encoder.token_vectors, device=module.device) if encoder is not None else None,
         )
         added[f"invented{suffix}"] = [[title.text for title in found.invented] for found in mentions]
+        added[f"misstated{suffix}"] = [found.wrong for found in claims]
         added[f"names_history{suffix}"] = [found.history for found in mentions]
         added[f"verdict{suffix}"] = verdicts[who]
         if empty := sum(not text.strip() for text in texts):

@@ -12,6 +12,8 @@
 | invented | share that names a title which the prompt does not contain (`titles`) |
 | invented_garbled | share that names such a title which resembles a title of the prompt |
 | invented_elsewhere | share that names such a title which is, or resembles, another title of the catalogue |
+| claims | share that says of a title of the history that the user liked or disliked it (`claims`) |
+| claims_wrong | share of these that are wrong about one |
 | verdict | share that says whether the user will like the target (`verdicts`) |
 | verdict_positive | share of these verdicts that are positive |
 | verdict_agrees_s_u, _s_r, _label | share of these verdicts on the same side of 0.5 as the score, or as the label |
@@ -31,6 +33,7 @@ from torch import Tensor
 from torch.nn import functional as F
 from torchmetrics.functional.text import rouge_score
 
+from expctr.evaluation.claims import Claims
 from expctr.evaluation.titles import Mentions
 from expctr.metrics import UNDEFINED, mean_estimates
 from expctr.systems import MEASURES, Estimate
@@ -49,6 +52,7 @@ def measure(
     labels: Sequence[float],
     users: Tensor,
     scores: Mapping[str, Sequence[float]],
+    claims: Sequence[Claims],
     *,
     titled: Sequence[bool],
     reviews: Sequence[str | None] = (),
@@ -63,13 +67,14 @@ def measure(
         labels: 0 or 1.
         users: the user of each row, integers `[rows]`.
         scores: the rows' scores by name (`s_u`, `s_r`).
+        claims: what each one says that the user liked or disliked.
         titled: whether a row's prompt contains a title of the history.
         reviews: the users' own reviews of the targets: one value per row, or no values.
         token_vectors: of the encoder for BERTScore, which is left out without one.
     """
     written = torch.tensor([bool(text.strip()) for text in texts])
     judged = written & (torch.tensor(verdicts) != 0)
-    positive = torch.tensor(verdicts) > 0
+    positive, claiming = torch.tensor(verdicts) > 0, torch.tensor([found.total > 0 for found in claims])
 
     def share(values: Sequence[float] | Tensor, of: Tensor) -> Tensor:
         return torch.where(of, torch.as_tensor(values).double(), math.nan)
@@ -83,6 +88,8 @@ def measure(
         "invented": share([len(found) > 0 for found in invented], written),
         "invented_garbled": share([any(title.garbled for title in found) for found in invented], written),
         "invented_elsewhere": share([any(title.elsewhere for title in found) for found in invented], written),
+        "claims": share([found.total > 0 for found in claims], written),
+        "claims_wrong": share([len(found.wrong) > 0 for found in claims], written & claiming),
         "verdict": share(judged, written),
         "verdict_positive": share(positive, judged),
     }

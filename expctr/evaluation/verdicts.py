@@ -28,12 +28,14 @@ _UNKIND = {
     "unfavorable unfavourable unfavorably unfavourably negative negatively",
 }
 _PAST = {"loved", "liked", "enjoyed", "hated", "disliked"}  # a verdict only after a modal, as in "will be liked"
-_BARE = {word for side in (_KIND, _UNKIND) for word in side["verbs"].split()}
 _POLARITY = {word: sign for sign, side in ((1, _KIND), (-1, _UNKIND)) for word in " ".join(side.values()).split()}
-_THIRD = {f"{verb}s": _POLARITY[verb] for verb in _BARE}
+BARE = {verb: sign for sign, side in ((1, _KIND), (-1, _UNKIND)) for verb in side["verbs"].split()}
+"""Verbs of liking (1) and of dislike (-1) in their first form."""
+_THIRD = {f"{verb}s": sign for verb, sign in BARE.items()}
 _WILL = "will would should shall may might could can won't wouldn't shouldn't couldn't can't cannot"
 _TO = "likely unlikely going expected bound"
-_MODALS = {*f"{_WILL} {_TO}".split()}
+MODALS = {*f"{_WILL} {_TO}".split()}
+"""Words with which verdicts begin."""
 _NOT = "not never hardly scarcely barely rarely nor neither unlikely cannot"
 _NEGATIONS = set(_NOT.split())
 _REACH = 6
@@ -41,7 +43,8 @@ _REACH = 6
 
 _SHORT = 3
 
-_TOKEN = re.compile(r"[^\W\d_]+(?:['’][^\W\d_]+)*|[.;!?]")
+TOKEN = re.compile(r"[^\W\d_]+(?:['’][^\W\d_]+)*|[.;!?]")
+"""A word, or the end of a sentence."""
 QUOTED = re.compile(r"""(?<!\w)["“«](\S(?:[^"“”«»]*\S)?)["”»](?!\w)""")
 """A span in double quotes."""
 
@@ -73,18 +76,18 @@ def without_verdicts(text: str, titles: Sequence[str] = ()) -> str:
 
 def verdicts(text: str, titles: Sequence[str] = ()) -> list[Verdict]:
     """All verdicts of a sentence, outside of titles. The first of the list is the one that counts."""
-    tokens = list(_TOKEN.finditer(_blank(text, titles)))
+    tokens = list(TOKEN.finditer(_blank(text, titles)))
     words = [token[0].lower().replace("’", "'") for token in tokens]
     modal, done = [], -1
     for i, word in enumerate(words):
-        if i <= done or not (word in _MODALS or word.endswith("'ll")):
+        if i <= done or not (word in MODALS or word.endswith("'ll")):
             continue
         for j in range(i + 1, min(len(words), i + 1 + _REACH)):
             if words[j] in ".;!?":
                 break
             if words[j] in _POLARITY and not (words[j] == "like" and words[j - 1] in ("be", "look", "sound")):
-                start = i - 1 if i and _negates(words[i - 1]) else i
-                sign = _POLARITY[words[j]] * (-1) ** sum(map(_negates, words[start:j]))
+                start = i - 1 if i and negates(words[i - 1]) else i
+                sign = _POLARITY[words[j]] * (-1) ** sum(map(negates, words[start:j]))
                 modal.append(Verdict(tokens[start].start(), tokens[j].end(), sign))
                 done = j
                 break
@@ -93,9 +96,9 @@ def verdicts(text: str, titles: Sequence[str] = ()) -> list[Verdict]:
     present = []
     for j, word in enumerate(words):
         question = any(before in ("do", "does", "don't", "doesn't") for before in words[max(0, j - 3) : j])
-        sign = _THIRD.get(word, 0 if word in _PAST or (word in _BARE and not question) else _POLARITY.get(word, 0))
+        sign = _THIRD.get(word, 0 if word in _PAST or (word in BARE and not question) else _POLARITY.get(word, 0))
         if sign:
-            negations = [i for i in range(max(0, j - 3), j) if _negates(words[i])]
+            negations = [i for i in range(max(0, j - 3), j) if negates(words[i])]
             start = tokens[min([*negations, j])].start()
             present.append(Verdict(start, tokens[j].end(), sign * (-1) ** len(negations)))
     return present[::-1]
@@ -120,5 +123,6 @@ def title_pattern(title: str) -> re.Pattern[str]:
     return re.compile(rf"""["“«]{words}[,.]?["”»]{bare}""")
 
 
-def _negates(word: str) -> bool:
+def negates(word: str) -> bool:
+    """Whether a word reverses what follows."""
     return word in _NEGATIONS or word.endswith("n't")

@@ -157,6 +157,8 @@ def _faithfulness(run: Run) -> Answer:
     ]
     if invented := estimate(section(run.table, "quality", "trained").get("invented")):
         facts.append(Fact("Sentences that name an invented title", invented))
+    if wrong := estimate(section(run.table, "quality", "trained").get("claims_wrong")):
+        facts.append(Fact("Sentences on what the user liked or disliked that are wrong about a title", wrong))
     used = own_row is not None and own_row.finding == "better"
     if own_row is None and share is None:
         word, why = "Unknown", f"table.json has no test of {AUG.name} on other explanations."

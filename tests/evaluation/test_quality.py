@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from expctr.data.batches import SampleText
+from expctr.evaluation.claims import Claims
 from expctr.evaluation.quality import bertscore, bleu, distinct, likeness, lines, measure
 from expctr.evaluation.titles import TitleFinder
 from expctr.evaluation.verdicts import polarity
@@ -25,6 +26,7 @@ def measured(users: Sequence[int] = range(4), **more: object) -> dict[str, Estim
         [1.0, 1.0, 0.0, 0.0],
         torch.tensor(users),
         {"s_u": [0.9, 0.2, 0.5, 0.5]},
+        [Claims(1, []), Claims(2, ["Heat"]), Claims(0, []), Claims(0, [])],
         titled=[True] * 4,
         **more,  # type: ignore[arg-type]
     )
@@ -36,6 +38,8 @@ def test_each_share_is_of_the_rows_that_have_it() -> None:
     assert values["empty"] == 1 / 4
     assert values["names_history"] == pytest.approx(1 / 3)
     assert values["invented"] == values["invented_garbled"] == pytest.approx(1 / 3)
+    assert values["claims"] == pytest.approx(2 / 3)
+    assert values["claims_wrong"] == 1 / 2
     assert values["verdict"] == pytest.approx(2 / 3)
     assert values["verdict_positive"] == 1 / 2
     assert values["verdict_agrees_s_u"] == 1

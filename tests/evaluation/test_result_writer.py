@@ -196,7 +196,7 @@ def test_the_table_holds_what_the_sentences_are_worth(run: Path) -> None:
 
 def test_each_tested_sentence_stands_beside_what_it_was_given(run: Path) -> None:
     rows = pl.read_parquet(run / "explanations" / "test.parquet")
-    assert {"target", "liked", "disliked", "invented", "invented_untrained", "names_history", "verdict"} <= set(
+    assert {"target", "liked", "disliked", "invented", "misstated_untrained", "names_history", "verdict"} <= set(
         rows.columns
     )
     for row in rows.iter_rows(named=True):

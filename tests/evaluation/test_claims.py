@@ -1,0 +1,40 @@
+"""What sentences say about the history, judged by hand."""
+
+import pytest
+
+from expctr.evaluation.claims import claims_of
+
+LIKED, DISLIKED = ("Heat", "Fargo", "Alien 3"), ("Casper", "Alien", "The Room")
+CASES = {
+    'The user liked "Heat" and will love "Up".': (1, []),
+    'The user liked "Casper", so they will hate "Up".': (1, ["Casper"]),
+    'They disliked "Heat" and "Casper", but loved "Fargo".': (3, ["Heat"]),
+    'Since the user did not enjoy "Alien", "Up" is a poor match.': (1, []),
+    'They never liked "Fargo".': (1, ["Fargo"]),
+    'They didn’t like “Heat”; "Casper" is a film.': (1, ["Heat"]),
+    'They were pleased more often than not, they disliked "Casper".': (1, []),
+    'They liked some and not others and disliked "Casper".': (1, []),
+    'They were let down more often than not and disliked "Casper".': (1, []),
+    'They did not really like "Casper" and never loved "Alien".': (2, []),
+    "They hated Casper and adored Alien 3.": (2, []),
+    'They liked "Alien 3". "Alien" is older.': (1, []),
+    'They will love "Casper".': (0, []),
+    'With "Heat" in their history, they liked much.': (0, []),
+    'The user disliked The Room. They liked "Alien".': (2, ["Alien"]),
+    "": (0, []),
+}
+
+
+@pytest.mark.parametrize("text", CASES)
+def test_claims_are_compared_with_the_history(text: str) -> None:
+    count, wrong = CASES[text]
+    assert claims_of(text, LIKED, DISLIKED) == (count, wrong)
+
+
+def test_a_title_that_was_liked_and_disliked_is_no_claim() -> None:
+    assert claims_of('They liked "Heat" and "Up".', ["Heat", "Up"], ["Heat"]) == (1, [])
+
+
+def test_words_of_titles_claim_nothing() -> None:
+    text = 'They liked "Heat", as did those who saw "The Man Who Hated Cats" and "Fargo".'
+    assert claims_of(text, LIKED, DISLIKED) == (2, [])
