@@ -20,7 +20,7 @@ from running import World
 import expctr
 from expctr.cli import predict_pairs as pair_files
 from expctr.cli.app import run as run_cli
-from expctr.cli.predict_pairs import predict_pairs
+from expctr.cli.predict_pairs import predict_pairs, reasons
 from expctr.data.batches import SampleText
 from expctr.errors import DataError, UserError
 from expctr.modules.expctr import ExpCTRModule
@@ -449,3 +449,14 @@ def test_a_ranking_needs_a_ctr_model_without_sentences(tmp_path: Path) -> None:
     scorer = SimpleNamespace(columns={"score": pl.Float64()})
     with pytest.raises(UserError, match=r"explain: top:3 needs a run of ExpCTRModule"):
         predict_pairs(cast(Any, scorer), tmp_path / "pairs.csv", tmp_path / "out.csv", "top:3", tmp_path)
+
+
+def test_reasons_that_differ_in_an_id_are_one() -> None:
+    problems = {f"the ratings have no user u{i}": 2 for i in range(300)} | {"no user and no titles of a history": 7}
+    problems |= {"user 5 has rated no other item": 1, "user is a number that lost its last digits; write ids": 3}
+    assert reasons(problems) == [
+        ("the ratings have no user u0, and 299 like it", 600),
+        ("no user and no titles of a history", 7),
+        ("user is a number that lost its last digits; write ids", 3),
+        ("user 5 has rated no other item", 1),
+    ]

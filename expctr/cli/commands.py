@@ -9,7 +9,7 @@ import polars as pl
 from lightning.pytorch.accelerators import CPUAccelerator
 from lightning.pytorch.callbacks import Callback
 
-from expctr.cli.predict_pairs import check_options, predict_pairs
+from expctr.cli.predict_pairs import check_options, predict_pairs, reasons
 from expctr.data.query import make_query
 from expctr.data.ratings_module import RatingsDataModule
 from expctr.errors import UserError
@@ -184,9 +184,10 @@ class Trainer(L.Trainer):
         predictor = Predictor.restore(self, model, datamodule, Path(str(ckpt_path)), self._other_callbacks())
         problems = predict_pairs(predictor, Path(pairs), written, explain, Path(str(ckpt_path)), force)
         print(printable(f"scores of {pairs} in {written}{'' if problems else ': all pairs'}"))
-        for problem, count in list(problems.items())[:5]:
-            print(f"  not scored: {count:,} ({printable(problem)})")
-        if others := sum(list(problems.values())[5:]):
+        shown = reasons(problems)
+        for reason, count in shown[:5]:
+            print(f"  not scored: {count:,} ({printable(reason)})")
+        if others := sum(count for _, count in shown[5:]):
             print(f"  not scored: {others:,} for other reasons, which the column {PROBLEM} gives")
         return None
 

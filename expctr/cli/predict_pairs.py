@@ -2,8 +2,8 @@
 
 import json
 import re
-from collections import deque
-from collections.abc import Iterator
+from collections import Counter, deque
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from itertools import islice
 from pathlib import Path
@@ -27,6 +27,13 @@ CHUNK = 20_000
 """Pairs in memory at a time."""
 _SUFFIXES = (".csv", ".parquet")
 _JOB = {"pairs", "checkpoint", "data", "explain", "samples"}
+_KINDS = {
+    "unknown user": "the ratings have no user .*",
+    "unknown item": "no item with a title has the id .*",
+    "no other item": "user .* has rated no other item",
+    "another title": "item .* is called .*, not .*",
+}
+"""Problems that name an id."""
 _PART = re.compile(r"\.lock|pairs\.parquet|(ranked|scored)-\d{12}\.parquet|.*\.[0-9a-f]{16}\.part")
 
 
@@ -123,6 +130,20 @@ def predict_pairs(
             else:
                 result.sink_parquet(part)
     return dict(problems.iter_rows())
+
+
+def reasons(problems: Mapping[str, int]) -> list[tuple[str, int]]:
+    """Why pairs could not be scored, and how many: problems that differ in an id are one, with an example."""
+    kinds: dict[str, Counter[str]] = {}
+    for problem, count in problems.items():
+        kind = next((name for name, pattern in _KINDS.items() if re.fullmatch(pattern, problem)), problem)
+        kinds.setdefault(kind, Counter())[problem] += count
+    found = []
+    for of_kind in kinds.values():
+        ((example, _),) = of_kind.most_common(1)
+        more = f", and {len(of_kind) - 1:,} like it" if len(of_kind) > 1 else ""
+        found.append((example + more, of_kind.total()))
+    return sorted(found, key=lambda reason: -reason[1])
 
 
 def _check_new(out: Path, force: bool) -> None:

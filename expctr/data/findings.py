@@ -9,6 +9,8 @@ from expctr.data.readers.snapshots import FIRST, SNAPSHOTS, UNDATED, UNREAD, WIT
 from expctr.data.summary import BEYOND_MAX_SAMPLES, COPIES, SUPERSEDED, DataSummary
 
 _FEW = 10  # rows of a label
+_WARM, _HARDLY = 0.5, 0.01
+"""Share of users of the test rows whom training knows, up to which their ids say little, and nothing."""
 _DRIFT, _ERRORS = 0.1, 4.0  # a difference of base rates that matters, in itself and in standard errors
 _DROPPED = 0.1
 _OVERRULED = 0.05
@@ -153,8 +155,13 @@ def _drift(summary: DataSummary, options: SampleOptions) -> list[str]:
 
 def _users(summary: DataSummary, options: SampleOptions, more: str) -> list[str]:
     test = summary.splits["test"]
-    if not test["samples"] or test["warm_users"] > 0.01 or options.split == "user":
+    if not test["samples"] or test["warm_users"] > _WARM or options.split == "user":
         return []
+    if test["warm_users"] > _HARDLY:
+        return [
+            f"{1 - test['warm_users']:.0%} of the users of the test rows are unknown to training: of these the models "
+            f"learn nothing from ids. Fix: {more}; data.samples.split: random shows what known users would give"
+        ]
     paper = " (one target per user, as in the paper)" if options.targets_per_user == 1 else ""
     return [
         f"every user of the test rows is unknown to training{paper}: the models learn nothing from user ids, and only "

@@ -34,12 +34,12 @@ def write_card(module: L.LightningModule, data: RatingsDataModule, out: Path, li
         out: the folder, with everything else in it.
         lines: what was written, each as `names: description`.
     """
-    source = Path(data.path).resolve().name if data.path else Path(next(iter(data.summary.files), "")).stem
+    # of the rows, if there are tables of items and users, too; those are read before
+    largest = max(data.summary.files, key=lambda name: data.summary.files[name], default="")
+    source = Path(data.path).resolve().name if data.path else Path(largest).stem
     name = re.sub(r"[^\w.-]+", "-", source, flags=re.ASCII).strip("-.") or "ratings"
     tested, summary = (out / "table.md").exists(), data.summary
-    meta = ModelCardData(
-        datasets=[name], metrics=["roc_auc", "mae", "mse"] if tested else None, tags=["expctr", "recommendation"]
-    )
+    meta = ModelCardData(metrics=["roc_auc", "mae", "mse"] if tested else None, tags=["expctr", "recommendation"])
     parts = [f"# {type(module).__name__} of expctr, trained on {name}"]
     if isinstance(module, StagedModule | TALLRecModule):
         options = module.models.policy.llm if isinstance(module, StagedModule) else module.llm

@@ -26,7 +26,7 @@ SOUND = DataSummary(
     interactions=900,
     untitled=0.5,
     tied=0.5,
-    splits={"train": split(800, 0.5), "val": split(100, 0.4), "test": split(100, 0.1, warm_users=0.02)},
+    splits={"train": split(800, 0.5), "val": split(100, 0.4), "test": split(100, 0.1, warm_users=0.51)},
     history={"median": 1.0},
 )
 """On the sound side of each limit."""
@@ -53,6 +53,10 @@ WRONG = {
     ),
     "drift": ({"splits": {**SOUND.splits, "val": split(100, 0.29)}}, "29% of the validation rows are liked"),
     "unknown users": ({"splits": {**SOUND.splits, "test": split(100, 0.5, 0.0)}}, "every user of the test rows"),
+    "mostly unknown users": (
+        {"splits": {**SOUND.splits, "test": split(100, 0.5, 0.08)}},
+        "92% of the users of the test rows are unknown to training",
+    ),
     "a test account": (USER_0 | {"busiest_share": 0.21}, "user '0' has 21% of all rows"),
     "two titles": ({"side_dropped": {TITLES: 3}}, f"some items have several titles ({TITLES}: 3 in all)"),
     "ties": ({"tied": 0.51}, "51% of the interactions share their time"),
