@@ -90,9 +90,9 @@ def print_plan(
     console.print(memory_table(stages))
     with_overlay = OVERLAYS[overlay].format(devices=options.devices)
     console.print(
-        f"{'Fits' if peak <= limit else 'Does not fit'}: {peak / 1e9:.1f} of {limit / 1e9:.1f} GB, with prompts of "
-        f"{size.prompt_tokens} tokens{with_overlay}. CTR models, the sentence encoder, buffers for sharding and "
-        "the device's own context are not counted."
+        f"{'Fits' if peak <= limit else 'Does not fit'}: {peak / 1e9:.1f} of {limit / 1e9:.1f} GB (--memory), with "
+        f"prompts of {size.prompt_tokens} tokens{with_overlay}. CTR models, the sentence encoder, buffers for sharding "
+        "and the device's own context are not counted."
     )
     if work:
         console.print(workload_table(work))

@@ -151,7 +151,7 @@ def _faithfulness(run: Run) -> Answer:
         agrees = share.low > (chance or 0.5)
         facts.append(Fact("Both models' scores are on the same side of 0.5", share, chance))
     facts += [
-        Fact(f"A changed prompt has the expected effect: {kind}", value)
+        Fact(f"A changed prompt has the expected effect: {kind}, {section(row).get('rows', '?')} rows", value)
         for kind, row in section(run.table, "audit", "counterfactuals").items()
         if (value := estimate(section(row).get("expected")))
     ]
