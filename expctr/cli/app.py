@@ -248,7 +248,9 @@ class ExpCTRCLI(LightningCLI):
             named = [f"trainer.{name}" for name in ("max_time", "max_steps") if limits.get(name) not in (None, -1)]
             more = f", with a higher {' or '.join(named)}" if named else ""
             return f"the plan is not finished. Next: expctr fit {run}{more}"
-        return f"trained; the run is in {run}. Next: expctr test {run}"
+        waited = self.model.best.waited if isinstance(self.model, ScoringModule) else 0
+        best = f", with its best weights, of {waited} validations before the end" if waited else ""
+        return f"trained; the run is in {run}{best}. Next: expctr test {run}"
 
     def instantiate_classes(self) -> None:
         """Make model, data and trainer. An error that they raise is an error of the config."""

@@ -16,6 +16,9 @@ class BestWeights:
     """The weights at the best validation so far, and how long ago that was.
 
     `patience` is the number of validations without improvement until it is time to stop.
+
+    Attributes:
+        waited: validations since the best one.
     """
 
     def __init__(self, modules: nn.Module, monitor: Monitor, patience: int) -> None:
@@ -24,7 +27,7 @@ class BestWeights:
 
     def forget(self) -> None:
         """Start over, as before the first validation."""
-        self._best, self._waited = -math.inf, 0
+        self._best, self.waited = -math.inf, 0
         self._weights: dict[str, Tensor] = {}
 
     def update(self, value: float) -> bool:
@@ -33,11 +36,11 @@ class BestWeights:
         Every rank has to call this, with the same value.
         """
         if self._sign * value > self._best:
-            self._best, self._waited = self._sign * value, 0
+            self._best, self.waited = self._sign * value, 0
             state = cast("dict[str, Tensor]", get_model_state_dict(self._modules, options=FULL))
             self._weights = {name: tensor.detach().cpu().clone() for name, tensor in state.items()}
         else:
-            self._waited += 1
+            self.waited += 1
         return self.stopped
 
     def restore(self) -> None:
@@ -47,11 +50,11 @@ class BestWeights:
 
     @property
     def stopped(self) -> bool:
-        return self._waited >= self._patience
+        return self.waited >= self._patience
 
     def state_dict(self) -> dict[str, Any]:
         """Plain numbers and tensors, the same on every rank."""
-        return {"best": self._best, "waited": self._waited, "weights": dict(self._weights)}
+        return {"best": self._best, "waited": self.waited, "weights": dict(self._weights)}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        self._best, self._waited, self._weights = state["best"], state["waited"], dict(state["weights"])
+        self._best, self.waited, self._weights = state["best"], state["waited"], dict(state["weights"])

@@ -724,7 +724,8 @@ def test_deepfm_alone_trains_stops_early_resumes_and_tests(world: World) -> None
         "--trainer.enable_progress_bar=false",
     ]
     run = f"--trainer.default_root_dir={world.folder / 'deepfm'}"
-    expctr("fit", *options, run).ok()
+    trained = expctr("fit", *options, run).ok().output
+    assert "deepfm, with its best weights, of 3 validations before the end. Next: " in trained
     found = curves(world.folder / "deepfm")
     assert 3 < len(found["val/logloss"]) < 200
     best = min(values[-1] for values in found["val/logloss"].values())

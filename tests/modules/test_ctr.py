@@ -207,6 +207,7 @@ def test_best_weights(monitor: Monitor, values: list[float]):
         nn.init.constant_(layer.weight, step)
         stops.append(best.update(value))
     assert stops == [False, False, False, True]
+    assert best.waited == 2
 
     other = BestWeights(nn.Linear(1, 1), monitor, patience=2)
     other.load_state_dict(best.state_dict())
