@@ -45,7 +45,13 @@ def ready_targets(
     if options.negatives:
         raise UserError("data.samples.negatives: ready rows have labels of their own. Fix: set it to 0")
     targets, entries = _read(sources, options, summary)
-    is_timed = options.order == "time" and not targets["timestamp"].null_count()
+    untimed = targets["timestamp"].null_count()
+    is_timed = options.order == "time" and not untimed
+    if options.order == "time" and "" in sources and not options.split and 0 < untimed < targets.height:
+        summary.doubts.append(
+            f"{untimed:,} of {targets.height:,} rows have no time, so all rows are split at random. Fix: give all of "
+            "them a time, and they are split by time; or choose a split (data.samples.split)"
+        )
     if options.split == "time" and "" in sources and not is_timed:
         raise UserError(
             "data.samples.split: not all of these ready rows have a time, or data.samples.order is not time. Fix: set "

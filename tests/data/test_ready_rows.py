@@ -297,6 +297,21 @@ def test_an_item_without_a_title_is_called_as_its_rows_say(nothing: str | None) 
     assert not [text for text in (*data.summary.counts, *data.summary.doubts) if "another title than" in text]
 
 
+def test_rows_of_which_some_have_no_time_are_said_to_be_split_at_random() -> None:
+    rows = pl.DataFrame(ROWS).with_columns(ts=1_700_000_000 + pl.int_range(pl.len()))
+
+    def doubts(rows: pl.DataFrame, split: Any = None) -> list[str]:
+        samples = SampleOptions(threshold=None, split=split)
+        return [text for text in prepared(rows, samples=samples).summary.doubts if "have no time" in text]
+
+    some = rows.with_columns(ts=pl.when(pl.int_range(pl.len()) > 1).then("ts"))
+    (found,) = doubts(some)
+    assert found.startswith(f"2 of {rows.height} rows have no time, so all rows are split at random. Fix: ")
+    assert not doubts(rows)
+    assert not doubts(rows.drop("ts"))
+    assert not doubts(some, split="random")
+
+
 def test_titles_in_brackets_are_no_lists() -> None:
     rows = pl.DataFrame({"liked": ["[REC]", "[REC]|Heat", '["Heat", "M"]'], "disliked": "", "title": "Seven"})
     found = TableDataModule(rows.with_columns(label=1)).read().interactions.frame.select("history").collect()
