@@ -3,7 +3,7 @@
 import json
 import re
 from collections import Counter
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from io import BytesIO
 from pathlib import Path
@@ -31,6 +31,37 @@ NESTED = r"""(?s)^(\{\s*(".*)?\}|\[\s*(["\[{\d-].*|(true|false|null)\b.*)?\])$""
 _RAW = "raw."  # a file may have a column `row` or `problem`, too
 
 
+@dataclass
+class JSONColumns:
+    """What was seen of the columns of JSON lines, in all files of a table.
+
+    Attributes:
+        nested: columns that hold objects or lists, and their types; in the frame they are JSON texts.
+        plain: columns in which most values are neither these nor texts that look like them.
+        floats: columns with numbers that were floats too large to hold each digit.
+    """
+
+    nested: dict[str, pl.DataType] = field(default_factory=dict)
+    plain: set[str] = field(default_factory=set)
+    floats: set[str] = field(default_factory=set)
+
+    def add(self, rows: Sequence[Mapping[str, object]]) -> list[str]:
+        """Add what the rows of a file show; returns their keys."""
+        types: dict[str, Counter[type]] = {}
+        is_plain = Counter[str]()
+        for row in rows:
+            for key, value in row.items():
+                types.setdefault(key, Counter()).update([type(value)] if value else [])
+                self.floats |= {key} if isinstance(value, float) and abs(value) >= 2**53 else set()
+                is_plain[key] += -1 if isinstance(value, dict | list) or re.search(NESTED, str(value)) else 1
+        self.plain |= {key for key, balance in is_plain.items() if balance > 0}
+        for key, counts in types.items():
+            for found, count in counts.most_common(1):
+                if found in _JSON_TYPES and 2 * count > counts.total():  # a few others are read as texts
+                    self.nested[key] = _JSON_TYPES[found]
+        return [*types]
+
+
 @dataclass(frozen=True)
 class Source:
     """A table with all its columns, untyped where the files are.
@@ -40,24 +71,20 @@ class Source:
             `line` where the files are not of text.
         schema: the columns and their types.
         is_text: every value is a string: what it means is found in its content.
-        nested: columns of JSON lines that hold objects or lists, and their types; in the frame they are JSON texts.
-        plain: columns of JSON lines in which most values are neither these nor texts that look like them.
-        floats: columns of JSON lines with numbers that were floats too large to hold each digit.
+        json: what is known of the columns of JSON lines.
         float32_in: columns that are 32-bit floats in some files, and not in all; and these files.
     """
 
     table: RawTable
     schema: Mapping[str, pl.DataType]
     is_text: bool
-    nested: Mapping[str, pl.DataType] = field(default_factory=dict)
-    plain: Collection[str] = ()
-    floats: Collection[str] = ()
+    json: JSONColumns = field(default_factory=JSONColumns)
     float32_in: Mapping[str, Sequence[str]] = field(default_factory=dict)
 
     @property
     def types(self) -> dict[str, pl.DataType]:
         """The types as they are in the files."""
-        own = {name: dtype for name, dtype in self.nested.items() if self.schema.get(name) == pl.String}
+        own = {name: dtype for name, dtype in self.json.nested.items() if self.schema.get(name) == pl.String}
         return {**self.schema, **own}
 
     @property
@@ -96,13 +123,10 @@ def open_source(source: Any, option: str) -> Source:
         )
     # each pass over a plan of hundreds of files takes seconds, and threads without end
     are_small = len(files) > _MANY and sum(path.stat().st_size for path in files) < _SMALL
-    frames = []
-    nested: dict[str, pl.DataType] = {}
-    plain: set[str] = set()
-    floats: set[str] = set()
+    frames, seen = [], JSONColumns()
     for path in files:
         with readable(path):
-            frame = _scan(path, nested, plain, floats)
+            frame = _scan(path, seen)
         found = frame.collect_schema().names()
         folders = {name: value for name, value in partition(path, str(source)).items() if _RAW + name not in found}
         frame = frame.with_columns(pl.lit(value, pl.String).alias(_RAW + name) for name, value in folders.items())
@@ -120,7 +144,7 @@ def open_source(source: Any, option: str) -> Source:
         for name, dtype in frame.collect_schema().items():
             if dtype == pl.Float32 and opened.schema.get(name.removeprefix(_RAW), dtype) != dtype:
                 float32_in.setdefault(name.removeprefix(_RAW), []).append(str(path))
-    return replace(opened, nested=nested, plain=plain, floats=floats, float32_in=float32_in)
+    return replace(opened, json=seen, float32_in=float32_in)
 
 
 def _opened(frames: Sequence[pl.LazyFrame], path: Path, parts: tuple[Path, ...], is_text: bool) -> Source:
@@ -149,8 +173,8 @@ def _kind(path: Path) -> str:
     return "JSON" if first.lstrip("\ufeff ").startswith("[") else "JSON lines"
 
 
-def _scan(path: Path, nested: dict[str, pl.DataType], plain: set[str], floats: set[str]) -> pl.LazyFrame:
-    """A file as a lazy frame. `nested`, `plain` and `floats` get the columns of JSON lines, see `Source`."""
+def _scan(path: Path, seen: JSONColumns) -> pl.LazyFrame:
+    """A file as a lazy frame. What is `seen` of the columns of JSON lines is added."""
     kind = _kind(path)
     if kind == "parquet":
         return _numbered(pl.scan_parquet(path, glob=False))
@@ -158,21 +182,10 @@ def _scan(path: Path, nested: dict[str, pl.DataType], plain: set[str], floats: s
         return _numbered(_read_json(path).lazy())
     if kind == "JSON lines":
         lines = _lines(path, _HEAD)
-        keys: dict[str, Counter[type]] = {}
-        is_plain = Counter[str]()
-        for row in map(_row, lines):
-            for key, value in row.items():
-                keys.setdefault(key, Counter()).update([type(value)] if value else [])
-                floats |= {key} if isinstance(value, float) and abs(value) >= 2**53 else set()
-                is_plain[key] += -1 if isinstance(value, dict | list) or re.search(NESTED, str(value)) else 1
-        plain |= {key for key, balance in is_plain.items() if balance > 0}
-        for key, types in keys.items():
-            for found, count in types.most_common(1):
-                if found in _JSON_TYPES and 2 * count > types.total():  # a few others are read as texts
-                    nested[key] = _JSON_TYPES[found]
+        keys = seen.add([*map(_row, lines)])
         if _is_one_object(lines):
             raise DataError(
-                f"{path} holds one object with the keys {listed([*keys], 3)}, and no rows. Fix: write one list of "
+                f"{path} holds one object with the keys {listed(keys, 3)}, and no rows. Fix: write one list of "
                 "objects, one per row (pandas: .to_json(orient='records'))"
             )
         return read_json_lines(path, {_RAW + key: (key,) for key in keys}).frame

@@ -389,9 +389,9 @@ def _id_checks(source: Source, role: str, name: str) -> Checks:
     """What is wrong with an id, the column of a role."""
     value = value_of(source, name)
     rounded = is_rounded(*value) | lost_in_some_files(source, name)
-    if name in source.floats and value[1] == pl.String:
+    if name in source.json.floats and value[1] == pl.String:
         rounded |= value[0].str.contains(r"^\d{16,}$").fill_null(False)
-    nested = value[0].str.contains(NESTED) if name in source.plain and value[1] == pl.String else pl.lit(False)
+    nested = value[0].str.contains(NESTED) if name in source.json.plain and value[1] == pl.String else pl.lit(False)
     return [*bad_ids(role, shown=name), (rounded, ROUNDED_ID, name), (nested, NESTED_ID, name)]
 
 

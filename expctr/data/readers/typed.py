@@ -44,7 +44,7 @@ def title_checks(source: Source, name: str) -> Checks:
     if source.schema[name] == pl.Binary:
         undecodable = raw(name).map_batches(_are_undecodable, return_dtype=pl.Boolean, is_elementwise=True)
         checks.append((undecodable, UNDECODABLE, name))
-    if name in source.plain and source.schema[name] == pl.String:
+    if name in source.json.plain and source.schema[name] == pl.String:
         checks.append((raw(name).str.contains(_NESTED_TITLE), NESTED_TITLE, name))
     return checks
 
