@@ -2,8 +2,8 @@
 
 A claim is a word such as "liked", "disliked" or "did not enjoy", and each title of the history that comes after it in
 the same sentence, up to the next such word or a modal: `liked "Heat" and "Fargo", but hated "Casper"` makes three. A
-title that the user both liked and disliked is no claim. The lexicon is English. It reads plain sentences; in free prose,
-with lists and asides, it misreads some.
+title that the user both liked and disliked is no claim. The lexicon is English. It reads plain sentences, and misreads
+some of free prose, with lists and asides.
 """
 
 import re
