@@ -33,7 +33,7 @@ from expctr.llm.lora import add_adapter
 from expctr.llm.model import LanguageModel
 from expctr.llm.rollout import Rollout, decode_step
 from expctr.llm.yes_no import Answers, state_answers
-from expctr.planning.trace import FLASH, FUSED, Trace, remove_storage
+from expctr.planning.trace import CHUNKED, FLASH, FUSED, Trace, remove_storage
 
 BITS = {"nf4": 4, "int8": 8}
 
@@ -282,7 +282,7 @@ def _attention(base: PreTrainedModel, options: LLMOptions, on_cpu: bool) -> str:
         chosen = "sdpa" if base._supports_sdpa else "eager"
         if on_cpu and base._supports_attention_backend:
             chosen = GROUPED
-    return {"sdpa": FUSED, "flash_attention_2": FLASH}.get(chosen, chosen)
+    return {"sdpa": FUSED, "flash_attention_2": FLASH, GROUPED: CHUNKED}.get(chosen, chosen)
 
 
 def _ids(rows: int, tokens: int) -> Tensor:

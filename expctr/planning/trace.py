@@ -12,10 +12,13 @@ from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from transformers import AttentionInterface, AttentionMaskInterface
-from transformers.masking_utils import sdpa_mask
+from transformers.masking_utils import eager_mask, sdpa_mask
 
-FUSED, FLASH = "counted_sdpa", "counted_without_repeats"
-"""Names of two stand-ins for fused attention, which keeps no scores: with keys repeated per head, and without.
+from expctr.llm.cpu.attention import MAX_SCORES, grouped_attention
+
+FUSED, FLASH, CHUNKED = "counted_sdpa", "counted_without_repeats", "counted_grouped"
+"""Names of two stand-ins for fused attention, which keeps no scores: with keys repeated per head, and without; and of
+one for `grouped_attention`.
 
 transformers would look for a kernel of its own under any name with "flash" in it.
 """
@@ -119,6 +122,31 @@ def _flash(
     return out.transpose(1, 2).contiguous(), None
 
 
+def _chunked(
+    module: nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor | None,
+    scaling: float | None = None,
+    **others: Any,
+) -> tuple[Tensor, None]:
+    """Grouped attention. Of many rows only the first chunk is computed: to trace each of a million would take hours."""
+    batch, heads, new, _ = query.shape
+    rows = max(1, MAX_SCORES // (heads * new * key.shape[2]))
+    if rows >= batch or torch.is_grad_enabled():
+        return grouped_attention(module, query, key, value, attention_mask, scaling, **others)
+    scaled = query * 1.0  # as long as the results of all chunks, which wait for the last one
+    waiting = value.new_empty(batch, heads, new, value.shape[-1])
+    mask = None if attention_mask is None else attention_mask[:rows]
+    grouped_attention(module, query[:rows], key[:rows], value[:rows], mask, scaling, **others)
+    out = torch.empty_like(waiting).transpose(1, 2).contiguous()
+    del scaled, waiting
+    return out, None
+
+
 for _name, _attention in ((FUSED, _fused), (FLASH, _flash)):
     AttentionInterface.register(_name, _attention)
     AttentionMaskInterface.register(_name, sdpa_mask)
+AttentionInterface.register(CHUNKED, _chunked)
+AttentionMaskInterface.register(CHUNKED, eager_mask)

@@ -7,13 +7,15 @@ from typing import Any
 
 import pytest
 import torch
-from transformers import BartConfig, CLIPConfig, PreTrainedConfig, RwkvConfig
+from transformers import AttentionInterface, BartConfig, CLIPConfig, PreTrainedConfig, RwkvConfig
 
 from expctr.errors import UserError
+from expctr.llm.cpu.attention import grouped_attention
 from expctr.llm.loading import LLMOptions
 from expctr.modules.explainer import PPOExplainerModule
 from expctr.planning.blueprint import Blueprint
 from expctr.planning.memory import Sizes, forecast_memory, parse_memory, peak_bytes
+from expctr.planning.trace import CHUNKED
 from tools.architectures import tiny_config
 
 
@@ -128,6 +130,28 @@ def test_every_attention_can_be_counted(bare: LLMOptions, attention: Any) -> Non
     blueprint = Blueprint(replace(bare, attention=attention), torch.bfloat16, on_cpu=attention == "grouped")
     short, long = (blueprint.learn(1, tokens, 1, critic=False, entropy=False)["activations"] for tokens in (64, 256))
     assert (long > 6 * short) == (attention in ("eager", "grouped"))
+
+
+@pytest.mark.parametrize("scores", [2**12, 2**14, 2**30])
+def test_chunks_of_attention_count_as_if_each_were_computed(
+    bare: LLMOptions, scores: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for module in ("planning.trace", "llm.cpu.attention"):
+        monkeypatch.setattr(f"expctr.{module}.MAX_SCORES", scores)
+    blueprint = Blueprint(replace(bare, attention="grouped"), torch.bfloat16, on_cpu=True)
+    assert blueprint.model.attention == CHUNKED
+
+    def peaks() -> list[int]:
+        phases = (
+            blueprint.prefill(24, 40, True),
+            blueprint.decode(24, 40, 10, True, False),
+            blueprint.score(24, 40),
+        )
+        return [phase.total() for phase in phases]
+
+    counted = peaks()
+    monkeypatch.setitem(AttentionInterface._global_mapping, CHUNKED, grouped_attention)
+    assert counted == pytest.approx(peaks(), rel=0.02)
 
 
 @pytest.mark.parametrize(

@@ -195,7 +195,7 @@ def test_a_config_makes_no_objects_of_python(mark: Path, capsys: pytest.CaptureF
     assert "could not determine a constructor" in capsys.readouterr().err
     for damaged in (run / "config.yaml").read_text(), "model: {}", "[1]", "{", "5", "\0":
         (run / "config.yaml").write_text(damaged)
-        with pytest.raises(UserError, match=r"config\.yaml (cannot be read:|has no) .*Fix: "):
+        with pytest.raises(UserError, match=r"config\.yaml (cannot be read:|has no|is no) .*Fix: "):
             Predictor.load(run)
     assert not mark.exists()
 
