@@ -186,6 +186,20 @@ def test_a_file_in_chunks_has_the_scores_of_one_table(
     assert {path.name for path in tmp_path.iterdir()} == {"pairs.csv", "out.csv", "out.parquet"}
 
 
+def stop_at(call: int, monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Ctrl-C in one of the calls of `score`; returns the number of pairs of each, which grows with them."""
+    score, scored = Predictor.score, list[int]()
+
+    def stops(self: Predictor, table: pl.DataFrame, *args: object, **kwargs: object) -> pl.DataFrame:
+        scored.append(table.height)
+        if len(scored) == call:
+            raise KeyboardInterrupt
+        return score(self, table, *args, **kwargs)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(Predictor, "score", stops)
+    return scored
+
+
 def test_an_interrupted_file_goes_on_where_it_stopped(
     predictor: Predictor,
     pairs: pl.DataFrame,
@@ -196,15 +210,7 @@ def test_an_interrupted_file_goes_on_where_it_stopped(
 ) -> None:
     pairs.write_parquet(tmp_path / "pairs.parquet")
     job = (tmp_path / "pairs.parquet", tmp_path / "out.csv", "top:2", checkpoints(run / "checkpoints")[-1])
-    score, scored = Predictor.score, []
-
-    def stops(self: Predictor, table: pl.DataFrame, *args: object, **kwargs: object) -> pl.DataFrame:
-        scored.append(table.height)
-        if len(scored) == 6:  # four chunks are ranked, and the first is explained
-            raise KeyboardInterrupt
-        return score(self, table, *args, **kwargs)  # type: ignore[arg-type]
-
-    monkeypatch.setattr(Predictor, "score", stops)
+    scored = stop_at(6, monkeypatch)  # four chunks are ranked, and the first is explained
     with pytest.raises(KeyboardInterrupt):
         predict_pairs(predictor, *job)
     assert not (tmp_path / "out.csv").exists()
@@ -227,15 +233,7 @@ def test_parts_of_other_data_are_not_gone_on_with(
     """Such as data whose titles were corrected meanwhile."""
     pairs.write_parquet(tmp_path / "pairs.parquet")
     job = (tmp_path / "pairs.parquet", tmp_path / "out.csv", "none", checkpoints(run / "checkpoints")[-1])
-    score, scored = Predictor.score, []
-
-    def stops(self: Predictor, table: pl.DataFrame, *args: object, **kwargs: object) -> pl.DataFrame:
-        scored.append(table.height)
-        if len(scored) == 3:
-            raise KeyboardInterrupt
-        return score(self, table, *args, **kwargs)  # type: ignore[arg-type]
-
-    monkeypatch.setattr(Predictor, "score", stops)
+    scored = stop_at(3, monkeypatch)
     with pytest.raises(KeyboardInterrupt):
         predict_pairs(predictor, *job)
     monkeypatch.setattr(predictor.data, "source_digest", lambda: "of other data")

@@ -27,12 +27,12 @@ CHUNK = 20_000
 """Pairs in memory at a time."""
 _SUFFIXES = (".csv", ".parquet")
 _JOB = {"pairs", "checkpoint", "data", "explain", "samples"}
-_KINDS = {
-    "unknown user": "the ratings have no user .*",
-    "unknown item": "no item with a title has the id .*",
-    "no other item": "user .* has rated no other item",
-    "another title": "item .* is called .*, not .*",
-}
+_KINDS = (
+    "the ratings have no user .*",
+    "no item with a title has the id .*",
+    "user .* has rated no other item",
+    "item .* is called .*, not .*",
+)
 """Problems that name an id."""
 _PART = re.compile(r"\.lock|pairs\.parquet|(ranked|scored)-\d{12}\.parquet|.*\.[0-9a-f]{16}\.part")
 
@@ -136,7 +136,7 @@ def reasons(problems: Mapping[str, int]) -> list[tuple[str, int]]:
     """Why pairs could not be scored, and how many: problems that differ in an id are one, with an example."""
     kinds: dict[str, Counter[str]] = {}
     for problem, count in problems.items():
-        kind = next((name for name, pattern in _KINDS.items() if re.fullmatch(pattern, problem)), problem)
+        kind = next((pattern for pattern in _KINDS if re.fullmatch(pattern, problem)), problem)
         kinds.setdefault(kind, Counter())[problem] += count
     found = []
     for of_kind in kinds.values():

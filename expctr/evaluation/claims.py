@@ -10,7 +10,7 @@ import re
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from expctr.evaluation.verdicts import BARE, MODALS, QUOTED, negates, title_pattern
+from expctr.evaluation.verdicts import BARE, MODALS, QUOTED, blanked, negates, title_pattern
 
 _PAST = dict.fromkeys(["liked", "loved", "enjoyed", "adored", "appreciated", "praised", "favored", "favoured"], 1)
 _PAST |= dict.fromkeys(["disliked", "hated", "detested", "loathed", "despised", "rejected", "avoided"], -1)
@@ -40,8 +40,8 @@ def claims_of(text: str, liked: Sequence[str], disliked: Sequence[str]) -> Claim
     mentions: list[tuple[int, str]] = []
     for title in sorted(truth, key=len, reverse=True):  # "Alien" is not named by "Alien 3"
         mentions += [(found.start(), title) for found in title_pattern(title).finditer(text)]
-        text = title_pattern(title).sub(lambda found: " " * len(found[0]), text)
-    text = QUOTED.sub(lambda found: " " * len(found[0]), text)  # other titles
+        text = blanked(text, title_pattern(title))
+    text = blanked(text, QUOTED)  # other titles
     tokens = [(token.start(), token[0].lower().replace("’", "'")) for token in _TOKEN.finditer(text)]
     words = [word for _, word in tokens]
     both = {*liked} & {*disliked}

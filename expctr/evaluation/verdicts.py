@@ -108,8 +108,13 @@ def _blank(text: str, titles: Sequence[str]) -> str:
     """The text at the same length, with titles and quoted spans replaced by spaces."""
     spans = [*map(title_pattern, sorted(filter(None, titles), key=len, reverse=True)), QUOTED]
     for span in spans:
-        text = span.sub(lambda found: " " * len(found[0]), text)
+        text = blanked(text, span)
     return text
+
+
+def blanked(text: str, span: re.Pattern[str]) -> str:
+    """The text at the same length, with spaces for what matches."""
+    return span.sub(lambda found: " " * len(found[0]), text)
 
 
 @lru_cache(20_000)  # re caches 512 patterns only, and compiling takes longer than searching
