@@ -18,6 +18,7 @@ _RARE = 1 / 50
 """At most so many numbers are shorter with an exponent, if they have nothing in common."""
 _MORE_USUAL = 3
 """Times as many rows one time may have as others have on average: 1.7e+09 is shorter, too, and may be the only one."""
+_STEPS = (60, 3600, 86400)  # in a larger unit such times are multiples of these, too
 _SINCE_1973 = 10**8  # seconds, or more in other units
 
 
@@ -33,8 +34,9 @@ def is_rounded(value: pl.Expr, dtype: pl.DataType) -> pl.Expr:
 
 def digits_of_times(value: pl.Expr, dtype: pl.DataType) -> dict[str, pl.Expr]:
     """What shows whether times lost digits, for `lost_times`: of those with an exponent the `longest` number of digits
-    after a point, the fewest last `zeros`, null without any, and whether they are `one` time; how many `short` and
-    `plain` ones there are; and roughly how many `different` plain ones.
+    after a point, the fewest last `zeros`, null without any, and whether they are `one` time, which is a whole minute,
+    hour or day if all plain ones are; how many `short` and `plain` ones there are; and roughly how many `different`
+    plain ones.
     """
     if dtype != pl.String:
         names = ("longest", "zeros", "one", "short", "plain", "different")
@@ -46,7 +48,9 @@ def digits_of_times(value: pl.Expr, dtype: pl.DataType) -> dict[str, pl.Expr]:
     return {
         "longest": digits.max(),
         "zeros": (exponent - digits).min(),
-        "one": short.min() == short.max(),
+        "one": pl.all_horizontal(
+            short.min() == short.max(), *((plain % step != 0).any() | (short % step == 0).all() for step in _STEPS)
+        ),
         "short": short.count(),
         "plain": plain.count(),
         "different": plain.approx_n_unique(),

@@ -744,6 +744,8 @@ def mixed(exact: int, with_exponent: list[str]) -> pl.Series:
         (pl.Series(["1699999999", "1.7e+09", "1700000001"] * 3), 0),  # three rows in each second
         (mixed(50, ["1.70069E+12", "1.70E+12"] * 50), 100),
         (pl.Series(["1700611200000", "1.701216e+12"] * 4), 0),  # days
+        (pl.Series(["1699574400000", "1.69975E+12", "1699833600000"] * 3), 3),  # one of days that is none
+        (pl.Series(["1699574400", "1.5E+09", "1699833600"] * 3), 3),  # a whole minute
         (pl.Series(["1.71E+12"] * 8), 8),  # a whole number of minutes, too
     ],
 )
