@@ -52,10 +52,12 @@ def owner_of(folder: Path) -> Path | None:
 
 def is_owned(folder: Path, run: Path) -> bool:
     """Whether a run wrote the results or checkpoints in a folder: its own, by any name of it, or one with its note."""
-    return any(owner is not None and _are_same(owner, run) for owner in (folder, owner_of(folder)))
+    owner = owner_of(folder)
+    return (holds_run(folder) and are_same(folder, run)) or (owner is not None and are_same(owner, run))
 
 
-def _are_same(one: Path, other: Path) -> bool:
+def are_same(one: Path, other: Path) -> bool:
+    """Whether two paths lead to one place."""
     try:
         return one.samefile(other)
     except OSError:  # one of them is gone

@@ -8,7 +8,7 @@ import sys
 import threading
 import traceback
 from collections.abc import Sequence
-from contextlib import ExitStack, nullcontext, suppress
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from pkgutil import resolve_name
 from typing import Any
@@ -34,10 +34,10 @@ from expctr.evaluation.result_writer import ResultWriter
 from expctr.modules.checks import usable_accelerator
 from expctr.modules.scoring import ScoringModule
 from expctr.modules.staged import StagedModule
-from expctr.run_folder import holds_run, is_owned, note_owner, read_config
+from expctr.run_folder import holds_run, read_config
 from expctr.training.checkpoint import RunCheckpoint, checkpoint_folder, checkpoints, position
 from expctr.training.fsdp import ShardedStrategy
-from expctr.training.lock import claim, hold
+from expctr.training.lock import claim, hold, hold_results
 from expctr.training.progress import ProgressLog, StageProgressBar
 from expctr.training.ranks import check_options_agree, check_world, lost_process, network_fault, with_slurm
 from expctr.training.scheduler import StageScheduler, check_trainer
@@ -198,12 +198,12 @@ class ExpCTRCLI(LightningCLI):
 
     def _run_subcommand(self, subcommand: str) -> None:
         """Run the command; without its log, if need be, where its results are files."""
-        folder = Path(self.trainer.default_root_dir)
-        if self._source and not is_owned(folder, self._source) and self.trainer.is_global_zero:
-            with suppress(OSError):  # the command itself reports it
-                folder.mkdir(parents=True, exist_ok=True)
-                note_owner(folder, self._source)
-        with spared("stdout") if subcommand in _WITH_FILES else nullcontext():
+        with ExitStack() as stack:
+            if self._source and self.trainer.is_global_zero:
+                with suppress(OSError):  # the command itself reports it
+                    stack.enter_context(hold_results(Path(self.trainer.default_root_dir), self._source))
+            if subcommand in _WITH_FILES:
+                stack.enter_context(spared("stdout"))
             super()._run_subcommand(subcommand)
 
     def _prepare_subcommand_kwargs(self, subcommand: str) -> dict[str, Any]:

@@ -6,6 +6,7 @@ import multiprocessing
 import os
 import signal
 import socket
+import tempfile
 import threading
 import time
 from collections.abc import Awaitable, Callable, Sequence
@@ -69,6 +70,7 @@ def main(args: Sequence[str]) -> None:
         run = find_run(options.run)
         check_range("serve", options, port=(1024, 65535), timeout=(1, inf))
         check_port(options.host, options.port)
+        check_temporary_folder()
     except UserError as error:
         exit_with_error(error)
     server = make_server(run, options.ckpt_path, options.device, options.host, options.timeout)
@@ -87,6 +89,18 @@ def check_port(host: str, port: int) -> None:
             probe.bind((host, port))
         except OSError as error:
             raise UserError(f"port: {port} cannot be used: {error.strerror}. Fix: choose another port") from error
+
+
+def check_temporary_folder() -> None:
+    """Refuse a folder for temporary files in which processes cannot meet, with a `UserError`: its path may be long."""
+    try:
+        with tempfile.TemporaryDirectory(prefix="pymp-") as folder, socket.socket(socket.AF_UNIX) as probe:
+            probe.bind(f"{folder}/listener-12345678")  # as the standard library's processes do
+    except OSError as error:
+        raise UserError(
+            f"TMPDIR: processes cannot meet in {tempfile.gettempdir()}: {error.strerror or error}. "
+            "Fix: set TMPDIR to a folder with a short path and space"
+        ) from error
 
 
 def serve(server: ls.LitServer, host: str, port: int) -> None:

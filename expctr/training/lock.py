@@ -5,13 +5,16 @@ import fcntl
 import os
 import socket
 import stat
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import TextIO
 
 from lightning.pytorch.utilities import rank_zero_warn
 
 from expctr.errors import UserError
-from expctr.run_folder import holds_run, is_owned, note_owner, owner_of
+from expctr.run_folder import are_same, holds_run, is_owned, note_owner, owner_of
+from expctr.training.selection import check_unused
 from expctr.untrusted import printable
 
 LOCK = ".lock"
@@ -34,6 +37,24 @@ def claim(checkpoints: Path) -> None:
             "copy of that folder in the place of the link"
         )
     note_owner(place, run)
+
+
+@contextmanager
+def hold_results(folder: Path, source: Path) -> Iterator[None]:
+    """Note whose results a folder holds. If it is not that run's own, hold it meanwhile.
+
+    Args:
+        folder: where they are written.
+        source: the run, or a checkpoint in none; see `source_of`.
+
+    Raises:
+        UserError: another process holds it, or it has other results, which may have come while this one loaded.
+    """
+    with nullcontext() if are_same(folder, source) else hold(folder, "written to"):
+        check_unused(folder, source)
+        if not is_owned(folder, source):
+            note_owner(folder, source)
+        yield
 
 
 def hold(folder: Path, use: str = "trained in", fix: str = "another folder by --trainer.default_root_dir") -> TextIO:

@@ -7,6 +7,7 @@ import shutil
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 import urllib.request
 from collections.abc import Callable, Iterator, Mapping
@@ -28,7 +29,15 @@ from expctr.errors import DataError, UserError
 from expctr.predictor import Predictor
 from expctr.serving.connections import ImpatientProtocol
 from expctr.serving.schemas import MAX_PAIRS, ExplainRequest, Reply, ScoreRequest
-from expctr.serving.server import MAX_BYTES, add_routes, check_port, main, make_server, serve
+from expctr.serving.server import (
+    MAX_BYTES,
+    add_routes,
+    check_port,
+    check_temporary_folder,
+    main,
+    make_server,
+    serve,
+)
 from expctr.serving.worker import ModelWorker
 
 
@@ -137,6 +146,19 @@ def test_missing_files_of_the_server_are_not_named(worker: ModelWorker, monkeypa
     monkeypatch.setattr(data, "ratings_of", fails)
     (answer,) = worker.predict([{**request, "user": "1"}])
     assert (answer.status, answer.body) == (500, "internal error")
+
+
+def test_a_temporary_folder_without_room_for_sockets_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    check_temporary_folder()
+    deep = tmp_path / ("x" * 90)
+    deep.mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(deep))
+    with pytest.raises(UserError, match=r"TMPDIR: processes cannot meet in .*too long\. Fix: set TMPDIR"):
+        check_temporary_folder()
+    assert not [*deep.iterdir()]
 
 
 def test_a_port_in_use_is_refused_before_a_model_is_loaded() -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from expctr.errors import UserError
-from expctr.training.lock import claim, hold
+from expctr.training.lock import LOCK, claim, hold, hold_results
 
 
 def test_a_folder_is_held_by_one_and_free_again_after(tmp_path: Path) -> None:
@@ -79,3 +79,29 @@ def test_checkpoints_elsewhere_are_of_the_run_that_trained_there(tmp_path: Path)
     claim(tmp_path / "moved" / "checkpoints")  # it is the same run
     with pytest.raises(UserError, match=rf"the checkpoints of {tmp_path}/moved are"):
         claim(tmp_path / "copy" / "checkpoints")
+
+
+def test_results_of_two_runs_are_not_written_into_one_folder(tmp_path: Path) -> None:
+    """Neither at once nor where others came while this one loaded; a run's own folder is not held."""
+    one, other, out = tmp_path / "one", tmp_path / "other", tmp_path / "out"
+    for run in (one, other):
+        run.mkdir()
+        (run / "config.yaml").write_text("# lightning.pytorch==2.6.0\n")
+    with hold_results(out, one), pytest.raises(UserError, match="is being written to by"), hold_results(out, one):
+        pass
+    (out / "table.md").touch()
+    with hold_results(out, one):
+        pass
+    with pytest.raises(UserError, match=r"table\.md is there, and is not of this run"), hold_results(out, other):
+        pass
+    (one / "table.md").touch()
+    with hold_results(one, one), hold_results(one, one):
+        pass
+    assert not (one / LOCK).exists()
+
+
+def test_a_folder_without_a_run_is_of_the_checkpoint_in_it_from_its_first_results_on(tmp_path: Path) -> None:
+    with hold_results(tmp_path, tmp_path):
+        (tmp_path / "data.json").touch()
+    with hold_results(tmp_path, tmp_path):
+        pass

@@ -169,6 +169,9 @@ def test_results_of_a_lone_checkpoint_are_its_own(tmp_path: Path) -> None:
     (tmp_path / "out").mkdir()
     note_owner(tmp_path / "out", lone)
     check_unused(tmp_path / "out", lone)
+    project = tmp_path / "checkpoints" / "a.ckpt"  # a folder of this name is no run
+    with pytest.raises(UserError, match=r"data\.json is there, and is not of this run"):
+        check_unused(tmp_path, source_of(project, tmp_path))
     own = tmp_path / "run" / "checkpoints" / "a.ckpt"
     assert source_of(own, tmp_path / "run") == tmp_path / "run"
     assert source_of(own, tmp_path / "out") == tmp_path / "run"  # without a config.yaml, by the folder's name
@@ -186,6 +189,7 @@ def test_results_of_a_run_elsewhere_replace_no_files(name: str, tmp_path: Path) 
     check_unused(tmp_path, run)
     with pytest.raises(UserError, match=r"is there, and is not of this run\. Fix: "):
         check_unused(tmp_path, other)
+    (tmp_path / "config.yaml").write_text("# lightning.pytorch==2.6.0\n")
     check_unused(tmp_path, tmp_path)  # the run's own folder
 
 
