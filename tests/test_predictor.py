@@ -176,7 +176,8 @@ def test_a_file_in_chunks_has_the_scores_of_one_table(
     (checkpoint,) = checkpoints(run / "checkpoints")[-1:]
     for suffix in ("csv", "parquet"):
         out = tmp_path / f"out.{suffix}"
-        problems = predict_pairs(predictor, tmp_path / "pairs.csv", out, "all", checkpoint)
+        problems, typed = predict_pairs(predictor, tmp_path / "pairs.csv", out, "all", checkpoint)
+        assert not typed
         assert problems == dict.fromkeys(["the ratings have no user nobody", "no item with a title has the id 99"], 1)
         written = pl.read_csv(out, infer_schema=False) if suffix == "csv" else pl.read_parquet(out)
         assert set(written["note"]) == {'a "quoted", note'}
@@ -339,8 +340,20 @@ def test_ids_that_a_missing_value_made_floats_and_lists_without_a_value_are_read
     frame = pl.DataFrame({"user": [1.0, None, 2.0], "item": [3, 4, 5], "liked_titles": [None, None, None]})
     frame.write_parquet(tmp_path / "pairs.parquet")
     (checkpoint,) = checkpoints(run / "checkpoints")[-1:]
-    problems = predict_pairs(predictor, tmp_path / "pairs.parquet", tmp_path / "out.csv", "none", checkpoint)
+    problems, _ = predict_pairs(predictor, tmp_path / "pairs.parquet", tmp_path / "out.csv", "none", checkpoint)
     assert problems == {"no user and no titles of a history": 1}
+
+
+def test_titles_of_no_item_are_counted(predictor: Predictor, run: Path, tmp_path: Path) -> None:
+    """They may be lists with another separator, or of another catalogue."""
+    known = predictor.data.catalogue.items["title"].drop_nulls()[:3].to_list()
+    liked = [f"{known[0]}|{known[1]}", f"{known[0]}, {known[1]}", "Nobody's film"]
+    frame = pl.DataFrame({"liked_titles": liked, "target_title": known[2]})
+    frame.write_csv(tmp_path / "pairs.csv")
+    (checkpoint,) = checkpoints(run / "checkpoints")[-1:]
+    outcome = predict_pairs(predictor, tmp_path / "pairs.csv", tmp_path / "out.csv", "none", checkpoint)
+    assert not outcome.problems
+    assert outcome.unknown_titles() == f"2 of 5 titles are of no item, or of several, such as {liked[1]!r}"
 
 
 def test_the_folder_of_parts_is_one_s_own(predictor: Predictor, pairs: pl.DataFrame, run: Path, tmp_path: Path) -> None:

@@ -182,13 +182,15 @@ class Trainer(L.Trainer):
             )
         written = check_options(Path(pairs), Path(out) if out else None, explain, force)
         predictor = Predictor.restore(self, model, datamodule, Path(str(ckpt_path)), self._other_callbacks())
-        problems = predict_pairs(predictor, Path(pairs), written, explain, Path(str(ckpt_path)), force)
-        print(printable(f"scores of {pairs} in {written}{'' if problems else ': all pairs'}"))
-        shown = reasons(problems)
+        outcome = predict_pairs(predictor, Path(pairs), written, explain, Path(str(ckpt_path)), force)
+        print(printable(f"scores of {pairs} in {written}{'' if outcome.problems else ': all pairs'}"))
+        shown = reasons(outcome.problems)
         for reason, count in shown[:5]:
             print(f"  not scored: {count:,} ({printable(reason)})")
         if others := sum(count for _, count in shown[5:]):
             print(f"  not scored: {others:,} for other reasons, which the column {PROBLEM} gives")
+        if unknown := outcome.unknown_titles():
+            print(f"  {printable(unknown)}")
         return None
 
     def _predict_for(

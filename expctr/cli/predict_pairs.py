@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from itertools import islice
 from pathlib import Path
+from typing import NamedTuple
 
 import polars as pl
 from polars.io.plugins import register_io_source
@@ -62,9 +63,25 @@ def check_options(pairs: Path, out: Path | None, explain: str, force: bool) -> P
     return out
 
 
+class Outcome(NamedTuple):
+    """What became of pairs."""
+
+    problems: dict[str, int]
+    """How many could not be scored, by reason."""
+    typed: dict[str, bool]
+    """The titles in those that were scored just now, and whether each is the title of exactly one item."""
+
+    def unknown_titles(self) -> str:
+        """How many titles are new, for people; empty if none is."""
+        new = [title for title, is_known in self.typed.items() if not is_known]
+        if not new:
+            return ""
+        return f"{len(new):,} of {len(self.typed):,} titles are of no item, or of several, such as {new[0][:120]!r}"
+
+
 def predict_pairs(
     predictor: Predictor, pairs: Path, out: Path, explain: str, checkpoint: Path, force: bool = False
-) -> dict[str, int]:
+) -> Outcome:
     """Score the pairs of a file, in constant memory. Called again after an interruption, it resumes.
 
     Finished chunks wait in the folder `OUT.parts`, which is removed in the end.
@@ -77,9 +94,6 @@ def predict_pairs(
             sentences likes best.
         checkpoint: which the predictor was loaded from; its scores are not mixed with another's.
         force: overwrite `out`.
-
-    Returns:
-        The number of pairs that could not be scored, by reason.
 
     Raises:
         UserError: the run cannot choose pairs, or another command has written `out` meanwhile.
@@ -129,7 +143,7 @@ def predict_pairs(
                 result.with_columns(pl.col(pl.List(pl.String)).list.join("|")).sink_csv(part)
             else:
                 result.sink_parquet(part)
-    return dict(problems.iter_rows())
+    return Outcome(dict(problems.iter_rows()), rows.typed)
 
 
 def reasons(problems: Mapping[str, int]) -> list[tuple[str, int]]:

@@ -73,10 +73,14 @@ class PairRows:
     Args:
         data: the dataset, after `setup`.
         users: ids of all users who may occur. Their ratings are looked up once, here.
+
+    Attributes:
+        typed: each title of a pair so far, and whether it is the title of exactly one item.
     """
 
     def __init__(self, data: RatingsDataModule, users: Sequence[str]) -> None:
         self.data = data
+        self.typed: dict[str, bool] = {}
         longest = data.options.max_history + 1  # the target may be one of them
         ratings = data.ratings_of(users)
         self._latest = ratings.filter(pl.int_range(pl.len()).reverse().over("user") < longest)
@@ -146,6 +150,7 @@ class PairRows:
         typed = pairs.filter(pl.col("item") == "")["target_title"].unique().to_list()
         found = {title: catalogue.matches(title) for title in typed}
         ids = {title: items[0].id if len(items) == 1 else "" for title, items in found.items()}
+        self.typed |= {title: item != "" for title, item in ids.items() if title}
         by_title = pl.col("target_title").replace_strict(ids, default="", return_dtype=pl.String)
         titles = catalogue.items.select(target="item", known_title="title")
         pairs = pairs.with_columns(target=pl.when(pl.col("item") == "").then(by_title).otherwise("item")).join(
@@ -173,7 +178,11 @@ class PairRows:
         for pair, target, title, liked, disliked in pairs.select("pair", "target", "target_title", *_LISTS).iter_rows():
             key = (*liked, None, *disliked)
             if key not in found:
-                history = list(dict.fromkeys(find_history(liked, disliked, self.data.catalogue)))
+                all_entries = find_history(liked, disliked, self.data.catalogue)
+                self.typed |= {
+                    title: entry.item.id != "" for title, entry in zip([*liked, *disliked], all_entries, strict=True)
+                }
+                history = list(dict.fromkeys(all_entries))
                 found[key] = history, bool(contradiction(history))
             history, is_contradictory = found[key]
             contradictory += [pair] if is_contradictory else []

@@ -155,7 +155,7 @@ class RawTable:
         what = "values" if problem == BAD_FEATURE else "rows"
         return DataError(
             f"{problem}, {path}, row {row:,}, column {column}: {line[:120]!r}. Fix: {fix}; or count "
-            f"and skip bad {what} with data.samples.on_bad_row: skip ({count:,} of {rows:,} rows are bad)"
+            f"and skip bad {what} with data.samples.on_bad_row: skip ({count:,} of {rows:,} rows read are bad)"
         )
 
 

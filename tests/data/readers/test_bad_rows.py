@@ -79,7 +79,9 @@ BAD_ROWS = [
 def test_bad_rating_rows(tmp_path: Path, line: str, problem: str, column: str) -> None:
     folder = write(tmp_path, {"ratings.csv": f"{HEADER}1,1,5,9\n\n{line}\n2,2,5,9\n{line}\n", "movies.csv": MOVIES})
     table = movielens.read(folder).interactions
-    with pytest.raises(DataError, match=rf"^{problem}, .*ratings.csv, row 4, column {column}: .*2 of 4 rows are bad"):
+    with pytest.raises(
+        DataError, match=rf"^{problem}, .*ratings.csv, row 4, column {column}: .*2 of 4 rows read are bad"
+    ):
         rows(table)
     dropped = Counter[str]()
     assert [row["item"] for row in rows(table, "skip")] == ["1", "2"]
