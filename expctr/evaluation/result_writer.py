@@ -283,6 +283,8 @@ def _write_table(
         temperatures=temperatures,
         backbone=backbone,
     )
+    if trainer.ckpt_path:
+        table = replace(table, checkpoint=Path(trainer.ckpt_path).name)
     if assessment is not None:
         table = replace(table, quality=assessment.quality, audit=assessment.audit, notes=assessment.notes)
     table.write(folder)

@@ -103,6 +103,8 @@ class ResultTable:
     roc: dict[str, Tensor] = field(default_factory=dict)
     temperature: dict[str, Rescaled] = field(default_factory=dict)
     """By system; empty unless `results.temperature` is on."""
+    checkpoint: str = ""
+    """The name of the tested checkpoint; empty for an untrained model."""
 
     @classmethod
     def from_scores(
@@ -209,6 +211,7 @@ class ResultTable:
         explained = {"quality": self.quality, "audit": self.audit, "notes": self.notes}
         content = {
             "dataset": self.dataset,
+            "checkpoint": self.checkpoint,
             "rows": self.rows,
             "users": self.users,
             "train_rate": self.train_rate,

@@ -1,5 +1,6 @@
 """Export of the trained weights to files that other programs read without this package (`expctr export`)."""
 
+import json
 from functools import partial
 from pathlib import Path
 from shutil import copyfile
@@ -37,7 +38,7 @@ class Exporter(Callback):
         model: the run's module.
         out: a new folder, or an empty one.
         merged: also write the language model with the adapter merged into its weights.
-        run: its config and result table are copied, if they exist.
+        run: its config is copied, and its result table if that is of the exported checkpoint.
 
     Raises:
         UserError: the folder is not empty, there is nothing to write, or the adapter cannot be merged.
@@ -65,14 +66,27 @@ class Exporter(Callback):
             _check_new(self.out)  # loading took minutes, in which another command may have written there
         lines = write(self.model, data.features, self.out, self.merged)
         if rank() == 0:
-            for name in ("config.yaml", "table.md"):
+            other = _tested_instead(self.run, Path(str(trainer.ckpt_path)).name)
+            for name in ("config.yaml", *(() if other else ("table.md",))):
                 if (self.run / name).is_file():
                     copyfile(self.run / name, self.out / name)
             write_card(self.model, data, self.out, lines)
+            if other:
+                lines.append(f"no results: the run's last test was of {other}. Run expctr test, then export again")
         rank_zero_info(
             "\n".join(printable(line) for line in (f"exported to {self.out}", *(f"  {line}" for line in lines)))
         )
         trainer.strategy.barrier()
+
+
+def _tested_instead(run: Path, checkpoint: str) -> str:
+    """The checkpoint that the run's last test was of, if it is another one and the test says so."""
+    try:
+        table = json.loads((run / "table.json").read_bytes())
+    except (OSError, ValueError, RecursionError):
+        return ""
+    tested = table.get("checkpoint") if isinstance(table, dict) else None
+    return tested[:120] if isinstance(tested, str) and tested != checkpoint else ""
 
 
 def _check_new(out: Path) -> None:

@@ -54,7 +54,7 @@ def write_card(module: L.LightningModule, data: RatingsDataModule, out: Path, li
         f"## Data\n\n{_code(name)}: {summary.interactions:,} ratings of {summary.items:,} items by {summary.users:,} "
         f"users. Labels: {_code(summary.rule)}."
     )
-    results = "The run was not tested before the export: run `expctr test`, then export again."
+    results = "These weights were not tested before the export: run `expctr test`, then export again."
     if tested:
         text = (out / "table.md").read_text(encoding="utf-8", errors="replace")
         table = escape(text.split("\n\n")[0], quote=False)

@@ -143,6 +143,13 @@ def _gaps(run: Run) -> list[str]:
                 "table.json does not say how many users the test rows have, so its intervals treat each row as its own "
                 "user. They are too narrow where users have several rows. Fix: run expctr test again."
             )
+        newest = max(map(_place, (run.folder / "checkpoints").glob("epoch=*-batch=*.ckpt")), default=None)
+        tested = run.table.get("checkpoint")
+        if newest and isinstance(tested, str) and tested and tested != newest[-1]:
+            gaps.append(
+                f"The test was of the checkpoint {tested[:120]}, and the run's newest is {newest[-1]}, so the results "
+                "are not those of the trained model. Fix: run expctr test again."
+            )
         if not run.test.height:
             gaps.append("There is no explanations/test.parquet with a column text, so no explanations of test rows.")
     notes = run.table.get("notes")
@@ -161,6 +168,11 @@ def _gaps(run: Run) -> list[str]:
     if not run.config_text:
         gaps.append("There is no config.yaml, so the options are unknown.")
     return gaps
+
+
+def _place(checkpoint: Path) -> tuple[list[int], str]:
+    """By which checkpoints are sorted, and the name."""
+    return [int(number) for number in re.findall(r"\d+", checkpoint.stem)], checkpoint.name
 
 
 def _text(path: Path, notes: list[str]) -> str:

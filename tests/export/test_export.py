@@ -497,6 +497,21 @@ def test_an_exported_run_explains_as_explain_does(out: Path, world: World, scope
 
 
 @pytest.mark.slow
+def test_results_of_other_weights_are_not_exported(world: World) -> None:
+    """A run may be trained further after its test."""
+    run = world.folder / "export-older"
+    options = alone(world, "deepfm", f"--trainer.default_root_dir={run}")
+    expctr("fit", *options).ok()
+    expctr("test", run).ok()
+    assert json.loads((run / "table.json").read_text())["checkpoint"] == "epoch=0001-batch=000000.ckpt"
+    expctr("export", run, f"--out={run / 'same'}").ok()
+    assert (run / "same" / "table.md").exists()
+    expctr("fit", run, "--trainer.max_epochs=2").ok()
+    expctr("export", run, f"--out={run / 'other'}").ok()
+    assert not (run / "other" / "table.md").exists()
+    assert "were not tested before the export" in (run / "other" / "README.md").read_text()
+
+
 def test_a_sharded_run_exports_the_same(out: Path, world: World) -> None:
     options = [*world.options("two"), *sharded(2)]
     run = world.once("two", ["fit", *options], ["test", *options, "--data.init_args.eval_batch_size=1"], ranks=2)

@@ -154,6 +154,17 @@ def test_runs_with_and_without_users_are_told_apart(run: Path, tmp_path: Path) -
     assert "over the test users (of old: the rows)." in render([read_run(run), read_run(old)])
 
 
+def test_a_test_of_an_older_checkpoint_is_named(run: Path) -> None:
+    (run / "checkpoints").mkdir()
+    edit_table(run, checkpoint="epoch=0010-batch=000000.ckpt")
+    for name in ("epoch=0009-batch=000004.ckpt", "epoch=0010-batch=000000.ckpt", "notes.txt"):
+        (run / "checkpoints" / name).touch()
+    assert not read_run(run).notes
+    (run / "checkpoints" / "epoch=0010-batch=000002.ckpt").touch()
+    (note,) = read_run(run).notes
+    assert note.startswith("The test was of the checkpoint epoch=0010-batch=000000.ckpt, and the run's newest is epoch")
+
+
 def test_explanations_of_another_test_are_named(run: Path) -> None:
     edit_table(run, rows=61)
     assert any("60 rows and table.json counts 61" in note for note in read_run(run).notes)
