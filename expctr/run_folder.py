@@ -11,6 +11,8 @@ from expctr.whole_files import replacing
 
 _HEAD = b"# lightning.pytorch=="  # of a config.yaml that Lightning has written
 _OWNER = ".run"
+LOCK = ".lock"
+"""A file that a fit leaves in its folder; see `training.lock`."""
 _SECTIONS, _STAGES = ("model", "data", "stages"), ("lc", "ctr", "ic")
 _MOST_BYTES = 1 << 24
 _MOST_VALUES, _LONGEST_NUMBER = 100_000, 1000
@@ -53,7 +55,9 @@ def owner_of(folder: Path) -> Path | None:
 def is_owned(folder: Path, run: Path) -> bool:
     """Whether a run wrote the results or checkpoints in a folder: its own, by any name of it, or one with its note."""
     owner = owner_of(folder)
-    return (holds_run(folder) and are_same(folder, run)) or (owner is not None and are_same(owner, run))
+    # a person may have edited the config, without its first line
+    is_its_own = are_same(folder, run) and (holds_run(folder) or (folder / LOCK).is_file())
+    return is_its_own or (owner is not None and are_same(owner, run))
 
 
 def are_same(one: Path, other: Path) -> bool:

@@ -6,7 +6,7 @@ from pathlib import Path
 from expctr.data.options import SampleOptions
 from expctr.data.readers.base import OTHER_TITLE
 from expctr.data.readers.snapshots import FIRST, SNAPSHOTS, UNDATED, UNREAD, WITH_TITLE
-from expctr.data.summary import BEYOND_MAX_SAMPLES, COPIES, SUPERSEDED, DataSummary
+from expctr.data.summary import BEYOND_MAX_SAMPLES, COPIES, REPEATED, SUPERSEDED, DataSummary
 
 _FEW = 10  # rows of a label
 _WARM, _HARDLY = 0.5, 0.01
@@ -47,11 +47,12 @@ def findings(summary: DataSummary, options: SampleOptions) -> list[str]:
 
 
 def _dropped_rows(summary: DataSummary) -> list[str]:
-    dropped = summary.rows - summary.interactions - summary.dropped.get(COPIES, 0)  # another row stands for a copy
+    copies = sum(summary.dropped.get(reason, 0) for reason in (COPIES, REPEATED))  # another row stands for each
+    dropped = summary.rows - summary.interactions - copies
     if dropped <= _DROPPED * summary.rows:
         return []
     reasons = sorted(summary.dropped.items(), key=lambda reason: -reason[1])
-    reasons = [reason for reason in reasons if reason[0] != COPIES]
+    reasons = [reason for reason in reasons if reason[0] not in (COPIES, REPEATED)]
     named = "; ".join(f"{reason}: {count:,}" for reason, count in reasons[:3])
     keep = "; data.samples.repeats: keep uses all impressions of an item" if reasons[0][0] == SUPERSEDED else ""
     return [

@@ -13,9 +13,11 @@ from expctr.data.readers.bad_rows import NO_TIME, OTHER_TIME, OUT_OF_RANGE, mark
 from expctr.data.readers.base import RawTable, RawTables
 from expctr.data.readers.timestamps import doubtful_times, find_times
 from expctr.data.readers.values import MAX_TITLE
-from expctr.data.summary import COPIES, SUPERSEDED, DataSummary
+from expctr.data.summary import COPIES, REPEATED, SUPERSEDED, DataSummary
 from expctr.data.unmatched_ids import check_spellings, doubtful_spellings, explain_unmatched
 from expctr.errors import DataError, listed
+
+_DAY = 86400  # seconds; in microseconds whole days are multiples of it, too
 
 
 def load_interactions(
@@ -184,6 +186,8 @@ def _clean(
         latest = keep(events, ~_is_superseded(events), SUPERSEDED)
         summary.overruled = _overruled_share(events, latest, is_liked(options))
         events = latest
+    elif (events["timestamp"] % _DAY != 0).any():  # in a time of its own nothing is shown twice; in a day it may be
+        events = keep(events, ~_is_repeated(events), REPEATED)
     if "review" in events.columns:
         events = keep(events, ~_is_copy(events), COPIES).drop("review")
     events = keep(events, pl.len().over("user") >= options.min_ratings, "user with fewer ratings than min_ratings")
@@ -210,6 +214,14 @@ def _is_superseded(events: pl.DataFrame) -> pl.Series:
     """
     pair = id_codes(events["user"]) << 32 | id_codes(events["item"])
     return _all_but_last(events, pl.Series("key", pair), pl.col("split"), pl.col("timestamp"), pl.col("rating"))
+
+
+def _is_repeated(events: pl.DataFrame) -> pl.Series:
+    """True for all but one of the rows that agree in user, item, time and rating."""
+    key = mix((id_codes(events["user"]) << 32 | id_codes(events["item"])).view(np.uint64))
+    key = mix(key ^ events["timestamp"].fill_null(0).to_numpy().view(np.uint64))
+    key ^= events["rating"].cast(pl.Float64).to_numpy().view(np.uint64)
+    return _all_but_last(events, pl.Series("key", mix(key)), pl.col("split"))
 
 
 def _overruled_share(events: pl.DataFrame, latest: pl.DataFrame, liked: pl.Expr) -> float:

@@ -15,6 +15,8 @@ from expctr.untrusted import printable
 
 COPIES = "same review (user, text, time) under another item"
 """The reason why a row is dropped of which another row holds the same."""
+REPEATED = "copy of another row (user, item, time and rating)"
+"""The reason why a row is dropped that was delivered twice."""
 SUPERSEDED = "earlier rating of the same item by the same user"
 """The reason why a row is dropped whose user rated the item again later."""
 BEYOND_MAX_SAMPLES = "beyond max_samples"

@@ -13,11 +13,10 @@ from typing import TextIO
 from lightning.pytorch.utilities import rank_zero_warn
 
 from expctr.errors import UserError
-from expctr.run_folder import are_same, holds_run, is_owned, note_owner, owner_of
+from expctr.run_folder import LOCK, are_same, holds_run, is_owned, note_owner, owner_of
 from expctr.training.selection import check_unused
 from expctr.untrusted import printable
 
-LOCK = ".lock"
 _HELD = (errno.EWOULDBLOCK, errno.EACCES)
 _NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP)
 """What network file systems without locks answer (NFS without lockd, Lustre without flock)."""

@@ -11,7 +11,7 @@ from expctr.data.interactions import load_interactions
 from expctr.data.options import SampleOptions
 from expctr.data.readers.bad_rows import PROBLEM
 from expctr.data.readers.base import RawTable
-from expctr.data.summary import COPIES, SUPERSEDED, DataSummary
+from expctr.data.summary import COPIES, REPEATED, SUPERSEDED, DataSummary
 
 OPTIONS = SampleOptions(targets_per_user=2)
 
@@ -91,8 +91,9 @@ def test_where_the_number_of_samples_is_limited_the_limit_is_what_to_raise() -> 
 
 
 def test_copies_are_no_loss() -> None:
-    copied = replace(SOUND, interactions=500, dropped={COPIES: 400, "item without a title": 100})
-    assert findings(copied, OPTIONS) == []
+    for reason in (COPIES, REPEATED):
+        copied = replace(SOUND, interactions=500, dropped={reason: 400, "item without a title": 100})
+        assert findings(copied, OPTIONS) == []
 
 
 def test_repeated_impressions_come_with_the_option_that_keeps_them() -> None:

@@ -10,6 +10,7 @@ from tiny import make_tables
 from expctr.data.findings import findings
 from expctr.data.options import SPLITS, SampleOptions
 from expctr.data.samples import make_samples
+from expctr.data.summary import REPEATED
 
 ALL = SampleOptions(threshold=None, repeats="keep", targets_per_user=100, fractions=(1, 0, 0))
 
@@ -71,6 +72,18 @@ def test_rows_alike_in_all_but_their_label_are_drawn_apart() -> None:
     rows = [(f"u{user}", item, rating, 5) for user in range(200) for item in "ab" for rating in (0.0, 1.0)]
     samples, _ = make_samples(make_tables([*rows]), SampleOptions(threshold=None, repeats="keep", fractions=(1, 0, 0)))
     assert 0.3 < float(pl.Series(samples["label"]).mean() or 0) < 0.8  # type: ignore[arg-type]
+
+
+def test_what_was_delivered_twice_is_one_impression() -> None:
+    """Unless times are days, in which something may be shown twice."""
+    rows = [(f"u{i % 20}", f"i{i // 20}", float(i % 3 == 0), 100 * i) for i in range(160)]
+    expected, _ = make_samples(make_tables([*rows]), ALL)
+    twice, summary = make_samples(make_tables([*rows, *rows[:50], ("u0", "i0", 0.0, 0), rows[0]]), ALL)
+    assert summary.dropped == {REPEATED: 51}
+    assert twice.filter((pl.col("timestamp") > 0) | (pl.col("label") == 1)).height == expected.height == 140
+    assert not findings(summary, ALL) or not any("rows are dropped" in text for text in findings(summary, ALL))
+    days = [(user, item, label, 86_400 * (time // 1000)) for user, item, label, time in rows]
+    assert not make_samples(make_tables([*days, *days]), ALL)[1].dropped
 
 
 def test_of_rows_at_one_time_the_positive_is_the_latest() -> None:

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from expctr.errors import UserError
-from expctr.run_folder import note_owner
+from expctr.run_folder import LOCK, note_owner
 from expctr.training.selection import (
     check_logger_options,
     check_same_options,
@@ -191,6 +191,11 @@ def test_results_of_a_run_elsewhere_replace_no_files(name: str, tmp_path: Path) 
         check_unused(tmp_path, other)
     (tmp_path / "config.yaml").write_text("# lightning.pytorch==2.6.0\n")
     check_unused(tmp_path, tmp_path)  # the run's own folder
+    (tmp_path / "config.yaml").write_text("seed_everything: 1\n")  # saved by another program
+    (tmp_path / LOCK).touch()
+    check_unused(tmp_path, tmp_path)
+    with pytest.raises(UserError, match=r"is there, and is not of this run\. Fix: "):
+        check_unused(tmp_path, other)
 
 
 @pytest.mark.parametrize("name", ["config.yaml", "data.json", "samples.parquet", "table.json", "scores.parquet"])
