@@ -37,7 +37,7 @@ from expctr.modules.staged import StagedModule
 from expctr.run_folder import holds_run, read_config
 from expctr.training.checkpoint import RunCheckpoint, checkpoint_folder, checkpoints, position
 from expctr.training.fsdp import ShardedStrategy
-from expctr.training.lock import claim, hold, hold_results
+from expctr.training.lock import claim, hold
 from expctr.training.progress import ProgressLog, StageProgressBar
 from expctr.training.ranks import check_options_agree, check_world, lost_process, network_fault, with_slurm
 from expctr.training.scheduler import StageScheduler, check_trainer
@@ -46,6 +46,7 @@ from expctr.training.selection import (
     check_same_options,
     check_sharding,
     check_unused,
+    hold_results,
     run_of,
     select_checkpoint,
     source_of,
@@ -220,7 +221,10 @@ class ExpCTRCLI(LightningCLI):
             check_trainer(self.trainer)
         with ExitStack() as stack:
             if self.trainer.is_global_zero:
-                stack.enter_context(hold(Path(self.trainer.default_root_dir)))
+                lock = stack.enter_context(hold(root := Path(self.trainer.default_root_dir)))
+                for callback in self.trainer.callbacks:  # type: ignore[attr-defined]
+                    if isinstance(callback, RunCheckpoint):
+                        callback.lock = lock
                 if [path.name for path in checkpoints(checkpoint_folder(self.trainer))] != self._found:
                     raise UserError(
                         f"{self.trainer.default_root_dir} was trained in by another process while this one loaded. "
@@ -229,6 +233,8 @@ class ExpCTRCLI(LightningCLI):
                 if (folder := checkpoint_folder(self.trainer)).is_symlink():  # which a copy of the run has, too
                     stack.enter_context(hold(folder.resolve()))
                     claim(folder)
+                if (explanations := root / "explanations").is_symlink():
+                    claim(explanations)
             self.trainer.fit(**kwargs)
         if self.trainer.is_global_zero and not vars(self.trainer)["fast_dev_run"]:
             print(printable(self._end_of_fit()))

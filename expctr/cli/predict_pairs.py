@@ -20,7 +20,8 @@ from expctr.data.readers.files import check_file
 from expctr.data.readers.values import as_id
 from expctr.errors import DataError, UserError, first_line
 from expctr.predictor import PROBLEM, Predictor
-from expctr.training.lock import LOCK, hold
+from expctr.run_folder import LOCK
+from expctr.training.lock import hold
 from expctr.training.progress import tracked
 from expctr.whole_files import replacing, write_parquet, writing
 

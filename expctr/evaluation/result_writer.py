@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Mapping
+from contextlib import ExitStack
 from dataclasses import asdict, replace
 from math import inf
 from pathlib import Path
@@ -157,12 +158,13 @@ class ResultWriter(Callback):
             return
         assessment = assess(module, prompts, outputs)
         examples = before_and_after(columns, texts, self.examples)
-        folder, console = module.folder / "explanations", Console()
-        folder.mkdir(parents=True, exist_ok=True)
-        frame = pl.DataFrame({**columns, **assessment.columns}, schema_overrides=assessment.schema)
-        write_parquet(frame, folder / "test.parquet")
-        write_parquet(pl.DataFrame(examples), folder / "examples.parquet")
-        write_parquet(_latest_explanations(module), folder / "latest.parquet")
+        explanations = {
+            "test": pl.DataFrame({**columns, **assessment.columns}, schema_overrides=assessment.schema),
+            "examples": pl.DataFrame(examples),
+            "latest": _latest_explanations(module),
+        }
+        files = {f"explanations/{name}.parquet": frame for name, frame in explanations.items()}
+        console = Console()
         print_examples(examples, console)
         backbone = module.models.plain_name
         shown = (*SYSTEMS, *(system for system in COMPARISONS if system.column in columns))
@@ -172,7 +174,7 @@ class ResultWriter(Callback):
         if unfinished := _unfinished(trainer, module):
             console.print(unfinished)
         temperatures = {name: fitted[column] for column, name in names.items() if column in fitted}
-        _write_table(trainer, columns, scores, [*names.values()], sources, assessment, temperatures, backbone)
+        _write_table(trainer, columns, scores, [*names.values()], sources, assessment, temperatures, backbone, files)
 
     def _temperatures(self, trainer: L.Trainer, module: ScoringModule | StagedModule) -> dict[str, float]:
         return fit_temperatures(trainer, module) if self.temperature else {}
@@ -254,8 +256,11 @@ def _write_table(
     assessment: Assessment | None = None,
     temperatures: Mapping[str, float] = {},
     backbone: str = PLAIN.name,
+    files: Mapping[str, pl.DataFrame] = {},
 ) -> None:
-    """Print the table; write it (`table.json`, `table.md`) and each row's scores (`scores.parquet`).
+    """Print the table; write it (`table.json`, `table.md`), each row's scores (`scores.parquet`) and further `files`.
+
+    All are written before the first replaces that of an earlier test, so that those there are of one test.
 
     `systems` are the table's rows below the simple baselines; one without scores shows dashes. `sources` are scores of
     trained models on other explanations, `temperatures` those of the systems, and `backbone` is the CTR model's name.
@@ -287,10 +292,13 @@ def _write_table(
         table = replace(table, checkpoint=Path(trainer.ckpt_path).name)
     if assessment is not None:
         table = replace(table, quality=assessment.quality, audit=assessment.audit, notes=assessment.notes)
-    table.write(folder)
     by_system = {name: values.tolist() for name, values in scores.items()}
     frame = pl.DataFrame({"sample": samples, "user": users, "label": labels.tolist(), **by_system})
-    write_parquet(frame, folder / "scores.parquet")
+    with ExitStack() as stack:
+        for name, content in {**files, "scores.parquet": frame}.items():
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
+            content.write_parquet(stack.enter_context(replacing(folder / name)))
+        table.write(folder)
     console = Console()
     console.print(table, *map(Text, table.detail_lines()), sep="\n")
 

@@ -65,7 +65,7 @@ def main(args: Sequence[str] | None = None) -> None:
         if given.out is not None and not given.out.name:
             raise UserError("out: the name is empty. Fix: give a file, or leave --out out")
         out = given.out or (given.runs[0] if len(runs) == 1 else Path()) / "report.html"
-        if given.out is None and out.is_file() and _OWN not in out.read_bytes()[:1000]:
+        if out.is_file() and out.stat().st_size and _OWN not in out.read_bytes()[:1000]:
             raise UserError(f"{out} is there, and no report of expctr. Fix: name another file with --out")
         write(out, render(runs, given.rows), named=given.out is not None)
     except UserError as error:

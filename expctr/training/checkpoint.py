@@ -7,7 +7,7 @@ import signal
 import zipfile
 from pathlib import Path
 from tempfile import gettempdir
-from typing import Any
+from typing import Any, TextIO
 
 import lightning as L
 import torch
@@ -16,6 +16,7 @@ from lightning.pytorch.utilities import rank_zero_warn
 from torch.distributed.checkpoint.api import CheckpointException
 
 from expctr.errors import BadRunError, UserError, first_line
+from expctr.training.lock import is_held
 from expctr.training.ranks import check_ranks_agree, check_weights_agree
 from expctr.training.sharded_loading import torn
 from expctr.training.signals import STOPPING, Signals, Stopped
@@ -44,6 +45,8 @@ class RunCheckpoint(Checkpoint):
             raise ValueError("checkpoint.every_n_batches cannot be negative, and checkpoint.keep must be at least 1")
         self.every_n_batches, self.keep = every_n_batches, keep
         self._signals = Signals()
+        self.lock: TextIO | None = None
+        """Of the run's folder, on rank 0 of the command, see `lock.hold`."""
         self._done, self._cut_short = 0, False
         self._limit_val_batches: int | float = 1.0
 
@@ -124,6 +127,11 @@ class RunCheckpoint(Checkpoint):
             return
         folder = checkpoint_folder(trainer)
         path = folder / f"epoch={epoch:04d}-batch={batch:06d}.ckpt"
+        if self.lock and not is_held(folder.parent, self.lock):
+            raise UserError(
+                f"{folder.parent} is no longer the folder that this fit began in: that was moved or removed, or a link "
+                f"changed, so {path.stem} is not saved. Fix: resume the fit in its folder"
+            )
         aside, old = folder / f".{path.name}.tmp", folder / f".{path.name}.old"
         for logger in trainer.loggers:
             logger.save()  # or a run killed and resumed from here would have a hole in its curves

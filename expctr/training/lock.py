@@ -5,16 +5,13 @@ import fcntl
 import os
 import socket
 import stat
-from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import TextIO
 
 from lightning.pytorch.utilities import rank_zero_warn
 
 from expctr.errors import UserError
-from expctr.run_folder import LOCK, are_same, holds_run, is_owned, note_owner, owner_of
-from expctr.training.selection import check_unused
+from expctr.run_folder import LOCK, holds_run, is_owned, note_owner, owner_of
 from expctr.untrusted import printable
 
 _HELD = (errno.EWOULDBLOCK, errno.EACCES)
@@ -22,38 +19,30 @@ _NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP)
 """What network file systems without locks answer (NFS without lockd, Lustre without flock)."""
 
 
-def claim(checkpoints: Path) -> None:
-    """Note whose checkpoints are in a folder elsewhere, to which a run's own is a link, as is that of a copied run.
+def is_held(folder: Path, lock: TextIO) -> bool:
+    """Whether a path still leads to the folder that is held. It may have been moved, or a link be changed."""
+    try:
+        return os.path.samestat(os.fstat(lock.fileno()), os.stat(folder / LOCK))
+    except OSError:
+        return False
+
+
+def claim(folder: Path) -> None:
+    """Note whose checkpoints or explanations are in a folder elsewhere, to which a run's own is a link.
+
+    So is that of a copied run.
 
     Raises:
         UserError: they are another run's, whose folder still leads there.
     """
-    place, run = checkpoints.resolve(), checkpoints.parent.resolve()
+    place, run = folder.resolve(), folder.parent.resolve()
     owner = owner_of(place) or (place.parent if holds_run(place.parent) else run)
-    if not (is_owned(place, run) or owner == run) and (owner / checkpoints.name).resolve() == place:
+    if not (is_owned(place, run) or owner == run) and (owner / folder.name).resolve() == place:
         raise UserError(
-            f"{checkpoints} leads to {place}, where the checkpoints of {owner} are, which would be lost. Fix: put a "
+            f"{folder} leads to {place}, where the {folder.name} of {owner} are, which would be lost. Fix: put a "
             "copy of that folder in the place of the link"
         )
     note_owner(place, run)
-
-
-@contextmanager
-def hold_results(folder: Path, source: Path) -> Iterator[None]:
-    """Note whose results a folder holds. If it is not that run's own, hold it meanwhile.
-
-    Args:
-        folder: where they are written.
-        source: the run, or a checkpoint in none; see `source_of`.
-
-    Raises:
-        UserError: another process holds it, or it has other results, which may have come while this one loaded.
-    """
-    with nullcontext() if are_same(folder, source) else hold(folder, "written to"):
-        check_unused(folder, source)
-        if not is_owned(folder, source):
-            note_owner(folder, source)
-        yield
 
 
 def hold(folder: Path, use: str = "trained in", fix: str = "another folder by --trainer.default_root_dir") -> TextIO:

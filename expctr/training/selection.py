@@ -2,12 +2,14 @@
 
 import os
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
 from expctr.errors import UserError
-from expctr.run_folder import holds_run, is_owned
+from expctr.run_folder import are_same, holds_run, is_owned, note_owner
 from expctr.training.checkpoint import checkpoints, fault
+from expctr.training.lock import claim, hold
 
 MAY_CHANGE = {
     *(f"data.init_args.{name}" for name in ("path", "cache_dir", "eval_batch_size", "people", "paper_dataset")),
@@ -92,6 +94,26 @@ def check_unused(run: Path, made: Path | None = None) -> None:
                 f"{run / name} is there, and is not of this run. Fix: choose another folder with "
                 "--trainer.default_root_dir, or move it away"
             )
+
+
+@contextmanager
+def hold_results(folder: Path, source: Path) -> Iterator[None]:
+    """Note whose results a folder holds. If it is not that run's own, hold it meanwhile.
+
+    Args:
+        folder: where they are written.
+        source: the run, or a checkpoint in none; see `source_of`.
+
+    Raises:
+        UserError: another process holds it, or it has other results, which may have come while this one loaded.
+    """
+    with nullcontext() if are_same(folder, source) else hold(folder, "written to"):
+        check_unused(folder, source)
+        if (explanations := folder / "explanations").is_symlink():
+            claim(explanations)
+        if not is_owned(folder, source):
+            note_owner(folder, source)
+        yield
 
 
 def _place(checkpoint: Path) -> Path:

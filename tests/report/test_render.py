@@ -143,6 +143,10 @@ def test_a_page_of_somebody_else_is_replaced_only_where_the_user_names_it(
     with pytest.raises(SystemExit):
         main(["report", *runs])
     assert page.read_text() == "<html>mine"
+    with pytest.raises(SystemExit):
+        main(["report", *runs, "--out", "report.html"])
+    assert page.read_text() == "<html>mine"
+    page.write_text("")  # as mktemp makes it
     main(["report", *runs, "--out", "report.html"])
     main(["report", *runs])  # its own is replaced
     with pytest.raises(SystemExit):

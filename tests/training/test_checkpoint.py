@@ -9,7 +9,10 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from expctr.errors import UserError
+from expctr.run_folder import LOCK
 from expctr.training.checkpoint import RunCheckpoint, checkpoint_folder, checkpoints, remove
+from expctr.training.lock import hold
 
 
 class Tiny(L.LightningModule):
@@ -55,6 +58,21 @@ def fit(folder: Path, callback: RunCheckpoint, module: Tiny | None = None, **opt
     loader = torch.utils.data.DataLoader(torch.ones(20, 1), batch_size=2)
     trainer.fit(module or Tiny(), loader)
     return trainer
+
+
+def test_nothing_is_saved_in_a_folder_that_came_in_the_place_of_the_run_s(tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    callback = RunCheckpoint(every_n_batches=2)
+    with hold(run) as callback.lock:
+        fit(run, callback, max_epochs=1)
+        saved = checkpoints(run / "checkpoints")
+        run.rename(tmp_path / "old")
+        run.mkdir()
+        make(run, LOCK)
+        with pytest.raises(UserError, match=r"is no longer the folder that this fit began in"):
+            fit(run, callback, max_epochs=1)
+    assert saved
+    assert [path.name for path in run.iterdir()] == [LOCK]
 
 
 def names(folder: Path) -> list[str]:

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from expctr.errors import UserError
-from expctr.training.lock import LOCK, claim, hold, hold_results
+from expctr.training.lock import claim, hold, is_held
 
 
 def test_a_folder_is_held_by_one_and_free_again_after(tmp_path: Path) -> None:
@@ -81,27 +81,16 @@ def test_checkpoints_elsewhere_are_of_the_run_that_trained_there(tmp_path: Path)
         claim(tmp_path / "copy" / "checkpoints")
 
 
-def test_results_of_two_runs_are_not_written_into_one_folder(tmp_path: Path) -> None:
-    """Neither at once nor where others came while this one loaded; a run's own folder is not held."""
-    one, other, out = tmp_path / "one", tmp_path / "other", tmp_path / "out"
-    for run in (one, other):
-        run.mkdir()
-        (run / "config.yaml").write_text("# lightning.pytorch==2.6.0\n")
-    with hold_results(out, one), pytest.raises(UserError, match="is being written to by"), hold_results(out, one):
-        pass
-    (out / "table.md").touch()
-    with hold_results(out, one):
-        pass
-    with pytest.raises(UserError, match=r"table\.md is there, and is not of this run"), hold_results(out, other):
-        pass
-    (one / "table.md").touch()
-    with hold_results(one, one), hold_results(one, one):
-        pass
-    assert not (one / LOCK).exists()
-
-
-def test_a_folder_without_a_run_is_of_the_checkpoint_in_it_from_its_first_results_on(tmp_path: Path) -> None:
-    with hold_results(tmp_path, tmp_path):
-        (tmp_path / "data.json").touch()
-    with hold_results(tmp_path, tmp_path):
-        pass
+def test_a_folder_that_was_moved_is_no_longer_held(tmp_path: Path) -> None:
+    """Nor is one to which a link leads that was changed."""
+    one, other, link = tmp_path / "one", tmp_path / "other", tmp_path / "latest"
+    link.symlink_to(one)
+    with hold(one) as lock, hold(other):
+        assert is_held(link, lock)
+        assert not is_held(other, lock)
+        link.unlink()
+        link.symlink_to(other)
+        assert not is_held(link, lock)
+        one.rename(tmp_path / "old")
+        assert not is_held(one, lock)
+        assert is_held(tmp_path / "old", lock)

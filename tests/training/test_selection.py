@@ -14,6 +14,7 @@ from expctr.training.selection import (
     check_same_options,
     check_sharding,
     check_unused,
+    hold_results,
     run_of,
     select_checkpoint,
     source_of,
@@ -229,3 +230,44 @@ def test_a_checkpoint_that_was_copied_into_its_run_is_of_it(tmp_path: Path) -> N
     (run / "config.yaml").write_text("# lightning.pytorch==2.6.0\n")
     assert run_of(copied, run) == run
     assert run_of(copied, tmp_path / "runs" / "two") == run
+
+
+def test_results_of_two_runs_are_not_written_into_one_folder(tmp_path: Path) -> None:
+    """Neither at once nor where others came while this one loaded; a run's own folder is not held."""
+    one, other, out = tmp_path / "one", tmp_path / "other", tmp_path / "out"
+    for run in (one, other):
+        run.mkdir()
+        (run / "config.yaml").write_text("# lightning.pytorch==2.6.0\n")
+    with hold_results(out, one), pytest.raises(UserError, match="is being written to by"), hold_results(out, one):
+        pass
+    (out / "table.md").touch()
+    with hold_results(out, one):
+        pass
+    with pytest.raises(UserError, match=r"table\.md is there, and is not of this run"), hold_results(out, other):
+        pass
+    (one / "table.md").touch()
+    with hold_results(one, one), hold_results(one, one):
+        pass
+    assert not (one / LOCK).exists()
+
+
+def test_a_folder_without_a_run_is_of_the_checkpoint_in_it_from_its_first_results_on(tmp_path: Path) -> None:
+    with hold_results(tmp_path, tmp_path):
+        (tmp_path / "data.json").touch()
+    with hold_results(tmp_path, tmp_path):
+        pass
+
+
+def test_explanations_of_another_run_are_not_replaced_through_a_link(tmp_path: Path) -> None:
+    (tmp_path / "disk").mkdir()
+    for name in ("run", "copy"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "config.yaml").write_text("# lightning.pytorch==2.6.0\n")
+        (tmp_path / name / "explanations").symlink_to(tmp_path / "disk")
+    with hold_results(tmp_path / "run", tmp_path / "run"):
+        pass
+    with (
+        pytest.raises(UserError, match=r"where the explanations of .*run are, which would be lost"),
+        hold_results(tmp_path / "copy", tmp_path / "copy"),
+    ):
+        pass
