@@ -37,6 +37,7 @@ from expctr.untrusted import printable
 LOOPBACK = "127.0.0.1"
 MAX_BYTES = 1 << 20
 """The most bytes in a request's body."""
+_WAITING = 2048  # connections that wait to be taken, as uvicorn has them
 _GRACE = 9.0  # seconds; Docker kills after ten
 _LISTENER = "LitServer"  # how the name of the process begins that answers
 _ending, _lost = threading.Event(), threading.Event()  # this server; one of its processes
@@ -69,8 +70,8 @@ def main(args: Sequence[str]) -> None:
     try:
         run = find_run(options.run)
         check_range("serve", options, port=(1024, 65535), timeout=(1, inf))
-        check_port(options.host, options.port)
         check_temporary_folder()
+        listener = listen(options.host, options.port)
     except UserError as error:
         exit_with_error(error)
     server = make_server(run, options.ckpt_path, options.device, options.host, options.timeout)
@@ -78,17 +79,26 @@ def main(args: Sequence[str]) -> None:
         f"loading {printable(str(run))}; http://{options.host}:{options.port}/ answers after that; Ctrl-C stops it",
         flush=True,
     )
-    serve(server, options.host, options.port)
+    serve(server, options.host, options.port, listener)
 
 
-def check_port(host: str, port: int) -> None:
-    """Refuse a port in use, before a model is loaded for minutes, with a `UserError`."""
-    with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind((host, port))
-        except OSError as error:
-            raise UserError(f"port: {port} cannot be used: {error.strerror}. Fix: choose another port") from error
+def listen(host: str, port: int) -> socket.socket:
+    """Take a port before a model is loaded for minutes: another server may take one that is bound only.
+
+    Who asks meanwhile waits.
+
+    Raises:
+        UserError: it is in use.
+    """
+    listener = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET)
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        listener.bind((host, port))
+        listener.listen(_WAITING)
+    except OSError as error:
+        listener.close()
+        raise UserError(f"port: {port} cannot be used: {error.strerror}. Fix: choose another port") from error
+    return listener
 
 
 def check_temporary_folder() -> None:
@@ -103,8 +113,11 @@ def check_temporary_folder() -> None:
         ) from error
 
 
-def serve(server: ls.LitServer, host: str, port: int) -> None:
-    """Answer until SIGINT, SIGTERM or SIGHUP (unless it is ignored); all processes end within seconds."""
+def serve(server: ls.LitServer, host: str, port: int, listener: socket.socket) -> None:
+    """Answer who asks the listener, until SIGINT, SIGTERM or SIGHUP (unless it is ignored).
+
+    All processes end within seconds then.
+    """
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         if signal.getsignal(number) != signal.SIG_IGN:
             signal.signal(number, _end)
@@ -117,6 +130,7 @@ def serve(server: ls.LitServer, host: str, port: int) -> None:
         server.run(
             host=host,
             port=port,
+            fd=listener.fileno(),
             num_api_servers=1,
             generate_client_file=False,
             log_level="warning",

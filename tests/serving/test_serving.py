@@ -32,8 +32,8 @@ from expctr.serving.schemas import MAX_PAIRS, ExplainRequest, Reply, ScoreReques
 from expctr.serving.server import (
     MAX_BYTES,
     add_routes,
-    check_port,
     check_temporary_folder,
+    listen,
     main,
     make_server,
     serve,
@@ -166,7 +166,11 @@ def test_a_port_in_use_is_refused_before_a_model_is_loaded() -> None:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
         with pytest.raises(UserError, match=r"^port: \d+ cannot be used: .*Fix: choose another port"):
-            check_port("127.0.0.1", taken.getsockname()[1])
+            listen("127.0.0.1", taken.getsockname()[1])
+    port = _free_port()
+    with listen("127.0.0.1", port), pytest.raises(UserError, match=rf"^port: {port} cannot be used"):
+        listen("127.0.0.1", port)  # of a second server, while the first one loads
+    listen("127.0.0.1", port).close()
 
 
 @pytest.mark.parametrize(("option", "value"), [("--timeout", "-5"), ("--timeout", "nan"), ("--port", "80")])
@@ -330,7 +334,7 @@ def _wait_for(port: int, is_alive: Callable[[], bool]) -> None:
 
 
 def _serve(run: str, port: int) -> None:
-    serve(make_server(run, device="cpu"), "127.0.0.1", port)
+    serve(make_server(run, device="cpu"), "127.0.0.1", port, listen("127.0.0.1", port))
 
 
 def _post(address: str, body: Any, **headers: str) -> tuple[int, Any]:
