@@ -46,7 +46,7 @@ def writing(path: Path) -> Iterator[Path]:
         yield part
 
 
-def write_parquet(frame: pl.DataFrame, path: Path) -> None:
-    """Write a table that is whole or not there."""
+def write_parquet(frame: pl.DataFrame, path: Path, **metadata: str) -> None:
+    """Write a table, with texts beside it, that is whole or not there."""
     with replacing(path) as part:
-        frame.write_parquet(part)
+        frame.write_parquet(part, metadata=metadata or None)

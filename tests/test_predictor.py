@@ -22,6 +22,7 @@ from expctr.cli import predict_pairs as pair_files
 from expctr.cli.app import run as run_cli
 from expctr.cli.predict_pairs import predict_pairs, reasons
 from expctr.data.batches import SampleText
+from expctr.data.pairs import read_columns
 from expctr.errors import DataError, UserError
 from expctr.modules.expctr import ExpCTRModule
 from expctr.predictor import Predictor, shared_batches
@@ -176,8 +177,8 @@ def test_a_file_in_chunks_has_the_scores_of_one_table(
     (checkpoint,) = checkpoints(run / "checkpoints")[-1:]
     for suffix in ("csv", "parquet"):
         out = tmp_path / f"out.{suffix}"
-        problems, typed = predict_pairs(predictor, tmp_path / "pairs.csv", out, "all", checkpoint)
-        assert not typed
+        problems, new = predict_pairs(predictor, tmp_path / "pairs.csv", out, "all", checkpoint)
+        assert not str(new)
         assert problems == dict.fromkeys(["the ratings have no user nobody", "no item with a title has the id 99"], 1)
         written = pl.read_csv(out, infer_schema=False) if suffix == "csv" else pl.read_parquet(out)
         assert set(written["note"]) == {'a "quoted", note'}
@@ -344,16 +345,38 @@ def test_ids_that_a_missing_value_made_floats_and_lists_without_a_value_are_read
     assert problems == {"no user and no titles of a history": 1}
 
 
-def test_titles_of_no_item_are_counted(predictor: Predictor, run: Path, tmp_path: Path) -> None:
-    """They may be lists with another separator, or of another catalogue."""
+def test_titles_of_no_item_are_counted(
+    predictor: Predictor, run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They may be lists with another separator, or of another catalogue; also if the command was interrupted."""
+    monkeypatch.setattr(pair_files, "CHUNK", 2)
     known = predictor.data.catalogue.items["title"].drop_nulls()[:3].to_list()
     liked = [f"{known[0]}|{known[1]}", f"{known[0]}, {known[1]}", "Nobody's film"]
-    frame = pl.DataFrame({"liked_titles": liked, "target_title": known[2]})
+    frame = pl.DataFrame({"liked_titles": liked, "target_title": [known[2], known[2], "Another"]})
     frame.write_csv(tmp_path / "pairs.csv")
     (checkpoint,) = checkpoints(run / "checkpoints")[-1:]
-    outcome = predict_pairs(predictor, tmp_path / "pairs.csv", tmp_path / "out.csv", "none", checkpoint)
+    job = (tmp_path / "pairs.csv", tmp_path / "out.csv", "none", checkpoint)
+    with monkeypatch.context() as patch:
+        stop_at(2, patch)
+        with pytest.raises(KeyboardInterrupt):
+            predict_pairs(predictor, *job)
+    outcome = predict_pairs(predictor, *job)
     assert not outcome.problems
-    assert outcome.unknown_titles() == f"2 of 5 titles are of no item, or of several, such as {liked[1]!r}"
+    shown = "2 titles of histories and 1 targets are of no item, or of several"
+    assert str(outcome.new) == f"{shown}, such as {liked[1]!r}"
+
+
+def test_titles_with_a_separator_in_them_are_written_as_they_are_read(
+    predictor: Predictor, run: Path, tmp_path: Path
+) -> None:
+    liked = [["Heat|Fargo", "Film 1"], ["[REC]"], ["Up", "Her"], []]
+    frame = pl.DataFrame({"liked_titles": liked, "disliked_titles": [["Seven"]] * 4, "target_title": "Film 2"})
+    frame.write_parquet(tmp_path / "pairs.parquet")
+    (checkpoint,) = checkpoints(run / "checkpoints")[-1:]
+    predict_pairs(predictor, tmp_path / "pairs.parquet", tmp_path / "out.csv", "none", checkpoint)
+    written = pl.read_csv(tmp_path / "out.csv", infer_schema=False)
+    assert written["liked_titles"][2] == "Up|Her"
+    assert read_columns(written)["liked_titles"].to_list() == liked
 
 
 def test_the_folder_of_parts_is_one_s_own(predictor: Predictor, pairs: pl.DataFrame, run: Path, tmp_path: Path) -> None:

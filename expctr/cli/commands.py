@@ -189,8 +189,8 @@ class Trainer(L.Trainer):
             print(f"  not scored: {count:,} ({printable(reason)})")
         if others := sum(count for _, count in shown[5:]):
             print(f"  not scored: {others:,} for other reasons, which the column {PROBLEM} gives")
-        if unknown := outcome.unknown_titles():
-            print(f"  {printable(unknown)}")
+        if outcome.new.example:
+            print(f"  {printable(str(outcome.new))}")
         return None
 
     def _predict_for(

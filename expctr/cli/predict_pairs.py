@@ -5,7 +5,9 @@ import re
 from collections import Counter, deque
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
+from functools import reduce
 from itertools import islice
+from operator import add
 from pathlib import Path
 from typing import NamedTuple
 
@@ -18,6 +20,7 @@ from expctr.data.readers.base import POLARS_ERRORS
 from expctr.data.readers.csv_rows import read_rows
 from expctr.data.readers.files import check_file
 from expctr.data.readers.values import as_id
+from expctr.data.sample_rows import NewTitles
 from expctr.errors import DataError, UserError, first_line
 from expctr.predictor import PROBLEM, Predictor
 from expctr.run_folder import LOCK
@@ -69,15 +72,7 @@ class Outcome(NamedTuple):
 
     problems: dict[str, int]
     """How many could not be scored, by reason."""
-    typed: dict[str, bool]
-    """The titles in those that were scored just now, and whether each is the title of exactly one item."""
-
-    def unknown_titles(self) -> str:
-        """How many titles are new, for people; empty if none is."""
-        new = [title for title, is_known in self.typed.items() if not is_known]
-        if not new:
-            return ""
-        return f"{len(new):,} of {len(self.typed):,} titles are of no item, or of several, such as {new[0][:120]!r}"
+    new: NewTitles
 
 
 def predict_pairs(
@@ -135,16 +130,19 @@ def predict_pairs(
             chosen: bool | pl.Series = explain == "all"
             if explained is not None:
                 chosen = chunk.select(_places(start).is_in(explained.implode())).to_series()
-            write_parquet(predictor.score(chunk, chosen, rows), path)
+            scored = predictor.score(chunk, chosen, rows)
+            write_parquet(scored, path, new=json.dumps(rows.new))
 
-        result = pl.scan_parquet(sorted(parts.glob("scored-*.parquet")), glob=False)
+        done = sorted(parts.glob("scored-*.parquet"))
+        new = [NewTitles(*json.loads(pl.read_parquet_metadata(part)["new"])) for part in done]
+        result = pl.scan_parquet(done, glob=False)
         problems = result.select(pl.col(PROBLEM).drop_nulls().value_counts(sort=True)).unnest(PROBLEM).collect()
         with writing(out) as part:
             if out.suffix == ".csv":
-                result.with_columns(pl.col(pl.List(pl.String)).list.join("|")).sink_csv(part)
+                result.with_columns(pl.col(pl.List(pl.String)).map_elements(_cell, pl.String)).sink_csv(part)
             else:
                 result.sink_parquet(part)
-    return Outcome(dict(problems.iter_rows()), rows.typed)
+    return Outcome(dict(problems.iter_rows()), reduce(add, new))
 
 
 def reasons(problems: Mapping[str, int]) -> list[tuple[str, int]]:
@@ -159,6 +157,13 @@ def reasons(problems: Mapping[str, int]) -> list[tuple[str, int]]:
         more = f", and {len(of_kind) - 1:,} like it" if len(of_kind) > 1 else ""
         found.append((example + more, of_kind.total()))
     return sorted(found, key=lambda reason: -reason[1])
+
+
+def _cell(titles: pl.Series) -> str:
+    """A list of titles in a CSV: with | between them, or as JSON where a title has one or looks like JSON itself."""
+    kept = titles.drop_nulls().to_list()
+    is_ambiguous = any(re.search(r"\||^\s*\[", title) for title in kept)
+    return json.dumps(kept, ensure_ascii=False) if is_ambiguous else "|".join(kept)
 
 
 def _check_new(out: Path, force: bool) -> None:

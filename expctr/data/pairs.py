@@ -8,7 +8,7 @@ from expctr.data.catalogue import Item
 from expctr.data.ratings_module import RatingsDataModule
 from expctr.data.readers.lost_digits import is_rounded
 from expctr.data.readers.values import as_key, as_title, as_titles, is_bad_list
-from expctr.data.sample_rows import HistoryEntry, contradiction, find_history, history_lists, target_features
+from expctr.data.sample_rows import HistoryEntry, NewTitles, contradiction, find_history, history_lists, target_features
 from expctr.errors import DataError, listed
 
 _LISTS = ("liked_titles", "disliked_titles")
@@ -75,12 +75,12 @@ class PairRows:
         users: ids of all users who may occur. Their ratings are looked up once, here.
 
     Attributes:
-        typed: each title of a pair so far, and whether it is the title of exactly one item.
+        new: the new titles of the latest rows.
     """
 
     def __init__(self, data: RatingsDataModule, users: Sequence[str]) -> None:
         self.data = data
-        self.typed: dict[str, bool] = {}
+        self.new = NewTitles()
         longest = data.options.max_history + 1  # the target may be one of them
         ratings = data.ratings_of(users)
         self._latest = ratings.filter(pl.int_range(pl.len()).reverse().over("user") < longest)
@@ -139,7 +139,9 @@ class PairRows:
         good = pairs.filter(pl.col("problem").is_null()).select("pair")
         of_samples, others = (rows.join(good, on="pair", how="semi") for rows in (of_samples, others))
         rows = pl.concat([self._like_samples(of_samples), self._like_samples(self._with_features(others, entries))])
-        return rows.sort("sample"), pairs["problem"]
+        rows = rows.sort("sample")
+        self.new = NewTitles.of(rows)
+        return rows, pairs["problem"]
 
     def _with_targets(self, pairs: pl.DataFrame) -> pl.DataFrame:
         """Adds the target's id (empty for a new item) and title (null for an unknown id), and whether it has another.
@@ -150,7 +152,6 @@ class PairRows:
         typed = pairs.filter(pl.col("item") == "")["target_title"].unique().to_list()
         found = {title: catalogue.matches(title) for title in typed}
         ids = {title: items[0].id if len(items) == 1 else "" for title, items in found.items()}
-        self.typed |= {title: item != "" for title, item in ids.items() if title}
         by_title = pl.col("target_title").replace_strict(ids, default="", return_dtype=pl.String)
         titles = catalogue.items.select(target="item", known_title="title")
         pairs = pairs.with_columns(target=pl.when(pl.col("item") == "").then(by_title).otherwise("item")).join(
@@ -178,11 +179,7 @@ class PairRows:
         for pair, target, title, liked, disliked in pairs.select("pair", "target", "target_title", *_LISTS).iter_rows():
             key = (*liked, None, *disliked)
             if key not in found:
-                all_entries = find_history(liked, disliked, self.data.catalogue)
-                self.typed |= {
-                    title: entry.item.id != "" for title, entry in zip([*liked, *disliked], all_entries, strict=True)
-                }
-                history = list(dict.fromkeys(all_entries))
+                history = list(dict.fromkeys(find_history(liked, disliked, self.data.catalogue)))
                 found[key] = history, bool(contradiction(history))
             history, is_contradictory = found[key]
             contradictory += [pair] if is_contradictory else []

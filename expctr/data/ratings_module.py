@@ -231,9 +231,7 @@ class RatingsDataModule(L.LightningDataModule):
     def table(self, split: str) -> SampleTable:
         """The samples of train, val or test as tensors and titles; made once."""
         if split == "predict":
-            rows = self.query_rows
-            if rows is None and self.people is not None:
-                _, rows = self._people
+            rows = self.asked_rows
             return self.table("test") if rows is None else SampleTable.from_samples(rows, self.features)
         if split not in self._tables:
             self._tables[split] = SampleTable.from_samples(self.rows(split), self.features)
@@ -288,6 +286,11 @@ class RatingsDataModule(L.LightningDataModule):
             for i, (p, target) in enumerate(zip(people, found["target"], strict=True))
         ]
         return pl.DataFrame(rows, schema=columns, orient="row")
+
+    @property
+    def asked_rows(self) -> pl.DataFrame | None:
+        """The rows that `predict` is asked for in place of the test split."""
+        return self._people[1] if self.query_rows is None and self.people is not None else self.query_rows
 
     @cached_property
     def _people(self) -> tuple[list[NewUser], pl.DataFrame]:

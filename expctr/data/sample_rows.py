@@ -62,6 +62,37 @@ def _identity(item: Item) -> tuple[str, str]:
     return item.id, "" if item.id else plain_title(item.title)
 
 
+class NewTitles(NamedTuple):
+    """How many titles in sample rows are of no item, or of several: their ids are empty."""
+
+    entries: int = 0
+    targets: int = 0
+    example: str = ""
+
+    @classmethod
+    def of(cls, rows: pl.DataFrame) -> "NewTitles":
+        """Counts those of rows like the samples."""
+        entries = int(rows.select(pl.col("history").list.count_matches("").sum()).item())
+        targets = rows.filter(target="")
+        if entries:
+            row = rows.filter(pl.col("history").list.contains("")).row(0, named=True)
+            example = next(entry.item.title for entry in history_of(row) if not entry.item.id)
+        else:
+            example = targets["target_title"][0] if targets.height else ""
+        return cls(entries, targets.height, example[:120])
+
+    def __add__(self, other: "NewTitles") -> "NewTitles":  # type: ignore[override]
+        return NewTitles(self.entries + other.entries, self.targets + other.targets, self.example or other.example)
+
+    def __str__(self) -> str:
+        """For people; empty if there is none."""
+        if not self.example:
+            return ""
+        counts = {"titles of histories": self.entries, "targets": self.targets}
+        named = " and ".join(f"{count:,} {what}" for what, count in counts.items() if count)
+        return f"{named} are of no item, or of several, such as {self.example!r}"
+
+
 def history_of(row: Mapping[str, Any]) -> list[HistoryEntry]:
     """The history of a sample in its order, with titles."""
     titles = {True: iter(row["liked_titles"]), False: iter(row["disliked_titles"])}

@@ -21,6 +21,7 @@ from torch.utils.tensorboard import SummaryWriter
 
 from expctr.data.batches import Batch, SampleText
 from expctr.data.ratings_module import RatingsDataModule
+from expctr.data.sample_rows import NewTitles
 from expctr.distributed import all_gather_columns
 from expctr.errors import UserError, check_range
 from expctr.evaluation.assessment import Assessment, assess, query_models
@@ -197,7 +198,10 @@ class ResultWriter(Callback):
             path = _folder(trainer) / "predictions.parquet"
             path.parent.mkdir(parents=True, exist_ok=True)
             write_parquet(_data(trainer).prediction_ids().join(frame, on="sample", how="inner"), path)
-            Console().print(f"{frame.height} predictions in {printable(str(path))}", markup=False)
+            lines = [f"{frame.height} predictions in {path}"]
+            if (rows := _data(trainer).asked_rows) is not None and (new := NewTitles.of(rows)).example:
+                lines.append(f"  {new}")
+            Console().print("\n".join(map(printable, lines)), markup=False)
 
     def _keep(self, **columns: Tensor) -> None:
         self._scored.append({name: values.tolist() for name, values in columns.items()})
