@@ -102,7 +102,7 @@ def _snapshots(summary: DataSummary) -> list[str]:
         if fix and count > _REPEATED * rows[reason.partition(f": {SNAPSHOTS}")[0]]:
             said.append(f"{reason} ({count:,} rows are not used). Fix: {fix}")
         if UNREAD in reason:
-            said.append(f"{reason} ({count:,} rows). Fix: write all times of the column in one form and one unit")
+            said.append(f"{reason} ({count:,} rows). Fix: write all times of the column in one form, with all digits")
     return said
 
 

@@ -70,7 +70,9 @@ def test_features_have_kinds_by_type_or_as_named() -> None:
 def test_a_sample_has_the_text_and_context_of_its_own_row(tmp_path: Path) -> None:
     """Rows alike in user, item and time, in several files, some of them bad."""
     names = ("user", "item", "title", "label", "ts", "pos", "review")
-    rows = [(f"u{i % 6}", f"i{i % 2}", f"T{i % 2}", str(i // 6 % 2), 5 + i // 24, i, f"r{i}") for i in range(96)]
+    rows = [
+        (f"u{i % 6}", f"i{i // 12 % 2}", f"T{i // 12 % 2}", str(i // 6 % 2), 5 + i // 24, i, f"r{i}") for i in range(96)
+    ]
     frame = pl.DataFrame([row if row[5] != 7 else (*row[:3], "?", *row[4:]) for row in rows], names, orient="row")
     for i in range(4):
         frame[24 * i : 24 * i + 24].write_csv(tmp_path / f"{i}.csv")
@@ -352,13 +354,31 @@ def test_rows_of_one_time_and_times_that_cannot_be_read_are_findings() -> None:
     titles = dict(data.samples.select("target", "target_title").iter_rows())
     assert (titles["s1"], titles["s2"], titles["s3"]) == ("title of 3", "title of 5", "title of 5")
     data.prepare_data()
-    times = "times that cannot be read, so these rows count as the oldest"
+    times = "times that cannot be read or lost their last digits, so these rows count as the oldest"
     assert [finding for finding in data.findings if "differ" in finding or times in finding] == [
         "data.items: several rows that differ of one item, such as 's0' in rows 1 and 24; they have the same "
         "valid_from, and the first counts (24 rows are not used). Fix: keep one row of each",
         f"data.items, column valid_from: {times}, such as '9999-12-31' in row 49 (1 rows). Fix: write all times of the "
-        "column in one form and one unit",
+        "column in one form, with all digits",
     ]
+
+
+@pytest.mark.parametrize("kind", ["csv", "parquet"])
+def test_a_time_that_lost_its_digits_makes_no_row_the_latest(kind: str, tmp_path: Path) -> None:
+    """Here the users': one file was saved by a spreadsheet, or as 32-bit floats."""
+    seconds = 1_690_000_000
+    exact = USERS.with_columns(age=pl.col("age") + 100, as_of=pl.lit(seconds) + pl.int_range(pl.len()))
+    rounded = pl.lit("1.7E+09") if kind == "csv" else pl.lit(seconds + 10**7, pl.Float32)
+    later = USERS.with_columns(as_of=rounded)
+    for name, users in (("a", exact), ("b", later)):
+        users.write_csv(tmp_path / f"{name}.csv") if kind == "csv" else users.write_parquet(
+            tmp_path / f"{name}.parquet"
+        )
+    data = prepared(CLICKS, ITEMS, str(tmp_path / f"*.{kind}"))
+    assert data.samples["user_age"].min() > 100
+    data.prepare_data()
+    (finding,) = [finding for finding in data.findings if "last digits" in finding]
+    assert f"({USERS.height} rows). Fix: write all times of the column in one form" in finding
 
 
 def test_a_latest_row_that_does_not_count_for_want_of_a_title_is_a_finding() -> None:

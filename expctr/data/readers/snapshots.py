@@ -14,7 +14,7 @@ FIRST, UNDATED = "the first counts", "without times, the first counts"
 """How such a reason ends where no time decides; `UNDATED` if the reader would read times."""
 WITH_TITLE = "with a title counts"
 """How it ends where a row does not count because it has no title."""
-UNREAD = "times that cannot be read, so these rows count as the oldest"
+UNREAD = "times that cannot be read or lost their last digits, so these rows count as the oldest"
 """In the reason for such rows."""
 
 

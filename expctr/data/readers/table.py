@@ -335,8 +335,9 @@ class TableReader:
                 text, dtype = value_of(source, name)
                 times = find_times(source.table.frame, text, dtype)
                 if times.are_likely:
-                    columns[SNAPSHOT], dated_by = times.micros, name
-                    unread = times.micros.is_null() & ~is_missing(text, dtype)
+                    time = pl.when(~(times.is_rounded | lost_in_some_files(source, name))).then(times.micros)
+                    columns[SNAPSHOT], dated_by = time, name
+                    unread = time.is_null() & ~is_missing(text, dtype)
                     columns[SNAPSHOT_TEXT] = pl.when(unread).then(text.cast(pl.String).str.slice(0, 60))
                     break
         return replace(typed_table(source, columns, checks), dated_by=dated_by)

@@ -26,11 +26,13 @@ TRUTHS = dict.fromkeys(("1", "1.0", "true", "t", "yes", "y", "yes."), 1.0) | dic
 
 
 def as_id(value: pl.Expr, dtype: pl.DataType) -> pl.Expr:
-    """An id as text. Whole numbers that a missing value turned into floats (28.0) lose their point."""
+    """An id as text. Whole numbers that are floats (28.0) or decimals (28.00) lose their point."""
     if dtype.is_float():
         whole = value.cast(pl.Int64, strict=False)
         value = pl.when(whole == value).then(whole.cast(pl.String)).otherwise(value.fill_nan(None).cast(pl.String))
     value = value.cast(pl.String)
+    if isinstance(dtype, pl.Decimal) and dtype.scale:
+        return value.str.strip_chars_end("0").str.strip_chars_end(".")
     return value.str.strip_chars() if dtype == pl.String else value
 
 

@@ -3,6 +3,7 @@
 import json
 import re
 from collections.abc import Callable
+from decimal import Decimal
 
 import polars as pl
 import pytest
@@ -113,6 +114,16 @@ def test_an_infinite_number_and_the_text_of_one_are_missing() -> None:
     for values, dtype in (("-Infinity", "3", "x"), pl.String()), ((float("-inf"), 3.0, 1e300), pl.Float64()):
         frame = pl.DataFrame({"x": pl.Series([*values], dtype=dtype)})
         assert frame.select(is_missing(pl.col("x"), dtype)).to_series().to_list() == [True, False, False]
+
+
+def test_decimals_are_written_as_floats_are() -> None:
+    values = [Decimal("70.000"), Decimal("-0.250"), None]
+    for dtype in (pl.Decimal(38, 3), pl.Decimal(12, 9)):
+        frame = pl.DataFrame({"x": pl.Series(values, dtype=dtype)})
+        assert frame.select(as_key(pl.col("x"), dtype)).to_series().to_list() == ["70", "-0.25", None]
+        assert lists(values, dtype=pl.List(dtype)) == [["70", "-0.25"]]
+    whole = pl.DataFrame({"x": pl.Series([Decimal(700)], dtype=pl.Decimal(38, 0))})
+    assert whole.select(as_key(pl.col("x"), whole.schema["x"])).item() == "700"
 
 
 def test_texts_in_place_of_an_id_are_nobody() -> None:
