@@ -3,6 +3,7 @@
 import codecs
 import gzip
 import io
+import re
 import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -23,6 +24,10 @@ Encoding = Literal["utf-8", "latin-1"]
 GZIP, ZSTD = b"\x1f\x8b", b"\x28\xb5\x2f\xfd"
 """How the content of a compressed file begins, whatever its name."""
 _UTF16 = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
+_CONTROLS = re.compile(r"(?<![\xc2\xc3])[\x80-\x9f]")
+"""What no text in Latin-1 has, unless it was encoded twice, as some of BX-Books.csv: in Windows-1252 these are letters,
+quotes and dashes.
+"""
 _LONGEST = 1000
 """Most lines of one record: the partner of a stray quote is not looked for in the whole file."""
 
@@ -47,7 +52,8 @@ def read_lines(path: Path, encoding: Encoding) -> Lines:
 
     Args:
         path: the file; its content says how it is compressed.
-        encoding: of a file that is not valid UTF-8 and has no byte order mark.
+        encoding: of a file that is not valid UTF-8 and has no byte order mark. Latin-1 is read as browsers read it, as
+            Windows-1252, in which spreadsheets save.
 
     Raises:
         DataError: no such file, it is UTF-16, cut short or damaged.
@@ -65,6 +71,10 @@ def read_lines(path: Path, encoding: Encoding) -> Lines:
                 raise DataError(f"the file is UTF-16, {path}. Fix: save it as UTF-8")
             encoding = "utf-8" if raw.startswith(codecs.BOM_UTF8) else encoding
             text = raw.decode(encoding, errors="replace")
+            if encoding == "latin-1":
+                text = _CONTROLS.sub(
+                    lambda found: found[0].encode("latin-1").decode("cp1252", "ignore") or found[0], text
+                )
             frame = pl.LazyFrame({"line": text.split("\n")}).with_row_index("row", 1)
     except (OSError, EOFError, zlib.error) as error:
         raise DataError(
