@@ -362,7 +362,7 @@ def test_titles_of_no_item_are_counted(
             predict_pairs(predictor, *job)
     outcome = predict_pairs(predictor, *job)
     assert not outcome.problems
-    shown = "2 titles of histories and 1 targets are of no item, or of several"
+    shown = "of no item, or of several: 2 titles of histories and 1 target"
     assert str(outcome.new) == f"{shown}, such as {liked[1]!r}"
 
 
@@ -494,3 +494,14 @@ def test_reasons_that_differ_in_an_id_are_one() -> None:
         ("user is a number that lost its last digits; write ids", 3),
         ("user 5 has rated no other item", 1),
     ]
+
+
+def test_a_link_leads_to_the_scores(tmp_path: Path) -> None:
+    (tmp_path / "pairs.csv").write_text("user,item\n1,2\n")
+    (tmp_path / "latest.csv").symlink_to(tmp_path / "monday.csv")
+    job = (tmp_path / "pairs.csv", tmp_path / "latest.csv", "all")
+    assert pair_files.check_options(*job, force=False) == tmp_path / "monday.csv"
+    (tmp_path / "monday.csv").touch()
+    with pytest.raises(UserError, match=r"monday\.csv exists"):
+        pair_files.check_options(*job, force=False)
+    assert pair_files.check_options(*job, force=True) == tmp_path / "monday.csv"

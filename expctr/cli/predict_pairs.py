@@ -43,7 +43,7 @@ _PART = re.compile(r"\.lock|pairs\.parquet|(ranked|scored)-\d{12}\.parquet|.*\.[
 
 
 def check_options(pairs: Path, out: Path | None, explain: str, force: bool) -> Path:
-    """Refuse before a model is loaded what would fail after it; returns `out`.
+    """Refuse before a model is loaded what would fail after it; returns the file that `out` leads to.
 
     Raises:
         UserError: an option is wrong, or a file would be overwritten.
@@ -51,6 +51,7 @@ def check_options(pairs: Path, out: Path | None, explain: str, force: bool) -> P
     """
     if out is None:
         raise UserError("out: no file is named for the scores of --pairs. Fix: give --out FILE, a .csv or .parquet")
+    out = out.resolve() if out.is_symlink() else out  # what reads the file by another name gets the new scores, too
     for option, path in (("pairs", pairs), ("out", out)):
         if path.suffix not in _SUFFIXES:
             raise UserError(f"{option}: {path} is neither .csv nor .parquet. Fix: give one of them")

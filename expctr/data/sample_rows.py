@@ -88,9 +88,9 @@ class NewTitles(NamedTuple):
         """For people; empty if there is none."""
         if not self.example:
             return ""
-        counts = {"titles of histories": self.entries, "targets": self.targets}
-        named = " and ".join(f"{count:,} {what}" for what, count in counts.items() if count)
-        return f"{named} are of no item, or of several, such as {self.example!r}"
+        counts = {"title{} of histories": self.entries, "target{}": self.targets}
+        named = (f"{count:,} {what.format('s' * (count > 1))}" for what, count in counts.items() if count)
+        return f"of no item, or of several: {' and '.join(named)}, such as {self.example!r}"
 
 
 def history_of(row: Mapping[str, Any]) -> list[HistoryEntry]:

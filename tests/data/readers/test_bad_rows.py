@@ -107,7 +107,7 @@ def test_a_latin1_layout_that_someone_saved_as_utf8(tmp_path: Path) -> None:
 
 def test_a_latin1_layout_that_a_spreadsheet_saved_is_windows_1252(tmp_path: Path) -> None:
     movies = "1::L’été – “Ça” … (1975)::Drama\n2::Ž™ (1990)::Drama\n".encode("cp1252")
-    twice = "3::".encode() + "Émile".encode().decode("latin-1").encode() + b" \xe9 (1999)::Drama\n"
+    twice = b"3::" + "Émile".encode().decode("latin-1").encode() + b" \xe9 (1999)::Drama\n"
     files = {"ratings.dat": "1::1::5::978300760\n", "movies.dat": movies + twice}
     titles = [row["title"] for row in rows(movielens.read(write(tmp_path, files)).items)]
     assert titles == ["L’été – “Ça” …", "Ž™", "Ã\x83Â\x89mile é"]
