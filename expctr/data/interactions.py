@@ -9,9 +9,9 @@ import polars as pl
 
 from expctr.data.options import SPLITS, SampleOptions
 from expctr.data.random_draws import draws_of_ids, id_codes, mix
-from expctr.data.readers.bad_rows import NO_TIME, OTHER_TIME, OUT_OF_RANGE, mark, take_missing
+from expctr.data.readers.bad_rows import NO_TIME, OTHER_TIME, OUT_OF_RANGE, ROUNDED_TIME, mark, take_missing
 from expctr.data.readers.base import RawTable, RawTables
-from expctr.data.readers.timestamps import doubtful_times, find_times
+from expctr.data.readers.timestamps import doubtful_times, find_times, lost_seconds
 from expctr.data.readers.values import MAX_TITLE
 from expctr.data.summary import COPIES, REPEATED, SUPERSEDED, DataSummary
 from expctr.data.unmatched_ids import check_spellings, doubtful_spellings, explain_unmatched
@@ -67,8 +67,9 @@ def titled_items(
     return items.filter(pl.col("title").fill_null("") != "")
 
 
-def odd_times(table: RawTable, rows: pl.LazyFrame, doubts: list[str]) -> pl.Expr:
-    """Which timestamps, each of which was read by itself, are unlike most others; for its errors see `find_times`.
+def odd_times(table: RawTable, rows: pl.LazyFrame, doubts: list[str]) -> list[tuple[pl.Expr, str, str]]:
+    """The checks, for `mark`, of timestamps each of which was read by itself: which are unlike most others, and, if any
+    may have, which lost their last digits. For its errors see `find_times`.
 
     Args:
         table: the ratings, for messages.
@@ -78,7 +79,10 @@ def odd_times(table: RawTable, rows: pl.LazyFrame, doubts: list[str]) -> pl.Expr
     where, fix = f"{table.path}, column timestamp", "or order ratings at random with data.samples.order: shuffle"
     times = find_times(rows, pl.col("timestamp"), pl.Int64(), where, fix)
     doubts += doubtful_times(times, rows, pl.col("user"), where, "")
-    return times.micros.is_null() & pl.col("timestamp").is_not_null()
+    odd = times.micros.is_null() & pl.col("timestamp").is_not_null()
+    lost = lost_seconds(table.frame)
+    checks = [(odd, OTHER_TIME, "timestamp")]
+    return checks if lost is None else [*checks, (lost, ROUNDED_TIME, "timestamp")]
 
 
 def is_liked(options: SampleOptions) -> pl.Expr:
@@ -108,10 +112,10 @@ def _read(
         columns: list[str | pl.Expr] = [*ids, "rating", "timestamp", *more, *place]
         frame = table.collect(columns, options.on_bad_row, skipped, summary.files)
         if table.has_single_times and options.order == "time":
-            odd = odd_times(table, frame.lazy(), summary.doubts)
-            if frame.select(odd.any()).item():
+            odd, *lost = odd_times(table, frame.lazy(), summary.doubts)
+            if lost or frame.select(odd[0].any()).item():
                 skipped.clear()
-                table = replace(table, frame=mark(table.frame, (odd, OTHER_TIME, "timestamp")))
+                table = replace(table, frame=mark(table.frame, odd, *lost))
                 frame = table.collect(columns, options.on_bad_row, skipped, summary.files)
         if skipped[table.reason(OUT_OF_RANGE)] and frame["rating"].eq(1).all():
             raise _not_ratings(table)

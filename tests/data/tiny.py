@@ -20,7 +20,8 @@ def write(folder: Path, contents: Mapping[str, str | bytes]) -> Path:
 
 def rows(table: RawTable, on_bad_row: OnBadRow = "error") -> list[dict[str, object]]:
     """A table's good rows, without the columns about problems."""
-    own = [c for c in table.frame.collect_schema().names() if c not in ("row", "place", "line", "problem", "column")]
+    about = ("row", "place", "line", "problem", "column", "time_text")
+    own = [c for c in table.frame.collect_schema().names() if c not in about]
     return table.collect(own, on_bad_row, Counter()).to_dicts()
 
 

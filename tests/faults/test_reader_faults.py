@@ -246,7 +246,8 @@ def read(layout: Layout, folder: Path, file: str, mode: OnBadRow) -> tuple[dict[
 
     def call() -> tuple[dict[int, dict[str, object]], int]:
         found, dropped = table(), Counter[str]()
-        own = [c for c in found.frame.collect_schema().names() if c not in ("place", "line", "problem", "column")]
+        about = ("place", "line", "problem", "column", "time_text")
+        own = [c for c in found.frame.collect_schema().names() if c not in about]
         frame = found.collect(own, mode, dropped)
         return {row["row"]: {**row, "row": 0} for row in frame.to_dicts()}, dropped.total()
 

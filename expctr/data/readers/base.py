@@ -49,7 +49,8 @@ class RawTable:
         scale: of ratings, such as "0.5 to 5 for MovieLens".
         texts_at: reads one column of the rows at some places (the column `place`); None if the table has no places.
         empty: what is wrong if it has no rows, and how to fix it.
-        has_single_times: each timestamp was read by itself, as seconds: `interactions.odd_times` compares them.
+        has_single_times: each timestamp was read by itself, as seconds, and its text is `time_text`:
+            `interactions.odd_times` compares them.
         dated_by: the column of the file that `SNAPSHOT` is of; empty if there is none; None if none was looked for.
         may_be_empty: having no rows is no error, because the table is made of another one, which says what is wrong.
     """

@@ -59,6 +59,8 @@ def typed_ratings(
 ) -> pl.LazyFrame:
     """Converts the string columns `rating` and `timestamp`, and marks the rows that are not ratings.
 
+    The texts of the times stay as `time_text`, for `lost_seconds`.
+
     Args:
         frame: with the strings.
         low: the lowest rating.
@@ -82,4 +84,5 @@ def typed_ratings(
         (no_time & is_timed, NO_TIME, "timestamp"),
         (pl.col("time").is_null() & ~no_time, BAD_TIME, "timestamp"),
     )
-    return frame.with_columns(rating.alias("rating"), pl.col("time").alias("timestamp")).drop("time")
+    typed = {"rating": rating, "timestamp": pl.col("time"), "time_text": pl.col("timestamp")}
+    return frame.with_columns(**typed).drop("time")

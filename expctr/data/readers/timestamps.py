@@ -30,9 +30,9 @@ _UNITS = (
 _POSSIBLE = (-86_400 * 10**6, 4_102_444_800 * 10**6)  # microseconds: 1970, in any time zone, and the year 2100
 _LIKELY = (315_532_800 * 10**6, _POSSIBLE[1])  # from 1980 on; most data are younger, and counters are not
 _EARLY = (0, 31_536_000 * 10**6)  # 1970
-_ENOUGH = 20  # times that show whether digits were lost: a file's last batch may have one
 _NAME_COLUMN = "or name another column in data.columns.timestamp"
 _NAME_TIMES = "name the column of times in data.columns.timestamp, or "
+_LARGE = r"(^|[^\w.])[1-9]([.,]\d+)?[eE]\+?(09|9|1\d)($|\W)"  # a number with an exponent, from 1e9 on
 _USUAL = "%Y-%m-%d %H:%M:%S%.f"
 _BASIC = r"^(\d{4})(\d\d)(\d\d)T(\d\d)(\d\d)(\d\d)"  # 20050402T235347
 _DATE = r"(?i)^(\d{4}[-/]\d\d?[-/]\d\d?)(?:[T ](\d\d?:\d\d)(:\d\d(?:\.\d+)?)? ?(Z|UTC|GMT|[+-]\d\d(?::?\d\d)?)?)?$"
@@ -58,7 +58,8 @@ class Times(NamedTuple):
 def seconds(text: pl.Series) -> pl.Series:
     """Seconds since 1970 (int64) of texts, each of which may be a number in any unit or a date; null for anything else.
 
-    For numbers see `find_times`, for dates `micros_of_dates`.
+    For numbers see `find_times`, for dates `micros_of_dates`; whether numbers lost digits only all of them show, see
+    `lost_seconds`.
     """
     time = text.cast(pl.Float64, strict=False).cast(pl.Int64, strict=False)  # NaN and infinity become null
     if (time.abs() >= _UNITS[0].below).any():
@@ -66,14 +67,24 @@ def seconds(text: pl.Series) -> pl.Series:
         *smaller, largest = _UNITS
         divisor = pl.coalesce(*(pl.when(size < unit.below).then(unit.per_second) for unit in smaller))
         time = pl.select(pl.lit(time) // divisor.fill_null(largest.per_second)).to_series()
-    if len(text) >= _ENOUGH and text.str.contains("[eE]").any():
-        found = pl.DataFrame().select(**digits_of_times(pl.lit(text), pl.String())).row(0, named=True)
-        lost = pl.select(lost_times(pl.lit(text), pl.String(), found, bool((time % 60 == 0).all()))).to_series()
-        time = pl.select(pl.when(~lost).then(pl.lit(time))).to_series()
     others = (time.is_null() & text.is_not_null()).arg_true()
     if others.len():
         time = time.scatter(others, micros_of_dates(text.gather(others)) // 10**6)
     return time.alias(text.name)
+
+
+def lost_seconds(frame: pl.LazyFrame) -> pl.Expr | None:
+    """Whether a time may have lost its last digits, see `lost_times`; None if no line has a number with an exponent.
+
+    Args:
+        frame: all ratings: `line`, `time_text`, and `timestamp` as `seconds` reads it.
+    """
+    if not frame.select(pl.col("line").str.contains(_LARGE).any()).collect(engine="streaming").item():
+        return None  # without splitting the lines
+    text = pl.col("time_text")
+    about = digits_of_times(text, pl.String())
+    found = frame.select(minutes=(pl.col("timestamp") % 60 == 0).all(), **about).collect(engine="streaming")
+    return lost_times(text, pl.String(), found.row(0, named=True), found["minutes"].item())
 
 
 def find_times(

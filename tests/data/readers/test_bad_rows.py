@@ -202,6 +202,27 @@ def test_a_time_of_another_century_among_usual_ones_is_a_mistake(tmp_path: Path,
     assert summary.interactions == 90
 
 
+def test_times_of_ratings_that_lost_their_digits_are_bad_rows(tmp_path: Path) -> None:
+    lines = [f"{user},{item},4,{(SUMMER + user) * 1000}" for user in range(30) for item in (1, 2, 3)]
+    lines[7:9] = "2,2,4,1.11E+12", "2,3,4,1.12E+12"
+    tables = ratings(tmp_path, HEADER.strip(), lines)
+    with pytest.raises(DataError, match=r"^timestamp is a number that lost its last digits, .*row 9, .*2 of 90 rows"):
+        make_samples(tables, SampleOptions())
+    skip = SampleOptions(on_bad_row="skip")
+    _, summary = make_samples(tables, skip)
+    assert summary.dropped["ratings.csv: timestamp is a number that lost its last digits"] == 2
+    items = tables.items.frame.select("item", "title").collect()
+    assert read_ratings(tables, items, skip, users=["2"])["item"].to_list() == ["1"]
+
+
+def test_exact_times_that_are_short_are_good_though_a_batch_holds_no_others(tmp_path: Path) -> None:
+    """Of days in microseconds, as Java and Spark write doubles, each fifth is so short."""
+    times = [f"{day * 0.0000864:.7f}".rstrip("0") + "E15" for day in range(19600, 19606)]
+    lines = [f"{row % 3000},{(row + day) % 3 + 1},4,{time}" for day, time in enumerate(times) for row in range(4000)]
+    _, summary = make_samples(ratings(tmp_path, HEADER.strip(), lines), SampleOptions())
+    assert (summary.rows, [*summary.dropped]) == (24_000, ["earlier rating of the same item by the same user"])
+
+
 def test_times_of_reviews_that_are_mostly_in_another_century_are_refused(tmp_path: Path) -> None:
     review = '{{"reviewerID": "A{}", "asin": "B{}", "overall": 5.0, "unixReviewTime": {}}}\n'
     meta = "".join(f'{{"asin": "B{item}", "title": "T{item}"}}\n' for item in range(3))

@@ -5,7 +5,7 @@ import re
 import polars as pl
 import pytest
 
-from expctr.data.readers.timestamps import find_times, seconds
+from expctr.data.readers.timestamps import find_times, lost_seconds, seconds
 from expctr.data.readers.values import is_missing
 from expctr.errors import DataError
 
@@ -51,15 +51,21 @@ def test_seconds_of_each_value() -> None:
     assert seconds(pl.Series("t", [*TIMES])).to_list() == whole
 
 
-def test_times_that_all_lost_their_digits_are_none() -> None:
-    """As a spreadsheet saves milliseconds; a program writes as many digits as there are."""
-    assert seconds(pl.Series(["1.70069E+12", "1.7E12", "1.70069E+09", None] * 5)).to_list() == [None] * 20
-    assert seconds(pl.Series(["1.39354207E9"])).to_list() == [1_393_542_070]  # the last batch of a file
-    assert (
-        seconds(pl.Series(["1.7006112E9", "1.7006976E9"] * 10)).to_list() == [1_700_611_200, 1_700_697_600] * 10
-    )  # days
-    found = seconds(pl.Series(["1.7006881E9", "1.700688137E9", "1700688138"])).to_list()
-    assert found == [1_700_688_100, 1_700_688_137, 1_700_688_138]
+@pytest.mark.parametrize(
+    ("texts", "are_lost"),
+    [
+        (["1.70069E+12", "1.7E12", "1.70069E+09", ""], True),  # as a spreadsheet saves milliseconds
+        (["1.7E+09"], True),
+        (["1.6969824E9", "1.696896E9"], False),  # days: a program writes as many digits as there are
+        (["1.7006881E9", "1.700688137E9", "1700688138"], False),
+        (["1700688138", "1e9e"], None),
+    ],
+)
+def test_times_of_ratings_have_lost_digits_if_all_show_it(texts: list[str], are_lost: bool | None) -> None:
+    text = pl.Series("time_text", texts)
+    ratings = pl.LazyFrame([text, seconds(text).alias("timestamp")]).with_columns(line="1," + pl.col("time_text"))
+    lost = lost_seconds(ratings)
+    assert (None if lost is None else ratings.select(lost.any()).collect().item()) == are_lost
 
 
 @pytest.mark.parametrize("text", TIMES)
