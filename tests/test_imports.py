@@ -14,6 +14,7 @@ ORDER: list[set[str]] = [
     {"run_folder"},
     {"nan_guard"},
     {"data"},
+    {"sentences"},
     {"llm"},
     {"ctr"},
     {"systems"},

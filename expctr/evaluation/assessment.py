@@ -9,10 +9,10 @@ import torch
 
 from expctr.data.batches import SampleText
 from expctr.evaluation import audit, quality
-from expctr.evaluation.claims import claims_of
-from expctr.evaluation.titles import TitleFinder
-from expctr.evaluation.verdicts import polarity
 from expctr.modules.staged import StagedModule
+from expctr.sentences.claims import claims_of
+from expctr.sentences.titles import TitleFinder
+from expctr.sentences.verdicts import polarity
 from expctr.stages.models import texts_by_row
 
 

@@ -20,10 +20,10 @@ import torch
 from torch import Tensor
 
 from expctr.data.batches import Nouns, SampleText
-from expctr.evaluation.verdicts import polarity, title_pattern, without_verdicts
 from expctr.metrics import UNDEFINED, bootstrap, ctr_metrics, estimate, mean_estimates
 from expctr.modules.staged import StagedModule
 from expctr.seeding import seed_of
+from expctr.sentences.verdicts import polarity, title_pattern, without_verdicts
 from expctr.systems import ABLATIONS, AUG, Estimate
 
 SHUFFLES = 5

@@ -15,8 +15,8 @@ from rich.table import Column, Table
 from rich.text import Text
 
 from expctr.data.query import Query
-from expctr.evaluation.verdicts import polarity
 from expctr.modules.staged import StagedModule
+from expctr.sentences.verdicts import polarity
 from expctr.systems import AUG, AUG_NO_TEXT, LLM, PLAIN
 from expctr.untrusted import printable
 

@@ -33,9 +33,9 @@ from torch import Tensor
 from torch.nn import functional as F
 from torchmetrics.functional.text import rouge_score
 
-from expctr.evaluation.claims import Claims
-from expctr.evaluation.titles import Mentions
 from expctr.metrics import UNDEFINED, mean_estimates
+from expctr.sentences.claims import Claims
+from expctr.sentences.titles import Mentions
 from expctr.systems import MEASURES, Estimate
 
 REVIEW_WORDS = 256

@@ -1,6 +1,7 @@
 """The models that all stages share, and how they score rows."""
 
 from collections.abc import Mapping, Sequence
+from itertools import chain
 from typing import Any
 
 import torch
@@ -16,6 +17,7 @@ from expctr.llm.rollout import Rollout
 from expctr.llm.sharding.fsdp import unsharded
 from expctr.rl.policy import Policy
 from expctr.rl.rewards import Reward
+from expctr.sentences.faults import count_faults
 from expctr.systems import PLAIN
 
 _UNTRAINED = 2**32
@@ -150,7 +152,11 @@ class Models:
             scores["s_r"] = self.ctr.score(repeated, self.encoder.vectors(texts, batch.label.device))
             if adapter:
                 others = {"s_0": self.ctr.score(batch), "s_plain": self.plain.score(batch)}
-        return {**average_explanations(texts, scores, count), **others}, earlier
+        faults = []
+        if count > 1:
+            given = [[self.policy.prompts.shown(text)] * count for text in batch.texts]
+            faults = [*map(count_faults, texts, chain.from_iterable(given))]
+        return {**average_explanations(texts, scores, count, faults), **others}, earlier
 
     def compare(self, batch: Batch, rewards: Sequence[Reward], count: int = 1) -> dict[str, Any]:
         """Everything that a table shows of a batch: the policy's explanations, the untrained model's (`..._untrained`),
@@ -164,28 +170,32 @@ class Models:
         return {**trained, **reward_columns(rewards, batch, trained), **before, "s_icl": s_icl}
 
 
-def average_explanations(texts: Sequence[str], scores: Mapping[str, Tensor], count: int) -> dict[str, Any]:
+def average_explanations(
+    texts: Sequence[str], scores: Mapping[str, Tensor], count: int, faults: Sequence[int]
+) -> dict[str, Any]:
     """Summarise `count` explanations per row, which stand next to each other.
 
     Args:
         texts: the explanations, `rows * count`.
         scores: click probabilities by name, `[rows * count]` each.
         count: explanations per row.
+        faults: false statements in each explanation, `rows * count`; not used if there is one per row.
 
     Returns:
-        Columns: `text`, the explanation whose scores are nearest to their means; and the means by the scores' names,
-        `[rows]`. With several per row, also their standard deviations (`s_u_std`) and all explanations (`texts`).
+        Columns: `text`, the explanation with the fewest faults, and among these the one whose scores are nearest to
+        their means; and the means by the scores' names, `[rows]`. With several per row, also their standard deviations
+        (`s_u_std`) and all explanations (`texts`).
     """
     if count == 1:
         return {"text": [*texts], **scores}
     tables = {name: values.unflatten(0, (-1, count)) for name, values in scores.items()}
     means = {name: table.mean(1) for name, table in tables.items()}
     squares = {name: (table - means[name][:, None]) ** 2 for name, table in tables.items()}
-    distances = torch.stack([*squares.values()]).sum(0)
-    rows = [[*texts[start : start + count]] for start in range(0, len(texts), count)]
-    shown = [row[i] for row, i in zip(rows, distances.argmin(1).tolist(), strict=True)]
+    distances = torch.stack([*squares.values()]).sum(0).flatten().tolist()
+    rows = [range(start, start + count) for start in range(0, len(texts), count)]
+    shown = [texts[min(row, key=lambda i: (faults[i], distances[i]))] for row in rows]
     spread = {f"{name}_std": (table.sum(1) / (count - 1)).sqrt() for name, table in squares.items()}
-    return {"text": shown, **means, **spread, "texts": rows}
+    return {"text": shown, **means, **spread, "texts": [[*texts[row.start : row.stop]] for row in rows]}
 
 
 def texts_by_row(columns: Mapping[str, Sequence[Any]], suffix: str = "") -> list[list[str]]:

@@ -23,7 +23,7 @@ from expctr.evaluation.audit import (
     permuted,
     words_changed,
 )
-from expctr.evaluation.verdicts import polarity
+from expctr.sentences.verdicts import polarity
 from expctr.systems import Estimate
 
 DRAW = random.Random(0)

@@ -7,10 +7,10 @@ import pytest
 import torch
 
 from expctr.data.batches import SampleText
-from expctr.evaluation.claims import Claims
 from expctr.evaluation.quality import bertscore, bleu, distinct, likeness, lines, measure
-from expctr.evaluation.titles import TitleFinder
-from expctr.evaluation.verdicts import polarity
+from expctr.sentences.claims import Claims
+from expctr.sentences.titles import TitleFinder
+from expctr.sentences.verdicts import polarity
 from expctr.systems import Estimate
 
 TEXTS = ['They liked "Heat" and will love it.', 'They liked "Heet" and will hate it.', "", "They liked much."]

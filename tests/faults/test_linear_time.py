@@ -11,7 +11,7 @@ import pytest
 from expctr.data.readers.delimited import _split_line
 from expctr.data.readers.values import _parsed_list
 from expctr.evaluation.quality import _plain
-from expctr.evaluation.titles import forms
+from expctr.sentences.titles import forms
 from expctr.untrusted import _MARKS, one_line
 
 MANY = 1_000_000

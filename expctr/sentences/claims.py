@@ -10,7 +10,7 @@ import re
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from expctr.evaluation.verdicts import BARE, MODALS, QUOTED, blanked, negates, title_pattern
+from expctr.sentences.verdicts import BARE, MODALS, QUOTED, blanked, negates, title_pattern
 
 _PAST = dict.fromkeys(["liked", "loved", "enjoyed", "adored", "appreciated", "praised", "favored", "favoured"], 1)
 _PAST |= dict.fromkeys(["disliked", "hated", "detested", "loathed", "despised", "rejected", "avoided"], -1)

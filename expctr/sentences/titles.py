@@ -15,7 +15,7 @@ from operator import itemgetter
 from typing import NamedTuple
 
 from expctr.data.batches import SampleText
-from expctr.evaluation.verdicts import QUOTED, title_pattern
+from expctr.sentences.verdicts import QUOTED, title_pattern
 
 GARBLED = 0.75
 """Similarity (difflib's ratio) above which an invented title is a garbled title of the prompt."""

@@ -2,7 +2,7 @@
 
 import pytest
 
-from expctr.evaluation.verdicts import polarity, without_verdicts
+from expctr.sentences.verdicts import polarity, without_verdicts
 
 LIKED = (
     "they will surely love it",

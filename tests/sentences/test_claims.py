@@ -2,7 +2,7 @@
 
 import pytest
 
-from expctr.evaluation.claims import claims_of
+from expctr.sentences.claims import claims_of
 
 LIKED, DISLIKED = ("Heat", "Fargo", "Alien 3"), ("Casper", "Alien", "The Room")
 CASES = {

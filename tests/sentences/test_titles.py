@@ -3,7 +3,7 @@
 import pytest
 
 from expctr.data.batches import SampleText
-from expctr.evaluation.titles import Invented, TitleFinder, forms
+from expctr.sentences.titles import Invented, TitleFinder, forms
 
 CATALOGUE = ("Toy Story", "Toy Story 2", "Usual Suspects, The", "Fargo", "Casino", "It")
 GIVEN = SampleText("Usual Suspects, The", ("Toy Story", "It", "Alien"), ("Star Wars: Episode IV",))
