@@ -64,6 +64,8 @@ def ready_targets(
     kind = "item" if any("item" in table.frame.collect_schema() for table in sources.values()) else "title"
     targets, entries = (_identified(rows, items, kind) for rows in (targets, entries))
     _compare_titles(targets, summary)
+    if kind == "item" and not summary.no_titles:
+        _count_untitled(targets, summary)
     entries = _without_targets(entries, targets, summary)
     summary.interactions, summary.users = targets.height, targets["user"].n_unique()
     summary.items = pl.concat([targets["item"], entries["item"]]).n_unique()
@@ -118,6 +120,16 @@ def _compare_titles(targets: pl.DataFrame, summary: DataSummary) -> None:
         summary.doubts.append(f"{said}. Fix: check that ids and titles of a row belong together")
     else:
         summary.counts.append(said)
+
+
+def _count_untitled(targets: pl.DataFrame, summary: DataSummary) -> None:
+    """Says of how many targets nothing but the id is known."""
+    is_untitled = (targets["title"] == targets["name"]) & targets["own_title"].is_null()
+    if count := int(is_untitled.sum()):
+        first = targets["name"].filter(is_untitled)[0]
+        summary.counts.append(
+            f"{count:,} of {targets.height:,} targets have no title, and prompts show the id ({first!r})"
+        )
 
 
 def _identified(rows: pl.DataFrame, items: pl.DataFrame, kind: str) -> pl.DataFrame:

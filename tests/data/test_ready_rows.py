@@ -297,6 +297,26 @@ def test_an_item_without_a_title_is_called_as_its_rows_say(nothing: str | None) 
     assert not [text for text in (*data.summary.counts, *data.summary.doubts) if "another title than" in text]
 
 
+def test_a_target_is_named_by_its_title_where_its_id_is_missing() -> None:
+    """By both in other rows, or by an id that nothing gives a title."""
+    films = pl.DataFrame({"item_id": [f"i{k}" for k in range(8)], "target_title": [f"Film {k}" for k in range(8)]})
+    odd = pl.DataFrame(
+        {"item_id": [None, "NULL", "", "i9"], "target_title": ["Film 3", "film 4", "A film of no id", None]}
+    )
+    rows = pl.concat([films, films, odd, odd]).with_columns(
+        label=pl.int_range(pl.len()) % 2, liked=pl.lit(["Film 1"]), disliked=pl.lit(["i2"])
+    )
+    for items in (None, films.rename({"target_title": "title"})):
+        data = prepared(rows, items=items)
+        assert data.samples.height == rows.height
+        found = {*data.samples.select("target", "target_title").rows()}
+        assert found >= {("i3", "Film 3"), ("i9", "i9"), ("A film of no id", "A film of no id")}
+        assert not any(title.startswith("i") for title in data.samples["disliked_titles"].explode())
+        assert "2 of 24 targets have no title, and prompts show the id ('i9')" in data.summary.counts
+    with pytest.raises(DataError, match="no user or item id"):
+        prepared(rows.with_columns(target_title=pl.lit(None, pl.String)))
+
+
 def test_rows_of_which_some_have_no_time_are_said_to_be_split_at_random() -> None:
     rows = pl.DataFrame(ROWS).with_columns(ts=1_700_000_000 + pl.int_range(pl.len()))
 

@@ -101,7 +101,9 @@ def all_items(tables: list[RawTable], given: RawTable | None) -> RawTable:
     for frame in frames:
         columns = frame.collect_schema().names()
         if "item" in columns and "title" in columns:
-            targets.append(frame.select("item", pl.coalesce("title", "item").alias("title")))
+            titled = frame.select("item", pl.coalesce("title", "item").alias("title"))
+            targets.append(titled.drop_nulls("item"))
+            values.append(titled.filter(pl.col("item").is_null()).select(item="title"))
         else:
             values.append(frame.select(pl.coalesce(*(c for c in ("item", "title") if c in columns)).alias("item")))
     known = []

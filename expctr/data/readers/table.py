@@ -209,7 +209,9 @@ class TableReader:
         for role in ("user", "item"):
             if role in found:
                 columns[role] = as_key(*value(role))
-                checks += _id_checks(source, role, found[role])
+                named_otherwise = role == "item" and is_ready(found)  # by a title, see below
+                wrong = _id_checks(source, role, found[role])
+                checks += [check for check in wrong if not (named_otherwise and check[1] == NO_ID)]
             elif role == "user":
                 columns["user"] = pl.lit("")  # ready rows may name nobody
         columns["rating"] = pl.lit(1.0, pl.Float32)  # without a label or a rating, a row is a positive
