@@ -2,8 +2,10 @@
 
 import fnmatch
 import glob
+import hashlib
 import os
 import re
+from collections import Counter
 from collections.abc import Sequence
 from contextlib import suppress
 from itertools import takewhile
@@ -35,9 +37,7 @@ def find_files(named: str, option: str) -> list[Path]:
     if path.is_dir():
         _check_lakes([path], option)
         inside = [file for file in _below(path) if not file.name.startswith(_LOCK)]
-        files = [file for file in inside if suffix(file) in KINDS]
-        plain = {*files}  # a compressed copy of a file that is there, too, is not read
-        files = [file for file in files if (own := file.with_name(plain_name(file.name))) == file or own not in plain]
+        files = _without_compressed([file for file in inside if suffix(file) in KINDS])
         if not files:
             for file in inside:
                 if file.is_file():
@@ -45,7 +45,7 @@ def find_files(named: str, option: str) -> list[Path]:
             links = "".join(f"; {link} is a link to a folder, and not read" for link in linked_folders(named)[:5])
             raise DataError(f"{option}: no table in {path}{links}. Fix: name a folder with files of {', '.join(KINDS)}")
     elif not path.exists() and glob.has_magic(named):
-        files = [file for file in _matching(path) if not file.name.startswith(_LOCK)]
+        files = _without_compressed([file for file in _matching(path) if not file.name.startswith(_LOCK)])
         if not files:
             check_local(named)
             raise DataError(f"{option}: no file matches {named}. Fix: check the pattern, and put it in quotes")
@@ -59,6 +59,25 @@ def find_files(named: str, option: str) -> list[Path]:
     by_preference = sorted(files, key=lambda file: (file.is_symlink(), file), reverse=True)
     named_once = {_identity(file, str(path)): file for file in by_preference}
     return sorted(named_once.values()) if len(named_once) < len(files) else files
+
+
+def _without_compressed(files: Sequence[Path]) -> list[Path]:
+    """The files, without compressed copies of others."""
+    plain = {*files}
+    return [file for file in files if (own := file.with_name(plain_name(file.name))) == file or own not in plain]
+
+
+def same_content(files: Sequence[Path]) -> dict[Path, Path]:
+    """The files that have the content of an earlier one, and that one; but for folders that are values of a column."""
+    places = {file: (file.stat().st_size, *(part for part in file.parts[:-1] if "=" in part)) for file in files}
+    count, first, copies = Counter(places.values()), dict[object, Path](), dict[Path, Path]()
+    for file, place in places.items():
+        if count[place] > 1:
+            with file.open("rb") as content:
+                key = place, hashlib.file_digest(content, "sha256").digest()
+            if (original := first.setdefault(key, file)) != file:
+                copies[file] = original
+    return copies
 
 
 def _identity(file: Path, named: str) -> object:

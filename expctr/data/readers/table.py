@@ -36,7 +36,7 @@ from expctr.data.readers.columns import (
     time_columns,
 )
 from expctr.data.readers.lost_digits import is_rounded
-from expctr.data.readers.named_files import find_files, linked_folders, unused_files
+from expctr.data.readers.named_files import find_files, linked_folders, same_content, unused_files
 from expctr.data.readers.ready import all_items, history_columns, is_ready, with_flags, with_tallrec
 from expctr.data.readers.snapshots import SNAPSHOT, SNAPSHOT_TEXT
 from expctr.data.readers.sources import NESTED, Source, open_source
@@ -199,6 +199,7 @@ class TableReader:
         return tables
 
     def _read_interactions(self, source: Source, found: Mapping[str, str]) -> RawTable:
+        self.doubts += _copied_files(source.table)
         columns: dict[str, pl.Expr] = {}
         checks: Checks = []
         forms: dict[str, str] = {}
@@ -396,6 +397,17 @@ def _id_checks(source: Source, role: str, name: str) -> Checks:
         rounded |= value[0].str.contains(r"^\d{16,}$").fill_null(False)
     nested = value[0].str.contains(NESTED) if name in source.json.plain and value[1] == pl.String else pl.lit(False)
     return [*bad_ids(role, shown=name), (rounded, ROUNDED_ID, name), (nested, NESTED_ID, name)]
+
+
+def _copied_files(table: RawTable) -> list[str]:
+    """What looks wrong if files hold the same rows."""
+    for copy, original in same_content(table.parts).items():
+        if table.frame.filter(pl.col("file") == str(copy)).head(1).collect().height:  # parts without rows are alike
+            return [
+                f"{original} and {copy} have the same content, so these rows are read twice. Fix: remove one of them, or "
+                "name the files by a pattern that leaves it out"
+            ]
+    return []
 
 
 def _option(split: str) -> str:

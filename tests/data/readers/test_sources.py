@@ -31,6 +31,26 @@ def test_of_a_file_and_its_compressed_copy_the_plain_one_is_read_and_the_notes_s
     assert tables.notes[-1] == "not used: file day/a.jsonl.gz, day/part-1"
 
 
+@pytest.mark.parametrize("pattern", ["", "log*", "**/*"])
+def test_a_glob_reads_no_compressed_copies_and_other_copies_are_a_doubt(pattern: str, tmp_path: Path) -> None:
+    content = CLICKS.write_csv(tmp_path / "log 1.csv") or (tmp_path / "log 1.csv").read_bytes()
+    (tmp_path / "log 1.csv.gz").write_bytes(gzip.compress(content))
+    header = content[: content.index(b"\n") + 1]
+    for name in ("log 2.csv", "log 3.csv"):  # parts without rows are no copies
+        (tmp_path / name).write_bytes(header)
+    read = reader(str(tmp_path / pattern)).tables
+    assert (read.notes[-1], read.doubts) == ("not used: file log 1.csv.gz", ())
+    assert collected(read)[0] == collected(reader(CLICKS).tables)[0]
+    for day in ("day=1", "day=2"):  # nor are equal ones of two days
+        (tmp_path / day).mkdir()
+        (tmp_path / day / "log.csv").write_bytes(header + b"ann,a,1,1700000000,1\n")
+    assert not reader(str(tmp_path / "*" / "*.csv")).tables.doubts
+    (tmp_path / "log 1 - copy.csv").write_bytes(content)
+    (doubt,) = reader(str(tmp_path / (pattern or "*.csv"))).tables.doubts
+    assert "log 1 - copy.csv and " in doubt
+    assert "log 1.csv have the same content, so these rows are read twice" in doubt
+
+
 def test_links_to_folders_are_not_read_and_the_notes_say_so(tmp_path: Path) -> None:
     """One could lead back to a folder above it. Links to files are read."""
     folder, elsewhere = tmp_path / "in", tmp_path / "elsewhere"

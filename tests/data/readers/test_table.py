@@ -254,7 +254,7 @@ def test_a_bad_row_is_named_counted_and_skipped(fault: str, kind: str, tmp_path:
     table = reader(paths[kind], ITEMS).tables.interactions
     row += kind == "csv"  # its first row is the header
     with pytest.raises(
-        DataError, match=rf"{problem}, .*clicks\.{kind}, row {row}, column {column}: .*\(1 of 4 rows are"
+        DataError, match=rf"{problem}, .*clicks\.{kind}, row {row}, column {column}: .*\(1 of 4 rows read are"
     ):
         table.collect(["user"], "error", Counter())
     dropped = Counter[str]()
