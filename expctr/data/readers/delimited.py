@@ -239,14 +239,17 @@ def _split_lines(lines: pl.Series, delimiter: str, width: int, quoted: bool) -> 
 
 def _split_line(line: str, delimiter: str, quoted: bool = True, most: int = -1) -> list[str]:
     """The values of a line; none if it is not a row of CSV. After `most` delimiters the rest may stay in one piece."""
-    escape = "\\" if delimiter == ";" else None
     if not quoted or '"' not in line:
         return line.split(delimiter, most)
-    if escape:
+    if delimiter == ";" and "\\" in line:
         # from the first backslash of several only, and possessive: a cell of many would take quadratic time
-        line = re.sub(r'(?<!\\)\\++(?!")', lambda backslashes: 2 * backslashes[0], line)
-    if (re.sub(r"\\.", "", line) if escape else line).count('"') % 2:
-        return []  # half of a value with a line break in it; csv would accept some of these
+        escaped = re.sub(r'(?<!\\)\\++(?!")', lambda backslashes: 2 * backslashes[0], line)
+        if re.sub(r"\\.", "", escaped).count('"') % 2 == 0 and (found := _parsed(escaped, delimiter, "\\")):
+            return found  # else no quote is escaped, and a value ends in a backslash
+    return [] if line.count('"') % 2 else _parsed(line, delimiter)  # half of a value; csv would accept some of these
+
+
+def _parsed(line: str, delimiter: str, escape: str | None = None) -> list[str]:
     for skips in (True, False):  # blanks after a delimiter: `1, "Heat"` has quotes around a value, `1, "A" b` has not
         with suppress(csv.Error):
             return next(

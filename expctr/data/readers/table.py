@@ -404,8 +404,8 @@ def _copied_files(table: RawTable) -> list[str]:
     for copy, original in same_content(table.parts).items():
         if table.frame.filter(pl.col("file") == str(copy)).head(1).collect().height:  # parts without rows are alike
             return [
-                f"{original} and {copy} have the same content, so these rows are read twice. Fix: remove one of them, or "
-                "name the files by a pattern that leaves it out"
+                f"{original} and {copy} have the same content, so these rows are read twice. Fix: remove one of them, "
+                "or name the files by a pattern that leaves it out"
             ]
     return []
 
