@@ -56,7 +56,8 @@ def is_owned(folder: Path, run: Path) -> bool:
     """Whether a run wrote the results or checkpoints in a folder: its own, by any name of it, or one with its note."""
     owner = owner_of(folder)
     # a person may have edited the config, without its first line
-    is_its_own = are_same(folder, run) and (holds_run(folder) or (folder / LOCK).is_file())
+    was_fitted = (folder / LOCK).is_file() and any((folder / "checkpoints").glob("epoch=*-batch=*.ckpt"))
+    is_its_own = are_same(folder, run) and (holds_run(folder) or was_fitted)
     return is_its_own or (owner is not None and are_same(owner, run))
 
 

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from contextlib import AbstractContextManager
 from datetime import timedelta
 from pathlib import Path
+from shutil import copytree
 from types import SimpleNamespace
 from typing import Any, cast
 
@@ -360,10 +361,16 @@ def test_titles_of_no_item_are_counted(
         stop_at(2, patch)
         with pytest.raises(KeyboardInterrupt):
             predict_pairs(predictor, *job)
+    parts = tmp_path / "out.csv.parts"
+    kept = copytree(parts, tmp_path / "kept")
     outcome = predict_pairs(predictor, *job)
     assert not outcome.problems
     shown = "of no item, or of several: 2 titles of histories and 1 target"
     assert str(outcome.new) == f"{shown}, such as {liked[1]!r}"
+    copytree(kept, parts)  # of a version that did not count them
+    (part,) = parts.glob("scored-*")
+    pl.read_parquet(part).write_parquet(part)
+    assert predict_pairs(predictor, *job, force=True).new == (1, 1, liked[2])
 
 
 def test_titles_with_a_separator_in_them_are_written_as_they_are_read(

@@ -220,7 +220,7 @@ class ExpCTRCLI(LightningCLI):
         if isinstance(self.model, StagedModule):
             check_trainer(self.trainer)
         with ExitStack() as stack:
-            if self.trainer.is_global_zero:
+            if self.trainer.is_global_zero and not vars(self.trainer)["fast_dev_run"]:  # a trial writes nothing
                 lock = stack.enter_context(hold(root := Path(self.trainer.default_root_dir)))
                 for callback in self.trainer.callbacks:  # type: ignore[attr-defined]
                     if isinstance(callback, RunCheckpoint):

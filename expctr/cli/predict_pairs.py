@@ -134,8 +134,9 @@ def predict_pairs(
             scored = predictor.score(chunk, chosen, rows)
             write_parquet(scored, path, new=json.dumps(rows.new))
 
+        # an older version, with which the command may have begun, counted none
         done = sorted(parts.glob("scored-*.parquet"))
-        new = [NewTitles(*json.loads(pl.read_parquet_metadata(part)["new"])) for part in done]
+        new = [NewTitles(*json.loads(pl.read_parquet_metadata(part).get("new", "[]"))) for part in done]
         result = pl.scan_parquet(done, glob=False)
         problems = result.select(pl.col(PROBLEM).drop_nulls().value_counts(sort=True)).unnest(PROBLEM).collect()
         with writing(out) as part:

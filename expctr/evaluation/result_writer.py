@@ -293,7 +293,7 @@ def _write_table(
         backbone=backbone,
     )
     if trainer.ckpt_path:
-        table = replace(table, checkpoint=Path(trainer.ckpt_path).name)
+        table = replace(table, checkpoint=Path(trainer.ckpt_path).resolve().name)
     if assessment is not None:
         table = replace(table, quality=assessment.quality, audit=assessment.audit, notes=assessment.notes)
     by_system = {name: values.tolist() for name, values in scores.items()}

@@ -66,7 +66,7 @@ class Exporter(Callback):
             _check_new(self.out)  # loading took minutes, in which another command may have written there
         lines = write(self.model, data.features, self.out, self.merged)
         if rank() == 0:
-            other = _tested_instead(self.run, Path(str(trainer.ckpt_path)).name)
+            other = _tested_instead(self.run, Path(str(trainer.ckpt_path)).resolve().name)
             for name in ("config.yaml", *(() if other else ("table.md",))):
                 if (self.run / name).is_file():
                     copyfile(self.run / name, self.out / name)

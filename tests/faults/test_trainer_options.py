@@ -63,9 +63,7 @@ def test_a_stop_in_any_stage_goes_on_exactly(stage: str, epoch: int, batch: int,
 def test_a_trial_leaves_no_run(world: World) -> None:
     options = [*world.options("tried"), *SHORT]
     expctr("fit", *options, "--trainer.fast_dev_run=true").ok()
-    run = world.folder / "tried"
-    assert not (run / "config.yaml").exists()
-    assert [path.name for path in run.iterdir()] == [".lock"]
+    assert not (world.folder / "tried").exists()
 
 
 def test_a_trial_of_a_test_does_not_replace_the_results(world: World) -> None:

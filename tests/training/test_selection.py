@@ -194,6 +194,10 @@ def test_results_of_a_run_elsewhere_replace_no_files(name: str, tmp_path: Path) 
     check_unused(tmp_path, tmp_path)  # the run's own folder
     (tmp_path / "config.yaml").write_text("seed_everything: 1\n")  # saved by another program
     (tmp_path / LOCK).touch()
+    with pytest.raises(UserError, match=r"is there, and is not of this run\. Fix: "):
+        check_unused(tmp_path, tmp_path)  # any program may leave such a file
+    (tmp_path / "checkpoints").mkdir()
+    (tmp_path / "checkpoints" / "epoch=0001-batch=000000.ckpt").touch()
     check_unused(tmp_path, tmp_path)
     with pytest.raises(UserError, match=r"is there, and is not of this run\. Fix: "):
         check_unused(tmp_path, other)
