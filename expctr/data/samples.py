@@ -106,6 +106,8 @@ def make_samples(
 def notes_on(tables: RawTables, splits: Mapping[str, RawTable] | None) -> list[str]:
     """How the files were understood, and what in them is not used."""
     notes = [*tables.notes, *(f"not used: {columns}" for columns in tables.unused_columns)]
+    if latin := dict.fromkeys(table.path.name for table in tables.tables if table.is_latin):
+        notes.append(f"read as Latin-1 or Windows-1252, because they are not UTF-8: {', '.join(latin)}")
     if splits:
         names = ", ".join({table.path.name: 0 for table in splits.values()})
         notes.append(f"not used, because {names} are the splits: data.samples.{', '.join(IGNORED_WITH_SPLITS)}")

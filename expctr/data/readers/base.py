@@ -52,6 +52,7 @@ class RawTable:
         has_single_times: each timestamp was read by itself, as seconds, and its text is `time_text`:
             `interactions.odd_times` compares them.
         dated_by: the column of the file that `SNAPSHOT` is of; empty if there is none; None if none was looked for.
+        is_latin: it was read as Latin-1, because it is not UTF-8.
         may_be_empty: having no rows is no error, because the table is made of another one, which says what is wrong.
     """
 
@@ -63,6 +64,7 @@ class RawTable:
     scale: str = ""
     texts_at: Callable[[pl.Series, str], pl.Series] | None = None
     empty: str = ". Fix: check that this is the right file and that its download is complete"
+    is_latin: bool = False
     may_be_empty: bool = False
     has_single_times: bool = False
     dated_by: str | None = None

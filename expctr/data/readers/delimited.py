@@ -119,7 +119,8 @@ def read_delimited(
         "row", "line", problem.alias("problem"), column.alias("column"), *columns
     )
     unused = () if order else tuple(f for i, f in enumerate(fields) if i not in place.values() and f)
-    return RawTable(frame, path, absent=tuple(name for name in headers if name not in place), unused=unused)
+    absent = tuple(name for name in headers if name not in place)
+    return RawTable(frame, path, absent=absent, unused=unused, is_latin=raw.is_latin)
 
 
 def read_header(path: Path) -> list[str]:

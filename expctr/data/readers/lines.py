@@ -40,11 +40,13 @@ class Lines:
         frame: `row` (from 1) and `line`, without blank lines at its head.
         has_quotes: whether there may be a quote in the file.
         undecodable: whether lines may hold U+FFFD in place of bytes that are not UTF-8.
+        is_latin: whether it was read as Latin-1.
     """
 
     frame: pl.LazyFrame
     has_quotes: bool
     undecodable: bool
+    is_latin: bool
 
 
 def read_lines(path: Path, encoding: Encoding) -> Lines:
@@ -81,7 +83,8 @@ def read_lines(path: Path, encoding: Encoding) -> Lines:
             f"cannot read {path}: {error}. Fix: the file is cut short or damaged; download it again"
         ) from error
     line = pl.col("line").str.strip_chars_end("\r").str.strip_prefix("\ufeff")
-    return Lines(frame.with_columns(line), has_quotes, not is_utf8 and encoding == "utf-8")
+    undecodable, is_latin = (not is_utf8 and encoding == name for name in ("utf-8", "latin-1"))
+    return Lines(frame.with_columns(line), has_quotes, undecodable, is_latin)
 
 
 class ZstdText(io.RawIOBase):

@@ -10,7 +10,7 @@ from expctr.data.datamodules import MovieLensDataModule
 from expctr.data.options import SampleOptions
 from expctr.data.readers import amazon, bookcrossing, movielens
 from expctr.data.readers.base import RawTables
-from expctr.data.samples import make_samples
+from expctr.data.samples import make_samples, notes_on
 from expctr.data.user_ratings import read_ratings
 from expctr.errors import DataError
 
@@ -109,8 +109,10 @@ def test_a_latin1_layout_that_a_spreadsheet_saved_is_windows_1252(tmp_path: Path
     movies = "1::L’été – “Ça” … (1975)::Drama\n2::Ž™ (1990)::Drama\n".encode("cp1252")
     twice = b"3::" + "Émile".encode().decode("latin-1").encode() + b" \xe9 (1999)::Drama\n"
     files = {"ratings.dat": "1::1::5::978300760\n", "movies.dat": movies + twice}
-    titles = [row["title"] for row in rows(movielens.read(write(tmp_path, files)).items)]
+    tables = movielens.read(write(tmp_path, files))
+    titles = [row["title"] for row in rows(tables.items)]
     assert titles == ["L’été – “Ça” …", "Ž™", "Ã\x83Â\x89mile é"]
+    assert notes_on(tables, None) == ["read as Latin-1 or Windows-1252, because they are not UTF-8: movies.dat"]
 
 
 def test_bad_json_lines(tmp_path: Path) -> None:
