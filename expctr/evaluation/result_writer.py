@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from contextlib import ExitStack
 from dataclasses import asdict, replace
 from math import inf
+from os.path import samestat
 from pathlib import Path
 from tempfile import TemporaryFile
 from typing import Any
@@ -78,12 +79,22 @@ class ResultWriter(Callback):
             )
         if stage in ("test", "predict") and trainer.is_global_zero:
             _check_writable(_folder(trainer))
+            self._place = _folder(trainer).stat()
         if stage == "test" and not len(_data(trainer).table("test")):
             raise UserError("there are no test rows. Fix: set the last share of data.samples.fractions above 0")
         if stage == "test" and self.temperature and not len(_data(trainer).table("val")):
             raise UserError(
                 "results.temperature is fitted on validation rows, and there are none. Fix: set the middle share of "
                 "data.samples.fractions above 0, or results.temperature to false"
+            )
+
+    def _check_place(self, trainer: L.Trainer) -> None:
+        """Refuse to write where another run's folder is by now."""
+        folder = _folder(trainer)
+        if not (folder.is_dir() and samestat(folder.stat(), self._place)):
+            raise UserError(
+                f"{folder} is no longer the folder that this command began with: that was moved or removed, so no "
+                "results are written. Fix: run the command again, with the folder's new name"
             )
 
     def on_exception(self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException) -> None:
@@ -139,6 +150,7 @@ class ResultWriter(Callback):
         if isinstance(pl_module, ScoringModule):
             columns, fitted = self._gather(), self._temperatures(trainer, pl_module)
             if trainer.is_global_zero:
+                self._check_place(trainer)
                 scores = {pl_module.name: _tensor(columns["score"])}
                 temperatures = {pl_module.name: fitted["score"]} if fitted else {}
                 _write_table(trainer, columns, scores, systems=[pl_module.name], temperatures=temperatures)
@@ -157,6 +169,7 @@ class ResultWriter(Callback):
                 fitted |= {column: scores.temperature for column, scores in compared.items()}
         if not trainer.is_global_zero:
             return
+        self._check_place(trainer)
         assessment = assess(module, prompts, outputs)
         examples = before_and_after(columns, texts, self.examples)
         explanations = {
@@ -195,8 +208,8 @@ class ResultWriter(Callback):
         else:
             return
         if trainer.is_global_zero:
+            self._check_place(trainer)
             path = _folder(trainer) / "predictions.parquet"
-            path.parent.mkdir(parents=True, exist_ok=True)
             write_parquet(_data(trainer).prediction_ids().join(frame, on="sample", how="inner"), path)
             lines = [f"{frame.height} predictions in {path}"]
             if (rows := _data(trainer).asked_rows) is not None and (new := NewTitles.of(rows)).example:

@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, nullcontext
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -98,7 +98,7 @@ def check_unused(run: Path, made: Path | None = None) -> None:
 
 @contextmanager
 def hold_results(folder: Path, source: Path) -> Iterator[None]:
-    """Note whose results a folder holds. If it is not that run's own, hold it meanwhile.
+    """Note whose results a folder holds. If it is not that run's own, hold it meanwhile against other runs.
 
     Args:
         folder: where they are written.
@@ -107,7 +107,13 @@ def hold_results(folder: Path, source: Path) -> Iterator[None]:
     Raises:
         UserError: another process holds it, or it has other results, which may have come while this one loaded.
     """
-    with nullcontext() if are_same(folder, source) else hold(folder, "written to"):
+    with ExitStack() as stack:
+        if not are_same(folder, source):
+            try:
+                stack.enter_context(hold(folder, "written to"))
+            except UserError:
+                if not is_owned(folder, source):  # two commands may write results of one run
+                    raise
         check_unused(folder, source)
         if (explanations := folder / "explanations").is_symlink():
             claim(explanations)

@@ -703,7 +703,10 @@ def test_predict_on_people_no_vocabulary_knows(run: Path, world: World, tmp_path
     people.write_text(
         'liked_titles,disliked_titles,target_title,user\nHeat|Fargo,Casper,Alien,ann\n,,"Film 2, The",bob\n'
     )
-    output = expctr("predict", *world.options("one"), f"--data.init_args.people={people}").ok().output.split()
+    (tmp_path / "latest").symlink_to(run)  # which may lead elsewhere at the end
+    options = [f"--data.init_args.people={people}", f"--trainer.default_root_dir={tmp_path / 'latest'}"]
+    output = expctr("predict", *world.options("one"), *options).ok().output.split()
+    assert str(run / "predictions.parquet") in "".join(output)
     assert "of no item, or of several: 3 titles of histories and 1 target, such as 'Heat'" in " ".join(output)
     rows = pl.read_parquet(run / "predictions.parquet")
     found = [("ann", "", "Alien"), ("bob", "2", "Film 2, The")]  # a title that is known keeps its id

@@ -4,6 +4,7 @@ import json
 import re
 from pathlib import Path
 
+import lightning as L
 import polars as pl
 import pytest
 import torch
@@ -11,6 +12,8 @@ from running import World, curves
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tensorboard.plugins.custom_scalar import layout_pb2
 
+from expctr.errors import UserError
+from expctr.evaluation.result_writer import ResultWriter
 from expctr.metrics import apply_temperature, bootstrap, ctr_metrics, with_intervals
 from expctr.systems import GAINS, SIMPLE, SOURCES
 
@@ -52,6 +55,18 @@ def test_every_curve_that_the_issue_lists_is_there(events: list[EventAccumulator
     wanted |= {f"{stage}/{score}_{sign}" for stage, score in (("lc", "s_u"), ("ic", "s_r")) for sign in SIGNS}
     wanted |= {"val/reward_lc_gap", "val/reward_ic_gap"}
     assert not wanted - tags
+
+
+def test_nothing_is_written_to_a_folder_that_came_in_the_place_of_the_run_s(tmp_path: Path) -> None:
+    writer, run = ResultWriter(), tmp_path / "run"
+    trainer = L.Trainer(default_root_dir=run, accelerator="cpu", logger=False, enable_progress_bar=False)
+    writer.setup(trainer, L.LightningModule(), "predict")
+    writer._check_place(trainer)
+    run.rename(tmp_path / "old")
+    for _ in range(2):
+        with pytest.raises(UserError, match=r"is no longer the folder that this command began with"):
+            writer._check_place(trainer)
+        run.mkdir(exist_ok=True)
 
 
 def test_the_first_ratio_is_one(run: Path) -> None:

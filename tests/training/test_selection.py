@@ -242,7 +242,9 @@ def test_results_of_two_runs_are_not_written_into_one_folder(tmp_path: Path) -> 
     for run in (one, other):
         run.mkdir()
         (run / "config.yaml").write_text("# lightning.pytorch==2.6.0\n")
-    with hold_results(out, one), pytest.raises(UserError, match="is being written to by"), hold_results(out, one):
+    with hold_results(out, one), hold_results(out, one):
+        pass
+    with hold_results(out, one), pytest.raises(UserError, match="is being written to by"), hold_results(out, other):
         pass
     (out / "table.md").touch()
     with hold_results(out, one):
