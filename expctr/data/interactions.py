@@ -17,7 +17,8 @@ from expctr.data.summary import COPIES, REPEATED, SUPERSEDED, DataSummary
 from expctr.data.unmatched_ids import check_spellings, doubtful_spellings, explain_unmatched
 from expctr.errors import DataError, listed
 
-_DAY = 86400  # seconds; in microseconds whole days are multiples of it, too
+_DAY = 86400  # seconds
+_LATE = 10**12  # larger times are microseconds
 
 
 def load_interactions(
@@ -190,7 +191,7 @@ def _clean(
         latest = keep(events, ~_is_superseded(events), SUPERSEDED)
         summary.overruled = _overruled_share(events, latest, is_liked(options))
         events = latest
-    elif (events["timestamp"] % _DAY != 0).any():  # in a time of its own nothing is shown twice; in a day it may be
+    elif not _are_days(events["timestamp"]):  # at one time nothing is shown twice; in one day it may be
         events = keep(events, ~_is_repeated(events), REPEATED)
     if "review" in events.columns:
         events = keep(events, ~_is_copy(events), COPIES).drop("review")
@@ -218,6 +219,12 @@ def _is_superseded(events: pl.DataFrame) -> pl.Series:
     """
     pair = id_codes(events["user"]) << 32 | id_codes(events["item"])
     return _all_but_last(events, pl.Series("key", pair), pl.col("split"), pl.col("timestamp"), pl.col("rating"))
+
+
+def _are_days(times: pl.Series) -> bool:
+    """Whether most times are days, in any time zone: midnight there is at two times of UTC's, in summer and winter."""
+    day = _DAY * 10**6 if (times.abs() > _LATE).any() else _DAY
+    return int((times % day).value_counts(sort=True)["count"].head(2).sum()) > len(times) / 2
 
 
 def _is_repeated(events: pl.DataFrame) -> pl.Series:

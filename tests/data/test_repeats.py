@@ -82,8 +82,11 @@ def test_what_was_delivered_twice_is_one_impression() -> None:
     assert summary.dropped == {REPEATED: 51}
     assert twice.filter((pl.col("timestamp") > 0) | (pl.col("label") == 1)).height == expected.height == 140
     assert not findings(summary, ALL) or not any("rows are dropped" in text for text in findings(summary, ALL))
-    days = [(user, item, label, 86_400 * (time // 1000)) for user, item, label, time in rows]
-    assert not make_samples(make_tables([*days, *days]), ALL)[1].dropped
+    for unit, midnight in ((1, 0), (1, -19_800), (10**6, 82_800)):  # UTC, India, Berlin in winter
+        start = 1_700_006_400 + midnight
+        days = [(user, item, label, unit * (start + 86_400 * (time // 1000))) for user, item, label, time in rows]
+        days[7] = (*days[7][:3], unit * (start + 4321))  # one with a time
+        assert not make_samples(make_tables([*days, *days]), ALL)[1].dropped
 
 
 def test_of_rows_at_one_time_the_positive_is_the_latest() -> None:
