@@ -173,7 +173,8 @@ class ExpCTRCLI(LightningCLI):
         if "://" in str(root) or "::" in str(root):  # Lightning's file system reads both as addresses
             raise UserError(f"trainer.default_root_dir: {root} is not on this machine. Fix: name a folder here")
         run = Path(root)
-        if self.subcommand != "fit" and run.is_symlink():  # which may lead elsewhere when the results are written
+        # a link in the path may lead elsewhere when the results are written
+        if self.subcommand != "fit" and run.resolve() != run.absolute():
             run = run.resolve()
             config.trainer.default_root_dir = str(run)
         self._found = [path.name for path in checkpoints(run / "checkpoints")]

@@ -143,11 +143,11 @@ def _gaps(run: Run) -> list[str]:
                 "table.json does not say how many users the test rows have, so its intervals treat each row as its own "
                 "user. They are too narrow where users have several rows. Fix: run expctr test again."
             )
-        newest = max(map(_place, (run.folder / "checkpoints").glob("epoch=*-batch=*.ckpt")), default=None)
+        newest = max((run.folder / "checkpoints").glob("epoch=*-batch=*.ckpt"), key=_place, default=None)
         tested = run.table.get("checkpoint")
-        if newest and isinstance(tested, str) and tested and tested != newest[-1]:
+        if newest and isinstance(tested, str) and tested not in ("", newest.name, newest.resolve().name):
             gaps.append(
-                f"The test was of the checkpoint {tested[:120]}, and the run's newest is {newest[-1]}, so the results "
+                f"The test was of the checkpoint {tested[:120]}, and the run's newest is {newest.name}, so the results "
                 "are not those of the trained model. Fix: run expctr test again."
             )
         if not run.test.height:
@@ -170,9 +170,9 @@ def _gaps(run: Run) -> list[str]:
     return gaps
 
 
-def _place(checkpoint: Path) -> tuple[list[int], str]:
-    """By which checkpoints are sorted, and the name."""
-    return [int(number) for number in re.findall(r"\d+", checkpoint.stem)], checkpoint.name
+def _place(checkpoint: Path) -> list[int]:
+    """Epochs and batches, by a checkpoint's name."""
+    return [int(number) for number in re.findall(r"\d+", checkpoint.stem)]
 
 
 def _text(path: Path, notes: list[str]) -> str:

@@ -161,6 +161,12 @@ def test_a_test_of_an_older_checkpoint_is_named(run: Path) -> None:
         (run / "checkpoints" / name).touch()
     assert not read_run(run).notes
     (run / "checkpoints" / "epoch=0010-batch=000002.ckpt").touch()
+    (run / "stored").touch()
+    (run / "checkpoints" / "epoch=0011-batch=000000.ckpt").symlink_to(run / "stored")
+    edit_table(run, checkpoint="stored")  # as in a store of large files
+    assert not read_run(run).notes
+    (run / "checkpoints" / "epoch=0011-batch=000000.ckpt").unlink()
+    edit_table(run, checkpoint="epoch=0010-batch=000000.ckpt")
     (note,) = read_run(run).notes
     assert note.startswith("The test was of the checkpoint epoch=0010-batch=000000.ckpt, and the run's newest is epoch")
 
