@@ -512,3 +512,5 @@ def test_a_link_leads_to_the_scores(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"monday\.csv exists"):
         pair_files.check_options(*job, force=False)
     assert pair_files.check_options(*job, force=True) == tmp_path / "monday.csv"
+    (tmp_path / "turn.csv").symlink_to(tmp_path / "turn.csv")
+    assert pair_files.check_options(job[0], tmp_path / "turn.csv", "all", force=True)  # is replaced

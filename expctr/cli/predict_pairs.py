@@ -1,6 +1,7 @@
 """`expctr predict RUN --pairs FILE --out FILE`: scores of pairs, streamed from table to table."""
 
 import json
+import os
 import re
 from collections import Counter, deque
 from collections.abc import Iterator, Mapping
@@ -51,7 +52,9 @@ def check_options(pairs: Path, out: Path | None, explain: str, force: bool) -> P
     """
     if out is None:
         raise UserError("out: no file is named for the scores of --pairs. Fix: give --out FILE, a .csv or .parquet")
-    out = out.resolve() if out.is_symlink() else out  # what reads the file by another name gets the new scores, too
+    out = (
+        Path(os.path.realpath(out)) if out.is_symlink() else out
+    )  # what reads the file by another name gets the new scores, too
     for option, path in (("pairs", pairs), ("out", out)):
         if path.suffix not in _SUFFIXES:
             raise UserError(f"{option}: {path} is neither .csv nor .parquet. Fix: give one of them")

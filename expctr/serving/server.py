@@ -90,7 +90,10 @@ def listen(host: str, port: int) -> socket.socket:
     Raises:
         UserError: it is in use.
     """
-    listener = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET)
+    try:
+        listener = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET)
+    except OSError as error:
+        raise UserError(f"host: {host} cannot be used: {error.strerror}. Fix: choose another host") from error
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
         listener.bind((host, port))

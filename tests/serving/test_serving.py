@@ -161,13 +161,16 @@ def test_a_temporary_folder_without_room_for_sockets_is_refused(
     assert not [*deep.iterdir()]
 
 
-def test_a_port_in_use_is_refused_before_a_model_is_loaded() -> None:
+def test_a_port_in_use_is_refused_before_a_model_is_loaded(monkeypatch: pytest.MonkeyPatch) -> None:
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
         with pytest.raises(UserError, match=r"^port: \d+ cannot be used: .*Fix: choose another port"):
             listen("127.0.0.1", taken.getsockname()[1])
     port = _free_port()
+    monkeypatch.setattr(socket, "AF_INET6", 999)  # as without IPv6
+    with pytest.raises(UserError, match=r"^host: :: cannot be used: .*Fix: choose another host"):
+        listen("::", port)
     with listen("127.0.0.1", port), pytest.raises(UserError, match=rf"^port: {port} cannot be used"):
         listen("127.0.0.1", port)  # of a second server, while the first one loads
     listen("127.0.0.1", port).close()
