@@ -153,12 +153,32 @@ def _is_there(path: Path) -> bool:
 def unused_files(named: str) -> list[str]:
     """The files of a folder or a glob that are not read: of other formats, copies, links, and locks of spreadsheets."""
     path = Path(os.path.expanduser(named))
+    return [str(file.relative_to(path)) if path.is_dir() else file.name for file in _left_out(named)]
+
+
+def odd_copies(named: str) -> list[Path]:
+    """The files that are left out as compressed copies, and are none, as they do not unpack to the other's size."""
+    pairs = [(file, file.with_name(plain_name(file.name))) for file in _left_out(named)]
+    return [
+        file
+        for file, plain in pairs
+        if file.suffix.lower() == ".gz" and plain.is_file() and _unpacked_size(file) != plain.stat().st_size % 2**32
+    ]
+
+
+def _left_out(named: str) -> list[Path]:
+    path = Path(os.path.expanduser(named))
     if path.is_dir():
-        return [
-            str(file.relative_to(path)) for file in sorted({*_below(path)} - {*find_files(named, "")}) if file.is_file()
-        ]
+        return [file for file in sorted({*_below(path)} - {*find_files(named, "")}) if file.is_file()]
     found = [] if path.exists() or not glob.has_magic(named) else _matching(path)
-    return [file.name for file in sorted({*found} - {*find_files(named, "")})]
+    return sorted({*found} - {*find_files(named, "")})
+
+
+def _unpacked_size(file: Path) -> int:
+    """Of a gzip file, less the multiples of 4 GiB: its last four bytes."""
+    with file.open("rb") as content:
+        content.seek(max(0, file.stat().st_size - 4))
+        return int.from_bytes(content.read(), "little")
 
 
 def linked_folders(named: str) -> list[str]:
