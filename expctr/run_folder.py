@@ -1,6 +1,7 @@
 """The folder of a trained run, as a user names it."""
 
 import os
+import re
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ from expctr.whole_files import replacing
 
 _HEAD = b"# lightning.pytorch=="  # of a config.yaml that Lightning has written
 _OWNER = ".run"
+_CHECKPOINT = re.compile(r"epoch=(\d+)-batch=(\d+)\.ckpt")
 LOCK = ".lock"
 """A file that a fit leaves in its folder; see `training.lock`."""
 _SECTIONS, _STAGES = ("model", "data", "stages"), ("lc", "ctr", "ic")
@@ -43,6 +45,17 @@ def holds_run(folder: Path) -> bool:
         return False
 
 
+def checkpoints(folder: Path) -> list[Path]:
+    """A run's finished checkpoints, oldest first."""
+    return sorted(filter(position, folder.glob("*.ckpt")), key=lambda path: position(path) or (0, 0))
+
+
+def position(checkpoint: Path) -> tuple[int, int] | None:
+    """Finished epochs, and batches of the next one, by a checkpoint's name."""
+    match = _CHECKPOINT.fullmatch(checkpoint.name)
+    return (int(match[1]), int(match[2])) if match else None
+
+
 def owner_of(folder: Path) -> Path | None:
     """The run that wrote the results or checkpoints in a folder, by its note; `None` without a note."""
     note = folder / _OWNER
@@ -55,8 +68,8 @@ def owner_of(folder: Path) -> Path | None:
 def is_owned(folder: Path, run: Path) -> bool:
     """Whether a run wrote the results or checkpoints in a folder: its own, by any name of it, or one with its note."""
     owner = owner_of(folder)
-    # a person may have edited the config, without its first line
-    was_fitted = (folder / LOCK).is_file() and any((folder / "checkpoints").glob("epoch=*-batch=*.ckpt"))
+    # a config that a person edited may lack Lightning's first line
+    was_fitted = (folder / LOCK).is_file() and len(checkpoints(folder / "checkpoints")) > 0
     is_its_own = are_same(folder, run) and (holds_run(folder) or was_fitted)
     return is_its_own or (owner is not None and are_same(owner, run))
 

@@ -3,7 +3,7 @@
 import errno
 import os
 import secrets
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -21,18 +21,60 @@ def replacing(path: Path) -> Iterator[Path]:
     Raises:
         OSError: it cannot be written, with `path` as the file's name. Polars has another error for a full disk.
     """
-    part = path.with_name(f"{path.name}.{secrets.token_hex(8)}.part")
+    part = _part_of(path)
     try:
-        os.close(os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o666))
-        yield part
-        part.replace(path)
+        with _naming(path):
+            _create(part)
+            yield part
+            part.replace(path)
+    finally:
+        part.unlink(missing_ok=True)
+
+
+def write_together(files: Mapping[Path, str | Callable[[Path], object]]) -> None:
+    """Write several files, as `replacing` does. The first is renamed when all are written, and the last comes last.
+
+    Args:
+        files: by path, its text, or what writes it, given a path to write to.
+
+    Raises:
+        OSError: as of `replacing`; no file is replaced if one cannot be written.
+    """
+    parts = {path: _part_of(path) for path in files}
+    try:
+        for path, content in files.items():
+            with _naming(path):
+                _create(parts[path])
+                if isinstance(content, str):
+                    parts[path].write_text(content, encoding="utf-8")
+                else:
+                    content(parts[path])
+        for path, part in parts.items():
+            with _naming(path):
+                part.replace(path)
+    finally:
+        for part in parts.values():
+            part.unlink(missing_ok=True)
+
+
+def _part_of(path: Path) -> Path:
+    return path.with_name(f"{path.name}.{secrets.token_hex(8)}.part")
+
+
+def _create(part: Path) -> None:
+    os.close(os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o666))
+
+
+@contextmanager
+def _naming(path: Path) -> Iterator[None]:
+    """Errors of writing name the file that was to be written."""
+    try:
+        yield
     except ComputeError as error:
         raise OSError(errno.ENOSPC, f"cannot be written ({' '.join(str(error).split())})", str(path)) from error
     except OSError as error:
         reason = error.strerror or " ".join(str(error).split())  # polars gives its errors a message alone
         raise type(error)(error.errno or errno.EIO, reason, str(path)) from error
-    finally:
-        part.unlink(missing_ok=True)
 
 
 @contextmanager
@@ -47,6 +89,6 @@ def writing(path: Path) -> Iterator[Path]:
 
 
 def write_parquet(frame: pl.DataFrame, path: Path, **metadata: str) -> None:
-    """Write a table, with texts beside it, that is whole or not there."""
+    """Write a table, with `metadata` in its footer, that is whole or not there."""
     with replacing(path) as part:
         frame.write_parquet(part, metadata=metadata or None)

@@ -27,7 +27,7 @@ from expctr.data.pairs import read_columns
 from expctr.errors import DataError, UserError
 from expctr.modules.expctr import ExpCTRModule
 from expctr.predictor import Predictor, shared_batches
-from expctr.training.checkpoint import checkpoints
+from expctr.run_folder import checkpoints
 from expctr.training.lock import hold
 
 SCORES = ["s_u", "s_r", "s_0", "s_plain"]
@@ -512,5 +512,8 @@ def test_a_link_leads_to_the_scores(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"monday\.csv exists"):
         pair_files.check_options(*job, force=False)
     assert pair_files.check_options(*job, force=True) == tmp_path / "monday.csv"
+    (tmp_path / "other.csv").symlink_to(tmp_path / "monday.parquet")
+    with pytest.raises(UserError, match=r"other\.csv leads to .*monday\.parquet, a file of another kind\. Fix: "):
+        pair_files.check_options(job[0], tmp_path / "other.csv", "all", force=True)
     (tmp_path / "turn.csv").symlink_to(tmp_path / "turn.csv")
     assert pair_files.check_options(job[0], tmp_path / "turn.csv", "all", force=True)  # is replaced

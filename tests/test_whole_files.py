@@ -10,7 +10,7 @@ import polars as pl
 import pytest
 from polars.exceptions import ComputeError
 
-from expctr.whole_files import replacing, write_parquet, writing
+from expctr.whole_files import replacing, write_parquet, write_together, writing
 
 
 def test_a_file_takes_the_place_of_the_old_one_when_it_is_whole(tmp_path: Path) -> None:
@@ -100,3 +100,32 @@ def test_a_pipe_in_place_of_a_file_of_ours_is_replaced(tmp_path: Path) -> None:
     with replacing(tmp_path / "ours.json") as part:
         part.write_text("whole")
     assert (tmp_path / "ours.json").read_text() == "whole"
+
+
+def test_files_that_belong_together_are_replaced_together_or_not_at_all(tmp_path: Path) -> None:
+    """And the error names the one that failed. The last is renamed last."""
+    first, second, last = (tmp_path / name for name in ("a.parquet", "b.txt", "c.json"))
+    for path in (first, second, last):
+        path.write_text("old")
+
+    def fails(part: Path) -> None:
+        part.write_text("half")
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(part))
+
+    rows = pl.DataFrame({"x": [1]})
+    for name in (first, second, last):
+        contents = {first: rows.write_parquet, second: "new", last: "new"} | {name: fails}
+        with pytest.raises(OSError, match="No space left") as raised:
+            write_together(contents)
+        assert raised.value.filename == str(name)
+        assert [path.read_text() for path in (first, second, last)] == ["old"] * 3
+    seen = []
+
+    def looks(part: Path) -> None:
+        seen.append([path.read_text() for path in (first, second, last)])
+        part.write_text("new")
+
+    write_together({second: "new", first: rows.write_parquet, last: looks})
+    assert seen == [["old"] * 3]
+    assert (second.read_text(), last.read_text(), pl.read_parquet(first).height) == ("new", "new", 1)
+    assert len([*tmp_path.iterdir()]) == 3

@@ -34,8 +34,8 @@ from expctr.evaluation.result_writer import ResultWriter
 from expctr.modules.checks import usable_accelerator
 from expctr.modules.scoring import ScoringModule
 from expctr.modules.staged import StagedModule
-from expctr.run_folder import holds_run, read_config
-from expctr.training.checkpoint import RunCheckpoint, checkpoint_folder, checkpoints, position
+from expctr.run_folder import checkpoints, holds_run, position, read_config
+from expctr.training.checkpoint import RunCheckpoint, checkpoint_folder
 from expctr.training.fsdp import ShardedStrategy
 from expctr.training.lock import claim, hold
 from expctr.training.progress import ProgressLog, StageProgressBar
@@ -236,9 +236,8 @@ class ExpCTRCLI(LightningCLI):
                     )
                 if (folder := checkpoint_folder(self.trainer)).is_symlink():  # which a copy of the run has, too
                     stack.enter_context(hold(folder.resolve()))
-                    claim(folder)
-                if (explanations := root / "explanations").is_symlink():
-                    claim(explanations)
+                claim(folder)
+                claim(root / "explanations")
             self.trainer.fit(**kwargs)
         if self.trainer.is_global_zero and not vars(self.trainer)["fast_dev_run"]:
             print(printable(self._end_of_fit()))

@@ -6,9 +6,7 @@ import re
 from collections import Counter, deque
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
-from functools import reduce
 from itertools import islice
-from operator import add
 from pathlib import Path
 from typing import NamedTuple
 
@@ -52,9 +50,11 @@ def check_options(pairs: Path, out: Path | None, explain: str, force: bool) -> P
     """
     if out is None:
         raise UserError("out: no file is named for the scores of --pairs. Fix: give --out FILE, a .csv or .parquet")
-    out = (
-        Path(os.path.realpath(out)) if out.is_symlink() else out
-    )  # what reads the file by another name gets the new scores, too
+    if out.is_symlink():  # what reads the file by its own name gets the new scores, too
+        target = Path(os.path.realpath(out))
+        if target.suffix != out.suffix:
+            raise UserError(f"out: {out} leads to {target}, a file of another kind. Fix: name that file itself")
+        out = target
     for option, path in (("pairs", pairs), ("out", out)):
         if path.suffix not in _SUFFIXES:
             raise UserError(f"{option}: {path} is neither .csv nor .parquet. Fix: give one of them")
@@ -147,7 +147,7 @@ def predict_pairs(
                 result.with_columns(pl.col(pl.List(pl.String)).map_elements(_cell, pl.String)).sink_csv(part)
             else:
                 result.sink_parquet(part)
-    return Outcome(dict(problems.iter_rows()), reduce(add, new))
+    return Outcome(dict(problems.iter_rows()), NewTitles.total(new))
 
 
 def reasons(problems: Mapping[str, int]) -> list[tuple[str, int]]:
@@ -165,7 +165,7 @@ def reasons(problems: Mapping[str, int]) -> list[tuple[str, int]]:
 
 
 def _cell(titles: pl.Series) -> str:
-    """A list of titles in a CSV: with | between them, or as JSON where a title has one or looks like JSON itself."""
+    """Titles joined by `|`; as JSON if one of them has a `|` or begins with `[`."""
     kept = titles.drop_nulls().to_list()
     is_ambiguous = any(re.search(r"\||^\s*\[", title) for title in kept)
     return json.dumps(kept, ensure_ascii=False) if is_ambiguous else "|".join(kept)

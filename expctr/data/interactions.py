@@ -68,7 +68,7 @@ def titled_items(
     return items.filter(pl.col("title").fill_null("") != "")
 
 
-def odd_times(table: RawTable, rows: pl.LazyFrame, doubts: list[str]) -> list[tuple[pl.Expr, str, str]]:
+def time_checks(table: RawTable, rows: pl.LazyFrame, doubts: list[str]) -> list[tuple[pl.Expr, str, str]]:
     """The checks, for `mark`, of timestamps each of which was read by itself: which are unlike most others, and, if any
     may have, which lost their last digits. For its errors see `find_times`.
 
@@ -113,10 +113,11 @@ def _read(
         columns: list[str | pl.Expr] = [*ids, "rating", "timestamp", *more, *place]
         frame = table.collect(columns, options.on_bad_row, skipped, summary.files)
         if table.has_single_times and options.order == "time":
-            odd, *lost = odd_times(table, frame.lazy(), summary.doubts)
-            if lost or frame.select(odd[0].any()).item():
+            checks = time_checks(table, frame.lazy(), summary.doubts)
+            is_odd, *_ = checks[0]
+            if len(checks) > 1 or frame.select(is_odd.any()).item():
                 skipped.clear()
-                table = replace(table, frame=mark(table.frame, odd, *lost))
+                table = replace(table, frame=mark(table.frame, *checks))
                 frame = table.collect(columns, options.on_bad_row, skipped, summary.files)
         if skipped[table.reason(OUT_OF_RANGE)] and frame["rating"].eq(1).all():
             raise _not_ratings(table)
@@ -222,7 +223,7 @@ def _is_superseded(events: pl.DataFrame) -> pl.Series:
 
 
 def _are_days(times: pl.Series) -> bool:
-    """Whether most times are days, in any time zone: midnight there is at two times of UTC's, in summer and winter."""
+    """Whether most times are midnight in one time zone: in UTC one time of day, or two with summer time."""
     day = _DAY * 10**6 if (times.abs() > _LATE).any() else _DAY
     return int((times % day).value_counts(sort=True)["count"].head(2).sum()) > len(times) / 2
 

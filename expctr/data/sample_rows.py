@@ -81,8 +81,11 @@ class NewTitles(NamedTuple):
             example = targets["target_title"][0] if targets.height else ""
         return cls(entries, targets.height, example[:120])
 
-    def __add__(self, other: "NewTitles") -> "NewTitles":  # type: ignore[override]
-        return NewTitles(self.entries + other.entries, self.targets + other.targets, self.example or other.example)
+    @classmethod
+    def total(cls, parts: Sequence["NewTitles"]) -> "NewTitles":
+        """Of all parts, with the first one's example."""
+        example = next((part.example for part in parts if part.example), "")
+        return cls(sum(part.entries for part in parts), sum(part.targets for part in parts), example)
 
     def __str__(self) -> str:
         """For people; empty if there is none."""

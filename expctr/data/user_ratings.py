@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import polars as pl
 
-from expctr.data.interactions import is_liked, load_interactions, odd_times
+from expctr.data.interactions import is_liked, load_interactions, time_checks
 from expctr.data.options import SampleOptions
 from expctr.data.readers.bad_rows import has_row, mark
 from expctr.data.readers.base import RawTable, RawTables
@@ -44,7 +44,7 @@ def read_ratings(
     if users is not None:
         if table.has_single_times and options.order == "time":  # a few rows do not say what most times are
             if options.on_bad_row == "skip":
-                checks = odd_times(table, table.frame.filter(has_row()), [])
+                checks = time_checks(table, table.frame.filter(has_row()), [])
                 table = replace(table, frame=mark(table.frame, *checks))
             table = replace(table, has_single_times=False)  # else the samples could not be made
         usable = pl.col("item").is_in(items["item"].implode()) | pl.col("problem").is_not_null()

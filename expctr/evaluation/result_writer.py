@@ -1,8 +1,7 @@
 """The result writer: writes the results of validation, test and predict into the run's folder."""
 
 import json
-from collections.abc import Mapping
-from contextlib import ExitStack
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, replace
 from math import inf
 from os.path import samestat
@@ -35,10 +34,10 @@ from expctr.evaluation.tensorboard import add_first_page, explanations_to_read
 from expctr.metrics import fit_temperature
 from expctr.modules.scoring import ScoringModule
 from expctr.modules.staged import StagedModule
+from expctr.run_folder import position
 from expctr.systems import COMPARISONS, PLAIN, SOURCES, SYSTEMS, of_backbone
-from expctr.training.checkpoint import position
 from expctr.untrusted import printable
-from expctr.whole_files import replacing, write_parquet
+from expctr.whole_files import replacing, write_parquet, write_together
 
 
 class ResultWriter(Callback):
@@ -277,7 +276,8 @@ def _write_table(
 ) -> None:
     """Print the table; write it (`table.json`, `table.md`), each row's scores (`scores.parquet`) and further `files`.
 
-    All are written before the first replaces that of an earlier test, so that those there are of one test.
+    All are written before the first replaces that of an earlier test, and `table.json`, which names the checkpoint,
+    comes last.
 
     `systems` are the table's rows below the simple baselines; one without scores shows dashes. `sources` are scores of
     trained models on other explanations, `temperatures` those of the systems, and `backbone` is the CTR model's name.
@@ -311,11 +311,13 @@ def _write_table(
         table = replace(table, quality=assessment.quality, audit=assessment.audit, notes=assessment.notes)
     by_system = {name: values.tolist() for name, values in scores.items()}
     frame = pl.DataFrame({"sample": samples, "user": users, "label": labels.tolist(), **by_system})
-    with ExitStack() as stack:
-        for name, content in {**files, "scores.parquet": frame}.items():
-            (folder / name).parent.mkdir(parents=True, exist_ok=True)
-            content.write_parquet(stack.enter_context(replacing(folder / name)))
-        table.write(folder)
+    contents: dict[str, str | Callable[[Path], object]] = {
+        **{name: rows.write_parquet for name, rows in {**files, "scores.parquet": frame}.items()},
+        **table.files(),
+    }
+    for name in contents:
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+    write_together({folder / name: content for name, content in contents.items()})
     console = Console()
     console.print(table, *map(Text, table.detail_lines()), sep="\n")
 

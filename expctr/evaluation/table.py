@@ -32,7 +32,7 @@ from expctr.systems import (
     Estimate,
     of_backbone,
 )
-from expctr.whole_files import replacing
+from expctr.whole_files import write_together
 
 PAPER: dict[str, dict[str, list[float]]] = json.loads(Path(__file__).with_name("paper.json").read_text("utf-8"))
 """The paper's Table 1, by dataset and system: AUC, LogLoss, MAE, RMSE."""
@@ -104,7 +104,7 @@ class ResultTable:
     temperature: dict[str, Rescaled] = field(default_factory=dict)
     """By system; empty unless `results.temperature` is on."""
     checkpoint: str = ""
-    """The name of the tested checkpoint; empty for an untrained model."""
+    """The name of the tested checkpoint; empty if Python code tested the weights in memory."""
 
     @classmethod
     def from_scores(
@@ -256,12 +256,14 @@ class ResultTable:
     def write(self, folder: Path) -> None:
         """Write `table.json` and `table.md` into `folder`."""
         folder.mkdir(parents=True, exist_ok=True)
+        write_together({folder / name: text for name, text in self.files().items()})
+
+    def files(self) -> dict[str, str]:
+        """The contents of `table.md` and `table.json`."""
         content = json.dumps(self.to_dict(), indent=2, allow_nan=False, ensure_ascii=False)
         # each list of numbers on one line; no string holds a line break
         content = re.sub(r"\[\n[-+.,\deE\s]+\]", lambda numbers: json.dumps(json.loads(numbers[0])), content)
-        for name, text in (("table.json", content + "\n"), ("table.md", self.to_markdown())):
-            with replacing(folder / name) as part:
-                part.write_text(text, encoding="utf-8")
+        return {"table.md": self.to_markdown(), "table.json": content + "\n"}
 
     def _auc_lines(self) -> list[str]:
         """AUC on other explanations, paired gains and AUC by slice, one line each."""

@@ -16,7 +16,7 @@ import yaml  # type: ignore[import-untyped]
 from expctr.data.readers.base import POLARS_ERRORS
 from expctr.errors import UserError
 from expctr.report.curves import Events, read_events
-from expctr.run_folder import parse_config
+from expctr.run_folder import checkpoints, parse_config
 from expctr.systems import PLAIN, Bin, Estimate
 
 _TEXT = ("text", "text_untrained", "target")
@@ -143,8 +143,8 @@ def _gaps(run: Run) -> list[str]:
                 "table.json does not say how many users the test rows have, so its intervals treat each row as its own "
                 "user. They are too narrow where users have several rows. Fix: run expctr test again."
             )
-        newest = max((run.folder / "checkpoints").glob("epoch=*-batch=*.ckpt"), key=_place, default=None)
         tested = run.table.get("checkpoint")
+        newest = next(reversed(checkpoints(run.folder / "checkpoints")), None)
         if newest and isinstance(tested, str) and tested not in ("", newest.name, newest.resolve().name):
             gaps.append(
                 f"The test was of the checkpoint {tested[:120]}, and the run's newest is {newest.name}, so the results "
@@ -168,11 +168,6 @@ def _gaps(run: Run) -> list[str]:
     if not run.config_text:
         gaps.append("There is no config.yaml, so the options are unknown.")
     return gaps
-
-
-def _place(checkpoint: Path) -> list[int]:
-    """Epochs and batches, by a checkpoint's name."""
-    return [int(number) for number in re.findall(r"\d+", checkpoint.stem)]
 
 
 def _text(path: Path, notes: list[str]) -> str:

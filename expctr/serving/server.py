@@ -1,6 +1,7 @@
 """`expctr serve RUN`: scores and explanations over HTTP, and a page to ask for them."""
 
 import argparse
+import errno
 import logging
 import multiprocessing
 import os
@@ -10,6 +11,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Awaitable, Callable, Sequence
+from contextlib import ExitStack
 from functools import partial
 from importlib.resources import files
 from math import inf
@@ -83,24 +85,27 @@ def main(args: Sequence[str]) -> None:
 
 
 def listen(host: str, port: int) -> socket.socket:
-    """Take a port before a model is loaded for minutes: another server may take one that is bound only.
+    """Listen before the model is loaded, which takes minutes: another server could take a port that is only bound.
 
-    Who asks meanwhile waits.
+    Requests wait until then.
 
     Raises:
-        UserError: it is in use.
+        UserError: the port is in use, or the machine has no such host.
     """
     try:
-        listener = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET)
+        return _listener(host, port)
     except OSError as error:
-        raise UserError(f"host: {host} cannot be used: {error.strerror}. Fix: choose another host") from error
-    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    try:
+        option, value = ("port", port) if error.errno in (errno.EADDRINUSE, errno.EACCES) else ("host", host)
+        raise UserError(f"{option}: {value} cannot be used: {error.strerror}. Fix: choose another {option}") from error
+
+
+def _listener(host: str, port: int) -> socket.socket:
+    with ExitStack() as stack:
+        listener = stack.enter_context(socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET))
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listener.bind((host, port))
         listener.listen(_WAITING)
-    except OSError as error:
-        listener.close()
-        raise UserError(f"port: {port} cannot be used: {error.strerror}. Fix: choose another port") from error
+        stack.pop_all()  # it stays open
     return listener
 
 

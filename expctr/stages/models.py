@@ -1,7 +1,6 @@
 """The models that all stages share, and how they score rows."""
 
 from collections.abc import Mapping, Sequence
-from itertools import chain
 from typing import Any
 
 import torch
@@ -154,8 +153,8 @@ class Models:
                 others = {"s_0": self.ctr.score(batch), "s_plain": self.plain.score(batch)}
         faults = []
         if count > 1:
-            given = [[self.policy.prompts.shown(text)] * count for text in batch.texts]
-            faults = [*map(count_faults, texts, chain.from_iterable(given))]
+            shown = [self.policy.prompts.shown(text) for text in batch.texts]
+            faults = [count_faults(text, shown[i // count]) for i, text in enumerate(texts)]
         return {**average_explanations(texts, scores, count, faults), **others}, earlier
 
     def compare(self, batch: Batch, rewards: Sequence[Reward], count: int = 1) -> dict[str, Any]:

@@ -16,13 +16,12 @@ from lightning.pytorch.utilities import rank_zero_warn
 from torch.distributed.checkpoint.api import CheckpointException
 
 from expctr.errors import BadRunError, UserError, first_line
+from expctr.run_folder import checkpoints
 from expctr.training.lock import is_held
 from expctr.training.ranks import check_ranks_agree, check_weights_agree
 from expctr.training.sharded_loading import torn
 from expctr.training.signals import STOPPING, Signals, Stopped
 from expctr.untrusted import printable
-
-_NAME = re.compile(r"epoch=(\d+)-batch=(\d+)\.ckpt")
 
 
 class RunCheckpoint(Checkpoint):
@@ -169,11 +168,6 @@ def checkpoint_folder(trainer: L.Trainer) -> Path:
     return Path(trainer.default_root_dir) / "checkpoints"
 
 
-def checkpoints(folder: Path) -> list[Path]:
-    """A run's finished checkpoints, oldest first."""
-    return sorted(filter(position, folder.glob("*.ckpt")), key=lambda path: position(path) or (0, 0))
-
-
 def fault(path: Path) -> str | None:
     """What is wrong with a checkpoint (a file, or a sharded one's folder); None where all is well."""
     plain = path / "meta.pt" if path.is_dir() else path
@@ -199,12 +193,6 @@ def fault(path: Path) -> str | None:
     if not isinstance(state, dict) or not {"features", "loops"} <= set(state):
         return "it is not of expctr"
     return None
-
-
-def position(checkpoint: Path) -> tuple[int, int] | None:
-    """Finished epochs, and batches of the next one, by a checkpoint's name."""
-    match = _NAME.fullmatch(checkpoint.name)
-    return (int(match[1]), int(match[2])) if match else None
 
 
 def _cause(error: BaseException) -> str:

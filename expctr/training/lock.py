@@ -19,6 +19,10 @@ _NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP)
 """What network file systems without locks answer (NFS without lockd, Lustre without flock)."""
 
 
+class FolderHeldError(UserError):
+    """Another process holds the folder."""
+
+
 def is_held(folder: Path, lock: TextIO) -> bool:
     """Whether a path still leads to the folder that is held. It may have been moved, or a link be changed."""
     try:
@@ -28,13 +32,15 @@ def is_held(folder: Path, lock: TextIO) -> bool:
 
 
 def claim(folder: Path) -> None:
-    """Note whose checkpoints or explanations are in a folder elsewhere, to which a run's own is a link.
+    """Note which run's checkpoints or explanations are in the folder that a link of the run's leads to, if it is one.
 
-    So is that of a copied run.
+    A copied run has the same link.
 
     Raises:
         UserError: they are another run's, whose folder still leads there.
     """
+    if not folder.is_symlink():
+        return
     place, run = folder.resolve(), folder.parent.resolve()
     owner = owner_of(place) or (place.parent if holds_run(place.parent) else run)
     if not (is_owned(place, run) or owner == run) and (owner / folder.name).resolve() == place:
@@ -57,7 +63,8 @@ def hold(folder: Path, use: str = "trained in", fix: str = "another folder by --
         fix: what a second process may use instead.
 
     Raises:
-        UserError: another process holds it, or `.lock` is something else than a file.
+        FolderHeldError: another process holds it.
+        UserError: `.lock` is something else than a file.
     """
     folder.mkdir(parents=True, exist_ok=True)
     # not through a link, which a stranger's run may have, to a file of this user's
@@ -73,7 +80,7 @@ def hold(folder: Path, use: str = "trained in", fix: str = "another folder by --
         holder = file.read().strip()
         if error.errno in _HELD:
             file.close()
-            raise UserError(
+            raise FolderHeldError(
                 f"{folder} is being {use} by {holder or 'another process'}. Fix: wait for it, stop it, or give {fix}"
             ) from None
         if error.errno not in _NO_LOCKS:

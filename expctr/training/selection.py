@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from expctr.errors import UserError
-from expctr.run_folder import are_same, holds_run, is_owned, note_owner
-from expctr.training.checkpoint import checkpoints, fault
-from expctr.training.lock import claim, hold
+from expctr.run_folder import are_same, checkpoints, holds_run, is_owned, note_owner
+from expctr.training.checkpoint import fault
+from expctr.training.lock import FolderHeldError, claim, hold
 
 MAY_CHANGE = {
     *(f"data.init_args.{name}" for name in ("path", "cache_dir", "eval_batch_size", "people", "paper_dataset")),
@@ -111,12 +111,11 @@ def hold_results(folder: Path, source: Path) -> Iterator[None]:
         if not are_same(folder, source):
             try:
                 stack.enter_context(hold(folder, "written to"))
-            except UserError:
+            except FolderHeldError:
                 if not is_owned(folder, source):  # two commands may write results of one run
                     raise
         check_unused(folder, source)
-        if (explanations := folder / "explanations").is_symlink():
-            claim(explanations)
+        claim(folder / "explanations")
         if not is_owned(folder, source):
             note_owner(folder, source)
         yield

@@ -20,9 +20,8 @@ from expctr.cli.app import run as run_cli
 from expctr.predictor import Predictor
 from expctr.report.render import render
 from expctr.report.run import read_run
-from expctr.run_folder import read_config
+from expctr.run_folder import checkpoints, read_config
 from expctr.systems import SIMPLE
-from expctr.training.checkpoint import checkpoints
 from expctr.training.lock import hold
 
 CONFIGS = TESTS.parent / "configs"

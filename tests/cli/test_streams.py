@@ -9,7 +9,7 @@ import pytest
 from running import ENVIRON, LIMIT, World, start
 
 from expctr.cli.streams import spared
-from expctr.training.checkpoint import checkpoints
+from expctr.run_folder import checkpoints
 
 FULL = Path("/dev/full")
 pytestmark = pytest.mark.skipif(not FULL.exists(), reason="no /dev/full")

@@ -17,8 +17,9 @@ from expctr.evaluation.alarms import AlarmError, Alarms
 from expctr.modules.ctr import DeepFMTextModule
 from expctr.modules.expctr import ExpCTRModule
 from expctr.modules.explainer import PPOExplainerModule
+from expctr.run_folder import checkpoints
 from expctr.stages.plan import make_plan
-from expctr.training.checkpoint import RunCheckpoint, checkpoints
+from expctr.training.checkpoint import RunCheckpoint
 
 PLAN = make_plan(lc_epochs=2, rounds=1, ctr_epochs=1, ic_epochs=1)
 GOOD = [f"they liked film {i}" for i in range(20)]

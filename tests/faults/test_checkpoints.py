@@ -15,7 +15,8 @@ from security.bombs import Bomb
 from torch.distributed.checkpoint.metadata import Metadata
 
 from expctr.cli.app import run as run_cli
-from expctr.training.checkpoint import checkpoints, fault
+from expctr.run_folder import checkpoints
+from expctr.training.checkpoint import fault
 
 SHARDED = on_ranks(1)
 SHORT = ["--stages.rounds=0", "--checkpoint.keep=9"]

@@ -12,7 +12,7 @@ import pytest
 from faults.callbacks import add, kill
 from running import ENVIRON, LIMIT, World, expctr, sharded, start
 
-from expctr.training.checkpoint import checkpoints
+from expctr.run_folder import checkpoints
 
 
 def test_two_fits_in_one_folder_refuse_each_other(world: World, tmp_path: Path) -> None:

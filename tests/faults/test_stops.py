@@ -11,7 +11,7 @@ from faults.callbacks import kill
 from running import LIMIT, World, expctr, replicated, start
 
 from expctr.cli import app
-from expctr.training.checkpoint import checkpoints
+from expctr.run_folder import checkpoints
 
 
 @pytest.mark.parametrize(

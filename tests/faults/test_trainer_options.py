@@ -9,7 +9,7 @@ import pytest
 from faults.callbacks import add
 from running import TESTS, World, assert_agree, curves, expctr
 
-from expctr.training.checkpoint import checkpoints
+from expctr.run_folder import checkpoints
 
 CONFIGS = TESTS.parent / "configs"
 SHORT = ["--stages.rounds=0", "--stages.lc.epochs=2"]

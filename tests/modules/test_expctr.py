@@ -26,9 +26,10 @@ from expctr.modules.explainer import PPOExplainerModule
 from expctr.modules.resume import prime
 from expctr.rl.options import PPOOptions
 from expctr.rl.rewards import ICAlignment, LCAlignment, Reward
+from expctr.run_folder import checkpoints
 from expctr.stages.ctr import CTRStage
 from expctr.stages.models import Models
-from expctr.training.checkpoint import RunCheckpoint, checkpoints
+from expctr.training.checkpoint import RunCheckpoint
 from expctr.training.scheduler import CTRStageOptions, PolicyStageOptions, StageScheduler
 
 pytestmark = pytest.mark.filterwarnings("ignore")

@@ -33,8 +33,9 @@ from expctr.modules.resume import skip_idle_epochs
 from expctr.modules.staged import StagedModule
 from expctr.rl.options import PPOOptions
 from expctr.rl.rewards import LCAlignment, LengthPenalty, Reward
+from expctr.run_folder import checkpoints
 from expctr.stages.plan import make_plan
-from expctr.training.checkpoint import RunCheckpoint, checkpoints
+from expctr.training.checkpoint import RunCheckpoint
 from expctr.training.scheduler import CTRStageOptions, PolicyStageOptions, StageScheduler
 
 pytestmark = pytest.mark.filterwarnings("ignore")

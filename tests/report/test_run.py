@@ -157,7 +157,12 @@ def test_runs_with_and_without_users_are_told_apart(run: Path, tmp_path: Path) -
 def test_a_test_of_an_older_checkpoint_is_named(run: Path) -> None:
     (run / "checkpoints").mkdir()
     edit_table(run, checkpoint="epoch=0010-batch=000000.ckpt")
-    for name in ("epoch=0009-batch=000004.ckpt", "epoch=0010-batch=000000.ckpt", "notes.txt"):
+    for name in (
+        "epoch=0009-batch=000004.ckpt",
+        "epoch=0010-batch=000000.ckpt",
+        "epoch=0011-batch=000000-v1.ckpt",
+        "notes.txt",
+    ):
         (run / "checkpoints" / name).touch()
     assert not read_run(run).notes
     (run / "checkpoints" / "epoch=0010-batch=000002.ckpt").touch()

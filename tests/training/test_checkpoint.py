@@ -10,8 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from expctr.errors import UserError
-from expctr.run_folder import LOCK
-from expctr.training.checkpoint import RunCheckpoint, checkpoint_folder, checkpoints, remove
+from expctr.run_folder import LOCK, checkpoints
+from expctr.training.checkpoint import RunCheckpoint, checkpoint_folder, remove
 from expctr.training.lock import hold
 
 

@@ -16,8 +16,8 @@ from running import World, expctr, replicated, sharded
 from torch.distributed import DistBackendError, DistNetworkError, DistStoreError, TCPStore
 
 from expctr.errors import UserError
+from expctr.run_folder import checkpoints
 from expctr.training import ranks
-from expctr.training.checkpoint import checkpoints
 from expctr.training.ddp import ReplicatedStrategy
 from expctr.training.fsdp import ShardedStrategy
 from expctr.training.ranks import SlurmTasks, check_world, lost_process, network_fault, with_slurm

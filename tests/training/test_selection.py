@@ -249,6 +249,11 @@ def test_results_of_two_runs_are_not_written_into_one_folder(tmp_path: Path) -> 
     (out / "table.md").touch()
     with hold_results(out, one):
         pass
+    (out / LOCK).unlink()
+    os.mkfifo(out / LOCK)
+    with pytest.raises(UserError, match=r"is no plain file"), hold_results(out, one):  # which nobody holds
+        pass
+    (out / LOCK).unlink()
     with pytest.raises(UserError, match=r"table\.md is there, and is not of this run"), hold_results(out, other):
         pass
     (one / "table.md").touch()

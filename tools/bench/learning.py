@@ -28,7 +28,7 @@ from torch import Tensor
 from expctr.data.batches import Batch
 from expctr.data.datamodules import MOVIELENS, MovieLensDataModule
 from expctr.rl.rewards import Reward
-from expctr.training.checkpoint import checkpoints
+from expctr.run_folder import checkpoints
 from tools.bench.planted import Rule, World, bounds, make_encoder, make_model
 from tools.runs import arguments, auc, curve, expctr, fit_and_test, in_parallel, print_seeds, seconds, start
 

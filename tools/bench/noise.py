@@ -19,7 +19,7 @@ from torch import Tensor
 
 from expctr.rl.normalise import subtract_baseline
 from expctr.rl.rewards import ICAlignment, LCAlignment, Scorers, reference_rows
-from expctr.training.checkpoint import checkpoints
+from expctr.run_folder import checkpoints
 from tools.runs import expctr, script, start
 
 ROWS, RESPONSES, AT_A_TIME = 256, 8, 32

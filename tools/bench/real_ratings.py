@@ -16,8 +16,8 @@ from statistics import fmean
 
 import yaml
 
+from expctr.run_folder import checkpoints
 from expctr.systems import METRICS, SOURCES, SYSTEMS
-from expctr.training.checkpoint import checkpoints
 from tools import runs
 from tools.runs import ROOT, fit_and_test, mean_and_spread, table
 

@@ -50,7 +50,7 @@ class RawTable:
         texts_at: reads one column of the rows at some places (the column `place`); None if the table has no places.
         empty: what is wrong if it has no rows, and how to fix it.
         has_single_times: each timestamp was read by itself, as seconds, and its text is `time_text`:
-            `interactions.odd_times` compares them.
+            `interactions.time_checks` compares them.
         dated_by: the column of the file that `SNAPSHOT` is of; empty if there is none; None if none was looked for.
         is_latin: it was read as Latin-1, because it is not UTF-8.
         may_be_empty: having no rows is no error, because the table is made of another one, which says what is wrong.

@@ -25,8 +25,8 @@ GZIP, ZSTD = b"\x1f\x8b", b"\x28\xb5\x2f\xfd"
 """How the content of a compressed file begins, whatever its name."""
 _UTF16 = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
 _CONTROLS = re.compile(r"(?<![\xc2\xc3])[\x80-\x9f]")
-"""What no text in Latin-1 has, unless it was encoded twice, as some of BX-Books.csv: in Windows-1252 these are letters,
-quotes and dashes.
+"""Control characters of Latin-1, which no text has: in Windows-1252 they are quotes, dashes and letters. After Â or Ã
+the text was encoded twice, as some rows of BX-Books.csv.
 """
 _LONGEST = 1000
 """Most lines of one record: the partner of a stray quote is not looked for in the whole file."""
@@ -83,7 +83,7 @@ def read_lines(path: Path, encoding: Encoding) -> Lines:
             f"cannot read {path}: {error}. Fix: the file is cut short or damaged; download it again"
         ) from error
     line = pl.col("line").str.strip_chars_end("\r").str.strip_prefix("\ufeff")
-    undecodable, is_latin = (not is_utf8 and encoding == name for name in ("utf-8", "latin-1"))
+    undecodable, is_latin = not is_utf8 and encoding == "utf-8", not is_utf8 and encoding == "latin-1"
     return Lines(frame.with_columns(line), has_quotes, undecodable, is_latin)
 
 

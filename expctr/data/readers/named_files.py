@@ -2,12 +2,15 @@
 
 import fnmatch
 import glob
+import gzip
 import hashlib
 import os
 import re
+import zlib
 from collections import Counter
 from collections.abc import Sequence
 from contextlib import suppress
+from functools import partial
 from itertools import takewhile
 from pathlib import Path
 from urllib.parse import unquote
@@ -157,13 +160,10 @@ def unused_files(named: str) -> list[str]:
 
 
 def odd_copies(named: str) -> list[Path]:
-    """The files that are left out as compressed copies, and are none, as they do not unpack to the other's size."""
+    """The gzip files that are left out as copies, and are none, as they do not unpack to the other's size."""
     pairs = [(file, file.with_name(plain_name(file.name))) for file in _left_out(named)]
-    return [
-        file
-        for file, plain in pairs
-        if file.suffix.lower() == ".gz" and plain.is_file() and _unpacked_size(file) != plain.stat().st_size % 2**32
-    ]
+    gzipped = [(file, plain) for file, plain in pairs if file.suffix.lower() == ".gz" and plain.is_file()]
+    return [file for file, plain in gzipped if not _unpacks_to(file, plain.stat().st_size)]
 
 
 def _left_out(named: str) -> list[Path]:
@@ -174,11 +174,14 @@ def _left_out(named: str) -> list[Path]:
     return sorted({*found} - {*find_files(named, "")})
 
 
-def _unpacked_size(file: Path) -> int:
-    """Of a gzip file, less the multiples of 4 GiB: its last four bytes."""
+def _unpacks_to(file: Path, size: int) -> bool:
     with file.open("rb") as content:
         content.seek(max(0, file.stat().st_size - 4))
-        return int.from_bytes(content.read(), "little")
+        if int.from_bytes(content.read(), "little") == size % 2**32:  # as a file of one member says
+            return True
+    with suppress(OSError, EOFError, zlib.error), gzip.open(file) as unpacked:
+        return sum(map(len, iter(partial(unpacked.read, 1 << 20), b""))) == size
+    return False
 
 
 def linked_folders(named: str) -> list[str]:

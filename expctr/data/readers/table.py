@@ -406,13 +406,18 @@ def _id_checks(source: Source, role: str, name: str) -> Checks:
 
 def _copied_files(table: RawTable) -> list[str]:
     """What looks wrong if files hold the same rows."""
-    for copy, original in same_content(table.parts).items():
-        if table.frame.filter(pl.col("file") == str(copy)).head(1).collect().height:  # parts without rows are alike
-            return [
-                f"{original} and {copy} have the same content, so these rows are read twice. Fix: remove one of them, "
-                "or name the files by a pattern that leaves it out"
-            ]
-    return []
+    if not (copies := same_content(table.parts)):
+        return []
+    read = {*table.frame.select(pl.col("file").unique()).collect(engine="streaming")["file"]}
+    pairs = [pair for pair in copies.items() if str(pair[0]) in read]  # parts without rows are alike
+    if not pairs:
+        return []
+    (copy, original), *others = pairs
+    more = f" ({len(others):,} more files are copies)" if others else ""
+    return [
+        f"{original} and {copy} have the same content, so these rows are read twice{more}. Fix: remove one of them, or "
+        "name the files by a pattern that leaves it out"
+    ]
 
 
 def _option(split: str) -> str:

@@ -19,8 +19,8 @@ from expctr.errors import UserError
 from expctr.llm.loading import LLMOptions
 from expctr.llm.yes_no import LCOptions
 from expctr.modules.baselines.tallrec import TALLRecModule, TALLRecOptions
+from expctr.run_folder import checkpoints
 from expctr.systems import SIMPLE
-from expctr.training.checkpoint import checkpoints
 
 MOVIES = Nouns("movie", "movies", "viewer", "viewing")
 CONFIGS = TESTS.parent / "configs"
