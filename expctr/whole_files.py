@@ -38,7 +38,8 @@ def write_together(files: Mapping[Path, str | Callable[[Path], object]]) -> None
         files: by path, its text, or what writes it, given a path to write to.
 
     Raises:
-        OSError: as of `replacing`; no file is replaced if one cannot be written.
+        OSError: as of `replacing`. If one cannot be written, none is replaced; if one cannot be renamed, such as onto a
+            folder, those before it are.
     """
     parts = {path: _part_of(path) for path in files}
     try:

@@ -515,5 +515,8 @@ def test_a_link_leads_to_the_scores(tmp_path: Path) -> None:
     (tmp_path / "other.csv").symlink_to(tmp_path / "monday.parquet")
     with pytest.raises(UserError, match=r"other\.csv leads to .*monday\.parquet, a file of another kind\. Fix: "):
         pair_files.check_options(job[0], tmp_path / "other.csv", "all", force=True)
+    (tmp_path / "latest").symlink_to(tmp_path / "monday.csv")
+    with pytest.raises(UserError, match=r"latest is neither \.csv nor \.parquet"):
+        pair_files.check_options(job[0], tmp_path / "latest", "all", force=True)
     (tmp_path / "turn.csv").symlink_to(tmp_path / "turn.csv")
     assert pair_files.check_options(job[0], tmp_path / "turn.csv", "all", force=True)  # is replaced

@@ -174,8 +174,8 @@ class ExpCTRCLI(LightningCLI):
             raise UserError(f"trainer.default_root_dir: {root} is not on this machine. Fix: name a folder here")
         run = Path(root)
         # a link in the path may lead elsewhere when the results are written
-        if self.subcommand != "fit" and run.resolve() != run.absolute():
-            run = run.resolve()
+        if self.subcommand != "fit" and (place := Path(os.path.realpath(run))) != run.absolute():
+            run = place
             config.trainer.default_root_dir = str(run)
         self._found = [path.name for path in checkpoints(run / "checkpoints")]
         path = select_checkpoint(self.subcommand, config.ckpt_path, run)

@@ -50,14 +50,14 @@ def check_options(pairs: Path, out: Path | None, explain: str, force: bool) -> P
     """
     if out is None:
         raise UserError("out: no file is named for the scores of --pairs. Fix: give --out FILE, a .csv or .parquet")
+    for option, path in (("pairs", pairs), ("out", out)):
+        if path.suffix not in _SUFFIXES:
+            raise UserError(f"{option}: {path} is neither .csv nor .parquet. Fix: give one of them")
     if out.is_symlink():  # what reads the file by its own name gets the new scores, too
         target = Path(os.path.realpath(out))
         if target.suffix != out.suffix:
             raise UserError(f"out: {out} leads to {target}, a file of another kind. Fix: name that file itself")
         out = target
-    for option, path in (("pairs", pairs), ("out", out)):
-        if path.suffix not in _SUFFIXES:
-            raise UserError(f"{option}: {path} is neither .csv nor .parquet. Fix: give one of them")
     check_file(pairs)
     _check_new(out, force)
     if (parts := _folder_of_parts(out)).exists() and not parts.is_dir():

@@ -223,7 +223,7 @@ def _is_superseded(events: pl.DataFrame) -> pl.Series:
 
 
 def _are_days(times: pl.Series) -> bool:
-    """Whether most times are midnight in one time zone: in UTC one time of day, or two with summer time."""
+    """Whether most rows share one or two times of day, as midnights of a zone do: summer time moves them in UTC."""
     day = _DAY * 10**6 if (times.abs() > _LATE).any() else _DAY
     return int((times % day).value_counts(sort=True)["count"].head(2).sum()) > len(times) / 2
 

@@ -2,6 +2,7 @@
 
 import json
 import math
+import os
 import re
 from collections import Counter
 from collections.abc import Callable, Mapping
@@ -145,7 +146,8 @@ def _gaps(run: Run) -> list[str]:
             )
         tested = run.table.get("checkpoint")
         newest = next(reversed(checkpoints(run.folder / "checkpoints")), None)
-        if newest and isinstance(tested, str) and tested not in ("", newest.name, newest.resolve().name):
+        names = ("", newest.name, os.path.basename(os.path.realpath(newest))) if newest else ()
+        if newest and isinstance(tested, str) and tested not in names:
             gaps.append(
                 f"The test was of the checkpoint {tested[:120]}, and the run's newest is {newest.name}, so the results "
                 "are not those of the trained model. Fix: run expctr test again."

@@ -10,7 +10,6 @@ import zlib
 from collections import Counter
 from collections.abc import Sequence
 from contextlib import suppress
-from functools import partial
 from itertools import takewhile
 from pathlib import Path
 from urllib.parse import unquote
@@ -161,7 +160,7 @@ def unused_files(named: str) -> list[str]:
 
 def odd_copies(named: str) -> list[Path]:
     """The gzip files that are left out as copies, and are none, as they do not unpack to the other's size."""
-    pairs = [(file, file.with_name(plain_name(file.name))) for file in _left_out(named)]
+    pairs = [(file, file.with_name(plain_name(file.name))) for file in _left_out(named) if file.is_file()]
     gzipped = [(file, plain) for file, plain in pairs if file.suffix.lower() == ".gz" and plain.is_file()]
     return [file for file, plain in gzipped if not _unpacks_to(file, plain.stat().st_size)]
 
@@ -175,12 +174,16 @@ def _left_out(named: str) -> list[Path]:
 
 
 def _unpacks_to(file: Path, size: int) -> bool:
-    with file.open("rb") as content:
-        content.seek(max(0, file.stat().st_size - 4))
-        if int.from_bytes(content.read(), "little") == size % 2**32:  # as a file of one member says
-            return True
-    with suppress(OSError, EOFError, zlib.error), gzip.open(file) as unpacked:
-        return sum(map(len, iter(partial(unpacked.read, 1 << 20), b""))) == size
+    with suppress(OSError, EOFError, zlib.error):
+        with file.open("rb") as packed:
+            packed.seek(max(0, file.stat().st_size - 4))
+            if int.from_bytes(packed.read(), "little") == size % 2**32:  # as a file of one member says
+                return True
+        left = size
+        with gzip.open(file) as content:
+            while left >= 0 and (block := content.read(1 << 20)):
+                left -= len(block)
+        return left == 0
     return False
 
 

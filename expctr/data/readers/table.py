@@ -413,7 +413,7 @@ def _copied_files(table: RawTable) -> list[str]:
     if not pairs:
         return []
     (copy, original), *others = pairs
-    more = f" ({len(others):,} more files are copies)" if others else ""
+    more = f" (further copies: {len(others):,})" if others else ""
     return [
         f"{original} and {copy} have the same content, so these rows are read twice{more}. Fix: remove one of them, or "
         "name the files by a pattern that leaves it out"

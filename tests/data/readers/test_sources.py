@@ -45,6 +45,13 @@ def test_a_glob_reads_no_compressed_copies_and_other_copies_are_a_doubt(pattern:
     assert "log 1.csv.gz is left out as a compressed copy of log 1.csv, which has another size. Fix: " in doubt
     (tmp_path / "log 1.csv.gz").write_bytes(gzip.compress(content[:9]) + gzip.compress(content[9:]))  # of two members
     assert not reader(str(tmp_path / pattern)).tables.doubts
+    for damaged in (b"", gzip.compress(content * 2)[:-9]):
+        (tmp_path / "log 1.csv.gz").write_bytes(damaged)
+        assert len(reader(str(tmp_path / pattern)).tables.doubts) == 1
+    (tmp_path / "log 1.csv.gz").unlink()
+    os.mkfifo(tmp_path / "log 1.csv.gz")  # which would be waited for
+    assert not reader(str(tmp_path / pattern)).tables.doubts
+    (tmp_path / "log 1.csv.gz").unlink()
     (tmp_path / "log 1.csv.gz").write_bytes(gzip.compress(content))
     assert collected(read)[0] == collected(reader(CLICKS).tables)[0]
     for day in ("day=1", "day=2"):  # nor are equal ones of two days
