@@ -80,12 +80,15 @@ def _naming(path: Path) -> Iterator[None]:
 
 @contextmanager
 def writing(path: Path) -> Iterator[Path]:
-    """As `replacing`, for a file that a user names: a device or a pipe, such as /dev/null, is written to itself."""
+    """As `replacing`, for a file that a user names.
+
+    A device or a pipe, such as /dev/null, is written to itself. A link stays; the file that it leads to is replaced.
+    """
     in_place = path.parent == Path("/dev") or not (path.is_file() or path.is_dir())  # /dev/stdout may lead to a file
     if path.exists() and in_place:
         yield path
         return
-    with replacing(path) as part:
+    with replacing(Path(os.path.realpath(path))) as part:
         yield part
 
 

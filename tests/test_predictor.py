@@ -178,8 +178,9 @@ def test_a_file_in_chunks_has_the_scores_of_one_table(
     (checkpoint,) = checkpoints(run / "checkpoints")[-1:]
     for suffix in ("csv", "parquet"):
         out = tmp_path / f"out.{suffix}"
-        problems, new = predict_pairs(predictor, tmp_path / "pairs.csv", out, "all", checkpoint)
+        problems, new, copied = predict_pairs(predictor, tmp_path / "pairs.csv", out, "all", checkpoint)
         assert not str(new)
+        assert copied == ["note"]
         assert problems == dict.fromkeys(["the ratings have no user nobody", "no item with a title has the id 99"], 1)
         written = pl.read_csv(out, infer_schema=False) if suffix == "csv" else pl.read_parquet(out)
         assert set(written["note"]) == {'a "quoted", note'}
@@ -342,8 +343,17 @@ def test_ids_that_a_missing_value_made_floats_and_lists_without_a_value_are_read
     frame = pl.DataFrame({"user": [1.0, None, 2.0], "item": [3, 4, 5], "liked_titles": [None, None, None]})
     frame.write_parquet(tmp_path / "pairs.parquet")
     (checkpoint,) = checkpoints(run / "checkpoints")[-1:]
-    problems, _ = predict_pairs(predictor, tmp_path / "pairs.parquet", tmp_path / "out.csv", "none", checkpoint)
+    problems, *_ = predict_pairs(predictor, tmp_path / "pairs.parquet", tmp_path / "out.csv", "none", checkpoint)
     assert problems == {"no user and no titles of a history": 1}
+
+
+def test_columns_are_found_by_names_with_blanks_or_in_capitals(predictor: Predictor, pairs: pl.DataFrame) -> None:
+    """As in headers written by hand: `user, item`. Left out, a list of titles would only make other scores."""
+    odd = {"user": "User", "item": " item", "liked_titles": "liked-titles", "disliked_titles": "DISLIKED_TITLES"}
+    scored = predictor.score(pairs.rename(odd))
+    assert scored.columns[: pairs.width] == pairs.rename(odd).columns
+    names = {odd[name]: name for name in odd}
+    assert_frame_equal(scored.rename(names), predictor.score(pairs), abs_tol=1e-6)
 
 
 def test_titles_of_no_item_are_counted(

@@ -94,6 +94,22 @@ def test_what_a_user_names_is_replaced_where_it_is_a_file(tmp_path: Path) -> Non
     assert (tmp_path / "table.csv").read_text() == "new"
 
 
+def test_a_link_that_a_user_names_stays_and_its_file_is_replaced(tmp_path: Path) -> None:
+    """A page that is published under another name would go on to show the old numbers."""
+    (tmp_path / "published").mkdir()
+    published, link = tmp_path / "published" / "www.html", tmp_path / "report.html"
+    link.symlink_to(published)  # which is not there yet
+    for content in ("old", "new"):
+        with writing(link) as part:
+            part.write_text(content)
+        assert (link.is_symlink(), published.read_text()) == (True, content)
+    folder = tmp_path / "public"
+    folder.symlink_to(tmp_path / "published")
+    with pytest.raises(IsADirectoryError), writing(folder) as part:
+        part.write_text("new")
+    assert folder.is_symlink()
+
+
 def test_a_pipe_in_place_of_a_file_of_ours_is_replaced(tmp_path: Path) -> None:
     """Nobody would read it, and writing to it would wait for ever."""
     os.mkfifo(tmp_path / "ours.json")

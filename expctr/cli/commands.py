@@ -12,7 +12,7 @@ from lightning.pytorch.callbacks import Callback
 from expctr.cli.predict_pairs import check_options, predict_pairs, reasons
 from expctr.data.query import make_query
 from expctr.data.ratings_module import RatingsDataModule
-from expctr.errors import UserError
+from expctr.errors import UserError, listed
 from expctr.evaluation.explain import ExplanationPrinter
 from expctr.evaluation.result_writer import ResultWriter
 from expctr.export.exporter import Exporter
@@ -189,6 +189,8 @@ class Trainer(L.Trainer):
             print(f"  not scored: {count:,} ({printable(reason)})")
         if others := sum(count for _, count in shown[5:]):
             print(f"  not scored: {others:,} for other reasons, which the column {PROBLEM} gives")
+        if outcome.copied:
+            print(f"  copied, but not read: {printable(listed(outcome.copied))}")
         if outcome.new.example:
             print(f"  {printable(str(outcome.new))}")
         return None

@@ -14,7 +14,7 @@ import polars as pl
 from polars.io.plugins import register_io_source
 
 from expctr.data.cache import file_stats
-from expctr.data.pairs import PairRows, read_columns
+from expctr.data.pairs import PairRows, columns_of, read_columns
 from expctr.data.readers.base import POLARS_ERRORS
 from expctr.data.readers.csv_rows import read_rows
 from expctr.data.readers.files import check_file
@@ -77,6 +77,8 @@ class Outcome(NamedTuple):
     problems: dict[str, int]
     """How many could not be scored, by reason."""
     new: NewTitles
+    copied: list[str]
+    """Columns that are not read."""
 
 
 def predict_pairs(
@@ -100,7 +102,8 @@ def predict_pairs(
     """
     if _top(explain) and "s_plain" not in predictor.columns:
         raise UserError(f"explain: {explain} needs a run of ExpCTRModule whose CTR model is trained. Fix: leave it out")
-    predictor.check_names(_scan(pairs).collect_schema().names())
+    names = _scan(pairs).collect_schema().names()
+    predictor.check_names(names)
     job = {
         "pairs": file_stats([pairs]),
         "checkpoint": file_stats([checkpoint]),
@@ -147,7 +150,8 @@ def predict_pairs(
                 result.with_columns(pl.col(pl.List(pl.String)).map_elements(_cell, pl.String)).sink_csv(part)
             else:
                 result.sink_parquet(part)
-    return Outcome(dict(problems.iter_rows()), NewTitles.total(new))
+    read = {*columns_of(names).values()}
+    return Outcome(dict(problems.iter_rows()), NewTitles.total(new), [name for name in names if name not in read])
 
 
 def reasons(problems: Mapping[str, int]) -> list[tuple[str, int]]:
@@ -251,9 +255,10 @@ def _top(explain: str) -> int:
 
 def _users(table: pl.LazyFrame) -> list[str]:
     schema = table.collect_schema()
-    if "user" not in schema:
+    column = columns_of(schema.names()).get("user")
+    if column is None:
         return []
-    users = table.select(as_id(pl.col("user"), schema["user"]).unique()).collect(engine="streaming")
+    users = table.select(as_id(pl.col(column), schema[column]).unique()).collect(engine="streaming")
     return users["user"].drop_nulls().to_list()
 
 

@@ -16,12 +16,18 @@ _TRIES = 100  # draws per negative; a user who had nearly all items may get fewe
 
 
 def with_negatives(
-    samples: pl.DataFrame, events: pl.DataFrame, items: pl.DataFrame, options: SampleOptions, summary: DataSummary
+    samples: pl.DataFrame,
+    events: pl.DataFrame,
+    items: pl.DataFrame,
+    options: SampleOptions,
+    summary: DataSummary,
+    skipped: pl.DataFrame,
 ) -> pl.DataFrame:
     """Adds `options.negatives` samples after each one: same user, time, split, history and context, another target.
 
     The target is an item of the interactions that the user never had: not before, because that would be wrong, and not
-    later, because what somebody takes tomorrow is no example of what they do not want.
+    later, because what somebody takes tomorrow is no example of what they do not want. Nor in a row that was skipped,
+    perhaps for its time: `skipped` has `user` and `item` of these.
 
     Raises:
         DataError: there are dislikes in the data.
@@ -32,10 +38,9 @@ def with_negatives(
             f"data.samples.negatives draws dislikes for data of positives only, and {1 - liked:.1%} of the rows are "
             "dislikes. Fix: set data.samples.negatives to 0, or remove these rows"
         )
-    user, had = (
-        _codes(samples["user"], events["user"]),
-        np.unique(_pairs(id_codes(events["user"]), id_codes(events["item"]))),
-    )
+    user = _codes(samples["user"], events["user"])
+    had_by, had_item = (pl.concat([events[name], skipped[name].cast(events[name].dtype)]) for name in ("user", "item"))
+    had = np.unique(_pairs(id_codes(had_by), id_codes(had_item)))
     drawn = _draw(user, had, _draws(samples, options), Pool.of(events, options), options.negatives)
     place, slot = np.nonzero(drawn >= 0)
     if missing := drawn.size - place.size:

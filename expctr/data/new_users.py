@@ -9,6 +9,7 @@ import polars as pl
 from expctr.data.batches import SampleText
 from expctr.data.catalogue import BY_ID, Catalogue, Item
 from expctr.data.readers.bad_rows import BAD_LIST, FIXES
+from expctr.data.readers.columns import named_columns
 from expctr.data.readers.csv_rows import read_rows
 from expctr.data.readers.files import check_file
 from expctr.data.readers.values import as_key, as_title, as_titles, is_bad_list
@@ -16,7 +17,8 @@ from expctr.data.sample_rows import as_samples, contradiction, find_history, tar
 from expctr.errors import DataError
 
 _LISTS = ("liked_titles", "disliked_titles")
-_COLUMNS = (*_LISTS, "target_title")
+_NEEDED = (*_LISTS, "target_title")
+_COLUMNS = (*_NEEDED, "user", "target")
 
 
 class NewUser(NamedTuple):
@@ -37,12 +39,12 @@ def read_new_users(path: Path) -> list[NewUser]:
     Titles are read as those of pairs are (`pairs.read_columns`), from the oldest to the newest. A list may be empty.
 
     Raises:
-        DataError: no such file, a column that is missing, no rows, a row with a list that cannot be read, or without a
-            target; and as `read_rows`.
+        DataError: no such file, a column that is missing or could be two, no rows, a row with a list that cannot be
+            read, or without a target; and as `read_rows`.
     """
     check_file(path)
     rows = _rows(path)
-    texts = {name: [row.get(name, "") for _, row in rows] for name in (*_COLUMNS, "user", "target")}
+    texts = {name: [row.get(name, "") for _, row in rows] for name in _COLUMNS}
     table = pl.DataFrame(texts, schema=dict.fromkeys(texts, pl.String))
     reads = dict.fromkeys(_LISTS, as_titles) | {"target_title": as_title}
     keys = [reads.get(name, as_key)(pl.col(name), pl.String()).alias(name) for name in texts]
@@ -101,10 +103,12 @@ def _new_user(row: Mapping[str, Any], place: str, line: int) -> NewUser:
 def _rows(path: Path) -> list[tuple[int, dict[str, str]]]:
     """Lines, and the row that ends at each."""
     (_, header), *rows = [*read_rows(path)] or [(1, [])]
-    if missing := [name for name in _COLUMNS if name not in header]:
+    names = named_columns(_COLUMNS, header, str(path))
+    if missing := [name for name in _NEEDED if name not in names]:
         raise DataError(
-            f"missing column, {path}, row 1, column {missing[0]}. Fix: start with the header {','.join(_COLUMNS)}"
+            f"missing column, {path}, row 1, column {missing[0]}. Fix: start with the header {','.join(_NEEDED)}"
         )
     if not rows:
         raise DataError(f"no rows in {path}. Fix: write one row for each person and target below the header")
-    return [(line, dict(zip(header, row, strict=True))) for line, row in rows]
+    places = {name: header.index(column) for name, column in names.items()}
+    return [(line, {name: row[place] for name, place in places.items()}) for line, row in rows]

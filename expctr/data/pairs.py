@@ -6,6 +6,7 @@ import polars as pl
 
 from expctr.data.catalogue import Item
 from expctr.data.ratings_module import RatingsDataModule
+from expctr.data.readers.columns import named_columns
 from expctr.data.readers.lost_digits import is_rounded
 from expctr.data.readers.values import as_key, as_title, as_titles, is_bad_list
 from expctr.data.sample_rows import HistoryEntry, NewTitles, contradiction, find_history, history_lists, target_features
@@ -20,6 +21,15 @@ _BAD_ID = "{} is a number that lost its last digits; write ids as whole numbers 
 _ENTRY = {"pair": pl.Int64, "item": pl.String, "title": pl.String, "liked": pl.Boolean}
 
 
+def columns_of(names: Sequence[str]) -> dict[str, str]:
+    """Which of a table's columns are which of `COLUMNS`.
+
+    Raises:
+        DataError: two could be the same one.
+    """
+    return named_columns(COLUMNS, names, "pairs")
+
+
 def read_columns(frame: pl.DataFrame) -> pl.DataFrame:
     """The `COLUMNS` of a table: ids and a title as text, and lists of titles; what is missing, or says so, is empty.
 
@@ -27,15 +37,18 @@ def read_columns(frame: pl.DataFrame) -> pl.DataFrame:
     cannot be read, and is null where there is none.
 
     Raises:
-        DataError: there is no column of targets, or none of people; or one is of a type that holds no text.
+        DataError: there is no column of targets, or none of people; one is of a type that holds no text; or two could
+            be the same one.
     """
+    given, found = frame.columns, columns_of(frame.columns)
+    frame = frame.select(pl.col(column).alias(name) for name, column in found.items())
     for needed in (("item", "target_title"), ("user", *_LISTS)):
-        if not {*needed} & {*frame.columns}:
+        if not {*needed} & {*found}:
             raise DataError(
-                f"pairs have no column {' or '.join(needed)}; their columns are {listed(frame.columns)}. Fix: "
+                f"pairs have no column {' or '.join(needed)}; their columns are {listed(given)}. Fix: "
                 "rename the columns, or add one"
             )
-    for name in {*COLUMNS} & {*frame.columns}:
+    for name in frame.columns:
         kind = frame.schema[name]
         inner = getattr(kind, "inner", kind) if name in _LISTS else kind
         no_list = name in _LISTS and inner is kind and kind not in (pl.String, pl.Null)

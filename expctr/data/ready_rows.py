@@ -197,6 +197,6 @@ def _read(
     middle = options.threshold or 0.0
     entries = rows.select("user", "timestamp", "history", "history_liked", of=pl.int_range(pl.len()))
     entries = entries.explode("history", "history_liked").drop_nulls("history")
-    rating = pl.when("history_liked").then(middle + 1).otherwise(middle - 1).cast(pl.Float32)
+    rating = pl.when("history_liked").then(middle + 1).otherwise(middle - 1).cast(rows.schema["rating"])
     entries = entries.select("user", "timestamp", "of", rating.alias("rating"), name="history")
     return rows.with_columns(content.alias("content")).drop("history", "history_liked"), entries

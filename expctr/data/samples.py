@@ -16,6 +16,7 @@ from expctr.data.interactions import is_liked, load_interactions, titled_items
 from expctr.data.negatives import with_negatives
 from expctr.data.options import IGNORED_WITH_SPLITS, SPLITS, SampleOptions
 from expctr.data.random_draws import Ints, id_codes, redraw
+from expctr.data.readers.bad_rows import has_row
 from expctr.data.readers.base import RawTable, RawTables
 from expctr.data.ready_rows import ready_targets
 from expctr.data.sample_rows import history_lists, target_features
@@ -93,7 +94,8 @@ def make_samples(
             used, used_in = targets.events["item"].unique().cast(pl.String), "items of histories and targets"
         _compare(used, ids, used_in, tables.described, summary)
     if options.negatives:
-        samples = with_negatives(samples, targets.events, items, options, summary)
+        skipped = [table.frame.filter(~has_row()).select("user", "item").drop_nulls() for table in sources.values()]
+        samples = with_negatives(samples, targets.events, items, options, summary, pl.concat(skipped).collect())
     samples = samples.with_columns(pl.int_range(pl.len(), dtype=pl.Int64).alias("sample"))
     summary.side_dropped = dict(side_dropped)
     summary.count_samples(samples)
@@ -285,7 +287,8 @@ def _assemble(targets: Targets, items: pl.DataFrame, options: SampleOptions) -> 
     samples = samples.join(lists, on="sample", how="left", maintain_order="left")
     samples = samples.with_columns(pl.col(pl.List(pl.String), pl.List(pl.Boolean)).fill_null([]))
     place = [name for name in ("place",) if name in events.columns]
-    outcome = events[rows].select(is_liked(options).cast(pl.Int8).alias("label"), "rating", "timestamp", *place)
+    label, rating = is_liked(options).cast(pl.Int8).alias("label"), pl.col("rating").cast(pl.Float32)
+    outcome = events[rows].select(label, rating, "timestamp", *place)
     samples = pl.concat([samples, outcome], how="horizontal")
     return samples.join(target_features(items.drop("title")), on="target", how="left", maintain_order="left")
 

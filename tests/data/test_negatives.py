@@ -2,12 +2,14 @@
 
 import random
 from collections import Counter
+from dataclasses import replace
 
 import polars as pl
 import pytest
 from tiny import make_tables
 
 from expctr.data.options import SampleOptions
+from expctr.data.readers.bad_rows import NO_TIME, marked
 from expctr.data.samples import make_samples
 from expctr.errors import DataError
 
@@ -93,6 +95,20 @@ def test_features_of_a_negative_are_its_own_and_the_context_is_the_positives() -
     assert samples["target_colour"].to_list() == samples["target"].to_list()
     assert samples["context_place"].to_list() == [time % 7 for time in samples["timestamp"]]
     assert samples.filter(user="u1")["user_age"].to_list() == [3] * 8
+
+
+def test_an_item_of_a_row_that_was_skipped_is_no_negative() -> None:
+    """Perhaps its time alone was bad: its user had it all the same."""
+    rows = positives(items=8)
+    tables = make_tables([(user, item, 1.0, None if item == "i0" else time) for user, item, _, time in rows])
+    problem = pl.when(pl.col("timestamp").is_null()).then(marked(NO_TIME))
+    interactions = replace(tables.interactions, frame=tables.interactions.frame.with_columns(problem=problem))
+    options = replace(OPTIONS, on_bad_row="skip")
+    samples, summary = make_samples(replace(tables, interactions=interactions), options)
+    assert summary.dropped
+    drawn = {*samples.filter(label=0).select("user", "target").rows()}
+    assert drawn
+    assert not drawn & {(user, item) for user, item, _, _ in rows}
 
 
 def test_data_with_dislikes_are_refused() -> None:

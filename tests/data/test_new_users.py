@@ -122,6 +122,17 @@ def test_lists_are_read_as_those_of_pairs(tmp_path: Path) -> None:
     assert user == NewUser(SampleText("Up", ("Alien", "Heat, The"), ()), row=2)
 
 
+def test_columns_are_found_by_names_with_blanks_or_in_capitals(tmp_path: Path) -> None:
+    folder = write(
+        tmp_path, {"new.csv": "User, Target,liked_titles, Disliked Titles,target_title\nann,7,Alien,Heat,M\n"}
+    )
+    (ann,) = read_new_users(folder / "new.csv")
+    assert (ann.user, ann.target, ann.text) == ("ann", "7", SampleText("M", ("Alien",), ("Heat",)))
+    write(tmp_path, {"new.csv": "User,USER,liked_titles,disliked_titles,target_title\na,b,Alien,,M\n"})
+    with pytest.raises(DataError, match=r"new\.csv: columns User, USER could all be user\. Fix: "):
+        read_new_users(folder / "new.csv")
+
+
 @pytest.mark.parametrize("title", ["Heat", "Heat (1995)", "  hEAT", "id:12"])
 def test_titles_agree_as_the_catalogue_compares_them(title: str) -> None:
     rows = new_user_samples([NewUser(SampleText(title), target="12")], Catalogue(ITEMS), LIKE)

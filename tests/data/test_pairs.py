@@ -157,6 +157,13 @@ def test_a_table_without_people_or_targets_is_refused(names: list[str]) -> None:
         read_columns(pl.DataFrame({name: ["a"] for name in names}))
 
 
+def test_an_exact_name_comes_before_one_that_looks_alike_and_two_of_these_are_refused() -> None:
+    exact = read_columns(pl.DataFrame({"User": ["b"], "user": ["a"], "item": ["8"]}))
+    assert exact["user"].to_list() == ["a"]
+    with pytest.raises(DataError, match=r"pairs: columns User, USER could all be user\. Fix: rename the one that is"):
+        read_columns(pl.DataFrame({"User": ["b"], "USER": ["a"], "item": ["8"]}))
+
+
 @pytest.mark.parametrize("liked", [[1984], [True], [date(1984, 1, 1)], [1.5]])
 def test_a_history_of_one_number_a_row_is_refused(liked: list[object]) -> None:
     with pytest.raises(DataError, match=r"pairs: the column liked_titles is of type .* Fix: give lists of texts, or "):

@@ -111,6 +111,39 @@ def test_a_log_of_one_day_per_user_is_told_of_same_time() -> None:
         prepared(daily, ITEMS)
 
 
+@pytest.mark.parametrize("dtype", [pl.Int64(), pl.Float64(), pl.String()])
+def test_ratings_of_many_digits_are_compared_with_all_of_them(dtype: pl.DataType) -> None:
+    """Such as milliseconds watched; of 32-bit floats, the lower one would be rounded up to the threshold."""
+    millis = CLICKS.with_columns(watched=(pl.col("clicked") + 16_777_216).cast(dtype)).drop("clicked")
+    columns, options = TableColumns(rating="watched"), SampleOptions(threshold=16_777_217)
+    liked = dict(CLICKS.select(pl.col("ts") * 10**6, "clicked").iter_rows())
+    samples = prepared(millis, ITEMS, columns=columns, samples=options).samples
+    assert samples["label"].to_list() == [liked[time] for time in samples["timestamp"]]
+    assert samples["label"].n_unique() == 2
+
+
+def test_short_decimals_are_compared_as_they_are_written() -> None:
+    """0.7 as a float of 32 bits is less than 0.7, and as one of 64 bits it is not."""
+    shares = CLICKS.with_columns(share=0.6 + pl.col("clicked") / 10).drop("clicked")
+    for dtype in (pl.Float32, pl.Float64):
+        columns, options = TableColumns(rating="share"), SampleOptions(threshold=0.7)
+        rated = prepared(shares.cast({"share": dtype}), ITEMS, columns=columns, samples=options).samples
+        assert rated["label"].to_list() == [int(rating > 0.65) for rating in rated["rating"]]
+        assert rated["label"].n_unique() == 2
+
+
+def test_a_category_of_whole_numbers_is_one_in_all_files(tmp_path: Path) -> None:
+    """A value is 3.0 in a file that pandas wrote, another value of the column is missing."""
+    half = CLICKS.height // 2
+    CLICKS[:half].write_csv(tmp_path / "1.csv")
+    CLICKS[half:].with_columns(pl.col("position").cast(pl.Float64)).write_csv(tmp_path / "2.csv")
+    assert ".0," in (tmp_path / "2.csv").read_text() or ".0\n" in (tmp_path / "2.csv").read_text()
+    data = prepared(str(tmp_path), ITEMS, features={"position": "category"})
+    values = {value for value in data.samples["context_position"] if value is not None}
+    assert values
+    assert values <= {*map(str, CLICKS["position"])}
+
+
 def test_labels_thresholds_and_negatives_must_fit() -> None:
     ratings = CLICKS.with_columns(stars=pl.col("clicked") * 7 - 2).drop("clicked")
     rated = prepared(ratings, ITEMS, samples=SampleOptions(threshold=3)).samples

@@ -141,6 +141,22 @@ def match_name(name: str, names: Sequence[str]) -> str | None:
     return alike[0] if len(alike) == 1 else None
 
 
+def named_columns(wanted: Sequence[str], names: Sequence[str], place: str) -> dict[str, str]:
+    """The columns of fixed names that a table has, by these names: ` Liked_Titles` is liked_titles.
+
+    Raises:
+        DataError: two could be meant; it names `place`.
+    """
+    found = {}
+    for name in wanted:
+        alike = [other for other in names if plain_header(other) == plain_header(name)]
+        if name not in names and len(alike) > 1:
+            raise DataError(f"{place}: columns {listed(alike)} could all be {name}. Fix: rename the one that is {name}")
+        if alike:
+            found[name] = name if name in names else alike[0]
+    return found
+
+
 def _may_list(dtype: pl.DataType) -> bool:
     return isinstance(dtype, pl.List | pl.Array | pl.String | pl.Null)
 

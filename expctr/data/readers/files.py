@@ -1,9 +1,12 @@
 """Finds the raw files of a dataset, and checks that they can be read."""
 
 import fnmatch
+import gzip
 import os
 import re
-from collections.abc import Mapping, Sequence
+import zlib
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,6 +16,8 @@ from expctr.untrusted import replace_surrogates
 
 _COMPRESSED = (".gz", ".zst")
 _ARCHIVES = {b"PK\x03\x04": "zip", b"BZh": "bzip2", b"\xfd7zXZ": "xz", b"7z\xbc\xaf": "7-Zip", b"Rar!": "RAR"}
+_SKIPPED = b"\x2a\x4d\x18"
+"""Bytes of a zstd frame that is skipped, after one of 0x50 to 0x5f. Polars takes a file that begins so for text."""
 _WORKBOOKS = (b"[Content_Types].xml", b"mimetypeapplication/vnd.oasis")  # in the head of .xlsx and .ods, zip archives
 _SHEETS = ("a spreadsheet", "an Excel workbook")
 _FORMATS = {
@@ -46,18 +51,21 @@ class Layout:
 
 @dataclass(frozen=True)
 class FoundFiles:
-    """The files of the layout that a folder holds; `notes` says which similar files are not used."""
+    """The files of the layout that a folder holds; `notes` says which similar files are not used, `doubts` why one of
+    them should perhaps be.
+    """
 
     layout: str
     ratings: tuple[Path, ...]
     items: Path
     users: Path | None
     notes: tuple[str, ...]
+    doubts: tuple[str, ...]
 
     def tables(self, ratings: Sequence[RawTable], items: RawTable, users: RawTable | None) -> RawTables:
         """The tables that were read from these files; `ratings` has one table, or those of train, val and test."""
         splits = dict(zip(("train", "val", "test"), ratings, strict=True)) if len(ratings) > 1 else {}
-        return RawTables(ratings[0], items, users, self.notes, splits)
+        return RawTables(ratings[0], items, users, self.notes, splits, doubts=self.doubts)
 
 
 def find_layout(folder: Path, layouts: Mapping[str, Layout]) -> FoundFiles:
@@ -96,8 +104,9 @@ def find_layout(folder: Path, layouts: Mapping[str, Layout]) -> FoundFiles:
     patterns = {p for one in layouts.values() for p in (*one.ratings, one.items, one.users)}
     similar = (n for n in content if any(_matching([n], p, "*") for p in patterns))
     notes = tuple(f"not used: file {n}" for n in similar if n not in chosen)
+    doubts = odd_copies([folder / n for names in matching for n in names])
     paths = tuple(folder / n for n in ratings if n)
-    return FoundFiles(name, paths, folder / str(items), folder / users if users else None, notes)
+    return FoundFiles(name, paths, folder / str(items), folder / users if users else None, notes, tuple(doubts))
 
 
 def check_file(path: Path) -> None:
@@ -116,6 +125,8 @@ def check_file(path: Path) -> None:
                 sheet = " (pandas: pandas.read_excel(...).to_csv(..., index=False))" if found in _SHEETS else ""
                 raise DataError(f"{found}, {path}. Fix: save the table as CSV in UTF-8{sheet}, or as parquet")
             packed = next((kind for magic, kind in _ARCHIVES.items() if start.startswith(magic)), None)
+            if start[1:4] == _SKIPPED and start[0] >> 4 == 5:
+                raise DataError(f"packed by pzstd, {path}. Fix: unpack it, or pack it with zstd or gzip")
             if packed:
                 raise DataError(f"a {packed} archive, {path}. Fix: unpack it; gzip and zstd files are read as they are")
             is_text = start.isascii() and min(start, default=9) >= 9  # unpacked, with its name left as it was
@@ -148,6 +159,32 @@ def check_local(named: str) -> None:
 def plain_name(name: str) -> str:
     """The name without the ending of a compressed file."""
     return next((name[: -len(end)] for end in _COMPRESSED if name.lower().endswith(end)), name)
+
+
+def odd_copies(files: Iterable[Path]) -> list[str]:
+    """What looks wrong if gzip files stand beside plain ones, which are read, and do not unpack to their size."""
+    pairs = [(file, file.with_name(plain_name(file.name))) for file in dict.fromkeys(files) if file.is_file()]
+    gzipped = [(file, plain) for file, plain in pairs if file.suffix.lower() == ".gz" and plain.is_file()]
+    return [
+        f"{file} is left out as a compressed copy of {plain.name}, which has another size. Fix: remove one of them, or "
+        "rename one, so that both are read"
+        for file, plain in gzipped
+        if not _unpacks_to(file, plain.stat().st_size)
+    ]
+
+
+def _unpacks_to(file: Path, size: int) -> bool:
+    with suppress(OSError, EOFError, zlib.error):
+        with file.open("rb") as packed:
+            packed.seek(max(0, file.stat().st_size - 4))
+            if int.from_bytes(packed.read(), "little") == size % 2**32:  # as a file of one member says
+                return True
+        left = size
+        with gzip.open(file) as content:
+            while left >= 0 and (block := content.read(1 << 20)):
+                left -= len(block)
+        return left == 0
+    return False
 
 
 def _listed(folder: Path) -> list[str]:

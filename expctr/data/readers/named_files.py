@@ -2,11 +2,9 @@
 
 import fnmatch
 import glob
-import gzip
 import hashlib
 import os
 import re
-import zlib
 from collections import Counter
 from collections.abc import Sequence
 from contextlib import suppress
@@ -155,36 +153,16 @@ def _is_there(path: Path) -> bool:
 def unused_files(named: str) -> list[str]:
     """The files of a folder or a glob that are not read: of other formats, copies, links, and locks of spreadsheets."""
     path = Path(os.path.expanduser(named))
-    return [str(file.relative_to(path)) if path.is_dir() else file.name for file in _left_out(named)]
+    return [str(file.relative_to(path)) if path.is_dir() else file.name for file in left_out(named)]
 
 
-def odd_copies(named: str) -> list[Path]:
-    """The gzip files that are left out as copies, and are none, as they do not unpack to the other's size."""
-    pairs = [(file, file.with_name(plain_name(file.name))) for file in _left_out(named) if file.is_file()]
-    gzipped = [(file, plain) for file, plain in pairs if file.suffix.lower() == ".gz" and plain.is_file()]
-    return [file for file, plain in gzipped if not _unpacks_to(file, plain.stat().st_size)]
-
-
-def _left_out(named: str) -> list[Path]:
+def left_out(named: str) -> list[Path]:
+    """The files that `unused_files` names."""
     path = Path(os.path.expanduser(named))
     if path.is_dir():
         return [file for file in sorted({*_below(path)} - {*find_files(named, "")}) if file.is_file()]
     found = [] if path.exists() or not glob.has_magic(named) else _matching(path)
     return sorted({*found} - {*find_files(named, "")})
-
-
-def _unpacks_to(file: Path, size: int) -> bool:
-    with suppress(OSError, EOFError, zlib.error):
-        with file.open("rb") as packed:
-            packed.seek(max(0, file.stat().st_size - 4))
-            if int.from_bytes(packed.read(), "little") == size % 2**32:  # as a file of one member says
-                return True
-        left = size
-        with gzip.open(file) as content:
-            while left >= 0 and (block := content.read(1 << 20)):
-                left -= len(block)
-        return left == 0
-    return False
 
 
 def linked_folders(named: str) -> list[str]:

@@ -35,8 +35,9 @@ from expctr.data.readers.columns import (
     snapshot_columns,
     time_columns,
 )
+from expctr.data.readers.files import odd_copies
 from expctr.data.readers.lost_digits import is_rounded
-from expctr.data.readers.named_files import find_files, linked_folders, odd_copies, same_content, unused_files
+from expctr.data.readers.named_files import find_files, left_out, linked_folders, same_content, unused_files
 from expctr.data.readers.ready import all_items, history_columns, is_ready, with_flags, with_tallrec
 from expctr.data.readers.snapshots import SNAPSHOT, SNAPSHOT_TEXT
 from expctr.data.readers.sources import NESTED, Source, open_source
@@ -97,11 +98,7 @@ class TableReader:
         named = [source for source in self.named.values() if isinstance(source, str)]
         unused = [name for source in named for name in unused_files(source)]
         self.notes += [f"not used: file {listed(unused, 5)}"] if unused else []
-        for copy in (file for source in named for file in odd_copies(source)):
-            self.doubts.append(
-                f"{copy} is left out as a compressed copy of {copy.with_suffix('').name}, which has another size. Fix: "
-                "remove one of them, or rename one, so that both are read"
-            )
+        self.doubts += odd_copies(file for source in named for file in left_out(source))
         linked = [name for source in named for name in linked_folders(source)]
         self.notes += [f"not read: link to a folder {listed(linked, 5)}"] if linked else []
         no_titles = not any("title" in found for found in self._found.values()) and not self._items_have_titles
@@ -225,7 +222,8 @@ class TableReader:
             columns["rating"] = as_label(*value("label"))
             checks.append((pl.col("rating").is_null(), BAD_LABEL, found["label"]))
         elif "rating" in found:
-            columns["rating"] = as_number(*value("rating")).cast(pl.Float32)
+            text, dtype = value("rating")  # 0.7 as a float of 32 bits is less than 0.7
+            columns["rating"] = as_number(text, dtype).cast(pl.Float32 if dtype == pl.Float32 else pl.Float64)
             checks.append((pl.col("rating").is_null(), NOT_A_NUMBER, found["rating"]))
         columns["timestamp"] = pl.lit(None, pl.Int64)
         if self.is_timed and "timestamp" in found and not is_ready(found):

@@ -82,7 +82,9 @@ def typed_feature(value: pl.Expr, dtype: pl.DataType, kind: FeatureKind, name: s
         bad = is_bad_list(value, dtype)
         return pl.when(~bad).then(as_keys(value, dtype)), bad
     if kind == "category":
-        return as_key(value, dtype), None
+        key = as_key(value, dtype)
+        # pandas writes a whole number as 3.0 where one of the column is missing, perhaps in one file of several
+        return key.str.replace(r"^(-?\d+)\.0$", "$1") if dtype == pl.String else key, None
     typed = as_label(value, dtype) == 1 if kind == "boolean" else as_number(value, dtype)
     return typed, ~is_missing(value, dtype)
 

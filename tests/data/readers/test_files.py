@@ -46,6 +46,14 @@ def test_files_of_other_programs_are_named(tmp_path: Path, kind: str) -> None:
         check_file(path)
 
 
+def test_a_file_of_pzstd_is_named(tmp_path: Path) -> None:
+    """It begins with a frame to skip, and polars takes it for text."""
+    path = tmp_path / "clicks.csv.zst"
+    path.write_bytes(bytes.fromhex("502a4d18 04000000 00000000 28b52ffd") + bytes(40))
+    with pytest.raises(DataError, match=r"^packed by pzstd, .*clicks\.csv\.zst\. Fix: unpack it, or pack it with zstd"):
+        check_file(path)
+
+
 @pytest.mark.parametrize("header", ["ORCID,title", "Objects,clicked", "SQL,x"])
 def test_a_header_that_looks_alike_is_a_header(tmp_path: Path, header: str) -> None:
     path = tmp_path / "clicks.csv"

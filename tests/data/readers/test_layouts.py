@@ -256,6 +256,16 @@ def test_files_that_are_not_read_are_named(
     assert read(write(tmp_path, files)).notes == notes
 
 
+def test_a_file_that_was_unpacked_in_part_is_a_doubt(tmp_path: Path) -> None:
+    """As on a full disk: the packed file beside it has more rows."""
+    packed = gzip.compress((RATINGS + "9,2,5,900\n").encode())
+    folder = write(tmp_path, {"ratings.csv": RATINGS, "movies.csv": MOVIES, "ratings.csv.gz": packed})
+    (doubt,) = movielens.read(folder).doubts
+    assert "ratings.csv.gz is left out as a compressed copy of ratings.csv, which has another size. Fix: " in doubt
+    (folder / "ratings.csv.gz").write_bytes(gzip.compress(RATINGS.encode()))
+    assert not movielens.read(folder).doubts
+
+
 @pytest.mark.parametrize(("compression", "damage"), [("gzip", "cut"), ("gzip", "flipped"), ("zstd", "cut")])
 def test_a_damaged_compressed_file_is_refused(tmp_path: Path, compression: str, damage: str) -> None:
     text = RATINGS + "".join(f"{user},2,5,{user * 7919 % 10_007}\n" for user in range(999))
