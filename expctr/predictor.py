@@ -32,7 +32,7 @@ from expctr.modules.staged import StagedModule
 from expctr.run_folder import find_run, read_config
 from expctr.stages.models import as_lists
 from expctr.training.scheduler import StageScheduler
-from expctr.training.selection import check_sharding, select_checkpoint
+from expctr.training.selection import check_sharding, listed_at, select_checkpoint
 
 EXPLANATION, PROBLEM = "explanation", "problem"
 _PAIR = "_pair"
@@ -67,9 +67,10 @@ class Predictor:
         if not _DEVICE.fullmatch(device):
             raise UserError(f"device is {device!r}. Fix: give auto, cpu or cuda, or one GPU of several as cuda:1")
         accelerator, _, index = device.partition(":")
-        run = find_run(run)
+        run = find_run(run).resolve()  # a link may lead to another run when the weights are read
         path = select_checkpoint("predict", checkpoint, run)
         assert path is not None
+        path = listed_at(path)
         check_sharding(path, sharded=False)
         config = read_config(run)
         parser = LightningArgumentParser(exit_on_error=False)

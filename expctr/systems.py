@@ -78,7 +78,10 @@ FURTHER = ("gauc", "ne", "ece")
 
 RESCALED = ("logloss", "ece")
 """Metrics that are also shown after a temperature, which changes no ranking."""
-T_NOTE = "T is the temperature with the lowest LogLoss on the validation rows; above 1, scores are too extreme."
+T_NOTE = (
+    "T is the temperature with the lowest LogLoss on the validation rows; above 1, scores are too extreme. 100 is the "
+    "end of the search: such scores tell nothing."
+)
 """Stands below tables that show T."""
 
 FEWEST_ROWS, FEWEST_OF_A_LABEL = 50, 10

@@ -11,6 +11,7 @@ from shutil import copytree
 from types import SimpleNamespace
 from typing import Any, cast
 
+import lightning as L
 import numpy as np
 import polars as pl
 import pytest
@@ -88,6 +89,22 @@ def test_another_default_dtype_is_refused(predictor: Predictor, pairs: pl.DataFr
 def test_a_loaded_run_is_not_copied(predictor: Predictor, copied: Callable[[object], object]) -> None:
     with pytest.raises(TypeError, match=r"a loaded run cannot be copied or pickled\. Fix: load it in each process"):
         copied(predictor)
+
+
+def test_a_link_is_followed_once(run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As `latest`, which may lead to another run when the weights are read, whose options are others."""
+    used: list[Path] = []
+
+    def restore(trainer: L.Trainer, module: object, data: object, checkpoint: Path, callbacks: object) -> Predictor:
+        used.extend((checkpoint, Path(trainer.default_root_dir)))
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Predictor, "restore", restore)
+    (tmp_path / "latest").symlink_to(run)
+    for checkpoint in (None, tmp_path / "latest" / "checkpoints" / checkpoints(run / "checkpoints")[-1].name):
+        with pytest.raises(KeyboardInterrupt):
+            expctr.load(tmp_path / "latest", checkpoint and str(checkpoint))
+    assert used == [checkpoints(run.resolve() / "checkpoints")[-1], run.resolve()] * 2
 
 
 def test_a_pair_has_the_scores_of_its_explanation(predictor: Predictor, pairs: pl.DataFrame) -> None:
@@ -349,11 +366,20 @@ def test_ids_that_a_missing_value_made_floats_and_lists_without_a_value_are_read
 
 def test_columns_are_found_by_names_with_blanks_or_in_capitals(predictor: Predictor, pairs: pl.DataFrame) -> None:
     """As in headers written by hand: `user, item`. Left out, a list of titles would only make other scores."""
+    pairs = pairs.with_columns(liked_titles=pl.lit("Heat"), disliked_titles=pl.lit("Film 3"))
     odd = {"user": "User", "item": " item", "liked_titles": "liked-titles", "disliked_titles": "DISLIKED_TITLES"}
     scored = predictor.score(pairs.rename(odd))
     assert scored.columns[: pairs.width] == pairs.rename(odd).columns
     names = {odd[name]: name for name in odd}
     assert_frame_equal(scored.rename(names), predictor.score(pairs), abs_tol=1e-6)
+
+
+def test_a_file_may_have_headers_in_capitals(predictor: Predictor, run: Path, tmp_path: Path) -> None:
+    user, item = predictor.data.samples.select("user", "target").row(0)
+    (tmp_path / "pairs.csv").write_text(f"User, Item\n{user},{item}\nnobody,{item}\n")
+    job = (tmp_path / "pairs.csv", tmp_path / "out.parquet", "top:1", checkpoints(run / "checkpoints")[-1])
+    assert predict_pairs(predictor, *job).problems == {"the ratings have no user nobody": 1}
+    assert pl.read_parquet(tmp_path / "out.parquet").columns[:2] == ["User", " Item"]
 
 
 def test_titles_of_no_item_are_counted(

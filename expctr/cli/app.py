@@ -38,6 +38,7 @@ from expctr.run_folder import checkpoints, holds_run, position, read_config
 from expctr.training.checkpoint import RunCheckpoint, checkpoint_folder
 from expctr.training.fsdp import ShardedStrategy
 from expctr.training.lock import claim, hold
+from expctr.training.loggers import leave_out_csv, rename_metrics
 from expctr.training.progress import ProgressLog, StageProgressBar
 from expctr.training.ranks import check_options_agree, check_world, lost_process, network_fault, with_slurm
 from expctr.training.scheduler import StageScheduler, check_trainer
@@ -47,6 +48,7 @@ from expctr.training.selection import (
     check_sharding,
     check_unused,
     hold_results,
+    listed_at,
     run_of,
     select_checkpoint,
     source_of,
@@ -173,7 +175,8 @@ class ExpCTRCLI(LightningCLI):
         if "://" in str(root) or "::" in str(root):  # Lightning's file system reads both as addresses
             raise UserError(f"trainer.default_root_dir: {root} is not on this machine. Fix: name a folder here")
         run = Path(root)
-        # a link in the path may lead elsewhere when the results are written
+        self._place = run.stat() if run.exists() else None
+        # a link in the path may lead elsewhere when the results are written; of a fit, RunCheckpoint sees to it
         if self.subcommand != "fit" and (place := Path(os.path.realpath(run))) != run.absolute():
             run = place
             config.trainer.default_root_dir = str(run)
@@ -182,6 +185,8 @@ class ExpCTRCLI(LightningCLI):
         if path is None and config.ckpt_path == "last":
             where = printable(str(run / "checkpoints"))
             print(f"no checkpoint in {where} yet: starting from the beginning", file=sys.stderr)
+        if path and self.subcommand != "fit":
+            path = listed_at(path)  # nor may one in the checkpoint's path
         config.ckpt_path, asked = path and str(path), config.ckpt_path
         made = run_of(path, run) if path else run
         if config.trainer.logger is not False:
@@ -207,6 +212,8 @@ class ExpCTRCLI(LightningCLI):
             if self._source and self.trainer.is_global_zero:
                 with suppress(OSError):  # the command itself reports it
                     stack.enter_context(hold_results(Path(self.trainer.default_root_dir), self._source))
+            if subcommand == "test":
+                leave_out_csv(self.trainer)
             if subcommand in _WITH_FILES:
                 stack.enter_context(spared("stdout"))
             super()._run_subcommand(subcommand)
@@ -229,6 +236,11 @@ class ExpCTRCLI(LightningCLI):
                 for callback in self.trainer.callbacks:  # type: ignore[attr-defined]
                     if isinstance(callback, RunCheckpoint):
                         callback.lock = lock
+                if self._place and not os.path.samestat(self._place, root.stat()):
+                    raise UserError(
+                        f"{root} is no longer the folder that this command began with: a link changed, or that was "
+                        f"moved. Fix: start again with the run's own folder"
+                    )
                 if [path.name for path in checkpoints(checkpoint_folder(self.trainer))] != self._found:
                     raise UserError(
                         f"{self.trainer.default_root_dir} was trained in by another process while this one loaded. "
@@ -238,6 +250,7 @@ class ExpCTRCLI(LightningCLI):
                     stack.enter_context(hold(folder.resolve()))
                 claim(folder)
                 claim(root / "explanations")
+                rename_metrics(self.trainer)
             self.trainer.fit(**kwargs)
         if self.trainer.is_global_zero and not vars(self.trainer)["fast_dev_run"]:
             print(printable(self._end_of_fit()))

@@ -258,7 +258,7 @@ def _users(table: pl.LazyFrame) -> list[str]:
     column = columns_of(schema.names()).get("user")
     if column is None:
         return []
-    users = table.select(as_id(pl.col(column), schema[column]).unique()).collect(engine="streaming")
+    users = table.select(as_id(pl.col(column), schema[column]).unique().alias("user")).collect(engine="streaming")
     return users["user"].drop_nulls().to_list()
 
 

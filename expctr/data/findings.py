@@ -6,7 +6,7 @@ from pathlib import Path
 from expctr.data.options import SampleOptions
 from expctr.data.readers.base import OTHER_TITLE
 from expctr.data.readers.snapshots import FIRST, SNAPSHOTS, UNDATED, UNREAD, WITH_TITLE
-from expctr.data.summary import BEYOND_MAX_SAMPLES, COPIES, REPEATED, SUPERSEDED, DataSummary
+from expctr.data.summary import BEYOND_MAX_SAMPLES, BEYOND_TARGETS, COPIES, REPEATED, SUPERSEDED, DataSummary
 
 _FEW = 10  # rows of a label
 _WARM, _HARDLY = 0.5, 0.01
@@ -28,7 +28,7 @@ def findings(summary: DataSummary, options: SampleOptions) -> list[str]:
     Returns:
         One text per finding, which says what was found and how to fix it; none if nothing looks wrong.
     """
-    more = "give the files of data.splits more rows" if summary.own_splits else "raise data.samples.targets_per_user"
+    more = _more(summary)
     return [
         *summary.doubts,
         *_dropped_rows(summary),
@@ -44,6 +44,16 @@ def findings(summary: DataSummary, options: SampleOptions) -> list[str]:
         *_order(summary, options),
         *_histories(summary),
     ]
+
+
+def _more(summary: DataSummary) -> str:
+    """How to get more samples: by the limit that takes most."""
+    if summary.own_splits:
+        return "give the files of data.splits more rows"
+    dropped = summary.samples_dropped
+    limits = {"max_samples": BEYOND_MAX_SAMPLES, "targets_per_user": BEYOND_TARGETS}
+    limit = max(limits, key=lambda name: dropped.get(limits[name], 0))
+    return f"raise data.samples.{limit}" if dropped.get(limits[limit]) else "give more rows"
 
 
 def _dropped_rows(summary: DataSummary) -> list[str]:
@@ -131,8 +141,6 @@ def _labels(summary: DataSummary, options: SampleOptions, more: str) -> list[str
         return []
     scale = f"check data.samples.threshold ({options.threshold or 0:g}) against the scale of the ratings"
     labels = "check that the column of labels is the right one" if options.threshold is None else scale
-    if summary.samples_dropped.get(BEYOND_MAX_SAMPLES):
-        more = "raise data.samples.max_samples"
     return [
         f"few rows of a label: {', '.join(few)}. Below {_FEW} rows an AUC is mostly chance, and without any there is "
         f"none. Fix: {more if options.negatives else f'{labels}, or {more}'}"  # with negatives, labels are right
@@ -160,8 +168,8 @@ def _users(summary: DataSummary, options: SampleOptions, more: str) -> list[str]
         return []
     if test["warm_users"] > _HARDLY:
         return [
-            f"{1 - test['warm_users']:.0%} of the users of the test rows are unknown to training: of these the models "
-            f"learn nothing from ids. Fix: {more}; data.samples.split: random shows what known users would give"
+            f"{1 - test['warm_users']:.0%} of the test rows are of users who are unknown to training: of these the "
+            f"models learn nothing from ids. Fix: {more}; data.samples.split: random shows what known users would give"
         ]
     paper = " (one target per user, as in the paper)" if options.targets_per_user == 1 else ""
     return [

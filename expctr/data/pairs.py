@@ -40,12 +40,12 @@ def read_columns(frame: pl.DataFrame) -> pl.DataFrame:
         DataError: there is no column of targets, or none of people; one is of a type that holds no text; or two could
             be the same one.
     """
-    given, found = frame.columns, columns_of(frame.columns)
+    names, found = frame.columns, columns_of(frame.columns)
     frame = frame.select(pl.col(column).alias(name) for name, column in found.items())
     for needed in (("item", "target_title"), ("user", *_LISTS)):
         if not {*needed} & {*found}:
             raise DataError(
-                f"pairs have no column {' or '.join(needed)}; their columns are {listed(given)}. Fix: "
+                f"pairs have no column {' or '.join(needed)}; their columns are {listed(names)}. Fix: "
                 "rename the columns, or add one"
             )
     for name in frame.columns:

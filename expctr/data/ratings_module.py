@@ -184,6 +184,8 @@ class RatingsDataModule(L.LightningDataModule):
         if not self._tables:
             self.samples, self.summary = self._prepared
             self.features = Features.fit(self.samples, self.fields, self.history_counts, self.feature_kinds)
+        if stage == "predict" and self.people is not None:
+            self._people  # noqa: B018  # an error in the file comes before the language model is loaded
 
     @cached_property
     def _digests(self) -> dict[str, str]:

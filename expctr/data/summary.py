@@ -19,7 +19,7 @@ REPEATED = "copy of another row (user, item, time and rating)"
 """The reason why a row is dropped that was delivered twice."""
 SUPERSEDED = "earlier rating of the same item by the same user"
 """The reason why a row is dropped whose user rated the item again later."""
-BEYOND_MAX_SAMPLES = "beyond max_samples"
+BEYOND_MAX_SAMPLES, BEYOND_TARGETS = "beyond max_samples", "beyond targets_per_user"
 """The reason why a target is not used that the limit of samples leaves out."""
 
 

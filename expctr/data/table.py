@@ -20,7 +20,7 @@ from expctr.data.readers.table import CONTEXT, TableReader
 from expctr.data.readers.table_features import feature_name
 from expctr.data.sample_rows import history_of
 from expctr.data.user_ratings import SCHEMA
-from expctr.errors import DataError, UserError
+from expctr.errors import DataError, UserError, listed
 
 TABLE = SampleOptions(threshold=None, targets_per_user=20, max_samples=100_000, split=None, same_time="drop")
 """Labels are in the data. The newest targets are the test split, as a click log is used: the past predicts the future.
@@ -149,6 +149,8 @@ class TableDataModule(RatingsDataModule):
             )
         if not found.keys() & {"rating", "label"} and not options.negatives:
             raise UserError(
-                "the interactions have neither a label nor a rating, so every row is a positive. Fix: name the column "
-                "in data.columns.label; or draw items as dislikes with data.samples.negatives: 4"
+                f"the interactions have no column that is known for a label or a rating; they have "
+                f"{listed(self._reader.columns_read)}. Fix: name it in data.columns.label (1 or 0) or "
+                "data.columns.rating; or, if every row is a positive, draw items as dislikes with "
+                "data.samples.negatives: 4"
             )

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from expctr.data.interactions import is_liked
 from expctr.data.options import SampleOptions
 from expctr.data.random_draws import Ints, draws_of_ids, redraw
-from expctr.data.summary import BEYOND_MAX_SAMPLES
+from expctr.data.summary import BEYOND_MAX_SAMPLES, BEYOND_TARGETS
 
 
 class Targets(NamedTuple):
@@ -33,7 +33,7 @@ def draw_targets(events: pl.DataFrame, lengths: Ints, options: SampleOptions, dr
     by_user = eligible.group_by("user").agg(lowest)
     dropped["user with too few ratings for min_history"] += events["user"].n_unique() - by_user.height
     row = by_user["row"].explode().sort()
-    dropped["beyond targets_per_user"] += eligible.height - row.len()
+    dropped[BEYOND_TARGETS] += eligible.height - row.len()
     drawn = events[row].select("user", "draw", is_liked(options).alias("label"), row=row)
     return keep_subset(drawn, options, dropped)
 

@@ -78,6 +78,8 @@ class ResultWriter(Callback):
             )
         if stage in ("test", "predict") and trainer.is_global_zero:
             _check_writable(_folder(trainer))
+            if (inner := _folder(trainer) / "explanations").is_dir():  # which another user's test may have made
+                _check_writable(inner)
             self._place = _folder(trainer).stat()
         if stage == "test" and not len(_data(trainer).table("test")):
             raise UserError("there are no test rows. Fix: set the last share of data.samples.fractions above 0")

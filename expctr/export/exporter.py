@@ -59,11 +59,13 @@ class Exporter(Callback):
             )
         _check_new(out)
         self.model, self.out, self.merged, self.run = model, out, merged, run
+        self._began = False
 
     def on_predict_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         data: RatingsDataModule = trainer.datamodule  # type: ignore[attr-defined]
         if rank() == 0:
             _check_new(self.out)  # loading took minutes, in which another command may have written there
+        self._began = True
         lines = write(self.model, data.features, self.out, self.merged)
         if rank() == 0:
             other = _tested_instead(self.run, Path(str(trainer.ckpt_path)).resolve().name)
@@ -77,6 +79,12 @@ class Exporter(Callback):
             "\n".join(printable(line) for line in (f"exported to {self.out}", *(f"  {line}" for line in lines)))
         )
         trainer.strategy.barrier()
+        self._began = False
+
+    def on_exception(self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException) -> None:
+        """Say that what is there is not all, before somebody uses it."""
+        if self._began:
+            exception.add_note(f"{self.out} is not complete. Fix: remove it, and export again")
 
 
 def _tested_instead(run: Path, checkpoint: str) -> str:

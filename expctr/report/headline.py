@@ -100,7 +100,9 @@ def _sentences(run: Run) -> Answer:
     plain = section(run.table, "gains", "aug_plain").get("first")
     why = f"{AUG.name} reads a sentence beside each row's fields; {plain} sees the same fields alone."
     if not found:
-        why = f"table.json does not compare {AUG.name} with the CTR model without sentences: older versions did not."
+        why = _no_click_model(run) or (
+            f"table.json does not compare {AUG.name} with the CTR model without sentences: older versions did not."
+        )
         if AUG.name not in section(run.table, "systems"):
             why = f"This run has no {AUG.name}: its click model reads no sentences."
     titled = [c._replace(title=f"{c.metric.name}, {c.metric.better} is better") for c in found]
@@ -108,6 +110,14 @@ def _sentences(run: Run) -> Answer:
         titled.append(title)
     question = "With sentences against without: are click predictions better?"
     return Answer(question, word[0].upper() + word[1:], why, titled, [], [])
+
+
+def _no_click_model(run: Run) -> str:
+    """Why nothing is known of sentences in the click model, if its stage had not ended where the test was made."""
+    systems = section(run.table, "systems")
+    if AUG.name not in systems or section(systems, AUG.name):
+        return ""
+    return f"The checkpoint that was tested has no {AUG.name} yet: its CTR stage had not ended. Resume the fit."
 
 
 def _training(run: Run) -> Answer:
@@ -161,7 +171,8 @@ def _faithfulness(run: Run) -> Answer:
         facts.append(Fact("Sentences on what the user liked or disliked that are wrong about a title", wrong))
     used = own_row is not None and own_row.finding == "better"
     if own_row is None and share is None:
-        word, why = "Unknown", f"table.json has no test of {AUG.name} on other explanations."
+        word = "Unknown"
+        why = _no_click_model(run) or f"table.json has no test of {AUG.name} on other explanations."
     elif used and agrees:
         word = "Yes" if reason and reason.finding == "better" else "Partly"
         helped = "the sentence's reasons help in addition to its verdict"

@@ -165,6 +165,7 @@ def _run(run: Run, place: int) -> dict[str, Any]:
         "notes": run.notes,
         "answers": [_answer(answer, place) for answer in headline(run)],
         "alarms": run.events.alarms,
+        "unwatched": training.are_unwatched(run),
         "trained": bool(run.events.curves),
         "data": sections.data(run),
         "config_text": run.config_text,

@@ -69,6 +69,15 @@ def sign_figures(runs: Sequence[Run]) -> list[Figure]:
     return figures.drawn(made)
 
 
+def are_unwatched(run: Run) -> str:
+    """Why no alarm could be raised, if no stage was as long as one needs; else empty."""
+    window = number(section(run.config, "alarms").get("window"))
+    steps = {stage: len(run.events.curves.get(f"{stage}/unique", ())) for stage in ("lc", "ic")}
+    if math.isnan(window) or not any(steps.values()) or max(steps.values()) >= window:
+        return ""
+    return f"alarms.window is {window:.0f} rollout batches, and no stage had so many: no alarm could be raised."
+
+
 def _stage_figure(
     runs: Sequence[Run], title: str, tag: str, about: str, *, val: str = "", reference: Sequence[float] = ()
 ) -> Figure:

@@ -70,7 +70,7 @@ def main(args: Sequence[str]) -> None:
     parser.add_argument("--timeout", type=float, default=120, help="seconds that a request may wait; default 120")
     options = parser.parse_args(args)
     try:
-        run = find_run(options.run)
+        run = find_run(options.run).resolve()
         check_range("serve", options, port=(1024, 65535), timeout=(1, inf))
         check_temporary_folder()
         listener = listen(options.host, options.port)

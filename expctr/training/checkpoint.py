@@ -7,7 +7,7 @@ import signal
 import zipfile
 from pathlib import Path
 from tempfile import gettempdir
-from typing import Any, TextIO
+from typing import Any
 
 import lightning as L
 import torch
@@ -17,7 +17,7 @@ from torch.distributed.checkpoint.api import CheckpointException
 
 from expctr.errors import BadRunError, UserError, first_line
 from expctr.run_folder import checkpoints
-from expctr.training.lock import is_held
+from expctr.training.lock import Lock
 from expctr.training.ranks import check_ranks_agree, check_weights_agree
 from expctr.training.sharded_loading import torn
 from expctr.training.signals import STOPPING, Signals, Stopped
@@ -44,7 +44,7 @@ class RunCheckpoint(Checkpoint):
             raise ValueError("checkpoint.every_n_batches cannot be negative, and checkpoint.keep must be at least 1")
         self.every_n_batches, self.keep = every_n_batches, keep
         self._signals = Signals()
-        self.lock: TextIO | None = None
+        self.lock: Lock | None = None
         """Of the run's folder, on rank 0 of the command, see `lock.hold`."""
         self._done, self._cut_short = 0, False
         self._limit_val_batches: int | float = 1.0
@@ -56,6 +56,7 @@ class RunCheckpoint(Checkpoint):
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Compare the ranks once more, now that the weights are there, and listen to signals."""
         check_weights_agree(pl_module)
+        self._check_place(trainer, "nothing is trained")
         self._signals.listen()
 
     def on_train_batch_end(
@@ -126,11 +127,7 @@ class RunCheckpoint(Checkpoint):
             return
         folder = checkpoint_folder(trainer)
         path = folder / f"epoch={epoch:04d}-batch={batch:06d}.ckpt"
-        if self.lock and not is_held(folder.parent, self.lock):
-            raise UserError(
-                f"{folder.parent} is no longer the folder that this fit began in: that was moved or removed, or a link "
-                f"changed, so {path.stem} is not saved. Fix: resume the fit in its folder"
-            )
+        self._check_place(trainer, f"{path.stem} is not saved")
         aside, old = folder / f".{path.name}.tmp", folder / f".{path.name}.old"
         for logger in trainer.loggers:
             logger.save()  # or a run killed and resumed from here would have a hole in its curves
@@ -162,6 +159,16 @@ class RunCheckpoint(Checkpoint):
                 except OSError as error:  # on NFS, another command may still read it
                     rank_zero_warn(f"an older checkpoint stays, as it cannot be removed: {printable(str(error))}")
         trainer.strategy.barrier()
+
+    def _check_place(self, trainer: L.Trainer, outcome: str) -> None:
+        """Refuse to write over the checkpoints of another run, whose folder is where this one's was."""
+        run = Path(trainer.default_root_dir)
+        if self.lock and not self.lock.holds(run):
+            raise UserError(
+                f"{run} is no longer the folder that this fit began in: that was moved or removed, a link changed, or "
+                f"its .lock was removed and another process trains there. So {outcome}. Fix: resume the fit in its "
+                "folder"
+            )
 
 
 def checkpoint_folder(trainer: L.Trainer) -> Path:

@@ -6,7 +6,8 @@ import os
 import socket
 import stat
 from pathlib import Path
-from typing import TextIO
+from types import TracebackType
+from typing import Self, TextIO
 
 from lightning.pytorch.utilities import rank_zero_warn
 
@@ -23,12 +24,34 @@ class FolderHeldError(UserError):
     """Another process holds the folder."""
 
 
-def is_held(folder: Path, lock: TextIO) -> bool:
-    """Whether a path still leads to the folder that is held. It may have been moved, or a link be changed."""
-    try:
-        return os.path.samestat(os.fstat(lock.fileno()), os.stat(folder / LOCK))
-    except OSError:
-        return False
+class Lock:
+    """A folder that is held until this is closed, or this process ends, however it ends."""
+
+    def __init__(self, folder: Path, file: TextIO) -> None:
+        self._file, self._folder = file, os.stat(folder)
+
+    def holds(self, folder: Path) -> bool:
+        """Whether a path still leads to the folder. It may have been moved, or a link be changed.
+
+        Somebody may have removed the `.lock` as a stale one; but if there is another, another process holds the folder.
+        """
+        try:
+            is_here = os.path.samestat(self._folder, os.stat(folder))
+            removed = not os.path.lexists(folder / LOCK)
+            return is_here and (removed or os.path.samestat(os.fstat(self._file.fileno()), os.stat(folder / LOCK)))
+        except OSError:
+            return False
+
+    def close(self) -> None:
+        self._file.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
 
 
 def claim(folder: Path) -> None:
@@ -51,8 +74,8 @@ def claim(folder: Path) -> None:
     note_owner(place, run)
 
 
-def hold(folder: Path, use: str = "trained in", fix: str = "another folder by --trainer.default_root_dir") -> TextIO:
-    """Hold a folder until the returned file is closed, or this process ends, however it ends.
+def hold(folder: Path, use: str = "trained in", fix: str = "another folder by --trainer.default_root_dir") -> Lock:
+    """Hold a folder.
 
     The lock is the operating system's, so that a killed run leaves none; the file `.lock` in the folder, which stays,
     says who holds it. Where the file system has no locks, a warning says so.
@@ -93,4 +116,4 @@ def hold(folder: Path, use: str = "trained in", fix: str = "another folder by --
     file.truncate(0)
     file.write(f"process {os.getpid()} on {socket.gethostname()}\n")
     file.flush()
-    return file
+    return Lock(folder, file)

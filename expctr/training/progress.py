@@ -44,9 +44,12 @@ class Pace:
         self._batches, self._rows, self._done = self._batches + 1, self._rows + rows, batch_idx + 1
 
     def add_epoch(self, kind: str, seconds: float, prepares: bool = False) -> None:
-        """Remember how long an epoch took, unless it also prepares the others: those will be much faster."""
+        """Remember how long an epoch took, unless it also prepares the others: those will be much faster.
+
+        Of one that was resumed in its middle, `seconds` are those of its rest.
+        """
         if not prepares:
-            self._epochs[kind] = seconds
+            self._epochs[kind] = seconds * self._done / self._batches if self._batches else seconds
 
     def now(self, trainer: L.Trainer, module: L.LightningModule) -> list[str]:
         """Samples per second and the time left, after a batch."""

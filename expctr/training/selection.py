@@ -56,7 +56,7 @@ def select_checkpoint(command: str, ckpt_path: str | None, run: Path) -> Path | 
     if not path.exists():
         raise UserError(f"ckpt_path: there is no {path}. Fix: --ckpt_path last selects the run's newest checkpoint")
     own, harm = (folder, "which would be lost") if command == "fit" else (run, "whose results would be mixed with its")
-    if found and not {own.resolve(), folder.resolve()} & {*_place(path).parents}:
+    if found and not {own.resolve(), folder.resolve()} & {*listed_at(path).parents}:
         raise UserError(
             f"ckpt_path: {path} is of another run, and {run} holds a run of its own, {harm}. Fix: choose another "
             "folder with --trainer.default_root_dir"
@@ -121,8 +121,8 @@ def hold_results(folder: Path, source: Path) -> Iterator[None]:
         yield
 
 
-def _place(checkpoint: Path) -> Path:
-    """Where a checkpoint is listed. It may itself be a link, and the folder may be one, to another disk."""
+def listed_at(checkpoint: Path) -> Path:
+    """Where a checkpoint is listed. It may itself be a link, and so may the folders above it, to another disk."""
     return checkpoint.parent.resolve() / checkpoint.name
 
 
@@ -131,7 +131,7 @@ def run_of(checkpoint: Path, run: Path) -> Path:
 
     A checkpoint may have been copied to another place in its run's folder.
     """
-    path = _place(checkpoint)
+    path = listed_at(checkpoint)
     if (run / "checkpoints").resolve() in path.parents:
         return run.resolve()
     return next(filter(holds_run, path.parents), path.parent.parent)
@@ -139,7 +139,7 @@ def run_of(checkpoint: Path, run: Path) -> Path:
 
 def source_of(checkpoint: Path, run: Path) -> Path:
     """Whose results those of a checkpoint are: its run's, or its own where it lies in no run."""
-    made, place = run_of(checkpoint, run), _place(checkpoint)
+    made, place = run_of(checkpoint, run), listed_at(checkpoint)
     return made if holds_run(made) or (made / "checkpoints").resolve() in place.parents else place
 
 

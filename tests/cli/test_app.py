@@ -10,13 +10,16 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+import lightning as L
 import polars as pl
 import pytest
 import yaml
 from faults.callbacks import kill, poison
 from running import CONF, ENVIRON, LIMIT, TESTS, World, curves, expctr, last, movielens
 
+from expctr.cli.app import ExpCTRCLI
 from expctr.cli.app import run as run_cli
+from expctr.errors import UserError
 from expctr.predictor import Predictor
 from expctr.report.render import render
 from expctr.report.run import read_run
@@ -519,6 +522,19 @@ def test_a_copied_run_with_a_link_to_the_same_checkpoints_is_not_trained_beside_
         outcome = expctr("fit", *world.options("copied"), "--stages.rounds=0")
     assert outcome.code == 2, outcome.output
     assert f"{tmp_path / 'scratch'} is being trained in by process" in outcome.output
+
+
+def test_a_run_that_took_the_place_of_the_one_that_was_chosen_is_not_trained(tmp_path: Path) -> None:
+    """A link that the next job has changed; both runs may have checkpoints of the same names."""
+    one, other, latest = tmp_path / "one", tmp_path / "other", tmp_path / "latest"
+    one.mkdir()
+    other.mkdir()
+    latest.symlink_to(other)
+    cli = object.__new__(ExpCTRCLI)
+    cli.model, cli._place, cli._found = L.LightningModule(), one.stat(), []
+    cli.trainer = L.Trainer(accelerator="cpu", default_root_dir=latest, logger=False, enable_progress_bar=False)
+    with pytest.raises(UserError, match=r"latest is no longer the folder that this command began with"):
+        cli.fit()
 
 
 def saved(world: World, name: str) -> list[str]:

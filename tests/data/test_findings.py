@@ -55,7 +55,7 @@ WRONG = {
     "unknown users": ({"splits": {**SOUND.splits, "test": split(100, 0.5, 0.0)}}, "every user of the test rows"),
     "mostly unknown users": (
         {"splits": {**SOUND.splits, "test": split(100, 0.5, 0.08)}},
-        "92% of the users of the test rows are unknown to training",
+        "92% of the test rows are of users who are unknown to training",
     ),
     "a test account": (USER_0 | {"busiest_share": 0.21}, "user '0' has 21% of all rows"),
     "two titles": ({"side_dropped": {TITLES: 3}}, f"some items have several titles ({TITLES}: 3 in all)"),
@@ -80,6 +80,8 @@ def test_of_few_users_one_may_have_many_rows() -> None:
 
 def test_drawn_negatives_are_not_doubted() -> None:
     few = replace(SOUND, splits={**SOUND.splits, "test": split(9, 0.5)})
+    assert findings(few, OPTIONS)[0].endswith("or give more rows")
+    few = replace(few, samples_dropped={"beyond targets_per_user": 1})
     (found,) = findings(few, replace(OPTIONS, threshold=None, negatives=4))
     assert found.endswith("there is none. Fix: raise data.samples.targets_per_user")
 

@@ -122,14 +122,28 @@ def test_ratings_of_many_digits_are_compared_with_all_of_them(dtype: pl.DataType
     assert samples["label"].n_unique() == 2
 
 
-def test_short_decimals_are_compared_as_they_are_written() -> None:
+@pytest.mark.parametrize(
+    ("types", "as_splits"),
+    [
+        ([pl.Float32] * 3, False),
+        ([pl.Float64] * 3, True),
+        ([pl.Float64, pl.Float32, pl.Float64], False),
+        ([pl.Float32, pl.Float64, pl.String], True),
+    ],
+)
+def test_short_decimals_are_compared_as_they_are_written(types: list[Any], as_splits: bool, tmp_path: Path) -> None:
     """0.7 as a float of 32 bits is less than 0.7, and as one of 64 bits it is not."""
     shares = CLICKS.with_columns(share=0.6 + pl.col("clicked") / 10).drop("clicked")
-    for dtype in (pl.Float32, pl.Float64):
-        columns, options = TableColumns(rating="share"), SampleOptions(threshold=0.7)
-        rated = prepared(shares.cast({"share": dtype}), ITEMS, columns=columns, samples=options).samples
-        assert rated["label"].to_list() == [int(rating > 0.65) for rating in rated["rating"]]
-        assert rated["label"].n_unique() == 2
+    files = [tmp_path / name for name in ("1.parquet", "2.parquet", "3.parquet")]
+    for place, (path, dtype) in enumerate(zip(files, types, strict=True)):
+        shares[40 * place : 40 * (place + 1)].cast({"share": dtype}).write_parquet(path)
+    options: dict[str, Any] = {"columns": TableColumns(rating="share"), "samples": SampleOptions(threshold=0.7)}
+    if as_splits:
+        rated = prepared(items=ITEMS, splits=SplitFiles(*map(str, files)), **options).samples
+    else:
+        rated = prepared(str(tmp_path), ITEMS, **options).samples
+    assert rated["label"].to_list() == [int(rating > 0.65) for rating in rated["rating"]]
+    assert rated["label"].n_unique() == 2
 
 
 def test_a_category_of_whole_numbers_is_one_in_all_files(tmp_path: Path) -> None:
@@ -144,6 +158,19 @@ def test_a_category_of_whole_numbers_is_one_in_all_files(tmp_path: Path) -> None
     assert values <= {*map(str, CLICKS["position"])}
 
 
+@pytest.mark.parametrize("values", [[0, 1], ["no", "yes"], [False, True]])
+def test_labels_under_a_name_of_ones_own_are_a_doubt_where_negatives_are_drawn(values: list[Any]) -> None:
+    """All rows would count as likes, those that nobody clicked, too."""
+    column = pl.col("clicked").replace_strict([0, 1], values).alias("was_clicked")
+    own = CLICKS.with_columns(column, pl.lit(1).alias("shown")).drop("clicked")
+    options = SampleOptions(threshold=None, negatives=1)
+    (doubt,) = [doubt for doubt in prepared(own, ITEMS, samples=options).summary.doubts if "was_clicked" in doubt]
+    assert "every row counts as a positive, and the column was_clicked, which is not used, has 1 and 0. Fix: " in doubt
+    assert "shown" not in doubt
+    named = prepared(own, ITEMS, samples=SampleOptions(threshold=None), columns=TableColumns(label="was_clicked"))
+    assert not named.summary.doubts
+
+
 def test_labels_thresholds_and_negatives_must_fit() -> None:
     ratings = CLICKS.with_columns(stars=pl.col("clicked") * 7 - 2).drop("clicked")
     rated = prepared(ratings, ITEMS, samples=SampleOptions(threshold=3)).samples
@@ -152,7 +179,9 @@ def test_labels_thresholds_and_negatives_must_fit() -> None:
         prepared(ratings, ITEMS)
     with pytest.raises(UserError, match=r"data.samples.threshold: clicked is a label"):
         prepared(CLICKS, ITEMS, samples=SampleOptions(threshold=1))
-    with pytest.raises(UserError, match=r"neither a label nor a rating.*data.samples.negatives"):
+    with pytest.raises(
+        UserError, match=r"no column .* a label or a rating; they have user_id, .* data.samples.negatives"
+    ):
         prepared(CLICKS.drop("clicked"), ITEMS)
     with pytest.raises(UserError, match=r"have the label 1, .* data.samples.negatives"):
         prepared(CLICKS.with_columns(clicked=1), ITEMS)

@@ -1,8 +1,11 @@
 """What a run leaves for people to read: curves, tables of explanations, the parquet files."""
 
+import errno
 import json
 import re
 from pathlib import Path
+from tempfile import TemporaryFile
+from typing import Any
 
 import lightning as L
 import polars as pl
@@ -67,6 +70,24 @@ def test_nothing_is_written_to_a_folder_that_came_in_the_place_of_the_run_s(tmp_
         with pytest.raises(UserError, match=r"is no longer the folder that this command began with"):
             writer._check_place(trainer)
         run.mkdir(exist_ok=True)
+
+
+@pytest.mark.parametrize("closed", ["run", "run/explanations"])
+def test_a_folder_that_cannot_be_written_to_is_refused_before_anything_is_computed(
+    closed: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As that of another user's test, in a folder to which the group may write."""
+
+    def refuse(**options: Any) -> Any:
+        if options["dir"] == tmp_path / closed:
+            raise PermissionError(errno.EACCES, "Permission denied")
+        return TemporaryFile(**options)
+
+    monkeypatch.setattr("expctr.evaluation.result_writer.TemporaryFile", refuse)
+    (tmp_path / "run" / "explanations").mkdir(parents=True)
+    trainer = L.Trainer(default_root_dir=tmp_path / "run", accelerator="cpu", logger=False, enable_progress_bar=False)
+    with pytest.raises(UserError, match=rf"{closed}: Permission denied, so the results cannot be written there\. Fix"):
+        ResultWriter().setup(trainer, L.LightningModule(), "predict")
 
 
 def test_the_first_ratio_is_one(run: Path) -> None:

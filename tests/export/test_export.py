@@ -449,6 +449,27 @@ def test_what_was_exported_while_the_run_loaded_is_kept(tmp_path: Path) -> None:
     assert [path.name for path in tmp_path.iterdir()] == ["config.yaml"]
 
 
+def test_an_export_that_is_stopped_says_that_it_is_not_complete(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def stop(*args: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("expctr.export.exporter.write", stop)
+    exporter = Exporter(CTRModule(DeepFM), tmp_path / "out", merged=False, run=tmp_path)
+    early, late, trainer = (
+        KeyboardInterrupt(),
+        KeyboardInterrupt(),
+        SimpleNamespace(datamodule=SimpleNamespace(features=None)),
+    )
+    exporter.on_exception(trainer, exporter.model, early)  # type: ignore[arg-type]
+    with pytest.raises(KeyboardInterrupt):
+        exporter.on_predict_start(trainer, exporter.model)  # type: ignore[arg-type]
+    exporter.on_exception(trainer, exporter.model, late)  # type: ignore[arg-type]
+    assert not hasattr(early, "__notes__")
+    assert late.__notes__ == [f"{tmp_path / 'out'} is not complete. Fix: remove it, and export again"]
+
+
 def test_an_adapter_of_responses_is_not_merged(tmp_path: Path) -> None:
     model = ExpCTRModule(PPOExplainerModule(llm=LLMOptions(adapter_scope="response")), CTRModule(DeepFM))
     with pytest.raises(UserError, match=r"merged: an adapter with llm\.adapter_scope: response does not act"):

@@ -133,6 +133,15 @@ def test_the_first_answer_says_what_sentences_are_worth() -> None:
     assert (older.word, older.comparisons) == ("Unknown", [])
 
 
+def test_a_test_before_the_end_of_the_ctr_stage_is_said_to_be_one() -> None:
+    systems: dict[str, Any] = {"ExpCTR-LLM": {"auc": measured(0.6)}, "ExpCTR-Aug": {}}
+    for answer in headline(Run("run", Path(), table={"systems": systems, "gains": {}}))[::2]:
+        assert answer.word == "Unknown"
+        assert answer.why == (
+            "The checkpoint that was tested has no ExpCTR-Aug yet: its CTR stage had not ended. Resume the fit."
+        )
+
+
 def test_a_page_of_somebody_else_is_replaced_only_where_the_user_names_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -3,11 +3,13 @@
 import json
 import os
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import polars as pl
 import pytest
+import yaml
 from fake_run import make_run
 from markupsafe import escape
 
@@ -209,6 +211,17 @@ def test_another_versions_tables_are_shown_as_far_as_they_are_known(run: Path) -
     page = render([read_run(run)])
     assert "0.6000" in page
     assert "Unknown" in page
+
+
+def test_stages_that_are_shorter_than_the_window_of_the_alarms_are_not_said_to_be_without(tmp_path: Path) -> None:
+    run = make_run(tmp_path / "run")
+    for window, said in ((10, "There were no alarms"), (11, "no stage had so many: no alarm could be raised.")):
+        config = yaml.safe_load((run / "config.yaml").read_text())
+        config["alarms"] = {"window": window}
+        (run / "config.yaml").write_text(yaml.safe_dump(config))
+        read = read_run(run)
+        page = render([replace(read, events=read.events._replace(alarms=[]))])
+        assert said in page
 
 
 def test_a_run_that_has_only_begun_has_a_page(tmp_path: Path) -> None:

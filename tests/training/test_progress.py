@@ -42,6 +42,11 @@ def test_the_time_left_is_a_range_where_a_stage_may_stop_early() -> None:
 def test_an_epoch_that_prepares_the_others_says_nothing_of_their_time() -> None:
     """The first CTR epoch of 366 s writes the sentences of all rows; the second takes 1 s."""
     pace, plan = Pace(), make_plan(0, 1, 3, 0).full
+    pace.add_batch(8, 6)  # the rest of an LC epoch that was resumed after six of eight batches
+    pace.add_batch(8, 7)
+    pace.add_epoch("lc", 28)
+    assert pace.forecast(make_plan(1, 1, 1, 0).full[:1], 0) == "1:52 left"
+    pace.start()
     pace.add_epoch("ctr", 366, prepares=True)
     assert pace.forecast(plan[1:], 0, "ctr1").startswith("0:00 left, without the ctr epochs to come, whose time")
     pace.add_epoch("ctr", 1)

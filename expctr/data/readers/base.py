@@ -167,7 +167,7 @@ class RawTables:
     """The raw files of a dataset.
 
     Attributes:
-        interactions: `user` str, `item` str, `rating` float32, `timestamp` int64 since 1970 or null, and `review` str
+        interactions: `user` str, `item` str, `rating` float, `timestamp` int64 since 1970 or null, and `review` str
             or null if the dataset has reviews. `timestamp` only orders interactions, and only equal ones are at the
             same time. So each reader chooses its unit: seconds in the three datasets, which publish whole seconds (or
             finer ones, which are cut), microseconds in tables of one's own.

@@ -1,6 +1,6 @@
 """Any table as raw tables: interactions, items and users of one's own, in columns of any names."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -44,8 +44,16 @@ from expctr.data.readers.sources import NESTED, Source, open_source
 from expctr.data.readers.splits import check_alike
 from expctr.data.readers.table_features import find_kinds
 from expctr.data.readers.timestamps import doubtful_times, find_times
-from expctr.data.readers.typed import Checks, feature_columns, lost_in_some_files, title_checks, typed_table, value_of
-from expctr.data.readers.values import as_key, as_label, as_number, as_title, is_missing
+from expctr.data.readers.typed import (
+    Checks,
+    as_written,
+    feature_columns,
+    lost_in_some_files,
+    title_checks,
+    typed_table,
+    value_of,
+)
+from expctr.data.readers.values import as_key, as_label, as_title, is_missing
 from expctr.errors import DataError, listed
 
 CONTEXT = "context_"
@@ -128,6 +136,11 @@ class TableReader:
         return next(iter(self._found.values()))
 
     @property
+    def columns_read(self) -> list[str]:
+        """The names of the columns of the (first) interactions."""
+        return next(iter(self._sources.values())).names
+
+    @property
     def _given_side(self) -> dict[str, Any]:
         return {name: source for name in ("items", "users") if (source := getattr(self, name)) is not None}
 
@@ -183,6 +196,8 @@ class TableReader:
         missing = [roles[0] for roles in wanted if not found.keys() & {*roles}]
         if missing:
             named = " ".join(f"--data.columns.{role} NAME" for role in missing)
+            if not found.keys() & {"label", "rating"}:
+                named += ", and perhaps --data.columns.label NAME or --data.columns.rating NAME"
             shuffle = (
                 "; or, without times, choose a random order with data.samples.order: shuffle (a history may then hold "
                 "what happened after its target)"
@@ -222,8 +237,7 @@ class TableReader:
             columns["rating"] = as_label(*value("label"))
             checks.append((pl.col("rating").is_null(), BAD_LABEL, found["label"]))
         elif "rating" in found:
-            text, dtype = value("rating")  # 0.7 as a float of 32 bits is less than 0.7
-            columns["rating"] = as_number(text, dtype).cast(pl.Float32 if dtype == pl.Float32 else pl.Float64)
+            columns["rating"] = as_written(source, found["rating"])
             checks.append((pl.col("rating").is_null(), NOT_A_NUMBER, found["rating"]))
         columns["timestamp"] = pl.lit(None, pl.Int64)
         if self.is_timed and "timestamp" in found and not is_ready(found):
@@ -257,6 +271,8 @@ class TableReader:
         kinds = {name: kind for name, kind in (self.features or {}).items() if name in others and name not in side}
         columns |= feature_columns(source, kinds, checks, CONTEXT)
         unused = dict.fromkeys((name for name in others if name not in kinds), "")
+        if not found.keys() & {"label", "rating"}:
+            self.doubts += _unused_labels(source, unused)
         self._say(source, {role: name + forms.get(role, "") for role, name in found.items()}, kinds, unused)
         return typed_table(source, columns, checks)
 
@@ -400,6 +416,27 @@ def _id_checks(source: Source, role: str, name: str) -> Checks:
         rounded |= value[0].str.contains(r"^\d{16,}$").fill_null(False)
     nested = value[0].str.contains(NESTED) if name in source.json.plain and value[1] == pl.String else pl.lit(False)
     return [*bad_ids(role, shown=name), (rounded, ROUNDED_ID, name), (nested, NESTED_ID, name)]
+
+
+def _unused_labels(source: Source, unused: Iterable[str]) -> list[str]:
+    """What looks wrong if every row counts as a positive, and a column that is not used tells two kinds of rows."""
+    types = {name: source.schema[name] for name in unused}
+    may_be = [name for name, dtype in types.items() if dtype.is_numeric() or dtype in (pl.Boolean, pl.String)]
+    values = {name: value_of(source, name) for name in may_be}
+    if not values:
+        return []
+    checks = []
+    for name, value in values.items():
+        label = as_label(*value)
+        others = label.is_null() & ~is_missing(*value)
+        checks.append(((label == 1).any() & (label == 0).any() & ~others.any()).alias(name))
+    found = source.table.frame.select(checks).collect(engine="streaming").row(0, named=True)
+    return [
+        f"{source.table.path}: every row counts as a positive, and the column {name}, which is not used, has 1 and 0. "
+        "Fix: if it says what people chose, name it in data.columns.label and draw no negatives; else leave it out"
+        for name, is_label in found.items()
+        if is_label
+    ]
 
 
 def _copied_files(table: RawTable) -> list[str]:

@@ -12,6 +12,7 @@ from expctr.data.readers.bad_rows import BAD_FEATURE, NESTED_TITLE, UNDECODABLE,
 from expctr.data.readers.base import POLARS_ERRORS, RawTable
 from expctr.data.readers.sources import Source, raw
 from expctr.data.readers.table_features import feature_name, typed_feature
+from expctr.data.readers.values import as_number
 
 _NESTED_TITLE = r"""(?s)^(\{\s*".*\}|\[\s*[{"].*\])$"""
 """An object of JSON, or a list of texts or of objects. `[REC]` and `[2020]` are titles."""
@@ -28,6 +29,17 @@ def value_of(source: Source, name: str) -> tuple[pl.Expr, pl.DataType]:
     if dtype == pl.Binary:
         value, dtype = value.map_batches(_texts, return_dtype=pl.String, is_elementwise=True), pl.String()
     return value, dtype
+
+
+def as_written(source: Source, name: str) -> pl.Expr:
+    """A number as its text would be read: 0.7 as a float of 32 bits is less than 0.7, and stands for it."""
+    value, dtype = value_of(source, name)
+    number = as_number(value, dtype)
+    short = number.cast(pl.Float32).cast(pl.String).cast(pl.Float64)
+    if dtype == pl.Float32:
+        return short
+    in_short = pl.col("file").is_in(source.float32_in[name]) if name in source.float32_in else pl.lit(False)
+    return pl.when(in_short).then(short).otherwise(number)
 
 
 def lost_in_some_files(source: Source, name: str) -> pl.Expr:
