@@ -8,7 +8,7 @@ import sys
 import threading
 import traceback
 from collections.abc import Sequence
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack
 from pathlib import Path
 from pkgutil import resolve_name
 from typing import Any
@@ -30,7 +30,7 @@ from expctr.cli.streams import spared
 from expctr.data.ratings_module import RatingsDataModule
 from expctr.errors import UserError, exit_with_error, print_error, root_cause
 from expctr.evaluation.alarms import Alarms
-from expctr.evaluation.result_writer import ResultWriter
+from expctr.evaluation.result_writer import ResultWriter, not_writable
 from expctr.modules.checks import usable_accelerator
 from expctr.modules.scoring import ScoringModule
 from expctr.modules.staged import StagedModule
@@ -210,8 +210,11 @@ class ExpCTRCLI(LightningCLI):
         """Run the command; without its log, if need be, where its results are files."""
         with ExitStack() as stack:
             if self._source and self.trainer.is_global_zero:
-                with suppress(OSError):  # the command itself reports it
-                    stack.enter_context(hold_results(Path(self.trainer.default_root_dir), self._source))
+                folder = Path(self.trainer.default_root_dir)
+                try:
+                    stack.enter_context(hold_results(folder, self._source))
+                except OSError as error:
+                    raise not_writable(folder, error) from error
             if subcommand == "test":
                 leave_out_csv(self.trainer)
             if subcommand in _WITH_FILES:

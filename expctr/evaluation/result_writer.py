@@ -234,10 +234,15 @@ def _check_writable(folder: Path) -> None:
         with TemporaryFile(dir=folder):
             pass
     except OSError as error:
-        raise UserError(
-            f"{folder}: {error.strerror}, so the results cannot be written there. Fix: give another folder by "
-            "--trainer.default_root_dir, and --ckpt_path CHECKPOINT of this run"
-        ) from error
+        raise not_writable(folder, error) from error
+
+
+def not_writable(folder: Path, error: OSError) -> UserError:
+    """The error of a folder in which no results can be written."""
+    return UserError(
+        f"{folder}: {error.strerror}, so the results cannot be written there. Fix: give another folder by "
+        "--trainer.default_root_dir, and --ckpt_path CHECKPOINT of this run"
+    )
 
 
 def _texts(module: StagedModule, split: str) -> dict[int, SampleText]:

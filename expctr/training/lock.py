@@ -90,7 +90,8 @@ def hold(folder: Path, use: str = "trained in", fix: str = "another folder by --
         UserError: `.lock` is something else than a file.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    # not through a link, which a stranger's run may have, to a file of this user's
+    if (folder / LOCK).is_symlink():  # which a stranger's run may have, to a file of this user's
+        raise UserError(f"{folder / LOCK} is a link. Fix: remove it")
     place = os.open(folder / LOCK, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o666)
     if not stat.S_ISREG(os.fstat(place).st_mode):
         os.close(place)
