@@ -7,7 +7,7 @@ from collections.abc import Callable
 from contextlib import AbstractContextManager
 from datetime import timedelta
 from pathlib import Path
-from shutil import copytree
+from shutil import copyfile
 from types import SimpleNamespace
 from typing import Any, cast
 
@@ -228,16 +228,23 @@ def test_an_interrupted_file_goes_on_where_it_stopped(
     tmp_path: Path,
     small_chunks: None,
     monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
+    """Also if the pairs and the checkpoint are copies by then, as where a job takes its files to its own disk."""
     pairs.write_parquet(tmp_path / "pairs.parquet")
-    job = (tmp_path / "pairs.parquet", tmp_path / "out.csv", "top:2", checkpoints(run / "checkpoints")[-1])
+    checkpoint = checkpoints(run / "checkpoints")[-1]
+    job = (tmp_path / "pairs.parquet", tmp_path / "out.csv", "top:2", checkpoint)
     scored = stop_at(6, monkeypatch)  # four chunks are ranked, and the first is explained
     with pytest.raises(KeyboardInterrupt):
         predict_pairs(predictor, *job)
     assert not (tmp_path / "out.csv").exists()
-    predict_pairs(predictor, *job)
+    (tmp_path / "scratch").mkdir()
+    copies = [Path(copyfile(path, tmp_path / "scratch" / path.name)) for path in (job[0], checkpoint)]
+    job[0].unlink()
+    predict_pairs(predictor, copies[0], job[1], "top:2", copies[1])
     assert scored == [9, 9, 9, 5, 9, 9, 9, 9, 5]  # none of the finished chunks again
     written = pl.read_csv(tmp_path / "out.csv").filter(pl.col("problem").is_null())
+    assert not capsys.readouterr().out
     best = written.sort("s_plain", descending=True).group_by("user").head(2)
     assert sorted(best["explanation"].is_not_null()) == [True] * 12
     assert written["explanation"].is_not_null().sum() == 12
@@ -250,6 +257,7 @@ def test_parts_of_other_data_are_not_gone_on_with(
     tmp_path: Path,
     small_chunks: None,
     monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     """Such as data whose titles were corrected meanwhile."""
     pairs.write_parquet(tmp_path / "pairs.parquet")
@@ -260,6 +268,91 @@ def test_parts_of_other_data_are_not_gone_on_with(
     monkeypatch.setattr(predictor.data, "source_digest", lambda: "of other data")
     predict_pairs(predictor, *job)
     assert scored[3:] == [9, 9, 9, 5]  # all of them again
+    said = f"not gone on with: 2 finished chunks of {tmp_path}/out.csv.parts, because the run's data changed since\n"
+    assert capsys.readouterr().out == said
+
+
+@pytest.mark.parametrize("damage", ["cut", "empty", "no job"])
+def test_parts_that_a_crash_of_the_machine_left_damaged_are_scored_again(
+    predictor: Predictor,
+    pairs: pl.DataFrame,
+    run: Path,
+    tmp_path: Path,
+    small_chunks: None,
+    monkeypatch: pytest.MonkeyPatch,
+    damage: str,
+) -> None:
+    pairs.write_csv(tmp_path / "pairs.csv")
+    job = (tmp_path / "pairs.csv", tmp_path / "out.parquet", "none", checkpoints(run / "checkpoints")[-1])
+    scored = stop_at(3, monkeypatch)
+    with pytest.raises(KeyboardInterrupt):
+        predict_pairs(predictor, *job)
+    parts = tmp_path / "out.parquet.parts"
+    first, copy, about = parts / "scored-000000000000.parquet", parts / "pairs.parquet", parts / "job.json"
+    for path in {"cut": [first, copy], "empty": [first, copy], "no job": [about]}[damage]:
+        path.write_bytes(path.read_bytes()[:-9] if damage == "cut" else bytes(5 * (damage == "no job")))
+    predict_pairs(predictor, *job)
+    assert scored[3:] == ([9, 9, 9, 5] if damage == "no job" else [9, 9, 5])
+    assert_frame_equal(pl.read_parquet(job[1]).select(pairs.columns), pairs)
+
+
+@pytest.mark.parametrize("change", ["replaced", "removed", "grown", "emptied"])
+@pytest.mark.parametrize("suffix", ["csv", "parquet"])
+def test_pairs_that_change_while_they_are_read_are_refused(
+    predictor: Predictor, pairs: pl.DataFrame, run: Path, tmp_path: Path, change: str, suffix: str
+) -> None:
+    """By a nightly job that writes the same name, or one that is still writing."""
+    path = tmp_path / f"pairs.{suffix}"
+
+    def write(frame: pl.DataFrame) -> None:
+        frame.write_csv(path) if suffix == "csv" else frame.write_parquet(path, compression="uncompressed")
+
+    def act(scan: Callable[[Path], pl.LazyFrame]) -> Callable[[Path], pl.LazyFrame]:
+        def scanned(of: Path) -> pl.LazyFrame:
+            table = scan(of)
+            if len(seen) == 1:  # the columns were looked at, and now the rows are copied
+                other = {"replaced": pairs[::-1], "grown": pl.concat([pairs, pairs]), "emptied": pairs.clear()}
+                path.unlink() if change == "removed" else write(other[change])
+            seen.append(1)
+            return table
+
+        return scanned
+
+    write(pairs)
+    seen: list[int] = []
+    job = (path, tmp_path / "out.csv", "none", checkpoints(run / "checkpoints")[-1])
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(pair_files, "_scan", act(pair_files._scan))
+        with pytest.raises(DataError, match=rf"pairs: {path} changed while it was read\. Fix: wait until"):
+            predict_pairs(predictor, *job)
+    write(pairs)
+    predict_pairs(predictor, *job)
+
+
+def test_a_run_that_took_the_place_of_another_keeps_its_own_parts(
+    predictor: Predictor,
+    pairs: pl.DataFrame,
+    run: Path,
+    tmp_path: Path,
+    small_chunks: None,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Scores of the first command would be mixed with those of the second."""
+    pairs.write_parquet(tmp_path / "pairs.parquet")
+    (tmp_path / "q").mkdir()
+    job = (tmp_path / "pairs.parquet", tmp_path / "q" / "out.csv", "none", checkpoints(run / "checkpoints")[-1])
+    score = Predictor.score
+
+    def moves(self: Predictor, *args: Any, **kwargs: Any) -> pl.DataFrame:
+        if not (tmp_path / "old").exists():
+            (tmp_path / "q").rename(tmp_path / "old")
+            (tmp_path / "q" / "out.csv.parts").mkdir(parents=True)
+        return score(self, *args, **kwargs)
+
+    monkeypatch.setattr(Predictor, "score", moves)
+    with pytest.raises(UserError, match=r"parts is no longer the folder that this command began in"):
+        predict_pairs(predictor, *job)
+    assert not [*(tmp_path / "q" / "out.csv.parts").iterdir()]
 
 
 def test_parts_of_another_number_of_explanations_are_not_gone_on_with(
@@ -322,7 +415,8 @@ def test_a_csv_of_pairs_has_the_rows_that_were_checked(tmp_path: Path, small_chu
     path, rows = tmp_path / "pairs.csv", [f'u{i},5" disk {i},"a ""b"", c"\n\r\n' for i in range(20)]
     path.write_text("user,target_title,\n\n" + "".join(rows) + "v,,\n\n")
     pair_files.check_options(path, tmp_path / "out.csv", "all", force=False)
-    found = pair_files._quickly(path, tmp_path)
+    pair_files._copy(path, tmp_path / "copy")
+    found = pl.scan_parquet(tmp_path / "copy")
     titles = [f'5" disk {i}' for i in range(20)]
     assert found.collect()["target_title"].to_list() == [*titles, None]
     assert found.slice(17, 9).collect().rows() == [
@@ -397,16 +491,10 @@ def test_titles_of_no_item_are_counted(
         stop_at(2, patch)
         with pytest.raises(KeyboardInterrupt):
             predict_pairs(predictor, *job)
-    parts = tmp_path / "out.csv.parts"
-    kept = copytree(parts, tmp_path / "kept")
     outcome = predict_pairs(predictor, *job)
     assert not outcome.problems
     shown = "of no item, or of several: 2 titles of histories and 1 target"
     assert str(outcome.new) == f"{shown}, such as {liked[1]!r}"
-    copytree(kept, parts)  # of a version that did not count them
-    (part,) = parts.glob("scored-*")
-    pl.read_parquet(part).write_parquet(part)
-    assert predict_pairs(predictor, *job, force=True).new == (1, 1, liked[2])
 
 
 def test_titles_with_a_separator_in_them_are_written_as_they_are_read(

@@ -1,5 +1,6 @@
 """The commands that Lightning's trainer does not have: prepare, plan, export, explain; and predict for pairs."""
 
+import os
 import sys
 from pathlib import Path
 from typing import Any
@@ -109,7 +110,7 @@ class Trainer(L.Trainer):
             merged: also write the language model with the adapter merged into its weights, in float32.
         """
         run = Path(self.default_root_dir)
-        exporter = Exporter(model, Path(out or run / "export"), merged, run)
+        exporter = Exporter(model, Path(os.path.realpath(out or run / "export")), merged, run)  # a link may change
         datamodule.setup()
         self._predict_for(exporter, model, datamodule, datamodule.samples.head(1), ckpt_path)
 

@@ -5,7 +5,6 @@ import os
 import re
 from collections import Counter, deque
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
 from itertools import islice
 from pathlib import Path
 from typing import NamedTuple
@@ -13,7 +12,8 @@ from typing import NamedTuple
 import polars as pl
 from polars.io.plugins import register_io_source
 
-from expctr.data.cache import file_stats
+from expctr.cli.parts import folder_of_parts, held_parts
+from expctr.data.cache import sha256_of
 from expctr.data.pairs import PairRows, columns_of, read_columns
 from expctr.data.readers.base import POLARS_ERRORS
 from expctr.data.readers.csv_rows import read_rows
@@ -22,15 +22,13 @@ from expctr.data.readers.values import as_id
 from expctr.data.sample_rows import NewTitles
 from expctr.errors import DataError, UserError, first_line
 from expctr.predictor import PROBLEM, Predictor
-from expctr.run_folder import LOCK
-from expctr.training.lock import hold
 from expctr.training.progress import tracked
-from expctr.whole_files import replacing, write_parquet, writing
+from expctr.training.ranks import digest_of_checkpoint
+from expctr.whole_files import replacing, writing
 
 CHUNK = 20_000
 """Pairs in memory at a time."""
 _SUFFIXES = (".csv", ".parquet")
-_JOB = {"pairs", "checkpoint", "data", "explain", "samples"}
 _KINDS = (
     "the ratings have no user .*",
     "no item with a title has the id .*",
@@ -38,7 +36,6 @@ _KINDS = (
     "item .* is called .*, not .*",
 )
 """Problems that name an id."""
-_PART = re.compile(r"\.lock|pairs\.parquet|(ranked|scored)-\d{12}\.parquet|.*\.[0-9a-f]{16}\.part")
 
 
 def check_options(pairs: Path, out: Path | None, explain: str, force: bool) -> Path:
@@ -53,14 +50,14 @@ def check_options(pairs: Path, out: Path | None, explain: str, force: bool) -> P
     for option, path in (("pairs", pairs), ("out", out)):
         if path.suffix not in _SUFFIXES:
             raise UserError(f"{option}: {path} is neither .csv nor .parquet. Fix: give one of them")
-    if out.is_symlink():  # what reads the file by its own name gets the new scores, too
-        target = Path(os.path.realpath(out))
-        if target.suffix != out.suffix:
-            raise UserError(f"out: {out} leads to {target}, a file of another kind. Fix: name that file itself")
-        out = target
+    # what reads the file by its own name gets the new scores, too; and a link may lead elsewhere at the end
+    target = Path(os.path.realpath(out))
+    if target.suffix != out.suffix:
+        raise UserError(f"out: {out} leads to {target}, a file of another kind. Fix: name that file itself")
+    out = target
     check_file(pairs)
     _check_new(out, force)
-    if (parts := _folder_of_parts(out)).exists() and not parts.is_dir():
+    if (parts := folder_of_parts(out)).exists() and not parts.is_dir():
         raise UserError(f"out: {parts}, where unfinished scores would be, is a file. Fix: choose another --out")
     if out.is_dir():
         raise UserError(f"out: {out} is a folder. Fix: name a file in it")
@@ -104,33 +101,34 @@ def predict_pairs(
         raise UserError(f"explain: {explain} needs a run of ExpCTRModule whose CTR model is trained. Fix: leave it out")
     names = _scan(pairs).collect_schema().names()
     predictor.check_names(names)
-    job = {
-        "pairs": file_stats([pairs]),
-        "checkpoint": file_stats([checkpoint]),
-        "data": predictor.data.source_digest(),
-        "explain": explain,
-        "samples": predictor.explanations_per_row,
-    }
-    with _parts(out, job) as parts:
+    with held_parts(out) as parts:
         _check_new(out, force)
-        table = _quickly(pairs, parts)
+        parts.begin(
+            {
+                "pairs": _copy(pairs, parts.copy),
+                "checkpoint": digest_of_checkpoint(checkpoint),
+                "data": predictor.data.source_digest(),
+                "explain": explain,
+                "samples": predictor.explanations_per_row,
+            }
+        )
+        table = pl.scan_parquet(parts.copy, glob=False)
         count = int(table.select(pl.len()).collect().item())
         rows = PairRows(predictor.data, _users(table))
 
         def chunks(name: str) -> Iterator[tuple[int, pl.DataFrame, Path]]:
             """The chunks that have no part yet: their first row, their pairs, and the part to write."""
-            paths = {start: parts / f"{name}-{start:012}.parquet" for start in range(0, count, CHUNK)}
-            missing = [start for start, path in paths.items() if not path.exists()]
-            for start in tracked(missing, f"{name} pairs") if len(missing) > 1 else missing:
-                yield start, table.slice(start, CHUNK).collect(), paths[start]
+            missing = parts.missing(name, count, CHUNK)
+            for start, path in tracked(missing, f"{name} pairs") if len(missing) > 1 else missing:
+                yield start, table.slice(start, CHUNK).collect(), path
 
         explained = None
         if top := _top(explain):
             for start, chunk, path in chunks("ranked"):
                 scored = predictor.score(chunk, explain=False, rows=rows).select("s_plain", place=_places(start))
                 person = read_columns(chunk).select(person=pl.struct("user", "liked_titles", "disliked_titles").hash())
-                write_parquet(pl.concat([scored, person], how="horizontal"), path)
-            ranked = pl.scan_parquet(sorted(parts.glob("ranked-*.parquet")), glob=False).drop_nulls("s_plain")
+                parts.write(pl.concat([scored, person], how="horizontal"), path)
+            ranked = pl.scan_parquet(parts.all("ranked"), glob=False).drop_nulls("s_plain")
             rank = pl.col("s_plain").rank("ordinal", descending=True).over("person")
             explained = ranked.filter(rank <= top).select("place").collect()["place"]
         for start, chunk, path in chunks("scored"):
@@ -138,11 +136,10 @@ def predict_pairs(
             if explained is not None:
                 chosen = chunk.select(_places(start).is_in(explained.implode())).to_series()
             scored = predictor.score(chunk, chosen, rows)
-            write_parquet(scored, path, new=json.dumps(rows.new))
+            parts.write(scored, path, new=json.dumps(rows.new))
 
-        # an older version, with which the command may have begun, counted none
-        done = sorted(parts.glob("scored-*.parquet"))
-        new = [NewTitles(*json.loads(pl.read_parquet_metadata(part).get("new", "[]"))) for part in done]
+        done = parts.all("scored")
+        new = [NewTitles(*json.loads(pl.read_parquet_metadata(part)["new"])) for part in done]
         result = pl.scan_parquet(done, glob=False)
         problems = result.select(pl.col(PROBLEM).drop_nulls().value_counts(sort=True)).unnest(PROBLEM).collect()
         with writing(out) as part:
@@ -203,15 +200,35 @@ def _scan(pairs: Path) -> pl.LazyFrame:
     return register_io_source(source, schema=schema, is_pure=True)
 
 
-def _quickly(pairs: Path, parts: Path) -> pl.LazyFrame:
-    """The table of pairs in a form in which the last chunk is found as fast as the first."""
-    if pairs.suffix != ".csv":
-        return _scan(pairs)
-    path = parts / "pairs.parquet"
-    if not path.exists():
+def _copy(pairs: Path, path: Path) -> str:
+    """Copy the table of pairs, so that its last chunk is found as fast as its first, and nobody replaces it meanwhile.
+
+    Returns:
+        A digest of the file.
+
+    Raises:
+        DataError: it has no rows, or changes while it is read.
+    """
+    before, changed = _digest(pairs), f"pairs: {pairs} changed while it was read. Fix: wait until it is written"
+    try:
         with replacing(path) as part:
             _scan(pairs).sink_parquet(part)
-    return pl.scan_parquet(path, glob=False)
+        rows = int(pl.scan_parquet(path, glob=False).select(pl.len()).collect().item())
+    except (DataError, OSError, *POLARS_ERRORS) as error:
+        if before == _digest(pairs) != "":
+            raise  # as of a full disk
+        raise DataError(changed) from error
+    if not rows or before != _digest(pairs):
+        raise DataError(changed)
+    return before
+
+
+def _digest(pairs: Path) -> str:
+    """A digest of the file; empty if it is gone."""
+    try:
+        return sha256_of(pairs)
+    except OSError:
+        return ""
 
 
 def _check_pairs(pairs: Path, out: Path) -> None:
@@ -264,45 +281,3 @@ def _users(table: pl.LazyFrame) -> list[str]:
 
 def _places(start: int) -> pl.Expr:
     return pl.int_range(start, start + pl.len(), dtype=pl.Int64)
-
-
-@contextmanager
-def _parts(out: Path, job: dict[str, object]) -> Iterator[Path]:
-    """The folder of the parts, held against other commands; emptied if they are of another job, removed in the end.
-
-    Raises:
-        UserError: it holds other files, or another command uses it.
-    """
-    folder = _folder_of_parts(out)
-    about = folder / "job.json"
-    if folder.is_symlink() or (folder.exists() and not all(map(_is_part, folder.iterdir()))):
-        raise UserError(
-            f"out: {folder}, where unfinished scores would be, holds other files. Fix: choose another --out"
-        )
-    with hold(folder, "written", "another --out"):
-        if not (about.exists() and about.read_bytes() == json.dumps(job).encode()):
-            for part in folder.glob("*.parquet"):
-                part.unlink()
-            with replacing(about) as new:
-                new.write_text(json.dumps(job))
-        yield folder
-        for part in filter(_is_part, folder.iterdir()):
-            if part.name != LOCK:  # NFS keeps what is open
-                part.unlink()
-    with suppress(OSError):  # of somebody's file that came meanwhile, or another command
-        (folder / LOCK).unlink()
-        folder.rmdir()
-
-
-def _folder_of_parts(out: Path) -> Path:
-    return out.with_name(f"{out.name}.parts")
-
-
-def _is_part(path: Path) -> bool:
-    """Whether a file in the folder of parts is one of ours."""
-    if not path.is_file() or path.name != "job.json":
-        return path.is_file() and _PART.fullmatch(path.name) is not None
-    with suppress(OSError, ValueError, RecursionError):
-        job = json.loads(path.read_bytes())
-        return isinstance(job, dict) and job.keys() in (_JOB, _JOB - {"data"})
-    return False

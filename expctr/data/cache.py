@@ -151,7 +151,7 @@ def _cached(
     there = rows.is_file() and about.is_file()  # a pipe would be waited for
     try:
         saved = json.loads(about.read_text() if there else "null")
-        if saved["sha256"] == _sha256(rows):
+        if saved["sha256"] == sha256_of(rows):
             return pl.read_parquet(rows, glob=False), read(saved["about"])
     except (OSError, ValueError, TypeError, KeyError, RecursionError, pl.exceptions.PolarsError):
         pass  # missing or damaged
@@ -162,7 +162,7 @@ def _cached(
     try:
         rows.parent.mkdir(parents=True, exist_ok=True)
         _write(rows, table.write_parquet)
-        saved = {"sha256": _sha256(rows), "about": found}
+        saved = {"sha256": sha256_of(rows), "about": found}
         _write(about, lambda path: path.write_text(json.dumps(saved)))
     except OSError as error:
         where = printable(f"{rows.parent}: {error}")
@@ -187,7 +187,8 @@ def file_stats(files: Sequence[Path]) -> Stats:
         raise DataError(f"cannot read a raw file: {error}. Fix: put the file back, and start again") from error
 
 
-def _sha256(path: Path) -> str:
+def sha256_of(path: Path) -> str:
+    """A digest of a file's content."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 

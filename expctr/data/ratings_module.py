@@ -21,7 +21,7 @@ from rich.console import Console
 from torch import Tensor
 
 from expctr.data.batches import BatchSpec, EpochSampler, Nouns, ResumableLoader, SampleTable
-from expctr.data.cache import cached_items, cached_ratings, cached_samples, class_key, file_stats
+from expctr.data.cache import cached_items, cached_ratings, cached_samples, class_key, sha256_of
 from expctr.data.catalogue import Catalogue
 from expctr.data.feature_kinds import FeatureKind
 from expctr.data.features import Features
@@ -200,8 +200,9 @@ class RatingsDataModule(L.LightningDataModule):
         return _digest(self.samples.clone())
 
     def source_digest(self) -> str:
-        """A hash of all that the samples hold, and of the state of the files that titles and ratings are read of."""
-        return hashlib.sha256(f"{self.content_digest()} {file_stats(self._files() or ())}".encode()).hexdigest()
+        """A hash of all that the samples hold, and of the files that titles and ratings are read of."""
+        files = [sha256_of(path) for path in self._files() or ()]
+        return hashlib.sha256(" ".join([self.content_digest(), *files]).encode()).hexdigest()
 
     def state_dict(self) -> dict[str, Any]:
         """For a checkpoint: what shows whether the samples are the same."""

@@ -18,6 +18,7 @@ from lightning.pytorch.strategies import ParallelStrategy
 from torch.distributed import DistNetworkError, DistStoreError
 from torch.distributed.tensor import DTensor
 
+from expctr.data.cache import sha256_of
 from expctr.distributed import all_gather_objects, is_of_lost_process, world_size
 from expctr.errors import UserError, first_line
 from expctr.modules.staged import StagedModule
@@ -182,13 +183,16 @@ def check_weights_agree(module: L.LightningModule) -> None:
 
 
 def _named(checkpoint: Path) -> str:
-    """A checkpoint's name, and a digest of its file, or of the files in its folder."""
+    return f"{checkpoint.name} (sha256 {digest_of_checkpoint(checkpoint)[:12]})"
+
+
+def digest_of_checkpoint(checkpoint: Path) -> str:
+    """A digest of a checkpoint's file, or of the files in its folder."""
     files = sorted(checkpoint.iterdir()) if checkpoint.is_dir() else [checkpoint]
     digest = hashlib.sha256()
     for path in files:
-        with path.open("rb") as file:
-            digest.update(hashlib.file_digest(file, "sha256").digest())
-    return f"{checkpoint.name} (sha256 {digest.hexdigest()[:12]})"
+        digest.update(sha256_of(path).encode())
+    return digest.hexdigest()
 
 
 def network_fault(error: BaseException) -> UserError | None:
