@@ -84,15 +84,16 @@ def cached_items(
     return _cached(files, ["items", on_bad_row, reader_key], make, folder, dict)
 
 
-def cached_ratings(
+def cached_table(
+    kind: str,
     files: Sequence[Path],
     options: SampleOptions,
     make: Callable[[], pl.DataFrame],
     folder: str | None = None,
     reader_key: object = None,
 ) -> pl.DataFrame:
-    """Loads or makes all users' ratings, as `cached_samples`."""
-    key = ["ratings", asdict(options), reader_key]
+    """Loads or makes another table of these files, such as all users' ratings, as `cached_samples`."""
+    key = [kind, asdict(options), reader_key]
     return _cached(files, key, lambda: (make(), None), folder, lambda _: None)[0]
 
 

@@ -213,12 +213,11 @@ class PairRows:
         """Adds the histories, and the side features of known users and items."""
         lists = entries.group_by("pair", maintain_order=True).agg(history_lists(pl.col("liked")))
         items = target_features(self.data.catalogue.items.drop("title"))
-        users = self.data.samples.select("user", "^user_.*$").unique("user", keep="first", maintain_order=True)
         return (
             pairs.select("pair", pl.when(~pl.col("typed")).then("user").alias("user"), "target", "target_title")
             .join(lists, on="pair", how="inner")
             .join(items, on="target", how="left")
-            .join(users, on="user", how="left")
+            .join(self.data.user_features, on="user", how="left")
         )
 
     def _like_samples(self, rows: pl.DataFrame) -> pl.DataFrame:

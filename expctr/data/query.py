@@ -97,8 +97,7 @@ def make_query(
                 label = None
             notes.append(f"user {user} and this target are {_SPLITS[split]}; the history is the one before the target")
         else:
-            others = next(data.samples.filter(user=user).head(1).iter_rows(named=True), {})
-            row |= {"user": user} | {name: value for name, value in others.items() if name.startswith("user_")}
+            row |= next(data.user_features.filter(user=user).iter_rows(named=True), {"user": user})
             history = [
                 HistoryEntry(Item(i, title), liked) for _, i, title, liked in data.ratings_of([user]).iter_rows()
             ]

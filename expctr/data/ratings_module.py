@@ -21,7 +21,7 @@ from rich.console import Console
 from torch import Tensor
 
 from expctr.data.batches import BatchSpec, EpochSampler, Nouns, ResumableLoader, SampleTable
-from expctr.data.cache import cached_items, cached_ratings, cached_samples, class_key, sha256_of
+from expctr.data.cache import cached_items, cached_samples, cached_table, class_key, sha256_of
 from expctr.data.catalogue import Catalogue
 from expctr.data.feature_kinds import FeatureKind
 from expctr.data.features import Features
@@ -30,7 +30,7 @@ from expctr.data.interactions import titled_items
 from expctr.data.new_users import NewUser, new_user_samples, read_new_users
 from expctr.data.options import IGNORED_WITH_SPLITS, SPLITS, SampleOptions
 from expctr.data.readers.base import RawTable, RawTables
-from expctr.data.samples import make_samples, notes_on
+from expctr.data.samples import make_samples, notes_on, users_with_features
 from expctr.data.summary import DataSummary, summary_tables
 from expctr.data.user_ratings import KeptRatings, read_ratings, with_titles
 from expctr.errors import DataError, UserError, check_range
@@ -337,6 +337,16 @@ class RatingsDataModule(L.LightningDataModule):
         frame = ratings.frame.select(pl.col("user").unique()).collect(engine="streaming")
         return frame["user"].drop_nulls().sort()
 
+    @cached_property
+    def user_features(self) -> pl.DataFrame:
+        """The side features of all users, with samples or without: `user` and `user_*`."""
+        if not any(name.startswith("user_") for name in self.samples.columns):
+            return self.samples.select("user").clear()
+        files = self._files()
+        if files is None:
+            return self._read_users()
+        return cached_table("users", files, self.options, self._read_users, self.cache_dir, self.cache_key())
+
     def rollout_batches(self) -> list[int]:
         """Rows per rollout batch of an epoch, over all ranks."""
         return [len(rows) for rows in self._sampler(self.table("train"), self.rollout_spec(0)).batches]
@@ -407,11 +417,16 @@ class RatingsDataModule(L.LightningDataModule):
         files = self._files()
         if files is None:
             return self._read_ratings()
-        return cached_ratings(files, self.options, self._read_ratings, self.cache_dir, self.cache_key())
+        return cached_table("ratings", files, self.options, self._read_ratings, self.cache_dir, self.cache_key())
 
     def _read_ratings(self, users: Sequence[str] | None = None) -> pl.DataFrame:
         tables = self.read()
         return read_ratings(tables, self.catalogue.items, self.options, self._splits(tables), users)
+
+    def _read_users(self) -> pl.DataFrame:
+        users = self.read().users
+        assert users is not None, "samples have features of users"
+        return users_with_features(users, self.options, Counter())
 
     def _read_items(self) -> tuple[pl.DataFrame, dict[str, dict[str, int]]]:
         dropped, read = Counter[str](), dict[str, int]()

@@ -78,10 +78,9 @@ def make_samples(
     texts = [_texts(samples.filter(split=name) if name else samples, table) for name, table in sources.items()]
     samples = pl.concat([samples, pl.concat(texts, how="diagonal")], how="horizontal").drop("place", strict=False)
     if tables.users is not None:
-        users = tables.users.collect_unique("user", options.on_bad_row, side_dropped, summary.files)
+        users = users_with_features(tables.users, options, side_dropped, summary.files)
         summary.unmatched += doubtful_spellings(users["user"], "user", tables.users.files)
         _compare(samples["user"], users["user"], "users with samples", tables.users, summary)
-        users = users.rename({c: f"user_{c}" for c in users.columns if c != "user"})
         samples = samples.join(users, on="user", how="left", maintain_order="left")
     if tables.described is not None:
         names = (
@@ -103,6 +102,14 @@ def make_samples(
         if not summary.splits[name]["samples"] and (splits or share):
             raise _empty_split(name, samples.height, summary, options, own=bool(splits))
     return samples, summary
+
+
+def users_with_features(
+    users: RawTable, options: SampleOptions, dropped: Counter[str], read: dict[str, int] | None = None
+) -> pl.DataFrame:
+    """`user`, and the side features as `user_*`, one row per user. For `dropped` and `read` see `RawTable.collect`."""
+    unique = users.collect_unique("user", options.on_bad_row, dropped, read)
+    return unique.rename({name: f"user_{name}" for name in unique.columns if name != "user"})
 
 
 def notes_on(tables: RawTables, splits: Mapping[str, RawTable] | None) -> list[str]:

@@ -2,6 +2,7 @@
 
 from datetime import date
 from pathlib import Path
+from typing import Any
 
 import polars as pl
 import pytest
@@ -149,6 +150,44 @@ def test_a_pair_that_is_several_samples_has_one_row_the_newest(tmp_path: Path) -
     assert problems == [None]
     assert made.height == 1
     assert made["timestamp"].item() == data.samples.filter(user="a", target="1")["timestamp"].max()
+
+
+@pytest.mark.parametrize("from_files", [False, True])
+def test_users_without_samples_have_their_side_features(tmp_path: Path, from_files: bool) -> None:
+    """Of a large log few users have samples, see max_samples; all others would have the score of nobody."""
+    clicks = pl.DataFrame(
+        {
+            "user": [f"u{i % 8}" for i in range(80)],
+            "item": [f"i{i * 7 % 23}" for i in range(80)],
+            "clicked": [int(i % 3 == 0) for i in range(80)],
+            "ts": [1_700_000_000 + 60 * i for i in range(80)],
+        }
+    )
+    users = pl.DataFrame({"user": [f"u{i}" for i in range(7)], "age": range(30, 37), "plan": [*"aabbabb"]})
+    tables: list[Any] = [clicks, None, users]
+    if from_files:
+        clicks.write_csv(tmp_path / "clicks.csv")
+        users.write_csv(tmp_path / "users.csv")
+        tables = [str(tmp_path / "clicks.csv"), None, str(tmp_path / "users.csv")]
+    options = SampleOptions(threshold=None, max_samples=7, fractions=(0.6, 0.2, 0.2), min_ratings=1)
+    data = TableDataModule(*tables, samples=options, cache_dir=str(tmp_path / "cache"))
+    data.setup()
+    known = data.samples["user"].unique().to_list()
+    assert 0 < len(known) < 8
+    for _ in range(2):  # then from the cache
+        asked = [f"u{i}" for i in range(8)]
+        rows, problems = make(data, user=asked, item=["i1"] * 8)
+        assert problems == [None] * 8
+        assert rows["user_age"].to_list() == [*range(30, 37), None]  # u7 is not in the table of users
+        assert rows["user_plan"].to_list() == [*"aabbabb", None]
+        of_samples = data.samples.select("user", "user_age", "user_plan").unique()
+        assert_frame_equal(
+            rows.filter(pl.col("user").is_in(known)).select(of_samples.columns).sort("user"), of_samples.sort("user")
+        )
+        for i, user in enumerate(asked):
+            query = make_query(data, user=user, target="id:i1")
+            assert query.rows["user_age"][0] == (30 + i if i < 7 else None)
+        del data.user_features
 
 
 @pytest.mark.parametrize("names", [["user"], ["item"], ["target_title"], ["liked_titles", "x"]])
