@@ -31,6 +31,7 @@ CHUNK = 20_000
 _SUFFIXES = (".csv", ".parquet")
 _KINDS = (
     "the ratings have no user .*",
+    "no sample is of user .*",
     "no item with a title has the id .*",
     "user .* has rated no other item",
     "item .* is called .*, not .*",

@@ -108,7 +108,7 @@ def _read(
     for name, source in sources.items():
         skipped = Counter[str]()
         table = _without_times(source) if options.order == "shuffle" else source
-        more = [review] if "review" in table.frame.collect_schema() else []
+        more = [review] if table.has_variants and "review" in table.frame.collect_schema() else []
         place = ["place"] if table.texts_at or table.own_texts else []
         columns: list[str | pl.Expr] = [*ids, "rating", "timestamp", *more, *place]
         frame = table.collect(columns, options.on_bad_row, skipped, summary.files)

@@ -136,7 +136,7 @@ class PairRows:
             .when(known & (pl.col("user") == ""))
             .then(pl.lit("no user and no titles of a history"))
             .when(known & ~pl.col("user").is_in(self._latest["user"].implode()))
-            .then(pl.format("the ratings have no user {}", "user"))
+            .then(pl.format(self.data.unknown_user, "user"))
             .when(
                 ~pl.col("pair").is_in(entries["pair"].implode()) & ~pl.col("pair").is_in(of_samples["pair"].implode())
             )

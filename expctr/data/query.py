@@ -106,7 +106,7 @@ def make_query(
                 if user in users:
                     raise UserError(f"user: {user!r} has rated no item with a title. Fix: give another id")
                 hint = _ids(user, users)
-                raise UserError(f"user: the ratings have no user {user!r}. Fix: give another id; {hint}")
+                raise UserError(f"user: {data.unknown_user.format(repr(user))}. Fix: give another id; {hint}")
     if ratings_of_target := [entry.liked for entry in history if entry.item == item]:
         label = int(ratings_of_target[-1])
         history = [entry for entry in history if entry.item != item]

@@ -337,6 +337,11 @@ class RatingsDataModule(L.LightningDataModule):
         frame = ratings.frame.select(pl.col("user").unique()).collect(engine="streaming")
         return frame["user"].drop_nulls().sort()
 
+    @property
+    def unknown_user(self) -> str:
+        """What is said of a user, `{}`, of whom nothing is known."""
+        return "the ratings have no user {}"
+
     @cached_property
     def user_features(self) -> pl.DataFrame:
         """The side features of all users, with samples or without: `user` and `user_*`."""

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import asdict
+from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -105,6 +106,18 @@ class TableDataModule(RatingsDataModule):
         last = own.unique("user", keep="last", maintain_order=True)
         rows = [(row["user"], *item, liked) for row in last.iter_rows(named=True) for item, liked in history_of(row)]
         return pl.DataFrame(rows, SCHEMA, orient="row")
+
+    @cached_property
+    def users(self) -> pl.Series:
+        """The ids of all who rated something, in order; of ready rows, those of samples."""
+        return self.samples["user"].unique().sort() if is_ready(self._reader.found) else super().users
+
+    @property
+    def unknown_user(self) -> str:
+        """Histories of ready rows are those of the samples."""
+        if not is_ready(self._reader.found):
+            return super().unknown_user
+        return "no sample is of user {}, though rows beyond data.samples.max_samples may be"
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Check that the samples are the checkpoint's, and say what older runs need."""

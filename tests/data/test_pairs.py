@@ -14,7 +14,7 @@ from expctr.data.options import SampleOptions
 from expctr.data.pairs import PairRows, read_columns
 from expctr.data.query import make_query
 from expctr.data.table import TableDataModule
-from expctr.errors import DataError
+from expctr.errors import DataError, UserError
 
 
 @pytest.fixture(scope="module")
@@ -188,6 +188,26 @@ def test_users_without_samples_have_their_side_features(tmp_path: Path, from_fil
             query = make_query(data, user=user, target="id:i1")
             assert query.rows["user_age"][0] == (30 + i if i < 7 else None)
         del data.user_features
+
+
+def test_a_user_of_ready_rows_without_samples_is_not_said_to_be_in_no_row() -> None:
+    rows = pl.DataFrame(
+        {
+            "user": [f"u{i}" for i in range(40)],
+            "liked_titles": ["Heat|Fargo"] * 40,
+            "disliked_titles": ["Casper"] * 40,
+            "title": [f"Film {i}" for i in range(40)],
+            "label": [0, 1] * 20,
+        }
+    )
+    options = SampleOptions(threshold=None, order="shuffle", max_samples=20)
+    data = TableDataModule(interactions=rows, samples=options)
+    data.setup()
+    (left, *_) = sorted({*rows["user"]} - {*data.samples["user"]})
+    _, problems = make(data, user=[left], target_title=["Heat"])
+    assert problems == [f"no sample is of user {left}, though rows beyond data.samples.max_samples may be"]
+    with pytest.raises(UserError, match=rf"user: no sample is of user '{left}', though .*Fix: give another id"):
+        make_query(data, user=left, target="Heat")
 
 
 @pytest.mark.parametrize("names", [["user"], ["item"], ["target_title"], ["liked_titles", "x"]])

@@ -356,7 +356,7 @@ def test_explain_takes_a_user_and_titles() -> None:
     assert query.history
     assert make_query(data, liked="Heat|Film 2", target="Casper").rows.height == 3
     nobody = prepared(pl.DataFrame(ROWS).drop("user"))
-    with pytest.raises(UserError, match="the ratings have no user 'u1'"):
+    with pytest.raises(UserError, match="no sample is of user 'u1'"):
         make_query(nobody, user="u1", target="Film 1")
 
 

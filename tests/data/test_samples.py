@@ -195,8 +195,11 @@ def test_one_review_under_several_items_counts_once() -> None:
     schema = {"user": pl.String, "item": pl.String, "rating": pl.Float32, "timestamp": pl.Int64, "review": pl.String}
     frame = pl.DataFrame([(f"u{user}", *row) for user in range(10) for row in rows], schema=schema, orient="row")
     for given in (frame, frame.reverse()):  # which one stays does not depend on the order of the rows
-        samples, summary = make_samples(make_tables([], interactions=given, items=ITEMS), SampleOptions())
+        tables = make_tables([], interactions=given, items=ITEMS)
+        listed = replace(tables, interactions=replace(tables.interactions, has_variants=True))
+        samples, summary = make_samples(listed, SampleOptions())
         assert summary.dropped == {"same review (user, text, time) under another item": 20}
+        assert not make_samples(tables, SampleOptions())[1].dropped
         used = pl.concat([samples["target"], samples["history"].explode()]).unique()
         assert not {"1", "2"} & set(used)
         assert samples.filter(target="3")["review"].to_list() in ([], ["fine"])

@@ -111,6 +111,16 @@ def test_a_log_of_one_day_per_user_is_told_of_same_time() -> None:
         prepared(daily, ITEMS)
 
 
+@pytest.mark.parametrize("text", ["good", "NULL", "nan", "-", " "])
+def test_rows_with_the_same_words_at_one_time_all_count(text: str) -> None:
+    """As of one order: only Amazon lists a review under several variants. What says that there is none is none."""
+    one_time = CLICKS.with_columns(ts=pl.col("ts") // 86_400 * 86_400, review=pl.lit(text))
+    options = SampleOptions(threshold=None, repeats="keep", same_time="keep", targets_per_user=99, min_history=0)
+    data = prepared(one_time, ITEMS, samples=options)
+    assert data.summary.interactions == CLICKS.height
+    assert data.samples["review"].unique().to_list() == ["good" if text == "good" else None]
+
+
 @pytest.mark.parametrize("dtype", [pl.Int64(), pl.Float64(), pl.String()])
 def test_ratings_of_many_digits_are_compared_with_all_of_them(dtype: pl.DataType) -> None:
     """Such as milliseconds watched; of 32-bit floats, the lower one would be rounded up to the threshold."""

@@ -85,7 +85,8 @@ def read_interactions(path: Path) -> RawTable:
         return read_ratings_csv(path)
     table = read_json_lines(path, _REVIEWS)
     frame = table.frame.with_columns(_without_nul("review"))
-    return replace(table, frame=typed_ratings(frame, *SCALE[:2]), scale=described(SCALE), has_single_times=True)
+    typed = typed_ratings(frame, *SCALE[:2])
+    return replace(table, frame=typed, scale=described(SCALE), has_single_times=True, has_variants=True)
 
 
 def _read_meta(path: Path) -> RawTable:

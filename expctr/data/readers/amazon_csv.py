@@ -54,7 +54,7 @@ def read_kaggle(files: FoundFiles) -> RawTables:
     user = pl.when(no_user).then(pl.format("anonymous {}", "row")).otherwise("user")
     frame = table.frame.with_columns(user.alias("user"), item.alias("item"))
     typed = typed_ratings(frame, *SCALE[:2], any_item=True)
-    ratings = replace(table, frame=typed, scale=described(SCALE), has_single_times=True)
+    ratings = replace(table, frame=typed, scale=described(SCALE), has_single_times=True, has_variants=True)
     table = read_delimited(files.items, _BOOKS, ("item",))
     names = pl.col("brand", "categories").str.extract_all(_NAMES).list.eval(pl.element().str.slice(1).str.head(-1))
     frame = table.frame.with_columns(names).with_columns(

@@ -53,6 +53,8 @@ class RawTable:
             `interactions.time_checks` compares them.
         dated_by: the column of the file that `SNAPSHOT` is of; empty if there is none; None if none was looked for.
         is_latin: it was read as Latin-1, because it is not UTF-8.
+        has_variants: one review may stand under several variants of a product: of a user's rows with the same text and
+            time, one counts.
         may_be_empty: having no rows is no error, because the table is made of another one, which says what is wrong.
     """
 
@@ -65,6 +67,7 @@ class RawTable:
     texts_at: Callable[[pl.Series, str], pl.Series] | None = None
     empty: str = ". Fix: check that this is the right file and that its download is complete"
     is_latin: bool = False
+    has_variants: bool = False
     may_be_empty: bool = False
     has_single_times: bool = False
     dated_by: str | None = None

@@ -259,7 +259,8 @@ class TableReader:
             columns["title"] = as_title(*value("title"))
             checks += title_checks(source, found["title"])
         if "review" in found:
-            columns["review"] = value("review")[0].cast(pl.String).str.strip_chars()
+            text = as_key(*value("review"))
+            columns["review"] = pl.when(text != "-").then(text)
         if is_ready(found):
             lists, unread = history_columns(source, found)
             columns |= lists
