@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
+from itertools import filterfalse
 from pathlib import Path
 from typing import BinaryIO, Literal, cast
 
@@ -55,7 +56,7 @@ def read_lines(path: Path, encoding: Encoding) -> Lines:
     Args:
         path: the file; its content says how it is compressed.
         encoding: of a file that is not valid UTF-8 and has no byte order mark. Latin-1 is read as browsers read it, as
-            Windows-1252, in which spreadsheets save.
+            Windows-1252, in which spreadsheets save; of a file whose lines are mostly UTF-8, only the other lines.
 
     Raises:
         DataError: no such file, it is UTF-16, cut short or damaged.
@@ -72,11 +73,7 @@ def read_lines(path: Path, encoding: Encoding) -> Lines:
             if raw.startswith(_UTF16):
                 raise DataError(f"the file is UTF-16, {path}. Fix: save it as UTF-8")
             encoding = "utf-8" if raw.startswith(codecs.BOM_UTF8) else encoding
-            text = raw.decode(encoding, errors="replace")
-            if encoding == "latin-1":
-                text = _CONTROLS.sub(
-                    lambda found: found[0].encode("latin-1").decode("cp1252", "ignore") or found[0], text
-                )
+            text = _from_latin(raw) if encoding == "latin-1" else raw.decode("utf-8", "replace")
             frame = pl.LazyFrame({"line": text.split("\n")}).with_row_index("row", 1)
     except (OSError, EOFError, zlib.error) as error:
         raise DataError(
@@ -85,6 +82,29 @@ def read_lines(path: Path, encoding: Encoding) -> Lines:
     line = pl.col("line").str.strip_chars_end("\r").str.strip_prefix("\ufeff")
     undecodable, is_latin = not is_utf8 and encoding == "utf-8", not is_utf8 and encoding == "latin-1"
     return Lines(frame.with_columns(line), has_quotes, undecodable, is_latin)
+
+
+def _from_latin(raw: bytes) -> str:
+    """The text of a file that is not UTF-8; if most lines that tell are, only the others are not."""
+    telling = [line for line in raw.split(b"\n") if not line.isascii()]
+    others = {*filterfalse(_is_utf8, telling)}
+    if sum(line in others for line in telling) < len(telling) / 2:
+        return "\n".join(_latin(line) if line in others else line.decode() for line in raw.split(b"\n"))
+    return _latin(raw)
+
+
+def _is_utf8(line: bytes) -> bool:
+    try:
+        line.decode()
+    except UnicodeDecodeError:
+        return False
+    return True
+
+
+def _latin(raw: bytes) -> str:
+    return _CONTROLS.sub(
+        lambda found: found[0].encode("latin-1").decode("cp1252", "ignore") or found[0], raw.decode("latin-1")
+    )
 
 
 class ZstdText(io.RawIOBase):

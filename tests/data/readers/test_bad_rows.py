@@ -105,6 +105,18 @@ def test_a_latin1_layout_that_someone_saved_as_utf8(tmp_path: Path) -> None:
         assert rows(tables.items)[0]["title"] == "Café"
 
 
+def test_of_a_file_that_is_utf_8_but_for_some_lines_these_alone_are_read_otherwise(tmp_path: Path) -> None:
+    """As where somebody appended a row. All other titles would be garbled."""
+    titles = ["Café", "Łódź", "L’été"]
+    movies = "".join(f"{i}::{title} (1990)::Drama\n" for i, title in enumerate(titles)).encode()
+    rows = {
+        "ratings.dat": "".join(f"1::{i}::5::90{i}\n" for i in range(4)),
+        "movies.dat": movies + "3::Brûlée (1991)::Drama\n".encode("cp1252"),
+    }
+    tables = movielens.read(write(tmp_path, rows))
+    assert tables.items.frame.sort("item").collect()["title"].to_list() == [*titles, "Brûlée"]
+
+
 def test_a_latin1_layout_that_a_spreadsheet_saved_is_windows_1252(tmp_path: Path) -> None:
     movies = "1::L’été – “Ça” … (1975)::Drama\n2::Ž™ (1990)::Drama\n".encode("cp1252")
     twice = b"3::" + "Émile".encode().decode("latin-1").encode() + b" \xe9 (1999)::Drama\n"
