@@ -268,7 +268,7 @@ def test_parts_of_other_data_are_not_gone_on_with(
     monkeypatch.setattr(predictor.data, "source_digest", lambda: "of other data")
     predict_pairs(predictor, *job)
     assert scored[3:] == [9, 9, 9, 5]  # all of them again
-    said = f"not gone on with: 2 finished chunks of {tmp_path}/out.csv.parts, because the run's data changed since\n"
+    said = f"not gone on with: 2 finished chunks in {tmp_path}/out.csv.parts, because the run's data changed since\n"
     assert capsys.readouterr().out == said
 
 

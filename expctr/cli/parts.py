@@ -50,12 +50,11 @@ class Parts:
         then = _read_job(about)
         if then != now:
             old = [path for path in self._folder.iterdir() if _CHUNK.fullmatch(path.name)]
-            other = [what for key, what in _JOB.items() if (then or {}).get(key) != now[key]] if then else ["it"]
+            changed = [what for key, what in _JOB.items() if then and then.get(key) != now[key]]
+            why = f"{' and '.join(changed)} changed since" if changed else "it is not known what they are of"
             if old:
-                print(
-                    f"not gone on with: {len(old):,} finished chunks of {printable(str(self._folder))}, because "
-                    f"{' and '.join(other)} changed since"
-                )
+                place = printable(str(self._folder))
+                print(f"not gone on with: {len(old):,} finished chunks in {place}, because {why}")
             for path in old:
                 path.unlink()
             with replacing(about) as new:

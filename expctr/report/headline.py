@@ -113,10 +113,12 @@ def _sentences(run: Run) -> Answer:
 
 
 def _no_click_model(run: Run) -> str:
-    """Why nothing is known of sentences in the click model, if its stage had not ended where the test was made."""
+    """Why nothing is known of sentences in the click model, if there was none yet where the test was made."""
     systems = section(run.table, "systems")
     if AUG.name not in systems or section(systems, AUG.name):
         return ""
+    if str(section(run.config, "model").get("class_path")).endswith("PPOExplainerModule"):
+        return f"This run trains no {AUG.name}."
     return f"The checkpoint that was tested has no {AUG.name} yet: its CTR stage had not ended. Resume the fit."
 
 

@@ -140,6 +140,9 @@ def test_a_test_before_the_end_of_the_ctr_stage_is_said_to_be_one() -> None:
         assert answer.why == (
             "The checkpoint that was tested has no ExpCTR-Aug yet: its CTR stage had not ended. Resume the fit."
         )
+    config = {"model": {"class_path": "expctr.PPOExplainerModule"}}
+    alone = Run("run", Path(), table={"systems": systems}, config=config)
+    assert headline(alone)[0].why == "This run trains no ExpCTR-Aug."
 
 
 def test_a_page_of_somebody_else_is_replaced_only_where_the_user_names_it(
